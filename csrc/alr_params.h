@@ -1,0 +1,90 @@
+// Arguments of the kernels as plain structs: pointers, sizes, options. No tensors, no CUDA, no
+// torch.
+#pragma once
+
+#include <cstdint>
+
+namespace alr_fast {
+
+enum class DType : int32_t { kFloat32, kFloat16, kBFloat16, kFloat64 };
+
+enum class Reduction : int32_t { kNone = 0, kMean = 1, kSum = 2 };
+
+// Which gradient the forward pass writes.
+enum class GradMode : int32_t {
+  kNone = 0,    // none
+  kPerRow = 1,  // of the unweighted loss of each row, times 1 / grad_scale of the whole batch
+  kFinal = 2,   // of the reduced, weighted loss
+};
+
+// Entries of the status tensor.
+constexpr int kStatusNonFinite = 0;   // rows whose logits or loss are not finite
+constexpr int kStatusOutOfRange = 1;  // rows whose index is beyond the table (CUDA only)
+constexpr int kStatusArrivals = 2;    // scratch of the CUDA kernel, 0 between launches
+constexpr int kStatusSize = 4;
+
+// Where row b gets its target row from. Without a table it is the smoothed one-hot row of a label:
+// `on_target` at index[b], `off_target` elsewhere.
+struct TargetParams {
+  void* table = nullptr;  // [M, K], last dimension contiguous; written only with `update`
+  int64_t stride = 0;     // elements from row to row
+  DType dtype = DType::kFloat32;
+  int64_t size = 0;  // M, or K without a table: indices lie in [0, size), negative ones are ignored
+  double on_target = 1;
+  double off_target = 0;
+};
+
+// One forward pass. "Acc" is float, or double for float64 logits.
+struct RowLossParams {
+  const void* logits = nullptr;  // [B, K], last dimension contiguous
+  int64_t logits_stride = 0;     // elements from row to row
+  DType logits_dtype = DType::kFloat32;
+  int64_t rows = 0;     // B
+  int64_t classes = 0;  // K
+
+  TargetParams target;
+  const void* index = nullptr;  // [B] int64 or int32; null: row b of the table belongs to row b
+  bool index_is_int64 = true;
+  int64_t index_stride = 1;
+  bool unique_index = false;  // promise: no index twice
+
+  // Batch rows that share an index form a list, so that all of them read the old table row and the
+  // last valid one in batch order is kept. Null when no index comes twice or the table is not
+  // updated.
+  const int32_t* next_in_group = nullptr;   // [B] the next row with the same index, or -1
+  const uint8_t* first_in_group = nullptr;  // [B] whether no earlier row has the same index
+
+  double momentum = 1;        // a in t = a T + (1 - a) p
+  double entropy_weight = 0;  // lambda
+  bool update = false;        // table row = t
+  Reduction reduction = Reduction::kMean;
+  const void* row_weight = nullptr;  // [B] Acc, contiguous, or null
+  GradMode grad_mode = GradMode::kNone;
+  double stored_scale = 1;  // power of two that kPerRow gradients are multiplied with
+
+  void* row_loss = nullptr;     // [B] Acc; the result itself for kNone, scratch otherwise
+  void* loss = nullptr;         // [1] Acc, for kMean and kSum
+  void* grad_logits = nullptr;  // [B, K] of the logits' dtype, contiguous; null for kNone
+  void* grad_scale = nullptr;   // [1] Acc: what a kPerRow gradient is still to be multiplied with
+
+  int64_t* stats_class = nullptr;  // [3, B] predicted, class before, class after; or null
+  float* stats_value = nullptr;    // [2, B] confidence, largest target; or null
+  int64_t* status = nullptr;       // [kStatusSize] or null
+  int64_t* rounding_state =
+      nullptr;  // [2] seed, calls so far: stochastic rounding; null: to nearest
+};
+
+// Backward: out[b, k] = grad_rows[b, k] * grad_scale * grad_output[b] * row_weight[b].
+struct ScaleGradParams {
+  const void* grad_rows = nullptr;    // [B, K], contiguous
+  void* out = nullptr;                // [B, K], contiguous
+  DType dtype = DType::kFloat32;      // of both
+  int64_t rows = 0;                   // B
+  int64_t classes = 0;                // K
+  const void* grad_scale = nullptr;   // [1] Acc, or null for 1
+  const void* grad_output = nullptr;  // [B] or [1] Acc
+  int64_t grad_output_stride = 0;     // elements from row to row; 0 for a scalar
+  const void* row_weight = nullptr;   // [B] Acc or null
+};
+
+}  // namespace alr_fast

@@ -1,0 +1,485 @@
+// The CPU kernels. CMake compiles this file once per instruction set, with ALR_ISA naming the set.
+//
+// A row is read from memory once: the first look loads logits and target (then in the L1 cache),
+// the later ones find them there. Lanes beyond the end of a row hold logit -inf and target 0, which
+// add nothing to any sum.
+
+#include <stdlib.h>
+
+#include <new>
+#include <type_traits>
+
+#include "cpu_kernels.h"
+#include "simd.h"
+
+namespace alr_fast {
+namespace ALR_ISA {
+namespace {
+
+constexpr int kBlockVectors =
+    64;  // sums are kept per block of a row, so that long rows lose no accuracy
+
+template <class F>
+constexpr F kInfinity = static_cast<F>(__builtin_inf());
+constexpr float kNaN = __builtin_nanf("");
+template <class F>
+constexpr F kLowest = static_cast<F>(-1.7976931348623157e308);
+template <>
+constexpr float kLowest<float> = -3.402823466e38f;
+
+ALR_INLINE float negative_infinity(const float*) { return -kInfinity<float>; }
+ALR_INLINE double negative_infinity(const double*) { return -kInfinity<double>; }
+ALR_INLINE Float16 negative_infinity(const Float16*) { return {0xfc00}; }
+ALR_INLINE BFloat16 negative_infinity(const BFloat16*) { return {0xff80}; }
+
+struct Full {};  // as a count: all lanes
+
+template <class V, class T>
+ALR_INLINE V load_some(const T* from, Full, T) {
+  return load_full<V>(from);
+}
+template <class V, class T>
+ALR_INLINE V load_some(const T* from, int n, T fill) {
+  return load_first<V>(from, n, fill);
+}
+template <class V, class T>
+ALR_INLINE void store_some(T* to, V v, Full) {
+  store_full(to, v);
+}
+template <class V, class T>
+ALR_INLINE void store_some(T* to, V v, int n) {
+  store_first(to, v, n);
+}
+
+// Calls f(offset, count) for all vectors of [begin, end); only the last count may be a number.
+template <class V, class Fn>
+ALR_INLINE void for_each_vector(int64_t begin, int64_t end, const Fn& f) {
+  int64_t k = begin;
+  for (; k + kLanes<V> <= end; k += kLanes<V>) f(k, Full{});
+  if (k < end) f(k, static_cast<int>(end - k));
+}
+
+ALR_INLINE float lane(VecF v, int i) { return v[i]; }
+ALR_INLINE double lane(double v, int) { return v; }
+
+// First class with the largest value of a row.
+template <class V, class T>
+ALR_INLINE int64_t argmax_row(const T* row, int64_t classes) {
+  const T lowest = negative_infinity(row);
+  V largest = V{} - kInfinity<float>;
+  for_each_vector<V>(0, classes, [&](int64_t k, auto count) {
+    largest = max_of(load_some<V>(row + k, count, lowest), largest);
+  });
+  const auto wanted = reduce_max(largest);
+  int64_t found = -1;
+  for_each_vector<V>(0, classes, [&](int64_t k, auto count) {
+    if (found >= 0) return;
+    const V v = load_some<V>(row + k, count, lowest);
+    for (int i = 0; i < kLanes<V> && found < 0; ++i)
+      if (lane(v, i) == wanted) found = k + i;
+  });
+  return found < 0 ? 0 : found;
+}
+
+// Target rows that lie in a table of type T.
+template <class T>
+struct TableTarget {
+  static constexpr bool kIsTable = true;
+  T* row;
+
+  ALR_INLINE void select(const RowLossParams& p, int64_t i) {
+    row = static_cast<T*>(p.target.table) + i * p.target.stride;
+  }
+
+  template <class V, class N>
+  ALR_INLINE V load(int64_t k, N count) const {
+    return load_some<V>(row + k, count, T{});
+  }
+
+  template <class V, class N>
+  ALR_INLINE void store(int64_t k, N count, V t, bool stochastically, uint32_t key) const {
+    store_some(row + k, stochastically ? round_for(row, t, key, k) : t, count);
+  }
+
+  int64_t argmax_class(int64_t classes) const { return argmax_row<VecF>(row, classes); }
+
+  ALR_INLINE void prefetch(int64_t k) const { __builtin_prefetch(row + k, 1); }
+};
+
+// Smoothed one-hot target rows of a label.
+template <class F>
+struct LabelTarget {
+  static constexpr bool kIsTable = false;
+  F on, off;
+  int64_t label;
+
+  ALR_INLINE void select(const RowLossParams& p, int64_t i) {
+    on = static_cast<F>(p.target.on_target);
+    off = static_cast<F>(p.target.off_target);
+    label = i;
+  }
+
+  template <class V, class N>
+  ALR_INLINE V load(int64_t k, N count) const {
+    V v = V{} + off;
+    if constexpr (kLanes<V> == 1) {
+      if (label == k) v = on;
+    } else {
+      if constexpr (!std::is_same_v<N, Full>) {
+        for (int i = count; i < kLanes<V>; ++i) v[i] = 0;
+      }
+      if (label >= k && label < k + kLanes<V>) v[label - k] = on;
+    }
+    return v;
+  }
+
+  // A label's row is not stored.
+  template <class V, class N>
+  ALR_INLINE void store(int64_t, N, V, bool, uint32_t) const {}
+
+  int64_t argmax_class(int64_t) const { return label; }
+
+  ALR_INLINE void prefetch(int64_t) const {}
+};
+
+// Memory for the exponentials of the rows in flight.
+template <class V>
+class Scratch {
+ public:
+  explicit Scratch(int64_t vectors) {
+    if (vectors <= kOnStack) return;
+    heap_ = static_cast<V*>(aligned_alloc(64, (vectors * sizeof(V) + 63) / 64 * 64));
+    if (heap_ == nullptr) throw std::bad_alloc();
+  }
+  ~Scratch() { free(heap_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  V* get() { return heap_ != nullptr ? heap_ : stack_; }
+
+ private:
+  static constexpr int64_t kOnStack = 8192 / sizeof(V);
+  alignas(64) V stack_[kOnStack];
+  V* heap_ = nullptr;
+};
+
+ALR_INLINE int64_t index_at(const RowLossParams& p, int64_t b) {
+  if (p.index == nullptr) return b;
+  const int64_t at = b * p.index_stride;
+  return p.index_is_int64 ? static_cast<const int64_t*>(p.index)[at]
+                          : static_cast<const int32_t*>(p.index)[at];
+}
+
+template <class F, class L, class Target>
+class RowLoss {
+  using V = typename VectorOf<F>::type;
+
+  // A row between its two looks.
+  struct Row {
+    int64_t b;
+    Target target;
+    V* exp;       // [K] exp(z - max)
+    F max;        // largest logit
+    bool masked;  // whether some logit is -inf
+    RowScalars<F> scalars;
+  };
+
+ public:
+  RowLoss(const RowLossParams& params, int64_t valid_rows)
+      : p_(params),
+        row_vectors_((params.classes + kLanes<V> - 1) / kLanes<V>),
+        scratch_(row_vectors_ * rows_in_flight(row_vectors_)) {
+    if (p_.reduction == Reduction::kMean && valid_rows > 0)
+      mean_scale_ = F(1) / static_cast<F>(valid_rows);
+    plain_ = p_.stats_class == nullptr && p_.rounding_state == nullptr &&
+             p_.grad_mode != GradMode::kNone;
+  }
+
+  void run(int64_t begin, int64_t end) {
+    const int64_t block = rows_in_flight(row_vectors_);
+    for (int64_t b = begin; b < end; b += block) {
+      const int64_t block_end = b + block < end ? b + block : end;
+      prefetch(block_end, block_end + block < end ? block_end + block : end);
+      run_block(b, block_end);
+    }
+  }
+
+ private:
+  static constexpr int64_t kMaxInFlight = 8;
+
+  // Short rows go through the two looks several at a time: alone, each would wait for its own sums.
+  static int64_t rows_in_flight(int64_t row_vectors) { return row_vectors <= 8 ? kMaxInFlight : 1; }
+
+  // Table rows are gathered: ask for short ones a block ahead. find_range does it for long ones.
+  void prefetch(int64_t begin, int64_t end) const {
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t i = index_at(p_, b);
+      if (i < 0) continue;
+      Target target;
+      target.select(p_, i);
+      target.prefetch(0);
+      target.prefetch(p_.classes - 1);
+    }
+  }
+
+  void run_block(int64_t begin, int64_t end) {
+    Row rows[kMaxInFlight];
+    int in_flight = 0;
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t i = index_at(p_, b);
+      if (i < 0) {
+        ignore(b);
+      } else if (p_.next_in_group != nullptr && !p_.first_in_group[b]) {
+        continue;  // done with the first row of its group
+      } else if (p_.next_in_group != nullptr && p_.next_in_group[b] >= 0) {
+        group(b, i);
+      } else {
+        start(rows[in_flight], b, i, in_flight);
+        ++in_flight;
+      }
+    }
+    for (int n = 0; n < in_flight; ++n) find_range(rows[n]);
+    for (int n = 0; n < in_flight; ++n) first_look(rows[n]);
+    for (int n = 0; n < in_flight; ++n) second_look(rows[n], p_.update, true);
+  }
+
+  // Rows with one index: all of them see the old target row, the last valid one is stored.
+  void group(int64_t first, int64_t i) {
+    int64_t last = -1;
+    for (int64_t b = first; b >= 0; b = p_.next_in_group[b])
+      if (single_row(b, i, false, true)) last = b;
+    if (last < 0) return;
+    single_row(last, i, true, false);
+    if (p_.stats_class == nullptr) return;
+    int64_t* class_after = p_.stats_class + 2 * p_.rows;
+    for (int64_t b = first; b >= 0; b = p_.next_in_group[b]) class_after[b] = class_after[last];
+  }
+
+  bool single_row(int64_t b, int64_t i, bool store_target, bool count_status) {
+    // The last slot: a group is met while earlier slots wait for their first look, which fills
+    // them.
+    Row row;
+    start(row, b, i, rows_in_flight(row_vectors_) - 1);
+    find_range(row);
+    first_look(row);
+    return second_look(row, store_target, count_status);
+  }
+
+  void ignore(int64_t b) {
+    row_loss(b) = 0;
+    fill_grad(b, 0);
+    if (p_.stats_class != nullptr) write_stats(b, -1, -1, -1, kNaN, kNaN);
+  }
+
+  void start(Row& row, int64_t b, int64_t i, int64_t slot) {
+    row.b = b;
+    row.target.select(p_, i);
+    row.exp = scratch_.get() + slot * row_vectors_;
+  }
+
+  const L* logits(int64_t b) const {
+    return static_cast<const L*>(p_.logits) + b * p_.logits_stride;
+  }
+
+  void find_range(Row& row) const {
+    const L* z = logits(row.b);
+    const L none = negative_infinity(z);
+    V largest = V{} - kInfinity<F>, smallest = V{} + kInfinity<F>;
+    for_each_vector<V>(0, p_.classes, [&](int64_t k, auto count) {
+      const V v = load_some<V>(z + k, count, none);
+      row.target.prefetch(k);  // the sums want it soon
+      largest = max_of(v, largest);
+      // The lanes beyond the end hold -inf: the tail is treated as masked anyway.
+      if constexpr (std::is_same_v<decltype(count), Full>) smallest = min_of(v, smallest);
+    });
+    row.max = reduce_max(largest);
+    row.masked = reduce_min(smallest) == -kInfinity<F>;
+  }
+
+  void first_look(Row& row) const {
+    const RowSums<F> sums = row.masked ? sum_row<true>(row) : sum_row<false>(row);
+    row.scalars = finish_row(sums, log_of(sums.exp), row.max - row.max == 0,
+                             static_cast<F>(p_.momentum), static_cast<F>(p_.entropy_weight));
+  }
+
+  template <bool kMasked>
+  RowSums<F> sum_row(const Row& row) const {
+    const L* z = logits(row.b);
+    const L none = negative_infinity(z);
+    const V lowest = V{} + kLowest<F>;
+    const V max = V{} + row.max;
+    V* const exp = row.exp;
+    const Target target = row.target;
+    RowSums<V> total{};
+    constexpr int64_t kBlock = int64_t{kBlockVectors} * kLanes<V>;
+    for (int64_t from = 0; from < p_.classes; from += kBlock) {
+      RowSums<V> block{};
+      const int64_t to = from + kBlock < p_.classes ? from + kBlock : p_.classes;
+      for_each_vector<V>(from, to, [&](int64_t k, auto count) {
+        constexpr bool kTail = !std::is_same_v<decltype(count), Full>;
+        const V d = load_some<V>(z + k, count, none) - max;
+        const V e = exp_nonpositive(d);
+        exp[k / kLanes<V>] = e;
+        accumulate<kMasked || kTail>(block, d, e, target.template load<V>(k, count), lowest);
+      });
+      total.exp += block.exp;
+      total.exp_d += block.exp_d;
+      total.target += block.target;
+      total.target_d += block.target_d;
+    }
+    return reduce_add<F>(total);
+  }
+
+  // Returns whether the logits have a softmax; stores the target row only then, and if asked.
+  bool second_look(const Row& row, bool store_target, bool count_status) {
+    const RowScalars<F>& scalars = row.scalars;
+    const F weight = p_.row_weight == nullptr ? F(1) : static_cast<const F*>(p_.row_weight)[row.b];
+    if (count_status && p_.status != nullptr &&
+        !(scalars.finite && scalars.loss - scalars.loss == 0))
+      __atomic_fetch_add(p_.status + kStatusNonFinite, 1, __ATOMIC_RELAXED);
+    if (!scalars.finite) {
+      row_loss(row.b) = static_cast<F>(kNaN);
+      fill_grad(row.b, static_cast<F>(kNaN));
+      if (p_.stats_class != nullptr) {
+        const int64_t held = row.target.argmax_class(p_.classes);
+        write_stats(row.b, -1, held, held, kNaN, kNaN);
+      }
+      return false;
+    }
+    row_loss(row.b) = scalars.loss * weight;
+    // The gradient's factor goes into its two weights.
+    const F scale =
+        p_.grad_mode == GradMode::kFinal ? mean_scale_ * weight : static_cast<F>(p_.stored_scale);
+    if (plain_ && store_target && !row.masked) {
+      write_row<true>(row, scale, true);
+    } else {
+      write_row<false>(row, scale, store_target);
+    }
+    return true;
+  }
+
+  // kPlain: the gradient is wanted, the target stored to nearest, there are no stats, no masked
+  // classes.
+  template <bool kPlain>
+  void write_row(const Row& row, F scale, bool store_target) {
+    const int64_t classes = p_.classes;
+    const L* z = logits(row.b);
+    const L none = negative_infinity(z);
+    const V lowest = V{} + kLowest<F>;
+    const V max = V{} + row.max;
+    const RowScalars<F> scalars = row.scalars;
+    RowScalars<F> scaled = scalars;
+    scaled.momentum *= scale;
+    scaled.entropy_weight *= scale;
+    L* const grad = p_.grad_mode == GradMode::kNone
+                        ? nullptr
+                        : static_cast<L*>(p_.grad_logits) + row.b * classes;
+    const V* const exp = row.exp;
+    const Target target = row.target;
+    const bool stochastic = p_.rounding_state != nullptr;
+    const uint32_t key =
+        stochastic ? rounding_key(p_.rounding_state[0], p_.rounding_state[1], row.b) : 0;
+    const bool stats = p_.stats_class != nullptr;
+    const int64_t class_before = !kPlain && stats ? target.argmax_class(classes) : 0;
+    V largest_target = V{} - kInfinity<F>;
+    for_each_vector<V>(0, classes, [&](int64_t k, auto count) {
+      constexpr bool kTail = !std::is_same_v<decltype(count), Full>;
+      const V p = exp[k / kLanes<V>] * scalars.inv_sum;
+      const V T = target.template load<V>(k, count);
+      V d = load_some<V>(z + k, count, none) - max;
+      if constexpr (!kPlain || kTail) d = masked_difference(d, lowest);
+      const V t = refined_target(T, p, scalars);
+      if (kPlain || grad != nullptr) store_some(grad + k, logit_gradient(T, p, d, scaled), count);
+      if (kPlain || store_target) target.store(k, count, t, !kPlain && stochastic, key);
+      if constexpr (!kPlain) largest_target = max_of(t, largest_target);
+    });
+    if (!kPlain && stats) {
+      const int64_t class_after = store_target ? target.argmax_class(classes) : class_before;
+      write_stats(row.b, argmax_row<V>(z, classes), class_before, class_after, scalars.inv_sum,
+                  reduce_max(largest_target));
+    }
+  }
+
+  F& row_loss(int64_t b) { return static_cast<F*>(p_.row_loss)[b]; }
+
+  void fill_grad(int64_t b, F value) {
+    if (p_.grad_mode == GradMode::kNone) return;
+    L* grad = static_cast<L*>(p_.grad_logits) + b * p_.classes;
+    for_each_vector<V>(0, p_.classes,
+                       [&](int64_t k, auto count) { store_some(grad + k, V{} + value, count); });
+  }
+
+  void write_stats(int64_t b, int64_t predicted, int64_t before, int64_t after, F confidence,
+                   F largest_target) {
+    p_.stats_class[b] = predicted;
+    p_.stats_class[p_.rows + b] = before;
+    p_.stats_class[2 * p_.rows + b] = after;
+    p_.stats_value[b] = static_cast<float>(confidence);
+    p_.stats_value[p_.rows + b] = static_cast<float>(largest_target);
+  }
+
+  const RowLossParams p_;
+  const int64_t row_vectors_;
+  Scratch<V> scratch_;
+  F mean_scale_ = 1;
+  bool plain_;
+};
+
+template <class F, class L>
+void run_row_loss(const RowLossParams& p, int64_t valid_rows, int64_t begin, int64_t end) {
+  if (p.target.table == nullptr)
+    return RowLoss<F, L, LabelTarget<F>>(p, valid_rows).run(begin, end);
+  switch (p.target.dtype) {
+    case DType::kFloat16:
+      return RowLoss<F, L, TableTarget<Float16>>(p, valid_rows).run(begin, end);
+    case DType::kBFloat16:
+      return RowLoss<F, L, TableTarget<BFloat16>>(p, valid_rows).run(begin, end);
+    default:  // the operators admit no float64 table
+      return RowLoss<F, L, TableTarget<float>>(p, valid_rows).run(begin, end);
+  }
+}
+
+template <class F, class L>
+void run_scale_grad(const ScaleGradParams& p, int64_t begin, int64_t end) {
+  using V = typename VectorOf<F>::type;
+  const F scale = p.grad_scale == nullptr ? F(1) : *static_cast<const F*>(p.grad_scale);
+  for (int64_t b = begin; b < end; ++b) {
+    F factor = scale * static_cast<const F*>(p.grad_output)[b * p.grad_output_stride];
+    if (p.row_weight != nullptr) factor *= static_cast<const F*>(p.row_weight)[b];
+    const L* from = static_cast<const L*>(p.grad_rows) + b * p.classes;
+    L* to = static_cast<L*>(p.out) + b * p.classes;
+    for_each_vector<V>(0, p.classes, [&](int64_t k, auto count) {
+      store_some(to + k, load_some<V>(from + k, count, L{}) * factor, count);
+    });
+  }
+}
+
+}  // namespace
+
+void row_loss(const RowLossParams& p, int64_t valid_rows, int64_t begin, int64_t end) {
+  switch (p.logits_dtype) {
+    case DType::kFloat32:
+      return run_row_loss<float, float>(p, valid_rows, begin, end);
+    case DType::kFloat16:
+      return run_row_loss<float, Float16>(p, valid_rows, begin, end);
+    case DType::kBFloat16:
+      return run_row_loss<float, BFloat16>(p, valid_rows, begin, end);
+    case DType::kFloat64:
+      return run_row_loss<double, double>(p, valid_rows, begin, end);
+  }
+}
+
+void scale_grad(const ScaleGradParams& p, int64_t begin, int64_t end) {
+  switch (p.dtype) {
+    case DType::kFloat32:
+      return run_scale_grad<float, float>(p, begin, end);
+    case DType::kFloat16:
+      return run_scale_grad<float, Float16>(p, begin, end);
+    case DType::kBFloat16:
+      return run_scale_grad<float, BFloat16>(p, begin, end);
+    case DType::kFloat64:
+      return run_scale_grad<double, double>(p, begin, end);
+  }
+}
+
+}  // namespace ALR_ISA
+}  // namespace alr_fast

@@ -1,0 +1,82 @@
+// alr_fast._C: facts about the build and the choice of kernel. No tensors, no torch.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <map>
+#include <stdexcept>
+#include <string>
+
+#include "cpu/cpu_kernels.h"
+#include "launch_plan.h"
+
+namespace py = pybind11;
+
+namespace alr_fast {
+namespace {
+
+DType dtype_named(const std::string& name) {
+  static const std::map<std::string, DType> types = {
+      {"float32", DType::kFloat32}, {"float16", DType::kFloat16}, {"bfloat16", DType::kBFloat16}};
+  const auto found = types.find(name);
+  if (found == types.end())
+    throw std::invalid_argument("unknown dtype " + name +
+                                ": the CUDA kernels take float32, float16 and bfloat16");
+  return found->second;
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = ALR_FAST_VERSION;
+  info["compiler"] = ALR_FAST_COMPILER;
+  info["torch_built_with"] = ALR_FAST_TORCH_VERSION;
+#if defined(ALR_FAST_CUDA_VERSION)
+  info["cuda_version"] = ALR_FAST_CUDA_VERSION;
+  info["cuda_architectures"] = ALR_FAST_CUDA_ARCHITECTURES;
+#else
+  info["cuda_version"] = py::none();
+  info["cuda_architectures"] = py::none();
+#endif
+  py::list compiled, supported;
+  for (const CpuKernels& kernels : compiled_cpu_kernels()) {
+    compiled.append(kernels.name);
+    if (kernels.is_supported()) supported.append(kernels.name);
+  }
+  info["cpu_isas_compiled"] = compiled;
+  info["cpu_isas_supported"] = supported;
+  info["cpu_isa_in_use"] = active_cpu_kernels().name;
+  return info;
+}
+
+py::dict plan_of(int64_t rows, int64_t classes, const std::string& logits_dtype,
+                 const std::string& bank_dtype, bool aligned) {
+  const LaunchPlan plan =
+      launch_plan(rows, classes, dtype_named(logits_dtype), dtype_named(bank_dtype), aligned);
+  py::dict facts;
+  facts["regime"] = plan.regime_name;
+  facts["threads_per_row"] = plan.threads_per_row;
+  facts["rows_per_block"] = plan.rows_per_block;
+  facts["threads_per_block"] = plan.threads_per_block;
+  facts["vector_width"] = plan.vector_width;
+  facts["shared_memory"] = plan.shared_memory;
+  facts["blocks"] = plan.blocks;
+  return facts;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Facts about the build of alr_fast and about its choice of kernel.";
+  m.def("build_info", &build_info,
+        "Version, compiler, CUDA version and architectures (or None), CPU instruction sets.");
+  m.def(
+      "launch_plan", &plan_of, py::arg("rows"), py::arg("classes"),
+      py::arg("logits_dtype") = "float32", py::arg("bank_dtype") = "float32",
+      py::arg("aligned") = true,
+      "The CUDA kernel for a batch: regime, threads per row and per block, rows per block, vector "
+      "width in elements, shared memory in bytes, blocks. `aligned`: every row starts at a "
+      "multiple "
+      "of the vector width. ValueError where no kernel exists.");
+}
+
+}  // namespace alr_fast

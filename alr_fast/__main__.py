@@ -1,0 +1,44 @@
+"""python -m alr_fast: what a bug report should contain."""
+
+import platform
+import sys
+
+import torch
+
+from alr_fast import __version__
+from alr_fast._C import build_info
+from alr_fast._operators import HAS_CUDA
+
+
+def main() -> None:
+    """Prints versions, build and machine, a fact a line."""
+    build = build_info()
+    cuda = build["cuda_version"]
+    in_use = build["cpu_isa_in_use"]
+    isas = [f"{isa} (in use)" if isa == in_use else isa for isa in build["cpu_isas_compiled"]]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    facts = {
+        "alr_fast": f"{__version__}, built by {build['compiler']}, torch {build['torch_built_with']}",
+        "CUDA kernels": f"CUDA {cuda}, {build['cuda_architectures']}" if cuda else "not built",
+        "CUDA loaded": "yes" if HAS_CUDA else "no",
+        "CPU kernels": ", ".join(isas),
+        "torch": f"{torch.__version__} (CUDA {torch.version.cuda}), {torch.get_num_threads()} threads",
+        "GPU": device,
+        "Python": f"{platform.python_version()} on {platform.platform()}",
+        "processor": _processor(),
+    }
+    for name, fact in facts.items():
+        print(f"{name + ':':<14}{fact}")
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,268 @@
+"""The label bank: one row of class probabilities for every training sample."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BANK_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+# Entries of the status tensor, as the kernels count them (csrc/alr_params.h).
+_NONFINITE, _OUT_OF_RANGE = 0, 1
+_STATUS_SIZE = 4
+
+_CHUNK_ELEMENTS = 1 << 24  # elements of the bank that a summary looks at in one go
+
+
+class LabelBank:
+    """Refined targets of the training set, updated in place by the fused operation.
+
+    The bank belongs to a run as the weights do: save `state_dict()` with every checkpoint. It is a plain
+    object, not a module with buffers, because DistributedDataParallel would overwrite the buffers of
+    every rank with those of rank 0.
+
+    Attributes:
+        rows: [N, K] tensor, row i for the sample with index i; float32, float16 or bfloat16.
+        given_labels: [N] int64 tensor on the CPU, the labels that the bank started from.
+        sample_fingerprint: name of the sample list (ids and paths) that the rows belong to, or None.
+        status: [4] int64 tensor on the device of the rows, in which the kernels count rows with
+            non-finite logits and indices out of range; read it through `check`.
+        rounding_state: None, or [2] int64 tensor (seed, calls so far) on the device of the rows: then
+            16-bit rows are rounded stochastically, so that small steps of the average are not lost.
+    """
+
+    def __init__(
+        self,
+        rows: Tensor,
+        given_labels: Tensor,
+        *,
+        sample_fingerprint: str | None = None,
+        rounding_seed: int | None = None,
+    ) -> None:
+        """Wraps existing rows; most callers want `from_labels`.
+
+        Args:
+            rows: [N, K] float32, float16 or bfloat16, contiguous.
+            given_labels: [N] integer class of each sample, in [0, K).
+            sample_fingerprint: see the class.
+            rounding_seed: seed of stochastic rounding, None for rounding to nearest.
+
+        Raises:
+            TypeError: the dtype of `rows` is none of the three.
+            ValueError: a shape is wrong, or a label is outside [0, K).
+        """
+        if rows.dtype not in BANK_DTYPES:
+            raise TypeError(
+                f"bank dtype {rows.dtype} is not supported: use float32, float16 or bfloat16"
+            )
+        if rows.ndim != 2 or 0 in rows.shape or not rows.is_contiguous():
+            raise ValueError(
+                f"bank rows must be a contiguous [samples, classes] tensor with at least one of each, "
+                f"got shape {tuple(rows.shape)}, strides {rows.stride()}"
+            )
+        self.rows = rows
+        self.given_labels = _checked_labels(given_labels, rows.shape[1])
+        if len(self.given_labels) != len(rows):
+            raise ValueError(
+                f"given_labels has {len(self.given_labels)} entries for {len(rows)} bank rows"
+            )
+        self.sample_fingerprint = sample_fingerprint
+        self.status = torch.zeros(_STATUS_SIZE, dtype=torch.int64, device=rows.device)
+        self.rounding_state = (
+            None
+            if rounding_seed is None
+            else torch.tensor([rounding_seed, 0], dtype=torch.int64, device=rows.device)
+        )
+
+    @classmethod
+    def from_labels(
+        cls,
+        labels: Tensor,
+        num_classes: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+        sample_fingerprint: str | None = None,
+        rounding_seed: int | None = None,
+    ) -> "LabelBank":
+        """Starts a bank at the one-hot given labels.
+
+        Args:
+            labels: [N] integer class of each sample, in [0, num_classes).
+            num_classes: number of classes K.
+            dtype: storage of the rows: float32, float16 or bfloat16.
+            device: where the rows live; that of `labels` where None.
+            sample_fingerprint: names the sample list; a state of another list is then refused.
+            rounding_seed: seed of stochastic rounding of a 16-bit bank, None to round to nearest.
+
+        Returns:
+            A bank with N rows.
+
+        Raises:
+            TypeError: `dtype` is none of the three, or the labels are not integers.
+            ValueError: there is no label, or one is outside [0, num_classes).
+        """
+        if dtype not in BANK_DTYPES:
+            raise TypeError(
+                f"bank dtype {dtype} is not supported: use float32, float16 or bfloat16"
+            )
+        device = labels.device if device is None else torch.device(device)
+        labels = _checked_labels(labels, num_classes)
+        rows = torch.zeros(len(labels), num_classes, dtype=dtype, device=device)
+        rows.scatter_(1, labels.to(device)[:, None], 1)
+        return cls(rows, labels, sample_fingerprint=sample_fingerprint, rounding_seed=rounding_seed)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        n, k = self.rows.shape
+        return f"LabelBank({n} samples, {k} classes, {self.rows.dtype}, {self.rows.device})"
+
+    @property
+    def num_classes(self) -> int:
+        return self.rows.shape[1]
+
+    @property
+    def label_fingerprint(self) -> str:
+        """Name of the given labels: equal for equal labels in equal order."""
+        return hashlib.sha256(self.given_labels.numpy().tobytes()).hexdigest()
+
+    def to(self, device: torch.device | str) -> "LabelBank":
+        """Moves the bank to a device, in place; the dtype stays.
+
+        Returns:
+            The bank itself.
+        """
+        self.rows = self.rows.to(device)
+        self.status = self.status.to(device)
+        if self.rounding_state is not None:
+            self.rounding_state = self.rounding_state.to(device)
+        return self
+
+    def check(self) -> int:
+        """Reads and resets the counters of the kernels; waits for the device once.
+
+        Call it where the loop waits anyway: when it logs, saves or ends an epoch.
+
+        Returns:
+            Number of rows with non-finite logits or loss since the last call. Rows with non-finite
+            logits did not change the bank.
+
+        Raises:
+            IndexError: a row came with an index beyond the bank. It changed nothing, and its loss was
+                NaN. (On the CPU the operation itself raises.)
+        """
+        counts = self.status.tolist()
+        self.status.zero_()
+        if counts[_OUT_OF_RANGE]:
+            raise IndexError(
+                f"{counts[_OUT_OF_RANGE]} batch rows had an index beyond the bank's {len(self)} rows: "
+                f"index must be the position of the sample in the training set that the bank was made for"
+            )
+        return counts[_NONFINITE]
+
+    def refined_labels(self) -> Tensor:
+        """Most probable class of each sample, the lowest on a tie: [N] int64, on the bank's device."""
+        return torch.cat([chunk.argmax(-1) for chunk in self._chunks()])
+
+    def confidence(self) -> Tensor:
+        """Probability of the refined label of each sample: [N] float32, on the bank's device."""
+        return torch.cat([chunk.amax(-1).float() for chunk in self._chunks()])
+
+    def class_counts(self) -> Tensor:
+        """Number of samples that each refined class has: [K] int64, on the bank's device."""
+        return torch.bincount(self.refined_labels(), minlength=self.num_classes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a run needs to go on; the tensors are the bank's own, not copies."""
+        return {
+            "rows": self.rows,
+            "given_labels": self.given_labels,
+            "rounding_state": self.rounding_state,
+            "sample_fingerprint": self.sample_fingerprint,
+            "label_fingerprint": self.label_fingerprint,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], *, allow_other_labels: bool = False) -> None:
+        """Takes over a saved state; refuses one that belongs to something else, changing nothing.
+
+        Args:
+            state: what `state_dict` returned.
+            allow_other_labels: accept a state that started from other given labels for the same samples
+                (a corrected list, say). The bank keeps its own `given_labels` then.
+
+        Raises:
+            KeyError: an entry is missing.
+            ValueError: the state is of other samples, of another shape or dtype, or of other labels.
+        """
+        missing = self.state_dict().keys() - state.keys()
+        if missing:
+            raise KeyError(
+                f"bank state lacks {sorted(missing)}: it is not a LabelBank.state_dict()"
+            )
+        rows = state["rows"]
+        if rows.shape != self.rows.shape:
+            raise ValueError(
+                f"bank state has shape {tuple(rows.shape)}, this bank {tuple(self.rows.shape)}: "
+                f"it belongs to another data set"
+            )
+        if state["sample_fingerprint"] != self.sample_fingerprint:
+            raise ValueError(
+                f"bank state belongs to the samples {state['sample_fingerprint']}, this bank to "
+                f"{self.sample_fingerprint}: use the sample list (same files, same order) of that run"
+            )
+        if rows.dtype != self.rows.dtype:
+            raise ValueError(
+                f"bank state is {rows.dtype}, this bank {self.rows.dtype}: make the bank with "
+                f"dtype={rows.dtype}"
+            )
+        if state["label_fingerprint"] != self.label_fingerprint and not allow_other_labels:
+            raise ValueError(
+                "bank state started from other given labels: pass allow_other_labels=True if that is "
+                "intended"
+            )
+        if (state["rounding_state"] is None) != (self.rounding_state is None):
+            raise ValueError(
+                "bank state and bank differ in stochastic rounding: make the bank with "
+                + ("rounding_seed=None" if state["rounding_state"] is None else "a rounding_seed")
+            )
+        self.rows.copy_(rows)
+        if self.rounding_state is not None:
+            self.rounding_state.copy_(state["rounding_state"])
+
+    @contextmanager
+    def preserved(self) -> Iterator[None]:
+        """Puts rows and counters back at the end of the block.
+
+        For the warm-up calls before a CUDA graph is captured, which would otherwise count as training.
+        """
+        live = [t for t in (self.rows, self.status, self.rounding_state) if t is not None]
+        saved = [t.clone() for t in live]
+        try:
+            yield
+        finally:
+            for tensor, copy in zip(live, saved, strict=True):
+                tensor.copy_(copy)
+
+    def _chunks(self) -> tuple[Tensor, ...]:
+        return self.rows.split(max(1, _CHUNK_ELEMENTS // self.num_classes))
+
+
+def _checked_labels(labels: Tensor, num_classes: int) -> Tensor:
+    """The labels as int64 on the CPU, in memory of their own."""
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels must be integers, got {labels.dtype}")
+    if labels.ndim != 1 or len(labels) == 0:
+        raise ValueError(f"labels must have shape [samples], got {tuple(labels.shape)}")
+    labels = labels.detach().to("cpu", torch.int64, copy=True)
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"labels must lie in [0, {num_classes}), got {low} to {high}: check num_classes, and drop "
+            f"samples without a label before making the bank"
+        )
+    return labels

@@ -1,0 +1,163 @@
+"""Losses as modules: `loss = criterion(logits, labels, index)`, one call for every method."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alr_fast._operators import label_loss, table_loss
+from alr_fast.bank import LabelBank
+
+
+class CrossEntropyLoss(nn.Module):
+    """Cross entropy on the given labels, with the call of the other losses of this module."""
+
+    bank = None
+
+    def __init__(self, *, reduction: str = "mean") -> None:
+        super().__init__()
+        self.reduction = reduction
+
+    def set_epoch(self, epoch: int) -> None:
+        """Does nothing: the loss is the same in every epoch."""
+
+    def forward(self, logits: Tensor, labels: Tensor, index: Tensor | None = None) -> Tensor:
+        """Cross entropy of [B, K] logits and [B] labels; a label below 0 ignores its row."""
+        return label_loss(
+            logits, labels, smoothing=0.0, entropy_weight=0.0, reduction=self.reduction
+        )
+
+
+class ALRLoss(nn.Module):
+    """Adaptive Label Refinement (Zhang et al., arXiv 2502.00386): warm-up, then refinement.
+
+    During warm-up the loss is cross entropy on the given labels. Afterwards every row is trained on
+    `t = momentum * bank[index] + (1 - momentum) * softmax(logits)`, which becomes its row of the bank,
+    and `entropy_weight * H(softmax(logits))` is added. In `eval()` mode the bank is read, not updated.
+
+    The module owns the bank: its `state_dict` holds it, and `to(device)` moves it.
+
+    Attributes:
+        bank: the `LabelBank`.
+        refining: whether the next call refines; None until `set_epoch` or `set_step` was called.
+    """
+
+    refining: bool | None
+
+    def __init__(
+        self,
+        bank: LabelBank,
+        *,
+        warmup_epochs: int | None = None,
+        warmup_steps: int | None = None,
+        momentum: float = 0.9,
+        entropy_weight: float = 0.1,
+        reduction: str = "mean",
+        unique_index: bool = False,
+    ) -> None:
+        """Sets up the loss.
+
+        The defaults of momentum and entropy weight are this project's: the paper's values could not be
+        had. 0.9 is what the public code of related methods (SELC, SAT) uses.
+
+        Args:
+            bank: a row for every training sample.
+            warmup_epochs: epochs of cross entropy; `set_epoch` says which epoch it is.
+            warmup_steps: steps of cross entropy; `set_step` says which step it is. Exactly one of the
+                two is given; 0 refines from the start.
+            momentum: share of the old row in the new one, in [0, 1].
+            entropy_weight: weight of the entropy term; 0 gives SELC.
+            reduction: "mean" over the rows not ignored, "sum" or "none".
+            unique_index: promise that no index occurs twice in a batch, which saves a launch.
+
+        Raises:
+            ValueError: not exactly one of the warm-up lengths is given, or a value is out of range.
+        """
+        super().__init__()
+        if (warmup_epochs is None) == (warmup_steps is None):
+            raise ValueError("give either warmup_epochs or warmup_steps")
+        self._by_epoch = warmup_epochs is not None
+        self._warmup = warmup_epochs if warmup_epochs is not None else warmup_steps
+        if self._warmup < 0:
+            raise ValueError(f"the warm-up must not be negative, got {self._warmup}")
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
+        self.bank = bank
+        self.momentum = momentum
+        self.entropy_weight = entropy_weight
+        self.reduction = reduction
+        self.unique_index = unique_index
+        self.refining = True if self._warmup == 0 else None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Says which epoch begins, counted from 0: refinement starts at epoch `warmup_epochs`."""
+        self._set_progress(epoch, by_epoch=True)
+
+    def set_step(self, step: int) -> None:
+        """Says which step comes next, counted from 0: refinement starts at step `warmup_steps`."""
+        self._set_progress(step, by_epoch=False)
+
+    def _set_progress(self, done: int, *, by_epoch: bool) -> None:
+        if by_epoch != self._by_epoch:
+            right = "set_epoch" if self._by_epoch else "set_step"
+            raise RuntimeError(f"the warm-up of this loss is set by {right}")
+        self.refining = done >= self._warmup
+
+    def forward(self, logits: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        """Loss of a batch; refines the bank's rows when training and past the warm-up.
+
+        Args:
+            logits: [B, K] float32, float16 or bfloat16 (float64 too on the CPU).
+            labels: [B] int64 or int32 given labels, used during warm-up; below 0: row ignored.
+            index: [B] int64 or int32 positions of the samples in the bank; below 0: row ignored.
+
+        Returns:
+            The loss: a scalar, or [B] with reduction "none"; float32 (float64 for float64 logits).
+
+        Raises:
+            RuntimeError: the phase is not known because `set_epoch` or `set_step` was never called.
+            IndexError: a label or an index is out of range (on the CPU; see `LabelBank.check`).
+        """
+        if self.refining is None:
+            name = "set_epoch(epoch)" if self._by_epoch else "set_step(step)"
+            raise RuntimeError(f"call criterion.{name} first: it decides between the two phases")
+        if not self.refining:
+            return label_loss(
+                logits,
+                labels,
+                smoothing=0.0,
+                entropy_weight=0.0,
+                reduction=self.reduction,
+                status=self.bank.status,
+            )
+        return table_loss(
+            logits,
+            self.bank.rows,
+            index,
+            momentum=self.momentum,
+            entropy_weight=self.entropy_weight,
+            reduction=self.reduction,
+            update=self.training,
+            unique_index=self.unique_index,
+            status=self.bank.status,
+            rounding_state=self.bank.rounding_state,
+        )
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return self.bank.state_dict()
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.bank.load_state_dict(state)
+
+    def _apply(self, fn, recurse: bool = True) -> "ALRLoss":
+        # .to(), .cuda() and .half() come here: the bank follows the device and keeps its dtype.
+        device = fn(torch.empty(0, device=self.bank.rows.device)).device
+        self.bank.to(device)
+        return super()._apply(fn, recurse)
+
+    def extra_repr(self) -> str:
+        unit = "epochs" if self._by_epoch else "steps"
+        return (
+            f"{self.bank}, warm-up {self._warmup} {unit}, momentum={self.momentum}, "
+            f"entropy_weight={self.entropy_weight}, reduction={self.reduction!r}"
+        )

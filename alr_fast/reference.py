@@ -1,0 +1,155 @@
+"""The operations of `alr_fast.functional` in plain PyTorch: the definition that the tests compare with.
+
+For a row with logits z, `p = softmax(z)`, entropy `H = -sum_k p_k log p_k` and a constant target t,
+
+    loss = -sum_k t_k log p_k + entropy_weight * H(p)
+
+In Adaptive Label Refinement (Zhang et al., arXiv 2502.00386) t is the moving average of the sample's
+row in the label bank and of the prediction, and becomes that row: `t = a T[i] + (1 - a) p`, `T[i] = t`.
+The functions take the same arguments and give the same results as those in `alr_fast.functional`,
+whose docstrings say what each argument is. Out-of-range indices raise IndexError.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class RowStats(NamedTuple):
+    """What the operation saw in each row; -1 and NaN where a row was ignored or has no finite value."""
+
+    predicted: Tensor  # [B] int64, class with the largest logit, the lowest on a tie
+    confidence: Tensor  # [B] float32, probability of the predicted class
+    class_before: Tensor  # [B] int64, class that the bank row held before
+    class_after: Tensor  # [B] int64, class that the bank row holds now
+    max_target: Tensor  # [B] float32, largest entry of the target t
+
+
+def alr_loss(
+    logits: Tensor,  # [B, K]
+    bank: Tensor,  # [N, K], updated in place
+    index: Tensor,  # [B]
+    *,
+    momentum: float = 0.9,
+    entropy_weight: float = 0.1,
+    reduction: str = "mean",
+    row_weight: Tensor | None = None,
+    update: bool = True,
+    unique_index: bool = False,
+    return_stats: bool = False,
+) -> Tensor | tuple[Tensor, RowStats]:
+    """Loss against the refined targets; stores them in the bank."""
+    valid = index >= 0
+    rows = index.clamp(min=0).long()
+    z = _upcast(logits).masked_fill(~valid[:, None], 0)
+    old = bank[rows].to(z.dtype)
+    target = momentum * old + (1 - momentum) * z.detach().softmax(-1)
+    loss, finite = _row_loss(z, target, entropy_weight)
+    keep = valid & finite
+    if update:
+        stored = keep if unique_index else keep & _is_last(rows, keep, len(bank))
+        bank[rows[stored]] = target[stored].to(bank.dtype)
+    loss = _reduce(loss, valid, reduction, row_weight)
+    return (loss, _stats(z, old, bank[rows], target, valid, finite)) if return_stats else loss
+
+
+def alr_loss_and_grad(
+    logits: Tensor, bank: Tensor, index: Tensor, **options
+) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, RowStats]:
+    """`alr_loss` and the gradient of its (summed) loss with respect to the logits."""
+    leaf = logits.detach().requires_grad_()
+    with torch.enable_grad():
+        result = alr_loss(leaf, bank, index, **options)
+        loss, *stats = result if isinstance(result, tuple) else (result,)
+        (grad,) = torch.autograd.grad(loss.sum(), leaf)
+    return loss.detach(), grad, *stats
+
+
+def soft_target_cross_entropy(
+    logits: Tensor,  # [B, K]
+    table: Tensor,  # [M, K], or [B, K] without an index
+    index: Tensor | None = None,  # [B]
+    *,
+    entropy_weight: float = 0.0,
+    reduction: str = "mean",
+    row_weight: Tensor | None = None,
+) -> Tensor:
+    """Loss against rows of a table: of the gathered rows, or of one row a sample."""
+    if index is None:
+        index = torch.arange(len(logits), device=logits.device)
+    return alr_loss(
+        logits,
+        table,
+        index,
+        momentum=1.0,
+        entropy_weight=entropy_weight,
+        reduction=reduction,
+        row_weight=row_weight,
+        update=False,
+    )
+
+
+def label_smoothing_cross_entropy(
+    logits: Tensor,  # [B, K]
+    labels: Tensor,  # [B]
+    *,
+    smoothing: float = 0.0,
+    entropy_weight: float = 0.0,
+    reduction: str = "mean",
+    row_weight: Tensor | None = None,
+) -> Tensor:
+    """Loss against `(1 - r) I + (r / K) J`, gathered by label (Lukasik et al., ICML 2020)."""
+    eye = torch.eye(logits.shape[1], dtype=_upcast(logits).dtype, device=logits.device)
+    return soft_target_cross_entropy(
+        logits,
+        (1 - smoothing) * eye + smoothing / logits.shape[1],
+        labels,
+        entropy_weight=entropy_weight,
+        reduction=reduction,
+        row_weight=row_weight,
+    )
+
+
+def _upcast(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _row_loss(z: Tensor, target: Tensor, entropy_weight: float) -> tuple[Tensor, Tensor]:
+    """Loss per row [B], and whether the row has a softmax [B]; -inf marks a masked class."""
+    log_sum = z.logsumexp(-1, keepdim=True)
+    log_p = z - log_sum
+    cross_entropy = -(target * log_p).masked_fill(target == 0, 0).sum(-1)
+    entropy = -(log_p.exp() * log_p.clamp(min=torch.finfo(z.dtype).min)).sum(-1)
+    return cross_entropy + entropy_weight * entropy, log_sum.isfinite().squeeze(-1)
+
+
+def _is_last(rows: Tensor, keep: Tensor, size: int) -> Tensor:
+    """Of the kept rows of a batch that share an index, the last one."""
+    order = torch.arange(len(rows), device=rows.device)
+    last = torch.full((size,), -1, device=rows.device)
+    last.scatter_reduce_(0, rows[keep], order[keep], "amax")
+    return last[rows] == order
+
+
+def _reduce(loss: Tensor, valid: Tensor, reduction: str, row_weight: Tensor | None) -> Tensor:
+    if row_weight is not None:
+        loss = loss * row_weight
+    loss = loss.masked_fill(~valid, 0)
+    if reduction == "none":
+        return loss
+    return loss.sum() / valid.sum().clamp(min=1) if reduction == "mean" else loss.sum()
+
+
+def _stats(
+    z: Tensor, old: Tensor, new: Tensor, target: Tensor, valid: Tensor, finite: Tensor
+) -> RowStats:
+    confidence, predicted = z.detach().softmax(-1).max(-1)
+    keep = valid & finite
+    return RowStats(
+        predicted.masked_fill(~keep, -1),
+        confidence.masked_fill(~keep, torch.nan).float(),
+        old.argmax(-1).masked_fill(~valid, -1),
+        new.argmax(-1).masked_fill(~valid, -1),
+        target.amax(-1).masked_fill(~keep, torch.nan).float(),
+    )

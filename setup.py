@@ -1,4 +1,4 @@
-"""Drives the CMake build of the native parts; everything else about the package is in pyproject.toml."""
+"""Drives the CMake build of the native parts; all else about the package is in pyproject.toml."""
 
 import os
 import subprocess
@@ -19,8 +19,9 @@ class CMakeBuild(build_ext):
             import torch  # noqa: F401
         except ImportError:
             raise SystemExit(
-                "error: building alr_fast needs the torch that it will run with: `pip install torch`, then "
-                "`pip install --no-build-isolation .` (with setuptools, ninja, cmake and pybind11 installed)"
+                "error: building alr_fast needs the torch that it will run with: `pip install "
+                "torch`, then `pip install --no-build-isolation .` (with setuptools, ninja, cmake "
+                "and pybind11 installed)"
             ) from None
         in_place = self.inplace or getattr(self, "editable_mode", False)
         package = (ROOT if in_place else Path(self.build_lib).resolve()) / "alr_fast"

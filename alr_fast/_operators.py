@@ -1,7 +1,7 @@
 """The compiled operators: loading, fake kernels for the compiler, autograd.
 
-An operator whose schema mutates admits no autograd of its own, so a `torch.autograd.Function` calls it:
-the forward pass already writes the gradient of every row, the backward pass scales it.
+An operator whose schema mutates admits no autograd of its own, so a `torch.autograd.Function` calls
+it: the forward pass already writes the gradient of every row, the backward pass scales it.
 """
 
 from pathlib import Path
@@ -62,8 +62,8 @@ def table_loss(
 ) -> Any:
     """The loss against rows of a table, with what the owner of a bank passes on top.
 
-    Returns the loss, then the final gradient if `with_grad`, then the `RowStats` if `return_stats`; the
-    loss alone where there is nothing else.
+    Returns the loss, then the final gradient if `with_grad`, then the `RowStats` if `return_stats`;
+    the loss alone where there is nothing else.
     """
     _check_device(logits)
     if update:
@@ -136,9 +136,9 @@ class _LabelLoss(torch.autograd.Function):
 
 
 def _saved_grad_mode(logits: Tensor) -> int:
-    # float16 keeps the gradient of single rows, times a power of two: divided by the batch size, small
-    # entries would be flushed before a gradient scaler's factor is applied. On CUDA the batch size is
-    # not known before the launch ends. Else the gradient is kept as it will be needed.
+    # float16 keeps the gradient of single rows, times a power of two: divided by the batch size,
+    # small entries would be flushed before a gradient scaler's factor is applied. On CUDA the batch
+    # size is not known before the launch ends. Else the gradient is kept as it will be needed.
     if logits.is_cuda or logits.dtype == torch.float16:
         return _GRAD_PER_ROW
     return _GRAD_FINAL
@@ -157,8 +157,8 @@ def _grad_logits(ctx, grad_loss: Tensor) -> Tensor:
     # detached from the graph that is asked for.
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         raise RuntimeError(
-            "alr_fast losses have no second derivative: call backward without create_graph=True, or use "
-            "the same function of alr_fast.reference"
+            "alr_fast losses have no second derivative: call backward without create_graph=True, "
+            "or use the same function of alr_fast.reference"
         )
     grad_rows, grad_scale, row_weight = ctx.saved_tensors
     # On the CPU it costs nothing to see that the loss is what backward was called on.
@@ -227,16 +227,17 @@ def _new_stats(logits: Tensor) -> tuple[Tensor, Tensor]:
 def _check_device(logits: Tensor) -> None:
     if logits.is_cuda and not HAS_CUDA:
         raise RuntimeError(
-            "this build of alr_fast has no CUDA kernels: install the CUDA toolkit of torch's CUDA version "
-            f"({torch.version.cuda}) and rebuild with ALR_FAST_CUDA=1; python -m alr_fast shows the build"
+            "this build of alr_fast has no CUDA kernels: install the CUDA toolkit of torch's CUDA "
+            f"version ({torch.version.cuda}) and rebuild with ALR_FAST_CUDA=1; python -m alr_fast "
+            "shows the build"
         )
 
 
 def _check_not_in_backward() -> None:
     if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
         raise RuntimeError(
-            "the bank would be updated a second time: the loss is recomputed inside a backward pass. Keep "
-            "it outside of activation checkpointing, or pass update=False"
+            "the bank would be updated a second time: the loss is recomputed inside a backward "
+            "pass. Keep it outside of activation checkpointing, or pass update=False"
         )
 
 

@@ -20,18 +20,20 @@ _CHUNK_ELEMENTS = 1 << 24  # elements of the bank that a summary looks at in one
 class LabelBank:
     """Refined targets of the training set, updated in place by the fused operation.
 
-    The bank belongs to a run as the weights do: save `state_dict()` with every checkpoint. It is a plain
-    object, not a module with buffers, because DistributedDataParallel would overwrite the buffers of
-    every rank with those of rank 0.
+    The bank belongs to a run as the weights do: save `state_dict()` with every checkpoint. It is a
+    plain object, not a module with buffers, because DistributedDataParallel would overwrite the
+    buffers of every rank with those of rank 0.
 
     Attributes:
         rows: [N, K] tensor, row i for the sample with index i; float32, float16 or bfloat16.
         given_labels: [N] int64 tensor on the CPU, the labels that the bank started from.
-        sample_fingerprint: name of the sample list (ids and paths) that the rows belong to, or None.
+        sample_fingerprint: name of the sample list (ids and paths) that the rows belong to, or
+        None.
         status: [4] int64 tensor on the device of the rows, in which the kernels count rows with
             non-finite logits and indices out of range; read it through `check`.
-        rounding_state: None, or [2] int64 tensor (seed, calls so far) on the device of the rows: then
-            16-bit rows are rounded stochastically, so that small steps of the average are not lost.
+        rounding_state: None, or [2] int64 tensor (seed, calls so far) on the device of the rows:
+            then 16-bit rows are rounded stochastically, so that small steps of the average are not
+            lost.
     """
 
     def __init__(
@@ -60,8 +62,8 @@ class LabelBank:
             )
         if rows.ndim != 2 or 0 in rows.shape or not rows.is_contiguous():
             raise ValueError(
-                f"bank rows must be a contiguous [samples, classes] tensor with at least one of each, "
-                f"got shape {tuple(rows.shape)}, strides {rows.stride()}"
+                "bank rows must be a contiguous [samples, classes] tensor with at least one of "
+                f"each, got shape {tuple(rows.shape)}, strides {rows.stride()}"
             )
         self.rows = rows
         self.given_labels = _checked_labels(given_labels, rows.shape[1])
@@ -153,20 +155,21 @@ class LabelBank:
             logits did not change the bank.
 
         Raises:
-            IndexError: a row came with an index beyond the bank. It changed nothing, and its loss was
-                NaN. (On the CPU the operation itself raises.)
+            IndexError: a row came with an index beyond the bank. It changed nothing, and its loss
+                was NaN. (On the CPU the operation itself raises.)
         """
         counts = self.status.tolist()
         self.status.zero_()
         if counts[_OUT_OF_RANGE]:
             raise IndexError(
-                f"{counts[_OUT_OF_RANGE]} batch rows had an index beyond the bank's {len(self)} rows: "
-                f"index must be the position of the sample in the training set that the bank was made for"
+                f"{counts[_OUT_OF_RANGE]} batch rows had an index beyond the bank's {len(self)} "
+                "rows: index must be the position of the sample in the training set that the bank "
+                "was made for"
             )
         return counts[_NONFINITE]
 
     def refined_labels(self) -> Tensor:
-        """Most probable class of each sample, the lowest on a tie: [N] int64, on the bank's device."""
+        """Most probable class of each sample, the lowest on a tie: [N] int64, on its device."""
         return torch.cat([chunk.argmax(-1) for chunk in self._chunks()])
 
     def confidence(self) -> Tensor:
@@ -192,12 +195,13 @@ class LabelBank:
 
         Args:
             state: what `state_dict` returned.
-            allow_other_labels: accept a state that started from other given labels for the same samples
-                (a corrected list, say). The bank keeps its own `given_labels` then.
+            allow_other_labels: accept a state that started from other given labels for the same
+                samples (a corrected list, say). The bank keeps its own `given_labels` then.
 
         Raises:
             KeyError: an entry is missing.
-            ValueError: the state is of other samples, of another shape or dtype, or of other labels.
+            ValueError: the state is of other samples, of another shape or dtype, or of other
+            labels.
         """
         missing = self.state_dict().keys() - state.keys()
         if missing:
@@ -213,7 +217,8 @@ class LabelBank:
         if state["sample_fingerprint"] != self.sample_fingerprint:
             raise ValueError(
                 f"bank state belongs to the samples {state['sample_fingerprint']}, this bank to "
-                f"{self.sample_fingerprint}: use the sample list (same files, same order) of that run"
+                f"{self.sample_fingerprint}: use the sample list (same files, same order) of that "
+                "run"
             )
         if rows.dtype != self.rows.dtype:
             raise ValueError(
@@ -222,8 +227,8 @@ class LabelBank:
             )
         if state["label_fingerprint"] != self.label_fingerprint and not allow_other_labels:
             raise ValueError(
-                "bank state started from other given labels: pass allow_other_labels=True if that is "
-                "intended"
+                "bank state started from other given labels: pass allow_other_labels=True if that "
+                "is intended"
             )
         if (state["rounding_state"] is None) != (self.rounding_state is None):
             raise ValueError(
@@ -238,7 +243,8 @@ class LabelBank:
     def preserved(self) -> Iterator[None]:
         """Puts rows and counters back at the end of the block.
 
-        For the warm-up calls before a CUDA graph is captured, which would otherwise count as training.
+        For the warm-up calls before a CUDA graph is captured, which would otherwise count as
+        training.
         """
         live = [t for t in (self.rows, self.status, self.rounding_state) if t is not None]
         saved = [t.clone() for t in live]
@@ -262,7 +268,7 @@ def _checked_labels(labels: Tensor, num_classes: int) -> Tensor:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise ValueError(
-            f"labels must lie in [0, {num_classes}), got {low} to {high}: check num_classes, and drop "
-            f"samples without a label before making the bank"
+            f"labels must lie in [0, {num_classes}), got {low} to {high}: check num_classes, and "
+            "drop samples without a label before making the bank"
         )
     return labels

@@ -1,18 +1,20 @@
 """The fused operations: softmax, loss, entropy term, gradient and label bank update in one pass.
 
-`alr_fast.reference` defines in plain PyTorch what they compute; the kernels are in csrc/. All of them
-take logits in float32, float16 or bfloat16 (float64 too on the CPU), with a contiguous last dimension
-and any stride between rows, and compute in float32 (float64 for float64 logits) with one rounding at
-the end. They work under autocast, under `torch.compile(fullgraph=True)`, inside CUDA graphs and with
-deterministic algorithms. Gradients flow to the logits only, and only once: a double backward raises.
+`alr_fast.reference` defines in plain PyTorch what they compute; the kernels are in csrc/. All of
+them take logits in float32, float16 or bfloat16 (float64 too on the CPU), with a contiguous last
+dimension and any stride between rows, and compute in float32 (float64 for float64 logits) with one
+rounding at the end. They work under autocast, under `torch.compile(fullgraph=True)`, inside CUDA
+graphs and with deterministic algorithms. Gradients flow to the logits only, and only once: a double
+backward raises.
 
 Rows without a value:
-    * A negative index or label ignores its row: loss 0, gradient 0, no update, not counted in a mean.
+    * A negative index or label ignores its row: loss 0, gradient 0, no update, not counted in a
+    mean.
     * An index beyond the table, or a label beyond the classes, raises IndexError on the CPU before
-      anything is written. On CUDA, where raising would mean waiting for the device, loss and gradient
-      of the row are NaN and nothing is stored; `LabelBank.check` raises later.
-    * A row whose logits hold NaN or +inf, or are all -inf, has NaN as loss and gradient and leaves its
-      bank row as it was. A single -inf logit masks its class.
+      anything is written. On CUDA, where raising would mean waiting for the device, loss and
+      gradient of the row are NaN and nothing is stored; `LabelBank.check` raises later.
+    * A row whose logits hold NaN or +inf, or are all -inf, has NaN as loss and gradient and leaves
+      its bank row as it was. A single -inf logit masks its class.
 """
 
 from torch import Tensor
@@ -44,24 +46,24 @@ def alr_loss(
 ) -> Tensor | tuple[Tensor, RowStats]:
     """Adaptive Label Refinement: loss against the refined targets, which become the bank's rows.
 
-    With `p = softmax(logits)` and `t = momentum * bank[index] + (1 - momentum) * p`, p detached, the
-    loss of a row is `-sum(t log p) + entropy_weight * H(p)`, and `bank[index] = t` (Zhang et al.,
-    arXiv 2502.00386). Where an index occurs more than once, every row reads the old bank row and the
-    last valid row in batch order is stored.
+    With `p = softmax(logits)` and `t = momentum * bank[index] + (1 - momentum) * p`, p detached,
+    the loss of a row is `-sum(t log p) + entropy_weight * H(p)`, and `bank[index] = t` (Zhang et
+    al., arXiv 2502.00386). Where an index occurs more than once, every row reads the old bank row
+    and the last valid row in batch order is stored.
 
     Args:
         logits: [B, K].
-        bank: [N, K] float32, float16 or bfloat16, updated in place; on the device of the logits, or in
-            pinned host memory with logits on a GPU.
+        bank: [N, K] float32, float16 or bfloat16, updated in place; on the device of the logits, or
+            in pinned host memory with logits on a GPU.
         index: [B] int64 or int32, row of the bank for each row of the batch; below 0: row ignored.
         momentum: share of the old bank row in the target, in [0, 1].
         entropy_weight: weight of the entropy term; 0 gives SELC.
         reduction: "mean" over the rows not ignored (0 if there is none), "sum" or "none".
-        row_weight: [B] constant factor on the loss of each row; "mean" still divides by the number of
-            rows.
+        row_weight: [B] constant factor on the loss of each row; "mean" still divides by the number
+            of rows.
         update: whether the targets are stored.
-        unique_index: promise that no index occurs twice in the batch, which saves a launch. Breaking
-            it leaves it open which of the targets is stored.
+        unique_index: promise that no index occurs twice in the batch, which saves a launch.
+            Breaking it leaves it open which of the targets is stored.
         return_stats: also return the `RowStats`.
 
     Returns:
@@ -70,8 +72,8 @@ def alr_loss(
 
     Raises:
         RuntimeError: a shape, dtype, device or number is wrong; or an update was reached during a
-            backward pass, where activation checkpointing recomputes the forward pass and would apply it
-            a second time.
+            backward pass, where activation checkpointing recomputes the forward pass and would
+            apply it a second time.
         ValueError: the reduction is unknown, or the bank or `row_weight` requires a gradient.
         IndexError: an index is beyond the bank (on the CPU).
     """
@@ -102,15 +104,15 @@ def alr_loss_and_grad(
     unique_index: bool = False,
     return_stats: bool = False,
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, RowStats]:
-    """`alr_loss` and its gradient in one launch, for loops that call `logits.backward(grad_logits)`.
+    """`alr_loss` and its gradient in one launch, for `logits.backward(grad_logits)`.
 
     Args:
         logits: [B, K]; whether they require a gradient does not matter.
         bank: see `alr_loss`, as for all other arguments.
 
     Returns:
-        (loss, grad_logits), with `return_stats` (loss, grad_logits, stats). `grad_logits` is [B, K] in
-        the dtype of the logits: the gradient of the loss, of its sum with reduction "none". With
+        (loss, grad_logits), with `return_stats` (loss, grad_logits, stats). `grad_logits` is [B, K]
+        in the dtype of the logits: the gradient of the loss, of its sum with reduction "none". With
         float16 logits give the factor of the gradient scaler as `row_weight`, so that small entries
         survive.
 
@@ -143,8 +145,8 @@ def soft_target_cross_entropy(
 ) -> Tensor:
     """Cross entropy against soft target rows, gathered by an index or one for each row.
 
-    `-sum(t log p) + entropy_weight * H(p)` with `t = table[index]`. The rows need not be probabilities:
-    a label-smearing matrix may have negative entries (Lukasik et al., ICML 2020).
+    `-sum(t log p) + entropy_weight * H(p)` with `t = table[index]`. The rows need not be
+    probabilities: a label-smearing matrix may have negative entries (Lukasik et al., ICML 2020).
 
     Args:
         logits: [B, K].

@@ -32,8 +32,9 @@ class ALRLoss(nn.Module):
     """Adaptive Label Refinement (Zhang et al., arXiv 2502.00386): warm-up, then refinement.
 
     During warm-up the loss is cross entropy on the given labels. Afterwards every row is trained on
-    `t = momentum * bank[index] + (1 - momentum) * softmax(logits)`, which becomes its row of the bank,
-    and `entropy_weight * H(softmax(logits))` is added. In `eval()` mode the bank is read, not updated.
+    `t = momentum * bank[index] + (1 - momentum) * softmax(logits)`, which becomes its row of the
+    bank, and `entropy_weight * H(softmax(logits))` is added. In `eval()` mode the bank is read, not
+    updated.
 
     The module owns the bank: its `state_dict` holds it, and `to(device)` moves it.
 
@@ -57,14 +58,14 @@ class ALRLoss(nn.Module):
     ) -> None:
         """Sets up the loss.
 
-        The defaults of momentum and entropy weight are this project's: the paper's values could not be
-        had. 0.9 is what the public code of related methods (SELC, SAT) uses.
+        The defaults of momentum and entropy weight are this project's: the paper's values could not
+        be had. 0.9 is what the public code of related methods (SELC, SAT) uses.
 
         Args:
             bank: a row for every training sample.
             warmup_epochs: epochs of cross entropy; `set_epoch` says which epoch it is.
-            warmup_steps: steps of cross entropy; `set_step` says which step it is. Exactly one of the
-                two is given; 0 refines from the start.
+            warmup_steps: steps of cross entropy; `set_step` says which step it is. Exactly one of
+                the two is given; 0 refines from the start.
             momentum: share of the old row in the new one, in [0, 1].
             entropy_weight: weight of the entropy term; 0 gives SELC.
             reduction: "mean" over the rows not ignored, "sum" or "none".

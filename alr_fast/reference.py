@@ -1,13 +1,14 @@
-"""The operations of `alr_fast.functional` in plain PyTorch: the definition that the tests compare with.
+"""What `alr_fast.functional` computes, in plain PyTorch: the definition that tests compare with.
 
 For a row with logits z, `p = softmax(z)`, entropy `H = -sum_k p_k log p_k` and a constant target t,
 
     loss = -sum_k t_k log p_k + entropy_weight * H(p)
 
-In Adaptive Label Refinement (Zhang et al., arXiv 2502.00386) t is the moving average of the sample's
-row in the label bank and of the prediction, and becomes that row: `t = a T[i] + (1 - a) p`, `T[i] = t`.
-The functions take the same arguments and give the same results as those in `alr_fast.functional`,
-whose docstrings say what each argument is. Out-of-range indices raise IndexError.
+In Adaptive Label Refinement (Zhang et al., arXiv 2502.00386) t is the moving average of the
+sample's row in the label bank and of the prediction, and becomes that row: `t = a T[i] + (1 - a)
+p`, `T[i] = t`. The functions take the same arguments and give the same results as those in
+`alr_fast.functional`, whose docstrings say what each argument is. Out-of-range indices raise
+IndexError.
 """
 
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from torch import Tensor
 
 
 class RowStats(NamedTuple):
-    """What the operation saw in each row; -1 and NaN where a row was ignored or has no finite value."""
+    """What the operation saw in each row; -1 and NaN where a row was ignored or not finite."""
 
     predicted: Tensor  # [B] int64, class with the largest logit, the lowest on a tie
     confidence: Tensor  # [B] float32, probability of the predicted class

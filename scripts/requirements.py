@@ -1,6 +1,7 @@
-"""Prints what pyproject.toml asks for: `requirements.py build test` the build system's and an extra's.
+"""Prints the requirements in pyproject.toml: `requirements.py build test` for build and tests.
 
-pip cannot install the dependencies of a package without building it first, and the build needs torch.
+pip cannot install the dependencies of a package without building it first, and the build needs
+torch.
 """
 
 import sys

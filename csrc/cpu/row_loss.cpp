@@ -177,7 +177,9 @@ class RowLoss {
   struct Row {
     int64_t b;
     Target target;
-    V* exp;       // [K] exp(z - max)
+    V* exp;                // [K] exp(z - max)
+    const L* next_logits;  // what the row after it will read
+    Target next_target;
     F max;        // largest logit
     bool masked;  // whether some logit is -inf
     RowScalars<F> scalars;
@@ -187,7 +189,7 @@ class RowLoss {
   RowLoss(const RowLossParams& params, int64_t valid_rows)
       : p_(params),
         row_vectors_((params.classes + kLanes<V> - 1) / kLanes<V>),
-        scratch_(row_vectors_ * rows_in_flight(row_vectors_)) {
+        scratch_(row_vectors_ * rows_in_flight()) {
     if (p_.reduction == Reduction::kMean && valid_rows > 0)
       mean_scale_ = F(1) / static_cast<F>(valid_rows);
     plain_ = p_.stats_class == nullptr && p_.rounding_state == nullptr &&
@@ -195,7 +197,7 @@ class RowLoss {
   }
 
   void run(int64_t begin, int64_t end) {
-    const int64_t block = rows_in_flight(row_vectors_);
+    const int64_t block = rows_in_flight();
     for (int64_t b = begin; b < end; b += block) {
       const int64_t block_end = b + block < end ? b + block : end;
       prefetch(block_end, block_end + block < end ? block_end + block : end);
@@ -207,7 +209,7 @@ class RowLoss {
   static constexpr int64_t kMaxInFlight = 8;
 
   // Short rows go through the two looks several at a time: alone, each would wait for its own sums.
-  static int64_t rows_in_flight(int64_t row_vectors) { return row_vectors <= 8 ? kMaxInFlight : 1; }
+  int64_t rows_in_flight() const { return row_vectors_ <= 8 ? kMaxInFlight : 1; }
 
   // Table rows are gathered: ask for short ones a block ahead. find_range does it for long ones.
   void prefetch(int64_t begin, int64_t end) const {
@@ -258,7 +260,7 @@ class RowLoss {
     // The last slot: a group is met while earlier slots wait for their first look, which fills
     // them.
     Row row;
-    start(row, b, i, rows_in_flight(row_vectors_) - 1);
+    start(row, b, i, rows_in_flight() - 1);
     find_range(row);
     first_look(row);
     return second_look(row, store_target, count_status);
@@ -274,6 +276,11 @@ class RowLoss {
     row.b = b;
     row.target.select(p_, i);
     row.exp = scratch_.get() + slot * row_vectors_;
+    if (rows_in_flight() > 1) return;
+    // The last row of all and one before an ignored row look ahead to themselves.
+    const int64_t next = b + 1 < p_.rows && index_at(p_, b + 1) >= 0 ? b + 1 : b;
+    row.next_logits = logits(next);
+    row.next_target.select(p_, index_at(p_, next));
   }
 
   const L* logits(int64_t b) const {
@@ -286,7 +293,6 @@ class RowLoss {
     V largest = V{} - kInfinity<F>, smallest = V{} + kInfinity<F>;
     for_each_vector<V>(0, p_.classes, [&](int64_t k, auto count) {
       const V v = load_some<V>(z + k, count, none);
-      row.target.prefetch(k);  // the sums want it soon
       largest = max_of(v, largest);
       // The lanes beyond the end hold -inf: the tail is treated as masked anyway.
       if constexpr (std::is_same_v<decltype(count), Full>) smallest = min_of(v, smallest);
@@ -296,12 +302,15 @@ class RowLoss {
   }
 
   void first_look(Row& row) const {
-    const RowSums<F> sums = row.masked ? sum_row<true>(row) : sum_row<false>(row);
+    const RowSums<F> sums = row.masked             ? sum_row<true, false>(row)
+                            : rows_in_flight() > 1 ? sum_row<false, false>(row)
+                                                   : sum_row<false, true>(row);
     row.scalars = finish_row(sums, log_of(sums.exp), row.max - row.max == 0,
                              static_cast<F>(p_.momentum), static_cast<F>(p_.entropy_weight));
   }
 
-  template <bool kMasked>
+  // kMasked: the row may have masked classes; kAhead: ask for the memory of the next row.
+  template <bool kMasked, bool kAhead>
   RowSums<F> sum_row(const Row& row) const {
     const L* z = logits(row.b);
     const L none = negative_infinity(z);
@@ -309,6 +318,9 @@ class RowLoss {
     const V max = V{} + row.max;
     V* const exp = row.exp;
     const Target target = row.target;
+    const L* const next_logits = row.next_logits;
+    const Target next_target = row.next_target;
+    const L* const grad = grad_row(row.b);
     RowSums<V> total{};
     constexpr int64_t kBlock = int64_t{kBlockVectors} * kLanes<V>;
     for (int64_t from = 0; from < p_.classes; from += kBlock) {
@@ -316,6 +328,13 @@ class RowLoss {
       const int64_t to = from + kBlock < p_.classes ? from + kBlock : p_.classes;
       for_each_vector<V>(from, to, [&](int64_t k, auto count) {
         constexpr bool kTail = !std::is_same_v<decltype(count), Full>;
+        // Memory is fetched while there is arithmetic to do: the hardware's prefetcher stops at the
+        // end of a page, about as long as a row.
+        if constexpr (kAhead) {
+          __builtin_prefetch(next_logits + k);
+          next_target.prefetch(k);
+          __builtin_prefetch(grad + k, 1);
+        }
         const V d = load_some<V>(z + k, count, none) - max;
         const V e = exp_nonpositive(d);
         exp[k / kLanes<V>] = e;
@@ -370,9 +389,7 @@ class RowLoss {
     RowScalars<F> scaled = scalars;
     scaled.momentum *= scale;
     scaled.entropy_weight *= scale;
-    L* const grad = p_.grad_mode == GradMode::kNone
-                        ? nullptr
-                        : static_cast<L*>(p_.grad_logits) + row.b * classes;
+    L* const grad = grad_row(row.b);
     const V* const exp = row.exp;
     const Target target = row.target;
     const bool stochastic = p_.rounding_state != nullptr;
@@ -399,11 +416,17 @@ class RowLoss {
     }
   }
 
+  // Null where no gradient is wanted.
+  L* grad_row(int64_t b) const {
+    return p_.grad_mode == GradMode::kNone ? nullptr
+                                           : static_cast<L*>(p_.grad_logits) + b * p_.classes;
+  }
+
   F& row_loss(int64_t b) { return static_cast<F*>(p_.row_loss)[b]; }
 
   void fill_grad(int64_t b, F value) {
-    if (p_.grad_mode == GradMode::kNone) return;
-    L* grad = static_cast<L*>(p_.grad_logits) + b * p_.classes;
+    L* const grad = grad_row(b);
+    if (grad == nullptr) return;
     for_each_vector<V>(0, p_.classes,
                        [&](int64_t k, auto count) { store_some(grad + k, V{} + value, count); });
   }

@@ -1,0 +1,97 @@
+"""Nets by name: two small convolutional nets of our own, and every timm model."""
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+
+from torch import Tensor, nn
+
+from alr_fast.errors import UserError
+
+
+class ConvNet(nn.Module):
+    """Stages of 3x3 convolutions with batch normalisation, global average pooling, one linear
+    layer.
+
+    Args:
+        stages: For each stage the output channels of its convolutions; a 2x2 max pooling stands
+            between two stages.
+        num_classes: Number of classes K.
+        in_channels: Channels C of the images.
+    """
+
+    def __init__(self, stages: list[list[int]], num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = in_channels
+        for number, stage in enumerate(stages):
+            if number:
+                layers.append(nn.MaxPool2d(2))
+            for width in stage:
+                layers += [
+                    nn.Conv2d(channels, width, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(width),
+                    nn.ReLU(inplace=True),
+                ]
+                channels = width
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(channels, num_classes)
+        self.smallest_image = 2 ** (len(stages) - 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, K] of images [B, C, H, W]."""
+        return self.head(self.features(images).mean(dim=(2, 3)))
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "conv-tiny": partial(ConvNet, [[32, 64], [128, 128]]),
+    "conv-small": partial(ConvNet, [[32], [64], [128], [256]]),
+}
+
+
+def build_model(
+    name: str, *, num_classes: int, in_channels: int, image_size: int, pretrained: bool = False
+) -> nn.Module:
+    """A net that maps images [B, C, S, S] to logits [B, K].
+
+    Args:
+        name: Key of `MODELS`, or a model name of timm.
+        num_classes: Number of classes K.
+        in_channels: Channels C of the images.
+        image_size: Side S of the images in pixels.
+        pretrained: Start from timm's pretrained weights.
+
+    Raises:
+        UserError: No such name; pretrained weights that do not exist; a net that does not take such
+            images.
+    """
+    if name in MODELS:
+        if pretrained:
+            raise UserError(
+                f"--model.pretrained: {name} has none; pass a timm name as --model.name"
+            )
+        model = MODELS[name](num_classes=num_classes, in_channels=in_channels)
+        if image_size < model.smallest_image:
+            raise UserError(
+                f"--model.name {name}: needs images of {model.smallest_image} pixels or more, "
+                f"these have {image_size}; raise --data.image_size"
+            )
+        return model
+
+    import timm
+
+    known = timm.list_models()
+    if name.split(".")[0] not in known:
+        close = difflib.get_close_matches(name, [*MODELS, *known], n=3)
+        hint = f"; close names: {', '.join(close)}" if close else ""
+        raise UserError(
+            f"--model.name {name}: no such net; there is {', '.join(MODELS)} and every name "
+            f"of timm.list_models(){hint}"
+        )
+    try:
+        return timm.create_model(
+            name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels
+        )
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--model.name {name}: timm cannot build it: {reason}") from error

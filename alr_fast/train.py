@@ -1,0 +1,354 @@
+"""Trains an image classifier on noisy labels, once with each method, and compares them.
+
+    python -m alr_fast.train                                   # digits, 40 % noise: about a minute
+    python -m alr_fast.train --noise.rate 0.6 --methods alr --alr.momentum 0.9
+    python -m alr_fast.train --recipe cifar10 --data-root DIR --data.limit 5000
+    python -m alr_fast.train --data-root DIR                   # any folder of images, as labelled
+    python -m alr_fast.train --config runs/latest/config.yaml  # the same run again
+    python -m alr_fast.train --help
+
+Every method sees the same initial weights, batches, augmentation and schedule; only the loss
+differs. The last epoch is the result. `alr_fast.runs` says what a run leaves behind.
+"""
+
+import importlib.util
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from alr_fast.errors import UserError
+
+# What `pip install 'alr_fast[train]'` adds: all are looked for at the start, so that none is missed
+# only when a finished run is about to be written.
+TRAIN_EXTRA = (
+    "jsonargparse",
+    "docstring_parser",
+    "yaml",
+    "rich",
+    "PIL",
+    "sklearn",
+    "timm",
+    "matplotlib",
+    "tensorboard",
+    "safetensors",
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status: 0, 2 for a wrong input, 130 when interrupted."""
+    try:
+        missing = [name for name in TRAIN_EXTRA if importlib.util.find_spec(name) is None]
+        if missing:
+            raise UserError(
+                f"training needs {', '.join(missing)}, not installed: pip install 'alr_fast[train]'"
+            )
+        from alr_fast.cli import parse
+
+        run(parse(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(config) -> None:
+    """Trains every method of a resolved `Config` and writes one run folder.
+
+    Raises:
+        UserError: Something that the user can put right; nothing is written before the first epoch.
+    """
+    from alr_fast.console import RunConsole, percent
+    from alr_fast.data import load_data
+    from alr_fast.models import build_model
+    from alr_fast.noise import inject
+    from alr_fast.runs import RunFolder, check_runs, environment, method_summary
+
+    started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    console = RunConsole()
+    device = choose_device(config.device)
+    check_runs(config.runs)
+
+    # Data and noise. Everything that can be wrong with them comes to light here.
+    train, test = load_data(config.data, config.data_root, track=console.track)
+    noise = inject(
+        train.index.labels,
+        num_classes=train.index.num_classes,
+        kind=config.noise.kind,
+        rate=config.noise.rate,
+        seed=config.noise.seed,
+    )
+    index = train.index if noise.kind == "none" else train.index.with_noisy_labels(noise.labels)
+    before = label_accuracy(torch.from_numpy(index.labels), index)
+
+    def new_model() -> nn.Module:
+        torch.manual_seed(config.seed)
+        model = build_model(
+            config.model.name,
+            num_classes=index.num_classes,
+            in_channels=train.images.shape[0],
+            image_size=train.images.shape[1],
+            pretrained=config.model.pretrained,
+        )
+        # Convolutions are faster in this layout, on GPUs and on CPUs.
+        return model.to(device, memory_format=torch.channels_last)
+
+    new_model()  # an unknown or unsuitable net is known before anything is written
+
+    console.say(
+        f"{config.recipe}: {len(train):,} training and {len(test):,} test images, "
+        f"{index.num_classes} classes; noise: {noise.kind}"
+        + (f" {percent(noise.requested_rate)}" if noise.kind != "none" else "")
+        + f", labels right: {percent(before)}; on {device}"
+    )
+
+    # One run folder, the methods in turn.
+    folder = RunFolder(config)
+    results, records = {}, []
+    try:
+        for method in config.methods:
+            model = new_model()
+            history = train_method(
+                method, model, config, train, test, index, device, folder, console
+            )
+            records += history
+            results[method] = method_summary(history, before)
+    finally:
+        folder.close()
+    summary = {
+        "methods": results,
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "epochs": config.optim.epochs,
+        "seconds": sum(result["seconds"] for result in results.values()),
+        "started": started,
+        "noise": {
+            "kind": noise.kind,
+            "requested_rate": noise.requested_rate,
+            "realised_rate": noise.realised_rate,
+            "seed": noise.seed,
+        },
+        "data": {
+            "name": config.data.name,
+            "root": config.data_root,
+            "train_samples": len(train),
+            "test_samples": len(test),
+            "classes": list(index.class_names),
+            "sample_fingerprint": index.sample_fingerprint(),
+            "label_fingerprint": index.label_fingerprint(),
+        },
+        "environment": environment(device, config.precision),
+    }
+    folder.finish(summary, records)
+    console.table(results, epochs=config.optim.epochs)
+    console.say(f"{folder.path} (also {folder.path.parent / 'latest'})")
+
+
+@dataclass
+class TrainState:
+    """All that changes while a method trains: what a checkpoint would have to hold.
+
+    Attributes:
+        model: The net.
+        criterion: The loss, which owns the label bank where the method has one.
+        optimizer: SGD.
+        scheduler: Learning rate per step.
+        scaler: Gradient scaler, off unless the precision is float16.
+        epoch: Finished epochs.
+    """
+
+    model: nn.Module
+    criterion: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler
+    epoch: int = 0
+
+
+def train_method(method, model, config, train, test, index, device, folder, console) -> list:
+    """Trains one method from the start; returns its `EpochRecord` list, one an epoch.
+
+    Args:
+        method: Key of `alr_fast.methods.METHODS`.
+        model: Fresh net on the training device.
+        config: Resolved configuration.
+        train: Training split.
+        test: Test split.
+        index: Index of the training split with the labels to train on.
+        device: Where to train.
+        folder: Run folder that takes metrics, weights and bank.
+        console: Where progress is shown.
+    """
+    from alr_fast.data.torch import TorchLoader
+    from alr_fast.methods import METHODS
+    from alr_fast.runs import EpochRecord
+
+    optim, data = config.optim, config.data
+    shared = {
+        "device": device,
+        "mean": data.mean or (0.5,),
+        "std": data.std or (0.5,),
+        "seed": config.seed,
+        "workers": data.workers,
+    }
+    train_loader = TorchLoader(
+        train.images,
+        torch.from_numpy(index.labels),
+        batch_size=optim.batch_size,
+        shuffle=True,
+        crop_padding=data.crop_padding,
+        flip=data.flip,
+        **shared,
+    )
+    test_loader = TorchLoader(
+        test.images, torch.from_numpy(test.index.labels), batch_size=512, **shared
+    )
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=optim.lr,
+        momentum=optim.sgd_momentum,
+        nesterov=optim.sgd_momentum > 0,
+        weight_decay=optim.weight_decay,
+    )
+    state = TrainState(
+        model=model,
+        criterion=METHODS[method](config, index, device),
+        optimizer=optimizer,
+        scheduler=torch.optim.lr_scheduler.LambdaLR(
+            optimizer, learning_rate_factor(optim, steps=optim.epochs * len(train_loader))
+        ),
+        scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "float16"),
+    )
+    autocast = torch.autocast(
+        device.type,
+        dtype=getattr(torch, config.precision),
+        enabled=config.precision != "float32",
+    )
+
+    records = []
+    with console.training(method, epochs=optim.epochs, steps=len(train_loader)) as display:
+        for epoch in range(optim.epochs):
+            begin = time.perf_counter()
+            train_loader.set_epoch(epoch)
+            state.criterion.set_epoch(epoch)
+            state.model.train()
+            # Sums stay on the device: the loop waits for it once in log_every steps, not at each.
+            sums = torch.zeros(3, dtype=torch.float64, device=device)  # loss, right, samples
+            for step, batch in enumerate(train_loader, start=1):
+                with autocast:
+                    logits = state.model(batch["image"])
+                    loss = state.criterion(logits, batch["label"], batch["index"])
+                state.optimizer.zero_grad(set_to_none=True)
+                state.scaler.scale(loss).backward()
+                state.scaler.step(state.optimizer)
+                state.scaler.update()
+                state.scheduler.step()
+                add_to_sums(sums, loss.detach(), logits.detach(), batch["label"])
+                if step % config.log_every == 0:
+                    display.step(epoch, step, *means(sums))
+            train_loss, train_accuracy = means(sums)
+            bank = state.criterion.bank
+            nonfinite_rows = bank.check() if bank is not None else 0
+            if not math.isfinite(train_loss):
+                raise UserError(
+                    f"{method}: the training loss of epoch {epoch + 1} is {train_loss}; try a "
+                    f"lower --optim.lr (now {optim.lr}) or more --optim.warmup_steps"
+                )
+            test_loss, test_accuracy = evaluate(state.model, test_loader, autocast)
+            given = torch.from_numpy(index.labels)
+            labels = bank.refined_labels().cpu() if bank is not None else given
+            state.epoch = epoch + 1
+            record = EpochRecord(
+                method=method,
+                epoch=state.epoch,
+                learning_rate=state.optimizer.param_groups[0]["lr"],
+                train_loss=train_loss,
+                train_accuracy=train_accuracy,
+                test_loss=test_loss,
+                test_accuracy=test_accuracy,
+                label_accuracy=label_accuracy(labels, index),
+                labels_changed=(labels != given).double().mean().item(),
+                nonfinite_rows=nonfinite_rows,
+                seconds=time.perf_counter() - begin,
+            )
+            records.append(record)
+            folder.log_epoch(record)
+            display.epoch(record)
+    folder.save_weights(method, state.model)
+    if state.criterion.bank is not None:
+        folder.save_bank(method, state.criterion.bank, index)
+    return records
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, loader, autocast) -> tuple[float, float]:
+    """Mean cross entropy and accuracy over a loader."""
+    model.eval()
+    sums = torch.zeros(3, dtype=torch.float64, device=loader.device)
+    for batch in loader:
+        with autocast:
+            logits = model(batch["image"])
+        loss = nn.functional.cross_entropy(logits.float(), batch["label"])
+        add_to_sums(sums, loss, logits, batch["label"])
+    return means(sums)
+
+
+def add_to_sums(sums: Tensor, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    """Adds a batch to the sums (loss, right predictions, samples), float64 [3], on the device."""
+    sums[0] += loss * len(labels)
+    sums[1] += (logits.argmax(1) == labels).sum()
+    sums[2] += len(labels)
+
+
+def means(sums: Tensor) -> tuple[float, float]:
+    """Mean loss and accuracy; waits for the device."""
+    loss, right, samples = sums.tolist()
+    return loss / samples, right / samples
+
+
+def label_accuracy(labels: Tensor, index) -> float | None:
+    """Share of training labels, int64 [N], that are right; None where nobody knows."""
+    if index.clean_labels is None:
+        return None
+    return (labels == torch.from_numpy(index.clean_labels)).double().mean().item()
+
+
+def learning_rate_factor(optim, *, steps: int):
+    """Share of ``optim.lr`` at each step: a linear rise over the warm-up, then the schedule."""
+
+    def factor(step: int) -> float:
+        if step < optim.warmup_steps:
+            return (step + 1) / optim.warmup_steps
+        if optim.schedule == "constant":
+            return 1.0
+        done = (step - optim.warmup_steps) / max(steps - optim.warmup_steps, 1)
+        return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+    return factor
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is CUDA where there is one.
+
+    Raises:
+        UserError: No such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: not usable on this machine; try --device cpu") from error
+    return device
+
+
+if __name__ == "__main__":
+    sys.exit(main())

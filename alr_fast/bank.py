@@ -28,7 +28,7 @@ class LabelBank:
         rows: [N, K] tensor, row i for the sample with index i; float32, float16 or bfloat16.
         given_labels: [N] int64 tensor on the CPU, the labels that the bank started from.
         sample_fingerprint: name of the sample list (ids and paths) that the rows belong to, or
-        None.
+            None.
         status: [4] int64 tensor on the device of the rows, in which the kernels count rows with
             non-finite logits and indices out of range; read it through `check`.
         rounding_state: None, or [2] int64 tensor (seed, calls so far) on the device of the rows:
@@ -201,7 +201,7 @@ class LabelBank:
         Raises:
             KeyError: an entry is missing.
             ValueError: the state is of other samples, of another shape or dtype, or of other
-            labels.
+                labels.
         """
         missing = self.state_dict().keys() - state.keys()
         if missing:

@@ -9,7 +9,7 @@ backward raises.
 
 Rows without a value:
     * A negative index or label ignores its row: loss 0, gradient 0, no update, not counted in a
-    mean.
+      mean.
     * An index beyond the table, or a label beyond the classes, raises IndexError on the CPU before
       anything is written. On CUDA, where raising would mean waiting for the device, loss and
       gradient of the row are NaN and nothing is stored; `LabelBank.check` raises later.

@@ -93,7 +93,7 @@ inline Tensor new_tensor(const Tensor& like, int32_t dtype, const int64_t* sizes
   int64_t strides[2] = {1, 1};
   if (dims == 2) strides[0] = sizes[1];
   AtenTensorHandle handle = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
       dims, sizes, strides, dtype,
       like.is_cpu() ? aoti_torch_device_type_cpu() : aoti_torch_device_type_cuda(),
       like.get_device_index(), &handle));
@@ -102,7 +102,7 @@ inline Tensor new_tensor(const Tensor& like, int32_t dtype, const int64_t* sizes
 
 inline int32_t dtype_code(const Tensor& t) {
   int32_t code = 0;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &code));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(t.get(), &code));
   return code;
 }
 

@@ -1,0 +1,54 @@
+// From run-time facts to an instantiation. `launch(kernel, plan)` does the launch: on a device by
+// cudaLaunchKernelEx, in the tests on the CPU.
+#pragma once
+
+#include "../alr_params.h"
+#include "../launch_plan.h"
+#include "row_loss.cuh"
+#include "scale_grad.cuh"
+
+namespace alr_fast {
+
+template <class Logits, class Target, Regime kRegime, class Launch>
+auto dispatch_vector(const LaunchPlan& plan, const Launch& launch) {
+  if (plan.vector_width == kVectorWidth)
+    return launch(row_loss_kernel<RowTraits<Logits, Target, kRegime, kVectorWidth>>, plan);
+  return launch(row_loss_kernel<RowTraits<Logits, Target, kRegime, 1>>, plan);
+}
+
+template <class Logits, class Target, class Launch>
+auto dispatch_regime(const LaunchPlan& plan, const Launch& launch) {
+  switch (plan.regime) {
+    case Regime::kSubWarp:
+      return dispatch_vector<Logits, Target, Regime::kSubWarp>(plan, launch);
+    case Regime::kWarp:
+      return dispatch_vector<Logits, Target, Regime::kWarp>(plan, launch);
+    case Regime::kBlock:
+      return dispatch_vector<Logits, Target, Regime::kBlock>(plan, launch);
+    case Regime::kLoop:
+      break;
+  }
+  return dispatch_vector<Logits, Target, Regime::kLoop>(plan, launch);
+}
+
+// launch_plan has refused float64 by now.
+template <class Logits, class Launch>
+auto dispatch_row_loss(const RowLossParams& params, const LaunchPlan& plan, const Launch& launch) {
+  if (params.target.table == nullptr) return dispatch_regime<Logits, LabelTarget>(plan, launch);
+  switch (params.target.dtype) {
+    case DType::kFloat16:
+      return dispatch_regime<Logits, TableTarget<__half>>(plan, launch);
+    case DType::kBFloat16:
+      return dispatch_regime<Logits, TableTarget<__nv_bfloat16>>(plan, launch);
+    default:
+      return dispatch_regime<Logits, TableTarget<float>>(plan, launch);
+  }
+}
+
+template <class T, class Launch>
+auto dispatch_scale_grad(const ScaleGradPlan& plan, const Launch& launch) {
+  return plan.vector_width == kVectorWidth ? launch(scale_grad_kernel<T, kVectorWidth>, plan)
+                                           : launch(scale_grad_kernel<T, 1>, plan);
+}
+
+}  // namespace alr_fast

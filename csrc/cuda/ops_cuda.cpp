@@ -1,0 +1,75 @@
+// The operators on CUDA, in a library of their own: it links to libtorch_cuda and is loaded only
+// beside a torch that has CUDA. The schemas are in ops.cpp.
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/macros.h>
+
+#include "../ops.h"
+#include "launch.h"
+
+namespace alr_fast {
+namespace {
+
+cudaStream_t current_stream(const Tensor& t) {
+  void* stream = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
+  return static_cast<cudaStream_t>(stream);
+}
+
+Tensor scratch(const Tensor& like, int32_t dtype, int64_t size) {
+  return new_tensor(like, dtype, &size, 1);
+}
+
+struct CudaBackend {
+  // A table in pinned host memory is read and written by the kernel across the bus.
+  static void check_table_device(const Tensor& logits, const Tensor& table, const char* name) {
+    if (same_device(logits, table)) return;
+    cudaPointerAttributes attributes{};
+    const bool known = cudaPointerGetAttributes(&attributes, table.data_ptr()) == cudaSuccess;
+    if (!known) cudaGetLastError();  // the error is answered here, not at the next launch
+    ALR_CHECK(
+        table.is_cpu() && known && attributes.type == cudaMemoryTypeHost, name,
+        " is on another device than the logits: move it there, or into pinned host memory with "
+        ".pin_memory()");
+  }
+
+  static void row_loss(RowLossParams params, const Tensor& logits) {
+    const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
+    const cudaStream_t stream = current_stream(logits);
+    if (params.rows == 0) {  // no kernel runs: the outputs are those of no valid row
+      if (params.loss != nullptr)
+        STD_CUDA_CHECK(cudaMemsetAsync(params.loss, 0, sizeof(float), stream));
+      STD_CUDA_CHECK(cudaMemsetAsync(params.grad_scale, 0, sizeof(float), stream));
+      return;
+    }
+    // Scratch memory goes back to torch's allocator when this returns, which reuses it in stream
+    // order.
+    Tensor status, next, first, count;
+    if (params.status == nullptr) {
+      status = scratch(logits, aoti_torch_dtype_int64(), kStatusSize);
+      params.status = static_cast<int64_t*>(status.data_ptr());
+      STD_CUDA_CHECK(cudaMemsetAsync(params.status, 0, kStatusSize * sizeof(int64_t), stream));
+    }
+    GroupScratch groups;
+    if (needs_groups(params)) {
+      next = scratch(logits, aoti_torch_dtype_int32(), params.rows);
+      first = scratch(logits, aoti_torch_dtype_uint8(), params.rows);
+      count = scratch(logits, aoti_torch_dtype_int64(), 1);
+      groups.next_in_group = static_cast<int32_t*>(next.data_ptr());
+      groups.first_in_group = static_cast<uint8_t*>(first.data_ptr());
+      groups.counted_rows = static_cast<int64_t*>(count.data_ptr());
+    }
+    STD_CUDA_CHECK(launch_row_loss(params, groups, stream));
+  }
+
+  static void scale_grad(const ScaleGradParams& params, const Tensor& grad_rows) {
+    const torch::stable::accelerator::DeviceGuard guard(grad_rows.get_device_index());
+    STD_CUDA_CHECK(launch_scale_grad(params, current_stream(grad_rows)));
+  }
+};
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(alr_fast, CUDA, m) { ALR_REGISTER_OPS(m, CudaBackend); }
+
+}  // namespace alr_fast

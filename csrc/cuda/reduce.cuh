@@ -1,0 +1,123 @@
+// Reductions over part of a warp, a warp, or a block. Every thread gets the result; the order of
+// the operations is fixed, so a result does not change from run to run.
+#pragma once
+
+#include <cstdint>
+
+#include "../alr_math.h"
+#include "../launch_plan.h"
+
+namespace alr_fast {
+
+// The launch gives kReductionBuffers * kReductionSlotBytes bytes a warp (launch_plan). At namespace
+// scope, so that it is an ordinary array where kernels run on the CPU.
+struct alignas(kReductionSlotBytes) ReductionSlot {
+  unsigned char bytes[kReductionSlotBytes];
+};
+extern __shared__ ReductionSlot reduction_slots[];
+
+constexpr int kWarpThreads = 32;
+
+struct Add {
+  template <class T>
+  __device__ __forceinline__ T operator()(T a, T b) const {
+    return a + b;
+  }
+  __device__ __forceinline__ RowSums<float> operator()(const RowSums<float>& a,
+                                                       const RowSums<float>& b) const {
+    return {a.exp + b.exp, a.exp_d + b.exp_d, a.target + b.target, a.target_d + b.target_d};
+  }
+};
+
+struct Max {
+  __device__ __forceinline__ float operator()(float a, float b) const { return fmaxf(a, b); }
+};
+
+template <class T>
+__device__ __forceinline__ T shuffle_xor(unsigned mask, const T& value, int lane_mask) {
+  static_assert(sizeof(T) % 4 == 0, "whole words");
+  uint32_t words[sizeof(T) / 4];
+  __builtin_memcpy(words, &value, sizeof(T));
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(sizeof(T) / 4); ++i)
+    words[i] = __shfl_xor_sync(mask, words[i], lane_mask);
+  T other;
+  __builtin_memcpy(static_cast<void*>(&other), words, sizeof(T));
+  return other;
+}
+
+// Over kLanes neighbours, the lanes in `mask`.
+template <int kLanes, class T, class Op>
+__device__ __forceinline__ T reduce_lanes(unsigned mask, T value, Op op) {
+#pragma unroll
+  for (int step = kLanes / 2; step > 0; step /= 2)
+    value = op(value, shuffle_xor(mask, value, step));
+  return value;
+}
+
+// Threads that share a row: kLanes of a warp.
+template <int kLanes>
+class LaneGroup {
+ public:
+  __device__ __forceinline__ int rank() const { return threadIdx.x % kLanes; }
+  __device__ __forceinline__ static constexpr int size() { return kLanes; }
+  __device__ __forceinline__ int64_t row() const {
+    return int64_t{blockIdx.x} * (blockDim.x / kLanes) + threadIdx.x / kLanes;
+  }
+
+  template <class T, class Op>
+  __device__ __forceinline__ T reduce(const T& value, Op op) {
+    // Rows of one warp may differ in the number of reductions: only this row's lanes take part.
+    const unsigned in_warp = threadIdx.x % kWarpThreads;
+    const unsigned mask =
+        kLanes == 32 ? 0xffffffffu : ((1u << (kLanes % 32)) - 1) << (in_warp - in_warp % kLanes);
+    return reduce_lanes<kLanes>(mask, value, op);
+  }
+};
+
+// Threads that share a row: a block.
+class BlockGroup {
+ public:
+  __device__ __forceinline__ int rank() const { return threadIdx.x; }
+  __device__ __forceinline__ int size() const { return blockDim.x; }
+  __device__ __forceinline__ int64_t row() const { return blockIdx.x; }
+
+  template <class T, class Op>
+  __device__ __forceinline__ T reduce(T value, Op op) {
+    static_assert(sizeof(T) <= kReductionSlotBytes, "fits a slot");
+    value = reduce_lanes<kWarpThreads>(0xffffffffu, value, op);
+    const int warps = blockDim.x / kWarpThreads;
+    ReductionSlot* slots = reduction_slots + buffer_ * warps;
+    buffer_ ^=
+        1;  // a slow warp may still read this buffer when a fast one starts the next reduction
+    if (threadIdx.x % kWarpThreads == 0)
+      __builtin_memcpy(&slots[threadIdx.x / kWarpThreads], &value, sizeof(T));
+    __syncthreads();
+    __builtin_memcpy(static_cast<void*>(&value), &slots[0], sizeof(T));
+    for (int warp = 1; warp < warps; ++warp) {
+      T other;
+      __builtin_memcpy(static_cast<void*>(&other), &slots[warp], sizeof(T));
+      value = op(value, other);
+    }
+    return value;
+  }
+
+ private:
+  int buffer_ = 0;
+};
+static_assert(kReductionBuffers == 2, "used in turn");
+
+// A value of a row and its class.
+struct Entry {
+  float value = -__builtin_inff();
+  int32_t at = 0x7fffffff;
+};
+
+// The larger value, the lower class on a tie.
+struct Largest {
+  __device__ __forceinline__ Entry operator()(const Entry& a, const Entry& b) const {
+    return b.value > a.value || (b.value == a.value && b.at < a.at) ? b : a;
+  }
+};
+
+}  // namespace alr_fast

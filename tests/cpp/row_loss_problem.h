@@ -1,0 +1,131 @@
+// A call of the row operation with all of its memory, the results that it must have, and the comparison.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "alr_params.h"
+
+namespace test {
+
+using alr_fast::DType;
+using alr_fast::GradMode;
+using alr_fast::Reduction;
+using alr_fast::RowLossParams;
+
+// Rows that a problem contains beside ordinary ones. The numbers of the rows are in row_loss_problem.cpp.
+enum Features : unsigned {
+  kPlain = 0,
+  kIgnored = 1,     // negative indices
+  kDuplicates = 2,  // two equal indices, and three of which the last has no finite row
+  kNonFinite = 4,   // NaN, +inf, nothing but -inf
+  kMasked = 8,      // -inf where the target is 0, and where it is not
+  kOutOfRange = 16,
+};
+
+struct Case {
+  DType logits = DType::kFloat32;
+  bool has_table = true;
+  DType table = DType::kFloat32;
+  int64_t rows = 13;
+  int64_t classes = 10;
+  unsigned features = kPlain;
+  double scale = 3, offset = 0;  // of the logits
+  double momentum = 0.9, entropy_weight = 0.1;
+  double on_target = 0.8, off_target = 0.02;
+  bool update = true, unique_index = false;
+  bool has_index = true, index_is_int64 = true;
+  int64_t index_stride = 1;
+  int64_t logits_padding = 0, table_padding = 0;  // elements between rows
+  int misalignment = 0;                           // elements from an aligned address, everywhere
+  Reduction reduction = Reduction::kMean;
+  GradMode grad_mode = GradMode::kFinal;
+  double stored_scale = 1;
+  bool has_weights = false, has_stats = false, is_stochastic = false;
+  unsigned seed = 1;
+
+  std::string describe() const;
+};
+
+// Memory on the heap, so that a sanitizer sees its ends; element 0 is `misalignment` elements away from
+// a multiple of 16 bytes.
+class Array {
+ public:
+  Array() = default;
+  Array(DType dtype, int64_t count, int misalignment = 0);
+  void* data() { return begin_; }
+  const void* data() const { return begin_; }
+  double get(int64_t at) const;
+  void set(int64_t at, double value);
+  int64_t count() const { return count_; }
+  DType dtype() const { return dtype_; }
+  const std::vector<char> bytes() const { return {begin_, begin_ + size_}; }
+  void fill_with_garbage();
+
+ private:
+  DType dtype_ = DType::kFloat32;
+  int64_t count_ = 0, size_ = 0;
+  std::shared_ptr<char> memory_;
+  char* begin_ = nullptr;
+};
+
+// What is computed wrongly on purpose: a comparison that then still passes is worth nothing.
+enum class Mutant {
+  kNone,
+  kNoMass,         // dz without the factor sum(t)
+  kLostTail,       // the last class left out of the sums
+  kOnlyTarget,     // dz 0 but at the target's largest class
+  kStaleRow,       // one row of the table not updated
+  kFirstOfGroup,   // the first of equal indices kept
+  kNoEntropy,      // dz without the entropy's part
+  kNoWeight,       // row weights ignored
+  kCountsIgnored,  // mean over all rows
+};
+
+class Problem {
+ public:
+  explicit Problem(const Case& facts);
+
+  // A backend may add what it alone needs.
+  RowLossParams& params() { return params_; }
+  const Case& facts() const { return case_; }
+
+  // Before a second run: outputs are garbage again, the table stays as it is.
+  void reset_outputs();
+  // The table as it is now is the old one for `compare`.
+  void keep_table();
+
+  // What is wrong with the outputs, or nothing.
+  std::string compare(Mutant mutant = Mutant::kNone) const;
+
+  Array logits, table, row_loss, loss, grad, grad_scale, weights;
+  std::vector<int64_t> index;  // by row, without strides
+  std::vector<int64_t> stats_class, status, rounding_state;
+  std::vector<float> stats_value;
+  int64_t table_rows = 0;
+
+  double target(int64_t b, int64_t k) const;  // old
+  // Elements of the new target before rounding; empty where the row has none.
+  std::vector<double> new_target(int64_t b) const;
+
+ private:
+  struct Row;
+  Row expected_row(int64_t b, Mutant mutant) const;
+  std::string compare_row(int64_t b, const Row& row, double divisor, Mutant mutant) const;
+  std::string compare_table(const std::vector<Row>& rows, Mutant mutant) const;
+  std::string compare_stats(const std::vector<Row>& rows) const;
+  std::string compare_batch(const std::vector<Row>& rows, double divisor) const;
+  int64_t stride_of_table() const { return case_.classes + case_.table_padding; }
+  bool is_double() const { return case_.logits == DType::kFloat64; }
+  double unit() const;  // of the arithmetic
+
+  Case case_;
+  RowLossParams params_;
+  Array old_table_;
+  std::vector<int64_t> index_64_;
+  std::vector<int32_t> index_32_;
+};
+
+}  // namespace test

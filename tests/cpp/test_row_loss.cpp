@@ -1,0 +1,106 @@
+// The CPU kernels, and the plan of the CUDA kernels, which needs no CUDA.
+#include <cstdio>
+#include <cstdlib>
+#include <stdexcept>
+
+#include "check.h"
+#include "cpu/cpu_kernels.h"
+#include "launch_plan.h"
+#include "row_loss_checks.h"
+
+namespace {
+
+using namespace alr_fast;
+
+void run_serially(int64_t rows, int64_t, void (*f)(int64_t, int64_t, void*), void* context) {
+  f(0, rows, context);
+}
+
+// In two pieces, as two threads would.
+void run_in_pieces(int64_t rows, int64_t, void (*f)(int64_t, int64_t, void*), void* context) {
+  f(0, rows / 2, context);
+  f(rows / 2, rows, context);
+}
+
+void check_out_of_range() {
+  float logits[4] = {1, 2, 3, 4}, table[4] = {.5f, .5f, .5f, .5f}, loss = 7, row_loss[2] = {7, 7}, scale;
+  const int64_t index[2] = {0, 2};
+  RowLossParams params;
+  params.logits = logits;
+  params.logits_stride = params.classes = params.rows = 2;
+  params.target.table = table;
+  params.target.stride = params.target.size = 2;
+  params.index = index;
+  params.update = true;
+  params.momentum = 0;
+  params.row_loss = row_loss;
+  params.loss = &loss;
+  params.grad_scale = &scale;
+  CHECK_THROWS(cpu_row_loss(params, run_serially), std::out_of_range, "index[1] is 2");
+  CHECK(loss == 7 && row_loss[0] == 7 && table[0] == .5f);  // nothing was written
+  params.target.table = nullptr;
+  CHECK_THROWS(cpu_row_loss(params, run_serially), std::out_of_range, "labels[1] is 2");
+}
+
+void check_no_rows() {
+  float loss = 7, scale = 7;
+  RowLossParams params;
+  params.classes = 3;
+  params.target.size = 3;
+  params.loss = &loss;
+  params.grad_scale = &scale;
+  cpu_row_loss(params, run_serially);
+  CHECK(loss == 0 && scale == 1);
+}
+
+void check_launch_plan() {
+  const auto plan_of = [](int64_t rows, int64_t classes, bool aligned = true) {
+    return launch_plan(rows, classes, DType::kFloat32, DType::kFloat32, aligned);
+  };
+  for (int64_t classes = 1; classes <= 262144; classes += classes < 20000 ? 1 : 997) {
+    const LaunchPlan plan = plan_of(100, classes);
+    CHECK(plan.threads_per_row * plan.rows_per_block == plan.threads_per_block);
+    CHECK(plan.blocks * plan.rows_per_block >= 100 && (plan.blocks - 1) * plan.rows_per_block < 100);
+    CHECK(plan.regime == Regime::kLoop ||
+          int64_t{plan.threads_per_row} * plan.elements_per_thread >= classes);
+    CHECK(plan.vector_width == (classes % 4 == 0 ? 4 : 1));
+  }
+  CHECK(plan_of(1, 1000, false).vector_width == 1);
+  CHECK(plan_of(1, 10).rows_per_block > 4 && plan_of(1, 100).threads_per_row == 32);
+  CHECK(plan_of(3, 1000).blocks == 3 && plan_of(0, 10).blocks == 0);
+  CHECK(std::string(plan_of(1, 262144).regime_name) == "loop");
+  CHECK(plan_of(int64_t{1} << 31, 10).blocks == int64_t{1} << 27);
+  CHECK_THROWS(plan_of(1, 0), std::invalid_argument, "classes is 0");
+  CHECK_THROWS(plan_of(1, 262145), std::invalid_argument, "classes is 262145");
+  CHECK_THROWS(plan_of(-1, 10), std::invalid_argument, "rows is -1");
+  CHECK_THROWS(plan_of(int64_t{1} << 31, 1000), std::invalid_argument, "rows is 2147483648");
+  CHECK_THROWS(launch_plan(1, 10, DType::kFloat64, DType::kFloat32), std::invalid_argument,
+               "logits_dtype is float64");
+}
+
+}  // namespace
+
+int main() {
+  check_out_of_range();
+  check_no_rows();
+  check_launch_plan();
+  test::Backend backend;
+  backend.is_cuda = false;
+  backend.scale_grad = [](const ScaleGradParams& params) { cpu_scale_grad(params, run_in_pieces); };
+  backend.row_loss = [](const RowLossParams& params) { cpu_row_loss(params, run_in_pieces); };
+  // Around the vectors' and the sums' blocks.
+  backend.classes = {1,  2,  3,  7,  8,  9,   10,  11,  12,   13,   14,   15,   16,  17,
+                     31, 32, 33, 50, 63, 100, 257, 512, 1000, 1023, 1024, 1025, 5003};
+  for (const CpuKernels& kernels : compiled_cpu_kernels()) {
+    if (!kernels.is_supported()) continue;
+    setenv("ALR_FAST_CPU_ISA", kernels.name, 1);
+    backend.name = kernels.name;
+    check_sizes(backend);
+    check_options(backend);
+    check_mutants(backend);
+    check_rounding(backend);
+    check_scale_grad(backend);
+    std::printf("%s checked\n", kernels.name);
+  }
+  return test::finish("test_row_loss");
+}

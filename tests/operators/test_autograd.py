@@ -1,0 +1,159 @@
+"""Gradients against numerical ones in float64, and the operators under torch's own checks."""
+
+import pytest
+import torch
+from problems import make_problem
+from torch.autograd import gradcheck
+
+from alr_fast.functional import (
+    alr_loss,
+    alr_loss_and_grad,
+    label_smoothing_cross_entropy,
+    soft_target_cross_entropy,
+)
+
+F64 = torch.float64
+OPS = torch.ops.alr_fast
+OPTIONS = [
+    pytest.param(dict(reduction="mean"), id="mean"),
+    pytest.param(dict(reduction="sum", entropy_weight=0.7), id="sum, entropy"),
+    pytest.param(dict(reduction="none", entropy_weight=-0.3), id="none, negative entropy"),
+]
+
+
+def double_problem(classes=5):
+    problem = make_problem(6, classes, logits=F64, spread=2)
+    problem.index[2] = -1
+    return problem
+
+
+def leaf_of(problem):
+    return problem.logits.detach().clone().requires_grad_()
+
+
+# Where the target is a constant, the numerical derivative of the loss is the gradient.
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_gradcheck_of_alr_loss_with_momentum_1(options):
+    problem = double_problem()
+    weight = torch.linspace(0.5, 2, 6, dtype=F64)
+    for update in (True, False):
+        bank = problem.table.clone()
+        assert gradcheck(
+            lambda z, bank=bank, update=update: alr_loss(
+                z, bank, problem.index, momentum=1.0, update=update, row_weight=weight, **options
+            ),
+            leaf_of(problem),
+        )
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_gradcheck_of_fixed_targets(options):
+    problem = double_problem()
+    table = problem.table - 0.3  # negative entries too
+    z = leaf_of(problem)
+    assert gradcheck(lambda z: soft_target_cross_entropy(z, table, problem.index, **options), z)
+    assert gradcheck(lambda z: soft_target_cross_entropy(z, table[:6], **options), z)
+    labels = torch.tensor([0, 4, -1, 2, 2, 1])
+    for smoothing in (0.0, 0.2, -0.5):
+        assert gradcheck(
+            lambda z, smoothing=smoothing: label_smoothing_cross_entropy(
+                z, labels, smoothing=smoothing, **options
+            ),
+            z,
+        )
+
+
+# Elsewhere the target holds the prediction and is a constant all the same: freeze it.
+
+
+@pytest.mark.parametrize("classes", [2, 9])
+@pytest.mark.parametrize("momentum", [0.0, 0.6])
+@pytest.mark.parametrize("entropy_weight", [0.0, 0.4, -0.5])
+def test_finite_differences_with_the_target_frozen(classes, momentum, entropy_weight):
+    problem = double_problem(classes)
+    z = problem.logits
+    valid = (problem.index >= 0)[:, None]
+    rows = problem.table[problem.index.clamp(min=0)].double()
+    target = momentum * rows + (1 - momentum) * z.softmax(-1)
+
+    def frozen(z):
+        log_p = z - z.exp().sum(-1, keepdim=True).log()
+        entropy = -(log_p.exp() * log_p)
+        return ((-target * log_p + entropy_weight * entropy) * valid).sum()
+
+    options = dict(momentum=momentum, entropy_weight=entropy_weight, reduction="sum")
+    loss, grad = alr_loss_and_grad(z, problem.table.clone(), problem.index, **options)
+    torch.testing.assert_close(loss, frozen(z))
+    leaf = leaf_of(problem)
+    alr_loss(leaf, problem.table.clone(), problem.index, **options).backward()
+    assert torch.equal(leaf.grad, grad)
+    step = 1e-5
+    for b in range(len(z)):
+        for k in range(classes):
+            up, down = z.clone(), z.clone()
+            up[b, k] += step
+            down[b, k] -= step
+            slope = (frozen(up) - frozen(down)) / (2 * step)
+            torch.testing.assert_close(grad[b, k], slope, rtol=1e-6, atol=1e-9)
+    if momentum or entropy_weight:
+        assert grad.abs().max() > 1e-2
+
+
+# The operators below the functions: schema, fake kernels, dispatch.
+
+
+def checked(operator, *arguments):
+    torch.library.opcheck(operator, arguments)
+
+
+@pytest.mark.parametrize("grad_mode", [0, 1, 2])
+@pytest.mark.parametrize("reduction", [0, 1, 2])
+def test_opcheck_of_the_losses(device, reduction, grad_mode):
+    for logits, bank in ((torch.float32, torch.float32), (torch.float16, torch.bfloat16)):
+        problem = make_problem(5, 7, device=device, logits=logits, bank=bank)
+        z, table, index = problem.logits, problem.table, problem.index
+        weight = torch.rand(5, device=device)
+        status = torch.zeros(4, dtype=torch.int64, device=device)
+        rounding = torch.tensor([3, 0], device=device)
+        classes = torch.zeros(3, 5, dtype=torch.int64, device=device)
+        values = torch.zeros(2, 5, device=device)
+        # Stats, status and random state are written too: the schema must say so.
+        checked(
+            OPS.alr_loss.default, z, table, index, weight, status, rounding, classes, values,
+            0.7, 0.1, reduction, False, grad_mode,
+        )  # fmt: skip
+        checked(
+            OPS.soft_target_cross_entropy.default, z, table, index, weight, status, classes,
+            values, 1.0, 0.1, reduction, grad_mode,
+        )  # fmt: skip
+        checked(
+            OPS.label_smoothing_cross_entropy.default, z, index % 7, weight, status, 0.1, 0.2,
+            reduction, grad_mode,
+        )  # fmt: skip
+
+
+def test_opcheck_without_the_optional_tensors(device):
+    problem = make_problem(5, 7, device=device)
+    z, table, index = problem.logits, problem.table, problem.index
+    checked(OPS.alr_loss.default, z, table, index, *(None,) * 5, 0.7, 0.1, 1, True, 2)
+    checked(OPS.soft_target_cross_entropy.default, z, table[:5], *(None,) * 5, 1.0, 0.1, 1, 2)
+    checked(OPS.label_smoothing_cross_entropy.default, z, index % 7, None, None, 0.1, 0.2, 1, 2)
+
+
+def test_opcheck_of_scale_grad(device):
+    rows = torch.randn(5, 7, device=device)
+    scale = torch.tensor(0.5, device=device)
+    weight = torch.rand(5, device=device)
+    for grad_output in (
+        torch.tensor(2.0, device=device),
+        torch.rand(5, device=device),
+        torch.rand(1, device=device).expand(5),
+        torch.rand(5, 3, device=device)[:, 1],
+    ):
+        checked(OPS.scale_grad.default, rows, scale, grad_output, weight)
+        checked(OPS.scale_grad.default, rows.half(), None, grad_output, None)
+        expected = rows * 0.5 * (grad_output * weight).reshape(-1, 1)
+        got = OPS.scale_grad(rows, scale, grad_output, weight)
+        torch.testing.assert_close(got, expected)

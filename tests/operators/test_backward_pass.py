@@ -1,0 +1,226 @@
+"""The backward pass: incoming gradients, repeated passes, what is refused, small entries."""
+
+import pytest
+import torch
+from compare import same_bits
+from problems import make_problem
+from torch.utils.checkpoint import checkpoint
+
+from alr_fast import ALRLoss, LabelBank, reference
+from alr_fast.functional import (
+    alr_loss,
+    alr_loss_and_grad,
+    label_smoothing_cross_entropy,
+    soft_target_cross_entropy,
+)
+
+F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
+
+
+def losses(problem, **options):
+    """Each operation as a function of the logits alone."""
+    labels = problem.index % problem.logits.shape[1]
+    bank = problem.table.clone()
+    return {
+        "alr_loss": lambda z: alr_loss(z, bank, problem.index, update=False, **options),
+        "soft_target": lambda z: soft_target_cross_entropy(z, bank, problem.index, **options),
+        "label_smoothing": lambda z: label_smoothing_cross_entropy(z, labels, **options),
+    }
+
+
+def leaf_of(problem):
+    return problem.logits.detach().clone().requires_grad_()
+
+
+@pytest.mark.parametrize("logits", [F32, F16, BF16], ids=str)
+def test_incoming_gradients_of_any_stride(device, logits):
+    problem = make_problem(24, 13, device=device, logits=logits)
+    wide = torch.randn(24, 3, generator=torch.Generator().manual_seed(0)).to(device)
+    for loss_of in losses(problem, reduction="none").values():
+        leaf = leaf_of(problem)
+
+        def grad(grad_output, leaf=leaf, loss_of=loss_of):
+            before = grad_output.clone()
+            (result,) = torch.autograd.grad(loss_of(leaf), leaf, grad_output)
+            assert torch.equal(grad_output, before)  # not written
+            return result
+
+        assert same_bits(grad(wide[:, 1]), grad(wide[:, 1].contiguous()))
+        assert same_bits(grad(wide[0, :1].expand(24)), grad(wide[0, :1].repeat(24)))
+        (summed,) = torch.autograd.grad(loss_of(leaf).sum(), leaf)  # an expanded one too
+        assert same_bits(summed, grad(torch.ones(24, device=device)))
+        # Rows have factors of their own.
+        rows = wide[:, 1].contiguous()
+        expected = summed.double() * rows[:, None]
+        unit = torch.finfo(logits).eps
+        torch.testing.assert_close(grad(rows).double(), expected, rtol=2 * unit, atol=1e-7)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("logits", [F32, F16, BF16], ids=str)
+def test_a_second_backward_gives_the_same(device, logits, reduction):
+    problem = make_problem(24, 13, device=device, logits=logits)
+    for factor in (1.0, 0.25, 3.0):
+        for loss_of in losses(problem, reduction=reduction).values():
+            leaf = leaf_of(problem)
+            loss = loss_of(leaf).sum() * factor
+            (first,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+            kept = first.clone()
+            (second,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+            assert same_bits(second, kept)
+            leaf.grad = None
+            loss.backward(retain_graph=True)
+            loss.backward()
+            assert torch.equal(leaf.grad, 2 * kept)
+
+
+def test_a_gradient_that_its_owner_scales_does_not_change_the_next_one_silently(device):
+    for loss_of in losses(make_problem(24, 13, device=device)).values():
+        leaf = leaf_of(make_problem(24, 13, device=device))
+        loss = loss_of(leaf)
+        (first,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+        kept = first.clone()
+        first.mul_(0.5)
+        try:
+            (second,) = torch.autograd.grad(loss, leaf)
+        except RuntimeError as error:
+            assert "inplace" in str(error)  # torch's own words
+        else:
+            assert same_bits(second, kept)
+
+
+@pytest.mark.parametrize("logits", [F32, F16], ids=str)
+def test_a_double_backward_raises(device, logits):
+    problem = make_problem(6, 10, device=device, logits=logits)
+    for reduction in ("mean", "none"):
+        for loss_of in losses(problem, reduction=reduction).values():
+            leaf = leaf_of(problem)
+            with pytest.raises(RuntimeError, match=r"no second derivative.*create_graph"):
+                torch.autograd.grad(loss_of(leaf).sum(), leaf, create_graph=True)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_checkpointing_does_not_update_the_bank_twice(device, use_reentrant):
+    problem = make_problem(6, 10, device=device)
+    once = problem.table.clone()
+    alr_loss(problem.logits, once, problem.index)
+    bank = LabelBank(problem.table.clone(), torch.zeros(len(once), dtype=torch.int64))
+    criterion = ALRLoss(bank, warmup_epochs=0)
+    leaf = leaf_of(problem)
+    labels = torch.zeros(6, dtype=torch.int64, device=device)
+
+    def loss_of(z):
+        return criterion(2 * z / 2, labels, problem.index)
+
+    loss = checkpoint(loss_of, leaf, use_reentrant=use_reentrant)
+    assert same_bits(bank.rows, once)
+    with pytest.raises(RuntimeError, match=r"second time.*\n?.*checkpointing"):
+        loss.backward()
+    assert same_bits(bank.rows, once)
+    # Where nothing is stored, nothing stands against it.
+    criterion.eval()
+    expected = torch.autograd.grad(loss_of(leaf), leaf)[0]
+    checkpoint(loss_of, leaf, use_reentrant=use_reentrant).backward()
+    assert same_bits(leaf.grad, expected)
+
+
+def test_without_grad_mode_there_is_a_loss_and_no_graph(device):
+    problem = make_problem(6, 10, device=device)
+    expected = problem.table.clone()
+    with_graph = alr_loss(leaf_of(problem), expected, problem.index)
+    assert with_graph.requires_grad
+    for mode in (torch.no_grad, torch.inference_mode):
+        bank = problem.table.clone()
+        with mode():
+            loss = alr_loss(leaf_of(problem), bank, problem.index)
+            assert not loss.requires_grad
+        assert torch.equal(loss, with_graph.detach())
+        assert same_bits(bank, expected)
+        for loss_of in losses(problem).values():
+            with mode():
+                assert not loss_of(leaf_of(problem)).requires_grad
+    # alr_loss_and_grad does not ask for a graph.
+    with torch.no_grad():
+        loss, grad = alr_loss_and_grad(problem.logits, problem.table.clone(), problem.index)
+    assert torch.equal(loss, with_graph.detach())
+    assert grad.abs().sum() > 0
+
+
+def test_what_is_constant_must_not_require_a_gradient(device):
+    problem = make_problem(6, 10, device=device)
+    bank = problem.table.clone().requires_grad_()
+    weight = torch.ones(6, device=device, requires_grad=True)
+    z, i = problem.logits, problem.index
+    before = bank.detach().clone()
+    plain = bank.detach()
+    for call in (
+        lambda: alr_loss(z, bank, i),
+        lambda: alr_loss_and_grad(z, bank, i),
+        lambda: soft_target_cross_entropy(z, bank, i),
+    ):
+        with pytest.raises(ValueError, match="constants: pass the table or bank detached"):
+            call()
+    for call in (
+        lambda: alr_loss(z, plain, i, row_weight=weight),
+        lambda: alr_loss_and_grad(z, plain, i, row_weight=weight),
+        lambda: soft_target_cross_entropy(z, plain, i, row_weight=weight),
+        lambda: label_smoothing_cross_entropy(z, i % 10, row_weight=weight),
+    ):
+        with pytest.raises(ValueError, match="row_weight is a constant"):
+            call()
+    assert same_bits(plain, before)
+
+
+# Entries that 16 bits could lose.
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_float16_gradients_are_not_flushed_before_the_loss_scale(device, reduction):
+    batch, classes = 64, 1000
+    problem = make_problem(batch, classes, device=device, logits=F16, spread=3)
+    scale = 65536.0 if reduction == "mean" else 1024.0
+    exact = problem.with_(logits=problem.logits.double()).double()
+    for name, loss_of in losses(problem, reduction=reduction).items():
+        leaf = leaf_of(problem)
+        (loss_of(leaf).sum() * scale).backward()
+        wide = exact.logits.requires_grad_()
+        expected = {
+            "alr_loss": lambda z: reference.alr_loss(
+                z, exact.table, exact.index, update=False, reduction=reduction
+            ),
+            "soft_target": lambda z: reference.soft_target_cross_entropy(
+                z, exact.table, exact.index, reduction=reduction
+            ),
+            "label_smoothing": lambda z: reference.label_smoothing_cross_entropy(
+                z, exact.index % classes, reduction=reduction
+            ),
+        }[name](wide)
+        (want,) = torch.autograd.grad(expected.sum() * scale, wide)
+        # Element by element: a norm would not see small entries. Two roundings of 2^-11 each, the
+        # first of a number that is itself not below 2^-24.
+        error = (leaf.grad.double() - want).abs()
+        limit = 1.01 * 2**-10 * want.abs() + 2**-23
+        assert (error <= limit).all(), (name, (error / limit).max())
+        survives = want.abs() > 2**-22
+        assert survives.float().mean() > 0.5
+        assert (leaf.grad[survives] != 0).all()
+
+
+@pytest.mark.parametrize("logits", [BF16, F16, F32], ids=str)
+def test_the_gradient_of_a_confident_row_is_accurate(device, logits):
+    # p = .999 of the right class: computed from a rounded p the gradient would be off by 100 %.
+    leaf = torch.tensor([[6.90625, 0.0]], dtype=logits, device=device, requires_grad=True)
+    want = leaf.detach().double().softmax(-1) - torch.tensor([[1.0, 0.0]], device=device)
+    assert 5e-4 < want[0, 1] < 2e-3
+    label = torch.zeros(1, dtype=torch.int64, device=device)
+    one_hot = torch.tensor([[1.0, 0.0]], device=device)
+    for loss in (
+        label_smoothing_cross_entropy(leaf, label),
+        soft_target_cross_entropy(leaf, one_hot),
+        alr_loss(leaf, one_hot.clone(), label, momentum=1.0, entropy_weight=0.0),
+    ):
+        (grad,) = torch.autograd.grad(loss, leaf)
+        unit = torch.finfo(logits).eps
+        torch.testing.assert_close(
+            grad.double(), want, rtol=max(unit, 1e-4), atol=0, check_dtype=False
+        )

@@ -241,7 +241,18 @@ def _check_not_in_backward() -> None:
         )
 
 
-def _fake_outputs(logits: Tensor, reduction: int, grad_mode: int) -> tuple[Tensor, Tensor, Tensor]:
+# The fake kernels also meet real tensors: of the meta device, and what the compiler traces.
+def _fake_outputs(
+    logits: Tensor, reduction: int, grad_mode: int, **beside: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    for name, tensor in beside.items():
+        if tensor is None or tensor.device == logits.device:
+            continue
+        if name in ("bank", "table") and tensor.device.type == "cpu" and logits.is_cuda:
+            continue  # in pinned host memory
+        raise RuntimeError(
+            f"{name} is on another device than the logits: pass {name}.to(logits.device)"
+        )
     acc = torch.float64 if logits.dtype == torch.float64 else torch.float32
     rows, classes = logits.shape
     return (
@@ -254,18 +265,22 @@ def _fake_outputs(logits: Tensor, reduction: int, grad_mode: int) -> tuple[Tenso
 @torch.library.register_fake("alr_fast::alr_loss")
 def _(logits, bank, index, row_weight, status, rounding_state, stats_class, stats_value, momentum,
       entropy_weight, reduction, unique_index, grad_mode):  # fmt: skip
-    return _fake_outputs(logits, reduction, grad_mode)
+    return _fake_outputs(
+        logits, reduction, grad_mode, bank=bank, index=index, row_weight=row_weight
+    )
 
 
 @torch.library.register_fake("alr_fast::soft_target_cross_entropy")
 def _(logits, table, index, row_weight, status, stats_class, stats_value, momentum, entropy_weight,
       reduction, grad_mode):  # fmt: skip
-    return _fake_outputs(logits, reduction, grad_mode)
+    return _fake_outputs(
+        logits, reduction, grad_mode, table=table, index=index, row_weight=row_weight
+    )
 
 
 @torch.library.register_fake("alr_fast::label_smoothing_cross_entropy")
 def _(logits, labels, row_weight, status, smoothing, entropy_weight, reduction, grad_mode):
-    return _fake_outputs(logits, reduction, grad_mode)
+    return _fake_outputs(logits, reduction, grad_mode, labels=labels, row_weight=row_weight)
 
 
 @torch.library.register_fake("alr_fast::scale_grad")

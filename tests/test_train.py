@@ -15,9 +15,18 @@ from safetensors.torch import load_file
 
 from alr_fast.config import OptimConfig
 from alr_fast.data.digits import read_digits
+from alr_fast.data.images import ArrayImages
+from alr_fast.data.torch import TorchLoader
 from alr_fast.models import build_model
 from alr_fast.runs import EpochRecord, method_summary
-from alr_fast.train import TRAIN_EXTRA, learning_rate_factor, main
+from alr_fast.train import (
+    TRAIN_EXTRA,
+    add_to_sums,
+    evaluate,
+    learning_rate_factor,
+    main,
+    means,
+)
 
 EPOCHS = 6
 
@@ -327,6 +336,39 @@ def test_schedule():
     assert cosine(14) == pytest.approx(0)
     constant = learning_rate_factor(OptimConfig(schedule="constant"), steps=14)
     assert {constant(s) for s in range(15)} == {1.0}
+
+
+def test_means_weigh_samples_not_batches():
+    sums = torch.zeros(3, dtype=torch.float64)
+    add_to_sums(sums, torch.tensor(1.0), torch.eye(3), torch.tensor([0, 1, 2]))
+    add_to_sums(sums, torch.tensor(5.0), torch.eye(3)[:1], torch.tensor([2]))
+    assert means(sums) == (2.0, 0.75)
+
+
+def test_evaluation_uses_and_leaves_the_running_statistics():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
+    images = ArrayImages(np.arange(40, dtype=np.uint8).reshape(10, 1, 2, 2))
+    loader = TorchLoader(
+        images, torch.arange(10) % 3, batch_size=10, device=torch.device("cpu"), mean=(0.1,)
+    )
+    (batch,) = loader
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    loss, accuracy = evaluate(model.train(), loader, torch.autocast("cpu", enabled=False))
+    with torch.no_grad():
+        logits = model.eval()(batch["image"])
+    assert loss == pytest.approx(
+        torch.nn.functional.cross_entropy(logits, batch["label"]).item(), rel=1e-5
+    )
+    assert accuracy == (logits.argmax(1) == batch["label"]).double().mean().item()
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+def test_every_epoch_has_its_own_order(train_folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(TorchLoader, "set_epoch", lambda self, epoch: seen.append(epoch))
+    assert train_folder("--optim.epochs", "3")[0] == 0
+    assert seen == [0, 1, 2] * 2
 
 
 def test_best_epoch_is_shown_and_the_last_one_counts():

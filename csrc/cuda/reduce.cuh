@@ -88,8 +88,8 @@ class BlockGroup {
     value = reduce_lanes<kWarpThreads>(0xffffffffu, value, op);
     const int warps = blockDim.x / kWarpThreads;
     ReductionSlot* slots = reduction_slots + buffer_ * warps;
-    buffer_ ^=
-        1;  // a slow warp may still read this buffer when a fast one starts the next reduction
+    // A slow warp may still read this buffer when a fast one starts the next reduction.
+    buffer_ ^= 1;
     if (threadIdx.x % kWarpThreads == 0)
       __builtin_memcpy(&slots[threadIdx.x / kWarpThreads], &value, sizeof(T));
     __syncthreads();

@@ -34,15 +34,15 @@ inline int finish(const char* name) {
   test::report(static_cast<bool>(condition), __FILE__, __LINE__, message)
 
 // `expression` throws an Exception whose message holds `text`.
-#define CHECK_THROWS(expression, Exception, text)                                          \
-  do {                                                                                     \
-    std::string thrown = "nothing";                                                        \
-    bool is_thrown = false;                                                                \
-    try {                                                                                  \
-      expression;                                                                          \
-    } catch (const Exception& error) {                                                     \
-      thrown = error.what();                                                               \
-      is_thrown = thrown.find(text) != std::string::npos;                                  \
-    }                                                                                      \
-    test::report(is_thrown, __FILE__, __LINE__, #expression " threw: " + thrown);          \
+#define CHECK_THROWS(expression, Exception, text)                                 \
+  do {                                                                            \
+    std::string thrown = "nothing";                                               \
+    bool is_thrown = false;                                                       \
+    try {                                                                         \
+      expression;                                                                 \
+    } catch (const Exception& error) {                                            \
+      thrown = error.what();                                                      \
+      is_thrown = thrown.find(text) != std::string::npos;                         \
+    }                                                                             \
+    test::report(is_thrown, __FILE__, __LINE__, #expression " threw: " + thrown); \
   } while (false)

@@ -36,8 +36,10 @@ void run_row_loss(const alr_fast::RowLossParams& ungrouped) {
     params.first_in_group = first.data();
   }
   const int64_t* const counted_rows = grouped ? &counted : nullptr;
-  if (params.logits_dtype == DType::kFloat32) return run_row_loss_float32(params, plan, counted_rows);
-  if (params.logits_dtype == DType::kFloat16) return run_row_loss_float16(params, plan, counted_rows);
+  if (params.logits_dtype == DType::kFloat32)
+    return run_row_loss_float32(params, plan, counted_rows);
+  if (params.logits_dtype == DType::kFloat16)
+    return run_row_loss_float16(params, plan, counted_rows);
   run_row_loss_bfloat16(params, plan, counted_rows);
 }
 
@@ -45,7 +47,8 @@ void run_scale_grad(const alr_fast::ScaleGradParams& params) {
   using alr_fast::DType;
   const alr_fast::ScaleGradPlan plan = alr_fast::scale_grad_plan(params);
   const auto launch = [&](auto* kernel, const alr_fast::ScaleGradPlan& plan) {
-    cuda_shim::Launch launch = shim_launch(static_cast<unsigned>(plan.row_blocks), plan.threads_per_row, 0);
+    cuda_shim::Launch launch =
+        shim_launch(static_cast<unsigned>(plan.row_blocks), plan.threads_per_row, 0);
     launch.grid.y = plan.column_blocks;
     launch.block.y = plan.rows_per_block;
     cuda_shim::run(launch, kernel, params);

@@ -24,8 +24,9 @@ template <class Logits>
 void run_row_loss_of(const alr_fast::RowLossParams& params, const alr_fast::LaunchPlan& plan,
                      const int64_t* counted_rows) {
   alr_fast::dispatch_row_loss<Logits>(params, plan, [&](auto* kernel, const auto& plan) {
-    cuda_shim::run(shim_launch(static_cast<unsigned>(plan.blocks), plan.threads_per_block, plan.shared_memory),
-                   kernel, params, counted_rows);
+    cuda_shim::run(
+        shim_launch(static_cast<unsigned>(plan.blocks), plan.threads_per_block, plan.shared_memory),
+        kernel, params, counted_rows);
   });
 }
 

@@ -17,10 +17,10 @@ struct Backend {
   std::function<void(const alr_fast::ScaleGradParams&)> scale_grad;
 };
 
-void check_sizes(const Backend& backend);       // every K with every pair of dtypes
-void check_options(const Backend& backend);     // reductions, gradients, strides, statistics, indices
-void check_mutants(const Backend& backend);     // comparisons that must fail
-void check_rounding(const Backend& backend);    // stochastic rounding
+void check_sizes(const Backend& backend);     // every K with every pair of dtypes
+void check_options(const Backend& backend);   // reductions, gradients, strides, statistics, indices
+void check_mutants(const Backend& backend);   // comparisons that must fail
+void check_rounding(const Backend& backend);  // stochastic rounding
 void check_scale_grad(const Backend& backend);  // backward
 
 }  // namespace test

@@ -1,6 +1,8 @@
-// A call of the row operation with all of its memory, the results that it must have, and the comparison.
+// A call of the row operation with all of its memory, the results that it must have, and the
+// comparison.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -15,7 +17,8 @@ using alr_fast::GradMode;
 using alr_fast::Reduction;
 using alr_fast::RowLossParams;
 
-// Rows that a problem contains beside ordinary ones. The numbers of the rows are in row_loss_problem.cpp.
+// Rows that a problem contains beside ordinary ones. The numbers of the rows are in
+// row_loss_problem.cpp.
 enum Features : unsigned {
   kPlain = 0,
   kIgnored = 1,     // negative indices
@@ -49,8 +52,14 @@ struct Case {
   std::string describe() const;
 };
 
-// Memory on the heap, so that a sanitizer sees its ends; element 0 is `misalignment` elements away from
-// a multiple of 16 bytes.
+constexpr double kTolerance = 24;  // units of the arithmetic, times the size of what is added up
+
+inline int64_t largest_at(const std::vector<double>& row) {
+  return std::max_element(row.begin(), row.end()) - row.begin();
+}
+
+// Memory on the heap, so that a sanitizer sees its ends; element 0 is `misalignment` elements away
+// from a multiple of 16 bytes.
 class Array {
  public:
   Array() = default;
@@ -111,7 +120,13 @@ class Problem {
   std::vector<double> new_target(int64_t b) const;
 
  private:
-  struct Row;
+  struct Row {
+    enum Kind { kOrdinary, kIgnoredRow, kOutside } kind = kOrdinary;
+    bool is_finite = false;
+    double loss = 0, loss_tolerance = 0;
+    std::vector<double> p, t, t_tolerance, grad, grad_tolerance;
+    int64_t predicted = -1;
+  };
   Row expected_row(int64_t b, Mutant mutant) const;
   std::string compare_row(int64_t b, const Row& row, double divisor, Mutant mutant) const;
   std::string compare_table(const std::vector<Row>& rows, Mutant mutant) const;

@@ -12,7 +12,9 @@
 
 #if defined(__SANITIZE_ADDRESS__)
 // A fiber that an error stops keeps what it had allocated: its message.
-extern "C" const char* __asan_default_options() { return "detect_leaks=0"; }
+extern "C" __attribute__((visibility("default"))) const char* __asan_default_options() {
+  return "detect_leaks=0";
+}
 #endif
 
 namespace {
@@ -20,7 +22,8 @@ namespace {
 using cuda_shim::Error;
 using cuda_shim::Launch;
 
-// --- the shim finds what it is there to find --------------------------------------------------------
+// --- the shim finds what it is there to find
+// --------------------------------------------------------
 
 __global__ void diverge_at_barrier_kernel() {
   if (threadIdx.x != 3) __syncthreads();
@@ -101,7 +104,8 @@ void check_no_rows() {
   alr_fast::RowLossParams params;  // all pointers null: nothing is launched
   params.classes = 10;
   test::run_row_loss(params);
-  CHECK(alr_fast::launch_plan(0, 10, alr_fast::DType::kFloat16, alr_fast::DType::kFloat32).blocks == 0);
+  CHECK(alr_fast::launch_plan(0, 10, alr_fast::DType::kFloat16, alr_fast::DType::kFloat32).blocks ==
+        0);
 }
 
 }  // namespace
@@ -127,9 +131,9 @@ int main() {
     test::run_scale_grad(params);
   };
   // Odd ones, and both sides of each bound in launch_plan.cpp with and without whole vectors.
-  backend.classes = {1,    2,    3,    7,    8,    9,    10,   11,   12,   13,   14,   15,  16,  31,
-                     32,   33,   36,   50,   100,  255,  256,  257,  260,  1000, 1023, 1024, 1025, 1028,
-                     2048, 2049, 2052, 4096, 4097, 4100, 8192, 8193, 8196, 20001};
+  backend.classes = {1,    2,    3,    7,    8,    9,    10,   11,   12,   13,   14,   15,   16,
+                     31,   32,   33,   36,   50,   100,  255,  256,  257,  260,  1000, 1023, 1024,
+                     1025, 1028, 2048, 2049, 2052, 4096, 4097, 4100, 8192, 8193, 8196, 20001};
   test::check_sizes(backend);
   backend.classes = {262144};
   test::check_sizes(backend);

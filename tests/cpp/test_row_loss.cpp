@@ -23,7 +23,8 @@ void run_in_pieces(int64_t rows, int64_t, void (*f)(int64_t, int64_t, void*), vo
 }
 
 void check_out_of_range() {
-  float logits[4] = {1, 2, 3, 4}, table[4] = {.5f, .5f, .5f, .5f}, loss = 7, row_loss[2] = {7, 7}, scale;
+  float logits[4] = {1, 2, 3, 4}, table[4] = {.5f, .5f, .5f, .5f}, loss = 7, row_loss[2] = {7, 7},
+        scale;
   const int64_t index[2] = {0, 2};
   RowLossParams params;
   params.logits = logits;
@@ -60,7 +61,8 @@ void check_launch_plan() {
   for (int64_t classes = 1; classes <= 262144; classes += classes < 20000 ? 1 : 997) {
     const LaunchPlan plan = plan_of(100, classes);
     CHECK(plan.threads_per_row * plan.rows_per_block == plan.threads_per_block);
-    CHECK(plan.blocks * plan.rows_per_block >= 100 && (plan.blocks - 1) * plan.rows_per_block < 100);
+    CHECK(plan.blocks * plan.rows_per_block >= 100 &&
+          (plan.blocks - 1) * plan.rows_per_block < 100);
     CHECK(plan.regime == Regime::kLoop ||
           int64_t{plan.threads_per_row} * plan.elements_per_thread >= classes);
     CHECK(plan.vector_width == (classes % 4 == 0 ? 4 : 1));

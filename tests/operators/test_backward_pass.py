@@ -206,6 +206,41 @@ def test_float16_gradients_are_not_flushed_before_the_loss_scale(device, reducti
         assert (leaf.grad[survives] != 0).all()
 
 
+def test_float16_gradients_take_the_loss_scale_as_a_row_weight(device):
+    problem = make_problem(64, 1000, device=device, logits=F16, spread=3)
+    scale = torch.full((64,), 65536.0, device=device)
+    _, grad = alr_loss_and_grad(
+        problem.logits, problem.table, problem.index, update=False, row_weight=scale
+    )
+    wide = problem.double()
+    _, want = reference.alr_loss_and_grad(
+        wide.logits, wide.table, wide.index, update=False, row_weight=scale.double()
+    )
+    error = (grad.double() - want).abs()
+    assert (error <= 1.01 * 2**-11 * want.abs() + 2**-24).all()
+    assert (grad != 0).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_float16_gradients_of_heavy_rows_do_not_overflow(device, sign):
+    # The largest gradients: the logits sure of one class, the target all on others.
+    logits = torch.zeros(2, 64, dtype=F16, device=device)
+    logits[:, 5] = 20
+    heavy = torch.zeros(2, 64, device=device)
+    heavy[0, 9], heavy[1, 32:] = sign * 16, sign * 0.5  # magnitudes that sum to 16
+    index = torch.arange(2, device=device)
+    for table, fused in (
+        (heavy, lambda z, t: soft_target_cross_entropy(z, t, index, entropy_weight=1.0)),
+        (heavy / 10, lambda z, t: alr_loss(z, t, index, momentum=1.0, update=False)),
+    ):
+        leaf = logits.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(fused(leaf, table), leaf)
+        mass = table.sum(-1)
+        want = (mass[:, None] * logits.double().softmax(-1) - table) / 2
+        assert want.abs().max() > 0.7
+        torch.testing.assert_close(grad.double(), want, rtol=2**-9, atol=1e-5)
+
+
 @pytest.mark.parametrize("logits", [BF16, F16, F32], ids=str)
 def test_the_gradient_of_a_confident_row_is_accurate(device, logits):
     # p = .999 of the right class: computed from a rounded p the gradient would be off by 100 %.

@@ -8,6 +8,7 @@ from compare import same_bits
 from problems import make_problem, run_fused
 from torch._dynamo.backends.debugging import aot_eager
 from torch._inductor.utils import run_and_get_code
+from torch.utils.checkpoint import checkpoint
 
 from alr_fast import ALRLoss, LabelBank
 from alr_fast.functional import (
@@ -157,3 +158,37 @@ def test_batches_of_many_sizes_need_no_graph_each(device):
         assert torch.equal(step(leaf_of(problem), bank, problem.index), expected.loss)
         assert same_bits(bank, expected.table)
     assert len(graphs) == 2  # the first size, then any
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_checkpointing_a_compiled_loss_does_not_update_the_bank_twice(device, use_reentrant):
+    problem = make_problem(6, 10, device=device)
+    once = run_fused("alr_loss", problem).table
+    bank = problem.table.clone()
+    step = compiled(lambda z: alr_loss(2 * z / 2, bank, problem.index))
+    loss = checkpoint(step, leaf_of(problem), use_reentrant=use_reentrant)
+    assert same_bits(bank, once)
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+    assert same_bits(bank, once)
+
+
+def test_checkpointing_within_a_compiled_step_is_right_or_refused(device):
+    # A recomputation would read the row that the first pass has already refined.
+    problem = make_problem(6, 10, device=device)
+    expected = run_fused("alr_loss", problem)
+    bank, leaf = problem.table.clone(), leaf_of(problem)
+
+    def loss_of(z):
+        return alr_loss(2 * z / 2, bank, problem.index)
+
+    step = compiled(lambda z: checkpoint(loss_of, z, use_reentrant=False))
+    loss = step(leaf)
+    assert torch.equal(loss.detach(), expected.loss)
+    try:
+        loss.backward()
+    except RuntimeError as error:
+        assert "second time" in str(error)
+    else:
+        torch.testing.assert_close(leaf.grad, expected.grad)
+    assert same_bits(bank, expected.table)

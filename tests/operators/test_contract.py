@@ -235,6 +235,15 @@ def test_rows_with_one_index_read_the_old_row_and_the_last_is_kept(device, class
         check("alr_loss", twice, momentum=momentum, return_stats=True)
 
 
+def test_equal_indices_in_a_bank_far_larger_than_the_batch(device):
+    # Without a bit for every row of the bank, indices are hashed; these are likely to collide.
+    problem = make_problem(64, 10, rows=100_000, device=device)
+    index = torch.arange(64, device=device) * 1024
+    index[[7, 60]] = index[3].clone()
+    index[63] = index[62].clone()
+    check("alr_loss", problem.with_(index=index), momentum=0.4, return_stats=True)
+
+
 def test_a_whole_batch_of_one_index(device):
     for classes in (10, 300):
         problem = make_problem(300, classes, device=device)

@@ -277,6 +277,13 @@ def test_stats(device, operation, bank):
     check(operation, shared, return_stats=True, momentum=0.1)
 
 
+def test_the_predicted_class_has_the_largest_logit_even_if_the_probabilities_tie(device):
+    problem = make_problem(1, 20, device=device)
+    problem = problem.with_(logits=torch.zeros_like(problem.logits))
+    problem.logits[0, 17] = 1e-9
+    assert run_fused("alr_loss", problem, return_stats=True).stats.predicted.tolist() == [17]
+
+
 def test_stats_give_the_lowest_class_on_a_tie(device):
     for classes in (2, 10, 40, 300):
         logits = torch.zeros(3, classes, device=device)

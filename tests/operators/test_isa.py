@@ -1,4 +1,4 @@
-"""Every compiled instruction set of the CPU: the same operation, conversions of 16 bits included."""
+"""Every compiled instruction set of the CPU: the operations, conversions of 16 bits included."""
 
 import pytest
 import torch

@@ -51,6 +51,7 @@ def problems(draw, with_labels=False):
             index = torch.where(masked[index.clamp(min=0).long()], -1, index).to(index.dtype)
         table[:, masked] = 0
         logits = logits.masked_fill(masked, -torch.inf)
+    table *= (0.5 + torch.rand(rows, 1, generator=g)) / table.sum(-1, keepdim=True)
     table = table.to(draw(st.sampled_from([F32, F16, BF16])))
     return Problem(logits, None if with_labels else table, index)
 

@@ -1,0 +1,144 @@
+"""Offsets beyond 2^31, banks in files and pinned memory, CUDA graphs, no waiting for the device."""
+
+import pytest
+import torch
+from compare import same_bits
+from problems import make_problem, run_fused
+
+from alr_fast import ALRLoss, LabelBank
+from alr_fast.functional import alr_loss, alr_loss_and_grad
+
+F32, BF16 = torch.float32, torch.bfloat16
+CLASSES = 1000
+HALF = 2**31 // CLASSES + 5  # a row that starts beyond 2^31 elements
+FAR = 2**32 // CLASSES + 5  # and one beyond 2^32
+
+
+@pytest.fixture
+def huge(device, tmp_path):
+    """Makes tensors of zeros of which only the touched pages take memory, at least on the CPU."""
+
+    def make(elements, dtype):
+        size = elements * dtype.itemsize
+        if device.type == "cuda":
+            if torch.cuda.mem_get_info()[0] < size + 2**30:
+                pytest.skip(f"needs {size / 2**30:.0f} GB of GPU memory")
+            return torch.zeros(elements, dtype=dtype, device=device)
+        path = tmp_path / "sparse"
+        with open(path, "wb") as file:
+            file.truncate(size)
+        return torch.from_file(str(path), shared=True, size=elements, dtype=dtype)
+
+    return make
+
+
+@pytest.mark.parametrize("unique_index", [True, False])
+def test_bank_rows_beyond_2_to_the_31_elements(device, huge, unique_index):
+    bank = huge((FAR + 1) * CLASSES, BF16).view(FAR + 1, CLASSES)
+    small = make_problem(6, CLASSES, rows=6, device=device, bank=BF16)
+    small = small.with_(index=torch.arange(6, device=device))
+    index = torch.tensor([FAR, 0, HALF, 1, FAR - 2, 7], device=device)
+    bank[index] = small.table
+    fused = run_fused("alr_loss", small)
+    leaf = small.logits.detach().requires_grad_()
+    loss = alr_loss(leaf, bank, index, unique_index=unique_index)
+    loss.backward()
+    assert torch.equal(loss.detach(), fused.loss)
+    assert same_bits(leaf.grad, fused.grad)
+    assert same_bits(bank[index], fused.table)
+    for row in (2, 4, 5, 6, 8, HALF - 1, HALF + 1, FAR - 1):
+        assert not bank[row].any()
+
+
+def test_logits_rows_beyond_2_to_the_31_elements(device, huge):
+    stride = 2**30 + 7
+    small = make_problem(3, CLASSES, device=device, logits=BF16)
+    far = huge(2 * stride + CLASSES, BF16).as_strided((3, CLASSES), (stride, 1))
+    far.copy_(small.logits)
+    fused = run_fused("alr_loss", small)
+    moved = run_fused("alr_loss", small.with_(logits=far))
+    assert same_bits(moved.loss, fused.loss)
+    assert same_bits(moved.grad, fused.grad)
+    assert same_bits(moved.table, fused.table)
+
+
+def test_a_bank_in_a_file_gives_the_same(tmp_path):
+    problem = make_problem(20, 33)
+    path = str(tmp_path / "bank")
+    rows = torch.from_file(path, shared=True, size=problem.table.numel()).view_as(problem.table)
+    rows.copy_(problem.table)
+    labels = torch.zeros(20, dtype=torch.int64)
+    criterion = ALRLoss(LabelBank(rows, labels.new_zeros(len(rows))), warmup_epochs=0)
+    expected = run_fused("alr_loss", problem)
+    assert torch.equal(criterion(problem.logits, labels, problem.index), expected.loss)
+    again = torch.from_file(path, shared=True, size=rows.numel()).view_as(rows)
+    assert same_bits(again, expected.table)
+
+
+# On a GPU only.
+
+
+@pytest.fixture
+def gpu(device):
+    if device.type != "cuda":
+        pytest.skip("needs a GPU")
+    return device
+
+
+def test_a_bank_in_pinned_memory_gives_the_same(gpu):
+    problem = make_problem(20, 33, device=gpu)
+    rows = problem.table.cpu().pin_memory()
+    expected = run_fused("alr_loss", problem)
+    loss, grad = alr_loss_and_grad(problem.logits, rows, problem.index)
+    torch.cuda.synchronize()
+    assert torch.equal(loss, expected.loss)
+    torch.testing.assert_close(grad, expected.grad)
+    assert same_bits(rows, expected.table.cpu())
+
+
+def test_a_step_does_not_wait_for_the_device(gpu):
+    problem = make_problem(20, 33, device=gpu)
+    leaf = problem.logits.detach().requires_grad_()
+    bank = problem.table.clone()
+    alr_loss(leaf, bank, problem.index).backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for reduction in ("mean", "sum"):
+            alr_loss(leaf, bank, problem.index, reduction=reduction).backward()
+        alr_loss(leaf, bank, problem.index, reduction="none").sum().backward()
+        alr_loss_and_grad(leaf, bank, problem.index, return_stats=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_captured_step_updates_the_bank_at_each_replay_and_not_before(gpu):
+    problem = make_problem(20, 33, device=gpu, bank=BF16)
+    labels = torch.zeros(20, dtype=torch.int64, device=gpu)
+
+    def criterion():
+        rows = problem.table.clone()
+        given = torch.zeros(len(rows), dtype=torch.int64)
+        return ALRLoss(LabelBank(rows, given, rounding_seed=1), warmup_epochs=0)
+
+    plain, captured = criterion(), criterion()
+    leaf = problem.logits.detach().requires_grad_()
+    graph = torch.cuda.CUDAGraph()
+    with captured.bank.preserved():
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                torch.autograd.grad(captured(leaf, labels, problem.index), leaf)
+        torch.cuda.current_stream().wait_stream(side)
+        with torch.cuda.graph(graph):
+            loss = captured(leaf, labels, problem.index)
+            (grad,) = torch.autograd.grad(loss, leaf)
+    assert same_bits(captured.bank.rows, problem.table)
+    for step in range(1, 4):
+        graph.replay()
+        expected = plain(leaf, labels, problem.index)
+        (want,) = torch.autograd.grad(expected, leaf)
+        assert torch.equal(loss, expected)
+        assert same_bits(grad, want)
+        assert same_bits(captured.bank.rows, plain.bank.rows)  # with the bits of a new call
+        assert captured.bank.rounding_state.tolist() == [1, step]

@@ -1,0 +1,256 @@
+"""The build: its facts, the choice of kernel, light imports, clear errors of the CUDA set-up."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import alr_fast
+from alr_fast import _C
+from alr_fast._operators import HAS_CUDA
+
+ROOT = Path(__file__).resolve().parents[1]
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def python(*arguments, **environment):
+    """Runs this Python in the source tree; returns the finished process."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+# Facts.
+
+
+def test_build_info():
+    info = _C.build_info()
+    assert set(info) == {
+        "version",
+        "compiler",
+        "torch_built_with",
+        "cuda_version",
+        "cuda_architectures",
+        "cpu_isas_compiled",
+        "cpu_isas_supported",
+        "cpu_isa_in_use",
+    }
+    assert info["version"] == alr_fast.__version__
+    assert re.match(r"\w+ \d+\.", info["compiler"])
+    assert (info["cuda_version"] is None) == (info["cuda_architectures"] is None)
+    if HAS_CUDA:
+        assert re.fullmatch(r"\d+\.\d+", info["cuda_version"])
+    assert info["cpu_isas_compiled"][-1] == "baseline"
+    assert set(info["cpu_isas_supported"]) <= set(info["cpu_isas_compiled"])
+    assert info["cpu_isas_supported"][-1] == "baseline"
+
+
+def test_the_most_capable_instruction_set_is_used_unless_told(monkeypatch):
+    monkeypatch.delenv("ALR_FAST_CPU_ISA", raising=False)
+    info = _C.build_info()
+    assert info["cpu_isa_in_use"] == info["cpu_isas_supported"][0]
+    monkeypatch.setenv("ALR_FAST_CPU_ISA", "baseline")
+    assert _C.build_info()["cpu_isa_in_use"] == "baseline"
+
+
+def test_python_m_prints_the_facts():
+    done = python("-m", "alr_fast", ALR_FAST_CPU_ISA="baseline")
+    assert done.returncode == 0, done.stderr
+    facts = dict(line.split(":", 1) for line in done.stdout.splitlines())
+    info = _C.build_info()
+    assert info["version"] in facts["alr_fast"]
+    assert info["compiler"] in facts["alr_fast"]
+    assert info["torch_built_with"] in facts["alr_fast"]
+    assert (info["cuda_version"] or "not built") in facts["CUDA kernels"]
+    assert facts["CUDA loaded"].strip() == ("yes" if HAS_CUDA else "no")
+    assert torch.__version__ in facts["torch"]
+    assert "baseline (in use)" in facts["CPU kernels"]
+    for isa in info["cpu_isas_compiled"]:
+        assert isa in facts["CPU kernels"]
+    assert {"GPU", "Python", "processor"} <= set(facts)
+
+
+def test_importing_the_library_brings_in_no_training_package():
+    heavy = (
+        "timm torchvision sklearn matplotlib jsonargparse nvidia.dali pandas scipy PIL yaml rich"
+    )
+    own = "data models train config cli recipes"
+    done = python(
+        "-c",
+        "import sys, torch; before = set(sys.modules)\n"
+        "import alr_fast, alr_fast.functional, alr_fast.reference, alr_fast.losses\n"
+        f"heavy = {heavy.split()} + ['alr_fast.' + name for name in {own.split()}]\n"
+        "print(*(set(heavy) & (set(sys.modules) - before)), sep='\\n')",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
+# The choice of the CUDA kernel.
+
+PLANS = [
+    # classes, regime, threads per row, rows per block, threads per block
+    pytest.param(1, "sub_warp", 8, 16, 128, id="smallest"),
+    pytest.param(32, "sub_warp", 8, 16, 128, id="largest of a shared warp"),
+    pytest.param(33, "warp", 32, 4, 128, id="smallest of a warp"),
+    pytest.param(256, "warp", 32, 4, 128, id="largest of a warp"),
+    pytest.param(257, "block", 64, 1, 64, id="smallest of 64 threads"),
+    pytest.param(1024, "block", 64, 1, 64, id="largest of 64 threads"),
+    pytest.param(1025, "block", 128, 1, 128, id="smallest of 128 threads"),
+    pytest.param(2048, "block", 128, 1, 128, id="largest of 128 threads"),
+    pytest.param(2049, "block", 256, 1, 256, id="smallest of 256 threads"),
+    pytest.param(4096, "block", 256, 1, 256, id="largest of 256 threads"),
+    pytest.param(4097, "block", 512, 1, 512, id="smallest of 512 threads"),
+    pytest.param(8192, "block", 512, 1, 512, id="largest held in registers"),
+    pytest.param(8193, "loop", 512, 1, 512, id="smallest that is read twice"),
+    pytest.param(262144, "loop", 512, 1, 512, id="largest"),
+]
+
+
+@pytest.mark.parametrize(("classes", "regime", "per_row", "rows", "threads"), PLANS)
+def test_launch_plan(classes, regime, per_row, rows, threads):
+    for logits in DTYPES:
+        for bank in DTYPES:
+            plan = _C.launch_plan(1000, classes, logits, bank)
+            assert plan["regime"] == regime
+            assert plan["threads_per_row"] == per_row
+            assert plan["rows_per_block"] == rows
+            assert plan["threads_per_block"] == threads
+            assert plan["blocks"] == -(-1000 // rows)
+            # Two buffers of 16 bytes for each warp, for reductions over a block.
+            assert plan["shared_memory"] == 2 * 16 * threads // 32
+            assert plan["vector_width"] == (4 if classes % 4 == 0 else 1)
+            unaligned = _C.launch_plan(1000, classes, logits, bank, aligned=False)
+            assert unaligned == {**plan, "vector_width": 1}
+
+
+def test_launch_plan_over_rows():
+    assert _C.launch_plan(0, 10)["blocks"] == 0
+    assert _C.launch_plan(1, 10)["blocks"] == 1
+    assert _C.launch_plan(17, 10)["blocks"] == 2
+    assert _C.launch_plan(2**31 - 1, 1000)["blocks"] == 2**31 - 1
+    assert _C.launch_plan(2**33, 10)["blocks"] == 2**29
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((10, 0), "classes is 0: CUDA kernels exist for 1 to 262144"),
+        ((10, -3), "classes is -3: CUDA kernels exist for 1 to 262144"),
+        ((10, 262145), "classes is 262145: CUDA kernels exist for 1 to 262144"),
+        ((-1, 10), "rows is -1: it must be >= 0"),
+        ((2**31, 1000), "rows is 2147483648: one launch takes up to 2147483647"),
+        ((10, 10, "float64"), "unknown dtype float64: the CUDA kernels take float32"),
+        ((10, 10, "float32", "int8"), "unknown dtype int8"),
+    ],
+)
+def test_launch_plan_refuses(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        _C.launch_plan(*arguments)
+
+
+# Errors of the set-up.
+
+
+def configure(tmp_path, *options, nvcc=None, torch_cuda="'13.2'"):
+    """Configures the project beside a stand-in for torch, where nvcc, if any, says `nvcc`."""
+    tools = {name: shutil.which(name, path=tool_path()) for name in ("cmake", "ninja", "c++")}
+    missing = [name for name, found in tools.items() if found is None]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} not found")
+    stub = tmp_path / "stub"
+    (stub / "torch").mkdir(parents=True)
+    (stub / "torch" / "__init__.py").write_text(
+        f"__version__ = '2.15.0'\nclass version:\n    cuda = {torch_cuda}\n"
+    )
+    (stub / "pybind11.py").write_text("def get_cmake_dir():\n    return 'nowhere'\n")
+    (tmp_path / "bin").mkdir()
+    if nvcc is not None:
+        script = tmp_path / "bin" / "nvcc"
+        script.write_text(f"#!/bin/sh\necho '{nvcc}'\n")
+        script.chmod(0o755)
+    names = ("CUDACXX", "CUDA_HOME", "CUDA_PATH", "TORCH_CUDA_ARCH_LIST")
+    environment = {k: v for k, v in os.environ.items() if k not in names}
+    return subprocess.run(
+        [
+            tools["cmake"],
+            *("-G", "Ninja", "-S", ROOT, "-B", tmp_path / "build"),
+            f"-DCMAKE_MAKE_PROGRAM={tools['ninja']}",
+            f"-DCMAKE_CXX_COMPILER={tools['c++']}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            # Programs are looked for in tmp_path alone: a toolkit of this machine is not found.
+            f"-DCMAKE_FIND_ROOT_PATH={tmp_path}",
+            "-DCMAKE_FIND_ROOT_PATH_MODE_PROGRAM=ONLY",
+            "-DCMAKE_CXX_COMPILER_WORKS=1",
+            "-DALR_FAST_TESTS=OFF",
+            *options,
+        ],
+        env={**environment, "PYTHONPATH": str(stub), "PATH": f"{tmp_path / 'bin'}:{tool_path()}"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def tool_path():
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
+NVCC_11 = "Cuda compilation tools, release 11.8, V11.8.89"
+
+FAULTS = {
+    "no nvcc": (
+        dict(nvcc=None),
+        "-DALR_FAST_CUDA=1",
+        "ALR_FAST_CUDA=1, but there is no nvcc: install the CUDA toolkit 13 and put nvcc on PATH",
+    ),
+    "another major version": (
+        dict(nvcc=NVCC_11),
+        "-DALR_FAST_CUDA=1",
+        "is of CUDA 11.8, torch 2.15.0 of CUDA 13: install the CUDA toolkit 13",
+    ),
+    "another major version, not asked for": (
+        dict(nvcc=NVCC_11),
+        "-DALR_FAST_CUDA=auto",
+        "or build without CUDA kernels by ALR_FAST_CUDA=0",
+    ),
+    "torch without CUDA": (
+        dict(nvcc=NVCC_11, torch_cuda=None),
+        "-DALR_FAST_CUDA=1",
+        "ALR_FAST_CUDA=1, but torch 2.15.0 has no CUDA: install a CUDA build of torch",
+    ),
+    "not a choice": (dict(), "-DALR_FAST_CUDA=maybe", "ALR_FAST_CUDA=maybe: it is auto, 1 or 0"),
+    "not an architecture": (
+        dict(nvcc=NVCC_11.replace("11.8", "13.2")),
+        "-DALR_FAST_CUDA_ARCH_LIST=9.0;hopper",
+        "TORCH_CUDA_ARCH_LIST has 'hopper': give numbers such as 9.0 or 10.0+PTX",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_one_clear_error_of_the_cuda_set_up(tmp_path, fault):
+    machine, option, message = FAULTS[fault]
+    done = configure(tmp_path, option, **machine)
+    assert done.returncode != 0
+    assert message in " ".join(done.stderr.split())  # cmake breaks lines
+    assert done.stderr.count("CMake Error") == 1
+    assert "CMake Warning" not in done.stderr
+
+
+def test_building_without_torch_says_so_in_one_line(tmp_path):
+    (tmp_path / "torch.py").write_text("raise ImportError('none here')\n")
+    done = python("setup.py", "-q", "build_ext", f"-b{tmp_path}", PYTHONPATH=str(tmp_path))
+    assert done.returncode != 0
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
+    assert "needs the torch that it will run with: `pip install torch`" in line
+    assert "--no-build-isolation" in line
+    assert "Traceback" not in done.stderr

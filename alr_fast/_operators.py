@@ -33,8 +33,30 @@ def _load() -> bool:
 
 HAS_CUDA = _load()
 
+
+def _define_alr_loss_once() -> torch.library.Library:
+    """`alr_loss` for compiled code: checks at run time that no backward pass is under way.
+
+    Python code that asks so is gone once a graph is traced.
+    """
+    library = torch.library.Library("alr_fast", "FRAGMENT")
+    schema = str(torch.ops.alr_fast.alr_loss.default._schema)
+    library.define(schema.removeprefix("alr_fast::").replace("alr_loss", "alr_loss_once", 1))
+
+    def alr_loss_once(*arguments):
+        _check_not_in_backward()
+        return _alr_loss(*arguments)
+
+    for key in ("CPU", "CUDA"):
+        library.impl("alr_loss_once", alr_loss_once, key)
+    return library
+
+
+_LIBRARY = _define_alr_loss_once()  # the definition lasts as long as this object
+
 # The overloads themselves: looking one up by its packet costs microseconds.
 _alr_loss = torch.ops.alr_fast.alr_loss.default
+_alr_loss_once = torch.ops.alr_fast.alr_loss_once.default
 _soft_target_cross_entropy = torch.ops.alr_fast.soft_target_cross_entropy.default
 _label_smoothing_cross_entropy = torch.ops.alr_fast.label_smoothing_cross_entropy.default
 _scale_grad = torch.ops.alr_fast.scale_grad.default
@@ -66,7 +88,7 @@ def table_loss(
     the loss alone where there is nothing else.
     """
     _check_device(logits)
-    if update:
+    if update and not torch.compiler.is_compiling():
         _check_not_in_backward()
     if table.requires_grad:
         raise ValueError("the target rows are constants: pass the table or bank detached")
@@ -186,7 +208,8 @@ def _call_table(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The operator that stores the targets, or the one that does not."""
     if update:
-        return _alr_loss(
+        operator = _alr_loss_once if torch.compiler.is_compiling() else _alr_loss
+        return operator(
             logits, table, index, row_weight, status, rounding_state, stats_class, stats_value,
             momentum, entropy_weight, reduction, unique_index, grad_mode,
         )  # fmt: skip
@@ -234,7 +257,7 @@ def _check_device(logits: Tensor) -> None:
 
 
 def _check_not_in_backward() -> None:
-    if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+    if torch._C._current_graph_task_id() != -1:
         raise RuntimeError(
             "the bank would be updated a second time: the loss is recomputed inside a backward "
             "pass. Keep it outside of activation checkpointing, or pass update=False"
@@ -262,6 +285,7 @@ def _fake_outputs(
     )
 
 
+@torch.library.register_fake("alr_fast::alr_loss_once")
 @torch.library.register_fake("alr_fast::alr_loss")
 def _(logits, bank, index, row_weight, status, rounding_state, stats_class, stats_value, momentum,
       entropy_weight, reduction, unique_index, grad_mode):  # fmt: skip

@@ -230,14 +230,21 @@ class LabelBank:
                 "bank state started from other given labels: pass allow_other_labels=True if that "
                 "is intended"
             )
-        if (state["rounding_state"] is None) != (self.rounding_state is None):
+        rounding_state = state["rounding_state"]
+        if rounding_state is not None and (
+            rounding_state.shape != (2,) or rounding_state.dtype != torch.int64
+        ):
+            raise ValueError(
+                "bank state has a rounding_state that is not an int64 tensor [2]: it is damaged"
+            )
+        if (rounding_state is None) != (self.rounding_state is None):
             raise ValueError(
                 "bank state and bank differ in stochastic rounding: make the bank with "
-                + ("rounding_seed=None" if state["rounding_state"] is None else "a rounding_seed")
+                + ("rounding_seed=None" if rounding_state is None else "a rounding_seed")
             )
         self.rows.copy_(rows)
         if self.rounding_state is not None:
-            self.rounding_state.copy_(state["rounding_state"])
+            self.rounding_state.copy_(rounding_state)
 
     @contextmanager
     def preserved(self) -> Iterator[None]:

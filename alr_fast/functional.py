@@ -151,7 +151,7 @@ def soft_target_cross_entropy(
     Args:
         logits: [B, K].
         table: [M, K] float32, float16 or bfloat16, constant; [B, K] without an index. With float16
-            logits its entries should stay within 8 in magnitude, or the gradient may overflow.
+            logits the magnitudes of a row should sum to at most 16, or the gradient may overflow.
         index: [B] int64 or int32 rows of the table; below 0: row ignored.
         entropy_weight: weight of the entropy term.
         reduction: "mean" over the rows not ignored (0 if there is none), "sum" or "none".

@@ -135,7 +135,7 @@ def _is_last(rows: Tensor, keep: Tensor, size: int) -> Tensor:
 
 def _reduce(loss: Tensor, valid: Tensor, reduction: str, row_weight: Tensor | None) -> Tensor:
     if row_weight is not None:
-        loss = loss * row_weight
+        loss = loss * row_weight.to(loss.dtype)
     loss = loss.masked_fill(~valid, 0)
     if reduction == "none":
         return loss
@@ -145,11 +145,10 @@ def _reduce(loss: Tensor, valid: Tensor, reduction: str, row_weight: Tensor | No
 def _stats(
     z: Tensor, old: Tensor, new: Tensor, target: Tensor, valid: Tensor, finite: Tensor
 ) -> RowStats:
-    confidence, predicted = z.detach().softmax(-1).max(-1)
     keep = valid & finite
     return RowStats(
-        predicted.masked_fill(~keep, -1),
-        confidence.masked_fill(~keep, torch.nan).float(),
+        z.argmax(-1).masked_fill(~keep, -1),
+        z.detach().softmax(-1).amax(-1).masked_fill(~keep, torch.nan).float(),
         old.argmax(-1).masked_fill(~valid, -1),
         new.argmax(-1).masked_fill(~valid, -1),
         target.amax(-1).masked_fill(~keep, torch.nan).float(),

@@ -64,10 +64,7 @@ class RunFolder:
     """Creates a new folder and writes into it while the run goes on.
 
     Args:
-        config: Resolved configuration of the run.
-
-    Raises:
-        UserError: ``config.runs`` cannot hold run folders.
+        config: Resolved configuration of the run; `check_runs` has accepted its ``runs``.
 
     Attributes:
         path: The new folder; it did not exist before.
@@ -211,7 +208,6 @@ def plot_records(records: list[EpochRecord], path: Path) -> None:
 
 
 def _new_folder(runs: Path, recipe: str) -> Path:
-    check_runs(str(runs))
     stem = time.strftime("%Y%m%d-%H%M%S") + f"-{recipe}"
     runs.mkdir(parents=True, exist_ok=True)
     number = 1

@@ -16,8 +16,9 @@ namespace alr_fast {
 namespace ALR_ISA {
 namespace {
 
-constexpr int kBlockVectors =
-    64;  // sums are kept per block of a row, so that long rows lose no accuracy
+// Sums are kept per block of a row, and their total with its rounding errors: long rows then lose
+// no accuracy.
+constexpr int kBlockVectors = 32;
 
 template <class F>
 constexpr F kInfinity = static_cast<F>(__builtin_inf());
@@ -309,6 +310,14 @@ class RowLoss {
                              static_cast<F>(p_.momentum), static_cast<F>(p_.entropy_weight));
   }
 
+  // Kahan's summation: `lost` is what the rounding of `total` added too much.
+  static ALR_INLINE void add_block(V& total, V& lost, V block) {
+    const V corrected = block - lost;
+    const V sum = total + corrected;
+    lost = (sum - total) - corrected;
+    total = sum;
+  }
+
   // kMasked: the row may have masked classes; kAhead: ask for the memory of the next row.
   template <bool kMasked, bool kAhead>
   RowSums<F> sum_row(const Row& row) const {
@@ -321,7 +330,7 @@ class RowLoss {
     const L* const next_logits = row.next_logits;
     const Target next_target = row.next_target;
     const L* const grad = grad_row(row.b);
-    RowSums<V> total{};
+    RowSums<V> total{}, lost{};
     constexpr int64_t kBlock = int64_t{kBlockVectors} * kLanes<V>;
     for (int64_t from = 0; from < p_.classes; from += kBlock) {
       RowSums<V> block{};
@@ -340,10 +349,14 @@ class RowLoss {
         exp[k / kLanes<V>] = e;
         accumulate<kMasked || kTail>(block, d, e, target.template load<V>(k, count), lowest);
       });
-      total.exp += block.exp;
-      total.exp_d += block.exp_d;
-      total.target += block.target;
-      total.target_d += block.target_d;
+      add_block(total.exp, lost.exp, block.exp);
+      add_block(total.exp_d, lost.exp_d, block.exp_d);
+      add_block(total.target, lost.target, block.target);
+      if constexpr (kMasked) {
+        total.target_d += block.target_d;  // infinite for a masked class with a target
+      } else {
+        add_block(total.target_d, lost.target_d, block.target_d);
+      }
     }
     return reduce_add<F>(total);
   }

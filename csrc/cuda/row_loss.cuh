@@ -40,8 +40,9 @@ class RowLoss {
   using Row = std::conditional_t<Traits::kLoops, RowInChunks<Traits>, RowInRegisters<Traits>>;
 
  public:
-  __device__ __forceinline__ RowLoss(const RowLossParams& params, int64_t valid_rows)
-      : p_(params), valid_rows_(valid_rows) {}
+  __device__ __forceinline__ RowLoss(const RowLossParams& params, int64_t valid_rows,
+                                     const Group& group)
+      : p_(params), valid_rows_(valid_rows), group_(group) {}
 
   __device__ __forceinline__ void run() {
     const int64_t b = group_.row();
@@ -198,7 +199,9 @@ __global__ void __launch_bounds__(Traits::Shape::kMaxThreads, 1)  // 1: register
   int64_t valid_rows = -1;
   if (needs_count_first(p))
     valid_rows = counted_rows != nullptr ? *counted_rows : count_valid_rows(p, block);
-  RowLoss<Traits>(p, valid_rows).run();
+  typename Traits::Group group;
+  if constexpr (Traits::Shape::kLanes == 0) group = block;  // its next buffer is the free one
+  RowLoss<Traits>(p, valid_rows, group).run();
   finish_batch(p, valid_rows, block);
 }
 

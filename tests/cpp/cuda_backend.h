@@ -8,9 +8,9 @@
 
 namespace test {
 
-// Whether later threads and blocks run first; set by the tests.
+// In which order threads and blocks run; set by the tests.
 struct Order {
-  bool reverse_threads = false, reverse_blocks = false;
+  bool reverse_threads = false, reverse_blocks = false, newest_first = false;
 };
 extern Order order;
 

@@ -17,6 +17,7 @@ inline cuda_shim::Launch shim_launch(unsigned blocks, unsigned threads, size_t s
   launch.shared_capacity = 64 * sizeof(alr_fast::ReductionSlot);
   launch.reverse_threads = order.reverse_threads;
   launch.reverse_blocks = order.reverse_blocks;
+  launch.newest_first = order.newest_first;
   return launch;
 }
 

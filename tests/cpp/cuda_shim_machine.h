@@ -44,6 +44,7 @@ struct Launch {
   size_t shared_capacity = 0;    // its size
   bool reverse_threads = false;  // run later threads first
   bool reverse_blocks = false;
+  bool newest_first = false;  // a warp that may go on does so before others are told
 };
 
 // A place where threads wait for each other.
@@ -87,6 +88,7 @@ class Machine {
     block = launch.block;
     kernel_ = &kernel;
     reverse_ = launch.reverse_threads;
+    newest_first_ = launch.newest_first;
     prepare_fibers(static_cast<int>(threads));
     const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
     for (uint64_t n = 0; n < blocks; ++n) {
@@ -234,7 +236,12 @@ class Machine {
     if (!error_.empty()) is_broken_ = true;
   }
 
-  int take_ready() { return ready_[next_ready_++]; }
+  int take_ready() {
+    if (!newest_first_) return ready_[next_ready_++];
+    const int thread = ready_.back();
+    ready_.pop_back();
+    return thread;
+  }
 
   void wake(Meeting& meeting) {
     if (next_ready_ > 65536) {
@@ -341,7 +348,7 @@ class Machine {
   std::vector<int> ready_;
   size_t next_ready_ = 0;
   int current_ = 0, fibers_in_use_ = 0, done_ = 0;
-  bool reverse_ = false, is_broken_ = false;
+  bool reverse_ = false, newest_first_ = false, is_broken_ = false;
   std::string error_;
   ucontext_t main_;
   void* main_fake_stack_ = nullptr;

@@ -120,10 +120,11 @@ def test_opcheck_of_the_losses(device, reduction, grad_mode):
         classes = torch.zeros(3, 5, dtype=torch.int64, device=device)
         values = torch.zeros(2, 5, device=device)
         # Stats, status and random state are written too: the schema must say so.
-        checked(
-            OPS.alr_loss.default, z, table, index, weight, status, rounding, classes, values,
-            0.7, 0.1, reduction, False, grad_mode,
-        )  # fmt: skip
+        for operator in (OPS.alr_loss.default, OPS.alr_loss_once.default):
+            checked(
+                operator, z, table, index, weight, status, rounding, classes, values,
+                0.7, 0.1, reduction, False, grad_mode,
+            )  # fmt: skip
         checked(
             OPS.soft_target_cross_entropy.default, z, table, index, weight, status, classes,
             values, 1.0, 0.1, reduction, grad_mode,

@@ -1,7 +1,5 @@
 """Loss, gradient, bank and stats of every operation against the float64 reference."""
 
-import math
-
 import pytest
 import torch
 from compare import check, same_bits
@@ -106,8 +104,8 @@ def test_large_rows(device, classes):
         problem.with_(table=None, index=labels),
         smoothing=0.1,
     )
-    # Equal addends round the same way each time: the bound is that of a sum by halves.
-    bound = math.log2(classes) * torch.finfo(F32).eps
+    # Equal addends round the same way each time, and still the length of a row costs no accuracy.
+    bound = 4 * torch.finfo(F32).eps
     torch.testing.assert_close(fused.loss.double(), exact.loss, rtol=bound, atol=0)
     torch.testing.assert_close(fused.grad.double(), exact.grad, rtol=1e-5, atol=1e-11)
 

@@ -13,8 +13,8 @@ template <class T, int kVector>
 __global__ void scale_grad_kernel(const ScaleGradParams p) {
   const int64_t b = int64_t{blockIdx.x} * blockDim.y + threadIdx.y;
   if (b >= p.rows) return;
-  float factor = *static_cast<const float*>(p.grad_scale) *
-                 static_cast<const float*>(p.grad_output)[b * p.grad_output_stride];
+  float factor = static_cast<const float*>(p.grad_output)[b * p.grad_output_stride];
+  if (p.grad_scale != nullptr) factor *= *static_cast<const float*>(p.grad_scale);
   if (p.row_weight != nullptr) factor *= static_cast<const float*>(p.row_weight)[b];
   const T* const from = static_cast<const T*>(p.grad_rows) + b * p.classes;  // [K]
   T* const to = static_cast<T*>(p.out) + b * p.classes;                      // [K]

@@ -2,7 +2,7 @@
 
     python -m benchmarks.fused_vs_reference --json FILE
 
-The variants take turns, call by call, so that a change of the machine's speed meets all of them.
+The variants take turns, ten calls each, so that a change of the machine's speed meets all of them.
 Figures are medians of forward + backward through autograd; `fused_and_grad` is the one-launch
 function for loops that call `logits.backward(grad)`.
 """
@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.problem import CASES, TINY_CASES, Case, Problem, environment
+
+_TURN = 10  # calls of a variant before the next one has its turn
 
 VARIANTS = ("fused", "fused_and_grad", "eager", "compiled", "copy")
 
@@ -37,7 +39,7 @@ def measure(case: Case, device: str, seconds: float, bank_rows: int) -> dict[str
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times["copy"]) < 5:
         for variant in VARIANTS:
-            times[variant].append(_timed(problem, variant))
+            times[variant] += [_timed(problem, variant) for _ in range(_TURN)]
     row: dict[str, object] = {
         "batch": case.batch,
         "classes": case.classes,

@@ -56,8 +56,8 @@ const CpuKernels& active_cpu_kernels() {
     if (std::string(wanted) == kernels.name) return kernels;
     names += names.empty() ? kernels.name : std::string(", ") + kernels.name;
   }
-  throw std::invalid_argument("ALR_FAST_CPU_ISA=" + std::string(wanted) +
-                              ": this build and this processor have " + names);
+  throw std::runtime_error("ALR_FAST_CPU_ISA=" + std::string(wanted) +
+                           ": this build and this processor have " + names);
 }
 
 }  // namespace alr_fast

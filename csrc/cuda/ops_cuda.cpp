@@ -59,7 +59,11 @@ struct CudaBackend {
       groups.first_in_group = static_cast<uint8_t*>(first.data_ptr());
       groups.counted_rows = static_cast<int64_t*>(count.data_ptr());
     }
-    STD_CUDA_CHECK(launch_row_loss(params, groups, stream));
+    try {
+      STD_CUDA_CHECK(launch_row_loss(params, groups, stream));
+    } catch (const std::invalid_argument& error) {
+      throw_invalid(error.what());  // too many classes; one type of error whatever torch it is
+    }
   }
 
   static void scale_grad(const ScaleGradParams& params, const Tensor& grad_rows) {

@@ -2,8 +2,8 @@
 
     python -m benchmarks.fused_vs_reference --json FILE
 
-The variants take turns, ten calls each, so that a change of the machine's speed meets all of them.
-Figures are medians of forward + backward through autograd; `fused_and_grad` is the one-launch
+The variants take turns, fifty calls each, so that a change of the machine's speed meets all of
+them. Figures are medians of forward + backward through autograd; `fused_and_grad` is the one-launch
 function for loops that call `logits.backward(grad)`.
 """
 
@@ -20,7 +20,9 @@ from rich.table import Table
 
 from benchmarks.problem import CASES, TINY_CASES, Case, Problem, environment
 
-_TURN = 10  # calls of a variant before the next one has its turn
+# Calls of a variant before the next one has its turn: enough to get over the threads that the last
+# one leaves spinning (compiled code brings an OpenMP runtime of its own).
+_TURN = 50
 
 VARIANTS = ("fused", "fused_and_grad", "eager", "compiled", "copy")
 

@@ -21,7 +21,7 @@ struct CpuKernels {
 const std::vector<CpuKernels>& compiled_cpu_kernels();
 
 // The most capable one that the processor supports, or the one that the environment variable
-// ALR_FAST_CPU_ISA names (read at every call). Throws std::invalid_argument if that one cannot be
+// ALR_FAST_CPU_ISA names (read at every call). Throws std::runtime_error if that one cannot be
 // had.
 const CpuKernels& active_cpu_kernels();
 

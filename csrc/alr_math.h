@@ -17,13 +17,7 @@
 
 #include <cstdint>
 
-#if defined(__CUDACC__) || defined(ALR_FAST_DEVICE_CODE)
-#define ALR_HD __host__ __device__ __forceinline__
-#else
-// Forced inline: the same function compiled for another instruction set must not be picked by the
-// linker.
-#define ALR_HD static inline __attribute__((always_inline))
-#endif
+#include "alr_params.h"
 
 namespace alr_fast {
 

@@ -4,6 +4,15 @@
 
 #include <cstdint>
 
+// A function for host and device.
+#if defined(__CUDACC__) || defined(ALR_FAST_DEVICE_CODE)
+#define ALR_HD __host__ __device__ __forceinline__
+#else
+// Forced inline: the same function compiled for another instruction set must not be picked by the
+// linker.
+#define ALR_HD static inline __attribute__((always_inline))
+#endif
+
 namespace alr_fast {
 
 enum class DType : int32_t { kFloat32, kFloat16, kBFloat16, kFloat64 };
@@ -20,7 +29,8 @@ enum class GradMode : int32_t {
 // Entries of the status tensor.
 constexpr int kStatusNonFinite = 0;   // rows whose logits or loss are not finite
 constexpr int kStatusOutOfRange = 1;  // rows whose index is beyond the table (CUDA only)
-constexpr int kStatusArrivals = 2;    // scratch of the CUDA kernel, 0 between launches
+constexpr int kStatusArrivals = 2;    // scratch of the CUDA kernels, 0 between calls: blocks that
+constexpr int kStatusCounted = 3;     // are done, and rows that the preparing launch counted
 constexpr int kStatusSize = 4;
 
 // Where row b gets its target row from. Without a table it is the smoothed one-hot row of a label:
@@ -62,8 +72,9 @@ struct RowLossParams {
   GradMode grad_mode = GradMode::kNone;
   double stored_scale = 1;  // power of two that kPerRow gradients are multiplied with
 
-  void* row_loss = nullptr;     // [B] Acc; the result itself for kNone, scratch otherwise
-  void* loss = nullptr;         // [1] Acc, for kMean and kSum
+  void* row_loss = nullptr;  // [B] Acc; the result itself for kNone, scratch otherwise (for which
+                             // CUDA wants another size, see row_loss_size)
+  void* loss = nullptr;      // [1] Acc, for kMean and kSum
   void* grad_logits = nullptr;  // [B, K] of the logits' dtype, contiguous; null for kNone
   void* grad_scale = nullptr;   // [1] Acc: what a kPerRow gradient is still to be multiplied with
 

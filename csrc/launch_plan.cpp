@@ -13,50 +13,59 @@ struct PlanEntry {
   int64_t max_classes;  // the entry is for K up to this
   Regime regime;
   const char* name;
-  int threads_per_row;
   int threads_per_block;
+  int blocks_per_row;  // 0: a block holds several rows
+  int lanes;           // threads per row where a block holds several
   int elements;
+  int min_resident_blocks;
 };
 
 template <Regime kRegime>
-constexpr PlanEntry entry(int64_t max_classes, const char* name, int threads_per_row) {
+constexpr PlanEntry entry(int64_t max_classes, const char* name,
+                          int threads_per_block = RegimeTraits<kRegime>::kMaxThreads,
+                          int blocks_per_row = 1) {
   using Traits = RegimeTraits<kRegime>;
   return {max_classes,
           kRegime,
           name,
-          threads_per_row,
-          Traits::kLanes > 0 ? Traits::kMaxThreads : threads_per_row,
-          Traits::kElements};
+          threads_per_block,
+          Traits::kLanes > 0 ? 0 : blocks_per_row,
+          Traits::kLanes,
+          Traits::kElements,
+          Traits::kMinBlocks * Traits::kMaxThreads / threads_per_block};
 }
 
 // Sorted by max_classes. Blocks of a row grow with it: short rows then leave room for other blocks.
 constexpr PlanEntry kPlans[] = {
-    entry<Regime::kSubWarp>(32, "sub_warp", 8),                                             //
-    entry<Regime::kWarp>(256, "warp", 32),                                                  //
-    entry<Regime::kBlock>(1024, "block", 64),   entry<Regime::kBlock>(2048, "block", 128),  //
-    entry<Regime::kBlock>(4096, "block", 256),                                              //
-    entry<Regime::kBlock>(8192, "block", 512),                                              //
-    entry<Regime::kLoop>(262144, "loop", 512),                                              //
+    entry<Regime::kSubWarp>(32, "sub_warp"),
+    entry<Regime::kWarp>(256, "warp"),
+    entry<Regime::kBlock>(1024, "block", 64),
+    entry<Regime::kBlock>(2048, "block", 128),
+    entry<Regime::kShared>(8192, "shared"),
+    entry<Regime::kShared>(16384, "shared", 256, 2),
+    entry<Regime::kShared>(32768, "shared", 256, 4),
+    entry<Regime::kShared>(65536, "shared", 256, 8),
+    entry<Regime::kShared>(262144, "shared", 256, 16),
 };
+// Where a device has no clusters, or too little shared memory.
+constexpr PlanEntry kFallback = entry<Regime::kLoop>(262144, "loop");
 
 constexpr bool plans_are_sound() {
   int64_t previous = 0;
   for (const PlanEntry& plan : kPlans) {
+    const int64_t threads = plan.lanes > 0 ? plan.lanes : plan.threads_per_block;
     if (plan.max_classes <= previous) return false;
-    if (plan.regime != Regime::kLoop &&
-        plan.max_classes > int64_t{plan.threads_per_row} * plan.elements)
-      return false;
-    if (plan.threads_per_block % 32 != 0 || plan.threads_per_block % plan.threads_per_row != 0)
-      return false;
+    if (plan.regime != Regime::kShared && plan.max_classes > threads * plan.elements) return false;
+    if (plan.threads_per_block % 32 != 0) return false;
     previous = plan.max_classes;
   }
-  return true;
+  return previous == kFallback.max_classes;
 }
 static_assert(plans_are_sound(), "sorted, and no row larger than its registers");
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-int64_t size_of(DType dtype) {
+int size_of(DType dtype) {
   switch (dtype) {
     case DType::kFloat16:
     case DType::kBFloat16:
@@ -74,53 +83,113 @@ void require_cuda_dtype(DType dtype, const char* what) {
     throw std::invalid_argument(std::string(what) + " is float64, which only the CPU kernels take");
 }
 
-bool is_aligned(const void* base, DType dtype) {
-  return reinterpret_cast<uintptr_t>(base) % (kVectorWidth * size_of(dtype)) == 0;
+// The largest power of two up to `most` that divides n.
+int power_of_two_in(int64_t n, int most) {
+  while (most > 1 && n % most != 0) most /= 2;
+  return most;
+}
+
+// The widest access in elements that a base allows.
+int base_alignment(const void* base, DType dtype) {
+  const auto address = reinterpret_cast<uintptr_t>(base);
+  return address % kAccessBytes == 0
+             ? kAccessBytes
+             : power_of_two_in(static_cast<int64_t>(address / size_of(dtype)), kAccessBytes);
+}
+
+// Widths that kernels exist for: 16 bytes; for short rows, of which few are a multiple of that (10,
+// 14 and 50 classes), also two elements; one.
+int supported_width(Regime regime, int full, int allowed) {
+  if (regime == Regime::kShared || allowed >= full) return full;
+  if ((regime == Regime::kSubWarp || regime == Regime::kWarp) && allowed >= 2) return 2;
+  return 1;
+}
+
+int64_t shared_row_bytes(int64_t classes, int blocks_per_row, int logits_size, int table_size) {
+  const int64_t columns = columns_per_block(classes, blocks_per_row);
+  return staged_bytes(columns, logits_size) + staged_bytes(columns, table_size);
 }
 
 }  // namespace
 
-LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype, DType bank_dtype,
-                       bool aligned) {
+LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype, DType table_dtype,
+                       int aligned, const DeviceLimits& limits) {
   require_cuda_dtype(logits_dtype, "logits_dtype");
-  require_cuda_dtype(bank_dtype, "bank_dtype");
+  require_cuda_dtype(table_dtype, "bank_dtype");
   if (rows < 0)
     throw std::invalid_argument("rows is " + std::to_string(rows) + ": it must be >= 0");
-  const PlanEntry* const end = std::end(kPlans);
-  const PlanEntry* const found = std::find_if(
-      std::begin(kPlans), end, [&](const PlanEntry& plan) { return classes <= plan.max_classes; });
-  if (classes < 1 || found == end)
+  if (classes < 1 || classes > kFallback.max_classes)
     throw std::invalid_argument("classes is " + std::to_string(classes) +
                                 ": CUDA kernels exist for 1 to " +
-                                std::to_string(end[-1].max_classes));
+                                std::to_string(kFallback.max_classes));
+  PlanEntry chosen = *std::find_if(std::begin(kPlans), std::end(kPlans),
+                                   [&](const PlanEntry& e) { return classes <= e.max_classes; });
+  const int logits_size = size_of(logits_dtype), table_size = size_of(table_dtype);
+  int64_t shared_memory =
+      reduction_bytes(chosen.threads_per_block, chosen.regime == Regime::kShared);
+  if (chosen.regime == Regime::kShared) {
+    chosen.blocks_per_row = std::min(chosen.blocks_per_row, limits.cluster_size);
+    shared_memory += shared_row_bytes(classes, chosen.blocks_per_row, logits_size, table_size);
+    if (shared_memory > limits.shared_memory) {
+      chosen = kFallback;
+      shared_memory = reduction_bytes(chosen.threads_per_block, false);
+    }
+  }
   LaunchPlan plan;
-  plan.regime = found->regime;
-  plan.regime_name = found->name;
-  plan.threads_per_row = found->threads_per_row;
-  plan.rows_per_block = found->threads_per_block / found->threads_per_row;
-  plan.threads_per_block = found->threads_per_block;
-  plan.vector_width = aligned && classes % kVectorWidth == 0 ? kVectorWidth : 1;
-  plan.elements_per_thread = found->elements;
-  plan.shared_memory = kReductionBuffers * kReductionSlotBytes * (found->threads_per_block / 32);
-  plan.blocks = divide_up(rows, plan.rows_per_block);
-  if (plan.blocks > kMaxBlocks)
+  plan.regime = chosen.regime;
+  plan.regime_name = chosen.name;
+  plan.threads_per_block = chosen.threads_per_block;
+  plan.blocks_per_row = std::max(chosen.blocks_per_row, 1);
+  plan.vector_width = supported_width(chosen.regime, full_vector_width(logits_size, table_size),
+                                      power_of_two_in(classes, aligned));
+  plan.elements_per_thread = chosen.regime == Regime::kShared
+                                 ? chosen.elements
+                                 : std::max(chosen.elements, plan.vector_width);
+  // A thread that holds more needs fewer beside it.
+  plan.threads_per_row = chosen.lanes > 0
+                             ? chosen.lanes * chosen.elements / plan.elements_per_thread
+                             : chosen.threads_per_block * plan.blocks_per_row;
+  plan.rows_per_block = std::max(1, chosen.threads_per_block / plan.threads_per_row);
+  plan.min_resident_blocks = chosen.min_resident_blocks;
+  plan.shared_memory = static_cast<int>(shared_memory);
+  const int64_t most_rows = kMaxBlocks * plan.rows_per_block / plan.blocks_per_row;
+  if (rows > most_rows)
     throw std::invalid_argument("rows is " + std::to_string(rows) + ": one launch takes up to " +
-                                std::to_string(kMaxBlocks * plan.rows_per_block));
+                                std::to_string(most_rows));
+  plan.blocks = divide_up(rows, plan.rows_per_block) * plan.blocks_per_row;
   return plan;
 }
 
-bool is_vector_aligned(const RowLossParams& p) {
-  bool aligned = is_aligned(p.logits, p.logits_dtype) && p.logits_stride % kVectorWidth == 0;
-  if (p.target.table != nullptr)
-    aligned = aligned && is_aligned(p.target.table, p.target.dtype) &&
-              p.target.stride % kVectorWidth == 0;
+LaunchPlan launch_plan(const RowLossParams& p, const DeviceLimits& limits) {
+  const DType table_dtype = p.target.table != nullptr ? p.target.dtype : p.logits_dtype;
+  return launch_plan(p.rows, p.classes, p.logits_dtype, table_dtype, row_alignment(p), limits);
+}
+
+int row_alignment(const RowLossParams& p) {
+  int aligned = base_alignment(p.logits, p.logits_dtype);
+  aligned = power_of_two_in(p.logits_stride, aligned);
+  if (p.target.table != nullptr) {
+    aligned = std::min(aligned, base_alignment(p.target.table, p.target.dtype));
+    aligned = power_of_two_in(p.target.stride, aligned);
+  }
   if (p.grad_mode != GradMode::kNone)
-    aligned = aligned && is_aligned(p.grad_logits, p.logits_dtype);
+    aligned = std::min(aligned, base_alignment(p.grad_logits, p.logits_dtype));
   return aligned;
 }
 
 bool needs_groups(const RowLossParams& p) {
   return p.update && !p.unique_index && p.index != nullptr && p.rows > 1;
+}
+
+bool needs_count_before(const RowLossParams& p) {
+  return p.reduction == Reduction::kMean && p.grad_mode == GradMode::kFinal && p.index != nullptr &&
+         p.rows > kRowsCountedByBlock;
+}
+
+int64_t row_loss_size(const RowLossParams& p) {
+  constexpr int64_t kFloatsPerPartial = 4;
+  if (p.reduction == Reduction::kNone) return p.rows;
+  return kFloatsPerPartial * std::min(p.rows * kMaxClusterBlocks, kMaxResidentBlocks);
 }
 
 ScaleGradPlan scale_grad_plan(const ScaleGradParams& p) {
@@ -129,10 +198,10 @@ ScaleGradPlan scale_grad_plan(const ScaleGradParams& p) {
   constexpr int64_t kMaxColumnBlocks = 65535;  // of a grid's y dimension
   require_cuda_dtype(p.dtype, "dtype of grad_rows");
   ScaleGradPlan plan;
-  plan.vector_width = p.classes % kVectorWidth == 0 && is_aligned(p.grad_rows, p.dtype) &&
-                              is_aligned(p.out, p.dtype)
-                          ? kVectorWidth
-                          : 1;
+  const int full = kAccessBytes / size_of(p.dtype);
+  const int allowed =
+      std::min(base_alignment(p.grad_rows, p.dtype), base_alignment(p.out, p.dtype));
+  plan.vector_width = power_of_two_in(p.classes, allowed) >= full ? full : 1;
   const int64_t accesses = divide_up(p.classes, plan.vector_width);
   plan.threads_per_row = 4;
   while (plan.threads_per_row < kThreads && plan.threads_per_row < accesses)

@@ -7,21 +7,24 @@
 
 namespace alr_fast {
 
-// The row kernel's ways to divide a row.
+// The row kernel's ways to divide and to hold a row.
 enum class Regime : int32_t {
   kSubWarp,  // several rows a warp, held in registers
   kWarp,     // a warp a row, held in registers
   kBlock,    // a block a row, held in registers
+  kShared,   // a block or a cluster of blocks a row, held in shared memory
   kLoop,     // a block a row that is read twice
 };
 
 // What a regime fixes at compile time: threads of one warp that share a row (0: the whole block
-// does), elements of a row that a thread holds at once, the largest block.
-template <int kLanes_, int kElements_, int kMaxThreads_>
+// does), elements of a row that a thread holds in registers at once, the largest block, and how
+// many such blocks a multiprocessor shall be able to hold (which bounds the registers).
+template <int kLanes_, int kElements_, int kMaxThreads_, int kMinBlocks_>
 struct RegimeShape {
   static constexpr int kLanes = kLanes_;
   static constexpr int kElements = kElements_;
   static constexpr int kMaxThreads = kMaxThreads_;
+  static constexpr int kMinBlocks = kMinBlocks_;
   static_assert(kLanes >= 0 && kLanes <= 32 && (kLanes & (kLanes - 1)) == 0, "part of a warp");
   static_assert(kMaxThreads % 32 == 0 && kMaxThreads <= 1024, "whole warps");
   static_assert(kElements % 4 == 0, "whole vectors");
@@ -30,49 +33,90 @@ struct RegimeShape {
 template <Regime kRegime>
 struct RegimeTraits;
 template <>
-struct RegimeTraits<Regime::kSubWarp> : RegimeShape<8, 4, 128> {
-  static constexpr bool kLoops = false;
-};
+struct RegimeTraits<Regime::kSubWarp> : RegimeShape<8, 4, 128, 6> {};
 template <>
-struct RegimeTraits<Regime::kWarp> : RegimeShape<32, 8, 128> {
-  static constexpr bool kLoops = false;
-};
+struct RegimeTraits<Regime::kWarp> : RegimeShape<32, 8, 128, 5> {};
 template <>
-struct RegimeTraits<Regime::kBlock> : RegimeShape<0, 16, 512> {
-  static constexpr bool kLoops = false;
-};
+struct RegimeTraits<Regime::kBlock> : RegimeShape<0, 16, 128, 4> {};
 template <>
-struct RegimeTraits<Regime::kLoop> : RegimeShape<0, 8, 512> {
-  static constexpr bool kLoops = true;
-};
+struct RegimeTraits<Regime::kShared> : RegimeShape<0, 4, 256, 3> {};
+template <>
+struct RegimeTraits<Regime::kLoop> : RegimeShape<0, 8, 512, 1> {};
 
-constexpr int kVectorWidth = 4;          // elements per access where everything is aligned for it
+constexpr int kAccessBytes = 16;         // of the widest access
 constexpr int kReductionSlotBytes = 16;  // shared memory of one warp in one reduction over a block
 constexpr int kReductionBuffers = 2;     // used in turn, so that a reduction needs one barrier
+
+// Rows of a batch are dealt out to at most so many blocks, each of which leaves a partial sum.
+constexpr int64_t kMaxResidentBlocks = 8192;
+constexpr int kMaxClusterBlocks = 16;
+
+// A batch of up to so many rows is counted by every block for itself, a larger one by a launch
+// before it.
+constexpr int64_t kRowsCountedByBlock = 2048;
+
+// Elements per 16-byte access to the narrower of the two types.
+ALR_HD constexpr int full_vector_width(int logits_bytes, int table_bytes) {
+  return kAccessBytes / (logits_bytes < table_bytes ? logits_bytes : table_bytes);
+}
+
+// Columns of a row that one block of a cluster holds: whole accesses, so that all parts of a row
+// that is aligned are.
+ALR_HD constexpr int64_t columns_per_block(int64_t classes, int blocks_per_row) {
+  const int64_t part = (classes + blocks_per_row - 1) / blocks_per_row;
+  return blocks_per_row == 1 ? part : (part + 63) / 64 * 64;
+}
+
+// Bytes in shared memory for a row's `columns` elements of `size` bytes, wherever in an access it
+// begins.
+ALR_HD constexpr int64_t staged_bytes(int64_t columns, int64_t size) {
+  return (columns * size + 2 * kAccessBytes - 2) / kAccessBytes * kAccessBytes;
+}
+
+// Bytes of shared memory that reductions over a block of a cluster need.
+ALR_HD constexpr int reduction_bytes(int threads_per_block, bool is_cluster) {
+  return kReductionBuffers * kReductionSlotBytes * (threads_per_block / 32 + (is_cluster ? 1 : 0));
+}
+
+// What a device allows.
+struct DeviceLimits {
+  int cluster_size = kMaxClusterBlocks;  // blocks; 1 where there are no clusters
+  int shared_memory = 227 * 1024;        // bytes per block
+};
 
 struct LaunchPlan {
   Regime regime;
   const char* regime_name;
-  int threads_per_row;
-  int rows_per_block;
+  int threads_per_row;  // of all blocks that share it
+  int rows_per_block;   // 1 where a row has several blocks
   int threads_per_block;
+  int blocks_per_row;       // the size of the cluster
   int vector_width;         // elements per access
   int elements_per_thread;  // held in registers at once
+  int min_resident_blocks;  // per multiprocessor
   int shared_memory;        // bytes per block
-  int64_t blocks;
+  int64_t blocks;           // the most that have work; fewer take several rows in turn
 };
 
-// Plan of the row kernel. `aligned` says whether every row starts at a multiple of kVectorWidth
-// elements (see is_vector_aligned). Throws std::invalid_argument for what no kernel exists for.
-LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype, DType bank_dtype,
-                       bool aligned = true);
+// Plan of the row kernel. `table_dtype` is that of the logits where no table is read. `aligned` is
+// the number of elements of which all row bases and strides are multiples (see row_alignment).
+// Throws std::invalid_argument for what no kernel exists for.
+LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype, DType table_dtype,
+                       int aligned = kAccessBytes, const DeviceLimits& limits = {});
+LaunchPlan launch_plan(const RowLossParams& params, const DeviceLimits& limits = {});
 
-// Whether all row bases and strides allow accesses of kVectorWidth elements; K is launch_plan's
-// concern.
-bool is_vector_aligned(const RowLossParams& params);
+// The largest power of two, up to 8, of which the bases and strides of all rows are multiples, in
+// elements; a base at a multiple of 16 bytes counts as aligned for any.
+int row_alignment(const RowLossParams& params);
 
 // Whether an index may come twice, which takes a preparing launch and its scratch memory.
 bool needs_groups(const RowLossParams& params);
+
+// Whether the rows that are not ignored must be counted before the row kernel starts.
+bool needs_count_before(const RowLossParams& params);
+
+// Elements of RowLossParams::row_loss: one a row, or 16 bytes a block where it is scratch.
+int64_t row_loss_size(const RowLossParams& params);
 
 struct ScaleGradPlan {
   int threads_per_row;

@@ -49,14 +49,20 @@ py::dict build_info() {
 }
 
 py::dict plan_of(int64_t rows, int64_t classes, const std::string& logits_dtype,
-                 const std::string& bank_dtype, bool aligned) {
+                 const std::string& bank_dtype, int aligned, int cluster_size, int shared_memory) {
+  if (aligned < 1 || (aligned & (aligned - 1)) != 0)
+    throw std::invalid_argument("aligned is " + std::to_string(aligned) +
+                                ": it must be a power of two");
   const LaunchPlan plan =
-      launch_plan(rows, classes, dtype_named(logits_dtype), dtype_named(bank_dtype), aligned);
+      launch_plan(rows, classes, dtype_named(logits_dtype), dtype_named(bank_dtype), aligned,
+                  {cluster_size, shared_memory});
   py::dict facts;
   facts["regime"] = plan.regime_name;
   facts["threads_per_row"] = plan.threads_per_row;
   facts["rows_per_block"] = plan.rows_per_block;
   facts["threads_per_block"] = plan.threads_per_block;
+  facts["blocks_per_row"] = plan.blocks_per_row;
+  facts["elements_per_thread"] = plan.elements_per_thread;
   facts["vector_width"] = plan.vector_width;
   facts["shared_memory"] = plan.shared_memory;
   facts["blocks"] = plan.blocks;
@@ -72,11 +78,13 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "launch_plan", &plan_of, py::arg("rows"), py::arg("classes"),
       py::arg("logits_dtype") = "float32", py::arg("bank_dtype") = "float32",
-      py::arg("aligned") = true,
-      "The CUDA kernel for a batch: regime, threads per row and per block, rows per block, vector "
-      "width in elements, shared memory in bytes, blocks. `aligned`: every row starts at a "
-      "multiple "
-      "of the vector width. ValueError where no kernel exists.");
+      py::arg("aligned") = kAccessBytes, py::arg("cluster_size") = DeviceLimits().cluster_size,
+      py::arg("shared_memory") = DeviceLimits().shared_memory,
+      "The CUDA kernel for a batch: regime, threads per row and per block, rows per block, blocks "
+      "per row (a cluster), elements that a thread holds, vector width in elements, shared memory "
+      "in bytes, blocks that have work (fewer take several rows in turn). `aligned`: elements of "
+      "which all row starts are multiples; `cluster_size`, `shared_memory`: what the device "
+      "allows, by default that of Hopper. ValueError where no kernel exists.");
 }
 
 }  // namespace alr_fast

@@ -16,6 +16,7 @@ void parallel_for(int64_t rows, int64_t grain, void (*f)(int64_t, int64_t, void*
 }
 
 struct CpuBackend {
+  static int64_t row_loss_size(const RowLossParams& params) { return params.rows; }
   static void check_table_device(const Tensor&, const Tensor& table, const char* name) {
     ALR_CHECK(table.is_cpu(), name, " is not on the CPU, where the logits are: move one of them");
   }

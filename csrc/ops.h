@@ -2,6 +2,7 @@
 //
 // Backend is a struct of static functions:
 //   check_table_device(logits, table)     throws where the kernel cannot reach the table
+//   row_loss_size(params)                 elements of RowLossParams::row_loss
 //   row_loss(params, logits), scale_grad(params, grad_rows)     run the kernels
 #pragma once
 
@@ -288,7 +289,8 @@ struct Ops {
   static Outputs run(RowLossParams& p, const Tensor& logits) {
     const int32_t acc =
         p.logits_dtype == DType::kFloat64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
-    Tensor row_loss = new_tensor(logits, acc, &p.rows, 1);
+    const int64_t row_loss_size = Backend::row_loss_size(p);
+    Tensor row_loss = new_tensor(logits, acc, &row_loss_size, 1);
     const bool reduced = p.reduction != Reduction::kNone;
     Tensor loss = reduced ? new_tensor(logits, acc, nullptr, 0) : row_loss;
     Tensor grad_scale = new_tensor(logits, acc, nullptr, 0);

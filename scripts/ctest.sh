@@ -10,4 +10,4 @@ cmake -G Ninja -S . -B build/ctest -DALR_FAST_CUDA=0 -DCMAKE_DISABLE_FIND_PACKAG
   exit 1
 }
 cmake --build build/ctest
-ctest --test-dir build/ctest --output-on-failure
+ctest --test-dir build/ctest --output-on-failure --parallel "$(nproc)"

@@ -98,26 +98,26 @@ def test_importing_the_library_brings_in_no_training_package():
 # The choice of the CUDA kernel.
 
 PLANS = [
-    # classes, regime, threads per row, rows per block, threads per block
-    pytest.param(1, "sub_warp", 8, 16, 128, id="smallest"),
-    pytest.param(32, "sub_warp", 8, 16, 128, id="largest of a shared warp"),
-    pytest.param(33, "warp", 32, 4, 128, id="smallest of a warp"),
-    pytest.param(256, "warp", 32, 4, 128, id="largest of a warp"),
-    pytest.param(257, "block", 64, 1, 64, id="smallest of 64 threads"),
-    pytest.param(1024, "block", 64, 1, 64, id="largest of 64 threads"),
-    pytest.param(1025, "block", 128, 1, 128, id="smallest of 128 threads"),
-    pytest.param(2048, "block", 128, 1, 128, id="largest of 128 threads"),
-    pytest.param(2049, "block", 256, 1, 256, id="smallest of 256 threads"),
-    pytest.param(4096, "block", 256, 1, 256, id="largest of 256 threads"),
-    pytest.param(4097, "block", 512, 1, 512, id="smallest of 512 threads"),
-    pytest.param(8192, "block", 512, 1, 512, id="largest held in registers"),
-    pytest.param(8193, "loop", 512, 1, 512, id="smallest that is read twice"),
-    pytest.param(262144, "loop", 512, 1, 512, id="largest"),
+    # classes, regime, threads per row, rows per block, threads per block, blocks per row
+    pytest.param(1, "sub_warp", 8, 16, 128, 1, id="smallest"),
+    pytest.param(31, "sub_warp", 8, 16, 128, 1, id="largest of a shared warp"),
+    pytest.param(33, "warp", 32, 4, 128, 1, id="smallest of a warp"),
+    pytest.param(256, "warp", 32, 4, 128, 1, id="largest of a warp"),
+    pytest.param(257, "block", 64, 1, 64, 1, id="smallest of 64 threads"),
+    pytest.param(1024, "block", 64, 1, 64, 1, id="largest of 64 threads"),
+    pytest.param(1025, "block", 128, 1, 128, 1, id="smallest of 128 threads"),
+    pytest.param(2048, "block", 128, 1, 128, 1, id="largest held in registers"),
+    pytest.param(2049, "shared", 256, 1, 256, 1, id="smallest in shared memory"),
+    pytest.param(8192, "shared", 256, 1, 256, 1, id="largest of one block"),
+    pytest.param(8193, "shared", 512, 1, 256, 2, id="smallest of two blocks"),
+    pytest.param(21841, "shared", 1024, 1, 256, 4, id="of four blocks"),
+    pytest.param(65536, "shared", 2048, 1, 256, 8, id="largest of eight blocks"),
+    pytest.param(262144, "shared", 4096, 1, 256, 16, id="largest"),
 ]
 
 
-@pytest.mark.parametrize(("classes", "regime", "per_row", "rows", "threads"), PLANS)
-def test_launch_plan(classes, regime, per_row, rows, threads):
+@pytest.mark.parametrize(("classes", "regime", "per_row", "rows", "threads", "cluster"), PLANS)
+def test_launch_plan(classes, regime, per_row, rows, threads, cluster):
     for logits in DTYPES:
         for bank in DTYPES:
             plan = _C.launch_plan(1000, classes, logits, bank)
@@ -125,12 +125,41 @@ def test_launch_plan(classes, regime, per_row, rows, threads):
             assert plan["threads_per_row"] == per_row
             assert plan["rows_per_block"] == rows
             assert plan["threads_per_block"] == threads
-            assert plan["blocks"] == -(-1000 // rows)
-            # Two buffers of 16 bytes for each warp, for reductions over a block.
-            assert plan["shared_memory"] == 2 * 16 * threads // 32
-            assert plan["vector_width"] == (4 if classes % 4 == 0 else 1)
-            unaligned = _C.launch_plan(1000, classes, logits, bank, aligned=False)
-            assert unaligned == {**plan, "vector_width": 1}
+            assert plan["blocks_per_row"] == cluster
+            assert plan["blocks"] == -(-1000 // rows) * cluster
+            full = 4 if logits == bank == "float32" else 8
+            if regime == "shared":  # a part of logits and bank row, each with a head
+                assert plan["vector_width"] == full
+                size = (4 if logits == "float32" else 2) + (4 if bank == "float32" else 2)
+                assert classes // cluster * size < plan["shared_memory"] <= 227 * 1024
+            else:
+                # Two buffers of 16 bytes for each warp, for reductions over a block.
+                assert plan["shared_memory"] == 2 * 16 * threads // 32
+                assert plan["elements_per_thread"] * per_row >= classes
+                assert plan["vector_width"] == (full if classes % full == 0 else 1)
+
+
+def test_accesses_are_as_wide_as_classes_and_addresses_allow():
+    def width(classes, bank="float32", logits="float32", **options):
+        return _C.launch_plan(64, classes, logits, bank, **options)["vector_width"]
+
+    assert [width(classes) for classes in (10, 11, 12, 14, 50, 100, 1000)] == [2, 1, 4, 2, 2, 4, 4]
+    assert width(100, "bfloat16") == 2 and width(104, "bfloat16") == 8
+    assert [width(100, aligned=a) for a in (1, 2, 4, 8)] == [1, 2, 4, 4]
+    assert width(1002) == 1 and width(1000, aligned=2) == 1
+    assert width(2049, aligned=1) == 4  # through shared memory, with a scalar head and tail
+    plan = _C.launch_plan(64, 32, "float16", "float32")  # 16 bytes of float16 are 8 elements
+    assert (plan["vector_width"], plan["threads_per_row"], plan["rows_per_block"]) == (8, 4, 32)
+
+
+def test_launch_plan_of_other_devices():
+    ampere = {"cluster_size": 1, "shared_memory": 163 * 1024}
+    assert _C.launch_plan(1, 16384, **ampere)["blocks_per_row"] == 1
+    assert _C.launch_plan(1, 16384, **ampere)["regime"] == "shared"
+    loop = _C.launch_plan(1, 65536, **ampere)
+    assert (loop["regime"], loop["threads_per_row"], loop["blocks"]) == ("loop", 512, 1)
+    portable = _C.launch_plan(1, 131072, cluster_size=8)
+    assert (portable["regime"], portable["blocks_per_row"]) == ("shared", 8)
 
 
 def test_launch_plan_over_rows():
@@ -139,6 +168,7 @@ def test_launch_plan_over_rows():
     assert _C.launch_plan(17, 10)["blocks"] == 2
     assert _C.launch_plan(2**31 - 1, 1000)["blocks"] == 2**31 - 1
     assert _C.launch_plan(2**33, 10)["blocks"] == 2**29
+    assert _C.launch_plan(10, 21841)["blocks"] == 40
 
 
 @pytest.mark.parametrize(
@@ -151,6 +181,7 @@ def test_launch_plan_over_rows():
         ((2**31, 1000), "rows is 2147483648: one launch takes up to 2147483647"),
         ((10, 10, "float64"), "unknown dtype float64: the CUDA kernels take float32"),
         ((10, 10, "float32", "int8"), "unknown dtype int8"),
+        ((10, 10, "float32", "float32", 3), "aligned is 3: it must be a power of two"),
     ],
 )
 def test_launch_plan_refuses(arguments, message):

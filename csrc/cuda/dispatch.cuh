@@ -2,6 +2,8 @@
 // cudaLaunchKernelEx, in the tests on the CPU.
 #pragma once
 
+#include <type_traits>
+
 #include "../alr_params.h"
 #include "../launch_plan.h"
 #include "row_loss.cuh"
@@ -9,11 +11,19 @@
 
 namespace alr_fast {
 
+// The widths that supported_width (launch_plan.cpp) gives.
 template <class Logits, class Target, Regime kRegime, class Launch>
 auto dispatch_vector(const LaunchPlan& plan, const Launch& launch) {
-  if (plan.vector_width == kVectorWidth)
-    return launch(row_loss_kernel<RowTraits<Logits, Target, kRegime, kVectorWidth>>, plan);
-  return launch(row_loss_kernel<RowTraits<Logits, Target, kRegime, 1>>, plan);
+  constexpr int kFull = full_vector_width(sizeof(Logits), sizeof(typename Target::Element));
+  if constexpr (kRegime == Regime::kSubWarp || kRegime == Regime::kWarp) {
+    if (plan.vector_width == 2)
+      return launch(RowLossKernel<RowTraits<Logits, Target, kRegime, 2>>(), plan);
+  }
+  if constexpr (kRegime != Regime::kShared) {
+    if (plan.vector_width == 1)
+      return launch(RowLossKernel<RowTraits<Logits, Target, kRegime, 1>>(), plan);
+  }
+  return launch(RowLossKernel<RowTraits<Logits, Target, kRegime, kFull>>(), plan);
 }
 
 template <class Logits, class Target, class Launch>
@@ -25,6 +35,8 @@ auto dispatch_regime(const LaunchPlan& plan, const Launch& launch) {
       return dispatch_vector<Logits, Target, Regime::kWarp>(plan, launch);
     case Regime::kBlock:
       return dispatch_vector<Logits, Target, Regime::kBlock>(plan, launch);
+    case Regime::kShared:
+      return dispatch_vector<Logits, Target, Regime::kShared>(plan, launch);
     case Regime::kLoop:
       break;
   }
@@ -34,7 +46,8 @@ auto dispatch_regime(const LaunchPlan& plan, const Launch& launch) {
 // launch_plan has refused float64 by now.
 template <class Logits, class Launch>
 auto dispatch_row_loss(const RowLossParams& params, const LaunchPlan& plan, const Launch& launch) {
-  if (params.target.table == nullptr) return dispatch_regime<Logits, LabelTarget>(plan, launch);
+  if (params.target.table == nullptr)
+    return dispatch_regime<Logits, LabelTarget<Logits>>(plan, launch);
   switch (params.target.dtype) {
     case DType::kFloat16:
       return dispatch_regime<Logits, TableTarget<__half>>(plan, launch);
@@ -47,8 +60,9 @@ auto dispatch_row_loss(const RowLossParams& params, const LaunchPlan& plan, cons
 
 template <class T, class Launch>
 auto dispatch_scale_grad(const ScaleGradPlan& plan, const Launch& launch) {
-  return plan.vector_width == kVectorWidth ? launch(scale_grad_kernel<T, kVectorWidth>, plan)
-                                           : launch(scale_grad_kernel<T, 1>, plan);
+  constexpr int kFull = kAccessBytes / sizeof(T);
+  return plan.vector_width == kFull ? launch(scale_grad_kernel<T, kFull>, plan)
+                                    : launch(scale_grad_kernel<T, 1>, plan);
 }
 
 }  // namespace alr_fast

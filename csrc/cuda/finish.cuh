@@ -10,49 +10,73 @@
 
 namespace alr_fast {
 
-// Rows that are not ignored; called by a whole block.
-__device__ __forceinline__ int64_t count_valid_rows(const RowLossParams& p, BlockGroup& block) {
-  if (p.index == nullptr) return p.rows;
+__device__ __forceinline__ unsigned long long* status_word(const RowLossParams& p, int n) {
+  return reinterpret_cast<unsigned long long*>(p.status + n);
+}
+
+// Rows from `begin` to `end` that are not ignored; called by a whole block.
+__device__ __forceinline__ int64_t count_valid_rows(const RowLossParams& p, int64_t begin,
+                                                    int64_t end, BlockGroup& block) {
   int64_t count = 0;
-  for (int64_t b = block.rank(); b < p.rows; b += block.size()) count += index_at(p, b) >= 0;
+  for (int64_t b = begin + block.rank(); b < end; b += block.size()) count += index_at(p, b) >= 0;
   return block.reduce(count, Add());
 }
 
-// The gradient of a mean needs the count before the first row is written.
-__device__ __forceinline__ bool needs_count_first(const RowLossParams& p) {
-  return p.reduction == Reduction::kMean && p.grad_mode == GradMode::kFinal;
+// Rows that are not ignored, or -1 where nothing needs their number yet: the gradient of a mean
+// does, before the first row is written. `is_counted`: a launch before this one counted them.
+__device__ __forceinline__ int64_t valid_rows_before(const RowLossParams& p, bool is_counted,
+                                                     BlockGroup& block) {
+  if (p.reduction != Reduction::kMean || p.grad_mode != GradMode::kFinal) return -1;
+  if (p.index == nullptr) return p.rows;
+  if (is_counted) return p.status[kStatusCounted];
+  return count_valid_rows(p, 0, p.rows, block);
 }
 
-// Called by a whole block after its rows. `valid_rows` is negative where it was not counted yet.
-__device__ __forceinline__ void finish_batch(const RowLossParams& p, int64_t valid_rows,
+// What a block adds to the batch. [gridDim.x] of them are RowLossParams::row_loss where that is
+// scratch.
+struct BlockPartial {
+  double loss = 0;    // sum over its rows
+  int64_t valid = 0;  // rows that are not ignored
+};
+
+struct AddPartials {
+  __device__ __forceinline__ BlockPartial operator()(const BlockPartial& a,
+                                                     const BlockPartial& b) const {
+    return {a.loss + b.loss, a.valid + b.valid};
+  }
+};
+
+// Called by a whole block after its rows; `partial` counts in its first thread.
+__device__ __forceinline__ void finish_batch(const RowLossParams& p, const BlockPartial& partial,
                                              BlockGroup& block) {
-  auto* const arrivals = reinterpret_cast<unsigned long long*>(p.status + kStatusArrivals);
-  __syncthreads();  // the rows of this block are written
+  __syncthreads();  // all threads have read the states that are reset below
+  BlockPartial* const partials = static_cast<BlockPartial*>(p.row_loss);
+  const bool is_reduced = p.reduction != Reduction::kNone;
   bool is_last = false;
   if (threadIdx.x == 0) {
-    __threadfence();  // before this block is counted, other blocks can see its rows
-    is_last = atomicAdd(arrivals, 1ull) == gridDim.x - 1;
+    if (is_reduced) partials[blockIdx.x] = partial;
+    __threadfence();  // before this block is counted, other blocks can see its part
+    is_last = atomicAdd(status_word(p, kStatusArrivals), 1ull) == gridDim.x - 1;
   }
   if (!__syncthreads_or(is_last)) return;
   __threadfence();
 
   double divisor = 1;
-  if (p.reduction == Reduction::kMean) {
-    if (valid_rows < 0) valid_rows = count_valid_rows(p, block);
-    if (valid_rows > 0) divisor = static_cast<double>(valid_rows);
-  }
-  if (p.reduction != Reduction::kNone) {
-    const float* const row_loss = static_cast<const float*>(p.row_loss);  // [B]
-    double sum = 0;
-    // Other blocks wrote it: not from this multiprocessor's L1 cache.
-    for (int64_t b = block.rank(); b < p.rows; b += block.size()) sum += __ldcg(row_loss + b);
-    sum = block.reduce(sum, Add());
-    if (threadIdx.x == 0) *static_cast<float*>(p.loss) = static_cast<float>(sum / divisor);
+  if (is_reduced) {
+    BlockPartial total;
+    // Other blocks wrote them: not from this multiprocessor's L1 cache.
+    for (unsigned n = threadIdx.x; n < gridDim.x; n += blockDim.x)
+      total = AddPartials()(total, {__ldcg(&partials[n].loss), __ldcg(&partials[n].valid)});
+    total = block.reduce(total, AddPartials());
+    if (p.reduction == Reduction::kMean && total.valid > 0)
+      divisor = static_cast<double>(total.valid);
+    if (threadIdx.x == 0) *static_cast<float*>(p.loss) = static_cast<float>(total.loss / divisor);
   }
   if (threadIdx.x == 0) {
     *static_cast<float*>(p.grad_scale) = static_cast<float>(1 / (divisor * p.stored_scale));
-    if (p.rounding_state != nullptr) ++p.rounding_state[1];  // every block has read it
-    *arrivals = 0;
+    if (p.rounding_state != nullptr) ++p.rounding_state[1];
+    p.status[kStatusArrivals] = 0;
+    p.status[kStatusCounted] = 0;
   }
 }
 

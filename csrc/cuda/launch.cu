@@ -1,53 +1,131 @@
 #include <limits>
+#include <map>
+#include <mutex>
+#include <utility>
 
 #include "dispatch.cuh"
-#include "group.cuh"
 #include "launch.cuh"
 #include "launch.h"
+#include "prepare.cuh"
 
 namespace alr_fast {
 namespace {
 
-cudaError_t launch_group_rows(const RowLossParams& params, const GroupScratch& scratch,
-                              cudaStream_t stream) {
-  if (params.rows > std::numeric_limits<int32_t>::max()) return cudaErrorInvalidValue;
-  const unsigned blocks =
-      static_cast<unsigned>((params.rows + kGroupRowsPerBlock - 1) / kGroupRowsPerBlock);
-  return launch_kernel(group_rows_kernel, dim3(blocks), dim3(kGroupThreads), kGroupSharedMemory,
-                       stream, params, scratch.next_in_group, scratch.first_in_group,
-                       scratch.counted_rows);
+template <class... Expected, class... Args>
+cudaError_t launch_kernel(void (*kernel)(Expected...), dim3 grid, dim3 block, int shared_memory,
+                          cudaStream_t stream, Args... args) {
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_memory;
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel, static_cast<Expected>(args)...);
 }
 
+cudaError_t launch_prepare(const RowLossParams& params, const GroupScratch& scratch,
+                           cudaStream_t stream) {
+  if (params.rows > std::numeric_limits<int32_t>::max()) return cudaErrorInvalidValue;
+  const auto blocks =
+      static_cast<unsigned>((params.rows + kPrepareRowsPerBlock - 1) / kPrepareRowsPerBlock);
+  return launch_kernel(prepare_rows_kernel, dim3(blocks), dim3(kPrepareThreads),
+                       kPrepareSharedMemory, stream, params, scratch.next_in_group,
+                       scratch.first_in_group, scratch.chain);
+}
+
+// Attributes are what the driver has at hand: no call waits for the device.
+cudaError_t current_device(Device& device) {
+  int number = 0, major = 0, has_clusters = 0;
+  cudaError_t error = cudaGetDevice(&number);
+  const auto read = [&](int& value, cudaDeviceAttr attribute) {
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, attribute, number);
+  };
+  read(device.multiprocessors, cudaDevAttrMultiProcessorCount);
+  read(device.limits.shared_memory, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  read(has_clusters, cudaDevAttrClusterLaunch);
+  read(major, cudaDevAttrComputeCapabilityMajor);
+  // Only data centre chips have clusters beyond the portable size.
+  device.limits.cluster_size = !has_clusters               ? 1
+                               : major == 9 || major == 10 ? kMaxClusterBlocks
+                                                           : kPortableClusterBlocks;
+  return error;
+}
+
+cudaError_t launch_planned(const RowLossParams& params, const Device& device, bool is_counted,
+                           cudaStream_t stream) {
+  const LaunchPlan plan = launch_plan(params, device.limits);
+  switch (params.logits_dtype) {
+    case DType::kFloat32:
+      return launch_row_loss_float32(params, plan, device, is_counted, stream);
+    case DType::kFloat16:
+      return launch_row_loss_float16(params, plan, device, is_counted, stream);
+    case DType::kBFloat16:
+      return launch_row_loss_bfloat16(params, plan, device, is_counted, stream);
+    case DType::kFloat64:
+      break;  // launch_plan has thrown
+  }
+  return cudaErrorInvalidValue;
+}
+
+constexpr int kStatusSlots = 4096;
+__device__ int64_t status_slots[kStatusSlots][kStatusSize];  // 0 when the library is loaded
+
 }  // namespace
+
+cudaError_t status_of_stream(cudaStream_t stream, int device, int64_t** status) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, cudaStream_t>, int64_t*> of_stream;
+  static std::map<int, int> taken;  // slots of each device
+  *status = nullptr;
+  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+  cudaError_t error = cudaStreamIsCapturing(stream, &capture);
+  if (error != cudaSuccess) return error;
+  const bool is_captured = capture != cudaStreamCaptureStatusNone;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (!is_captured) {
+    const auto found = of_stream.find({device, stream});
+    if (found != of_stream.end()) {
+      *status = found->second;
+      return cudaSuccess;
+    }
+  }
+  int& next = taken[device];
+  if (next == kStatusSlots) return cudaSuccess;
+  void* slots = nullptr;
+  error = cudaGetSymbolAddress(&slots, status_slots);
+  if (error != cudaSuccess) return error;
+  *status = static_cast<int64_t*>(slots) + int64_t{next++} * kStatusSize;
+  if (!is_captured) of_stream[{device, stream}] = *status;
+  return cudaSuccess;
+}
 
 cudaError_t launch_row_loss(const RowLossParams& ungrouped, const GroupScratch& scratch,
                             cudaStream_t stream) {
   RowLossParams params = ungrouped;
   params.next_in_group = nullptr;
   params.first_in_group = nullptr;
-  const DType bank_dtype = params.target.table != nullptr ? params.target.dtype : DType::kFloat32;
-  const LaunchPlan plan = launch_plan(params.rows, params.classes, params.logits_dtype, bank_dtype,
-                                      is_vector_aligned(params));
+  launch_plan(params);  // throws before anything is launched
   if (params.rows == 0) return cudaSuccess;
-  const bool grouped = needs_groups(params);
-  if (grouped) {
-    const cudaError_t error = launch_group_rows(params, scratch, stream);
+  Device device;
+  cudaError_t error = current_device(device);
+  if (error != cudaSuccess) return error;
+  const bool is_grouped = needs_groups(params);
+  const bool is_counted = is_grouped || needs_count_before(params);
+  if (is_counted) {
+    error = launch_prepare(params, is_grouped ? scratch : GroupScratch(), stream);
     if (error != cudaSuccess) return error;
+  }
+  if (is_grouped) {
     params.next_in_group = scratch.next_in_group;
     params.first_in_group = scratch.first_in_group;
   }
-  const int64_t* const counted_rows = grouped ? scratch.counted_rows : nullptr;
-  switch (params.logits_dtype) {
-    case DType::kFloat32:
-      return launch_row_loss_float32(params, plan, counted_rows, stream);
-    case DType::kFloat16:
-      return launch_row_loss_float16(params, plan, counted_rows, stream);
-    case DType::kBFloat16:
-      return launch_row_loss_bfloat16(params, plan, counted_rows, stream);
-    case DType::kFloat64:
-      break;  // launch_plan has thrown
+  error = launch_planned(params, device, is_counted, stream);
+  // A cluster that does not fit at the moment: part of the device is taken, or cut off.
+  while (error == cudaErrorLaunchOutOfResources && device.limits.cluster_size > 1) {
+    cudaGetLastError();
+    device.limits.cluster_size /= 2;
+    error = launch_planned(params, device, is_counted, stream);
   }
-  return cudaErrorInvalidValue;
+  return error;
 }
 
 cudaError_t launch_scale_grad(const ScaleGradParams& params, cudaStream_t stream) {

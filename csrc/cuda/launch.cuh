@@ -1,4 +1,4 @@
-// Launches with the error of each, and what the launchers' source files share.
+// What the launchers' source files share.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -8,24 +8,20 @@
 
 namespace alr_fast {
 
-template <class... Expected, class... Args>
-cudaError_t launch_kernel(void (*kernel)(Expected...), dim3 grid, dim3 block, int shared_memory,
-                          cudaStream_t stream, Args... args) {
-  cudaLaunchConfig_t config = {};
-  config.gridDim = grid;
-  config.blockDim = block;
-  config.dynamicSmemBytes = shared_memory;
-  config.stream = stream;
-  return cudaLaunchKernelEx(&config, kernel, static_cast<Expected>(args)...);
-}
+constexpr int kPortableClusterBlocks = 8;
+
+struct Device {
+  int multiprocessors = 0;
+  DeviceLimits limits;
+};
 
 // The row kernel for one type of logits; a source file each, so that they compile in parallel.
-// `params` holds the groups, `counted_rows` is [1] or null.
+// `params` holds the groups; `is_counted`: the status holds the number of rows not ignored.
 cudaError_t launch_row_loss_float32(const RowLossParams& params, const LaunchPlan& plan,
-                                    const int64_t* counted_rows, cudaStream_t stream);
+                                    const Device& device, bool is_counted, cudaStream_t stream);
 cudaError_t launch_row_loss_float16(const RowLossParams& params, const LaunchPlan& plan,
-                                    const int64_t* counted_rows, cudaStream_t stream);
+                                    const Device& device, bool is_counted, cudaStream_t stream);
 cudaError_t launch_row_loss_bfloat16(const RowLossParams& params, const LaunchPlan& plan,
-                                     const int64_t* counted_rows, cudaStream_t stream);
+                                     const Device& device, bool is_counted, cudaStream_t stream);
 
 }  // namespace alr_fast

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "../alr_params.h"
+#include "../launch_plan.h"
 
 // Checked where kernels run on the CPU (tests/cpp/cuda_shim.h); a device would trap anyway.
 #if !defined(ALR_DEVICE_CHECK)
@@ -43,29 +44,95 @@ __device__ __forceinline__ float anew(float x) {
   return x;
 }
 
-// Elements that one instruction moves.
+// e^x for x <= 0, to about 2 units in the last place of the result and one of the exponent: one
+// multiplication and the hardware's 2^x, with results below the smallest normal number flushed to
+// 0.
+__device__ __forceinline__ float fast_exp(float x) {
+  constexpr float kLog2E = 1.44269504088896340736f;
+#if defined(__CUDA_ARCH__)
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * kLog2E));
+  return y;
+#else
+  return exp2f(x * kLog2E);
+#endif
+}
+
+// How an access treats the caches.
+enum class Cached {
+  kOnce,   // not needed again soon: the first to be evicted, so that the gradient, which is read
+           // next, stays in L2. Device memory only.
+  kAgain,  // as the hardware sees fit; shared memory too
+};
+
+template <int kBytes>
+struct WordOf;
+template <>
+struct WordOf<2> {
+  using Type = unsigned short;
+};
+template <>
+struct WordOf<4> {
+  using Type = unsigned int;
+};
+template <>
+struct WordOf<8> {
+  using Type = uint2;
+};
+template <>
+struct WordOf<16> {
+  using Type = uint4;
+};
+
+// Elements that one instruction moves, and the instructions that kVector elements take.
 template <class T, int kVector>
-struct alignas(sizeof(T) * kVector) Pack {
-  static_assert(sizeof(T) * kVector <= 16, "the widest access");
-  T at[kVector];
+struct Pack {
+  static constexpr int kBytes =
+      kVector * sizeof(T) < kAccessBytes ? kVector * sizeof(T) : kAccessBytes;
+  static constexpr int kSize = kBytes / sizeof(T);
+  static constexpr int kCount = kVector / kSize;
+  using Word = typename WordOf<kBytes>::Type;
 };
 
 // `from` and `to` are multiples of kVector elements away from an address aligned for them.
-template <int kVector, class T>
+template <int kVector, Cached kCached, class T>
 __device__ __forceinline__ void load(const T* from, float* to) {
-  ALR_DEVICE_CHECK(reinterpret_cast<uintptr_t>(from) % alignof(Pack<T, kVector>) == 0);
-  const Pack<T, kVector> pack = *reinterpret_cast<const Pack<T, kVector>*>(from);
+  using P = Pack<T, kVector>;
+  ALR_DEVICE_CHECK(reinterpret_cast<uintptr_t>(from) % P::kBytes == 0);
 #pragma unroll
-  for (int i = 0; i < kVector; ++i) to[i] = to_float(pack.at[i]);
+  for (int n = 0; n < P::kCount; ++n) {
+    const auto* const at = reinterpret_cast<const typename P::Word*>(from) + n;
+    typename P::Word word;
+    if constexpr (kCached == Cached::kOnce) {
+      word = __ldcs(at);
+    } else {
+      word = *at;
+    }
+    T elements[P::kSize];
+    __builtin_memcpy(static_cast<void*>(elements), &word, sizeof(word));
+#pragma unroll
+    for (int i = 0; i < P::kSize; ++i) to[n * P::kSize + i] = to_float(elements[i]);
+  }
 }
 
-template <int kVector, class T>
+template <int kVector, Cached kCached, class T>
 __device__ __forceinline__ void store(T* to, const float* from) {
-  ALR_DEVICE_CHECK(reinterpret_cast<uintptr_t>(to) % alignof(Pack<T, kVector>) == 0);
-  Pack<T, kVector> pack;
+  using P = Pack<T, kVector>;
+  ALR_DEVICE_CHECK(reinterpret_cast<uintptr_t>(to) % P::kBytes == 0);
 #pragma unroll
-  for (int i = 0; i < kVector; ++i) pack.at[i] = from_float<T>(from[i]);
-  *reinterpret_cast<Pack<T, kVector>*>(to) = pack;
+  for (int n = 0; n < P::kCount; ++n) {
+    T elements[P::kSize];
+#pragma unroll
+    for (int i = 0; i < P::kSize; ++i) elements[i] = from_float<T>(from[n * P::kSize + i]);
+    typename P::Word word;
+    __builtin_memcpy(&word, static_cast<const void*>(elements), sizeof(word));
+    auto* const at = reinterpret_cast<typename P::Word*>(to) + n;
+    if constexpr (kCached == Cached::kOnce) {
+      __stcs(at, word);
+    } else {
+      *at = word;
+    }
+  }
 }
 
 // index[b], or b where there is none. `index` is [B] int64 or int32; which is read once per row.

@@ -21,6 +21,10 @@ Tensor scratch(const Tensor& like, int32_t dtype, int64_t size) {
 }
 
 struct CudaBackend {
+  static int64_t row_loss_size(const RowLossParams& params) {
+    return alr_fast::row_loss_size(params);
+  }
+
   // A table in pinned host memory is read and written by the kernel across the bus.
   static void check_table_device(const Tensor& logits, const Tensor& table, const char* name) {
     if (same_device(logits, table)) return;
@@ -44,20 +48,23 @@ struct CudaBackend {
     }
     // Scratch memory goes back to torch's allocator when this returns, which reuses it in stream
     // order.
-    Tensor status, next, first, count;
+    Tensor status, next, first, chain;
     if (params.status == nullptr) {
-      status = scratch(logits, aoti_torch_dtype_int64(), kStatusSize);
-      params.status = static_cast<int64_t*>(status.data_ptr());
-      STD_CUDA_CHECK(cudaMemsetAsync(params.status, 0, kStatusSize * sizeof(int64_t), stream));
+      STD_CUDA_CHECK(status_of_stream(stream, logits.get_device_index(), &params.status));
+      if (params.status == nullptr) {  // too many streams and captured calls
+        status = scratch(logits, aoti_torch_dtype_int64(), kStatusSize);
+        params.status = static_cast<int64_t*>(status.data_ptr());
+        STD_CUDA_CHECK(cudaMemsetAsync(params.status, 0, kStatusSize * sizeof(int64_t), stream));
+      }
     }
     GroupScratch groups;
     if (needs_groups(params)) {
       next = scratch(logits, aoti_torch_dtype_int32(), params.rows);
       first = scratch(logits, aoti_torch_dtype_uint8(), params.rows);
-      count = scratch(logits, aoti_torch_dtype_int64(), 1);
+      chain = scratch(logits, aoti_torch_dtype_int32(), params.rows);
       groups.next_in_group = static_cast<int32_t*>(next.data_ptr());
       groups.first_in_group = static_cast<uint8_t*>(first.data_ptr());
-      groups.counted_rows = static_cast<int64_t*>(count.data_ptr());
+      groups.chain = static_cast<int32_t*>(chain.data_ptr());
     }
     try {
       STD_CUDA_CHECK(launch_row_loss(params, groups, stream));

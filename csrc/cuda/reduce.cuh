@@ -9,12 +9,13 @@
 
 namespace alr_fast {
 
-// The launch gives kReductionBuffers * kReductionSlotBytes bytes a warp (launch_plan). At namespace
-// scope, so that it is an ordinary array where kernels run on the CPU.
-struct alignas(kReductionSlotBytes) ReductionSlot {
-  unsigned char bytes[kReductionSlotBytes];
-};
-extern __shared__ ReductionSlot reduction_slots[];
+// Shared memory of a block, as much as the launch gives (launch_plan): slots for reductions first.
+#if defined(ALR_FAST_KERNELS_ON_CPU)
+inline unsigned char* shared_memory() { return cuda_shim::Machine::get().shared_memory(); }
+#else
+extern __shared__ __align__(16) unsigned char shared_memory_bytes[];
+__device__ __forceinline__ unsigned char* shared_memory() { return shared_memory_bytes; }
+#endif
 
 constexpr int kWarpThreads = 32;
 
@@ -61,8 +62,12 @@ class LaneGroup {
  public:
   __device__ __forceinline__ int rank() const { return threadIdx.x % kLanes; }
   __device__ __forceinline__ static constexpr int size() { return kLanes; }
+  __device__ __forceinline__ bool is_leader() const { return rank() == 0; }
   __device__ __forceinline__ int64_t row() const {
     return int64_t{blockIdx.x} * (blockDim.x / kLanes) + threadIdx.x / kLanes;
+  }
+  __device__ __forceinline__ int64_t rows_in_grid() const {
+    return int64_t{gridDim.x} * (blockDim.x / kLanes);
   }
 
   template <class T, class Op>
@@ -80,25 +85,34 @@ class BlockGroup {
  public:
   __device__ __forceinline__ int rank() const { return threadIdx.x; }
   __device__ __forceinline__ int size() const { return blockDim.x; }
+  __device__ __forceinline__ bool is_leader() const { return rank() == 0; }
   __device__ __forceinline__ int64_t row() const { return blockIdx.x; }
+  __device__ __forceinline__ int64_t rows_in_grid() const { return gridDim.x; }
 
   template <class T, class Op>
   __device__ __forceinline__ T reduce(T value, Op op) {
-    static_assert(sizeof(T) <= kReductionSlotBytes, "fits a slot");
     value = reduce_lanes<kWarpThreads>(0xffffffffu, value, op);
     const int warps = blockDim.x / kWarpThreads;
-    ReductionSlot* slots = reduction_slots + buffer_ * warps;
+    unsigned char* const slots = shared_memory() + buffer_ * warps * kReductionSlotBytes;
     // A slow warp may still read this buffer when a fast one starts the next reduction.
     buffer_ ^= 1;
-    if (threadIdx.x % kWarpThreads == 0)
-      __builtin_memcpy(&slots[threadIdx.x / kWarpThreads], &value, sizeof(T));
+    if (threadIdx.x % kWarpThreads == 0) write_slot(slots, threadIdx.x / kWarpThreads, value);
     __syncthreads();
-    __builtin_memcpy(static_cast<void*>(&value), &slots[0], sizeof(T));
-    for (int warp = 1; warp < warps; ++warp) {
-      T other;
-      __builtin_memcpy(static_cast<void*>(&other), &slots[warp], sizeof(T));
-      value = op(value, other);
-    }
+    value = read_slot<T>(slots, 0);
+    for (int warp = 1; warp < warps; ++warp) value = op(value, read_slot<T>(slots, warp));
+    return value;
+  }
+
+ protected:
+  template <class T>
+  __device__ __forceinline__ static void write_slot(unsigned char* slots, int n, const T& value) {
+    static_assert(sizeof(T) <= kReductionSlotBytes, "fits a slot");
+    __builtin_memcpy(slots + n * kReductionSlotBytes, &value, sizeof(T));
+  }
+  template <class T>
+  __device__ __forceinline__ static T read_slot(const unsigned char* slots, int n) {
+    T value;
+    __builtin_memcpy(static_cast<void*>(&value), slots + n * kReductionSlotBytes, sizeof(T));
     return value;
   }
 

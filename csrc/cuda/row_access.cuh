@@ -1,44 +1,63 @@
-// The first look at a row: its maximum and sums, with the row held in registers or read in chunks.
+// The two looks at a row: its maximum and sums, then the gradient and the new target; with the row
+// held in registers, in shared memory, or read twice.
 //
-// A chunk is the columns that a group of threads holds at once. Threads take turns of kVector
-// columns, so that neighbours access neighbouring memory. Beyond the row lie logits -inf and
-// targets 0, which add nothing to any sum.
+// A chunk is the columns that a group of threads holds in registers at once. Threads take turns of
+// kVector columns, so that neighbours access neighbouring memory. Beyond the row lie logits -inf
+// and targets 0, which add nothing to any sum.
 #pragma once
 
 #include <cstdint>
 
 #include "../alr_math.h"
+#include "cluster.cuh"
 #include "memory.cuh"
 #include "reduce.cuh"
 #include "row_writer.cuh"
+#include "staging.cuh"
 
 namespace alr_fast {
 
-template <class Traits>
+template <int kVector_, int kElements_, Cached kCached_>
+struct ChunkShape {
+  static constexpr int kVector = kVector_;
+  static constexpr int kElements = kElements_;
+  static constexpr int kVectors = kElements / kVector;
+  static constexpr Cached kCached = kCached_;
+  static_assert(kElements % kVector == 0, "a thread holds whole vectors");
+};
+
+template <class Shape, class Group>
 class Chunk {
  public:
-  static constexpr int kVector = Traits::kVector;
-  static constexpr int kElements = Traits::kElements;
-  static constexpr int kVectors = kElements / kVector;
-  using Group = typename Traits::Group;
-  using Target = typename Traits::Target;
+  static constexpr int kVector = Shape::kVector;
+  static constexpr int kElements = Shape::kElements;
+  static constexpr int kVectors = Shape::kVectors;
 
-  // z: [K] of one row. All loads are issued before any of them is needed.
-  template <bool kIsFull>
-  __device__ __forceinline__ void load(const typename Traits::Logits* z, const Target& target,
-                                       int begin, int classes, const Group& group) {
+  // z: [K] of one row.
+  template <bool kIsFull, class Logits>
+  __device__ __forceinline__ void load_logits(const Logits* z, int begin, int classes,
+                                              const Group& group) {
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
       const int k = column(begin, v, group);
       if (kIsFull || k < classes) {
-        alr_fast::load<kVector>(z + k, d_ + v * kVector);
-        target.template load<kVector>(k, T_ + v * kVector);
+        alr_fast::load<kVector, Shape::kCached>(z + k, d_ + v * kVector);
       } else {
+        fill(d_ + v * kVector, -__builtin_inff());
+      }
+    }
+  }
+
+  template <bool kIsFull, class Target>
+  __device__ __forceinline__ void load_target(const Target& target, int begin, int classes,
+                                              const Group& group) {
 #pragma unroll
-        for (int j = v * kVector; j < (v + 1) * kVector; ++j) {
-          d_[j] = -__builtin_inff();
-          T_[j] = 0;
-        }
+    for (int v = 0; v < kVectors; ++v) {
+      const int k = column(begin, v, group);
+      if (kIsFull || k < classes) {
+        target.template load<kVector, Shape::kCached>(k, T_ + v * kVector);
+      } else {
+        fill(T_ + v * kVector, 0);
       }
     }
   }
@@ -60,7 +79,8 @@ class Chunk {
   __device__ __forceinline__ RowSums<float> sums() const {
     RowSums<float> sums{};
 #pragma unroll
-    for (int j = 0; j < kElements; ++j) accumulate(sums, d_[j], expf(d_[j]), T_[j], kLowestFloat);
+    for (int j = 0; j < kElements; ++j)
+      accumulate(sums, d_[j], fast_exp(d_[j]), T_[j], kLowestFloat);
     return sums;
   }
 
@@ -77,10 +97,9 @@ class Chunk {
   }
 
   // The second look, after subtract: writes the gradient, and the new target where asked.
-  template <bool kIsFull>
-  __device__ __forceinline__ void write(const RowWrite<typename Traits::Logits>& to,
-                                        const Target& target, int begin, int classes,
-                                        const Group& group, RowFindings& findings) {
+  template <bool kIsFull, class Logits, class Target>
+  __device__ __forceinline__ void write(const RowWrite<Logits>& to, const Target& target, int begin,
+                                        int classes, const Group& group, RowFindings& findings) {
     bool is_inside[kVectors];
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) is_inside[v] = kIsFull || column(begin, v, group) < classes;
@@ -89,13 +108,13 @@ class Chunk {
       float grad[kVector];
 #pragma unroll
       for (int j = v * kVector; j < (v + 1) * kVector; ++j) {
-        const float p = expf(anew(d_[j])) * to.scalars.inv_sum;
+        const float p = fast_exp(anew(d_[j])) * to.scalars.inv_sum;
         const float d = masked_difference(anew(d_[j]), kLowestFloat);
         grad[j % kVector] = logit_gradient(T_[j], p, d, to.scalars) * to.grad_factor;
         T_[j] = refined_target(T_[j], p, to.scalars);
       }
       if (is_inside[v] && to.grad != nullptr)
-        store<kVector>(to.grad + column(begin, v, group), grad);
+        store<kVector, Cached::kAgain>(to.grad + column(begin, v, group), grad);
     }
     if (to.wants_findings) {
 #pragma unroll
@@ -113,19 +132,22 @@ class Chunk {
 
  private:
   // T_ holds the new target.
-  __device__ __forceinline__ void write_target(const RowWrite<typename Traits::Logits>& to,
-                                               const Target& target, int begin, const Group& group,
+  template <class Logits, class Target>
+  __device__ __forceinline__ void write_target(const RowWrite<Logits>& to, const Target& target,
+                                               int begin, const Group& group,
                                                const bool (&is_inside)[kVectors],
                                                RowFindings& findings) {
     if (to.rounds_stochastically) {
 #pragma unroll
       for (int j = 0; j < kElements; ++j)
-        T_[j] = target.stochastic(T_[j], to.rounding_key,
-                                  column(begin, j / kVector, group) + j % kVector);
+        T_[j] =
+            target.stochastic(T_[j], to.rounding_key,
+                              to.first_column + column(begin, j / kVector, group) + j % kVector);
     }
 #pragma unroll
     for (int v = 0; v < kVectors; ++v)
-      if (is_inside[v]) target.template store<kVector>(column(begin, v, group), T_ + v * kVector);
+      if (is_inside[v])
+        target.template store<kVector, Shape::kCached>(column(begin, v, group), T_ + v * kVector);
     if (to.wants_findings) {
 #pragma unroll
       for (int j = 0; j < kElements; ++j) {
@@ -141,6 +163,11 @@ class Chunk {
     return begin + (v * group.size() + group.rank()) * kVector;
   }
 
+  __device__ __forceinline__ static void fill(float* to, float value) {
+#pragma unroll
+    for (int j = 0; j < kVector; ++j) to[j] = value;
+  }
+
   float d_[kElements];  // logits, then their differences from the maximum
   float T_[kElements];  // old targets, then new ones
 };
@@ -152,6 +179,9 @@ struct RowLook {
   RowSums<float> sums;
 };
 
+// --- The three ways to hold a row. Each requests the logits when it is made, and the target in
+// load_target, so that the index of the target row may arrive in between. ---
+
 // A row that its threads hold in registers.
 template <class Traits>
 class RowInRegisters {
@@ -160,13 +190,16 @@ class RowInRegisters {
   using Target = typename Traits::Target;
   using Group = typename Traits::Group;
 
-  __device__ __forceinline__ RowInRegisters(const Logits* z, const Target& target, int classes,
-                                            Group& group)
-      : target_(target), classes_(classes), group_(group) {
-    chunk_.template load<false>(z, target, 0, classes, group);
+  __device__ __forceinline__ RowInRegisters(const Logits* z, int classes, Group& group)
+      : classes_(classes), group_(group) {
+    chunk_.template load_logits<false>(z, 0, classes, group);
   }
 
-  __device__ __forceinline__ RowLook look() {
+  __device__ __forceinline__ void load_target(const Target& target) {
+    chunk_.template load_target<false>(target, 0, classes_, group_);
+  }
+
+  __device__ __forceinline__ RowLook look(const Target&) {
     RowLook look;
     look.max = group_.reduce(chunk_.max(), Max());
     look.max_is_finite = look.max - look.max == 0;
@@ -175,24 +208,113 @@ class RowInRegisters {
     return look;
   }
 
-  __device__ __forceinline__ Entry largest_target() {
+  __device__ __forceinline__ Entry largest_target(const Target&) {
     return group_.reduce(chunk_.template largest_target<false>(0, classes_, group_), Largest());
   }
 
-  __device__ __forceinline__ void write(const RowWrite<Logits>& to, const RowLook&,
-                                        RowFindings& findings) {
-    chunk_.template write<false>(to, target_, 0, classes_, group_, findings);
+  __device__ __forceinline__ void write(const RowWrite<Logits>& to, const Target& target,
+                                        const RowLook&, RowFindings& findings) {
+    chunk_.template write<false>(to, target, 0, classes_, group_, findings);
   }
 
  private:
-  const Target& target_;
   int classes_;
   Group& group_;
-  Chunk<Traits> chunk_;
+  Chunk<ChunkShape<Traits::kVector, Traits::kElements, Cached::kOnce>, Group> chunk_;
 };
 
-// A row that is read twice. The maximum is not known while the sums grow: they are rebased when it
-// changes. Each chunk is summed apart, so that long rows lose no accuracy.
+// Columns that are read twice, chunk by chunk: of a row in device memory, or of a block's part in
+// shared memory. The maximum is not known while the sums grow: they are rebased when it changes.
+// Each chunk is summed apart, so that long rows lose no accuracy.
+template <class Shape, class Logits, class Target, class Group>
+class Columns {
+ public:
+  __device__ __forceinline__ Columns(const Logits* z, const Target& target, int classes,
+                                     const Group& group)
+      : z_(z),
+        target_(target),
+        classes_(classes),
+        chunk_classes_(group.size() * Shape::kElements),
+        group_(group) {}
+
+  // Of this thread's elements.
+  __device__ __forceinline__ void sum(float& max, RowSums<float>& sums) const {
+    max = kLowestFloat;  // finite: a difference from it is never NaN by itself
+    sums = RowSums<float>{};
+    int begin = 0;
+    for (; begin + chunk_classes_ <= classes_; begin += chunk_classes_) add<true>(begin, max, sums);
+    if (begin < classes_) add<false>(begin, max, sums);
+  }
+
+  __device__ __forceinline__ Entry largest_target() const {
+    Chunk<Shape, Group> chunk;
+    Entry entry;
+    for (int begin = 0; begin < classes_; begin += chunk_classes_) {
+      chunk.template load_target<false>(target_, begin, classes_, group_);
+      entry = Largest()(entry, chunk.template largest_target<false>(begin, classes_, group_));
+    }
+    return entry;
+  }
+
+  // From the end, which was read last and may still be in a cache.
+  __device__ __forceinline__ void write(const RowWrite<Logits>& to, float max,
+                                        RowFindings& findings) const {
+    int begin = classes_ / chunk_classes_ * chunk_classes_;
+    if (begin < classes_) rewrite<false>(to, begin, max, findings);
+    while (begin > 0) {
+      begin -= chunk_classes_;
+      rewrite<true>(to, begin, max, findings);
+    }
+  }
+
+ private:
+  template <bool kIsFull>
+  __device__ __forceinline__ void add(int begin, float& max, RowSums<float>& sums) const {
+    Chunk<Shape, Group> chunk;
+    load<kIsFull>(chunk, begin);
+    const float new_max = fmaxf(max, chunk.max());
+    const float shift = max - new_max;
+    rebase(sums, shift, fast_exp(shift));
+    max = new_max;
+    chunk.subtract(max);
+    sums = Add()(sums, chunk.sums());
+  }
+
+  template <bool kIsFull>
+  __device__ __forceinline__ void rewrite(const RowWrite<Logits>& to, int begin, float max,
+                                          RowFindings& findings) const {
+    Chunk<Shape, Group> chunk;
+    load<kIsFull>(chunk, begin);
+    chunk.subtract(max);
+    chunk.template write<kIsFull>(to, target_, begin, classes_, group_, findings);
+  }
+
+  template <bool kIsFull>
+  __device__ __forceinline__ void load(Chunk<Shape, Group>& chunk, int begin) const {
+    chunk.template load_logits<kIsFull>(z_, begin, classes_, group_);
+    chunk.template load_target<kIsFull>(target_, begin, classes_, group_);
+  }
+
+  const Logits* z_;
+  const Target& target_;
+  int classes_, chunk_classes_;
+  const Group& group_;
+};
+
+// Joins what the threads of a row found by Columns::sum.
+template <class Group>
+__device__ __forceinline__ RowLook join(float max, RowSums<float> sums, Group& group) {
+  RowLook look;
+  look.max = group.reduce(max, Max());
+  const float shift = max - look.max;
+  rebase(sums, shift, fast_exp(shift));
+  look.sums = group.reduce(sums, Add());
+  // No element at the maximum: all of them are -inf.
+  look.max_is_finite = look.max - look.max == 0 && look.sums.exp > 0;
+  return look;
+}
+
+// A row that is read twice from device memory.
 template <class Traits>
 class RowInChunks {
  public:
@@ -200,81 +322,149 @@ class RowInChunks {
   using Target = typename Traits::Target;
   using Group = typename Traits::Group;
 
-  __device__ __forceinline__ RowInChunks(const Logits* z, const Target& target, int classes,
-                                         Group& group)
-      : z_(z),
-        target_(target),
-        classes_(classes),
-        chunk_classes_(group.size() * Traits::kElements),
-        group_(group) {}
+  __device__ __forceinline__ RowInChunks(const Logits* z, int classes, Group& group)
+      : z_(z), classes_(classes), group_(group) {}
 
-  __device__ __forceinline__ RowLook look() {
-    float max = kLowestFloat;  // finite: a difference from it is never NaN by itself
-    RowSums<float> sums{};
-    int begin = 0;
-    for (; begin + chunk_classes_ <= classes_; begin += chunk_classes_) add<true>(begin, max, sums);
-    if (begin < classes_) add<false>(begin, max, sums);
+  __device__ __forceinline__ void load_target(const Target&) {}
 
-    RowLook look;
-    look.max = group_.reduce(max, Max());
-    rebase_to(look.max, max, sums);
-    look.sums = group_.reduce(sums, Add());
-    // No element at the maximum: all of them are -inf.
-    look.max_is_finite = look.max - look.max == 0 && look.sums.exp > 0;
-    return look;
+  __device__ __forceinline__ RowLook look(const Target& target) {
+    float max;
+    RowSums<float> sums;
+    columns(target).sum(max, sums);
+    return join(max, sums, group_);
   }
 
-  __device__ __forceinline__ Entry largest_target() {
-    Chunk<Traits> chunk;
+  __device__ __forceinline__ Entry largest_target(const Target& target) {
+    return group_.reduce(columns(target).largest_target(), Largest());
+  }
+
+  __device__ __forceinline__ void write(const RowWrite<Logits>& to, const Target& target,
+                                        const RowLook& look, RowFindings& findings) const {
+    columns(target).write(to, look.max, findings);
+  }
+
+ private:
+  using Shape = ChunkShape<Traits::kVector, Traits::kElements, Cached::kAgain>;
+
+  __device__ __forceinline__ Columns<Shape, Logits, Target, Group> columns(
+      const Target& target) const {
+    return {z_, target, classes_, group_};
+  }
+
+  const Logits* z_;  // [K]
+  int classes_;
+  Group& group_;
+};
+
+// A row in the shared memory of a block, or of the blocks of a cluster, a part in each. Device
+// memory is accessed 16 bytes at a time wherever the row begins and whatever its length; results
+// replace what they were computed from, and then go out.
+template <class Traits>
+class RowInShared {
+ public:
+  using Logits = typename Traits::Logits;
+  using Target = typename Traits::Target;
+  using Group = typename Traits::Group;
+
+  __device__ __forceinline__ RowInShared(const Logits* z, int classes, Group& group)
+      : first_(group.first_column(classes)), columns_(group.columns(classes)), group_(group) {
+    z_at_ = group.slot_bytes();
+    const auto part = static_cast<int>(columns_per_block(classes, group.blocks()));
+    T_at_ = z_at_ + static_cast<int>(staged_bytes(part, sizeof(Logits)));
+    z_at_ += stage(shared_memory() + z_at_, z + first_, columns_, group);
+  }
+
+  RowInShared(const RowInShared&) = delete;
+
+  // The next row takes the same memory: all of this one has come, and gone out.
+  __device__ __forceinline__ ~RowInShared() {
+    wait_for_staged();
+    __syncthreads();
+  }
+
+  __device__ __forceinline__ void load_target(const Target& target) {
+    if constexpr (Target::kIsTable)
+      T_at_ += stage(shared_memory() + T_at_, target.row() + first_, columns_, group_);
+    wait_for_staged();
+    __syncthreads();
+  }
+
+  __device__ __forceinline__ RowLook look(const Target& target) {
+    float max;
+    RowSums<float> sums;
+    with_columns(target, [&](const auto& columns) { columns.sum(max, sums); });
+    return join(max, sums, group_);
+  }
+
+  __device__ __forceinline__ Entry largest_target(const Target& target) {
     Entry entry;
-    for (int begin = 0; begin < classes_; begin += chunk_classes_) {
-      chunk.template load<false>(z_, target_, begin, classes_, group_);
-      entry = Largest()(entry, chunk.template largest_target<false>(begin, classes_, group_));
-    }
+    with_columns(target, [&](const auto& columns) { entry = columns.largest_target(); });
+    if (entry.at != Entry().at) entry.at += first_;
     return group_.reduce(entry, Largest());
   }
 
-  // From the end, which was read last and may still be in a cache.
-  __device__ __forceinline__ void write(const RowWrite<Logits>& to, const RowLook& look,
-                                        RowFindings& findings) const {
-    int begin = classes_ / chunk_classes_ * chunk_classes_;
-    if (begin < classes_) rewrite<false>(to, begin, look.max, findings);
-    while (begin > 0) {
-      begin -= chunk_classes_;
-      rewrite<true>(to, begin, look.max, findings);
+  __device__ __forceinline__ void write(const RowWrite<Logits>& to, const Target& target,
+                                        const RowLook& look, RowFindings& findings) const {
+    RowWrite<Logits> in_place = to;
+    if (to.grad != nullptr) in_place.grad = z();
+    in_place.first_column = first_;
+    with_columns(target, [&](const auto& columns) { columns.write(in_place, look.max, findings); });
+    if (findings.predicted != Entry().at) findings.predicted += first_;
+    if (findings.after.at != Entry().at) findings.after.at += first_;
+    __syncthreads();
+    if (to.grad != nullptr) unstage<Cached::kAgain>(to.grad + first_, z(), columns_, group_);
+    if constexpr (Target::kIsTable) {
+      if (to.stores_target) unstage<Cached::kOnce>(target.row() + first_, T(), columns_, group_);
     }
   }
 
  private:
-  template <bool kIsFull>
-  __device__ __forceinline__ void add(int begin, float& max, RowSums<float>& sums) const {
-    Chunk<Traits> chunk;
-    chunk.template load<kIsFull>(z_, target_, begin, classes_, group_);
-    const float new_max = fmaxf(max, chunk.max());
-    rebase_to(new_max, max, sums);
-    max = new_max;
-    chunk.subtract(max);
-    sums = Add()(sums, chunk.sums());
+  static constexpr int kWide = 4;
+
+  // Calls work with the columns in shared memory: four at a time where both kinds lie so.
+  template <class Work>
+  __device__ __forceinline__ void with_columns(const Target& target, const Work& work) const {
+    if constexpr (Target::kIsTable) {
+      const Target staged(T());
+      if (is_wide(z()) && is_wide(T()) && columns_ % kWide == 0) {
+        work(columns<kWide>(staged));
+      } else {
+        work(columns<1>(staged));
+      }
+    } else {
+      const Target here = target.from_column(first_);
+      if (is_wide(z()) && columns_ % kWide == 0) {
+        work(columns<kWide>(here));
+      } else {
+        work(columns<1>(here));
+      }
+    }
   }
 
-  __device__ __forceinline__ static void rebase_to(float new_max, float max, RowSums<float>& sums) {
-    const float shift = max - new_max;
-    rebase(sums, shift, expf(shift));
+  template <int kVector>
+  using Shape = ChunkShape<kVector, Traits::Shape::kElements, Cached::kAgain>;
+
+  template <int kVector>
+  __device__ __forceinline__ Columns<Shape<kVector>, Logits, Target, Group> columns(
+      const Target& target) const {
+    return {z(), target, columns_, group_};
   }
 
-  template <bool kIsFull>
-  __device__ __forceinline__ void rewrite(const RowWrite<Logits>& to, int begin, float max,
-                                          RowFindings& findings) const {
-    Chunk<Traits> chunk;
-    chunk.template load<kIsFull>(z_, target_, begin, classes_, group_);
-    chunk.subtract(max);
-    chunk.template write<kIsFull>(to, target_, begin, classes_, group_, findings);
+  __device__ __forceinline__ Logits* z() const {
+    return reinterpret_cast<Logits*>(shared_memory() + z_at_);
+  }
+  __device__ __forceinline__ typename Target::Element* T() const {
+    return reinterpret_cast<typename Target::Element*>(shared_memory() + T_at_);
   }
 
-  const Logits* z_;  // [K]
-  const Target& target_;
-  int classes_, chunk_classes_;
+  template <class T>
+  __device__ __forceinline__ static bool is_wide(const T* at) {
+    return reinterpret_cast<uintptr_t>(at) % (kWide * sizeof(T)) == 0;
+  }
+
+  int first_, columns_;  // of this block
   Group& group_;
+  int z_at_, T_at_;  // in shared memory, in bytes; the latter of the buffer before it is filled
 };
 
 }  // namespace alr_fast

@@ -7,6 +7,7 @@
 #include "../alr_math.h"
 #include "../alr_params.h"
 #include "../launch_plan.h"
+#include "cluster.cuh"
 #include "finish.cuh"
 #include "memory.cuh"
 #include "reduce.cuh"
@@ -17,96 +18,122 @@
 namespace alr_fast {
 
 // Compile-time facts of one instantiation.
-template <class Logits_, class Target_, Regime kRegime, int kVector_>
+template <class Logits_, class Target_, Regime kRegime_, int kVector_>
 struct RowTraits {
   using Logits = Logits_;
   using Target = Target_;
-  using Shape = RegimeTraits<kRegime>;
-  using Group = std::conditional_t<Shape::kLanes == 0, BlockGroup,
-                                   LaneGroup<Shape::kLanes == 0 ? 32 : Shape::kLanes>>;
+  using Shape = RegimeTraits<kRegime_>;
+  static constexpr Regime kRegime = kRegime_;
   static constexpr int kVector = kVector_;
-  static constexpr int kElements = Shape::kElements;
-  static constexpr bool kLoops = Shape::kLoops;
-  static_assert(kElements % kVector == 0, "a thread holds whole vectors");
-  static_assert(kVector == 1 || kVector == kVectorWidth, "as is_vector_aligned checks");
-  static_assert(!kLoops || Shape::kLanes == 0, "only blocks loop");
+  static constexpr int kElements = kVector > Shape::kElements ? kVector : Shape::kElements;
+  static constexpr bool kIsBlock = Shape::kLanes == 0;
+  // A thread that holds more needs fewer beside it.
+  static constexpr int kLanes = kIsBlock ? 32 : Shape::kLanes * Shape::kElements / kElements;
+  static constexpr bool kIsShared = kRegime == Regime::kShared;
+  // Rows of labels are made in registers, of which they take a few more.
+  static constexpr int kMinBlocks =
+      Target::kIsTable || Shape::kMinBlocks == 1 ? Shape::kMinBlocks : Shape::kMinBlocks - 1;
+  using Group = std::conditional_t<kIsShared, ClusterGroup,
+                                   std::conditional_t<kIsBlock, BlockGroup, LaneGroup<kLanes>>>;
 };
+
+template <class Traits>
+using RowOf = std::conditional_t<Traits::kIsShared, RowInShared<Traits>,
+                                 std::conditional_t<Traits::kRegime == Regime::kLoop,
+                                                    RowInChunks<Traits>, RowInRegisters<Traits>>>;
 
 template <class Traits>
 class RowLoss {
   using Logits = typename Traits::Logits;
   using Target = typename Traits::Target;
   using Group = typename Traits::Group;
-  using Row = std::conditional_t<Traits::kLoops, RowInChunks<Traits>, RowInRegisters<Traits>>;
+  using Row = RowOf<Traits>;
 
  public:
-  __device__ __forceinline__ RowLoss(const RowLossParams& params, int64_t valid_rows,
-                                     const Group& group)
+  __device__ __forceinline__ RowLoss(const RowLossParams& params, int64_t valid_rows, Group& group)
       : p_(params), valid_rows_(valid_rows), group_(group) {}
 
+  // All rows of the group's threads.
   __device__ __forceinline__ void run() {
-    const int64_t b = group_.row();
-    if (b >= p_.rows) return;
-    const int64_t i = index_at(p_, b);
-    if (i < 0) {
-      skip(b, 0);
-    } else if (i >= p_.target.size) {
-      if (is_first_thread()) count(kStatusOutOfRange);
-      skip(b, __builtin_nanf(""));
-    } else if (p_.next_in_group == nullptr || p_.first_in_group[b] != 0) {
-      rows_of_index(b, i);
-    }
+    for (int64_t b = group_.row(); b < p_.rows; b += group_.rows_in_grid()) rows_of_index(b);
   }
 
+  // What these rows add to the batch; in the group's first thread.
+  __device__ __forceinline__ BlockPartial partial() const { return {loss_, valid_}; }
+
  private:
-  // The row that has index i or, in batch order, all rows that have it: they see the old target
-  // row, so the last valid one is looked at again to be stored.
-  __device__ __forceinline__ void rows_of_index(int64_t first, int64_t i) {
-    const bool is_alone = p_.next_in_group == nullptr || p_.next_in_group[first] < 0;
-    bool stores = p_.update && is_alone;
-    bool is_again = false;
-    int64_t last = -1;
+  enum class Pass { kOnly, kListed, kAgain };
+
+  // Row `first` or, in batch order, all rows that have its index: they see the old target row, so
+  // the last valid one is looked at again to be stored.
+  __device__ __forceinline__ void rows_of_index(int64_t first) {
+    const int64_t i = index_at(p_, first);
+    const bool is_listed = p_.next_in_group != nullptr && p_.next_in_group[first] >= 0;
+    Pass pass = is_listed ? Pass::kListed : Pass::kOnly;
+    int32_t last = -1;  // rows of a list are fewer than 2^31
     int64_t b = first;
     while (true) {
-      const bool is_finite = row(b, i, stores, is_again);
-      if (is_alone || is_again) break;
-      if (is_finite) last = b;
-      const int64_t next = p_.next_in_group[b];
-      if (next < 0 && last < 0) break;
-      is_again = stores = next < 0;
-      b = is_again ? last : next;
+      const Logits* const z = static_cast<const Logits*>(p_.logits) + b * p_.logits_stride;  // [K]
+      Row row(z, static_cast<int>(p_.classes), group_);  // requested before the index has come
+      if (b == first && !is_mine(b, i)) return;
+      const bool is_finite = compute(row, b, i, pass);
+      if (pass != Pass::kListed) break;
+      if (is_finite) last = static_cast<int32_t>(b);
+      const int32_t next = p_.next_in_group[b];
+      if (next < 0 && last < 0) return;
+      if (next < 0) pass = Pass::kAgain;
+      b = next < 0 ? last : next;
     }
-    if (is_again && p_.stats_class != nullptr && is_first_thread()) {
+    if (pass == Pass::kAgain && p_.stats_class != nullptr && group_.is_leader()) {
       int64_t* const class_after = p_.stats_class + 2 * p_.rows;
       for (b = first; b >= 0; b = p_.next_in_group[b]) class_after[b] = class_after[last];
     }
   }
 
-  // Returns whether the logits have a softmax; stores the target row only then, and if asked.
-  __device__ __forceinline__ bool row(int64_t b, int64_t i, bool stores, bool is_again) {
-    const Logits* const z = static_cast<const Logits*>(p_.logits) + b * p_.logits_stride;  // [K]
+  // Whether row b is to be computed here, with all that have its index. One that is ignored or out
+  // of range is written here, too.
+  __device__ __forceinline__ bool is_mine(int64_t b, int64_t i) {
+    if (i < 0) {
+      skip(b, 0);
+      return false;
+    }
+    if (i >= p_.target.size) {
+      // Of equal indices each row is reported by itself.
+      if (group_.is_leader()) count(kStatusOutOfRange);
+      add_to_batch(b, __builtin_nanf(""));
+      skip(b, __builtin_nanf(""));
+      return false;
+    }
+    return p_.next_in_group == nullptr || p_.first_in_group[b] != 0;
+  }
+
+  // Returns whether the logits have a softmax; stores the target row only then.
+  __device__ __forceinline__ bool compute(Row& row, int64_t b, int64_t i, Pass pass) {
     const Target target(p_, i);
-    Row row(z, target, static_cast<int>(p_.classes), group_);
-    const RowLook look = row.look();
+    row.load_target(target);
+    const RowLook look = row.look(target);
     const RowScalars<float> scalars =
         finish_row(look.sums, logf(look.sums.exp), look.max_is_finite,
                    static_cast<float>(p_.momentum), static_cast<float>(p_.entropy_weight));
     const bool loss_is_finite = scalars.loss - scalars.loss == 0;
-    if (!is_again && is_first_thread() && !(scalars.finite && loss_is_finite))
+    const bool is_again = pass == Pass::kAgain;
+    if (!is_again && group_.is_leader() && !(scalars.finite && loss_is_finite))
       count(kStatusNonFinite);
 
     int class_before = 0;
     if (p_.stats_class != nullptr) class_before = largest_class(row, target);
     if (!scalars.finite) {
+      add_to_batch(b, __builtin_nanf(""));
       skip(b, __builtin_nanf(""), class_before);
       return false;
     }
     const float weight =
         p_.row_weight == nullptr ? 1.f : static_cast<const float*>(p_.row_weight)[b];
-    if (is_first_thread()) static_cast<float*>(p_.row_loss)[b] = scalars.loss * weight;
+    if (!is_again) add_to_batch(b, scalars.loss * weight);
 
+    const bool stores = p_.update && pass != Pass::kListed;
     RowFindings found;
-    row.write(row_write(b, scalars, weight, stores), look, found);
+    row.write(row_write(b, scalars, weight, stores), target, look, found);
     if (p_.stats_class != nullptr) {
       found = group_.reduce(found, MergeFindings());
       const int class_after =
@@ -115,6 +142,14 @@ class RowLoss {
                   found.largest_target);
     }
     return true;
+  }
+
+  // Loss of a row that is not ignored.
+  __device__ __forceinline__ void add_to_batch(int64_t b, float loss) {
+    if (!group_.is_leader()) return;
+    loss_ += static_cast<double>(loss);
+    ++valid_;
+    if (p_.reduction == Reduction::kNone) static_cast<float*>(p_.row_loss)[b] = loss;
   }
 
   __device__ __forceinline__ RowWrite<Logits> row_write(int64_t b, const RowScalars<float>& scalars,
@@ -142,7 +177,7 @@ class RowLoss {
 
   __device__ __forceinline__ static int largest_class(Row& row, const Target& target) {
     if constexpr (Target::kIsTable) {
-      return class_or_first(row.largest_target().at);
+      return class_or_first(row.largest_target(target).at);
     } else {
       return target.label();
     }
@@ -151,18 +186,20 @@ class RowLoss {
   // A row of nothing but NaN has no largest entry.
   __device__ __forceinline__ static int class_or_first(int at) { return at == Entry().at ? 0 : at; }
 
-  // Loss and gradient of a row that is not computed; the target row stays.
+  // Gradient and statistics of a row that is not computed, and the loss of one that is ignored; the
+  // target row stays.
   __device__ __forceinline__ void skip(int64_t b, float value, int64_t table_class = -1) {
-    if (is_first_thread()) static_cast<float*>(p_.row_loss)[b] = value;
+    if (value == 0 && p_.reduction == Reduction::kNone && group_.is_leader())
+      static_cast<float*>(p_.row_loss)[b] = value;
     if (p_.grad_mode != GradMode::kNone) {
       Logits* const grad = static_cast<Logits*>(p_.grad_logits) + b * p_.classes;  // [K]
-      float values[Traits::kVector];
-#pragma unroll
-      for (int i = 0; i < Traits::kVector; ++i) values[i] = value;
-      const int classes = static_cast<int>(p_.classes);
-      for (int k = group_.rank() * Traits::kVector; k < classes;
-           k += group_.size() * Traits::kVector)
-        store<Traits::kVector>(grad + k, values);
+      const Logits element = from_float<Logits>(value);
+      int k = group_.rank(), end = static_cast<int>(p_.classes);
+      if constexpr (Traits::kIsShared) {
+        k += group_.first_column(end);
+        end = group_.first_column(end) + group_.columns(end);
+      }
+      for (; k < end; k += group_.size()) grad[k] = element;
     }
     const float nan = __builtin_nanf("");
     if (p_.stats_class != nullptr) write_stats(b, -1, table_class, table_class, nan, nan);
@@ -171,7 +208,7 @@ class RowLoss {
   __device__ __forceinline__ void write_stats(int64_t b, int64_t predicted, int64_t before,
                                               int64_t after, float confidence,
                                               float largest_target) const {
-    if (!is_first_thread()) return;
+    if (!group_.is_leader()) return;
     p_.stats_class[b] = predicted;
     p_.stats_class[p_.rows + b] = before;
     p_.stats_class[2 * p_.rows + b] = after;
@@ -179,30 +216,54 @@ class RowLoss {
     p_.stats_value[p_.rows + b] = largest_target;
   }
 
-  __device__ __forceinline__ bool is_first_thread() const { return group_.rank() == 0; }
-
   __device__ __forceinline__ void count(int status) const {
-    atomicAdd(reinterpret_cast<unsigned long long*>(p_.status + status), 1ull);
+    atomicAdd(status_word(p_, status), 1ull);
   }
 
   const RowLossParams& p_;
   int64_t valid_rows_;
-  Group group_;
+  Group& group_;
+  double loss_ = 0;
+  int32_t valid_ = 0;
 };
 
-// `counted_rows`: [1] rows that are not ignored, or null where no launch before this one counted
-// them.
+// Adds up the partials of the groups of a block; the first thread of each holds one.
 template <class Traits>
-__global__ void __launch_bounds__(Traits::Shape::kMaxThreads, 1)  // 1: registers before occupancy
-    row_loss_kernel(const RowLossParams p, const int64_t* counted_rows) {
-  BlockGroup block;
-  int64_t valid_rows = -1;
-  if (needs_count_first(p))
-    valid_rows = counted_rows != nullptr ? *counted_rows : count_valid_rows(p, block);
-  typename Traits::Group group;
-  if constexpr (Traits::Shape::kLanes == 0) group = block;  // its next buffer is the free one
-  RowLoss<Traits>(p, valid_rows, group).run();
-  finish_batch(p, valid_rows, block);
+__device__ __forceinline__ BlockPartial partial_of_block(const BlockPartial& partial,
+                                                         BlockGroup& block) {
+  if constexpr (Traits::kIsBlock) {
+    return partial;
+  } else {
+    return block.reduce(partial, AddPartials());
+  }
 }
+
+// `blocks_per_row`: the size of the cluster. `is_counted`: the launch before this one counted the
+// rows that are not ignored.
+template <class Traits>
+__global__ void __launch_bounds__(Traits::Shape::kMaxThreads, Traits::kMinBlocks)
+    row_loss_kernel(const RowLossParams p, int blocks_per_row, bool is_counted) {
+  BlockGroup block;
+  const int64_t valid_rows = valid_rows_before(p, is_counted, block);
+  __syncthreads();  // the buffers of reductions are free
+  if constexpr (Traits::kIsShared) {
+    ClusterGroup group(blocks_per_row);
+    RowLoss<Traits> rows(p, valid_rows, group);
+    rows.run();
+    finish_batch(p, rows.partial(), block);
+    group.wait_before_exit();
+  } else {
+    typename Traits::Group group;
+    RowLoss<Traits> rows(p, valid_rows, group);
+    rows.run();
+    finish_batch(p, partial_of_block<Traits>(rows.partial(), block), block);
+  }
+}
+
+// A kernel as a type.
+template <class Traits>
+struct RowLossKernel {
+  static constexpr auto kPointer = &row_loss_kernel<Traits>;
+};
 
 }  // namespace alr_fast

@@ -3,8 +3,8 @@
 namespace alr_fast {
 
 cudaError_t launch_row_loss_float32(const RowLossParams& params, const LaunchPlan& plan,
-                                    const int64_t* counted_rows, cudaStream_t stream) {
-  return launch_row_loss_of<float>(params, plan, counted_rows, stream);
+                                    const Device& device, bool is_counted, cudaStream_t stream) {
+  return launch_row_loss_of<float>(params, plan, device, is_counted, stream);
 }
 
 }  // namespace alr_fast

@@ -12,7 +12,7 @@ namespace alr_fast {
 constexpr float kLowestFloat = -3.402823466e38f;
 
 // By request.
-struct RowFindings {
+struct RowFindings {  // of the columns that a thread has written
   int32_t predicted = Entry().at;
   float largest_target = Entry().value;
   Entry after;  // of the stored row
@@ -30,7 +30,8 @@ struct MergeFindings {
 template <class Logits>
 struct RowWrite {
   RowScalars<float> scalars;
-  Logits* grad;  // [K] or null
+  Logits* grad;          // [K] or null
+  int first_column = 0;  // class of the first column written
   float grad_factor;
   bool stores_target;
   bool rounds_stochastically;

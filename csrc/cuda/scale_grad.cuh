@@ -22,10 +22,10 @@ __global__ void scale_grad_kernel(const ScaleGradParams p) {
   int64_t k = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * kVector;
   for (; k < p.classes; k += step) {
     float values[kVector];
-    load<kVector>(from + k, values);
+    load<kVector, Cached::kOnce>(from + k, values);
 #pragma unroll
     for (int i = 0; i < kVector; ++i) values[i] *= factor;
-    store<kVector>(to + k, values);
+    store<kVector, Cached::kAgain>(to + k, values);
   }
 }
 

@@ -17,25 +17,29 @@ __device__ __forceinline__ float round_stochastic(const __nv_bfloat16*, float x,
   return round_stochastic_bfloat16(x, random);
 }
 
-// Row of a table of type T. The table may lie in pinned host memory.
+// Where the kernel's rows of type T come from: device memory, or pinned host memory.
 template <class T>
 class TableTarget {
  public:
   static constexpr bool kIsTable = true;
+  using Element = T;
 
   __device__ __forceinline__ TableTarget(const RowLossParams& p, int64_t i)
       : row_(static_cast<T*>(p.target.table) + i * p.target.stride) {}
+  __device__ __forceinline__ explicit TableTarget(T* row) : row_(row) {}
 
   // kVector elements from column k.
-  template <int kVector>
+  template <int kVector, Cached kCached>
   __device__ __forceinline__ void load(int k, float* to) const {
-    alr_fast::load<kVector>(row_ + k, to);
+    alr_fast::load<kVector, kCached>(row_ + k, to);
   }
 
-  template <int kVector>
+  template <int kVector, Cached kCached>
   __device__ __forceinline__ void store(int k, const float* t) const {
-    alr_fast::store<kVector>(row_ + k, t);
+    alr_fast::store<kVector, kCached>(row_ + k, t);
   }
+
+  __device__ __forceinline__ T* row() const { return row_; }
 
   // t as it is stored.
   __device__ __forceinline__ static float rounded(float t) { return to_float(from_float<T>(t)); }
@@ -46,20 +50,30 @@ class TableTarget {
   }
 
  private:
-  T* row_;  // [K]
+  T* row_;  // [K], or the columns of one block
 };
 
-// Smoothed one-hot row of a label: nothing is read or written.
+// Smoothed one-hot row of a label: nothing is read or written. It leaves the width of accesses to
+// the logits of type T.
+template <class T>
 class LabelTarget {
  public:
   static constexpr bool kIsTable = false;
+  using Element = T;
 
   __device__ __forceinline__ LabelTarget(const RowLossParams& p, int64_t i)
       : on_(static_cast<float>(p.target.on_target)),
         off_(static_cast<float>(p.target.off_target)),
         label_(static_cast<int>(i)) {}
 
-  template <int kVector>
+  // The same row with column k at 0.
+  __device__ __forceinline__ LabelTarget from_column(int k) const {
+    LabelTarget target = *this;
+    target.label_ -= k;
+    return target;
+  }
+
+  template <int kVector, Cached>
   __device__ __forceinline__ void load(int k, float* to) const {
 #pragma unroll
     for (int i = 0; i < kVector; ++i) to[i] = k + i == label_ ? on_ : off_;

@@ -4,43 +4,36 @@
 
 #include "cuda_backend_row_loss.h"
 //
-#include "cuda/group.cuh"
-
-namespace alr_fast {
-ReductionSlot reduction_slots[64];
-}
+#include "cuda/prepare.cuh"
 
 namespace test {
 
-Order order;
+Variation variation;
 
 // As launch.cu does it.
 void run_row_loss(const alr_fast::RowLossParams& ungrouped) {
   using alr_fast::DType;
   alr_fast::RowLossParams params = ungrouped;
-  const DType bank_dtype = params.target.table != nullptr ? params.target.dtype : DType::kFloat32;
-  const alr_fast::LaunchPlan plan =
-      alr_fast::launch_plan(params.rows, params.classes, params.logits_dtype, bank_dtype,
-                            alr_fast::is_vector_aligned(params));
+  const alr_fast::LaunchPlan plan = alr_fast::launch_plan(params, variation.limits);
   if (params.rows == 0) return;
-  std::vector<int32_t> next(params.rows, 0x5a5a5a5a);
+  std::vector<int32_t> next(params.rows, 0x5a5a5a5a), chain(params.rows, 0x5a5a5a5a);
   std::vector<uint8_t> first(params.rows, 0x5a);
-  int64_t counted = 0x5a5a5a5a5a5a;
-  const bool grouped = alr_fast::needs_groups(params);
-  if (grouped) {
-    const auto blocks = static_cast<unsigned>((params.rows + alr_fast::kGroupRowsPerBlock - 1) /
-                                              alr_fast::kGroupRowsPerBlock);
-    cuda_shim::run(shim_launch(blocks, alr_fast::kGroupThreads, alr_fast::kGroupSharedMemory),
-                   alr_fast::group_rows_kernel, params, next.data(), first.data(), &counted);
+  const bool is_grouped = alr_fast::needs_groups(params);
+  const bool is_counted = is_grouped || alr_fast::needs_count_before(params);
+  if (is_counted) {
+    const int64_t per_block = variation.prepare_rows_per_block;
+    const auto blocks = static_cast<unsigned>((params.rows + per_block - 1) / per_block);
+    cuda_shim::run(shim_launch(blocks, alr_fast::kPrepareThreads, alr_fast::kPrepareSharedMemory),
+                   alr_fast::prepare_rows_kernel, params, is_grouped ? next.data() : nullptr,
+                   is_grouped ? first.data() : nullptr, is_grouped ? chain.data() : nullptr);
+  }
+  if (is_grouped) {
     params.next_in_group = next.data();
     params.first_in_group = first.data();
   }
-  const int64_t* const counted_rows = grouped ? &counted : nullptr;
-  if (params.logits_dtype == DType::kFloat32)
-    return run_row_loss_float32(params, plan, counted_rows);
-  if (params.logits_dtype == DType::kFloat16)
-    return run_row_loss_float16(params, plan, counted_rows);
-  run_row_loss_bfloat16(params, plan, counted_rows);
+  if (params.logits_dtype == DType::kFloat32) return run_row_loss_float32(params, plan, is_counted);
+  if (params.logits_dtype == DType::kFloat16) return run_row_loss_float16(params, plan, is_counted);
+  run_row_loss_bfloat16(params, plan, is_counted);
 }
 
 void run_scale_grad(const alr_fast::ScaleGradParams& params) {

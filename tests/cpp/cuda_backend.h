@@ -8,21 +8,25 @@
 
 namespace test {
 
-// In which order threads and blocks run; set by the tests.
-struct Order {
+// What may differ from launch to launch; set by the tests.
+struct Variation {
+  // The order in which threads and blocks run.
   bool reverse_threads = false, reverse_blocks = false, newest_first = false;
+  int resident_rows = 1 << 20;  // that blocks or clusters work on at the same time
+  int prepare_rows_per_block = 1024;
+  alr_fast::DeviceLimits limits;
 };
-extern Order order;
+extern Variation variation;
 
 void run_row_loss(const alr_fast::RowLossParams& params);
 void run_scale_grad(const alr_fast::ScaleGradParams& params);
 
 // For one type of logits; a source file each, so that they compile in parallel.
 void run_row_loss_float32(const alr_fast::RowLossParams& params, const alr_fast::LaunchPlan& plan,
-                          const int64_t* counted_rows);
+                          bool is_counted);
 void run_row_loss_float16(const alr_fast::RowLossParams& params, const alr_fast::LaunchPlan& plan,
-                          const int64_t* counted_rows);
+                          bool is_counted);
 void run_row_loss_bfloat16(const alr_fast::RowLossParams& params, const alr_fast::LaunchPlan& plan,
-                           const int64_t* counted_rows);
+                           bool is_counted);
 
 }  // namespace test

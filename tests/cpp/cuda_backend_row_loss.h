@@ -1,6 +1,8 @@
 // The body of the cuda_backend_*.cpp files of one type of logits.
 #pragma once
 
+#include <algorithm>
+
 #include "cuda_shim.h"
 //
 #include "cuda/dispatch.cuh"
@@ -13,22 +15,34 @@ inline cuda_shim::Launch shim_launch(unsigned blocks, unsigned threads, size_t s
   launch.grid.x = blocks;
   launch.block.x = threads;
   launch.shared_bytes = shared_bytes;
-  launch.shared = alr_fast::reduction_slots;
-  launch.shared_capacity = 64 * sizeof(alr_fast::ReductionSlot);
-  launch.reverse_threads = order.reverse_threads;
-  launch.reverse_blocks = order.reverse_blocks;
-  launch.newest_first = order.newest_first;
+  launch.reverse_threads = variation.reverse_threads;
+  launch.reverse_blocks = variation.reverse_blocks;
+  launch.newest_first = variation.newest_first;
   return launch;
+}
+
+// Called by the dispatch of csrc/cuda with the kernel that the plan names.
+inline auto launcher(const alr_fast::RowLossParams& params, bool is_counted) {
+  return [&params, is_counted](auto kernel, const alr_fast::LaunchPlan& plan) {
+    const int64_t resident = int64_t{variation.resident_rows} * plan.blocks_per_row;
+    cuda_shim::Launch launch = shim_launch(static_cast<unsigned>(std::min(plan.blocks, resident)),
+                                           plan.threads_per_block, plan.shared_memory);
+    launch.cluster = plan.blocks_per_row;
+    cuda_shim::run(launch, decltype(kernel)::kPointer, params, plan.blocks_per_row, is_counted);
+  };
 }
 
 template <class Logits>
 void run_row_loss_of(const alr_fast::RowLossParams& params, const alr_fast::LaunchPlan& plan,
-                     const int64_t* counted_rows) {
-  alr_fast::dispatch_row_loss<Logits>(params, plan, [&](auto* kernel, const auto& plan) {
-    cuda_shim::run(
-        shim_launch(static_cast<unsigned>(plan.blocks), plan.threads_per_block, plan.shared_memory),
-        kernel, params, counted_rows);
-  });
+                     bool is_counted) {
+  alr_fast::dispatch_row_loss<Logits>(params, plan, launcher(params, is_counted));
+}
+
+// For one kind of target alone.
+template <class Logits, class Target>
+void run_kernel_of(const alr_fast::RowLossParams& params, const alr_fast::LaunchPlan& plan,
+                   bool is_counted) {
+  alr_fast::dispatch_regime<Logits, Target>(plan, launcher(params, is_counted));
 }
 
 }  // namespace test

@@ -1,20 +1,21 @@
 // Runs CUDA kernels on the CPU: every thread of a block is a fiber, blocks run one after the other.
 //
-// Include it before a .cuh file, and compile with the include folder of the CUDA toolkit (for
-// cuda_fp16.h and cuda_bf16.h). It finds wrong indices, tails and reductions; threads that diverge
-// at a barrier or at a shuffle; misaligned vector accesses; reads of shared memory that nobody
-// wrote (it holds NaN); and, as fibers run in either order, many a missing barrier. It cannot show
-// races between instructions, hardware limits, or speed.
+// A cluster's blocks run together. Include it before a .cuh file, and compile with the include
+// folder of the CUDA toolkit (for cuda_fp16.h and cuda_bf16.h). It finds wrong indices, tails and
+// reductions; threads that diverge at a barrier or at a shuffle; misaligned vector accesses; reads
+// of shared memory that nobody wrote (it holds NaN); and, as fibers run in either order, many a
+// missing barrier. It cannot show races between instructions, hardware limits, or speed.
 //
-// Shared memory: `extern __shared__ T name[]` at namespace scope, an array that the test defines
-// and names in Launch; or `static __shared__ T name[n]` in a kernel. Without `static`, the latter
-// does not compile here.
+// Shared memory: Machine::shared_memory(), as much as Launch says; or `static __shared__ T name[n]`
+// in a kernel. Without `static`, the latter does not compile here.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 
 #include "cuda_shim_machine.h"
+
+#define ALR_FAST_KERNELS_ON_CPU 1
 
 #undef __shared__
 #undef __launch_bounds__
@@ -24,7 +25,7 @@
 #define __shared__ __attribute__((section("cuda_shim_shared")))
 
 #define threadIdx (cuda_shim::Machine::get().thread_index())
-#define blockIdx (cuda_shim::Machine::get().block_index)
+#define blockIdx (cuda_shim::Machine::get().block_index())
 #define blockDim (cuda_shim::Machine::get().block)
 #define gridDim (cuda_shim::Machine::get().grid)
 
@@ -69,8 +70,38 @@ T atomicAdd(T* address, T value) {
 }
 
 template <class T>
+T atomicCAS(T* address, T expected, T value) {
+  const T old = *address;
+  if (old == expected) *address = value;
+  return old;
+}
+
+// Hints to caches.
+template <class T>
 T __ldcg(const T* from) {
   return *from;
+}
+template <class T>
+T __ldcs(const T* from) {
+  return *from;
+}
+template <class T>
+void __stcs(T* to, T value) {
+  *to = value;
+}
+
+inline void __pipeline_memcpy_async(void* to, const void* from, size_t bytes) {
+  cuda_shim::Machine::get().begin_copy(to, from, bytes);
+}
+inline void __pipeline_commit() {}
+inline void __pipeline_wait_prior(size_t) { cuda_shim::Machine::get().end_copies(); }
+
+// Clusters: the two halves of their barrier always come together.
+#define __cluster_barrier_arrive() ((void)0)
+#define __cluster_barrier_wait() cuda_shim::Machine::get().cluster_barrier(__FILE__, __LINE__)
+inline unsigned __clusterRelativeBlockRank() { return cuda_shim::Machine::get().block_rank(); }
+inline void* __cluster_map_shared_rank(const void* mine, unsigned rank) {
+  return cuda_shim::Machine::get().in_block(mine, rank);
 }
 
 inline int __ffs(int x) { return __builtin_ffs(x); }

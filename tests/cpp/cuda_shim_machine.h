@@ -39,9 +39,8 @@ struct Error : std::runtime_error {
 struct Launch {
   dim3 grid{1, 1, 1};
   dim3 block{1, 1, 1};
-  size_t shared_bytes = 0;       // of the dynamic shared memory
-  void* shared = nullptr;        // the array that stands for it
-  size_t shared_capacity = 0;    // its size
+  unsigned cluster = 1;          // blocks that run at the same time
+  size_t shared_bytes = 0;       // of each block's dynamic shared memory
   bool reverse_threads = false;  // run later threads first
   bool reverse_blocks = false;
   bool newest_first = false;  // a warp that may go on does so before others are told
@@ -57,6 +56,13 @@ struct Meeting {
   std::vector<int> waiting;  // threads
 };
 
+// From device memory to shared memory, which holds nothing before the thread has waited.
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
 struct Fiber {
   ucontext_t context;
   char* stack = nullptr;
@@ -65,6 +71,7 @@ struct Fiber {
   bool is_done = true;
   uint64_t value = 0, result = 0;  // of a shuffle
   int source = 0;                  // lane it reads
+  std::vector<Copy> copies;        // begun, and not waited for
 };
 
 class Machine {
@@ -75,32 +82,47 @@ class Machine {
   }
 
   dim3 grid, block;
-  uint3 block_index{};
 
   const uint3& thread_index() const { return fibers_[current_].index; }
+  uint3 block_index() const {
+    const uint64_t at = first_block_ + block_rank();
+    return {static_cast<unsigned>(at % grid.x), static_cast<unsigned>(at / grid.x % grid.y),
+            static_cast<unsigned>(at / grid.x / grid.y)};
+  }
+  unsigned block_rank() const {
+    return static_cast<unsigned>(current_ / threads_);
+  }  // in a cluster
+  unsigned char* shared_memory() { return shared_[block_rank()].data(); }
+
+  // The same place in the shared memory of another block of the cluster.
+  void* in_block(const void* mine, unsigned rank) {
+    if (rank >= cluster_) fail("no such block in the cluster");
+    return shared_[rank].data() + (static_cast<const unsigned char*>(mine) - shared_memory());
+  }
 
   void run(const Launch& launch, const std::function<void()>& kernel) {
     const uint64_t threads = uint64_t{launch.block.x} * launch.block.y * launch.block.z;
     if (threads == 0 || threads > 1024)
       throw Error("block of " + std::to_string(threads) + " threads");
-    if (launch.shared_bytes > launch.shared_capacity) throw Error("the shared array is too small");
     grid = launch.grid;
     block = launch.block;
+    cluster_ = launch.cluster;
+    threads_ = static_cast<int>(threads);
     kernel_ = &kernel;
     reverse_ = launch.reverse_threads;
     newest_first_ = launch.newest_first;
-    prepare_fibers(static_cast<int>(threads));
     const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
-    for (uint64_t n = 0; n < blocks; ++n) {
-      const uint64_t at = launch.reverse_blocks ? blocks - 1 - n : n;
-      block_index = {static_cast<unsigned>(at % grid.x),
-                     static_cast<unsigned>(at / grid.x % grid.y),
-                     static_cast<unsigned>(at / grid.x / grid.y)};
-      poison_shared(launch);
-      run_block();
-      unpoison_shared(launch);
+    if (cluster_ > 1 && (blocks % cluster_ != 0 || threads % kWarpSize != 0))
+      throw Error("the grid is not made of whole clusters of whole warps");
+    prepare_fibers();
+    shared_.resize(cluster_);
+    for (uint64_t n = 0; n < blocks; n += cluster_) {
+      first_block_ = launch.reverse_blocks ? blocks - cluster_ - n : n;
+      poison_shared(launch.shared_bytes);
+      run_cluster();
       if (!error_.empty()) throw Error(error_);
     }
+    for (auto& memory : shared_) memory = Bytes();  // nothing is used after the launch
   }
 
   // --- what kernels call
@@ -108,11 +130,64 @@ class Machine {
 
   // `call` is the name of a file, `line` a line in it.
   bool barrier(const char* call, int line, bool predicate = false) {
-    Meeting& meeting = barrier_;
+    return meet(barriers_[block_rank()], threads_, call, line, predicate);
+  }
+  void cluster_barrier(const char* call, int line) {
+    meet(cluster_barrier_, threads_ * static_cast<int>(cluster_), call, line, false);
+  }
+
+  void begin_copy(void* to, const void* from, size_t bytes) {
+    if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0)
+      fail("misaligned copy to shared memory");
+    fibers_[current_].copies.push_back({to, from, bytes});
+  }
+  void end_copies() {
+    for (const Copy& copy : fibers_[current_].copies) std::memcpy(copy.to, copy.from, copy.bytes);
+    fibers_[current_].copies.clear();
+  }
+
+  // Threads of the warp in `mask` give a value and get that of lane `source`; a ballot gets them
+  // all.
+  uint64_t exchange(unsigned mask, uint64_t value, int source, const char* call, int width,
+                    bool ballot) {
+    const int lane = current_ % kWarpSize;
+    if ((mask >> lane & 1) == 0) fail(std::string(call) + ": the calling lane is not in the mask");
+    Meeting& meeting = warp_meeting(mask);
+    if (meeting.arrived == 0) {
+      meeting.call = call;
+      meeting.detail = width;
+    } else if (meeting.detail != width || !is_same(meeting.call, call)) {
+      fail("lanes diverge: some are at " + name_of(meeting) + ", one at " + call + ":" +
+           std::to_string(width));
+    }
+    fibers_[current_].value = value;
+    fibers_[current_].source = source;
+    meeting.arrived |= uint64_t{1} << lane;
+    if (meeting.arrived == meeting.wanted) {
+      meeting.arrived = 0;
+      give_results(mask, current_ - lane, ballot);
+      wake(meeting);
+    } else {
+      meeting.waiting.push_back(current_);
+      switch_to_next();
+    }
+    return fibers_[current_].result;
+  }
+
+  [[noreturn]] void fail(const std::string& message) {
+    error_ = message + " (block " + std::to_string(block_index().x) + ", thread " +
+             std::to_string(current_ % threads_) + ")";
+    leave();
+    __builtin_unreachable();
+  }
+
+ private:
+  // `wanted` threads wait for each other.
+  bool meet(Meeting& meeting, int wanted, const char* call, int line, bool predicate) {
     if (meeting.arrived == 0) {
       meeting.call = call;
       meeting.detail = line;
-      meeting.wanted = fibers_in_use_;
+      meeting.wanted = wanted;
       meeting.any = false;
     } else if (meeting.detail != line || !is_same(meeting.call, call)) {
       fail("threads diverge: some are at " + name_of(meeting) + ", one at " + call + ":" +
@@ -130,51 +205,25 @@ class Machine {
     return fibers_[current_].result != 0;
   }
 
-  // Threads of the warp in `mask` give a value and get that of lane `source`; a ballot gets them
-  // all.
-  uint64_t exchange(unsigned mask, uint64_t value, int source, const char* call, int width,
-                    bool ballot) {
-    const int lane = current_ % kWarpSize;
-    if ((mask >> lane & 1) == 0) fail(std::string(call) + ": the calling lane is not in the mask");
-    Meeting& meeting = warp_meetings_[current_ - lane + __builtin_ctz(mask)];
-    if (meeting.arrived == 0) {
-      meeting.call = call;
-      meeting.detail = width;
-      meeting.wanted = mask;
-    } else if (meeting.wanted != mask || meeting.detail != width || !is_same(meeting.call, call)) {
-      fail("lanes diverge: some are at " + name_of(meeting) + ", one at " + call + ":" +
-           std::to_string(width) + " or with another mask");
-    }
-    fibers_[current_].value = value;
-    fibers_[current_].source = source;
-    meeting.arrived |= uint64_t{1} << lane;
-    if (meeting.arrived == meeting.wanted) {
-      meeting.arrived = 0;
-      give_results(mask, current_ - lane, ballot);
-      wake(meeting);
-    } else {
-      meeting.waiting.push_back(current_);
-      switch_to_next();
-    }
-    return fibers_[current_].result;
+  // Threads of a warp that name other lanes meet elsewhere.
+  Meeting& warp_meeting(unsigned mask) {
+    auto& meetings = warp_meetings_[current_ / kWarpSize];
+    for (Meeting& meeting : meetings)
+      if (meeting.wanted == mask) return meeting;
+    meetings.emplace_back();
+    meetings.back().wanted = mask;
+    return meetings.back();
   }
 
-  [[noreturn]] void fail(const std::string& message) {
-    error_ = message + " (block " + std::to_string(block_index.x) + ", thread " +
-             std::to_string(current_) + ")";
-    leave();
-    __builtin_unreachable();
-  }
-
- private:
   static bool is_same(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
 
   static std::string name_of(const Meeting& meeting) {
     return std::string(meeting.call) + ":" + std::to_string(meeting.detail);
   }
 
-  void prepare_fibers(int threads) {
-    while (static_cast<int>(fibers_.size()) < threads) {
+  void prepare_fibers() {
+    const int count = threads_ * static_cast<int>(cluster_);
+    while (static_cast<int>(fibers_.size()) < count) {
       fibers_.emplace_back();
       Fiber& fiber = fibers_.back();
       void* const stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
@@ -187,13 +236,15 @@ class Machine {
       for (Fiber& fiber : fibers_) start(fiber);
       is_broken_ = false;
     }
-    fibers_in_use_ = threads;
-    warp_meetings_.assign((threads + kWarpSize - 1) / kWarpSize * kWarpSize, Meeting());
-    barrier_ = Meeting();
+    fibers_in_use_ = count;
+    warp_meetings_.assign((count + kWarpSize - 1) / kWarpSize, {});
+    barriers_.assign(cluster_, Meeting());
+    cluster_barrier_ = Meeting();
     error_.clear();
-    for (int n = 0; n < threads; ++n) {
-      const unsigned x = n % block.x, y = n / block.x % block.y, z = n / block.x / block.y;
-      fibers_[n].index = {x, y, z};
+    for (int n = 0; n < count; ++n) {
+      const unsigned at = n % threads_;
+      fibers_[n].index = {at % block.x, at / block.x % block.y, at / block.x / block.y};
+      fibers_[n].copies.clear();
     }
   }
 
@@ -217,13 +268,15 @@ class Machine {
     machine.arrived_in(machine.current_);
     while (true) {
       (*machine.kernel_)();
+      if (!machine.fibers_[machine.current_].copies.empty())
+        machine.fail("the thread ends with copies that it has not waited for");
       machine.fibers_[machine.current_].is_done = true;
       ++machine.done_;
       machine.switch_to_next();
     }
   }
 
-  void run_block() {
+  void run_cluster() {
     done_ = 0;
     ready_.clear();
     next_ready_ = 0;
@@ -275,9 +328,12 @@ class Machine {
         error_ = "threads diverge: " + std::to_string(done_) + " of " +
                  std::to_string(fibers_in_use_) +
                  " have ended, the others wait for them or for each other";
-        for (const Meeting& meeting : warp_meetings_)
+        for (const auto& meetings : warp_meetings_)
+          for (const Meeting& meeting : meetings)
+            if (meeting.arrived != 0) error_ += "; some at " + name_of(meeting);
+        for (const Meeting& meeting : barriers_)
           if (meeting.arrived != 0) error_ += "; some at " + name_of(meeting);
-        if (barrier_.arrived != 0) error_ += "; some at " + name_of(barrier_);
+        if (cluster_barrier_.arrived != 0) error_ += "; some at " + name_of(cluster_barrier_);
       }
       leave();
       return;
@@ -312,7 +368,7 @@ class Machine {
 #endif
   }
 
-  // Back to run_block.
+  // Back to run_cluster.
   void leave() {
     const int from = current_;
 #if defined(__SANITIZE_ADDRESS__)
@@ -322,29 +378,24 @@ class Machine {
     arrived_in(from);
   }
 
-  static void poison_shared(const Launch& launch) {
-    const size_t bytes = __stop_cuda_shim_shared - __start_cuda_shim_shared;
-    if (bytes > 0) std::memset(__start_cuda_shim_shared, kPoison, bytes);
-    if (launch.shared != nullptr) {
-      std::memset(launch.shared, kPoison, launch.shared_capacity);
-#if defined(__SANITIZE_ADDRESS__)
-      __asan_poison_memory_region(static_cast<char*>(launch.shared) + launch.shared_bytes,
-                                  launch.shared_capacity - launch.shared_bytes);
-#endif
-    }
-  }
+  using Bytes = std::vector<unsigned char>;
 
-  static void unpoison_shared([[maybe_unused]] const Launch& launch) {
-#if defined(__SANITIZE_ADDRESS__)
-    if (launch.shared != nullptr)
-      __asan_unpoison_memory_region(launch.shared, launch.shared_capacity);
-#endif
+  // Allocated anew, so that AddressSanitizer sees its bounds and what outlives a block.
+  void poison_shared(size_t bytes) {
+    const size_t fixed = __stop_cuda_shim_shared - __start_cuda_shim_shared;
+    if (fixed > 0) std::memset(__start_cuda_shim_shared, kPoison, fixed);
+    for (Bytes& memory : shared_) memory = Bytes(bytes, kPoison);
   }
 
   const std::function<void()>* kernel_ = nullptr;
-  std::deque<Fiber> fibers_;            // never moved: a context points into itself
-  std::vector<Meeting> warp_meetings_;  // by thread: that of the masks whose lowest lane it is
-  Meeting barrier_;
+  std::deque<Fiber> fibers_;                        // never moved: a context points into itself
+  std::vector<std::deque<Meeting>> warp_meetings_;  // by warp; one for each mask
+  std::vector<Meeting> barriers_;                   // of each block of the cluster
+  Meeting cluster_barrier_;
+  std::vector<Bytes> shared_;  // of each block of the cluster
+  uint64_t first_block_ = 0;
+  unsigned cluster_ = 1;
+  int threads_ = 0;  // of a block
   std::vector<int> ready_;
   size_t next_ready_ = 0;
   int current_ = 0, fibers_in_use_ = 0, done_ = 0;

@@ -15,6 +15,7 @@ constexpr unsigned kAllFeatures = kIgnored | kDuplicates | kNonFinite | kMasked;
 
 void run(const Backend& backend, Problem& problem) {
   problem.reset_outputs();
+  problem.row_loss_is_scratch = backend.is_cuda && problem.params().reduction != Reduction::kNone;
   backend.row_loss(problem.params());
 }
 
@@ -32,6 +33,7 @@ unsigned features_of(const Backend& backend) {
 // Values that a flat test would not vary are derived from a running number.
 Case varied(Case facts, unsigned number) {
   facts.seed = number;
+  facts.off_target = 0.2 / static_cast<double>(facts.classes);
   facts.reduction = static_cast<Reduction>(number % 3);
   facts.grad_mode = static_cast<GradMode>(number / 3 % 3);
   facts.stored_scale = number % 2 == 0 ? 1 : 1024;
@@ -50,7 +52,6 @@ Case varied(Case facts, unsigned number) {
 void check_sizes(const Backend& backend) {
   unsigned number = 1;
   for (int64_t classes : backend.classes) {
-    const bool is_large = classes > 2048;
     for (DType logits : kDTypes) {
       for (int table = 0; table < 4; ++table) {
         Case facts;
@@ -60,7 +61,10 @@ void check_sizes(const Backend& backend) {
         facts.classes = classes;
         facts.features = features_of(backend);
         // Large rows take long: fewer of them.
-        facts.rows = classes > 65536 ? 2 : is_large && number % 3 != 0 ? 7 : 13;
+        facts.rows = classes > 65536                     ? 2
+                     : classes > 8192                    ? 4
+                     : classes > 2048 && number % 3 != 0 ? 7
+                                                         : 13;
         check(backend, varied(facts, ++number));
       }
     }
@@ -80,7 +84,7 @@ void check_sizes(const Backend& backend) {
 }
 
 void check_options(const Backend& backend) {
-  const int64_t some_classes[] = {10, 12, 100, 101, 1000};
+  const int64_t some_classes[] = {10, 12, 100, 101, 1000, 2052};
   unsigned seed = 1000;
   for (int64_t classes : some_classes) {
     Case base;
@@ -168,7 +172,7 @@ void check_options(const Backend& backend) {
 }
 
 void check_mutants(const Backend& backend) {
-  for (int64_t classes : {10, 12, 50, 257, 1000, 3001}) {
+  for (int64_t classes : {10, 12, 50, 257, 1000, 3001, 8300}) {
     Case facts;
     facts.classes = classes;
     facts.features = kIgnored;

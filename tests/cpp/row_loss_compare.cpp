@@ -48,12 +48,19 @@ std::string Problem::compare(Mutant mutant) const {
   return wrong;
 }
 
+double Problem::weight_of(int64_t b, Mutant mutant) const {
+  return case_.has_weights && mutant != Mutant::kNoWeight ? weights.get(b) : 1;
+}
+
+double Problem::weighted_loss(const Row& row, double weight) const {
+  return row.loss == 0 || std::isnan(row.loss) ? row.loss : row.loss * weight;
+}
+
 std::string Problem::compare_row(int64_t b, const Row& row, double divisor, Mutant mutant) const {
-  double weight = case_.has_weights ? weights.get(b) : 1;
-  if (mutant == Mutant::kNoWeight) weight = 1;
-  const double loss = row.loss == 0 || std::isnan(row.loss) ? row.loss : row.loss * weight;
+  const double weight = weight_of(b, mutant);
+  const double loss = weighted_loss(row, weight);
   const double loss_tolerance = row.loss_tolerance * weight + unit() * std::fabs(loss);
-  if (!is_close(row_loss.get(b), loss, loss_tolerance))
+  if (!row_loss_is_scratch && !is_close(row_loss.get(b), loss, loss_tolerance))
     return differs(at("row_loss", b), row_loss.get(b), loss, loss_tolerance);
   if (case_.grad_mode == GradMode::kNone) return "";
   const double factor = case_.grad_mode == GradMode::kFinal ? weight / divisor : case_.stored_scale;
@@ -140,8 +147,11 @@ std::string Problem::compare_batch(const std::vector<Row>& rows, double divisor)
     const Row& row = rows[b];
     outside += row.kind == Row::kOutside;
     not_finite += row.kind == Row::kOrdinary && !(row.is_finite && std::isfinite(row.loss));
-    sum += row_loss.get(b);  // each was compared already
-    tolerance += 2 * unit() * std::fabs(row_loss.get(b));
+    const double weight = weight_of(b, Mutant::kNone);
+    // Where each was compared already, only the sum is checked.
+    const double loss = row_loss_is_scratch ? weighted_loss(row, weight) : row_loss.get(b);
+    sum += loss;
+    tolerance += 2 * unit() * std::fabs(loss) + row_loss_is_scratch * row.loss_tolerance * weight;
   }
   if (case_.reduction != Reduction::kNone &&
       !is_close(loss.get(0), sum / divisor, tolerance / divisor + 1e-300))

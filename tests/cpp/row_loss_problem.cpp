@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <random>
 
+#include "launch_plan.h"
 #include "storage.h"
 
 namespace test {
@@ -119,7 +120,6 @@ Problem::Problem(const Case& facts) : case_(facts) {
       index_32_.push_back(static_cast<int32_t>(n == 0 ? i : -77));
     }
   }
-  row_loss = Array(acc, B);
   loss = Array(acc, 1);
   grad_scale = Array(acc, 1);
   if (c.grad_mode != GradMode::kNone) grad = Array(c.logits, B * K, c.misalignment);
@@ -158,6 +158,7 @@ Problem::Problem(const Case& facts) : case_(facts) {
   p.row_weight = c.has_weights ? weights.data() : nullptr;
   p.grad_mode = c.grad_mode;
   p.stored_scale = c.stored_scale;
+  row_loss = Array(acc, std::max(B, alr_fast::row_loss_size(p)));
   p.row_loss = row_loss.data();
   p.loss = c.reduction == Reduction::kNone ? nullptr : loss.data();
   p.grad_logits = c.grad_mode == GradMode::kNone ? nullptr : grad.data();

@@ -114,6 +114,7 @@ class Problem {
   std::vector<int64_t> stats_class, status, rounding_state;
   std::vector<float> stats_value;
   int64_t table_rows = 0;
+  bool row_loss_is_scratch = false;  // a backend may leave anything there
 
   double target(int64_t b, int64_t k) const;  // old
   // Elements of the new target before rounding; empty where the row has none.
@@ -132,6 +133,8 @@ class Problem {
   std::string compare_table(const std::vector<Row>& rows, Mutant mutant) const;
   std::string compare_stats(const std::vector<Row>& rows) const;
   std::string compare_batch(const std::vector<Row>& rows, double divisor) const;
+  double weight_of(int64_t b, Mutant mutant) const;
+  double weighted_loss(const Row& row, double weight) const;
   int64_t stride_of_table() const { return case_.classes + case_.table_padding; }
   bool is_double() const { return case_.logits == DType::kFloat64; }
   double unit() const;  // of the arithmetic

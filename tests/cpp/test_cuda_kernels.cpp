@@ -2,6 +2,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <string>
+#include <vector>
 
 #include "check.h"
 #include "cuda_shim.h"
@@ -9,6 +10,7 @@
 #include "cuda/memory.cuh"
 #include "cuda_backend.h"
 #include "row_loss_checks.h"
+#include "row_loss_problem.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 // A fiber that an error stops keeps what it had allocated: its message.
@@ -47,7 +49,9 @@ __global__ void read_outside_mask_kernel(float* out) {
   if (threadIdx.x < 16) out[threadIdx.x] = __shfl_xor_sync(0xffffu, 1.f, 16);
 }
 
-__global__ void misaligned_kernel(const float* from, float* to) { alr_fast::load<4>(from + 1, to); }
+__global__ void misaligned_kernel(const float* from, float* to) {
+  alr_fast::load<4, alr_fast::Cached::kAgain>(from + 1, to);
+}
 
 __global__ void static_shared_kernel(float* out, bool writes) {
   static __shared__ float values[64];
@@ -81,7 +85,7 @@ void check_shim() {
     CHECK_THROWS(run(launch, two_barriers_kernel), Error, "threads diverge");
     CHECK_THROWS(run(launch, diverge_at_shuffle_kernel, out), Error, "at __shfl_xor_sync");
     CHECK_THROWS(run(launch, read_outside_mask_kernel, out), Error, "takes no part");
-    CHECK_THROWS(run(launch, misaligned_kernel, from, out), Error, "alignof");
+    CHECK_THROWS(run(launch, misaligned_kernel, from, out), Error, "kBytes == 0");
     run(launch, static_shared_kernel, out, true);
     CHECK(out[0] == 63 && out[63] == 0);
     run(launch, static_shared_kernel, out, false);
@@ -100,6 +104,88 @@ void check_conversions() {
   CHECK(alr_fast::to_float(alr_fast::from_float<__nv_bfloat16>(1.00390625f)) == 1.f);  // to even
 }
 
+__global__ void no_wait_kernel(const float* from) {
+  __pipeline_memcpy_async(cuda_shim::Machine::get().shared_memory(), from, 16);
+}
+
+__global__ void wait_kernel(const float* from, float* out, bool waits) {
+  auto* const shared = reinterpret_cast<float*>(cuda_shim::Machine::get().shared_memory());
+  if (threadIdx.x == 0) __pipeline_memcpy_async(shared, from, 16);
+  if (waits) __pipeline_wait_prior(0);
+  __syncthreads();
+  out[threadIdx.x] = shared[threadIdx.x % 4];
+  __pipeline_wait_prior(0);
+}
+
+// Each block of a cluster reads what its neighbour wrote.
+__global__ void neighbour_kernel(int* out, bool waits) {
+  void* const shared = cuda_shim::Machine::get().shared_memory();
+  const unsigned rank = __clusterRelativeBlockRank();
+  if (threadIdx.x == 0) *static_cast<int*>(shared) = 100 + static_cast<int>(blockIdx.x);
+  if (waits) __cluster_barrier_wait();
+  const unsigned there = (rank + 1) % 4;
+  if (threadIdx.x == 32)
+    out[blockIdx.x] = *static_cast<int*>(__cluster_map_shared_rank(shared, there));
+}
+
+void check_shim_of_shared_memory() {
+  Launch launch;
+  launch.block.x = 64;
+  launch.shared_bytes = 16;
+  alignas(16) const float from[8] = {1, 2, 3, 4};
+  float out[64];
+  CHECK_THROWS(run(launch, no_wait_kernel, from), Error, "has not waited");
+  CHECK_THROWS(run(launch, no_wait_kernel, from + 1), Error, "misaligned copy");
+  run(launch, wait_kernel, from, out, true);
+  CHECK(out[0] == 1 && out[63] == 4);
+  run(launch, wait_kernel, from, out, false);
+  CHECK(out[0] != out[0] && out[63] != out[63]);
+  launch.cluster = 4;
+  CHECK_THROWS(run(launch, wait_kernel, from, out, true), Error, "whole clusters");
+  launch.grid.x = 8;
+  int ranks[8];
+  for (bool reverse : {false, true}) {
+    launch.reverse_threads = launch.reverse_blocks = reverse;
+    run(launch, neighbour_kernel, ranks, true);
+    CHECK(ranks[0] == 101 && ranks[3] == 100 && ranks[4] == 105 && ranks[7] == 104);
+    run(launch, neighbour_kernel, ranks, false);
+    CHECK(ranks[0] != 101 || ranks[3] != 100);  // one of them came too early
+  }
+}
+
+// Batches that are counted by a launch before, or grouped by more than one block.
+void check_many_rows() {
+  for (int number : {0, 1, 2}) {
+    const bool is_unique = number == 0;
+    test::Case facts;
+    facts.rows = 5000;
+    facts.classes = 3;
+    facts.unique_index = is_unique;
+    facts.features = test::kIgnored | (is_unique ? 0u : unsigned{test::kDuplicates});
+    test::Problem problem(facts);
+    problem.reset_outputs();
+    problem.row_loss_is_scratch = true;
+    test::variation = {};
+    test::variation.resident_rows = 7;
+    if (number == 2) test::variation.prepare_rows_per_block = 5000;  // more than slots
+    test::run_row_loss(problem.params());
+    CHECK_MESSAGE(problem.compare().empty(), problem.compare());
+  }
+  // One index in all rows, and one in every second row.
+  test::variation = {};
+  test::Case facts;
+  facts.rows = 300;
+  test::Problem problem(facts);
+  std::vector<int64_t> index(300);
+  for (int64_t b = 0; b < 300; ++b) index[b] = b % 2 == 0 ? 7 : b;
+  problem.index = index;
+  problem.params().index = index.data();
+  problem.reset_outputs();
+  problem.row_loss_is_scratch = true;
+  test::run_row_loss(problem.params());
+  CHECK_MESSAGE(problem.compare().empty(), problem.compare());
+}
+
 void check_no_rows() {
   alr_fast::RowLossParams params;  // all pointers null: nothing is launched
   params.classes = 10;
@@ -108,39 +194,58 @@ void check_no_rows() {
         0);
 }
 
+// Orders of threads and blocks, and numbers of rows that blocks work on at once, take turns.
+void vary(const alr_fast::DeviceLimits& limits) {
+  static unsigned runs = 0;
+  ++runs;
+  test::variation = {runs % 2 == 0, runs / 2 % 2 == 0, runs % 3 == 0, runs % 5 == 0 ? 100 : 2, 1024,
+                     limits};
+}
+
 }  // namespace
 
-int main() {
-  check_shim();
-  check_conversions();
+// The argument names a part, so that parts may run at the same time.
+int main(int argc, char** argv) {
+  const std::string part = argc > 1 ? argv[1] : "";
+  alr_fast::DeviceLimits limits;
   test::Backend backend;
   backend.name = "cuda";
   backend.is_cuda = true;
-  // Orders of threads and blocks take turns.
-  static unsigned runs = 0;
-  const auto next_order = [] {
-    ++runs;
-    test::order = {runs % 2 == 0, runs / 2 % 2 == 0, runs % 3 == 0};
-  };
   backend.row_loss = [&](const alr_fast::RowLossParams& params) {
-    next_order();
+    vary(limits);
     test::run_row_loss(params);
   };
   backend.scale_grad = [&](const alr_fast::ScaleGradParams& params) {
-    next_order();
+    vary(limits);
     test::run_scale_grad(params);
   };
-  // Odd ones, and both sides of each bound in launch_plan.cpp with and without whole vectors.
-  backend.classes = {1,    2,    3,    7,    8,    9,    10,   11,   12,   13,   14,   15,   16,
-                     31,   32,   33,   36,   50,   100,  255,  256,  257,  260,  1000, 1023, 1024,
-                     1025, 1028, 2048, 2049, 2052, 4096, 4097, 4100, 8192, 8193, 8196, 20001};
-  test::check_sizes(backend);
-  backend.classes = {262144};
-  test::check_sizes(backend);
-  check_no_rows();
-  test::check_options(backend);
-  test::check_mutants(backend);
-  test::check_rounding(backend);
-  test::check_scale_grad(backend);
-  return test::finish("test_cuda_kernels");
+  if (part == "shim") {
+    check_shim();
+    check_shim_of_shared_memory();
+    check_conversions();
+    check_no_rows();
+    check_many_rows();
+  } else if (part == "sizes") {
+    // Odd ones, and both sides of each bound in launch_plan.cpp with and without whole vectors.
+    backend.classes = {1,   2,   3,   7,   8,    9,    10,   11,   12,   13,   14,  15,  16,
+                       24,  31,  32,  33,  34,   35,   36,   37,   38,   39,   50,  100, 255,
+                       256, 257, 260, 264, 1000, 1023, 1024, 1025, 1028, 1032, 2048};
+    test::check_sizes(backend);
+  } else if (part == "large_sizes") {
+    backend.classes = {2049, 2050, 2051, 2052, 2053,  2054,  2055,  2056,
+                       4097, 8192, 8193, 8200, 20001, 40008, 131072};
+    test::check_sizes(backend);
+    limits = {1, 16 * 1024};  // a device without clusters, and with little shared memory
+    backend.classes = {2056, 4099, 8193, 20001};
+    test::check_sizes(backend);
+  } else if (part == "options") {
+    test::check_options(backend);
+    test::check_mutants(backend);
+    test::check_rounding(backend);
+    test::check_scale_grad(backend);
+  } else {
+    std::fprintf(stderr, "which part: shim, sizes, large_sizes or options?\n");
+    return 2;
+  }
+  return test::finish(argv[1]);
 }

@@ -55,23 +55,39 @@ void check_no_rows() {
 }
 
 void check_launch_plan() {
-  const auto plan_of = [](int64_t rows, int64_t classes, bool aligned = true) {
+  const auto plan_of = [](int64_t rows, int64_t classes, int aligned = 16) {
     return launch_plan(rows, classes, DType::kFloat32, DType::kFloat32, aligned);
   };
   for (int64_t classes = 1; classes <= 262144; classes += classes < 20000 ? 1 : 997) {
     const LaunchPlan plan = plan_of(100, classes);
-    CHECK(plan.threads_per_row * plan.rows_per_block == plan.threads_per_block);
-    CHECK(plan.blocks * plan.rows_per_block >= 100 &&
-          (plan.blocks - 1) * plan.rows_per_block < 100);
-    CHECK(plan.regime == Regime::kLoop ||
+    CHECK(plan.threads_per_row * plan.rows_per_block ==
+          plan.threads_per_block * plan.blocks_per_row);
+    CHECK(plan.blocks * plan.rows_per_block >= 100 * plan.blocks_per_row &&
+          (plan.blocks - 1) * plan.rows_per_block < 100 * plan.blocks_per_row);
+    CHECK(plan.regime == Regime::kShared ||
           int64_t{plan.threads_per_row} * plan.elements_per_thread >= classes);
-    CHECK(plan.vector_width == (classes % 4 == 0 ? 4 : 1));
+    CHECK(columns_per_block(classes, plan.blocks_per_row) * plan.blocks_per_row >= classes);
+    CHECK(plan.shared_memory <= DeviceLimits().shared_memory);
+    const bool is_short = plan.regime == Regime::kSubWarp || plan.regime == Regime::kWarp;
+    const int without = classes % 2 == 0 && is_short ? 2 : 1;
+    CHECK(plan.vector_width == (classes % 4 == 0 || plan.regime == Regime::kShared ? 4 : without));
+    // Every K is served where there are no clusters and little shared memory.
+    const LaunchPlan small =
+        launch_plan(100, classes, DType::kFloat32, DType::kBFloat16, 16, {1, 99 * 1024});
+    CHECK(small.blocks_per_row == 1 && small.shared_memory <= 99 * 1024);
   }
-  CHECK(plan_of(1, 1000, false).vector_width == 1);
+  CHECK(plan_of(1, 1000, 2).vector_width == 1 && plan_of(1, 100, 2).vector_width == 2);
   CHECK(plan_of(1, 10).rows_per_block > 4 && plan_of(1, 100).threads_per_row == 32);
   CHECK(plan_of(3, 1000).blocks == 3 && plan_of(0, 10).blocks == 0);
-  CHECK(std::string(plan_of(1, 262144).regime_name) == "loop");
+  CHECK(std::string(plan_of(1, 262144).regime_name) == "shared");
   CHECK(plan_of(int64_t{1} << 31, 10).blocks == int64_t{1} << 27);
+  const LaunchPlan wide = launch_plan(64, 32, DType::kBFloat16, DType::kFloat32);
+  CHECK(wide.vector_width == 8 && wide.threads_per_row == 4 && wide.rows_per_block == 32);
+  RowLossParams params;
+  params.classes = 8192;
+  params.rows = 10;
+  params.reduction = Reduction::kMean;
+  CHECK(row_loss_size(params) >= 4 * launch_plan(params).blocks);
   CHECK_THROWS(plan_of(1, 0), std::invalid_argument, "classes is 0");
   CHECK_THROWS(plan_of(1, 262145), std::invalid_argument, "classes is 262145");
   CHECK_THROWS(plan_of(-1, 10), std::invalid_argument, "rows is -1");

@@ -16,8 +16,9 @@ from alr_fast.functional import alr_loss
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
-# Vectors on the CPU hold 4, 8 or 16 elements; on CUDA 4 elements make an access, and rows of up to
-# 32 classes share a warp, of up to 256 have one, of up to 8192 are held by a block.
+# Vectors on the CPU hold 4, 8 or 16 elements. On CUDA 4 elements make an access, 8 with a 16-bit
+# type; rows of up to 32 classes share a warp, of up to 256 have one, of up to 2048 are held in the
+# registers of a block, longer ones in its shared memory, from 8193 on in that of a cluster.
 CLASSES = {
     1: "one class: loss and gradient of the target part are 0",
     2: "less than any vector",
@@ -44,10 +45,11 @@ CLASSES = {
     1006: "tail of six",
     1007: "tail of seven",
     1025: "more than one block of sums with AVX-512, odd; past 64 CUDA threads",
-    2049: "past 128 CUDA threads",
+    2049: "past the registers of a CUDA block",
 }
 LARGE_CLASSES = {
-    8193: "the first size whose row is read twice on CUDA",
+    8193: "the first size with a cluster on CUDA",
+    21841: "ImageNet-21k",
     32771: "exponentials on the heap, odd",
     262144: "the largest size",
 }

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from compare import same_bits
-from problems import make_problem, run_fused
+from problems import make_problem, run_exact, run_fused
 
 from alr_fast import ALRLoss, LabelBank
 from alr_fast.functional import alr_loss, alr_loss_and_grad
@@ -94,6 +94,55 @@ def test_a_bank_in_pinned_memory_gives_the_same(gpu):
     assert torch.equal(loss, expected.loss)
     torch.testing.assert_close(grad, expected.grad)
     assert same_bits(rows, expected.table.cpu())
+
+
+@pytest.mark.parametrize("classes", [10, 14, 300, 2056, 21841, 131072])
+def test_every_regime_with_a_bank_in_pinned_memory_and_misaligned_rows(gpu, classes):
+    problem = make_problem(5, classes, device=gpu)
+    expected = run_fused("alr_loss_and_grad", problem)
+    rows = torch.empty(len(problem.table), classes).pin_memory().copy_(problem.table)
+    wide = torch.empty(5, classes + 3, device=gpu)
+    logits = wide[:, 1 : classes + 1]
+    logits.copy_(problem.logits)
+    loss, grad = alr_loss_and_grad(logits, rows, problem.index)
+    torch.cuda.synchronize()
+    torch.testing.assert_close(loss, expected.loss)
+    torch.testing.assert_close(grad, expected.grad)
+    torch.testing.assert_close(rows, expected.table.cpu())
+
+
+@pytest.mark.parametrize("unique_index", [True, False])
+def test_a_batch_that_is_counted_by_a_launch_of_its_own(gpu, unique_index):
+    problem = make_problem(5000, 7, device=gpu)
+    problem.index[::5] = -1
+    if not unique_index:
+        problem.index[1::5] = problem.index[2::5]
+    for operation in ("alr_loss", "alr_loss_and_grad"):
+        expected = run_exact(operation, problem)
+        found = run_fused(operation, problem, unique_index=unique_index)
+        torch.testing.assert_close(found.loss.double(), expected.loss)
+        torch.testing.assert_close(found.grad.double(), expected.grad, rtol=1e-4, atol=1e-9)
+        torch.testing.assert_close(found.table.double(), expected.table, rtol=1e-5, atol=1e-7)
+
+
+def test_streams_and_graphs_do_not_share_counters(gpu):
+    problem = make_problem(600, 50, device=gpu)
+    want = alr_loss(problem.logits, problem.table.clone(), problem.index)
+    banks = [problem.table.clone() for _ in range(8)]
+    streams = [torch.cuda.Stream() for _ in banks]
+    graph = torch.cuda.CUDAGraph()
+    captured = problem.table.clone()
+    with torch.cuda.graph(graph):
+        replayed = alr_loss(problem.logits, captured, problem.index, update=False)
+    torch.cuda.synchronize()
+    losses = []
+    for _ in range(20):
+        graph.replay()
+        for stream, bank in zip(streams, banks, strict=True):
+            with torch.cuda.stream(stream):
+                losses.append(alr_loss(problem.logits, bank, problem.index, update=False))
+    torch.cuda.synchronize()
+    assert all(torch.equal(loss, want) for loss in (replayed, *losses))
 
 
 def test_a_step_does_not_wait_for_the_device(gpu):

@@ -1,0 +1,91 @@
+// Threads that share a row: the blocks of a cluster, each of which has a part of the columns. A
+// cluster of one block works on any device, larger ones from compute capability 9.0.
+#pragma once
+
+#include <cstdint>
+
+#include "../launch_plan.h"
+#include "memory.cuh"
+#include "reduce.cuh"
+
+#if defined(ALR_FAST_KERNELS_ON_CPU) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900)
+#define ALR_FAST_HAS_CLUSTERS 1
+#else
+#define ALR_FAST_HAS_CLUSTERS 0
+#endif
+
+namespace alr_fast {
+
+class ClusterGroup : public BlockGroup {
+ public:
+  __device__ __forceinline__ explicit ClusterGroup(int blocks) : blocks_(blocks) {
+#if ALR_FAST_HAS_CLUSTERS
+    if (blocks > 1) block_rank_ = static_cast<int>(__clusterRelativeBlockRank());
+#endif
+  }
+
+  __device__ __forceinline__ bool is_leader() const { return threadIdx.x == 0 && block_rank_ == 0; }
+  __device__ __forceinline__ int64_t row() const { return blockIdx.x / blocks_; }
+  __device__ __forceinline__ int64_t rows_in_grid() const { return gridDim.x / blocks_; }
+
+  // This block's columns.
+  __device__ __forceinline__ int first_column(int classes) const {
+    return min(block_rank_ * static_cast<int>(columns_per_block(classes, blocks_)), classes);
+  }
+  __device__ __forceinline__ int columns(int classes) const {
+    const int part = static_cast<int>(columns_per_block(classes, blocks_));
+    return min(part, classes - first_column(classes));
+  }
+
+  template <class T, class Op>
+  __device__ __forceinline__ T reduce(T value, Op op) {
+    value = BlockGroup::reduce(value, op);
+#if ALR_FAST_HAS_CLUSTERS
+    if (blocks_ > 1) value = reduce_blocks(value, op);
+#endif
+    return value;
+  }
+
+  // A block stays until the others have read what it gave to the last reduction.
+  __device__ __forceinline__ void wait_before_exit() const {
+#if ALR_FAST_HAS_CLUSTERS
+    if (blocks_ > 1) wait_for_cluster();
+#endif
+  }
+
+  __device__ __forceinline__ int blocks() const { return blocks_; }
+
+  // Bytes from the start of shared memory that reductions use.
+  __device__ __forceinline__ static int slot_bytes() { return reduction_bytes(blockDim.x, true); }
+
+ private:
+#if ALR_FAST_HAS_CLUSTERS
+  // Each lane reads the value of one block; lanes beyond the number of blocks, a power of two, read
+  // the same again.
+  template <class T, class Op>
+  __device__ __forceinline__ T reduce_blocks(T value, Op op) {
+    unsigned char* const slots = shared_memory() + reduction_bytes(blockDim.x, false);
+    if (threadIdx.x == 0) write_slot(slots, exchange_, value);
+    wait_for_cluster();
+    const unsigned from = threadIdx.x % static_cast<unsigned>(blocks_);
+    value = read_slot<T>(static_cast<const unsigned char*>(__cluster_map_shared_rank(slots, from)),
+                         exchange_);
+    exchange_ ^= 1;  // a slow block may still read this slot when a fast one writes the next
+    for (int step = blocks_ / 2; step > 0; step /= 2)
+      value = op(value, shuffle_xor(0xffffffffu, value, step));
+    return value;
+  }
+
+  // Writes to shared memory before it are seen by all blocks after it.
+  __device__ __forceinline__ static void wait_for_cluster() {
+    __cluster_barrier_arrive();
+    __cluster_barrier_wait();
+  }
+#endif
+
+  int blocks_;
+  int block_rank_ = 0;
+  int exchange_ = 0;
+};
+
+}  // namespace alr_fast

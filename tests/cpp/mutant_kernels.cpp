@@ -1,0 +1,71 @@
+// Runs one mutant of the kernels (mutants.txt) on the CPU: it must fail. Without a mutant, built
+// from the sources as they are, all must pass. Kernels for float32 alone, which takes less time to
+// compile.
+#include <cstdio>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "cuda_backend_row_loss.h"
+//
+#include "row_loss_problem.h"
+
+namespace {
+
+// The first thing that is wrong, or nothing.
+std::string wrong_in(const test::Case& facts) {
+  try {
+    test::Problem problem(facts);
+    problem.reset_outputs();
+    problem.row_loss_is_scratch = facts.reduction != test::Reduction::kNone;
+    test::run_row_loss(problem.params());
+    if (facts.is_stochastic && problem.rounding_state[1] != 8) return "the random state stays";
+    return problem.compare();
+  } catch (const cuda_shim::Error& error) {
+    return error.what();
+  }
+}
+
+std::string wrong_in_any() {
+  unsigned number = 0;
+  // A regime each; the last two for a device without clusters and with little shared memory.
+  for (int64_t classes : {10, 37, 300, 2053, 8301, 2052, 8301}) {
+    ++number;
+    for (int misalignment : {0, 1}) {
+      test::Case facts;
+      facts.classes = misalignment == 0 ? classes : (classes + 3) / 4 * 4;
+      facts.rows = classes > 2000 && misalignment != 0 ? 3 : 13;
+      facts.features = test::kIgnored | test::kDuplicates | test::kMasked;
+      facts.misalignment = misalignment;
+      facts.reduction = misalignment == 0 ? test::Reduction::kMean : test::Reduction::kNone;
+      facts.has_weights = facts.has_stats = true;
+      facts.is_stochastic = true;  // float32 rows are stored as they are, the state advances
+      test::variation = {number % 2 == 0, misalignment == 0, number % 3 == 0, 2, 1024, {}};
+      if (number > 5) test::variation.limits = {1, 16 * 1024};
+      const std::string wrong = wrong_in(facts);
+      if (!wrong.empty()) return facts.describe() + ": " + wrong;
+    }
+  }
+  return "";
+}
+
+}  // namespace
+
+void test::run_row_loss_float32(const alr_fast::RowLossParams& params,
+                                const alr_fast::LaunchPlan& plan, bool is_counted) {
+  run_kernel_of<float, alr_fast::TableTarget<float>>(params, plan, is_counted);
+}
+void test::run_row_loss_float16(const alr_fast::RowLossParams&, const alr_fast::LaunchPlan&, bool) {
+  throw std::logic_error("not compiled here");
+}
+void test::run_row_loss_bfloat16(const alr_fast::RowLossParams&, const alr_fast::LaunchPlan&,
+                                 bool) {
+  throw std::logic_error("not compiled here");
+}
+
+int main(int argc, char** argv) {
+  const bool must_fail = argc > 1 && std::strcmp(argv[1], "fails") == 0;
+  const std::string wrong = wrong_in_any();
+  std::printf("%s\n", wrong.empty() ? "nothing is wrong" : wrong.c_str());
+  return wrong.empty() == must_fail ? 1 : 0;
+}

@@ -1,0 +1,154 @@
+"""What the compiler made of the CUDA kernels, read from the built library; needs no GPU."""
+
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import alr_fast
+from alr_fast import _C
+
+LIBRARY = Path(alr_fast.__file__).with_name("_cuda.so")
+ROW_KERNELS = 3 * 4 * 11  # logits x targets (three banks, labels) x regimes and access widths
+
+if _C.build_info()["cuda_version"] is None:
+    pytest.skip("this build has no CUDA kernels", allow_module_level=True)
+
+
+def find_tool(name: str) -> str | None:
+    """A program of the CUDA toolkit, which Triton's wheel brings along as well."""
+    triton = Path(sysconfig.get_path("purelib")) / "triton/backends/nvidia/bin"
+    nvcc = shutil.which("nvcc")
+    beside = [str(Path(nvcc).resolve().parent)] if nvcc else []
+    for folder in (None, *beside, "/usr/local/cuda/bin", str(triton)):
+        if found := shutil.which(name, path=folder):
+            return found
+    return None
+
+
+CUOBJDUMP = find_tool("cuobjdump")
+if CUOBJDUMP is None:
+    pytest.skip("cuobjdump is in no CUDA toolkit or Triton here", allow_module_level=True)
+
+
+def dump(*options: str) -> str:
+    return subprocess.run(
+        [CUOBJDUMP, *options, str(LIBRARY)], capture_output=True, text=True, check=True
+    ).stdout
+
+
+def architectures() -> list[str]:
+    named = re.findall(r"(\d+)\.(\d+[af]?)", _C.build_info()["cuda_architectures"])
+    return [f"sm_{major}{minor}" for major, minor in named]
+
+
+@pytest.fixture(scope="module")
+def resources() -> dict[tuple[str, str], dict[str, int]]:
+    """(architecture, kernel) -> registers, bytes of stack and of local memory."""
+    found = {}
+    architecture = kernel = ""
+    for line in dump("--dump-resource-usage").splitlines():
+        if named := re.match(r"arch = (\w+)", line):
+            architecture = named[1]
+        elif named := re.match(r"\s*Function (\S+):", line):
+            kernel = named[1]
+        elif "REG:" in line:
+            numbers = {name: int(n) for name, n in re.findall(r"(\w+):(\d+)", line)}
+            found[architecture, kernel] = numbers
+    return found
+
+
+@pytest.fixture(scope="module")
+def code() -> dict[str, str]:
+    """Kernel -> its instructions, for one architecture."""
+    architecture = "sm_90" if "sm_90" in architectures() else architectures()[-1]
+    parts = re.split(
+        r"\n\s*Function : (\S+)\n", dump("--dump-sass", "--gpu-architecture", architecture)
+    )
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def row_kernels(names: Iterator[str], *, regime: int | None = None) -> list[str]:
+    """Row kernels, of a regime by its number in launch_plan.h."""
+    wanted = rf"row_loss_kernel.*RegimeE{'[0-9]' if regime is None else regime}ELi"
+    return [name for name in names if re.search(wanted, name)]
+
+
+def width_of(kernel: str) -> int:
+    """Elements of an access."""
+    return int(re.search(r"RegimeE\dELi(\d)", kernel)[1])
+
+
+def full_width(kernel: str) -> int:
+    """Elements of an access of 16 bytes to the narrower of logits and table."""
+    types = re.search(r"RowTraitsI(.*)LNS_6Regime", kernel)[1]
+    return 8 if "half" in types or "bfloat16" in types else 4
+
+
+def test_every_kernel_is_there_for_every_architecture(resources):
+    for architecture in architectures():
+        names = [kernel for arch, kernel in resources if arch == architecture]
+        assert len(row_kernels(names)) == ROW_KERNELS
+        assert sum("scale_grad_kernel" in name for name in names) == 6
+        assert sum("prepare_rows_kernel" in name for name in names) == 1
+
+
+def test_no_kernel_spills_or_uses_local_memory(resources):
+    used = {key: use for key, use in resources.items() if use["STACK"] or use["LOCAL"]}
+    assert not used
+    assert len(resources) == len(architectures()) * (ROW_KERNELS + 7)
+
+
+def test_no_kernel_has_instructions_for_local_memory(code):
+    assert len(row_kernels(code)) == ROW_KERNELS
+    assert not [name for name, text in code.items() if re.search(r"\b(LDL|STL)\b", text)]
+
+
+def test_wide_kernels_access_device_memory_16_bytes_at_a_time(code):
+    loops = (0, 1, 2, 4)
+    wide = [
+        name
+        for regime in loops
+        for name in row_kernels(code, regime=regime)
+        if width_of(name) == full_width(name)
+    ]
+    assert len(wide) == 12 * len(loops)
+    for name in wide:
+        assert re.search(r"\bLDG\S*\.128\b", code[name]), name
+        assert re.search(r"\bSTG\S*\.128\b", code[name]), name
+    staged = row_kernels(code, regime=3)
+    assert len(staged) == 12
+    for name in staged:  # straight into shared memory
+        assert re.search(r"\bLDGSTS\S*\.128\b", code[name]), name
+        assert re.search(r"\bSTG\S*\.128\b", code[name]), name
+
+
+def test_narrow_kernels_have_narrow_accesses(code):
+    """The same search finds nothing where there is nothing to be found."""
+    narrow = [name for name in row_kernels(code, regime=0) if width_of(name) == 1]
+    assert len(narrow) == 12
+    for name in narrow:
+        assert not re.search(r"\b(LDG|STG)\S*\.128\b", code[name]), name
+
+
+def test_a_row_is_requested_before_anything_is_reduced(code):
+    """Logits and bank row are under way together before the first exchange between threads."""
+    wide = [
+        name
+        for name in row_kernels(code, regime=2)
+        if width_of(name) == full_width(name) and "LabelTarget" not in name
+    ]
+    assert len(wide) == 9
+    streamed = r"\bLDG\S*\.EF\S*\.128\b"  # EF: first to be evicted
+    for name in wide:
+        first = re.search(streamed, code[name])
+        requests, *_ = re.split(r"\bSHFL\b", code[name][first.start() :], maxsplit=1)
+        logits = 2 if re.search(r"RowTraitsI(6__half|13__nv_bf)", name) else 4
+        # Types are abbreviated where they come again.
+        table = 4 if "TableTargetIfE" in name else 2
+        elements = 16
+        assert len(re.findall(streamed, requests)) == elements * (logits + table) // 16, name

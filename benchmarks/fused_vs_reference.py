@@ -1,10 +1,11 @@
 """Times the fused operation against the eager and the compiled reference, and against a copy.
 
-    python -m benchmarks.fused_vs_reference --json FILE
+    python -m benchmarks.fused_vs_reference
 
-The variants take turns, fifty calls each, so that a change of the machine's speed meets all of
-them. Figures are medians of forward + backward through autograd; `fused_and_grad` is the one-launch
-function for loops that call `logits.backward(grad)`.
+The rows go to benchmarks/results, of which `python -m benchmarks.report` makes tables, or to the
+file that --json names. The variants take turns, fifty calls each, so that a change of the machine's
+speed meets all of them. Figures are medians of forward + backward through autograd;
+`fused_and_grad` is the one-launch function for loops that call `logits.backward(grad)`.
 """
 
 import argparse
@@ -13,12 +14,15 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.problem import CASES, TINY_CASES, Case, Problem, environment
+from benchmarks.problem import CASES, TINY_CASES, Case, Problem, dtype_name, environment
+from benchmarks.results import FOLDER, ResultFile
+from benchmarks.timing import take_turns
 
 # Calls of a variant before the next one has its turn: enough to get over the threads that the last
 # one leaves spinning (compiled code brings an OpenMP runtime of its own).
@@ -37,15 +41,12 @@ def measure(case: Case, device: str, seconds: float, bank_rows: int) -> dict[str
     problem.check()
     for variant in VARIANTS:
         problem.step(variant)
-    times: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times["copy"]) < 5:
-        for variant in VARIANTS:
-            times[variant] += [_timed(problem, variant) for _ in range(_TURN)]
+    turns = take_turns({variant: partial(_turn, problem, variant) for variant in VARIANTS}, seconds)
+    times = {variant: [time for turn in turns[variant] for time in turn] for variant in VARIANTS}
     row: dict[str, object] = {
         "batch": case.batch,
         "classes": case.classes,
-        "dtype": str(case.dtype).removeprefix("torch."),
+        "dtype": dtype_name(case.dtype),
     }
     for variant in VARIANTS:
         row[f"{variant}_ms"] = statistics.median(times[variant])
@@ -55,6 +56,10 @@ def measure(case: Case, device: str, seconds: float, bank_rows: int) -> dict[str
     row["calls"] = len(times["copy"])
     row["environment"] = environment(device)
     return row
+
+
+def _turn(problem: Problem, variant: str) -> list[float]:
+    return [_timed(problem, variant) for _ in range(_TURN)]
 
 
 def _timed(problem: Problem, variant: str) -> float:
@@ -92,7 +97,7 @@ def table(rows: Sequence[dict]) -> Table:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", metavar="FILE", help="write the rows there, too")
+    parser.add_argument("--json", metavar="FILE", help="write the rows there alone")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=2, help="threads of the CPU (default 2)")
     parser.add_argument(
@@ -110,6 +115,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.json:
         with open(arguments.json, "w") as file:
             json.dump(rows, file, indent=1)
+    elif not arguments.tiny:
+        named = [{"suite": "fused_vs_reference", **row} for row in rows]
+        print(f"rows in {ResultFile(FOLDER, rows[0]['environment']).write(named)}")
 
 
 if __name__ == "__main__":

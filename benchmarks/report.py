@@ -1,0 +1,424 @@
+"""Writes benchmarks/README.md and its plot from the rows in benchmarks/results.
+
+    python -m benchmarks.report
+
+Of each benchmark on each device the latest file counts. The same rows give the same files.
+"""
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.host_cost import PARTS
+from benchmarks.results import FOLDER, latest
+
+NOT_MEASURED = "not measured"
+PLOT = "roofline.png"
+
+# What the fused forward pass is to reach, as a share of the copy: from this K on.
+GOALS = {4096: 0.90, 1000: 0.80, 256: 0.55}
+
+_COMPILED = ("compiled", "compiled_plain", "compiled_max-autotune-no-cudagraphs",
+             "compiled_reduce-overhead")  # fmt: skip
+_TRITON = ("triton", "triton_loop")
+
+_INTRODUCTION = """\
+# Benchmarks
+
+Written by `python -m benchmarks.report` from the rows in [results](results): run that instead of
+editing this file. What has no rows is given as "not measured". Times are medians in microseconds
+if not said otherwise, with the 20th and 80th percentile in brackets; the rows hold more.
+"""
+_COMMANDS = (
+    (
+        "`python -m benchmarks.fused_vs_reference`",
+        "forward + backward on the CPU, beside eager and compiled reference and a copy",
+    ),
+    (
+        "`python -m benchmarks.kernels`",
+        "the GPU tables: latency, bandwidth, bank in pinned memory; `--suite` runs one of them",
+    ),
+    (
+        "`python -m benchmarks.host_cost`",
+        "where the host's microseconds of a small step go, beside a native operation",
+    ),
+    ("`python -m benchmarks.report`", "nothing: makes this file"),
+    ("`make bench`", "the CPU shapes under pytest-benchmark; leaves no rows"),
+    (
+        "`scripts/gpu_check.sh`",
+        "build, tests, compute-sanitizer, the GPU tables and this file, on a machine with a GPU",
+    ),
+)
+# Suites of commands of their own, which run on a CPU as well.
+_COMMAND_OF = {"fused_vs_reference": "fused_vs_reference", "host_cost": "host_cost"}
+_PRACTICE = """\
+Each of the first three leaves a file named after device, date and commit and overwrites none; the
+tables show the latest. Before any timing, loss, gradient and bank of every variant are compared
+with the reference in float64. The variants take turns.
+"""
+_VARIANTS = (
+    ("`fused`", "`alr_loss` of alr_fast and `backward`, distinct indices promised"),
+    (
+        "`fused_forward`",
+        "its forward pass alone, in which the gradient is computed and the bank updated",
+    ),
+    ("`fused_forward_any_index`", "the same without the promise"),
+    ("`fused_and_grad`", "`alr_loss_and_grad`"),
+    ("`eager`", "`alr_fast.reference`, whose masks make the host wait for the device"),
+    ("`plain`", "the operation written by hand without masks, eager"),
+    (
+        "best compiled",
+        "the fastest of `torch.compile` of the reference (modes default, "
+        "max-autotune-no-cudagraphs, reduce-overhead) and of `plain` (default mode)",
+    ),
+    (
+        "Triton",
+        "the operation in Triton: loss and gradient in one kernel, bank in a second, scaling in a "
+        "third; the faster of holding a row and of looping over it",
+    ),
+    ("copy", "as many bytes as the fused pass has to move at least: two reads, two writes"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results-dir", type=Path, default=FOLDER, help="where the rows are")
+    parser.add_argument(
+        "--out", type=Path, default=FOLDER.parent / "README.md", help="the file to write"
+    )
+    arguments = parser.parse_args(argv)
+    found = latest(arguments.results_dir)
+    plot = arguments.out.with_name(PLOT)
+    plotted = _plot(plot, [(device, rows) for device, _, rows in _of(found, "bandwidth")])
+    if not plotted:
+        plot.unlink(missing_ok=True)  # else the plot of other rows would stay
+    arguments.out.write_text(report(found, plotted), encoding="utf-8")
+    print(f"wrote {arguments.out}" + (f" and {plot}" if plotted else ""))
+
+
+def report(found: dict[tuple[str, str], tuple[str, list[dict]]], plotted: bool = False) -> str:
+    """The file, in Markdown, from what `results.latest` returns."""
+    parts = [
+        _INTRODUCTION,
+        _table(("command", "measures"), _COMMANDS),
+        _PRACTICE,
+        _table(("variant", "is"), _VARIANTS),
+    ]
+    for suite, (title, note, make) in _SECTIONS.items():
+        parts.append(f"## {title}\n\n{note}\n")
+        parts += [
+            f"{_source(suite, name, rows)}\n\n{make(rows)}" for _, name, rows in _of(found, suite)
+        ] or [f"{NOT_MEASURED}\n"]
+        if suite == "bandwidth" and plotted:
+            parts.append(f"![GB/s of ideal bytes against K]({PLOT})\n")
+    return "\n".join(parts)
+
+
+def _of(found: dict, suite: str) -> list[tuple[str, str, list[dict]]]:
+    """(device, file, rows) of a suite; of those of the kernels, where the device is a GPU."""
+    return [
+        (device, file, rows)
+        for (device, name), (file, rows) in found.items()
+        if name == suite and (suite in _COMMAND_OF or rows[0]["environment"]["gpu"])
+    ]
+
+
+def _source(suite: str, name: str, rows: list[dict]) -> str:
+    """Where a table's figures come from."""
+    facts = rows[0]["environment"]
+    shown = [f"**{facts['gpu'] or facts['cpu']}**"]
+    if facts["gpu"]:
+        shown += [f"driver {facts['driver']}", f"CUDA {facts['cuda']}"]
+    else:
+        shown += [f"{facts['threads']} threads of {facts['cpus']} CPUs", f"{facts['cpu_isa']}"]
+    shown += [f"torch {facts['torch']}"]
+    if facts["triton"]:
+        shown.append(f"Triton {facts['triton']}")
+    shown += [f"alr_fast {facts['alr_fast']}", f"{facts['date'][:10]}", f"commit {facts['commit']}"]
+    command = _COMMAND_OF.get(suite, f"kernels --suite {suite}")
+    if suite in _COMMAND_OF and facts["gpu"]:
+        command += " --device cuda"
+    return f"{', '.join(shown)}; `python -m benchmarks.{command}`; [{name}](results/{name})"
+
+
+def _fused_vs_reference(rows: list[dict]) -> str:
+    def cell(row: dict, variant: str) -> str:
+        low, high = row[f"{variant}_p20_p80_ms"]
+        shown = f"{row[f'{variant}_ms']:.3f} ({low:.3f}-{high:.3f})"
+        if variant in ("eager", "compiled"):
+            shown += f", {row[f'{variant}_ms'] / row['fused_ms']:.1f}x"
+        return shown
+
+    variants = ("fused", "fused_and_grad", "eager", "compiled", "copy")
+    return _table(
+        ("B x K", "dtype", *variants),
+        (
+            (f"{row['batch']} x {row['classes']}", row["dtype"], *(cell(row, v) for v in variants))
+            for row in rows
+        ),
+    )
+
+
+def _host_cost(rows: list[dict]) -> str:
+    return _table(
+        ("part", "is", "microseconds", "of the native step"),
+        (
+            (row["variant"], PARTS[row["variant"]], _time(row), f"{row['times_native']:.2f}")
+            for row in rows
+        ),
+    )
+
+
+def _latency(rows: list[dict]) -> str:
+    called, captured, alone = (_mode(rows, m) for m in ("eager call", "CUDA graph", "kernel alone"))
+    shapes = sorted({(row["classes"], row["batch"]) for row in rows})
+
+    def cells(table: dict, shape: tuple[int, int], *columns: Sequence[str]) -> list[str]:
+        return [_time(_best(table.get(shape, {}), names)) for names in columns]
+
+    columns = (["fused"], ["fused_and_grad"], ["eager"], ["plain"], _COMPILED, _TRITON)
+    names = ("fused", "fused_and_grad", "eager", "plain", "best compiled", "Triton")
+    eager = _table(
+        ("B", "K", *names),
+        ((str(b), str(k), *cells(called, (k, b), *columns)) for k, b in shapes),
+    )
+    host = _table(
+        ("B", "K", "fused", "fused_and_grad", "one native operation"),
+        (
+            (
+                str(b),
+                str(k),
+                *(
+                    _number(called.get((k, b), {}).get(variant), "host_p50_us")
+                    for variant in ("fused", "fused_and_grad", "native_one_op")
+                ),
+            )
+            for k, b in shapes
+        ),
+    )
+    graph = _table(
+        ("B", "K", "fused", "fused_and_grad", "plain", "Triton", "forward kernel alone"),
+        (
+            (
+                str(b),
+                str(k),
+                *cells(captured, (k, b), ["fused"], ["fused_and_grad"], ["plain"], _TRITON),
+                *cells(alone, (k, b), ["fused_forward"]),
+            )
+            for k, b in shapes
+        ),
+    )
+    launches = _table(
+        ("B", "K", *names),
+        (
+            (
+                str(b),
+                str(k),
+                *(_number(_best(called.get((k, b), {}), c), "launches") for c in columns),
+            )
+            for k, b in shapes
+        ),
+    )
+    return "\n".join(
+        (
+            f"Called one after the other, until the device is done:\n\n{eager}",
+            f"What the host takes for a call:\n\n{host}",
+            f"In a CUDA graph of many steps, and the device's time in the kernel:\n\n{graph}",
+            f"Kernels a step:\n\n{launches}",
+            _left_out(rows),
+        )
+    )
+
+
+def _bandwidth(rows: list[dict]) -> str:
+    lines = []
+    for (classes, batch, logits, bank), variants in _shapes(rows).items():
+        forward = variants.get("fused_forward")
+        copy = variants.get("copy")
+        cells = [
+            str(batch),
+            str(classes),
+            logits if logits == bank else f"{logits}, bank {bank}",
+            f"{copy['gigabytes_per_second']:.0f} GB/s ({copy['p50_us']:.1f})"
+            if copy
+            else NOT_MEASURED,
+            _share(forward),
+            _goal(classes, forward),
+        ]
+        for names in (
+            ["fused_forward_any_index"], ["fused_and_grad"], ["fused"], _TRITON, _COMPILED,
+            ["plain"], ["eager"],
+        ):  # fmt: skip
+            cells.append(_share(_best(variants, names)))
+        lines.append(cells)
+    names = ("B", "K", "dtype", "copy", "fused_forward", "goal", "fused_forward_any_index",
+             "fused_and_grad", "fused", "Triton", "best compiled", "plain", "eager")  # fmt: skip
+    return f"{_table(names, lines)}\n{_left_out(rows)}"
+
+
+def _pinned(rows: list[dict]) -> str:
+    lines = (
+        (
+            f"{row['batch']} x {row['classes']}",
+            row["variant"],
+            row["what"],
+            _time(row),
+            f"{row['gigabytes_per_second']:.1f}",
+            f"{row['share_of_copy']:.0%}",
+        )
+        for row in _measured(rows)
+    )
+    names = ("B x K", "variant", "does", "time", "GB/s", "share of the faster copy")
+    return f"{_table(names, lines)}\n{_left_out(rows)}"
+
+
+_SECTIONS: dict[str, tuple[str, str, Callable[[list[dict]], str]]] = {
+    "fused_vs_reference": (
+        "Forward and backward on the CPU",
+        "Milliseconds through autograd (`fused_and_grad`: without), and how many times slower than "
+        "`fused`.",
+        _fused_vs_reference,
+    ),
+    "host_cost": (
+        "Host time of a small step",
+        "B = 256, K = 14, float32; on the CPU with one thread, where the operator's own work is in "
+        "it. The goal is 1.5 times the native step.",
+        _host_cost,
+    ),
+    "latency": (
+        "Latency on a GPU",
+        "Batches as in training with noisy labels: forward + backward (`fused_and_grad`: forward + "
+        "gradient), float32.",
+        _latency,
+    ),
+    "bandwidth": (
+        "Bandwidth on a GPU",
+        "B * K of at least 1e7, a bank of 1 GB, fresh distinct indices each call. Cells: share of "
+        "the copy's speed, and time. `fused_forward*` are forward passes, `fused_and_grad` is "
+        "forward + gradient, all others are forward + backward. The goal is for `fused_forward`.",
+        _bandwidth,
+    ),
+    "pinned": (
+        "A bank in pinned host memory",
+        "Logits on the GPU, float32. The copies move as many bytes as the bank rows of a step "
+        "between pinned buffers and the device, each way: one after the other, or on two streams. "
+        "GB/s count both ways.",
+        _pinned,
+    ),
+}
+
+
+def _measured(rows: Iterable[dict]) -> list[dict]:
+    return [row for row in rows if "skipped" not in row]
+
+
+def _mode(rows: list[dict], mode: str) -> dict[tuple[int, int], dict[str, dict]]:
+    """(K, B) -> variant -> row."""
+    table: dict[tuple[int, int], dict[str, dict]] = {}
+    for row in _measured(rows):
+        if row["mode"] == mode:
+            table.setdefault((row["classes"], row["batch"]), {})[row["variant"]] = row
+    return table
+
+
+def _shapes(rows: list[dict]) -> dict[tuple, dict[str, dict]]:
+    """(K, B, dtype of the logits, of the bank) -> variant -> row; float32 first."""
+    table: dict[tuple, dict[str, dict]] = {}
+    for row in _measured(rows):
+        key = (row["classes"], row["batch"], row["logits_dtype"], row["bank_dtype"])
+        table.setdefault(key, {})[row["variant"]] = row
+    return {
+        key: table[key] for key in sorted(table, key=lambda k: (k[2] != "float32", k[:2], k[2:]))
+    }
+
+
+def _best(variants: dict[str, dict], names: Iterable[str]) -> dict | None:
+    """The fastest of some variants."""
+    rows = [variants[name] for name in names if name in variants]
+    return min(rows, key=lambda row: row["p50_us"], default=None)
+
+
+def _time(row: dict | None) -> str:
+    if row is None:
+        return NOT_MEASURED
+    return f"{row['p50_us']:.1f} ({row['p20_us']:.1f}-{row['p80_us']:.1f})"
+
+
+def _number(row: dict | None, name: str) -> str:
+    if row is None or row.get(name) is None:
+        return NOT_MEASURED
+    return f"{row[name]:.1f}".removesuffix(".0")
+
+
+def _share(row: dict | None) -> str:
+    return NOT_MEASURED if row is None else f"{row['share_of_copy']:.0%} ({row['p50_us']:.1f})"
+
+
+def _goal(classes: int, row: dict | None) -> str:
+    goal = next((goal for least, goal in GOALS.items() if classes >= least), None)
+    if goal is None:
+        return ""
+    if row is None:
+        return f"≥ {goal:.0%}"
+    return f"≥ {goal:.0%}: {'reached' if row['share_of_copy'] >= goal else 'missed'}"
+
+
+def _left_out(rows: list[dict]) -> str:
+    """What was not timed and why, and what is to be said of what was."""
+    shapes: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        if why := row.get("skipped") or row.get("note"):
+            key = (row["variant"], row.get("mode", ""), why)
+            shapes.setdefault(key, []).append(f"{row['batch']} x {row['classes']}")
+    lines = [
+        f"- {', '.join(filter(None, (variant, mode)))}: {why} ({', '.join(where)})\n"
+        for (variant, mode, why), where in shapes.items()
+    ]
+    return "Left out, or to be noted:\n\n" + "".join(lines) if lines else ""
+
+
+def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [names, ["---"] * len(names), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _plot(path: Path, devices: list[tuple[str, list[dict]]]) -> bool:
+    """Draws the speed against K, a panel for each GPU; returns whether there is a plot."""
+    panels = [
+        (device, {key: v for key, v in _shapes(rows).items() if key[2] == key[3] == "float32"})
+        for device, rows in devices
+    ]
+    panels = [(device, shapes) for device, shapes in panels if shapes]
+    if not panels:
+        return False
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("no plot: matplotlib is missing")
+        return False
+    figure = Figure(figsize=(6.4 * len(panels), 4.2), layout="constrained")
+    lines = {
+        "copy": ["copy"],
+        "fused, forward": ["fused_forward"],
+        "fused, forward + backward": ["fused"],
+        "Triton": _TRITON,
+        "best compiled": _COMPILED,
+    }
+    for axes, (device, shapes) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels,
+                                      strict=True):  # fmt: skip
+        for label, names in lines.items():
+            best = [(key[0], _best(variants, names)) for key, variants in shapes.items()]
+            points = [(k, row["gigabytes_per_second"]) for k, row in best if row]
+            if points:
+                axes.plot(*zip(*points, strict=True), marker="o", label=label)
+        axes.set(xscale="log", xlabel="classes K", ylabel="GB/s of ideal bytes", title=device)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    return True
+
+
+if __name__ == "__main__":
+    main()

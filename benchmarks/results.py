@@ -1,0 +1,98 @@
+"""Result files: one JSON list of rows for each run of a benchmark, never overwritten.
+
+A row names its benchmark as `suite` and holds what it depends on as `environment`.
+"""
+
+import json
+import os
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "results"
+
+
+def slug(name: str) -> str:
+    """A name in small letters, digits and hyphens, for file names."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unknown"
+
+
+def processor(environment: dict) -> str:
+    """What the rows were measured on: the GPU, else the CPU."""
+    return environment["gpu"] or environment["cpu"]
+
+
+class ResultFile:
+    """The file of one run, `<device>-<YYYY-MM-DD>-<commit>.json`, or with -2, -3 ... at the end."""
+
+    def __init__(self, folder: Path, environment: dict) -> None:
+        """Takes a name that no file has, when the first rows come."""
+        self._folder = folder
+        self._stem = "-".join(
+            (slug(processor(environment)), environment["date"][:10], environment["commit"])
+        )
+        self.path: Path | None = None
+
+    def write(self, rows: Sequence[dict]) -> Path:
+        """Writes all rows of the run so far: a run that is stopped leaves what it had.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        if self.path is None:
+            self.path = self._new_path()
+        unfinished = self.path.with_suffix(".part")
+        unfinished.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        os.replace(unfinished, self.path)
+        return self.path
+
+    def _new_path(self) -> Path:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while True:
+            path = self._folder / f"{self._stem}{f'-{number}' if number > 1 else ''}.json"
+            try:
+                path.touch(exist_ok=False)
+                return path
+            except FileExistsError:
+                number += 1
+
+
+def latest(folder: Path) -> dict[tuple[str, str], tuple[str, list[dict]]]:
+    """The rows of the latest file of each benchmark on each device.
+
+    Returns:
+        (device, suite) -> (name of the file, rows), sorted by device and suite.
+
+    Raises:
+        ValueError: a file holds no rows of a benchmark.
+    """
+    found: dict[tuple[str, str], tuple[tuple, str, list[dict]]] = {}
+    for path in sorted(folder.glob("*.json")):
+        rows_of: dict[tuple[str, str], list[dict]] = {}
+        try:
+            for row in json.loads(path.read_text(encoding="utf-8")):
+                key = (processor(row["environment"]), row["suite"])
+                rows_of.setdefault(key, []).append(row)
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path} holds no rows of a benchmark: {error!r}") from error
+        for key, rows in rows_of.items():
+            # Of files of one second the longer name has the higher number.
+            age = (rows[0]["environment"]["date"], len(path.name), path.name)
+            if key not in found or found[key][0] < age:
+                found[key] = (age, path.name, rows)
+    return {key: found[key][1:] for key in sorted(found)}
+
+
+def percentiles(times: Iterable[float]) -> dict[str, float]:
+    """The 20th, 50th and 80th percentile of times in microseconds, as entries of a row."""
+    times = list(times)
+    if len(times) < 2:
+        times *= 2
+    fifths = statistics.quantiles(times, n=5, method="inclusive")
+    return {
+        "p20_us": fifths[0],
+        "p50_us": statistics.median(times),
+        "p80_us": fifths[3],
+    }

@@ -119,11 +119,14 @@ def label_loss(
     reduction: str,
     row_weight: Tensor | None = None,  # [B]
     status: Tensor | None = None,  # [4] int64, see LabelBank
-) -> Tensor:
-    """The loss against smoothed one-hot rows of labels."""
+    with_grad: bool = False,
+) -> Any:
+    """The loss against smoothed one-hot rows of labels, with the final gradient if `with_grad`."""
     _check_device(logits)
     weight = _row_weight(row_weight, logits)
     arguments = (labels, weight, status, smoothing, entropy_weight, _reduction(reduction))
+    if with_grad:
+        return _label_smoothing_cross_entropy(logits.detach(), *arguments, _GRAD_FINAL)[:2]
     if _needs_grad(logits):
         return _LabelLoss.apply(logits, *arguments)
     return _label_smoothing_cross_entropy(logits, *arguments, _GRAD_NONE)[0]

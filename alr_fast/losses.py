@@ -9,8 +9,52 @@ from alr_fast._operators import label_loss, table_loss
 from alr_fast.bank import LabelBank
 
 
-class CrossEntropyLoss(nn.Module):
-    """Cross entropy on the given labels, with the call of the other losses of this module."""
+class _Loss(nn.Module):
+    """What the losses have in common: two ways to call the operation that `_compute` is."""
+
+    def forward(self, logits: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        """Loss of a batch, for `loss.backward()`; refines the bank's rows where the class does.
+
+        Args:
+            logits: [B, K] float32, float16 or bfloat16 (float64 too on the CPU).
+            labels: [B] int64 or int32 given labels; below 0: row ignored.
+            index: [B] int64 or int32 positions of the samples in the bank; below 0: row ignored.
+
+        Returns:
+            The loss: a scalar, or [B] with reduction "none"; float32 (float64 for float64 logits).
+
+        Raises:
+            RuntimeError: the phase is not known because `set_epoch` or `set_step` was never called.
+            IndexError: a label or an index is out of range (on the CPU; see `LabelBank.check`).
+        """
+        return self._compute(logits, labels, index)
+
+    def loss_and_grad(
+        self, logits: Tensor, labels: Tensor, index: Tensor, *, row_weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Loss and gradient in one pass, for `logits.backward(grad)`: one launch on a GPU.
+
+        Args:
+            logits: see `forward`, as for `labels` and `index`; whether they require a gradient does
+                not matter.
+            row_weight: [B] factor on the loss of each row, in both results. With float16 logits
+                this is the place for a gradient scaler's factor, so that small entries survive.
+
+        Returns:
+            The loss, and its gradient [B, K] in the dtype of the logits (of the loss' sum with
+            reduction "none").
+
+        Raises:
+            RuntimeError, IndexError: see `forward`.
+        """
+        return self._compute(logits, labels, index, row_weight=row_weight, with_grad=True)
+
+    def _compute(self, logits: Tensor, labels: Tensor, index: Tensor, **options: Any) -> Any:
+        raise NotImplementedError
+
+
+class CrossEntropyLoss(_Loss):
+    """Cross entropy on the given labels, with the calls of the other losses of this module."""
 
     bank = None
 
@@ -23,12 +67,15 @@ class CrossEntropyLoss(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor, index: Tensor | None = None) -> Tensor:
         """Cross entropy of [B, K] logits and [B] labels; a label below 0 ignores its row."""
+        return self._compute(logits, labels, index)
+
+    def _compute(self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any) -> Any:
         return label_loss(
-            logits, labels, smoothing=0.0, entropy_weight=0.0, reduction=self.reduction
+            logits, labels, smoothing=0.0, entropy_weight=0.0, reduction=self.reduction, **options
         )
 
 
-class ALRLoss(nn.Module):
+class ALRLoss(_Loss):
     """Adaptive Label Refinement (Zhang et al., arXiv 2502.00386): warm-up, then refinement.
 
     During warm-up the loss is cross entropy on the given labels. Afterwards every row is trained on
@@ -104,21 +151,7 @@ class ALRLoss(nn.Module):
             raise RuntimeError(f"the warm-up of this loss is set by {right}")
         self.refining = done >= self._warmup
 
-    def forward(self, logits: Tensor, labels: Tensor, index: Tensor) -> Tensor:
-        """Loss of a batch; refines the bank's rows when training and past the warm-up.
-
-        Args:
-            logits: [B, K] float32, float16 or bfloat16 (float64 too on the CPU).
-            labels: [B] int64 or int32 given labels, used during warm-up; below 0: row ignored.
-            index: [B] int64 or int32 positions of the samples in the bank; below 0: row ignored.
-
-        Returns:
-            The loss: a scalar, or [B] with reduction "none"; float32 (float64 for float64 logits).
-
-        Raises:
-            RuntimeError: the phase is not known because `set_epoch` or `set_step` was never called.
-            IndexError: a label or an index is out of range (on the CPU; see `LabelBank.check`).
-        """
+    def _compute(self, logits: Tensor, labels: Tensor, index: Tensor, **options: Any) -> Any:
         if self.refining is None:
             name = "set_epoch(epoch)" if self._by_epoch else "set_step(step)"
             raise RuntimeError(f"call criterion.{name} first: it decides between the two phases")
@@ -130,6 +163,7 @@ class ALRLoss(nn.Module):
                 entropy_weight=0.0,
                 reduction=self.reduction,
                 status=self.bank.status,
+                **options,
             )
         return table_loss(
             logits,
@@ -142,6 +176,7 @@ class ALRLoss(nn.Module):
             unique_index=self.unique_index,
             status=self.bank.status,
             rounding_state=self.bank.rounding_state,
+            **options,
         )
 
     def get_extra_state(self) -> dict[str, Any]:

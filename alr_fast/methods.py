@@ -1,7 +1,8 @@
 """Training methods by name. A method is a loss object: the loop is the same for all of them.
 
-A new method is one function here that returns a criterion: ``criterion(logits, labels, index)``
-gives the loss, and it has ``set_epoch(epoch)`` and ``bank`` (None where it keeps no bank).
+A new method is one function here that returns a criterion: its ``loss_and_grad(logits, labels,
+index)`` gives the loss and the gradient of the logits, and it has ``set_epoch(epoch)`` and ``bank``
+(None where it keeps no bank).
 """
 
 from collections.abc import Callable

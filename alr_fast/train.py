@@ -244,13 +244,12 @@ def train_method(method, model, config, train, test, index, device, folder, cons
             for step, batch in enumerate(train_loader, start=1):
                 with autocast:
                     logits = state.model(batch["image"])
-                    loss = state.criterion(logits, batch["label"], batch["index"])
                 state.optimizer.zero_grad(set_to_none=True)
-                state.scaler.scale(loss).backward()
+                loss = backward(state, logits, batch)
                 state.scaler.step(state.optimizer)
                 state.scaler.update()
                 state.scheduler.step()
-                add_to_sums(sums, loss.detach(), logits.detach(), batch["label"])
+                add_to_sums(sums, loss, logits.detach(), batch["label"])
                 if step % config.log_every == 0:
                     display.step(epoch, step, *means(sums))
             train_loss, train_accuracy = means(sums)
@@ -288,6 +287,26 @@ def train_method(method, model, config, train, test, index, device, folder, cons
 
 
 @torch.no_grad()
+def backward(state: TrainState, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Backward pass from the gradient that comes with the loss, in one pass over the logits.
+
+    Args:
+        logits: [B, K], what the net gave for the batch.
+
+    Returns:
+        The mean loss, a scalar on the device.
+    """
+    weight = None
+    if state.scaler.is_enabled():
+        # Inside of the operation the scaler's factor saves what float16 would flush to 0.
+        weight = state.scaler.scale(torch.ones(len(logits), device=logits.device))
+    loss, grad = state.criterion.loss_and_grad(
+        logits, batch["label"], batch["index"], row_weight=weight
+    )
+    logits.backward(grad)
+    return loss if weight is None else loss / weight[0]
+
+
 def evaluate(model: nn.Module, loader, autocast) -> tuple[float, float]:
     """Mean cross entropy and accuracy over a loader."""
     model.eval()

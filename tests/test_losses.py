@@ -32,6 +32,45 @@ def refined(criterion, batch, **options):
     return alr_loss(logits, rows, index, **options), rows
 
 
+# The two ways to call a loss.
+
+
+@pytest.mark.parametrize("epoch", [0, 2], ids=["warm-up", "refinement"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_loss_and_grad_is_forward_and_backward(device, batch, reduction, epoch):
+    made = [criterion_on(device, warmup_epochs=2, reduction=reduction) for _ in range(2)]
+    for criterion in made:
+        criterion.set_epoch(epoch)
+    loss = made[0](*batch)
+    (expected,) = torch.autograd.grad(loss.sum(), batch[0])
+    found, grad = made[1].loss_and_grad(*batch)
+    assert not found.requires_grad
+    torch.testing.assert_close(found, loss.detach())
+    torch.testing.assert_close(grad, expected)
+    assert torch.equal(made[0].bank.rows, made[1].bank.rows)
+    assert (made[0].bank.rows != made[0].bank.rows.round()).any() == (epoch == 2)
+
+
+def test_cross_entropy_gives_its_gradient_too(device, batch):
+    loss, grad = CrossEntropyLoss().loss_and_grad(*batch)
+    expected = F.cross_entropy(*batch[:2])
+    torch.testing.assert_close(loss, expected.detach())
+    torch.testing.assert_close(grad, torch.autograd.grad(expected, batch[0])[0])
+
+
+def test_a_scalers_factor_given_as_row_weight_saves_small_gradients(device):
+    logits = torch.tensor([[12.0, -4.0, -4.5, -5.0]], dtype=torch.float16, device=device)
+    labels = index = torch.zeros(1, dtype=torch.int64, device=device)
+    criterion = CrossEntropyLoss()
+    plain_loss, plain = criterion.loss_and_grad(logits, labels, index)
+    factor = torch.full((1,), 2.0**14, device=device)
+    loss, grad = criterion.loss_and_grad(logits, labels, index, row_weight=factor)
+    torch.testing.assert_close(loss, plain_loss * 2**14)
+    exact = logits.double().softmax(-1)
+    torch.testing.assert_close(grad.double()[0, 1:] / 2**14, exact[0, 1:], rtol=1e-3, atol=0)
+    assert (plain[0, 2:].double() / exact[0, 2:] - 1).abs().max() > 0.01
+
+
 # Phases.
 
 

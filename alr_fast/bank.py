@@ -12,7 +12,8 @@ BANK_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # Entries of the status tensor, as the kernels count them (csrc/alr_params.h).
 _NONFINITE, _OUT_OF_RANGE = 0, 1
-_STATUS_SIZE = 4
+_COUNTERS = 2
+_STATUS_SIZE = 4  # the rest is scratch of the kernels
 
 _CHUNK_ELEMENTS = 1 << 24  # elements of the bank that a summary looks at in one go
 
@@ -22,7 +23,8 @@ class LabelBank:
 
     The bank belongs to a run as the weights do: save `state_dict()` with every checkpoint. It is a
     plain object, not a module with buffers, because DistributedDataParallel would overwrite the
-    buffers of every rank with those of rank 0.
+    buffers of every rank with those of rank 0. On a GPU all work with a bank belongs on one stream
+    at a time.
 
     Attributes:
         rows: [N, K] tensor, row i for the sample with index i; float32, float16 or bfloat16.
@@ -158,8 +160,8 @@ class LabelBank:
             IndexError: a row came with an index beyond the bank. It changed nothing, and its loss
                 was NaN. (On the CPU the operation itself raises.)
         """
-        counts = self.status.tolist()
-        self.status.zero_()
+        counts = self.status[:_COUNTERS].tolist()
+        self.status[:_COUNTERS].zero_()
         if counts[_OUT_OF_RANGE]:
             raise IndexError(
                 f"{counts[_OUT_OF_RANGE]} batch rows had an index beyond the bank's {len(self)} "
@@ -253,7 +255,9 @@ class LabelBank:
         For the warm-up calls before a CUDA graph is captured, which would otherwise count as
         training.
         """
-        live = [t for t in (self.rows, self.status, self.rounding_state) if t is not None]
+        live = [self.rows, self.status[:_COUNTERS]]
+        if self.rounding_state is not None:
+            live.append(self.rounding_state)
         saved = [t.clone() for t in live]
         try:
             yield

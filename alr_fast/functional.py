@@ -3,7 +3,8 @@
 `alr_fast.reference` defines in plain PyTorch what they compute; the kernels are in csrc/. All of
 them take logits in float32, float16 or bfloat16 (float64 too on the CPU), with a contiguous last
 dimension and any stride between rows, and compute in float32 (float64 for float64 logits) with one
-rounding at the end. They work under autocast, under `torch.compile(fullgraph=True)`, inside CUDA
+rounding at the end (a 16-bit gradient that a backward pass scales is rounded again, to the same
+type). They work under autocast, under `torch.compile(fullgraph=True)`, inside CUDA
 graphs and with deterministic algorithms. Gradients flow to the logits only, and only once: a double
 backward raises.
 
@@ -63,7 +64,7 @@ def alr_loss(
             of rows.
         update: whether the targets are stored.
         unique_index: promise that no index occurs twice in the batch, which saves a launch.
-            Breaking it leaves it open which of the targets is stored.
+            Breaking it leaves loss, gradient and bank row of these rows undefined.
         return_stats: also return the `RowStats`.
 
     Returns:

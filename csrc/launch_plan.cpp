@@ -112,10 +112,10 @@ int64_t shared_row_bytes(int64_t classes, int blocks_per_row, int logits_size, i
 
 }  // namespace
 
-LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype, DType table_dtype,
-                       int aligned, const DeviceLimits& limits) {
+LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
+                       std::optional<DType> table_dtype, int aligned, const DeviceLimits& limits) {
   require_cuda_dtype(logits_dtype, "logits_dtype");
-  require_cuda_dtype(table_dtype, "bank_dtype");
+  if (table_dtype) require_cuda_dtype(*table_dtype, "bank_dtype");
   if (rows < 0)
     throw std::invalid_argument("rows is " + std::to_string(rows) + ": it must be >= 0");
   if (classes < 1 || classes > kFallback.max_classes)
@@ -124,7 +124,8 @@ LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype, DType 
                                 std::to_string(kFallback.max_classes));
   PlanEntry chosen = *std::find_if(std::begin(kPlans), std::end(kPlans),
                                    [&](const PlanEntry& e) { return classes <= e.max_classes; });
-  const int logits_size = size_of(logits_dtype), table_size = size_of(table_dtype);
+  const int logits_size = size_of(logits_dtype);
+  const int table_size = table_dtype ? size_of(*table_dtype) : 0;
   int64_t shared_memory =
       reduction_bytes(chosen.threads_per_block, chosen.regime == Regime::kShared);
   if (chosen.regime == Regime::kShared) {
@@ -140,8 +141,9 @@ LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype, DType 
   plan.regime_name = chosen.name;
   plan.threads_per_block = chosen.threads_per_block;
   plan.blocks_per_row = std::max(chosen.blocks_per_row, 1);
-  plan.vector_width = supported_width(chosen.regime, full_vector_width(logits_size, table_size),
-                                      power_of_two_in(classes, aligned));
+  plan.vector_width = supported_width(
+      chosen.regime, full_vector_width(logits_size, table_dtype ? table_size : logits_size),
+      power_of_two_in(classes, aligned));
   plan.elements_per_thread = chosen.regime == Regime::kShared
                                  ? chosen.elements
                                  : std::max(chosen.elements, plan.vector_width);
@@ -161,7 +163,8 @@ LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype, DType 
 }
 
 LaunchPlan launch_plan(const RowLossParams& p, const DeviceLimits& limits) {
-  const DType table_dtype = p.target.table != nullptr ? p.target.dtype : p.logits_dtype;
+  std::optional<DType> table_dtype;
+  if (p.target.table != nullptr) table_dtype = p.target.dtype;
   return launch_plan(p.rows, p.classes, p.logits_dtype, table_dtype, row_alignment(p), limits);
 }
 

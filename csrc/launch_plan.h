@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "alr_params.h"
 
@@ -98,11 +99,12 @@ struct LaunchPlan {
   int64_t blocks;           // the most that have work; fewer take several rows in turn
 };
 
-// Plan of the row kernel. `table_dtype` is that of the logits where no table is read. `aligned` is
-// the number of elements of which all row bases and strides are multiples (see row_alignment).
-// Throws std::invalid_argument for what no kernel exists for.
-LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype, DType table_dtype,
-                       int aligned = kAccessBytes, const DeviceLimits& limits = {});
+// Plan of the row kernel. There is no `table_dtype` where no table is read. `aligned` is the number
+// of elements of which all row bases and strides are multiples (see row_alignment). Throws
+// std::invalid_argument for what no kernel exists for.
+LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
+                       std::optional<DType> table_dtype, int aligned = kAccessBytes,
+                       const DeviceLimits& limits = {});
 LaunchPlan launch_plan(const RowLossParams& params, const DeviceLimits& limits = {});
 
 // The largest power of two, up to 8, of which the bases and strides of all rows are multiples, in

@@ -49,13 +49,15 @@ py::dict build_info() {
 }
 
 py::dict plan_of(int64_t rows, int64_t classes, const std::string& logits_dtype,
-                 const std::string& bank_dtype, int aligned, int cluster_size, int shared_memory) {
+                 const std::optional<std::string>& bank_dtype, int aligned, int cluster_size,
+                 int shared_memory) {
   if (aligned < 1 || (aligned & (aligned - 1)) != 0)
     throw std::invalid_argument("aligned is " + std::to_string(aligned) +
                                 ": it must be a power of two");
-  const LaunchPlan plan =
-      launch_plan(rows, classes, dtype_named(logits_dtype), dtype_named(bank_dtype), aligned,
-                  {cluster_size, shared_memory});
+  std::optional<DType> table_dtype;
+  if (bank_dtype) table_dtype = dtype_named(*bank_dtype);
+  const LaunchPlan plan = launch_plan(rows, classes, dtype_named(logits_dtype), table_dtype,
+                                      aligned, {cluster_size, shared_memory});
   py::dict facts;
   facts["regime"] = plan.regime_name;
   facts["threads_per_row"] = plan.threads_per_row;
@@ -84,7 +86,8 @@ PYBIND11_MODULE(_C, m) {
       "per row (a cluster), elements that a thread holds, vector width in elements, shared memory "
       "in bytes, blocks that have work (fewer take several rows in turn). `aligned`: elements of "
       "which all row starts are multiples; `cluster_size`, `shared_memory`: what the device "
-      "allows, by default that of Hopper. ValueError where no kernel exists.");
+      "allows, by default that of Hopper; bank_dtype None: labels instead of a bank. ValueError "
+      "where no kernel exists.");
 }
 
 }  // namespace alr_fast

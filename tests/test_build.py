@@ -152,6 +152,16 @@ def test_accesses_are_as_wide_as_classes_and_addresses_allow():
     assert (plan["vector_width"], plan["threads_per_row"], plan["rows_per_block"]) == (8, 4, 32)
 
 
+def test_launch_plan_of_labels_leaves_out_the_bank():
+    plan = _C.launch_plan(64, 21841, "float32", None)
+    bank = _C.launch_plan(64, 21841, "float32", "float32")
+    assert plan["vector_width"] == bank["vector_width"] == 4
+    assert plan["shared_memory"] < 0.6 * bank["shared_memory"]
+    ampere = {"cluster_size": 1, "shared_memory": 163 * 1024}
+    assert _C.launch_plan(1, 40000, "float32", None, **ampere)["regime"] == "shared"
+    assert _C.launch_plan(1, 40000, "float32", "float32", **ampere)["regime"] == "loop"
+
+
 def test_launch_plan_of_other_devices():
     ampere = {"cluster_size": 1, "shared_memory": 163 * 1024}
     assert _C.launch_plan(1, 16384, **ampere)["blocks_per_row"] == 1

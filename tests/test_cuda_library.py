@@ -127,6 +127,10 @@ def test_wide_kernels_access_device_memory_16_bytes_at_a_time(code):
         assert re.search(r"\bSTG\S*\.128\b", code[name]), name
 
 
+def test_nothing_is_read_from_other_blocks_byte_by_byte(code):
+    assert not [name for name, text in code.items() if re.search(r"\bLD(\.\w+)*\.[US]8\b", text)]
+
+
 def test_narrow_kernels_have_narrow_accesses(code):
     """The same search finds nothing where there is nothing to be found."""
     narrow = [name for name in row_kernels(code, regime=0) if width_of(name) == 1]
@@ -136,7 +140,7 @@ def test_narrow_kernels_have_narrow_accesses(code):
 
 
 def test_a_row_is_requested_before_anything_is_reduced(code):
-    """Logits and bank row are under way together before the first exchange between threads."""
+    """Logits and bank row are under way together before threads wait for each other."""
     wide = [
         name
         for name in row_kernels(code, regime=2)
@@ -146,7 +150,7 @@ def test_a_row_is_requested_before_anything_is_reduced(code):
     streamed = r"\bLDG\S*\.EF\S*\.128\b"  # EF: first to be evicted
     for name in wide:
         first = re.search(streamed, code[name])
-        requests, *_ = re.split(r"\bSHFL\b", code[name][first.start() :], maxsplit=1)
+        requests, *_ = re.split(r"\bBAR\.SYNC", code[name][first.start() :], maxsplit=1)
         logits = 2 if re.search(r"RowTraitsI(6__half|13__nv_bf)", name) else 4
         # Types are abbreviated where they come again.
         table = 4 if "TableTargetIfE" in name else 2

@@ -21,6 +21,8 @@ class ClusterGroup : public BlockGroup {
   __device__ __forceinline__ explicit ClusterGroup(int blocks) : blocks_(blocks) {
 #if ALR_FAST_HAS_CLUSTERS
     if (blocks > 1) block_rank_ = static_cast<int>(__clusterRelativeBlockRank());
+#elif defined(__CUDA_ARCH__)
+    if (blocks > 1) __trap();  // the launcher asks for none
 #endif
   }
 
@@ -65,27 +67,30 @@ class ClusterGroup : public BlockGroup {
   template <class T, class Op>
   __device__ __forceinline__ T reduce_blocks(T value, Op op) {
     unsigned char* const slots = shared_memory() + reduction_bytes(blockDim.x, false);
-    if (threadIdx.x == 0) write_slot(slots, exchange_, value);
+    // A slow block may still read its slot when a fast one writes the next: two in turn, as the
+    // buffers of the reduction within the block.
+    if (threadIdx.x == 0) {
+      write_slot(slots, buffer_, value);
+      __threadfence_cluster();  // nothing else is for other blocks: the barrier need not order more
+    }
     wait_for_cluster();
-    const unsigned from = threadIdx.x % static_cast<unsigned>(blocks_);
+    const unsigned from = threadIdx.x & static_cast<unsigned>(blocks_ - 1);
     value = read_slot<T>(static_cast<const unsigned char*>(__cluster_map_shared_rank(slots, from)),
-                         exchange_);
-    exchange_ ^= 1;  // a slow block may still read this slot when a fast one writes the next
+                         buffer_);
     for (int step = blocks_ / 2; step > 0; step /= 2)
       value = op(value, shuffle_xor(0xffffffffu, value, step));
     return value;
   }
 
-  // Writes to shared memory before it are seen by all blocks after it.
+  // What was written before a fence before it is seen by all blocks after it.
   __device__ __forceinline__ static void wait_for_cluster() {
-    __cluster_barrier_arrive();
+    __cluster_barrier_arrive_relaxed();
     __cluster_barrier_wait();
   }
 #endif
 
   int blocks_;
   int block_rank_ = 0;
-  int exchange_ = 0;
 };
 
 }  // namespace alr_fast

@@ -24,7 +24,8 @@ cudaError_t launch_kernel(void (*kernel)(Expected...), dim3 grid, dim3 block, in
 
 cudaError_t launch_prepare(const RowLossParams& params, const GroupScratch& scratch,
                            cudaStream_t stream) {
-  if (params.rows > std::numeric_limits<int32_t>::max()) return cudaErrorInvalidValue;
+  if (scratch.chain != nullptr && params.rows > std::numeric_limits<int32_t>::max())
+    return cudaErrorInvalidValue;
   const auto blocks =
       static_cast<unsigned>((params.rows + kPrepareRowsPerBlock - 1) / kPrepareRowsPerBlock);
   return launch_kernel(prepare_rows_kernel, dim3(blocks), dim3(kPrepareThreads),
@@ -66,6 +67,17 @@ cudaError_t launch_planned(const RowLossParams& params, const Device& device, bo
   return cudaErrorInvalidValue;
 }
 
+// What is loaded or set up at the first call may be so while a graph is captured.
+class RelaxedCapture {
+ public:
+  RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  ~RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
+  RelaxedCapture(const RelaxedCapture&) = delete;
+
+ private:
+  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+};
+
 constexpr int kStatusSlots = 4096;
 __device__ int64_t status_slots[kStatusSlots][kStatusSize];  // 0 when the library is loaded
 
@@ -75,6 +87,7 @@ cudaError_t status_of_stream(cudaStream_t stream, int device, int64_t** status) 
   static std::mutex mutex;
   static std::map<std::pair<int, cudaStream_t>, int64_t*> of_stream;
   static std::map<int, int> taken;  // slots of each device
+  const RelaxedCapture relaxed;
   *status = nullptr;
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
   cudaError_t error = cudaStreamIsCapturing(stream, &capture);
@@ -105,6 +118,7 @@ cudaError_t launch_row_loss(const RowLossParams& ungrouped, const GroupScratch& 
   params.first_in_group = nullptr;
   launch_plan(params);  // throws before anything is launched
   if (params.rows == 0) return cudaSuccess;
+  const RelaxedCapture relaxed;
   Device device;
   cudaError_t error = current_device(device);
   if (error != cudaSuccess) return error;
@@ -119,17 +133,21 @@ cudaError_t launch_row_loss(const RowLossParams& ungrouped, const GroupScratch& 
     params.first_in_group = scratch.first_in_group;
   }
   error = launch_planned(params, device, is_counted, stream);
-  // A cluster that does not fit at the moment: part of the device is taken, or cut off.
-  while (error == cudaErrorLaunchOutOfResources && device.limits.cluster_size > 1) {
+  // No room for such a cluster, in a part of a device say, or no code for any.
+  while ((error == cudaErrorInvalidClusterSize || error == cudaErrorLaunchOutOfResources) &&
+         device.limits.cluster_size > 1) {
     cudaGetLastError();
     device.limits.cluster_size /= 2;
     error = launch_planned(params, device, is_counted, stream);
   }
+  if (error != cudaSuccess && is_counted)  // the count must not be there for the next call
+    cudaMemsetAsync(params.status + kStatusCounted, 0, sizeof(int64_t), stream);
   return error;
 }
 
 cudaError_t launch_scale_grad(const ScaleGradParams& params, cudaStream_t stream) {
   if (params.rows == 0) return cudaSuccess;
+  const RelaxedCapture relaxed;
   const ScaleGradPlan plan = scale_grad_plan(params);
   const auto launch = [&](auto* kernel, const ScaleGradPlan& plan) {
     return launch_kernel(kernel, dim3(static_cast<unsigned>(plan.row_blocks), plan.column_blocks),

@@ -14,10 +14,15 @@ cudaError_t limit_to_resident(Kernel kernel, const LaunchPlan& plan, cudaLaunchC
                               const Device& device) {
   int64_t resident = int64_t{device.multiprocessors} * plan.min_resident_blocks;
   if (plan.blocks_per_row > 1) {
-    int clusters = 0;
-    const cudaError_t error = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
+    // Code for an older architecture, translated by the driver, has no clusters.
+    cudaFuncAttributes attributes = {};
+    cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
     if (error != cudaSuccess) return error;
-    if (clusters == 0) return cudaErrorLaunchOutOfResources;
+    if (attributes.ptxVersion < 90) return cudaErrorInvalidClusterSize;
+    int clusters = 0;
+    error = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
+    if (error != cudaSuccess) return error;
+    if (clusters == 0) return cudaErrorInvalidClusterSize;
     resident = int64_t{clusters} * plan.blocks_per_row;
   } else if (plan.blocks > resident || plan.regime == Regime::kShared) {
     int blocks = 0;
@@ -31,13 +36,14 @@ cudaError_t limit_to_resident(Kernel kernel, const LaunchPlan& plan, cudaLaunchC
   return cudaSuccess;
 }
 
-// Lets a kernel have the shared memory and the cluster of its plan.
+// Lets a kernel have the shared memory and the cluster of its plan. Threads of the host may do so
+// at the same time: all set the same.
 template <class Kernel>
-cudaError_t allow(Kernel kernel, const LaunchPlan& plan) {
+cudaError_t allow(Kernel kernel, const LaunchPlan& plan, const Device& device) {
   if (plan.regime != Regime::kShared) return cudaSuccess;
   const auto* const function = reinterpret_cast<const void*>(kernel);
   cudaError_t error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           plan.shared_memory);
+                                           device.limits.shared_memory);
   if (error == cudaSuccess)
     error = cudaFuncSetAttribute(function, cudaFuncAttributePreferredSharedMemoryCarveout,
                                  cudaSharedmemCarveoutMaxShared);
@@ -63,10 +69,10 @@ cudaError_t launch_row_loss_of(const RowLossParams& params, const LaunchPlan& pl
       config.attrs = &cluster;
       config.numAttrs = 1;
     }
-    cudaError_t error = allow(kernel, plan);
+    cudaError_t error = allow(kernel, plan, device);
     if (error == cudaSuccess) error = limit_to_resident(kernel, plan, config, device);
     if (error != cudaSuccess) return error;
-    return cudaLaunchKernelEx(&config, kernel, params, plan.blocks_per_row, is_counted);
+    return cudaLaunchKernelEx(&config, kernel, params, row_launch(params, plan, is_counted));
   });
 }
 

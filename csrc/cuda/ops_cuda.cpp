@@ -28,6 +28,7 @@ struct CudaBackend {
   // A table in pinned host memory is read and written by the kernel across the bus.
   static void check_table_device(const Tensor& logits, const Tensor& table, const char* name) {
     if (same_device(logits, table)) return;
+    const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
     cudaPointerAttributes attributes{};
     const bool known = cudaPointerGetAttributes(&attributes, table.data_ptr()) == cudaSuccess;
     if (!known) cudaGetLastError();  // the error is answered here, not at the next launch
@@ -48,7 +49,7 @@ struct CudaBackend {
     }
     // Scratch memory goes back to torch's allocator when this returns, which reuses it in stream
     // order.
-    Tensor status, next, first, chain;
+    Tensor status, lists;
     if (params.status == nullptr) {
       STD_CUDA_CHECK(status_of_stream(stream, logits.get_device_index(), &params.status));
       if (params.status == nullptr) {  // too many streams and captured calls
@@ -59,12 +60,11 @@ struct CudaBackend {
     }
     GroupScratch groups;
     if (needs_groups(params)) {
-      next = scratch(logits, aoti_torch_dtype_int32(), params.rows);
-      first = scratch(logits, aoti_torch_dtype_uint8(), params.rows);
-      chain = scratch(logits, aoti_torch_dtype_int32(), params.rows);
-      groups.next_in_group = static_cast<int32_t*>(next.data_ptr());
-      groups.first_in_group = static_cast<uint8_t*>(first.data_ptr());
-      groups.chain = static_cast<int32_t*>(chain.data_ptr());
+      const int64_t bytes = params.rows * (2 * sizeof(int32_t) + sizeof(uint8_t));
+      lists = scratch(logits, aoti_torch_dtype_uint8(), bytes);
+      groups.next_in_group = static_cast<int32_t*>(lists.data_ptr());
+      groups.chain = groups.next_in_group + params.rows;
+      groups.first_in_group = reinterpret_cast<uint8_t*>(groups.chain + params.rows);
     }
     try {
       STD_CUDA_CHECK(launch_row_loss(params, groups, stream));

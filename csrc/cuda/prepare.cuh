@@ -20,7 +20,8 @@ constexpr int kPrepareSharedMemory =
 // Rows with the same index share a slot of a hash table in shared memory, which holds the latest of
 // them; each row knows the one that had the slot before it. From these chains, which are in no
 // order, every row finds the next one in batch order. Indices are dealt out to blocks by their
-// hash, so that a block sees all rows of an index.
+// hash, so that a block sees all rows of an index. Meant for a few rows of an index: the time grows
+// with the square of their number.
 class RowGroups {
  public:
   static constexpr int32_t kNoRow = -1;
@@ -32,8 +33,12 @@ class RowGroups {
     for (int n = threadIdx.x; n < kGroupSlots; n += blockDim.x) slots_[n] = kNoRow;
   }
 
-  __device__ __forceinline__ static bool is_mine(int64_t i) {
-    return i >= 0 && hash(i) / kGroupSlots % gridDim.x == blockIdx.x;
+  // Ignored rows and those out of range are in no group.
+  __device__ __forceinline__ bool is_in_group(int64_t i) const {
+    return i >= 0 && i < p_.target.size;
+  }
+  __device__ __forceinline__ bool is_mine(int64_t i) const {
+    return is_in_group(i) && hash(i) / kGroupSlots % gridDim.x == blockIdx.x;
   }
 
   __device__ __forceinline__ void insert(int32_t b, int64_t i) {
@@ -100,25 +105,23 @@ __global__ void __launch_bounds__(kPrepareThreads, 1)
     atomicAdd(status_word(p, kStatusCounted), static_cast<unsigned long long>(count));
   if (next_in_group == nullptr) return;
 
-  const auto rows = static_cast<int32_t>(p.rows);
-  const auto step = static_cast<int32_t>(blockDim.x);
   RowGroups groups(
       p, chain, reinterpret_cast<int32_t*>(shared_memory() + reduction_bytes(blockDim.x, false)));
   groups.clear();
   __syncthreads();
-  for (int32_t b = threadIdx.x; b < rows; b += step) {
+  for (int64_t b = threadIdx.x; b < p.rows; b += blockDim.x) {
     const int64_t i = index_at(p, b);
-    if (RowGroups::is_mine(i)) groups.insert(b, i);
+    if (groups.is_mine(i)) groups.insert(static_cast<int32_t>(b), i);
   }
   __syncthreads();
-  for (int32_t b = threadIdx.x; b < rows; b += step) {
+  for (int64_t b = threadIdx.x; b < p.rows; b += blockDim.x) {
     const int64_t i = index_at(p, b);
-    if (i < 0 && b % gridDim.x == blockIdx.x) {  // ignored rows are in no group
-      next_in_group[b] = RowGroups::kNoRow;
-      first_in_group[b] = true;
+    RowGroups::Place place;
+    if (groups.is_mine(i)) {
+      place = groups.place_of(static_cast<int32_t>(b), i);
+    } else if (groups.is_in_group(i) || b % gridDim.x != blockIdx.x) {
+      continue;  // another block's
     }
-    if (!RowGroups::is_mine(i)) continue;
-    const RowGroups::Place place = groups.place_of(b, i);
     next_in_group[b] = place.next;
     first_in_group[b] = place.is_first;
   }

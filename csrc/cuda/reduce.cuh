@@ -107,16 +107,22 @@ class BlockGroup {
   template <class T>
   __device__ __forceinline__ static void write_slot(unsigned char* slots, int n, const T& value) {
     static_assert(sizeof(T) <= kReductionSlotBytes, "fits a slot");
-    __builtin_memcpy(slots + n * kReductionSlotBytes, &value, sizeof(T));
+    __builtin_memcpy(aligned(slots + n * kReductionSlotBytes), &value, sizeof(T));
   }
   template <class T>
   __device__ __forceinline__ static T read_slot(const unsigned char* slots, int n) {
     T value;
-    __builtin_memcpy(static_cast<void*>(&value), slots + n * kReductionSlotBytes, sizeof(T));
+    __builtin_memcpy(static_cast<void*>(&value), aligned(slots + n * kReductionSlotBytes),
+                     sizeof(T));
     return value;
   }
 
- private:
+  // Of an address in another block nothing is known, and it would be read byte by byte.
+  template <class Byte>
+  __device__ __forceinline__ static Byte* aligned(Byte* slot) {
+    return static_cast<Byte*>(__builtin_assume_aligned(slot, kReductionSlotBytes));
+  }
+
   int buffer_ = 0;
 };
 static_assert(kReductionBuffers == 2, "used in turn");

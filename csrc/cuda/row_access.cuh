@@ -441,8 +441,10 @@ class RowInShared {
     }
   }
 
+  // Elements one by one take more registers: fewer of them at once.
   template <int kVector>
-  using Shape = ChunkShape<kVector, Traits::Shape::kElements, Cached::kAgain>;
+  using Shape =
+      ChunkShape<kVector, kVector == kWide ? Traits::Shape::kElements : 2, Cached::kAgain>;
 
   template <int kVector>
   __device__ __forceinline__ Columns<Shape<kVector>, Logits, Target, Group> columns(

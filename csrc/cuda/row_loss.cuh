@@ -42,6 +42,18 @@ using RowOf = std::conditional_t<Traits::kIsShared, RowInShared<Traits>,
                                  std::conditional_t<Traits::kRegime == Regime::kLoop,
                                                     RowInChunks<Traits>, RowInRegisters<Traits>>>;
 
+// What a launch adds to the parameters; numbers as the kernel takes them.
+struct RowLaunch {
+  int blocks_per_row;  // the size of the cluster
+  bool is_counted;     // the launch before this one counted the rows that are not ignored
+  float momentum, entropy_weight, stored_scale;
+};
+
+inline RowLaunch row_launch(const RowLossParams& p, const LaunchPlan& plan, bool is_counted) {
+  return {plan.blocks_per_row, is_counted, static_cast<float>(p.momentum),
+          static_cast<float>(p.entropy_weight), static_cast<float>(p.stored_scale)};
+}
+
 template <class Traits>
 class RowLoss {
   using Logits = typename Traits::Logits;
@@ -50,8 +62,9 @@ class RowLoss {
   using Row = RowOf<Traits>;
 
  public:
-  __device__ __forceinline__ RowLoss(const RowLossParams& params, int64_t valid_rows, Group& group)
-      : p_(params), valid_rows_(valid_rows), group_(group) {}
+  __device__ __forceinline__ RowLoss(const RowLossParams& params, const RowLaunch& launch,
+                                     float mean_factor, Group& group)
+      : p_(params), launch_(launch), mean_factor_(mean_factor), group_(group) {}
 
   // All rows of the group's threads.
   __device__ __forceinline__ void run() {
@@ -67,12 +80,12 @@ class RowLoss {
   // Row `first` or, in batch order, all rows that have its index: they see the old target row, so
   // the last valid one is looked at again to be stored.
   __device__ __forceinline__ void rows_of_index(int64_t first) {
-    const int64_t i = index_at(p_, first);
     const bool is_listed = p_.next_in_group != nullptr && p_.next_in_group[first] >= 0;
     Pass pass = is_listed ? Pass::kListed : Pass::kOnly;
     int32_t last = -1;  // rows of a list are fewer than 2^31
     int64_t b = first;
     while (true) {
+      const int64_t i = index_at(p_, b);
       const Logits* const z = static_cast<const Logits*>(p_.logits) + b * p_.logits_stride;  // [K]
       Row row(z, static_cast<int>(p_.classes), group_);  // requested before the index has come
       if (b == first && !is_mine(b, i)) return;
@@ -112,9 +125,8 @@ class RowLoss {
     const Target target(p_, i);
     row.load_target(target);
     const RowLook look = row.look(target);
-    const RowScalars<float> scalars =
-        finish_row(look.sums, logf(look.sums.exp), look.max_is_finite,
-                   static_cast<float>(p_.momentum), static_cast<float>(p_.entropy_weight));
+    const RowScalars<float> scalars = finish_row(look.sums, logf(look.sums.exp), look.max_is_finite,
+                                                 launch_.momentum, launch_.entropy_weight);
     const bool loss_is_finite = scalars.loss - scalars.loss == 0;
     const bool is_again = pass == Pass::kAgain;
     if (!is_again && group_.is_leader() && !(scalars.finite && loss_is_finite))
@@ -169,10 +181,8 @@ class RowLoss {
   }
 
   __device__ __forceinline__ float grad_factor(float weight) const {
-    if (p_.grad_mode != GradMode::kFinal) return static_cast<float>(p_.stored_scale);
-    return p_.reduction == Reduction::kMean && valid_rows_ > 0
-               ? weight * (1.f / static_cast<float>(valid_rows_))
-               : weight;
+    if (p_.grad_mode != GradMode::kFinal) return launch_.stored_scale;
+    return weight * mean_factor_;
   }
 
   __device__ __forceinline__ static int largest_class(Row& row, const Target& target) {
@@ -221,7 +231,8 @@ class RowLoss {
   }
 
   const RowLossParams& p_;
-  int64_t valid_rows_;
+  const RowLaunch& launch_;
+  float mean_factor_;
   Group& group_;
   double loss_ = 0;
   int32_t valid_ = 0;
@@ -238,23 +249,22 @@ __device__ __forceinline__ BlockPartial partial_of_block(const BlockPartial& par
   }
 }
 
-// `blocks_per_row`: the size of the cluster. `is_counted`: the launch before this one counted the
-// rows that are not ignored.
 template <class Traits>
 __global__ void __launch_bounds__(Traits::Shape::kMaxThreads, Traits::kMinBlocks)
-    row_loss_kernel(const RowLossParams p, int blocks_per_row, bool is_counted) {
+    row_loss_kernel(const RowLossParams p, const RowLaunch launch) {
   BlockGroup block;
-  const int64_t valid_rows = valid_rows_before(p, is_counted, block);
+  const int64_t valid_rows = valid_rows_before(p, launch.is_counted, block);
+  const float mean_factor = valid_rows > 0 ? 1.f / static_cast<float>(valid_rows) : 1.f;
   __syncthreads();  // the buffers of reductions are free
   if constexpr (Traits::kIsShared) {
-    ClusterGroup group(blocks_per_row);
-    RowLoss<Traits> rows(p, valid_rows, group);
+    ClusterGroup group(launch.blocks_per_row);
+    RowLoss<Traits> rows(p, launch, mean_factor, group);
     rows.run();
     finish_batch(p, rows.partial(), block);
     group.wait_before_exit();
   } else {
     typename Traits::Group group;
-    RowLoss<Traits> rows(p, valid_rows, group);
+    RowLoss<Traits> rows(p, launch, mean_factor, group);
     rows.run();
     finish_batch(p, partial_of_block<Traits>(rows.partial(), block), block);
   }

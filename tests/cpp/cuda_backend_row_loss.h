@@ -28,7 +28,8 @@ inline auto launcher(const alr_fast::RowLossParams& params, bool is_counted) {
     cuda_shim::Launch launch = shim_launch(static_cast<unsigned>(std::min(plan.blocks, resident)),
                                            plan.threads_per_block, plan.shared_memory);
     launch.cluster = plan.blocks_per_row;
-    cuda_shim::run(launch, decltype(kernel)::kPointer, params, plan.blocks_per_row, is_counted);
+    cuda_shim::run(launch, decltype(kernel)::kPointer, params,
+                   alr_fast::row_launch(params, plan, is_counted));
   };
 }
 

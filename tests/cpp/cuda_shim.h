@@ -97,7 +97,8 @@ inline void __pipeline_commit() {}
 inline void __pipeline_wait_prior(size_t) { cuda_shim::Machine::get().end_copies(); }
 
 // Clusters: the two halves of their barrier always come together.
-#define __cluster_barrier_arrive() ((void)0)
+#define __cluster_barrier_arrive_relaxed() ((void)0)
+#define __threadfence_cluster() ((void)0)
 #define __cluster_barrier_wait() cuda_shim::Machine::get().cluster_barrier(__FILE__, __LINE__)
 inline unsigned __clusterRelativeBlockRank() { return cuda_shim::Machine::get().block_rank(); }
 inline void* __cluster_map_shared_rank(const void* mine, unsigned rank) {

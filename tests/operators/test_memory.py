@@ -1,5 +1,8 @@
 """Offsets beyond 2^31, banks in files and pinned memory, CUDA graphs, no waiting for the device."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from compare import same_bits
@@ -109,6 +112,25 @@ def test_every_regime_with_a_bank_in_pinned_memory_and_misaligned_rows(gpu, clas
     torch.testing.assert_close(loss, expected.loss)
     torch.testing.assert_close(grad, expected.grad)
     torch.testing.assert_close(rows, expected.table.cpu())
+
+
+@pytest.mark.parametrize("classes", [10, 4096, 21841])
+def test_the_first_call_of_a_process_may_be_captured(gpu, classes):
+    script = f"""
+import torch
+from alr_fast.functional import alr_loss_and_grad
+logits = torch.randn(6, {classes}, device="cuda")
+bank = torch.rand(9, {classes}, device="cuda")
+index = torch.tensor([0, 3, 3, -1, 8, 1], device="cuda")
+graph = torch.cuda.CUDAGraph()
+with torch.cuda.graph(graph):
+    loss, grad = alr_loss_and_grad(logits, bank, index)
+graph.replay()
+torch.cuda.synchronize()
+assert loss.isfinite() and grad[3].abs().sum() == 0 and grad.isfinite().all()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("unique_index", [True, False])

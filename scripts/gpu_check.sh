@@ -116,7 +116,6 @@ if wanted build; then
 fi
 
 if wanted tests; then
-  run ctest 120 scripts/ctest.sh .
   set -- -q --continue-on-collection-errors
   if ! has hypothesis; then
     echo "left out, as hypothesis is missing: test_properties.py"
@@ -147,6 +146,8 @@ if wanted benchmark; then
   run_on_gpu host_cost 30 "$python" -m benchmarks.host_cost
   run_on_gpu benchmark 240 "$python" -m benchmarks.kernels
 fi
+# Needs no GPU, hence last.
+wanted tests && run ctest 300 scripts/ctest.sh "$(dirname "$python")"
 wanted report && run report 60 "$python" -m benchmarks.report
 
 echo

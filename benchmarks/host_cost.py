@@ -134,6 +134,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=10, help="in all (default 10)")
     parser.add_argument("--results-dir", type=Path, default=FOLDER, help="where rows go")
     arguments = parser.parse_args(argv)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no GPU was found: pass --device cpu to time what runs on a CPU")
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     rows = measure(device, arguments.seconds)
     Console().print(table(rows))

@@ -88,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--out", type=Path, default=FOLDER.parent / "README.md", help="the file to write"
     )
     arguments = parser.parse_args(argv)
+    if not arguments.results_dir.is_dir():
+        parser.error(f"there is no folder {arguments.results_dir}: name the one that has the rows")
     found = latest(arguments.results_dir)
     plot = arguments.out.with_name(PLOT)
     plotted = _plot(plot, [(device, rows) for device, _, rows in _of(found, "bandwidth")])

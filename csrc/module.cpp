@@ -54,6 +54,11 @@ py::dict plan_of(int64_t rows, int64_t classes, const std::string& logits_dtype,
   if (aligned < 1 || (aligned & (aligned - 1)) != 0)
     throw std::invalid_argument("aligned is " + std::to_string(aligned) +
                                 ": it must be a power of two");
+  if (cluster_size < 1 || cluster_size > kMaxClusterBlocks ||
+      (cluster_size & (cluster_size - 1)) != 0)
+    throw std::invalid_argument("cluster_size is " + std::to_string(cluster_size) +
+                                ": it must be a power of two from 1 to " +
+                                std::to_string(kMaxClusterBlocks));
   std::optional<DType> table_dtype;
   if (bank_dtype) table_dtype = dtype_named(*bank_dtype);
   const LaunchPlan plan = launch_plan(rows, classes, dtype_named(logits_dtype), table_dtype,

@@ -111,6 +111,16 @@ def test_check_reads_and_resets_the_counters(device):
     assert bank.check() == 0
 
 
+def test_scratch_of_the_kernels_is_left_to_them(device):
+    bank = bank_of(device=device)
+    bank.status.copy_(torch.tensor([1, 0, 5, 6]))
+    with bank.preserved():
+        bank.status.add_(1)
+    assert bank.status.tolist() == [1, 0, 6, 7]
+    bank.check()
+    assert bank.status.tolist() == [0, 0, 6, 7]
+
+
 def test_label_fingerprint_depends_on_values_and_order():
     fingerprint = bank_of().label_fingerprint
     assert bank_of(LABELS.int()).label_fingerprint == fingerprint

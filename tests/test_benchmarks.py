@@ -343,7 +343,19 @@ def write_report(folder: Path) -> str:
     return out.read_text(encoding="utf-8")
 
 
+def test_a_report_from_no_folder_leaves_the_old_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("old")
+    with pytest.raises(SystemExit):
+        report.main(["--results-dir", str(tmp_path / "typo"), "--out", str(page)])
+    assert "typo: name the one that has the rows" in capsys.readouterr().err
+    assert page.read_text() == "old"
+
+
 def test_a_report_of_nothing_says_not_measured(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
     text = write_report(tmp_path)
     assert text.count("\nnot measured\n") == len(report._SECTIONS)
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]

@@ -1,6 +1,8 @@
 #include <limits>
 #include <map>
 #include <mutex>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "dispatch.cuh"
@@ -24,8 +26,6 @@ cudaError_t launch_kernel(void (*kernel)(Expected...), dim3 grid, dim3 block, in
 
 cudaError_t launch_prepare(const RowLossParams& params, const GroupScratch& scratch,
                            cudaStream_t stream) {
-  if (scratch.chain != nullptr && params.rows > std::numeric_limits<int32_t>::max())
-    return cudaErrorInvalidValue;
   const auto blocks =
       static_cast<unsigned>((params.rows + kPrepareRowsPerBlock - 1) / kPrepareRowsPerBlock);
   return launch_kernel(prepare_rows_kernel, dim3(blocks), dim3(kPrepareThreads),
@@ -123,6 +123,10 @@ cudaError_t launch_row_loss(const RowLossParams& ungrouped, const GroupScratch& 
   cudaError_t error = current_device(device);
   if (error != cudaSuccess) return error;
   const bool is_grouped = needs_groups(params);
+  if (is_grouped && params.rows > std::numeric_limits<int32_t>::max())
+    throw std::invalid_argument("rows is " + std::to_string(params.rows) +
+                                ": beyond 2147483647 every index must occur once, and be promised "
+                                "to by unique_index=True");
   const bool is_counted = is_grouped || needs_count_before(params);
   if (is_counted) {
     error = launch_prepare(params, is_grouped ? scratch : GroupScratch(), stream);

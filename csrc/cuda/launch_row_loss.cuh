@@ -8,7 +8,7 @@
 
 namespace alr_fast {
 
-// Blocks of the kernel that the device holds at once, where `blocks` might be more.
+// Sets the grid: the blocks that have work, or as many as the device holds at once.
 template <class Kernel>
 cudaError_t limit_to_resident(Kernel kernel, const LaunchPlan& plan, cudaLaunchConfig_t& config,
                               const Device& device) {

@@ -106,8 +106,8 @@ def _parser(recipe: str) -> jsonargparse.ArgumentParser:
         type=str | None,
         default=None,
         metavar="DIR",
-        help="Folder of images, DIR/{train,test|val}/<class>/*. Without --recipe it selects the "
-        f"recipe {FOLDER_RECIPE}.",
+        help="Folder with the data as it was downloaded, or a CSV or Parquet list. Without "
+        f"--recipe it selects the recipe {FOLDER_RECIPE}.",
     )
     parser.add_class_arguments(Config, skip={"recipe", "data_root"})
     parser.set_defaults(_flat(yaml.safe_load(recipe_text(recipe))))

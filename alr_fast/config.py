@@ -21,41 +21,87 @@ FOLDER_RECIPE = "folder"  # what a bare --data-root means
 FloatName = Literal["float32", "bfloat16", "float16"]
 
 
+DatasetName = Literal[
+    "auto",
+    "digits",
+    "cifar10",
+    "cifar100",
+    "animal10n",
+    "clothing1m",
+    "food101n",
+    "webvision",
+    "webvision-mini",
+    "packed",
+    "folder",
+    "table",
+]
+
+
 @dataclass
 class DataConfig:
     """The images, how they are read and how training images are varied.
 
     Args:
-        name: Data set: digits (ships with scikit-learn), or folder
-            (root/{train,test|val}/<class>/*).
-        loader: What turns the images into batches.
+        name: Data set: digits (ships with scikit-learn), a download as it is, folder
+            (root/{train,test|val}/<class>/*), table (a CSV or Parquet list), packed (what python -m
+            alr_fast.data pack wrote); auto recognises which one data_root holds.
+        train_split: Split that is trained on; clothing1m has clean_train, too, webvision has google
+            and flickr.
+        test_split: Split that is tested on.
+        ilsvrc12: Folder with the validation images of ILSVRC12, a second test set for webvision.
+        label_file: Labels to train on instead of the given ones: an .npz file of python -m
+            alr_fast.noise, or the human labels of CIFAR-N (CIFAR-10_human.pt).
+        label_key: Which labels of CIFAR-N: aggre, worse, random1, random2, random3, noisy.
+        loader: What turns the images into batches: memory (all images decoded once, at the
+            training device), dali (NVIDIA DALI), torch (torchvision in worker processes); auto
+            takes the first of them that can.
+        exclude: CSV list of samples that are left out, as python -m alr_fast.data verify writes it;
+            auto takes the list that verify wrote for this data set, none takes no list.
+        max_broken: Share of the files of a split that may turn out broken before the run stops.
         limit: Train on this many images at most, the same number from every class; null for all.
         test_limit: Test on this many images at most, the same number from every class; null for
             all.
-        image_size: Side in pixels, after a resize of the shorter side and a centre crop; null takes
-            the shorter side of the first training image, 224 at most. Has no effect on digits.
+        epoch_samples: Train each epoch on a new random subset of this many images, the same number
+            from every class; null for all.
+        image_size: Side in pixels; null takes the shorter side of the first training image, 224 at
+            most. Has no effect on images that come as arrays.
+        resize: The shorter side is brought to this many pixels before a square is cut out; null for
+            256/224 of image_size with the crops random and resized, image_size with the others.
+        crop: Training images: center (the middle), pad (the middle, padded and cropped back at
+            random), random (a random part as large as the middle), resized (a random part of
+            random area and aspect ratio). Test images: the middle.
+        crop_padding: Pixels of padding on each side; has no effect on other crops than pad.
+        flip: Mirror half of the training images left to right, chosen at random.
+        randaugment_ops: Operations of RandAugment on each training image; 0 for none.
+        randaugment_magnitude: Magnitude of these operations, 0 to 30.
         mean: Mean of each colour channel, 0 to 1, subtracted from the images; null for 0.5.
         std: Standard deviation of each colour channel, 0 to 1; null for 0.5.
-        crop_padding: Training images are padded by this many pixels and cropped back at random; 0
-            for never.
-        flip: Mirror half of the training images left to right, chosen at random.
-        verify: Decode every image once before training, so that a broken file is named at the
-            start. Turn it off for huge sets; a broken file then ends the run when it is reached.
-        cache_mb: Keep decoded images in memory where the whole set fits in this many MiB; 0 for
-            never.
-        workers: Processes that decode images which are not in memory, threads that verify them.
+        cache_mb: Keep decoded images in memory where the whole split fits in this many MiB and the
+            crop is center or pad; 0 for never.
+        workers: Processes or threads that read and decode.
     """
 
-    name: Literal["digits", "folder"] = "digits"
-    loader: Literal["torch"] = "torch"
+    name: DatasetName = "digits"
+    train_split: str = "train"
+    test_split: str = "test"
+    ilsvrc12: str | None = None
+    label_file: str | None = None
+    label_key: str | None = None
+    loader: Literal["auto", "memory", "dali", "torch"] = "auto"
+    exclude: str = "auto"
+    max_broken: float = 0.001
     limit: int | None = None
     test_limit: int | None = None
+    epoch_samples: int | None = None
     image_size: int | None = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
+    resize: int | None = None
+    crop: Literal["center", "pad", "random", "resized"] = "pad"
     crop_padding: int = 0
     flip: bool = False
-    verify: bool = True
+    randaugment_ops: int = 0
+    randaugment_magnitude: int = 9
+    mean: list[float] | None = None
+    std: list[float] | None = None
     cache_mb: int = 1024
     workers: int = 2
 
@@ -67,15 +113,19 @@ class NoiseConfig:
     Args:
         kind: none (keep the labels as they are), symmetric (exactly int(rate * N) samples get a
             label drawn from all K classes, the true one included, so that about rate * (K-1)/K are
-            wrong), or symmetric-exclusive (drawn from the other K-1 classes, so that exactly
-            int(rate * N) are wrong).
+            wrong), symmetric-exclusive (drawn from the other K-1 classes, so that exactly
+            int(rate * N) are wrong), asymmetric (look-alikes of CIFAR-10), asymmetric-blocks5,
+            asymmetric-superclass (CIFAR-100), pair (each class to the next), instance (by the
+            pixels), or matrix (any transition matrix).
         rate: Requested rate, 0 to 1; the share that really became wrong is reported.
         seed: Seed of the noise; null takes the seed of the run.
+        matrix: File with the transition matrix, K rows of K probabilities, .npy or .csv.
     """
 
     kind: str = "none"
     rate: float = 0.0
     seed: int | None = None
+    matrix: str | None = None
 
 
 @dataclass
@@ -83,7 +133,8 @@ class ModelConfig:
     """The net.
 
     Args:
-        name: conv-tiny (for 8x8 digits), conv-small (for 32x32 photographs), or any timm name.
+        name: conv-tiny (for 8x8 digits), conv-small (for 32x32 photographs), resnet18-cifar and
+            resnet34-cifar (timm's, with a stem for 32x32 photographs), or any timm name.
         pretrained: Start from timm's pretrained weights, which timm downloads (timm names only).
     """
 
@@ -99,19 +150,25 @@ class OptimConfig:
         epochs: Passes over the training set.
         batch_size: Samples in a batch.
         lr: Highest learning rate.
-        schedule: cosine falls from lr to 0 over the run, constant stays at lr.
+        schedule: cosine falls from lr to 0 over the run, step multiplies lr by gamma after each of
+            the milestones, constant stays at lr.
+        milestones: Epochs after which the schedule step lowers the learning rate, ascending.
+        gamma: Factor of the schedule step.
         warmup_steps: Steps over which the learning rate rises from 0 at the start.
-        sgd_momentum: Momentum of SGD, Nesterov's form where it is above 0 (not the momentum of
-            ALR).
+        sgd_momentum: Momentum of SGD (not the momentum of ALR).
+        nesterov: Nesterov's form of the momentum.
         weight_decay: L2 penalty on the weights.
     """
 
     epochs: int = 60
     batch_size: int = 128
     lr: float = 0.05
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    milestones: list[int] = field(default_factory=list)
+    gamma: float = 0.1
     warmup_steps: int = 0
     sgd_momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 5e-4
 
 
@@ -153,8 +210,8 @@ class Config:
 
     Args:
         recipe: Shipped recipe that the other options start from.
-        data_root: Folder of images, root/{train,test|val}/<class>/*. Without --recipe it selects
-            the recipe folder.
+        data_root: Folder with the data as it was downloaded, or a CSV or Parquet list. Without
+            --recipe it selects the recipe folder.
         methods: Methods trained in turn with the same seed, net, schedule and batches: ce (cross
             entropy on the given labels), alr (Adaptive Label Refinement). Written ce,alr or [ce,
             alr].
@@ -235,10 +292,10 @@ def resolve(config: Config) -> Config:
         raise UserError(f"--methods {config.methods}: name one or more methods, each once")
 
     data, optim, alr = config.data, config.optim, config.alr
-    if data.name == "folder" and not config.data_root:
+    if data.name != "digits" and not config.data_root:
         raise UserError(
-            f"recipe {config.recipe} needs a folder of images: pass --data-root DIR with "
-            "DIR/train/<class>/* and DIR/test/<class>/* in it"
+            f"recipe {config.recipe} needs data set {data.name}: pass --data-root DIR, the folder "
+            "that holds it"
         )
     if data.name == "digits" and config.data_root:
         raise UserError(
@@ -250,7 +307,11 @@ def resolve(config: Config) -> Config:
         "log_every": (config.log_every, 1),
         "data.limit": (data.limit, 1),
         "data.test_limit": (data.test_limit, 1),
+        "data.epoch_samples": (data.epoch_samples, 1),
         "data.image_size": (data.image_size, 1),
+        "data.resize": (data.resize, 1),
+        "data.randaugment_ops": (data.randaugment_ops, 0),
+        "data.randaugment_magnitude": (data.randaugment_magnitude, 0),
         "data.crop_padding": (data.crop_padding, 0),
         "data.cache_mb": (data.cache_mb, 0),
         "data.workers": (data.workers, 0),
@@ -267,6 +328,27 @@ def resolve(config: Config) -> Config:
             raise UserError(f"--{name} {value}: must be {lowest} or more")
     if not 0 < optim.lr < math.inf:
         raise UserError(f"--optim.lr {optim.lr}: must be above 0")
+    if not 0 < optim.gamma <= 1:
+        raise UserError(f"--optim.gamma {optim.gamma}: must be above 0 and at most 1")
+    if (
+        list(optim.milestones) != sorted(set(optim.milestones))
+        or min(optim.milestones, default=1) < 1
+    ):
+        raise UserError(
+            f"--optim.milestones {optim.milestones}: must be ascending epochs from 1 on"
+        )
+    if data.label_key is not None and data.label_file is None:
+        raise UserError(
+            f"--data.label_key {data.label_key}: needs --data.label_file, the file of CIFAR-N"
+        )
+    if optim.milestones and optim.schedule != "step":
+        raise UserError(f"--optim.milestones {optim.milestones}: need --optim.schedule step")
+    if data.randaugment_magnitude > 30:
+        raise UserError(
+            f"--data.randaugment_magnitude {data.randaugment_magnitude}: must lie between 0 and 30"
+        )
+    if not 0 <= data.max_broken <= 1:
+        raise UserError(f"--data.max_broken {data.max_broken}: must lie between 0 and 1")
     if not 0 <= alr.momentum <= 1:
         raise UserError(f"--alr.momentum {alr.momentum}: must lie between 0 and 1")
     channels = 1 if data.name == "digits" else 3
@@ -278,6 +360,8 @@ def resolve(config: Config) -> Config:
     if data.std is not None and not all(0 < value < math.inf for value in data.std):
         raise UserError(f"--data.std {data.std}: must be above 0")
     check_noise(config.noise.kind, config.noise.rate)
+    if (config.noise.kind == "matrix") != (config.noise.matrix is not None):
+        raise UserError("--noise.kind matrix and --noise.matrix FILE: give both or neither")
 
     warmup = alr.warmup_epochs
     if warmup is None:
@@ -292,7 +376,7 @@ def resolve(config: Config) -> Config:
         methods=methods,
         noise=replace(
             config.noise,
-            rate=0.0 if config.noise.kind == "none" else config.noise.rate,
+            rate=0.0 if config.noise.kind in ("none", "matrix") else config.noise.rate,
             seed=config.seed if config.noise.seed is None else config.noise.seed,
         ),
         alr=replace(alr, warmup_epochs=warmup),

@@ -1,4 +1,5 @@
-"""Nets by name: two small convolutional nets of our own, and every timm model."""
+"""Nets by name: small convolutional nets, timm's ResNets with a stem for images of 32 pixels, and
+every timm model."""
 
 import difflib
 from collections.abc import Callable
@@ -43,9 +44,30 @@ class ConvNet(nn.Module):
         return self.head(self.features(images).mean(dim=(2, 3)))
 
 
+def cifar_resnet(
+    name: str, num_classes: int, in_channels: int, pretrained: bool = False
+) -> nn.Module:
+    """A ResNet of timm for small images: its stem is one 3x3 convolution of stride 1, no pooling.
+
+    Source: He et al., arXiv 1512.03385, section 4.2. The stem for ImageNet leaves 8 x 8 of 32 x 32
+    pixels before the first stage.
+    """
+    import timm
+
+    model = timm.create_model(
+        name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels
+    )
+    model.conv1 = nn.Conv2d(in_channels, model.conv1.out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+    return model
+
+
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "conv-tiny": partial(ConvNet, [[32, 64], [128, 128]]),
     "conv-small": partial(ConvNet, [[32], [64], [128], [256]]),
+    "resnet18-cifar": partial(cifar_resnet, "resnet18"),
+    "resnet34-cifar": partial(cifar_resnet, "resnet34"),
 }
 
 
@@ -71,10 +93,11 @@ def build_model(
                 f"--model.pretrained: {name} has none; pass a timm name as --model.name"
             )
         model = MODELS[name](num_classes=num_classes, in_channels=in_channels)
-        if image_size < model.smallest_image:
+        smallest = getattr(model, "smallest_image", 1)
+        if image_size < smallest:
             raise UserError(
-                f"--model.name {name}: needs images of {model.smallest_image} pixels or more, "
-                f"these have {image_size}; raise --data.image_size"
+                f"--model.name {name}: needs images of {smallest} pixels or more, these have "
+                f"{image_size}; raise --data.image_size"
             )
         return model
 

@@ -7,6 +7,7 @@ runs/20260131-235959-digits/
     METHOD.safetensors       weights of the last epoch
     METHOD_bank.safetensors  label bank of the last epoch, with the sample ids of its rows
     tensorboard/METHOD/      events
+    broken.csv               training samples whose files gave no image, if there were any
     summary.json             the results, fractions of 1, and where they come from
 runs/latest                  link to the last run that finished
 """
@@ -25,6 +26,7 @@ from torch import nn
 
 from alr_fast.bank import LabelBank
 from alr_fast.config import Config
+from alr_fast.data.broken import BrokenSamples, write_exclusions
 from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
 
@@ -41,9 +43,11 @@ class EpochRecord:
         train_accuracy: Share of training samples predicted as their given label.
         test_loss: Mean cross entropy on the test set.
         test_accuracy: Share of test samples predicted right.
+        second_test_accuracy: The same for the second test set, None where there is none.
         label_accuracy: Share of training labels that are right now, None where nobody knows.
         labels_changed: Share of training labels that differ from the given ones now.
         nonfinite_rows: Samples whose logits were not finite.
+        broken_samples: Training samples that gave no image so far.
         seconds: Time that the epoch took, evaluation included.
     """
 
@@ -54,9 +58,11 @@ class EpochRecord:
     train_accuracy: float
     test_loss: float
     test_accuracy: float
+    second_test_accuracy: float | None
     label_accuracy: float | None
     labels_changed: float
     nonfinite_rows: int
+    broken_samples: int
     seconds: float
 
 
@@ -105,13 +111,20 @@ class RunFolder:
             "given_labels": torch.from_numpy(train.labels),
         }
         if train.clean_labels is not None:
-            tensors["clean_labels"] = torch.from_numpy(train.clean_labels)
+            # A copy: where the labels are the clean ones, both are the same array.
+            tensors["clean_labels"] = torch.tensor(train.clean_labels)
         metadata = {
             "sample_fingerprint": train.sample_fingerprint(),
             "label_fingerprint": train.label_fingerprint(),
             "class_names": json.dumps(train.class_names),
         }
         save_file(tensors, self.path / f"{method}_bank.safetensors", metadata=metadata)
+
+    def save_broken(self, broken: BrokenSamples) -> None:
+        """Writes the list of the training samples that gave no image, if there are any."""
+        if broken.reasons:
+            rows = [(sample, *broken.reasons[sample]) for sample in sorted(broken.reasons)]
+            write_exclusions(self.path / "broken.csv", rows)
 
     def finish(self, summary: dict[str, Any], records: list[EpochRecord]) -> None:
         """Writes plot and summary, then moves ``latest`` to this folder."""

@@ -2,8 +2,8 @@
 
     python -m alr_fast.train                                   # digits, 40 % noise: about a minute
     python -m alr_fast.train --noise.rate 0.6 --methods alr --alr.momentum 0.9
-    python -m alr_fast.train --recipe cifar10 --data-root DIR --data.limit 5000
-    python -m alr_fast.train --data-root DIR                   # any folder of images, as labelled
+    python -m alr_fast.train --recipe cifar10 --data-root DIR
+    python -m alr_fast.train --data-root DIR                   # recognises what lies there
     python -m alr_fast.train --config runs/latest/config.yaml  # the same run again
     python -m alr_fast.train --help
 
@@ -31,7 +31,10 @@ TRAIN_EXTRA = (
     "yaml",
     "rich",
     "PIL",
+    "pyarrow",
+    "simplejpeg",
     "sklearn",
+    "torchvision",
     "timm",
     "matplotlib",
     "tensorboard",
@@ -66,9 +69,9 @@ def run(config) -> None:
         UserError: Something that the user can put right; nothing is written before the first epoch.
     """
     from alr_fast.console import RunConsole, percent
-    from alr_fast.data import load_data
+    from alr_fast.data.setup import load_data, make_loaders, noise_features, with_labels
     from alr_fast.models import build_model
-    from alr_fast.noise import inject
+    from alr_fast.noise import inject, needs_features, read_matrix
     from alr_fast.runs import RunFolder, check_runs, environment, method_summary
 
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -77,24 +80,33 @@ def run(config) -> None:
     check_runs(config.runs)
 
     # Data and noise. Everything that can be wrong with them comes to light here.
-    train, test = load_data(config.data, config.data_root, track=console.track)
+    data = load_data(config.data, config.data_root, say=console.say)
+    features = None
+    if needs_features(config.noise.kind):
+        features = noise_features(config.data, data.train, console.track)
     noise = inject(
-        train.index.labels,
-        num_classes=train.index.num_classes,
+        data.train.index.labels,
+        num_classes=data.train.index.num_classes,
         kind=config.noise.kind,
         rate=config.noise.rate,
         seed=config.noise.seed,
+        class_names=data.train.index.class_names,
+        features=features,
+        matrix=None if config.noise.matrix is None else read_matrix(config.noise.matrix),
     )
-    index = train.index if noise.kind == "none" else train.index.with_noisy_labels(noise.labels)
+    if noise.kind != "none":
+        data = with_labels(data, noise.labels)
+    index = data.train.index
     before = label_accuracy(torch.from_numpy(index.labels), index)
+    loaders = make_loaders(config, data, device=device, say=console.say, track=console.track)
 
     def new_model() -> nn.Module:
         torch.manual_seed(config.seed)
         model = build_model(
             config.model.name,
             num_classes=index.num_classes,
-            in_channels=train.images.shape[0],
-            image_size=train.images.shape[1],
+            in_channels=loaders.train.channels,
+            image_size=loaders.train.transform.size,
             pretrained=config.model.pretrained,
         )
         # Convolutions are faster in this layout, on GPUs and on CPUs.
@@ -103,7 +115,7 @@ def run(config) -> None:
     new_model()  # an unknown or unsuitable net is known before anything is written
 
     console.say(
-        f"{config.recipe}: {len(train):,} training and {len(test):,} test images, "
+        f"{config.recipe}: {len(data.train):,} training and {len(data.test):,} test images, "
         f"{index.num_classes} classes; noise: {noise.kind}"
         + (f" {percent(noise.requested_rate)}" if noise.kind != "none" else "")
         + f", labels right: {percent(before)}; on {device}"
@@ -115,9 +127,7 @@ def run(config) -> None:
     try:
         for method in config.methods:
             model = new_model()
-            history = train_method(
-                method, model, config, train, test, index, device, folder, console
-            )
+            history = train_method(method, model, config, loaders, device, folder, console)
             records += history
             results[method] = method_summary(history, before)
     finally:
@@ -136,10 +146,12 @@ def run(config) -> None:
             "seed": noise.seed,
         },
         "data": {
-            "name": config.data.name,
+            "name": data.dataset.layout.name,
             "root": config.data_root,
-            "train_samples": len(train),
-            "test_samples": len(test),
+            "train_samples": len(data.train),
+            "test_samples": len(data.test),
+            "loader": loaders.choice.name,
+            "broken_samples": len(loaders.train.broken.reasons),
             "classes": list(index.class_names),
             "sample_fingerprint": index.sample_fingerprint(),
             "label_fingerprint": index.label_fingerprint(),
@@ -172,49 +184,28 @@ class TrainState:
     epoch: int = 0
 
 
-def train_method(method, model, config, train, test, index, device, folder, console) -> list:
+def train_method(method, model, config, loaders, device, folder, console) -> list:
     """Trains one method from the start; returns its `EpochRecord` list, one an epoch.
 
     Args:
         method: Key of `alr_fast.methods.METHODS`.
         model: Fresh net on the training device.
         config: Resolved configuration.
-        train: Training split.
-        test: Test split.
-        index: Index of the training split with the labels to train on.
+        loaders: `alr_fast.data.setup.Loaders`, with the labels to train on.
         device: Where to train.
         folder: Run folder that takes metrics, weights and bank.
         console: Where progress is shown.
     """
-    from alr_fast.data.torch import TorchLoader
     from alr_fast.methods import METHODS
     from alr_fast.runs import EpochRecord
 
-    optim, data = config.optim, config.data
-    shared = {
-        "device": device,
-        "mean": data.mean or (0.5,),
-        "std": data.std or (0.5,),
-        "seed": config.seed,
-        "workers": data.workers,
-    }
-    train_loader = TorchLoader(
-        train.images,
-        torch.from_numpy(index.labels),
-        batch_size=optim.batch_size,
-        shuffle=True,
-        crop_padding=data.crop_padding,
-        flip=data.flip,
-        **shared,
-    )
-    test_loader = TorchLoader(
-        test.images, torch.from_numpy(test.index.labels), batch_size=512, **shared
-    )
+    optim, train_loader = config.optim, loaders.train
+    index = train_loader.split.index
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=optim.lr,
         momentum=optim.sgd_momentum,
-        nesterov=optim.sgd_momentum > 0,
+        nesterov=optim.nesterov and optim.sgd_momentum > 0,
         weight_decay=optim.weight_decay,
     )
     state = TrainState(
@@ -222,7 +213,7 @@ def train_method(method, model, config, train, test, index, device, folder, cons
         criterion=METHODS[method](config, index, device),
         optimizer=optimizer,
         scheduler=torch.optim.lr_scheduler.LambdaLR(
-            optimizer, learning_rate_factor(optim, steps=optim.epochs * len(train_loader))
+            optimizer, learning_rate_factor(optim, steps_per_epoch=len(train_loader))
         ),
         scaler=torch.amp.GradScaler(device.type, enabled=config.precision == "float16"),
     )
@@ -260,7 +251,7 @@ def train_method(method, model, config, train, test, index, device, folder, cons
                     f"{method}: the training loss of epoch {epoch + 1} is {train_loss}; try a "
                     f"lower --optim.lr (now {optim.lr}) or more --optim.warmup_steps"
                 )
-            test_loss, test_accuracy = evaluate(state.model, test_loader, autocast)
+            tests = [evaluate(state.model, loader, autocast) for loader in loaders.tests]
             given = torch.from_numpy(index.labels)
             labels = bank.refined_labels().cpu() if bank is not None else given
             state.epoch = epoch + 1
@@ -270,15 +261,18 @@ def train_method(method, model, config, train, test, index, device, folder, cons
                 learning_rate=state.optimizer.param_groups[0]["lr"],
                 train_loss=train_loss,
                 train_accuracy=train_accuracy,
-                test_loss=test_loss,
-                test_accuracy=test_accuracy,
+                test_loss=tests[0][0],
+                test_accuracy=tests[0][1],
+                second_test_accuracy=tests[1][1] if len(tests) > 1 else None,
                 label_accuracy=label_accuracy(labels, index),
                 labels_changed=(labels != given).double().mean().item(),
                 nonfinite_rows=nonfinite_rows,
+                broken_samples=len(train_loader.broken.reasons),
                 seconds=time.perf_counter() - begin,
             )
             records.append(record)
             folder.log_epoch(record)
+            folder.save_broken(train_loader.broken)
             display.epoch(record)
     folder.save_weights(method, state.model)
     if state.criterion.bank is not None:
@@ -314,16 +308,19 @@ def evaluate(model: nn.Module, loader, autocast) -> tuple[float, float]:
     for batch in loader:
         with autocast:
             logits = model(batch["image"])
-        loss = nn.functional.cross_entropy(logits.float(), batch["label"])
+        loss = nn.functional.cross_entropy(
+            logits.float(), batch["label"], ignore_index=-1, reduction="none"
+        ).sum() / (batch["label"] >= 0).sum().clamp(min=1)
         add_to_sums(sums, loss, logits, batch["label"])
     return means(sums)
 
 
 def add_to_sums(sums: Tensor, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
     """Adds a batch to the sums (loss, right predictions, samples), float64 [3], on the device."""
-    sums[0] += loss * len(labels)
+    valid = (labels >= 0).sum()  # a file that gave no image has label -1
+    sums[0] += loss * valid
     sums[1] += (logits.argmax(1) == labels).sum()
-    sums[2] += len(labels)
+    sums[2] += valid
 
 
 def means(sums: Tensor) -> tuple[float, float]:
@@ -339,12 +336,15 @@ def label_accuracy(labels: Tensor, index) -> float | None:
     return (labels == torch.from_numpy(index.clean_labels)).double().mean().item()
 
 
-def learning_rate_factor(optim, *, steps: int):
+def learning_rate_factor(optim, *, steps_per_epoch: int):
     """Share of ``optim.lr`` at each step: a linear rise over the warm-up, then the schedule."""
+    steps = optim.epochs * steps_per_epoch
 
     def factor(step: int) -> float:
         if step < optim.warmup_steps:
             return (step + 1) / optim.warmup_steps
+        if optim.schedule == "step":
+            return optim.gamma ** sum(step >= m * steps_per_epoch for m in optim.milestones)
         if optim.schedule == "constant":
             return 1.0
         done = (step - optim.warmup_steps) / max(steps - optim.warmup_steps, 1)

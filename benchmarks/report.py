@@ -6,17 +6,29 @@ Of each benchmark on each device the latest file counts. The same rows give the 
 """
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.host_cost import PARTS
+from benchmarks.loading import BASELINE, to_baseline
 from benchmarks.results import FOLDER, latest
 
 NOT_MEASURED = "not measured"
 PLOT = "roofline.png"
+LOADING_PLOT = "loading.png"
 
 # What the fused forward pass is to reach, as a share of the copy: from this K on.
 GOALS = {4096: 0.90, 1000: 0.80, 256: 0.55}
+
+# What loading is to reach: the loader that a run takes by itself, to the baseline and to the
+# fastest other one of the same source and batches; the loader for small images.
+BASELINE_GOAL, FASTEST_GOAL, MEMORY_GOAL = 1.3, 0.95, 50_000
+# Of the index: (case, key of the row, limit, in words).
+INDEX_GOALS = (
+    ("from the cache", "seconds", 2, "seconds to open"),
+    ("from the cache", "peak_megabytes", 500, "MB to open"),
+    ("worker", "private_megabytes", 50, "MB of a worker's own"),
+)
 
 _COMPILED = ("compiled", "compiled_plain", "compiled_max-autotune-no-cudagraphs",
              "compiled_reduce-overhead")  # fmt: skip
@@ -42,6 +54,10 @@ _COMMANDS = (
         "`python -m benchmarks.host_cost`",
         "where the host's microseconds of a small step go, beside a native operation",
     ),
+    (
+        "`python -m benchmarks.loading`",
+        "images per second of the loaders beside others, and a list of millions of samples",
+    ),
     ("`python -m benchmarks.report`", "nothing: makes this file"),
     ("`make bench`", "the CPU shapes under pytest-benchmark; leaves no rows"),
     (
@@ -50,9 +66,14 @@ _COMMANDS = (
     ),
 )
 # Suites of commands of their own, which run on a CPU as well.
-_COMMAND_OF = {"fused_vs_reference": "fused_vs_reference", "host_cost": "host_cost"}
+_COMMAND_OF = {
+    "fused_vs_reference": "fused_vs_reference",
+    "host_cost": "host_cost",
+    "loading": "loading",
+    "index": "loading",
+}
 _PRACTICE = """\
-Each of the first three leaves a file named after device, date and commit and overwrites none; the
+Each of the first four leaves a file named after device, date and commit and overwrites none; the
 tables show the latest. Before any timing, loss, gradient and bank of every variant are compared
 with the reference in float64. The variants take turns.
 """
@@ -91,16 +112,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not arguments.results_dir.is_dir():
         parser.error(f"there is no folder {arguments.results_dir}: name the one that has the rows")
     found = latest(arguments.results_dir)
-    plot = arguments.out.with_name(PLOT)
-    plotted = _plot(plot, [(device, rows) for device, _, rows in _of(found, "bandwidth")])
-    if not plotted:
-        plot.unlink(missing_ok=True)  # else the plot of other rows would stay
+    plotted = []
+    for suite, (name, _, draw) in _PLOTS.items():
+        plot = arguments.out.with_name(name)
+        if draw(plot, [(device, rows) for device, _, rows in _of(found, suite)]):
+            plotted.append(suite)
+        else:
+            plot.unlink(missing_ok=True)  # else the plot of other rows would stay
     arguments.out.write_text(report(found, plotted), encoding="utf-8")
-    print(f"wrote {arguments.out}" + (f" and {plot}" if plotted else ""))
+    written = (arguments.out, *(arguments.out.with_name(_PLOTS[suite][0]) for suite in plotted))
+    print(f"wrote {' and '.join(map(str, written))}")
 
 
-def report(found: dict[tuple[str, str], tuple[str, list[dict]]], plotted: bool = False) -> str:
-    """The file, in Markdown, from what `results.latest` returns."""
+def report(
+    found: dict[tuple[str, str], tuple[str, list[dict]]], plotted: Collection[str] = ()
+) -> str:
+    """The file, in Markdown.
+
+    Args:
+        found: What `results.latest` returns.
+        plotted: Suites that there are plots of.
+    """
     parts = [
         _INTRODUCTION,
         _table(("command", "measures"), _COMMANDS),
@@ -112,8 +144,9 @@ def report(found: dict[tuple[str, str], tuple[str, list[dict]]], plotted: bool =
         parts += [
             f"{_source(suite, name, rows)}\n\n{make(rows)}" for _, name, rows in _of(found, suite)
         ] or [f"{NOT_MEASURED}\n"]
-        if suite == "bandwidth" and plotted:
-            parts.append(f"![GB/s of ideal bytes against K]({PLOT})\n")
+        if suite in plotted:
+            name, what, _ = _PLOTS[suite]
+            parts.append(f"![{what}]({name})\n")
     return "\n".join(parts)
 
 
@@ -275,6 +308,98 @@ def _pinned(rows: list[dict]) -> str:
     return f"{_table(names, lines)}\n{_left_out(rows)}"
 
 
+def _loading(rows: list[dict]) -> str:
+    measured = {row["loader"]: row for row in _measured(rows)}
+    ratios = to_baseline(rows)
+    lines = []
+    for name, row in measured.items():
+        low, high = row["images_per_second_p20"], row["images_per_second_p80"]
+        lines.append(
+            (
+                f"`{name}`" + (" (auto)" if row["auto"] else ""),
+                row["what"],
+                row["source"],
+                f"{row['images_per_second']:,.0f} ({low:,.0f}-{high:,.0f})",
+                f"{row['cpu_ms_per_image']:.3f}",
+                f"{ratios[name]:.2f}x" if name in ratios else "",
+            )
+        )
+    names = ("loader", "is", "source", "images/s", "CPU ms an image", f"to `{BASELINE}`")
+    goals = []
+    for name, row in measured.items():
+        # Those that give what the baseline gives: the others have no ratio.
+        if row["auto"] and name in ratios:
+            goal = f"`{name}` (auto) to `{BASELINE}`"
+            goals.append(_least(goal, BASELINE_GOAL, ratios[name], "x"))
+            others = {
+                other: row["images_per_second"] / found["images_per_second"]
+                for other, found in measured.items()
+                if other != name
+                and (found["source"], found["output"]) == (row["source"], row["output"])
+            }
+            fastest = min(others, key=others.get, default=None)
+            what = f"the fastest other one of {row['source']}"
+            if fastest is not None:
+                goal = f"`{name}` (auto) to {what}, `{fastest}`"
+                goals.append(_least(goal, FASTEST_GOAL, others[fastest], "x"))
+    if not goals:
+        goals.append((f"auto to `{BASELINE}`", f"≥ {BASELINE_GOAL:g}x", NOT_MEASURED, ""))
+    memory = measured.get("memory", {}).get("images_per_second")
+    goals.append(_least("`memory`, images/s", MEMORY_GOAL, memory))
+    facts = {(row["source"], row["files"], row["bytes_per_file"]) for row in measured.values()}
+    threads = sorted({row["threads"] for row in measured.values()})
+    return "\n".join(
+        (
+            _table(names, lines),
+            f"Threads or workers of each: {', '.join(map(str, threads)) or NOT_MEASURED}. "
+            + " ".join(f"{s}: {n:,} of {b / 1e3:.1f} kB on average." for s, n, b in sorted(facts))
+            + "\n",
+            _table(("goal", "wanted", "found", ""), goals),
+            "".join(
+                f"- `{r['loader']}` left out: {r['skipped']}\n" for r in rows if "skipped" in r
+            ),
+        )
+    )
+
+
+def _index(rows: list[dict]) -> str:
+    cases = {row["case"]: row for row in rows}
+    lines = []
+    for case, row in cases.items():
+        time = memory = ""
+        if "seconds" in row:
+            time = f"{row['seconds']:.2f} ({row['seconds_p20']:.2f}-{row['seconds_p80']:.2f})"
+            memory = f"{row['peak_megabytes']:.0f}"
+        private = f"{row['private_megabytes']:.0f}" if "private_megabytes" in row else ""
+        lines.append((case, f"{row['samples']:,}", time, memory, private))
+    names = ("case", "samples", "seconds", "peak MB", "private MB")
+    goals = [
+        _most(f"{case}: {what}", limit, cases.get(case, {}).get(key))
+        for case, key, limit, what in INDEX_GOALS
+    ]
+    return f"{_table(names, lines)}\n{_table(('goal', 'wanted', 'found', ''), goals)}"
+
+
+def _least(goal: str, wanted: float, found: float | None, unit: str = "") -> tuple[str, ...]:
+    """Cells of a goal that is a lower limit."""
+    return _goal_cells(goal, "≥", wanted, found, unit, found is not None and found >= wanted)
+
+
+def _most(goal: str, wanted: float, found: float | None, unit: str = "") -> tuple[str, ...]:
+    """Cells of a goal that is an upper limit, itself excluded."""
+    return _goal_cells(goal, "<", wanted, found, unit, found is not None and found < wanted)
+
+
+def _goal_cells(
+    goal: str, sign: str, wanted: float, found: float | None, unit: str, reached: bool
+) -> tuple[str, ...]:
+    limit = f"{sign} {wanted:,}{unit}"
+    if found is None:
+        return goal, limit, NOT_MEASURED, ""
+    shown = f"{found:,.0f}" if wanted >= 1000 else f"{found:.2f}"
+    return goal, limit, f"{shown}{unit}", "reached" if reached else "missed"
+
+
 _SECTIONS: dict[str, tuple[str, str, Callable[[list[dict]], str]]] = {
     "fused_vs_reference": (
         "Forward and backward on the CPU",
@@ -307,6 +432,23 @@ _SECTIONS: dict[str, tuple[str, str, Callable[[list[dict]], str]]] = {
         "between pinned buffers and the device, each way: one after the other, or on two streams. "
         "GB/s count both ways.",
         _pinned,
+    ),
+    "loading": (
+        "Loading",
+        "Photographs as JPEG, made by the command, -> random resized crop, mirrored, normalised, "
+        "channels last, on the training device; small images from memory. Images per second in the "
+        "steady state, without the start of an epoch, files in the page cache; medians over turns. "
+        "CPU ms count all threads and workers. Auto: what a run takes by itself. Whole decoding "
+        "and the small images give other batches, so they have no ratio.",
+        _loading,
+    ),
+    "index": (
+        "A list of millions of samples",
+        "WebVision's lists, read for the first time (and put into the cache), opened from the "
+        "cache, and seen by a worker process that has looked at 1,000 paths. Peak: how far the "
+        "resident memory of a fresh process rises above what it was after imports; private: what "
+        "a forked DataLoader worker shares with no other process. Files in the page cache.",
+        _index,
     ),
 }
 
@@ -420,6 +562,46 @@ def _plot(path: Path, devices: list[tuple[str, list[dict]]]) -> bool:
         axes.legend()
     figure.savefig(path, dpi=120, metadata={"Software": None})
     return True
+
+
+def _plot_loading(path: Path, devices: list[tuple[str, list[dict]]]) -> bool:
+    """Draws a bar for each loader of photographs, a panel for each device; see `_plot`."""
+    panels = []
+    for device, rows in devices:
+        output = next((r["output"] for r in _measured(rows) if r["loader"] == BASELINE), None)
+        raw = "decode-only"
+        bars = [r for r in _measured(rows) if r["output"] == output or r["loader"] == raw]
+        if bars:
+            panels.append((device, sorted(bars, key=lambda row: row["images_per_second"])))
+    if not panels:
+        return False
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        print("no plot: matplotlib is missing")
+        return False
+    figure = Figure(figsize=(6.4 * len(panels), 4.2), layout="constrained")
+    for axes, (device, bars) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels,
+                                    strict=True):  # fmt: skip
+        speeds = [row["images_per_second"] for row in bars]
+        errors = [
+            [speed - row["images_per_second_p20"] for speed, row in zip(speeds, bars, strict=True)],
+            [row["images_per_second_p80"] - speed for speed, row in zip(speeds, bars, strict=True)],
+        ]
+        names = [row["loader"] + (" (auto)" if row["auto"] else "") for row in bars]
+        colors = ["tab:orange" if row["auto"] else "tab:blue" for row in bars]
+        axes.barh(names, speeds, xerr=errors, color=colors, capsize=3)
+        axes.set(xlabel="photographs per second", title=device)
+        axes.grid(alpha=0.3, axis="x")
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+    return True
+
+
+# Suite -> file, what it shows, and what draws it.
+_PLOTS: dict[str, tuple[str, str, Callable[[Path, list[tuple[str, list[dict]]]], bool]]] = {
+    "bandwidth": (PLOT, "GB/s of ideal bytes against K", _plot),
+    "loading": (LOADING_PLOT, "photographs per second of each loader", _plot_loading),
+}
 
 
 if __name__ == "__main__":

@@ -55,12 +55,12 @@ def test_a_config_file_can_name_the_recipe(tmp_path):
     file.write_text("recipe: cifar10\ndata_root: somewhere\n")
     config = parse(["--config", str(file)])
     assert config.recipe == "cifar10"
-    assert config.model.name == "conv-small"
+    assert config.model.name == "resnet34-cifar"
 
 
 def test_data_root_alone_means_the_recipe_folder():
     config = parse(["--data-root", "somewhere"])
-    assert (config.recipe, config.data.name, config.data_root) == ("folder", "folder", "somewhere")
+    assert (config.recipe, config.data.name, config.data_root) == ("folder", "auto", "somewhere")
     assert config.noise.kind == "none"
 
 
@@ -129,7 +129,7 @@ def test_help_describes_every_option(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("--recipe nosuch", "nosuch.*cifar10, digits"),
+        ("--recipe nosuch", "nosuch.*cifar10, cifar10-small, cifar100"),
         ("--recipe", "--recipe.*expected one argument"),
         ("--methods ce,nosuch", "nosuch.*ce, alr"),
         ("--methods ,", "name one or more"),
@@ -151,7 +151,18 @@ def test_help_describes_every_option(capsys):
         ("--data.mean [.1,.2]", r"--data\.mean .* 1 channels"),
         ("--data.std [0]", r"--data\.std"),
         ("--data.lmit 3", r"--data\.lmit: no such option; did you mean --data\.limit\?"),
-        ("--recipe cifar10", r"cifar10 needs a folder of images: pass --data-root DIR"),
+        ("--recipe cifar10", r"cifar10 needs data set cifar10: pass --data-root DIR"),
+        ("--optim.gamma 0", r"--optim\.gamma 0"),
+        (
+            "--optim.schedule step --optim.milestones [3,2]",
+            r"milestones \[3, 2\]: must be ascending",
+        ),
+        ("--optim.milestones [3]", r"milestones \[3\]: need --optim\.schedule step"),
+        ("--data.randaugment_magnitude 31", r"randaugment_magnitude 31: .* 0 and 30"),
+        ("--data.max_broken 2", r"max_broken 2\.0: .* 0 and 1"),
+        ("--data.label_key worse", r"label_key worse: needs --data\.label_file"),
+        ("--noise.kind matrix", r"--noise\.matrix FILE: give both or neither"),
+        ("--noise.matrix x.npy", r"--noise\.matrix FILE: give both or neither"),
         ("--recipe digits --data-root /tmp", r"--data-root /tmp: recipe digits brings its own"),
         ("--data-root x --noise.rate 0.4", r"--noise\.rate 0\.4: .* --noise\.kind symmetric"),
         ("--config /no/such.yaml", "/no/such.yaml: No such file"),

@@ -1,31 +1,27 @@
-import io
+import json
+import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from image_folder import write_folder
-from PIL import Image
 
 from alr_fast.config import DataConfig
-from alr_fast.data import load_data
-from alr_fast.data.digits import read_digits
-from alr_fast.data.folder import read_folder
-from alr_fast.data.images import FileImages, decode
-from alr_fast.data.index import SampleIndex, balanced_rows
-from alr_fast.data.torch import TorchLoader
+from alr_fast.data import datasets
+from alr_fast.data.broken import default_exclusion_file, read_exclusions, write_exclusions
+from alr_fast.data.datasets import open_dataset
+from alr_fast.data.index import PathTable, SampleIndex, balanced_rows
+from alr_fast.data.layouts.digits import read_digits
+from alr_fast.data.setup import load_data, make_transform
 from alr_fast.errors import UserError
+from alr_fast.noise import inject, save_labels
 
-CPU = torch.device("cpu")
 FOLDER = DataConfig(name="folder", workers=1)
 
 
-def silent(items, *, description, total):
-    return items
-
-
 def load(root, **changes):
-    return load_data(replace(FOLDER, **changes), str(root), track=silent)
+    data = load_data(replace(FOLDER, **changes), str(root), say=lambda text: None)
+    return data.train, data.test
 
 
 @pytest.fixture
@@ -45,7 +41,31 @@ def index_of(labels, ids=None, paths=None, classes=3):
     )
 
 
-# The sample index.
+# Paths and the sample index.
+
+
+def test_paths_as_bytes():
+    names = ["a/b.jpg", "1,2.jpg", "with blank.jpg", "\u6f22/\u00e9.jpg", os.fsdecode(b"\xff.jpg")]
+    table = PathTable.of(names)
+    assert list(table) == names
+    assert table == names
+    assert table[-1] == names[-1]
+    assert table[1:3] == names[1:3]
+    part = table.take(np.array([0, 3, 4]))
+    assert list(part) == [names[0], names[3], names[4]]
+    assert part.blob is table.blob
+    assert list(part.take(np.array([1]))) == [names[3]]
+    for wrong in ("", "a\0b"):
+        with pytest.raises(ValueError, match="not a path"):
+            PathTable.of(["a", wrong])
+
+
+def test_fingerprint_of_a_part_is_that_of_the_same_list():
+    names = [f"d/{i}.jpg" for i in range(10)]
+    rows = np.array([0, 1, 2, 5, 9])
+    part = index_of([0] * 10, paths=names).take(rows)
+    alone = index_of([0] * 5, ids=rows, paths=[names[row] for row in rows])
+    assert part.sample_fingerprint() == alone.sample_fingerprint()
 
 
 def test_a_subset_keeps_ids_and_finds_rows():
@@ -102,28 +122,30 @@ def test_balanced_rows():
 
 
 def test_digits_are_split_by_class_and_always_alike():
-    (train, images), (test, test_images) = read_digits()
+    train, test = (read_digits(split).index for split in ("train", "test"))
     assert (len(train), len(test)) == (1437, 360)
     assert not set(train.paths) & set(test.paths)
     assert len({*train.paths, *test.paths}) == 1797
-    assert train.paths == sorted(train.paths)
+    assert list(train.paths) == sorted(train.paths)
     assert train.ids.tolist() == list(range(1437))
     shares = np.bincount(train.labels) / np.bincount(np.r_[train.labels, test.labels])
     assert np.abs(shares - 0.8).max() < 0.01
-    assert images.shape == test_images.shape == (1, 8, 8)
+    images = open_dataset("digits", None).split("test").images
+    assert images.array.shape == (360, 1, 8, 8)
     assert images.array.max() == 255
-    assert read_digits()[0][0].sample_fingerprint() == train.sample_fingerprint()
+    assert read_digits("train").index.sample_fingerprint() == train.sample_fingerprint()
 
 
 def test_digits_pixels_belong_to_their_labels():
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    _, (test, images) = read_digits()
+    listing = read_digits("test")
     for row in (0, 100, 359):
-        original = int(test.paths[row].split("/")[1])
-        assert test.labels[row] == digits.target[original]
-        assert np.abs(images[row][0] / 255 * 16 - digits.images[original]).max() < 0.05
+        original = int(listing.index.paths[row].split("/")[1])
+        assert listing.index.labels[row] == digits.target[original]
+        pixels = listing.images.array[row][0]
+        assert np.abs(pixels / 255 * 16 - digits.images[original]).max() < 0.05
 
 
 # Folders.
@@ -135,7 +157,7 @@ def test_folder_layout(tmp_path, test_name):
     (tmp_path / "train" / "a" / "notes.txt").write_text("no image")
     (tmp_path / "train" / "a" / ".hidden.png").write_text("no image")
     (tmp_path / "train" / ".cache").mkdir()
-    train, test = read_folder(tmp_path)
+    train, test = (open_dataset("auto", tmp_path).split(s).index for s in ("train", "test"))
     assert train.class_names == ("a", "b")
     assert train.paths == [f"train/{p}.png" for p in ("a/000", "a/001", "a/002", "b/000", "b/001")]
     assert train.labels.tolist() == [0, 0, 0, 1, 1]
@@ -147,39 +169,29 @@ def test_folder_layout(tmp_path, test_name):
 @pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".jpeg", ".png", ".webp"])
 def test_kinds_of_files(tmp_path, suffix):
     write_folder(tmp_path, train={"a": 1, "b": 1}, test={"a": 1}, suffix=suffix)
-    train, test = load(tmp_path)
-    assert (len(train), len(test)) == (2, 1)
-    assert train.images.array.shape == (2, 3, 8, 8)
+    assert [len(split) for split in load(tmp_path)] == [2, 1]
 
 
-def test_labels_belong_to_the_pixels(root):
-    train, test = load(root)
-    for split in (train, test):  # write_folder makes class a darker than 60, class b brighter
-        brightness = split.images.array.reshape(len(split), -1).mean(1)
-        assert (split.index.labels == (brightness > 60)).all()
-
-
-def test_limit_keeps_ids_and_pixels(root):
+def test_limit_keeps_ids_and_files(root):
     whole, _ = load(root)
     part, test = load(root, limit=4, test_limit=2)
-    assert len(part) == 4
-    assert len(test) == 2
+    assert (len(part), len(test)) == (4, 2)
     assert part.index.ids.max() > 3
     for row, sample in enumerate(part.index.ids):
         assert part.index.paths[row] == whole.index.paths[sample]
-        assert np.array_equal(part.images[row], whole.images[sample])
+        assert part.images.read(row) == whole.images.read(sample)
 
 
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
         (lambda r: None, "no such folder"),
-        (lambda r: r.write_text(""), "is not a folder"),
-        (lambda r: r.mkdir(), "the folder is empty; looked for ROOT/train"),
-        (lambda r: (r / "images").mkdir(parents=True), r"no train/ .*found: images.*looked for"),
+        (lambda r: r.write_text(""), "is not a folder, and no list; looked for"),
+        (lambda r: r.mkdir(), "the folder is empty; looked for .*train/<class>"),
+        (lambda r: (r / "images").mkdir(parents=True), r"none of .*\(found: images\); looked for"),
         (
             lambda r: write_folder(r, train={"a": 1, "b": 1}, test={"a": 1}, test_name="eval"),
-            r"no test/ or val/ in it .*found: eval, train",
+            r"none of the known layouts in it \(found: eval, train\)",
         ),
         (
             lambda r: [(r / s).mkdir(parents=True) for s in ("train", "test")],
@@ -188,7 +200,7 @@ def test_limit_keeps_ids_and_pixels(root):
         (lambda r: write_folder(r, train={"a": 2}, test={"a": 1}), r"only one class \(a\)"),
         (
             lambda r: write_folder(r, train={"a": 1, "b": 1}, test={"c": 1}),
-            r"test/c: this class is not in",
+            r"test/c: this class is not one of the training classes",
         ),
         (
             lambda r: write_folder(r, train={"a": 1, "b": 0}, test={"a": 1}),
@@ -196,118 +208,172 @@ def test_limit_keeps_ids_and_pixels(root):
         ),
     ],
 )
-def test_wrong_folder_is_named_with_the_way_out(tmp_path, prepare, message):
+@pytest.mark.parametrize("name", ["auto", "folder"])
+def test_wrong_folder_is_named_with_the_way_out(tmp_path, prepare, message, name):
     prepare(tmp_path / "set")
     with pytest.raises(UserError, match=message) as error:
-        load(tmp_path / "set")
+        load(tmp_path / "set", name=name)
     assert str(tmp_path / "set") in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-30])
+def test_auto_shows_all_that_was_looked_for(tmp_path):
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(UserError) as error:
+        open_dataset("auto", tmp_path)
+    assert all(f"{layout.name}: {layout.looked_for}" in str(error.value)
+               for layout in datasets.LAYOUTS.values())  # fmt: skip
+    with pytest.raises(UserError, match="has no split nosuch; there is train, test"):
+        open_dataset("digits", None).split("nosuch")
+    with pytest.raises(UserError, match="--data-root"):
+        open_dataset("folder", None)
+    with pytest.raises(UserError, match="nosuch: no such data set; there is auto, digits"):
+        open_dataset("nosuch", tmp_path)
+
+
+# The cache of the index.
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALR_FAST_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "index"
+
+
+def settle(root):
+    """Makes every file and folder as old as on a disk that nobody touches."""
+    for path in [root, *root.rglob("*")]:
+        os.utime(path, (1e9, 1e9))
+
+
+def listed(monkeypatch):
+    """Counts how often a layout lists a split."""
+    calls = []
+    layout = datasets.LAYOUTS["folder"]
+
+    def read(found, split):
+        calls.append(split)
+        return layout.read(found, split)
+
+    monkeypatch.setitem(datasets.LAYOUTS, "folder", replace(layout, read=read))
+    return calls
+
+
+def test_second_opening_reads_the_cache(root, cache, monkeypatch):
+    settle(root)
+    calls = listed(monkeypatch)
+    first = open_dataset("folder", root).split("train")
+    again = open_dataset("folder", root).split("train")
+    assert calls == ["train"]
+    assert isinstance(again.index.paths.blob, np.memmap)
+    assert again.index.paths == first.index.paths
+    assert np.array_equal(again.index.labels, first.index.labels)
+    assert again.index.class_names == first.index.class_names
+    assert again.index.sample_fingerprint() == first.index.sample_fingerprint()
+    assert again.images.read(3) == first.images.read(3)
+    assert open_dataset("folder", root).split("test").index.paths[0].startswith("test/")
+    assert not [p for p in root.rglob("*") if p.name.endswith(".npy")]
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "new time", "damaged", "other version"])
+def test_a_changed_source_is_read_anew(root, cache, monkeypatch, change):
+    settle(root)
+    calls = listed(monkeypatch)
+    before = open_dataset("folder", root).split("train").index.paths[:]
+    (facts,) = cache.glob("*/facts.json")
+    if change == "added":
+        (root / "train" / "a" / "zzz.png").write_bytes(b"")
+    elif change == "removed":
+        (root / "train" / "b" / "000.png").unlink()
+    elif change == "new time":
+        os.utime(root / "train" / "b", (1e9 + 1, 1e9 + 1))
+    elif change == "damaged":
+        (facts.parent / "paths.npy").write_bytes(b"not an array")
+    else:
+        facts.write_text(json.dumps({**json.loads(facts.read_text()), "version": 0}))
+    after = open_dataset("folder", root).split("train").index.paths[:]
+    assert calls == ["train", "train"]
+    assert len(after) - len(before) == {"added": 1, "removed": -1}.get(change, 0)
+
+
+def test_what_has_just_changed_is_not_cached(root, cache, monkeypatch):
+    calls = listed(monkeypatch)
+    for _ in range(2):
+        open_dataset("folder", root).split("train")
+    assert calls == ["train", "train"]
+    assert not list(cache.rglob("*"))
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(root, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ALR_FAST_CACHE", str(tmp_path / "file"))
+    settle(root)
+    assert len(open_dataset("folder", root).split("train")) == 10
+
+
+# What a configuration asks for.
+
+
+def test_excluded_samples_shift_no_id(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("ALR_FAST_CACHE", str(tmp_path / "cache"))
+    whole, test = load(root)
+    rows = [(i, whole.index.paths[i], "broken") for i in (7, 2)]
+    for path, option in ((default_exclusion_file(whole.index), "auto"), (tmp_path / "x.csv", None)):
+        write_exclusions(path, rows)
+        part, same = load(root, exclude=option or str(path))
+        assert part.index.ids.tolist() == [0, 1, 3, 4, 5, 6, 8, 9]
+        assert [part.index.paths[r] for r in (2, 6)] == [whole.index.paths[i] for i in (3, 8)]
+        assert part.images.read(6) == whole.images.read(8)
+        assert len(same) == len(test)
+    assert len(load(root, exclude="none")[0]) == 10
+
+
+@pytest.mark.parametrize("row", [(11, "train/a/000.png"), (1, "train/a/000.png"), ("x", "y")])
+def test_exclusions_of_another_data_set_are_refused(root, tmp_path, row):
+    whole, _ = load(root)
+    write_exclusions(tmp_path / "x.csv", [(*row, "broken")])
+    with pytest.raises(UserError, match=r"x\.csv: its sample .* is not in this data set"):
+        read_exclusions(tmp_path / "x.csv", whole.index)
+    with pytest.raises(UserError, match=r"exclude .*nosuch\.csv: No such file"):
+        load(root, exclude=str(tmp_path / "nosuch.csv"))
+
+
+def test_labels_of_a_file_take_the_place_of_the_given_ones(root, tmp_path):
+    whole, _ = load(root)
+    noise = inject(whole.index.labels, num_classes=2, kind="symmetric-exclusive", rate=0.5, seed=0)
+    save_labels(tmp_path / "noisy.npz", noise, whole.index)
+    part, _ = load(root, label_file=str(tmp_path / "noisy.npz"), limit=4)
+    assert np.array_equal(part.index.labels, noise.labels[part.index.ids])
+    assert np.array_equal(part.index.clean_labels, whole.index.labels[part.index.ids])
+    with pytest.raises(UserError, match="label_key worse: is for the labels of CIFAR-N"):
+        load(root, label_file=str(tmp_path / "noisy.npz"), label_key="worse")
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    ("changes", "size", "resize"),
     [
-        truncate,
-        lambda p: p.write_bytes(b""),
-        lambda p: p.write_text("<html>"),
-        lambda p: p.unlink(),
+        ({}, 10, 10),  # the shorter side of the first image
+        ({"image_size": 6}, 6, 6),
+        ({"image_size": 224, "crop": "random"}, 224, 256),
+        ({"image_size": 227, "crop": "resized", "resize": 256}, 227, 256),
     ],
 )
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_unreadable_image_is_named(tmp_path, spoil, suffix):
-    write_folder(tmp_path, train={"a": 3, "b": 3}, test={"a": 1}, suffix=suffix, size=(40, 40))
-    index, _ = read_folder(tmp_path)
-    spoil(tmp_path / "train" / "b" / f"001{suffix}")
-    images = FileImages(tmp_path, index.paths, 8)
-    with pytest.raises(
-        UserError, match=f"train/b/001{suffix}: cannot be read as an image"
-    ) as error:
-        images.verify(keep=True, workers=2, progress=iter)
-    assert "\n" not in str(error.value)
-    assert images.array is None
-
-
-def test_several_unreadable_images_are_counted(root):
-    for number in (1, 2):
-        truncate(root / "train" / "a" / f"00{number}.png")
-    with pytest.raises(UserError, match=r"a/001\.png.* \(2 such files, this is the first\)"):
-        load(root)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_unverified_broken_image_is_named_when_it_is_reached(root, workers):
-    truncate(root / "train" / "b" / "002.png")
-    train, _ = load(root, verify=False)
-    loader = TorchLoader(
-        train.images,
-        torch.from_numpy(train.index.labels),
-        batch_size=4,
-        device=CPU,
-        workers=workers,
-    )
-    with pytest.raises(UserError, match=r"train/b/002\.png: cannot be read") as error:
-        list(loader)
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize(("cache_mb", "cached"), [(1, True), (0, False)])
-def test_cache_is_bounded_and_changes_nothing(root, cache_mb, cached):
-    train, test = load(root, cache_mb=cache_mb)
-    assert (train.images.array is not None) == cached
-    assert (test.images.array is not None) == cached
-    path = root / train.index.paths[7]
-    assert np.array_equal(train.images[7], decode(str(path), 8))
-    epochs = [
-        [
-            batch["image"]
-            for batch in TorchLoader(
-                images,
-                torch.zeros(10, dtype=torch.int64),
-                batch_size=4,
-                device=CPU,
-                shuffle=True,
-                crop_padding=2,
-            )
-        ]
-        for images in (train.images, FileImages(root, train.index.paths, 8))
-    ]
-    assert all(map(torch.equal, *epochs))
-
-
-def test_decode_resizes_the_shorter_side_and_keeps_the_centre(tmp_path):
-    pixels = np.zeros((4, 12, 3), np.uint8)
-    pixels[:, 4:8] = 255  # a white square in the middle of a wide image
-    Image.fromarray(pixels).save(tmp_path / "wide.png")
-    assert (decode(str(tmp_path / "wide.png"), 4) == 255).all()
-    half = decode(str(tmp_path / "wide.png"), 2)
-    assert half.shape == (3, 2, 2)
-    assert (half > 200).all()  # the filter reaches a little beyond the square
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
-def test_other_colour_modes_become_rgb(tmp_path, mode):
-    file = io.BytesIO()
-    Image.new("RGB", (6, 6), (200, 200, 200)).convert(mode).save(file, "TIFF")
-    (tmp_path / "image.png").write_bytes(file.getvalue())
-    assert decode(str(tmp_path / "image.png"), 6).shape == (3, 6, 6)
-
-
-def test_exif_rotation_is_applied(tmp_path):
-    pixels = np.zeros((8, 8, 3), np.uint8)
-    pixels[:4] = 255  # upper half white
-    exif = Image.Exif()
-    exif[0x0112] = 3  # turned by 180 degrees
-    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
-    image = decode(str(tmp_path / "turned.png"), 8)
-    assert (image[:, 4:] == 255).all()
-    assert (image[:, :4] == 0).all()
-
-
-def test_size_without_image_size_is_that_of_the_first_image(tmp_path):
+def test_sizes(tmp_path, changes, size, resize):
     write_folder(tmp_path, train={"a": 1, "b": 1}, test={"a": 1}, size=(12, 10))
-    assert load(tmp_path)[0].images.shape == (3, 10, 10)
-    assert load(tmp_path, image_size=6)[1].images.shape == (3, 6, 6)
+    config = replace(FOLDER, **changes)
+    transform = make_transform(config, load(tmp_path)[0])
+    assert (transform.size, transform.resize) == (size, resize)
+
+
+def test_impossible_sizes(tmp_path):
+    write_folder(tmp_path, train={"a": 1, "b": 1}, test={"a": 1})
+    train, _ = load(tmp_path)
+    with pytest.raises(UserError, match="resize 100: is below the image size, 224"):
+        make_transform(replace(FOLDER, image_size=224, resize=100), train)
+    digits = open_dataset("digits", None).split("train")
+    with pytest.raises(UserError, match="crop resized: images that come as arrays"):
+        make_transform(replace(FOLDER, crop="resized"), digits)
+    for path in (tmp_path / "train").rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"a/000\.png cannot be read as an image .*nor can those"):
+        make_transform(FOLDER, train)

@@ -7,7 +7,13 @@ from alr_fast.models import MODELS, build_model
 
 @pytest.mark.parametrize(
     ("name", "channels", "size"),
-    [("conv-tiny", 1, 8), ("conv-small", 3, 32), ("conv-small", 1, 9), ("resnet18", 3, 64)],
+    [
+        ("conv-tiny", 1, 8),
+        ("conv-small", 3, 32),
+        ("conv-small", 1, 9),
+        ("resnet18-cifar", 1, 16),
+        ("resnet18", 3, 64),
+    ],
 )
 def test_shapes_and_gradients(name, channels, size):
     model = build_model(name, num_classes=5, in_channels=channels, image_size=size)
@@ -17,7 +23,16 @@ def test_shapes_and_gradients(name, channels, size):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", MODELS)
+def test_resnets_for_small_images_keep_their_resolution():
+    model = build_model("resnet18-cifar", num_classes=3, in_channels=3, image_size=32)
+    assert model.forward_features(torch.randn(2, 3, 32, 32)).shape == (2, 512, 4, 4)
+    usual = build_model("resnet18", num_classes=3, in_channels=3, image_size=32)
+    assert usual.forward_features(torch.randn(2, 3, 32, 32)).shape == (2, 512, 1, 1)
+    ours, theirs = (sum(p.numel() for p in m.parameters()) for m in (model, usual))
+    assert theirs - ours == (7 * 7 - 3 * 3) * 3 * 64  # nothing else differs
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("conv-")])
 def test_the_smallest_image_works(name):
     size = build_model(name, num_classes=2, in_channels=1, image_size=32).smallest_image
     model = build_model(name, num_classes=2, in_channels=1, image_size=size)

@@ -14,9 +14,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from alr_fast.config import OptimConfig
-from alr_fast.data.digits import read_digits
+from alr_fast.data import open_dataset
+from alr_fast.data.datasets import Split
 from alr_fast.data.images import ArrayImages
-from alr_fast.data.torch import TorchLoader
+from alr_fast.data.layouts import new_index
+from alr_fast.data.loader import Loader
+from alr_fast.data.memory import MemoryLoader
+from alr_fast.data.sampler import Sampler
+from alr_fast.data.transform import Transform
 from alr_fast.models import build_model
 from alr_fast.runs import EpochRecord, method_summary
 from alr_fast.train import (
@@ -89,7 +94,7 @@ def test_summary(digits_run):
     summary = summary_of(runs)
     assert list(summary["methods"]) == ["ce", "alr"]
     ce, alr = summary["methods"]["ce"], summary["methods"]["alr"]
-    (train, _), _ = read_digits()
+    train = open_dataset("digits", None).split("train").index
     changed = summary["noise"]["realised_rate"]
     assert 0.3 < changed < 0.42
     for result in (ce, alr):
@@ -132,12 +137,12 @@ def test_methods_see_the_same_batches_until_refinement(digits_run):
 def test_weights_give_the_accuracy_that_is_reported(digits_run):
     runs, _ = digits_run
     model = build_model("conv-tiny", num_classes=10, in_channels=1, image_size=8).eval()
-    _, (test, images) = read_digits()
-    pixels = torch.from_numpy(images.array).float() / 255 * 2 - 1
+    split = open_dataset("digits", None).split("test")
+    pixels = torch.from_numpy(split.images.array).float() / 255 * 2 - 1
     for method, result in summary_of(runs)["methods"].items():
         model.load_state_dict(load_file(runs / "latest" / f"{method}.safetensors"))
         with torch.no_grad():
-            right = model(pixels).argmax(1) == torch.from_numpy(test.labels)
+            right = model(pixels).argmax(1) == torch.from_numpy(split.index.labels)
         assert right.double().mean().item() == pytest.approx(
             result["test_accuracy_last"], abs=1.5 / 360
         )
@@ -147,7 +152,7 @@ def test_bank_is_saved_with_its_ids(digits_run):
     runs, _ = digits_run
     path = runs / "latest" / "alr_bank.safetensors"
     saved = load_file(path)
-    (train, _), _ = read_digits()
+    train = open_dataset("digits", None).split("train").index
     assert saved["ids"].tolist() == train.ids.tolist()
     assert np.array_equal(saved["clean_labels"], train.labels)
     assert saved["rows"].shape == (1437, 10)
@@ -232,6 +237,26 @@ def test_limited_run_saves_the_ids_of_the_whole_set(train_folder):
     assert (saved["given_labels"] == (saved["ids"] >= 12).long()).all()
 
 
+def test_balanced_subset_of_each_epoch(train_folder):
+    status, runs = train_folder("--data.epoch_samples", "8", "--alr.warmup_epochs", "0")
+    assert status == 0
+    saved = load_file(runs / "latest" / "alr_bank.safetensors")
+    touched = (saved["rows"] != torch.nn.functional.one_hot(saved["given_labels"], 2)).any(1)
+    assert 8 < touched.sum() <= 16  # two epochs of 8, drawn anew; the bank has a row for each of 24
+    assert saved["rows"].shape == (24, 2)
+
+
+@pytest.mark.parametrize("kind", ["instance", "matrix"])
+def test_noise_that_needs_more_than_labels(train_folder, tmp_path, kind):
+    np.savetxt(tmp_path / "m.csv", [[0.5, 0.5], [0.25, 0.75]], delimiter=",")
+    more = ["--noise.rate", "0.4"] if kind == "instance" else ["--noise.matrix", tmp_path / "m.csv"]
+    status, runs = train_folder("--noise.kind", kind, *map(str, more), "--methods", "ce")
+    assert status == 0
+    noise = summary_of(runs)["noise"]
+    assert noise["kind"] == kind
+    assert 0 < noise["realised_rate"] < 0.9
+
+
 def test_noise_never_reaches_the_test_labels(train_folder):
     status, runs = train_folder(
         "--noise.kind", "symmetric-exclusive", "--noise.rate", "1", "--methods", "ce",
@@ -255,9 +280,9 @@ def test_reduced_precision_trains(train_folder, precision):
     assert summary_of(runs)["environment"]["precision"] == precision
 
 
-def test_timm_net_without_cache(train_folder):
+def test_timm_net_with_random_crops(train_folder):
     status, runs = train_folder(
-        "--model.name", "resnet18", "--methods", "alr", "--data.cache_mb", "0",
+        "--model.name", "resnet18", "--methods", "alr", "--data.crop", "resized",
         "--data.image_size", "33", "--optim.epochs", "2",
     )  # fmt: skip
     assert status == 0
@@ -279,6 +304,9 @@ def test_broken_training_is_told_in_one_line(train_folder, capsys):
     [
         (["--recipe", "nosuch"], "nosuch"),
         (["--data-root", "/no/such/folder"], "/no/such/folder: no such folder"),
+        (["--data.crop", "resized"], "--data.crop resized: images that come as arrays"),
+        (["--data.loader", "dali"], "--data.loader dali: the images of this data set are arrays"),
+        (["--data.epoch_samples", "5"], "--data.epoch_samples 5: below the number of classes, 10"),
         (["--model.name", "nosuch"], "--model.name nosuch"),
         (["--device", "nosuch"], "--device nosuch: not usable"),
         (["--data.limit", "5"], "--data.limit 5: below the number of classes, 10"),
@@ -295,13 +323,45 @@ def test_wrong_input_writes_nothing(tmp_path, capsys, argv, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_broken_image_is_found_before_anything_is_written(train_folder, root, capsys):
-    path = root / "test" / "b" / "003.png"
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_too_many_broken_images_are_found_before_anything_is_written(
+    train_folder, root, capsys, split
+):
+    path = root / split / "b" / "003.png"
     path.write_bytes(path.read_bytes()[:-40])
     status, runs = train_folder()
     assert status == 2
-    assert f"error: {path}: cannot be read as an image" in capsys.readouterr().err
+    text = capsys.readouterr().err
+    assert f"error: {path}: cannot be read as an image (the PNG is cut off)" in text
+    assert "alr_fast.data verify" in text
+    assert text.count("\n") == 1
     assert not runs.exists()
+
+
+@pytest.mark.parametrize("loader", ["memory", "torch", "dali"])
+def test_a_few_broken_images_are_left_out_and_listed(train_folder, root, capsys, loader):
+    if loader == "dali":
+        pytest.importorskip("nvidia.dali")
+    for split, name in (("train", "a/002.png"), ("test", "b/001.png")):
+        (root / split / name).write_bytes(b"")
+    status, runs = train_folder("--data.loader", loader, "--data.max_broken", "0.2")
+    assert status == 0
+    out = capsys.readouterr().out
+    assert out.count("a/002.png (id 2): the file is empty; left out") == 1
+    assert f"loader: {loader} (asked for)" in out
+    rows = metrics_of(runs)
+    assert {row["broken_samples"] for row in rows} == {"1"}
+    assert summary_of(runs)["data"]["broken_samples"] == 1
+    assert summary_of(runs)["data"]["loader"] == loader
+    with (runs / "latest" / "broken.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["id", "path", "reason"],
+            ["2", "train/a/002.png", "the file is empty"],
+        ]
+    saved = load_file(runs / "latest" / "alr_bank.safetensors")
+    changed = (saved["rows"] != torch.nn.functional.one_hot(saved["given_labels"], 2)).any(1)
+    # Its row was never touched, though ALR refined those of the others in its last epoch.
+    assert changed.nonzero().flatten().tolist() == [i for i in range(24) if i != 2]
 
 
 @pytest.mark.parametrize("where", ["file", "latest"])
@@ -333,11 +393,14 @@ def test_the_library_needs_nothing_of_the_extra():
 
 
 def test_schedule():
-    cosine = learning_rate_factor(OptimConfig(warmup_steps=4), steps=14)
+    cosine = learning_rate_factor(OptimConfig(epochs=2, warmup_steps=4), steps_per_epoch=7)
     assert [cosine(s) for s in range(4)] == [0.25, 0.5, 0.75, 1.0]
     assert cosine(9) == pytest.approx(0.5)
     assert cosine(14) == pytest.approx(0)
-    constant = learning_rate_factor(OptimConfig(schedule="constant"), steps=14)
+    step = OptimConfig(epochs=4, schedule="step", milestones=[1, 3], gamma=0.5, warmup_steps=2)
+    falls = learning_rate_factor(step, steps_per_epoch=3)
+    assert [falls(s) for s in range(12)] == [0.5, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5] + [0.25] * 3
+    constant = learning_rate_factor(OptimConfig(schedule="constant"), steps_per_epoch=1)
     assert {constant(s) for s in range(15)} == {1.0}
 
 
@@ -346,14 +409,18 @@ def test_means_weigh_samples_not_batches():
     add_to_sums(sums, torch.tensor(1.0), torch.eye(3), torch.tensor([0, 1, 2]))
     add_to_sums(sums, torch.tensor(5.0), torch.eye(3)[:1], torch.tensor([2]))
     assert means(sums) == (2.0, 0.75)
+    # A sample without an image counts for nothing.
+    add_to_sums(sums, torch.tensor(2.0), torch.eye(3)[:2], torch.tensor([0, -1]))
+    assert means(sums) == (2.0, 0.8)
 
 
 def test_evaluation_uses_and_leaves_the_running_statistics():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
     images = ArrayImages(np.arange(40, dtype=np.uint8).reshape(10, 1, 2, 2))
-    loader = TorchLoader(
-        images, torch.arange(10) % 3, batch_size=10, device=torch.device("cpu"), mean=(0.1,)
+    index = new_index([f"p{i}" for i in range(10)], np.arange(10) % 3, ("a", "b", "c"))
+    loader = MemoryLoader(
+        Split(index, images), Sampler(10, 10), Transform(2, mean=(0.1,)), device=torch.device("cpu")
     )
     (batch,) = loader
     before = {name: t.clone() for name, t in model.state_dict().items()}
@@ -369,14 +436,14 @@ def test_evaluation_uses_and_leaves_the_running_statistics():
 
 def test_every_epoch_has_its_own_order(train_folder, monkeypatch):
     seen = []
-    monkeypatch.setattr(TorchLoader, "set_epoch", lambda self, epoch: seen.append(epoch))
+    monkeypatch.setattr(Loader, "set_epoch", lambda self, epoch: seen.append(epoch))
     assert train_folder("--optim.epochs", "3")[0] == 0
     assert seen == [0, 1, 2] * 2
 
 
 def test_best_epoch_is_shown_and_the_last_one_counts():
     history = [
-        EpochRecord("ce", e, 0.1, 1.0, 0.5, 1.0, acc, None, 0.0, e, 2.0)
+        EpochRecord("ce", e, 0.1, 1.0, 0.5, 1.0, acc, None, None, 0.0, e, 0, 2.0)
         for e, acc in enumerate([0.5, 0.9, 0.9, 0.7], start=1)
     ]
     result = method_summary(history, None)

@@ -1,35 +1,45 @@
-"""Where pixels come from: an array in memory, or files that are decoded when they are read."""
+"""Where images come from: an array in memory, files, or records of packed shards; and what a
+decoder may be given.
 
-import itertools
+Decoders meet broken files in different ways: some raise, some paint the rest grey, some do either
+depending on the crop. So every file passes `prepare` first, which reads its structure, not its
+pixels: what comes out of it, every decoder here can decode.
+"""
+
+import io
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import struct
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from alr_fast.errors import UserError
+from alr_fast.data.index import PathTable
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-LARGEST_DEFAULT_SIZE = 224
+MAX_PIXELS = 178_956_970  # what Pillow, too, refuses as a decompression bomb
+
+
+class BrokenImage(Exception):
+    """A file that gives no image; the message is the reason, without the path."""
 
 
 class Images(Protocol):
-    """Images of one split by row, all uint8 of the same shape (C, S, S).
+    """Images of one split by row.
 
     Attributes:
-        shape: (C, S, S).
-        array: All images, uint8 [N, C, S, S], where they are in memory, else None.
+        array: All pixels, uint8 [N, C, S, S], where they are in memory, else None.
     """
 
-    shape: tuple[int, int, int]
     array: NDArray[np.uint8] | None
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, row: int) -> NDArray[np.uint8]: ...
+    def take(self, rows: NDArray[np.int64]) -> "Images": ...
 
 
 class ArrayImages:
@@ -41,13 +51,9 @@ class ArrayImages:
 
     def __init__(self, array: NDArray[np.uint8]) -> None:
         self.array = array
-        self.shape = array.shape[1:]
 
     def __len__(self) -> int:
         return len(self.array)
-
-    def __getitem__(self, row: int) -> NDArray[np.uint8]:
-        return self.array[row]
 
     def take(self, rows: NDArray[np.int64]) -> "ArrayImages":
         """The images of these rows."""
@@ -55,108 +61,299 @@ class ArrayImages:
 
 
 class FileImages:
-    """RGB images in files: the shorter side is resized to ``size``, the centre square is kept.
+    """Encoded images, a file each.
 
     Args:
         root: Folder that the paths start from.
         paths: Path of each row below the root.
-        size: Side S in pixels.
     """
 
-    def __init__(self, root: Path, paths: Sequence[str], size: int) -> None:
+    array = None
+
+    def __init__(self, root: Path, paths: PathTable) -> None:
         self.root = root
         self.paths = paths
-        self.size = size
-        self.shape = (3, size, size)
-        self.array: NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, row: int) -> NDArray[np.uint8]:
-        if self.array is not None:
-            return self.array[row]
-        return decode(os.path.join(self.root, self.paths[row]), self.size)
+    def take(self, rows: NDArray[np.int64]) -> "FileImages":
+        """The images of these rows."""
+        return FileImages(self.root, self.paths.take(rows))
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all decoded images together."""
-        return len(self.paths) * int(np.prod(self.shape))
+    def name(self, row: int) -> str:
+        """Path of a row, for messages."""
+        return os.path.join(self.root, self.paths[row])
 
-    def verify(self, *, keep: bool, workers: int, progress: Callable[[Iterable], Iterable]) -> None:
-        """Decodes every image once, so that a broken one is known before training starts.
-
-        Args:
-            keep: Keep the decoded images in memory.
-            workers: Threads to decode with.
-            progress: Wraps the iteration over the images, to show how far it is.
+    def read(self, row: int) -> bytes:
+        """The bytes of a row.
 
         Raises:
-            UserError: Images that cannot be read; the message names the first ones.
+            BrokenImage: The file is missing or cannot be read.
         """
-        array = np.empty((len(self), *self.shape), dtype=np.uint8) if keep else None
-        broken: list[str] = []
-
-        def check(row: int) -> None:
-            try:
-                image = self[row]
-            except UserError as error:
-                broken.append(str(error))
-            else:
-                if array is not None:
-                    array[row] = image
-
-        with ThreadPoolExecutor(max(workers, 1)) as pool:
-            for _ in progress(_bounded_map(pool, check, range(len(self)))):
-                pass
-        if broken:
-            broken.sort()
-            count = "" if len(broken) == 1 else f" ({len(broken)} such files, this is the first)"
-            raise UserError(broken[0] + count)
-        self.array = array
+        try:
+            with open(self.name(row), "rb", buffering=0) as file:
+                return file.read()
+        except FileNotFoundError:
+            raise BrokenImage("no such file") from None
+        except OSError as error:
+            raise BrokenImage(error.strerror or str(error)) from None
 
 
-def _bounded_map(pool: ThreadPoolExecutor, function: Callable, rows: range) -> Iterable:
-    # Executor.map would make a future for every row of a set of millions at once.
-    for start in range(0, len(rows), 1024):
-        yield from pool.map(function, itertools.islice(rows, start, start + 1024))
+class ShardImages:
+    """Encoded images, records of tar files.
 
-
-def decode(path: str, size: int) -> NDArray[np.uint8]:
-    """Decodes one file to RGB, uint8 [3, size, size]: resized by its shorter side, centre kept.
-
-    Raises:
-        UserError: The file is missing, truncated or no image; the message names it.
+    Args:
+        shards: The tar files.
+        shard: Number of each row's shard, int32 [N].
+        offset: First byte of each row's record, int64 [N].
+        size: Bytes of each row's record, int64 [N].
+        paths: Path that each row had before it was packed, for messages.
     """
-    with open_image(path) as image:
-        width, height = image.size
-        if (width, height) != (size, size):
-            from PIL import Image
 
-            # Crop first, in source coordinates: pixels that are thrown away are never resized.
-            side = min(width, height)
-            left, top = (width - side) // 2, (height - side) // 2
-            box = (left, top, left + side, top + side)
-            image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
-        return np.asarray(image).transpose(2, 0, 1).copy()
+    array = None
+
+    def __init__(
+        self,
+        shards: list[Path],
+        shard: NDArray[np.int32],
+        offset: NDArray[np.int64],
+        size: NDArray[np.int64],
+        paths: PathTable,
+    ) -> None:
+        self.shards = shards
+        self.shard = shard
+        self.offset = offset
+        self.size = size
+        self.paths = paths
+        self._files: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_files": {}}  # a worker process opens its own
+
+    def take(self, rows: NDArray[np.int64]) -> "ShardImages":
+        """The images of these rows."""
+        columns = (self.shard[rows], self.offset[rows], self.size[rows])
+        return ShardImages(self.shards, *columns, self.paths.take(rows))
+
+    def name(self, row: int) -> str:
+        """Shard and former path of a row, for messages."""
+        return f"{self.shards[self.shard[row]]}:{self.paths[row]}"
+
+    def read(self, row: int) -> bytes:
+        """The bytes of a row.
+
+        Raises:
+            BrokenImage: The shard is missing or shorter than its index says.
+        """
+        shard, size = int(self.shard[row]), int(self.size[row])
+        try:
+            if shard not in self._files:
+                self._files[shard] = os.open(self.shards[shard], os.O_RDONLY)
+            data = os.pread(self._files[shard], size, int(self.offset[row]))
+        except OSError as error:
+            raise BrokenImage(error.strerror or str(error)) from None
+        if len(data) < size:
+            raise BrokenImage("the shard ends before this record")
+        return data
 
 
-def open_image(path: str):
-    """The whole image of a file as a PIL image in RGB, turned as its EXIF entry says.
+@dataclass(frozen=True)
+class Encoded:
+    """An image that any decoder can decode.
+
+    Attributes:
+        data: JPEG, PNG, WebP, or binary PPM.
+        height: Height in pixels after the EXIF rotation.
+        width: Width in pixels after the EXIF rotation.
+        orientation: EXIF orientation of a JPEG, 1 to 8; 1 is upright.
+    """
+
+    data: bytes
+    height: int
+    width: int
+    orientation: int = 1
+
+
+def prepare(data: bytes) -> Encoded:
+    """Checks the structure of an encoded image; converts what not every decoder knows.
+
+    JPEG, PNG and WebP pass as they are when they are whole: headers in order and the end where it
+    belongs. Other kinds, PNGs of 16 bits, and turned images that are not JPEGs are decoded here and
+    passed on as PPM. Flipped bits inside the compressed pixels are not seen.
 
     Raises:
-        UserError: The file is missing, truncated or no image; the message names it.
+        BrokenImage: Empty, no image, cut off, or larger than `MAX_PIXELS`.
+    """
+    if not data:
+        raise BrokenImage("the file is empty")
+    if data[:2] == b"\xff\xd8":
+        height, width, orientation = _jpeg_header(data)
+        _refuse_size(height, width)
+        if orientation > 4:
+            height, width = width, height
+        return Encoded(data, height, width, orientation)
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        height, width, depth, turned = _png_header(data)
+        if depth == 16 or turned:
+            return decode_with_pillow(data)
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        if len(data) < 8 + int.from_bytes(data[4:8], "little"):
+            raise BrokenImage("the WebP is cut off")
+        if b"EXIF" in data or b"ANIM" in data[:64]:
+            return decode_with_pillow(data)
+        width, height = _webp_size(data)
+    else:
+        return decode_with_pillow(data)
+    _refuse_size(height, width)
+    return Encoded(data, height, width)
+
+
+def decode_with_pillow(data: bytes) -> Encoded:
+    """The whole image as PPM in RGB, turned as its EXIF entry says.
+
+    Raises:
+        BrokenImage: Pillow cannot decode it.
     """
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
+        with Image.open(io.BytesIO(data)) as image:
+            _refuse_size(image.height, image.width)
+            image.load()
+            if image.mode.startswith("I;16"):  # Pillow's conversion would cut off at 255
+                image = Image.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8))
+            pixels = ImageOps.exif_transpose(image).convert("RGB")
+    except BrokenImage:
+        raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        if isinstance(error, FileNotFoundError):
-            reason = "no such file"
-        else:
-            reason = " ".join(str(error).split()).replace(f"'{path}'", "it") or type(error).__name__
-        raise UserError(
-            f"{path}: cannot be read as an image ({reason}); replace or remove the file"
-        ) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "cannot identify image file" in reason:
+            reason = "not an image"
+        raise BrokenImage(reason) from None
+    header = b"P6 %d %d 255\n" % pixels.size
+    return Encoded(header + pixels.tobytes(), pixels.height, pixels.width)
+
+
+def decode_rgb(encoded: Encoded) -> Tensor:
+    """The pixels of a prepared image, uint8 [3, H, W], turned as its EXIF entry says.
+
+    Raises:
+        BrokenImage: The compressed pixels cannot be decoded.
+    """
+    import simplejpeg
+
+    data = encoded.data
+    if data.startswith(b"\xff\xd8") and encoded.orientation == 1:
+        try:
+            # Not strict: a damaged scan gives damaged pixels, as from DALI; `verify` finds it.
+            pixels = simplejpeg.decode_jpeg(data, "RGB", strict=False)
+            return torch.from_numpy(pixels).permute(2, 0, 1)
+        except ValueError:
+            pass  # CMYK, or undecodable: Pillow knows, and says why
+    if not data.startswith(b"P6 "):
+        data = decode_with_pillow(data).data
+    pixels = np.frombuffer(data, np.uint8, offset=data.index(b"\n") + 1)
+    pixels = torch.from_numpy(pixels.reshape(encoded.height, encoded.width, 3).copy())
+    return pixels.permute(2, 0, 1)
+
+
+def _refuse_size(height: int, width: int) -> None:
+    if not 0 < height * width <= MAX_PIXELS:
+        raise BrokenImage(f"{width} x {height} pixels")
+
+
+def _png_header(data: bytes) -> tuple[int, int, int, bool]:
+    """Height, width, bits and whether an EXIF block may turn it; every checksum is checked.
+
+    Some decoders crash on compressed pixels that are damaged. Source of the chunks: ISO/IEC 15948.
+    """
+    position, turned, chunks = 8, False, []
+    while not chunks or chunks[-1] != b"IEND":
+        if len(data) < position + 12:
+            raise BrokenImage("the PNG is cut off")
+        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
+        chunks.append(data[position + 4 : position + 8])
+        if len(data) < end + 4:
+            raise BrokenImage("the PNG is cut off")
+        if zlib.crc32(memoryview(data)[position + 4 : end]) != int.from_bytes(
+            data[end : end + 4], "big"
+        ):
+            raise BrokenImage("the PNG is damaged")
+        turned = turned or chunks[-1] == b"eXIf"
+        position = end + 4
+    if chunks[0] != b"IHDR" or b"IDAT" not in chunks:
+        raise BrokenImage("the PNG is damaged")
+    width, height, depth = struct.unpack(">IIB", data[16:25])
+    _refuse_size(height, width)  # before anybody decodes it
+    return height, width, depth, turned
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.size
+    except Exception:  # whatever its header parser raises
+        raise BrokenImage("the WebP's header is damaged") from None
+
+
+def _jpeg_header(data: bytes) -> tuple[int, int, int]:
+    """Height, width and EXIF orientation from the markers of a JPEG, up to the first scan.
+
+    Source of the markers: ITU-T T.81, annex B.
+    """
+    position, size, orientation = 2, None, 1
+    try:
+        while True:
+            if data[position] != 0xFF:
+                raise BrokenImage("the JPEG's headers are damaged")
+            marker = data[position + 1]
+            if marker == 0xFF:  # fill byte
+                position += 1
+                continue
+            length = int.from_bytes(data[position + 2 : position + 4], "big")
+            if length < 2:
+                raise BrokenImage("the JPEG's headers are damaged")
+            if marker in (0xC0, 0xC1, 0xC2):  # baseline, extended, progressive
+                if data[position + 4] != 8:
+                    raise BrokenImage(f"a JPEG of {data[position + 4]} bits")
+                size = struct.unpack(">HH", data[position + 5 : position + 9])
+            elif marker in _OTHER_FRAMES:
+                raise BrokenImage("a kind of JPEG that decoders do not know (lossless, arithmetic)")
+            elif marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
+                orientation = _orientation(data[position + 10 : position + 2 + length])
+            elif marker == 0xDA:  # the first scan
+                break
+            position += 2 + length
+    except (IndexError, struct.error):
+        raise BrokenImage("the JPEG is cut off") from None
+    if size is None:
+        raise BrokenImage("the JPEG's headers are damaged")
+    if data.rfind(b"\xff\xd9", position) < 0:
+        raise BrokenImage("the JPEG is cut off")
+    return *size, orientation
+
+
+_OTHER_FRAMES = frozenset((0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF))
+
+
+def _orientation(exif: bytes) -> int:
+    """Orientation that an EXIF block states, 1 to 8; 1 where it states none."""
+    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
+    if order is None or len(exif) < 8:
+        return 1
+    try:
+        (first,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, first)
+        for entry in range(first + 2, first + 2 + 12 * count, 12):
+            tag, kind, _, value = struct.unpack_from(order + "HHIH", exif, entry)
+            if tag == 0x0112:
+                return value if kind == 3 and 1 <= value <= 8 else 1
+    except struct.error:
+        pass  # decoders, too, go on without a damaged EXIF block
+    return 1

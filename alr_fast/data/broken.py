@@ -1,0 +1,106 @@
+"""Files that give no image: said once, counted, and a limit to how many a run accepts."""
+
+import csv
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from alr_fast.data.datasets import Split, cache_folder
+from alr_fast.data.index import SampleIndex
+from alr_fast.errors import UserError
+
+
+class BrokenSamples:
+    """Samples of a split that turned out to give no image.
+
+    Args:
+        split: The samples.
+        max_share: Largest share of them that may be broken before the run stops.
+        say: Takes a line of text for each broken sample, once.
+
+    Attributes:
+        reasons: id -> (path, reason).
+    """
+
+    def __init__(
+        self, split: Split, max_share: float = 0.001, say: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self._split = split
+        self._max_share = max_share
+        self._say = say
+        self.reasons: dict[int, tuple[str, str]] = {}
+
+    def report(self, row: int, reason: str) -> None:
+        """Notes that a row gave no image.
+
+        Raises:
+            UserError: More than the accepted share of the split is broken.
+        """
+        sample = int(self._split.index.ids[row])
+        if sample in self.reasons:
+            return
+        name = self._split.images.name(row)
+        self.reasons[sample] = (self._split.index.paths[row], reason)
+        self._say(f"broken: {name} (id {sample}): {reason}; left out")
+        if len(self.reasons) > self._max_share * len(self._split):
+            raise UserError(
+                f"{name}: cannot be read as an image ({reason}); with it {len(self.reasons):,} of "
+                f"{len(self._split):,} files are broken, more than --data.max_broken "
+                f"{self._max_share:g}; find them all with `python -m alr_fast.data verify`"
+            )
+
+
+EXCLUSION_COLUMNS = ("id", "path", "reason")
+
+
+def default_exclusion_file(index: SampleIndex) -> Path:
+    """Where `verify` writes the list of a split's broken files, and training looks for it."""
+    return cache_folder() / "excluded" / f"{index.sample_fingerprint()[:32]}.csv"
+
+
+def write_exclusions(path: Path, rows: Iterable[tuple[int, str, str]]) -> None:
+    """Writes (id, path, reason) lines, replacing the file in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, fresh = tempfile.mkstemp(dir=path.parent, suffix=".csv")
+    try:
+        with open(handle, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file)
+            writer.writerow(EXCLUSION_COLUMNS)
+            writer.writerows(rows)
+        os.replace(fresh, path)
+    except BaseException:
+        os.unlink(fresh)
+        raise
+
+
+def read_exclusions(path: Path, index: SampleIndex) -> np.ndarray:
+    """Rows, int64 ascending, that a list excludes.
+
+    Args:
+        path: CSV file with the columns id, path and reason.
+        index: The whole split.
+
+    Raises:
+        UserError: The file cannot be read, or names a sample that the split does not have.
+    """
+    rows: set[int] = set()
+    try:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            for line in csv.DictReader(file):
+                try:
+                    row = int(index.rows_of([int(line["id"])])[0])
+                    known = index.paths[row] == line["path"]
+                except (KeyError, TypeError, ValueError):
+                    known = False
+                if not known:
+                    raise UserError(
+                        f"{path}: its sample {line.get('id')} ({line.get('path')}) is not in this "
+                        "data set; write the list anew with `python -m alr_fast.data verify`"
+                    )
+                rows.add(row)
+    except OSError as error:
+        raise UserError(f"--data.exclude {path}: {error.strerror or error}") from error
+    return np.array(sorted(rows), dtype=np.int64)

@@ -1,0 +1,236 @@
+"""Data sets by name: recognises a layout, lists a split, and keeps the list in a cache."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from alr_fast.data.images import FileImages, Images
+from alr_fast.data.index import PathTable, SampleIndex
+from alr_fast.data.layouts import (
+    Found,
+    Layout,
+    Listing,
+    animal10n,
+    cifar,
+    clothing1m,
+    digits,
+    folder,
+    food101n,
+    packed,
+    table,
+    webvision,
+)
+from alr_fast.errors import UserError
+
+# In the order in which `auto` takes the first that fits. A folder of classes fits the most, so it
+# follows those with a file of their own; animal10n follows it, as its train/{0..9} may be anyone's.
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout
+    for layout in (
+        packed.LAYOUT,
+        cifar.CIFAR10,
+        cifar.CIFAR100,
+        clothing1m.LAYOUT,
+        webvision.WEBVISION,
+        webvision.MINI,
+        food101n.LAYOUT,
+        folder.LAYOUT,
+        animal10n.LAYOUT,
+        table.LAYOUT,
+    )
+}
+_VERSION = 1  # of the cached index: other versions are read anew
+_SETTLE_SECONDS = 2  # a source younger than this may change within the same time stamp
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples of one split and their pixels, row by row.
+
+    Attributes:
+        index: Ids, labels and names.
+        images: Encoded image files, or an array of pixels.
+    """
+
+    index: SampleIndex
+    images: Images
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, rows) -> "Split":
+        """The samples of these ascending rows, int64 [M], with their ids."""
+        return Split(self.index.take(rows), self.images.take(rows))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set that was found.
+
+    Attributes:
+        layout: How it lies on disk.
+        found: Where it lies, and the sentence that says so.
+    """
+
+    layout: Layout
+    found: Found
+
+    def split(self, name: str) -> Split:
+        """Reads one split; the list comes from the cache where its sources have not changed.
+
+        Args:
+            name: One of ``layout.splits``; ``train`` and ``test`` always exist.
+
+        Raises:
+            UserError: No such split, or the data cannot be used; the message names the way out.
+        """
+        if name not in self.layout.splits:
+            raise UserError(
+                f"{self.layout.name} has no split {name}; there is {', '.join(self.layout.splits)}"
+            )
+        entry = _CacheEntry(self, name)
+        listing = entry.load()
+        if listing is None:
+            began = time.time_ns()
+            listing = self.layout.read(self.found, name)
+            entry.store(listing, began)
+        if not len(listing.index):
+            raise UserError(f"{self.found.root}: the split {name} of {self.layout.name} is empty")
+        images = listing.images
+        if images is None:
+            images = FileImages(self.found.root, listing.index.paths)
+        return Split(listing.index, images)
+
+
+def open_dataset(name: str, root: str | os.PathLike | None) -> Dataset:
+    """Finds a data set in a folder; lists nothing yet.
+
+    Args:
+        name: ``digits``, a name of `LAYOUTS`, or ``auto`` to recognise the layout.
+        root: Folder or file with the data as it was downloaded; None for digits alone.
+
+    Raises:
+        UserError: The folder is missing, or does not hold this data set; the message says what was
+            looked for and what was found.
+    """
+    if name == "digits":
+        return Dataset(digits.LAYOUT, digits.FOUND)
+    if name != "auto" and name not in LAYOUTS:
+        raise UserError(
+            f"--data.name {name}: no such data set; there is auto, digits, {', '.join(LAYOUTS)}"
+        )
+    if root is None:
+        raise UserError(f"data set {name} needs a folder of images: pass --data-root DIR")
+    path = Path(root)
+    if not path.exists():
+        raise UserError(f"--data-root {root}: no such folder")
+    candidates = LAYOUTS.values() if name == "auto" else (LAYOUTS[name],)
+    for layout in candidates:
+        found = layout.find(path)
+        if found is not None:
+            return Dataset(layout, found)
+    looked = "; ".join(f"{layout.name}: {layout.looked_for}" for layout in candidates)
+    if path.is_file():
+        raise UserError(f"--data-root {root}: is not a folder, and no list; looked for {looked}")
+    names = sorted(os.listdir(path))
+    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    state = f"none of the known layouts in it (found: {shown})" if names else "the folder is empty"
+    raise UserError(f"--data-root {root}: {state}; looked for {looked}")
+
+
+def cache_folder() -> Path:
+    """Where indices and exclusion lists are kept: ``ALR_FAST_CACHE``, else below the user's cache
+    folder (``XDG_CACHE_HOME``, ``~/.cache``)."""
+    given = os.environ.get("ALR_FAST_CACHE")
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alr_fast"
+
+
+class _CacheEntry:
+    """The cached list of one split: arrays to be mapped into memory, and what they are of."""
+
+    def __init__(self, dataset: Dataset, split: str) -> None:
+        paths = (dataset.found.root, *dataset.found.lists)
+        names = (dataset.layout.name.encode(), split.encode())
+        key = b"\0".join((*names, *(os.fsencode(path.absolute()) for path in paths)))
+        self._folder = cache_folder() / "index" / hashlib.sha256(key).hexdigest()[:32]
+
+    def load(self) -> Listing | None:
+        """The list as it was stored, None where its sources have changed since."""
+        try:
+            facts = json.loads((self._folder / "facts.json").read_text(encoding="utf-8"))
+            if facts["version"] != _VERSION or facts["sources"] != _stamps(
+                [Path(path) for path, *_ in facts["sources"]]
+            ):
+                return None
+            # Paths are most of it, and stay on disk until they are asked for.
+            arrays = {
+                name: np.load(
+                    self._folder / f"{name}.npy",
+                    mmap_mode="r" if name in ("paths", "offsets") else None,
+                    allow_pickle=False,
+                )
+                for name in facts["arrays"]
+            }
+        except (OSError, ValueError, KeyError):
+            return None  # never written, or damaged: it is read anew
+        offsets = arrays["offsets"]
+        index = SampleIndex(
+            ids=np.arange(len(offsets) - 1),
+            paths=PathTable(arrays["paths"], offsets[:-1], offsets[1:]),
+            labels=arrays["labels"],
+            clean_labels=arrays.get("clean_labels"),
+            class_names=tuple(facts["class_names"]),
+        )
+        return Listing(index)
+
+    def store(self, listing: Listing, began: int) -> None:
+        """Stores a list that was read from time ``began`` (ns) on, if its sources have settled."""
+        if not listing.sources or listing.images is not None:
+            return
+        try:
+            stamps = _stamps(listing.sources)
+            if max(stamp[2] for stamp in stamps) > began - _SETTLE_SECONDS * 10**9:
+                return
+            self._write(listing.index, stamps)
+        except OSError:
+            return  # a cache that cannot be written costs time, nothing else
+
+    def _write(self, index: SampleIndex, stamps: list[list]) -> None:
+        arrays = {
+            "paths": index.paths.blob,
+            "offsets": np.append(index.paths.starts, index.paths.ends[-1:]),
+            "labels": index.labels,
+        }
+        if index.clean_labels is not None:
+            arrays["clean_labels"] = index.clean_labels
+        facts = {
+            "version": _VERSION,
+            "sources": stamps,
+            "arrays": list(arrays),
+            "class_names": index.class_names,
+        }
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=self._folder.parent))
+        try:
+            for name, array in arrays.items():
+                np.save(fresh / f"{name}.npy", array)
+            (fresh / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+            shutil.rmtree(self._folder, ignore_errors=True)
+            os.replace(fresh, self._folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _stamps(sources) -> list[list]:
+    """Path, size and time of change (ns) of each source."""
+    stats = [(path, os.stat(path)) for path in sources]
+    return [[os.fspath(path.absolute()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]

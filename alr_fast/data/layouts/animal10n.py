@@ -1,0 +1,145 @@
+"""ANIMAL-10N: 64x64 photographs of ten animals that are easily mistaken for each other.
+
+``data_batch_*.bin`` and ``test_batch.bin``; or ``training/`` and ``testing/`` with
+``<label>_<rest>.jpg``; or ``train/{0..9}/`` and ``test/{0..9}/``.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from alr_fast.data.images import ArrayImages
+from alr_fast.data.index import PathTable
+from alr_fast.data.layouts import (
+    IMAGE_SUFFIXES,
+    Found,
+    Layout,
+    Listing,
+    list_images,
+    new_index,
+    present,
+)
+from alr_fast.data.layouts.folder import list_class_folders
+from alr_fast.errors import UserError
+
+CLASSES = (
+    *("cat", "lynx", "wolf", "coyote", "cheetah"),
+    *("jaguar", "chimpanzee", "orangutan", "hamster", "guinea pig"),
+)
+SHAPE = (3, 64, 64)
+RECORD = np.dtype([("id", "<i4"), ("label", "<i4"), ("pixels", "u1", SHAPE)])  # 12,296 bytes
+_DIGITS = tuple(str(k) for k in range(len(CLASSES)))
+_FLAT = {"train": "training", "test": "testing"}
+
+
+def find(root: Path) -> Found | None:
+    """One of the three forms.
+
+    Folders ``train/{0..9}`` may hold anything that has ten classes: ``auto`` asks for a plain
+    folder of classes first, and takes them for animals only where this data set is named.
+    """
+    if _batches(root) and not (root / "batches.meta.txt").is_file():  # CIFAR-10 has that file
+        return Found(root, f"ANIMAL-10N records in {root}")
+    if all((root / name).is_dir() for name in _FLAT.values()):
+        return Found(root, f"ANIMAL-10N images in {root}/training and {root}/testing")
+    if all((root / split / digit).is_dir() for split in ("train", "test") for digit in _DIGITS):
+        return Found(root, f"ANIMAL-10N images in {root}/train/0 to 9 and {root}/test/0 to 9")
+    return None
+
+
+def read(found: Found, split: str) -> Listing:
+    """Lists one split: of records in their order, of image files in sorted order.
+
+    Records give pixels too, uint8 [N, 3, 64, 64]; a sample's path is then its file and its position
+    in it: ``data_batch_1/00042``.
+
+    Raises:
+        UserError: A file or folder is missing, does not hold whole records, or has a label out of
+            range; the message names the record or the image.
+    """
+    root = found.root
+    if _batches(root):
+        return _read_records(_batches(root) if split == "train" else [root / "test_batch.bin"])
+    if (root / _FLAT["train"]).is_dir():
+        return _read_flat(root / _FLAT[split])
+    listing = list_class_folders(root, present(root / split), _DIGITS)
+    index = listing.index
+    return Listing(new_index(index.paths, index.labels, CLASSES), listing.sources)
+
+
+def _batches(root: Path) -> list[Path]:
+    """``data_batch_<number>.bin`` by number: 2 before 10."""
+    numbered = [(path, re.fullmatch(r"data_batch_(\d+)", path.stem)) for path in root.glob("*.bin")]
+    return [path for path, match in sorted(numbered, key=_number) if match]
+
+
+def _number(entry: tuple[Path, re.Match | None]) -> int:
+    return int(entry[1][1]) if entry[1] else -1
+
+
+def _read_records(files: list[Path]) -> Listing:
+    counts = [_count(present(file)) for file in files]
+    array = np.empty((sum(counts), *SHAPE), dtype=np.uint8)
+    labels = np.empty(len(array), dtype=np.int64)
+    first = 0
+    for file, count in zip(files, counts, strict=True):
+        if not count:
+            continue  # an empty file cannot be mapped
+        records = np.memmap(file, dtype=RECORD, mode="r", shape=(count,))
+        array[first : first + count] = records["pixels"]
+        labels[first : first + count] = records["label"]
+        wrong = np.flatnonzero((records["label"] < 0) | (records["label"] >= len(CLASSES)))
+        if len(wrong):
+            raise UserError(
+                f"{file}: label {records['label'][wrong[0]]} of record {wrong[0]} is out of range, "
+                f"labels are 0 to {len(CLASSES) - 1}; restore it from the download"
+            )
+        first += count
+    paths = (
+        f"{file.stem}/{position:05d}"
+        for file, count in zip(files, counts, strict=True)
+        for position in range(count)
+    )
+    index = new_index(PathTable.of(paths), labels, CLASSES)
+    return Listing(index, tuple(files), ArrayImages(array))
+
+
+def _count(file: Path) -> int:
+    numbers = re.fullmatch(r"data_batch_(\d+)", file.stem)
+    if numbers and int(numbers[1]) > 1:  # of files that count from 1, none may be missing
+        present(file.with_name(f"data_batch_{int(numbers[1]) - 1}.bin"))
+    size = file.stat().st_size
+    if size % RECORD.itemsize:
+        raise UserError(
+            f"{file}: {size} bytes are no whole number of records of {RECORD.itemsize} bytes; "
+            "restore it from the download"
+        )
+    return size // RECORD.itemsize
+
+
+def _read_flat(folder: Path) -> Listing:
+    files = list_images(present(folder))
+    if not files:
+        raise UserError(f"{folder}: no images in it; looked for {' '.join(IMAGE_SUFFIXES)}")
+    labels = np.empty(len(files), dtype=np.int64)
+    for row, name in enumerate(files):
+        label, separator, _ = name.partition("_")
+        if not separator or label not in _DIGITS:
+            raise UserError(
+                f"{folder / name}: expected the name <label>_<rest>.jpg with a label from 0 to "
+                f"{len(CLASSES) - 1}; rename or remove the file"
+            )
+        labels[row] = int(label)
+    table = PathTable.of(f"{folder.name}/{name}" for name in files)
+    return Listing(new_index(table, labels, CLASSES), (folder,))
+
+
+LAYOUT = Layout(
+    name="animal10n",
+    looked_for="data_batch_*.bin and test_batch.bin; training/ and testing/ with "
+    "<label>_<rest>.jpg; or train/0 to 9 and test/0 to 9",
+    splits=("train", "test"),
+    find=find,
+    read=read,
+)

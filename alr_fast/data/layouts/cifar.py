@@ -1,0 +1,310 @@
+"""CIFAR-10 and CIFAR-100: the Python pickles of the public download.
+
+``cifar-10-batches-py/{data_batch_1..5,test_batch}`` and ``cifar-100-python/{train,test}``
+"""
+
+import pickle
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alr_fast.data.images import ArrayImages
+from alr_fast.data.index import PathTable
+from alr_fast.data.layouts import Found, Layout, Listing, checked_names, new_index, present
+from alr_fast.errors import UserError
+
+CIFAR10_CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+_CIFAR100_NAMES = """
+    apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle
+    bowl boy bridge bus butterfly camel can castle caterpillar cattle
+    chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur
+    dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard
+    lamp lawn_mower leopard lion lizard lobster man maple_tree motorcycle mountain
+    mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree
+    plain plate poppy porcupine possum rabbit raccoon ray road rocket
+    rose sea seal shark shrew skunk skyscraper snail snake spider
+    squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor
+    train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+"""
+CIFAR100_CLASSES = tuple(_CIFAR100_NAMES.split())
+SHAPE = (3, 32, 32)
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """What differs between CIFAR-10 and CIFAR-100."""
+
+    title: str
+    folder: str
+    files: dict[str, tuple[str, ...]]  # split -> its pickles, in their order
+    labels: str
+    meta: str
+    meta_names: str
+    class_names: tuple[str, ...]
+
+
+_CIFAR10 = _Variant(
+    title="CIFAR-10",
+    folder="cifar-10-batches-py",
+    files={"train": tuple(f"data_batch_{k}" for k in range(1, 6)), "test": ("test_batch",)},
+    labels="labels",
+    meta="batches.meta",
+    meta_names="label_names",
+    class_names=CIFAR10_CLASSES,
+)
+_CIFAR100 = _Variant(
+    title="CIFAR-100",
+    folder="cifar-100-python",
+    files={"train": ("train",), "test": ("test",)},
+    labels="fine_labels",
+    meta="meta",
+    meta_names="fine_label_names",
+    class_names=CIFAR100_CLASSES,
+)
+
+
+def find(root: Path, variant: _Variant) -> Found | None:
+    """The folder of the pickles or its parent; one of the pickles is enough to recognise it."""
+    for folder in (root, root / variant.folder):
+        if any((folder / name).is_file() for names in variant.files.values() for name in names):
+            return Found(folder, f"{variant.title} pickles in {folder}")
+    return None
+
+
+def read(found: Found, split: str, variant: _Variant) -> Listing:
+    """Reads a split: pixels uint8 [N, 3, 32, 32], in the order of the pickles.
+
+    A sample's path is the pickle and the position in it: ``data_batch_1/00042``. The labels are the
+    true ones.
+
+    Raises:
+        UserError: A pickle is missing or damaged, holds something else than arrays and lists,
+            arrays of another shape, another number of labels than of images, or a label out of
+            range.
+    """
+    files = [present(found.root / name) for name in variant.files[split]]
+    meta = found.root / variant.meta
+    class_names = variant.class_names
+    if meta.is_file():
+        class_names = _meta_names(meta, variant)
+        sources = (*files, meta)
+    else:
+        sources = tuple(files)
+    batches = [_read_batch(file, variant.labels, len(class_names)) for file in files]
+
+    def paths() -> Iterator[str]:
+        for file, (pixels, _) in zip(files, batches, strict=True):
+            for position in range(len(pixels)):
+                yield f"{file.name}/{position:05d}"
+
+    labels = np.concatenate([labels for _, labels in batches])
+    index = new_index(PathTable.of(paths()), labels, class_names, clean_labels=labels)
+    array = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, *SHAPE)
+    return Listing(index, sources, ArrayImages(array))
+
+
+def _read_batch(
+    path: Path, key: str, num_classes: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    content = read_pickle(path)
+    width = int(np.prod(SHAPE))
+    pixels, labels = (_entry(content, name, path) for name in ("data", key))
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 2:
+        raise UserError(f"{path}: 'data' is not a uint8 array [N, {width}]; {_RESTORE}")
+    if pixels.shape[1] != width:
+        raise UserError(
+            f"{path}: 'data' has shape {list(pixels.shape)}, expected [N, {width}]; {_RESTORE}"
+        )
+    labels = integers(labels, f"{path}: '{key}'")
+    if len(labels) != len(pixels):
+        raise UserError(f"{path}: {len(labels)} labels for {len(pixels)} images; {_RESTORE}")
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        raise UserError(
+            f"{path}: label {labels[wrong[0]]} of image {wrong[0]} is out of range, labels are 0 "
+            f"to {num_classes - 1}; {_RESTORE}"
+        )
+    return pixels, labels
+
+
+def _meta_names(path: Path, variant: _Variant) -> tuple[str, ...]:
+    names = _entry(read_pickle(path), variant.meta_names, path)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: '{variant.meta_names}' is not a list of names; {_RESTORE}")
+    return checked_names(tuple(names), path, len(variant.class_names))
+
+
+def _entry(content: Any, key: str, path: Path) -> Any:
+    if not isinstance(content, dict) or key not in content:
+        raise UserError(f"{path}: no entry '{key}' in this pickle; {_RESTORE}")
+    return content[key]
+
+
+_RESTORE = "restore it from the download"
+
+
+def integers(values: Any, what: str) -> NDArray[np.int64]:
+    """A list or an array of integers as int64 [N].
+
+    Raises:
+        UserError: It is something else; the message begins with ``what``.
+    """
+    if isinstance(values, list) and all(type(value) is int for value in values):
+        try:
+            return np.array(values, dtype=np.int64)
+        except OverflowError:
+            pass
+    elif isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu":
+        return values.astype(np.int64)
+    raise UserError(f"{what} is not a list of whole numbers; {_RESTORE}")
+
+
+def read_pickle(path: Path) -> Any:
+    """What a pickle holds, where that is numbers, strings, bytes, lists, dicts and numeric numpy
+    arrays; strings of Python 2 are read as Latin-1.
+
+    Nothing that a pickle names is imported or called, so the file of a stranger does no harm.
+
+    Raises:
+        UserError: The file cannot be read, is damaged, or holds anything else.
+    """
+    try:
+        with open(path, "rb") as file:
+            return unpickle(file, path)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; {_RESTORE}") from error
+
+
+def unpickle(file: BinaryIO, path: Path) -> Any:
+    """The next pickle in an open file; see `read_pickle`."""
+    try:
+        return _plain(_Unpickler(file, encoding="latin1").load())
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can make every opcode fail in its own way
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{path}: not a pickle of arrays, lists and numbers ({reason}); {_RESTORE}"
+        ) from error
+
+
+class _Dtype:
+    """Stands for ``numpy.dtype`` in a pickle."""
+
+    def __init__(self, name: str, align: Any = False, copy: Any = True) -> None:
+        self.name = name
+        self.order = "<"
+
+    def __setstate__(self, state: tuple) -> None:
+        self.order = state[1]
+
+    def numeric(self) -> np.dtype:
+        if not re.fullmatch(r"[biuf][1248]", self.name) or self.order not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError(f"an array of type {self.name}")
+        return np.dtype(self.order + self.name)
+
+
+class _Array:
+    """Stands for ``numpy.ndarray`` in a pickle, so that no state that a file dictates ever reaches
+    numpy's own unpickling, which trusts it."""
+
+    def __init__(
+        self, dtype: Any = None, raw: Any = b"", shape: Any = (), order: str = "C"
+    ) -> None:
+        self.dtype, self.raw, self.shape, self.order = dtype, raw, shape, order
+
+    def __setstate__(self, state: tuple) -> None:
+        _, self.shape, self.dtype, fortran, self.raw = state
+        self.order = "F" if fortran else "C"
+
+    def value(self) -> NDArray | int | float | bool:
+        if type(self.dtype) is not _Dtype:
+            raise pickle.UnpicklingError("an array without a type")
+        raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
+        array = np.frombuffer(raw, self.dtype.numeric()).reshape(self.shape, order=self.order)
+        return array if array.ndim else array.item()
+
+
+def _reconstruct(kind: Any, shape: Any, dtype: Any) -> _Array:
+    return _Array()
+
+
+def _from_buffer(raw: Any, dtype: Any, shape: Any, order: str) -> _Array:
+    return _Array(dtype, raw, shape, order)
+
+
+def _scalar(dtype: Any, raw: Any) -> _Array:
+    return _Array(dtype, raw)
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    return text.encode("latin1")  # how protocols below 3 write bytes
+
+
+def _no_bytes() -> bytes:
+    return b""  # how protocols below 3 write empty ones
+
+
+# numpy 2 has moved its modules; both names are in use.
+_KNOWN: dict[tuple[str, str], Any] = {
+    ("numpy", "dtype"): _Dtype,
+    ("numpy", "ndarray"): "ndarray",
+    ("_codecs", "encode"): _encode,
+    ("builtins", "bytes"): _no_bytes,
+    ("__builtin__", "bytes"): _no_bytes,
+} | {
+    (f"numpy.{core}.{module}", name): stand_in
+    for core in ("core", "_core")
+    for module, name, stand_in in (
+        ("multiarray", "_reconstruct", _reconstruct),
+        ("multiarray", "scalar", _scalar),
+        ("numeric", "_frombuffer", _from_buffer),
+    )
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return _KNOWN[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("it holds torch tensors")
+
+
+def _plain(value: Any) -> Any:
+    if type(value) is _Array:
+        return value.value()
+    if type(value) is dict:
+        return {key: _plain(item) for key, item in value.items()}
+    if type(value) is list:
+        return [_plain(item) for item in value]
+    if value is None or type(value) in (bool, int, float, str, bytes, bytearray):
+        return value
+    raise pickle.UnpicklingError(f"it holds a {type(value).__name__}")
+
+
+def _layout(name: str, variant: _Variant) -> Layout:
+    return Layout(
+        name=name,
+        looked_for=f"{variant.folder} or its files "
+        + ", ".join(file for files in variant.files.values() for file in files),
+        splits=("train", "test"),
+        find=partial(find, variant=variant),
+        read=partial(read, variant=variant),
+    )
+
+
+CIFAR10 = _layout("cifar10", _CIFAR10)
+CIFAR100 = _layout("cifar100", _CIFAR100)

@@ -1,0 +1,109 @@
+"""CIFAR-N: the labels that people gave to the training images of CIFAR-10 and CIFAR-100.
+
+``CIFAR-10_human.pt``, ``CIFAR-100_human.pt``
+"""
+
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alr_fast.data.layouts.cifar import integers, unpickle
+from alr_fast.errors import UserError
+
+_LEGACY_HEADERS = 3  # torch.save before 1.6: magic number, version, machine, each its own pickle
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+def read_cifar_n(path: Path, key: str, clean: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The labels of one annotation, int64 [N].
+
+    The order of the file is that of the Python pickles of CIFAR; that its ``clean_label`` equals
+    the labels of the data set is the proof.
+
+    Args:
+        path: ``CIFAR-10_human.pt`` or ``CIFAR-100_human.pt``.
+        key: ``aggre``, ``worse``, ``random1`` to ``random3``, ``noisy``, or the name as the file
+            has it, such as ``random_label1``.
+        clean: True labels of the whole training split, int64 [N].
+
+    Raises:
+        UserError: The file is missing, damaged or of another data set, has no such annotation, or
+            its order is not that of ``clean``.
+    """
+    content = _load(path)
+    annotations = _annotations(content)
+    if not annotations or "clean_label" not in content:
+        raise UserError(
+            f"{path}: holds no labels of CIFAR-N; pass CIFAR-10_human.pt or CIFAR-100_human.pt"
+        )
+    name = annotations.get(key, key)
+    if name not in annotations.values():
+        raise UserError(f"{path}: no labels {key}; there is {', '.join(annotations)}")
+    true = integers(content["clean_label"], f"{path}: 'clean_label'")
+    labels = integers(content[name], f"{path}: '{name}'")
+    for what, column in (("clean_label", true), (name, labels)):
+        if len(column) != len(clean):
+            raise UserError(
+                f"{path}: '{what}' has {len(column)} labels, the training split {len(clean)}; pass "
+                "the file that belongs to this data set"
+            )
+    different = np.flatnonzero(true != clean)
+    if len(different):
+        first = different[0]
+        raise UserError(
+            f"{path}: its true labels are not those of the data set, first at sample {first} "
+            f"({true[first]} here, {clean[first]} there); pass the file that belongs to this data "
+            "set, in the order of the Python pickles"
+        )
+    last = int(true.max(initial=0))  # every class occurs among the true labels
+    wrong = np.flatnonzero((labels < 0) | (labels > last))
+    if len(wrong):
+        raise UserError(
+            f"{path}: label {labels[wrong[0]]} of sample {wrong[0]} in '{name}' is out of range, "
+            f"labels are 0 to {last}; restore it from the download"
+        )
+    return labels
+
+
+def _annotations(content: Any) -> dict[str, str]:
+    """Short name -> name in the file; CIFAR-100's superclasses are no labels of its classes."""
+    if not isinstance(content, dict):
+        return {}
+    names = {}
+    for name in content:
+        match = re.fullmatch(r"(?!clean)([a-z]+)_label(\d*)", name) if type(name) is str else None
+        if match:
+            names[match[1] + match[2]] = name
+    return names
+
+
+def _load(path: Path) -> Any:
+    """What ``torch.save`` wrote, in its zip format or the one before."""
+    try:
+        with open(path, "rb") as file:
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    names = [n for n in archive.namelist() if n.count("/") == 1]
+                    inner = next((n for n in names if n.endswith("/data.pkl")), None)
+                    if inner is None:
+                        raise zipfile.BadZipFile("no data.pkl in it")
+                    with archive.open(inner) as pickled:
+                        return unpickle(pickled, path)
+            file.seek(0)
+            content = unpickle(file, path)
+            if content == _LEGACY_MAGIC:
+                for _ in range(_LEGACY_HEADERS):
+                    content = unpickle(file, path)
+            return content
+    except zipfile.BadZipFile as error:
+        raise UserError(
+            f"{path}: not a file of torch.save ({error}); restore it from the download"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror or error}; pass the CIFAR-N file as downloaded"
+        ) from error

@@ -1,0 +1,115 @@
+"""Clothing1M: a million images from shops with the labels of the shops, and a few by hand.
+
+``{noisy,clean}_label_kv.txt``, ``noisy_train_key_list.txt``,
+``clean_{train,val,test}_key_list.txt`` and ``category_names_eng.txt``; they lie beside the folders
+``0`` to ``9``, or in ``annotations/`` with the images in ``images/``.
+"""
+
+import os
+from array import array
+from pathlib import Path
+
+import numpy as np
+
+from alr_fast.data.layouts import (
+    Found,
+    Layout,
+    Listing,
+    PathList,
+    class_lines,
+    labelled_lines,
+    new_index,
+    numbered_lines,
+    present,
+    shown,
+)
+from alr_fast.errors import UserError
+
+NUM_CLASSES = 14
+_IMAGES = b"images/"
+_NAMES = "category_names_eng.txt"
+# split -> list of its images, file with their labels
+_LISTS = {
+    "train": ("noisy_train_key_list.txt", "noisy_label_kv.txt"),
+    "clean_train": ("clean_train_key_list.txt", "clean_label_kv.txt"),
+    "val": ("clean_val_key_list.txt", "clean_label_kv.txt"),
+    "test": ("clean_test_key_list.txt", "clean_label_kv.txt"),
+}
+
+
+def find(root: Path) -> Found | None:
+    """The root with the text files in it or in ``annotations/``; one of them is enough."""
+    folder = _text_folder(root)
+    return None if folder is None else Found(root, f"Clothing1M, lists in {folder}")
+
+
+def read(found: Found, split: str) -> Listing:
+    """Lists one split in the order of its key list; of a million lines in seconds.
+
+    The labels of ``train`` are those of the shops, and its ``clean_labels`` None: only a few of
+    these images were labelled by hand too. The other splits have the labels by hand as both.
+
+    Raises:
+        UserError: A file or the folder of the images is missing, a listed image has no label or two
+            different ones, stands in the list twice or leaves the root, or a label is out of range.
+    """
+    folder = _text_folder(found.root)
+    if folder is None:
+        raise UserError(f"{found.root}: no lists of Clothing1M; looked for {LAYOUT.looked_for}")
+    keys, kv, names = (present(folder / name) for name in (*_LISTS[split], _NAMES))
+    cut = _cut(found.root)
+    class_names = class_lines(names, NUM_CLASSES)
+
+    label_of: dict[bytes, int] = {}
+    for number, name, label in labelled_lines(kv, NUM_CLASSES):
+        earlier = label_of.setdefault(name, label)
+        if earlier != label:
+            raise UserError(
+                f"{kv}, line {number}: {shown(name)} has label {label} here and {earlier} on an "
+                "earlier line; remove one of the two"
+            )
+    labels = array("q")
+    paths = PathList(keys)
+    for number, name in numbered_lines(keys):
+        label = label_of.get(name)
+        if label is None:
+            raise UserError(
+                f"{keys}, line {number}: {shown(name)} has no label in {kv}; restore both from the "
+                "download"
+            )
+        labels.append(label)
+        paths.add(name[cut:] if name.startswith(_IMAGES) else name, number)
+    given = np.frombuffer(labels, dtype=np.int64)
+    clean = None if split == "train" else given
+    index = new_index(paths.table(), given, class_names, clean)
+    return Listing(index, (keys, kv, names))
+
+
+def _text_folder(root: Path) -> Path | None:
+    files = {name for pair in _LISTS.values() for name in pair}
+    for folder in (root, root / "annotations"):
+        if any((folder / name).is_file() for name in files):
+            return folder
+    return None
+
+
+def _cut(root: Path) -> int:
+    """How much of the leading ``images/`` of a path the folders do not have."""
+    if (root / "images").is_dir():
+        return 0
+    if any((root / str(digit)).is_dir() for digit in range(10)):
+        return len(_IMAGES)
+    raise UserError(
+        f"{root}: no images of Clothing1M; looked for the folders images/ and 0 to 9, found "
+        f"{', '.join(sorted(os.listdir(root))[:5])}; unpack the images there"
+    )
+
+
+LAYOUT = Layout(
+    name="clothing1m",
+    looked_for="noisy_label_kv.txt and the other lists beside folders 0 to 9, or in annotations/ "
+    "beside images/",
+    splits=tuple(_LISTS),
+    find=find,
+    read=read,
+)

@@ -1,0 +1,45 @@
+"""The handwritten digits that scikit-learn ships: 1,797 real images of 8x8 pixels, no download."""
+
+from pathlib import Path
+
+import numpy as np
+
+from alr_fast.data.images import ArrayImages
+from alr_fast.data.layouts import Found, Layout, Listing, new_index
+
+TEST_SHARE = 0.2
+SPLIT_SEED = 0  # one fixed split, whatever the seed of the run: figures of different seeds compare
+
+
+def read_digits(split: str) -> Listing:
+    """Train or test split, stratified by class: 1,437 and 360 images, uint8 [N, 1, 8, 8].
+
+    The given labels are the true ones; noise is injected later, into the training labels only.
+    """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[:, None]  # 0..16 -> 0..255
+    labels = digits.target.astype(np.int64)
+    train, test = train_test_split(
+        np.arange(len(labels)), test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=labels
+    )
+    positions = np.sort({"train": train, "test": test}[split])
+    index = new_index(
+        [f"digits/{p:04d}" for p in positions],
+        labels[positions],
+        tuple("0123456789"),
+        clean_labels=labels[positions],
+    )
+    return Listing(index, images=ArrayImages(images[positions]))
+
+
+LAYOUT = Layout(
+    name="digits",
+    looked_for="nothing: the images come with scikit-learn",
+    splits=("train", "test"),
+    find=lambda root: None,
+    read=lambda found, split: read_digits(split),
+)
+FOUND = Found(Path(), "the handwritten digits of scikit-learn")

@@ -1,0 +1,102 @@
+"""A folder of images with one sub-folder a class.
+
+``root/{train,test|val}/<class>/*.{jpg,jpeg,png,webp}``
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from alr_fast.data.index import PathTable
+from alr_fast.data.layouts import (
+    IMAGE_SUFFIXES,
+    Found,
+    Layout,
+    Listing,
+    list_images,
+    new_index,
+)
+from alr_fast.errors import UserError
+
+LOOKED_FOR = "train/<class>/* and test/<class>/* (or val), files " + " ".join(IMAGE_SUFFIXES)
+
+
+def find(root: Path) -> Found | None:
+    """A folder with train/ and test/ or val/ in it, each with folders of classes."""
+    tests = [name for name in ("test", "val") if (root / name).is_dir()]
+    if not (root / "train").is_dir() or not tests:
+        return None
+    return Found(root, f"folders of classes in {root}/train and {root}/{tests[0]}")
+
+
+def read(found: Found, split: str) -> Listing:
+    """Lists the images of a split in sorted order; opens none of them.
+
+    Classes are the sub-folders of ``train`` in sorted order. Test images are taken from ``test``,
+    or from ``val`` where there is no ``test``. Whether a folder's labels are right is not known, so
+    ``clean_labels`` is None.
+
+    Raises:
+        UserError: The root has fewer than two classes, a class without images, or a test class that
+            is not in train.
+    """
+    train = found.root / "train"
+    class_names = _class_names(train)
+    if len(class_names) < 2:
+        raise UserError(f"{train}: only one class ({class_names[0]}); training needs two or more")
+    if split == "train":
+        folder = train
+    else:
+        folder = next(found.root / n for n in ("test", "val") if (found.root / n).is_dir())
+    return list_class_folders(found.root, folder, class_names)
+
+
+def list_class_folders(root: Path, folder: Path, class_names: tuple[str, ...]) -> Listing:
+    """The images of ``folder/<class>/*``, sorted by path.
+
+    Args:
+        root: Folder that the paths of the samples start from.
+        folder: Folder below the root that holds the folders of the classes.
+        class_names: The classes; the folder may lack some of them.
+
+    Raises:
+        UserError: A folder of another class, or one without images.
+    """
+    present = _class_names(folder)
+    unknown = sorted(set(present) - set(class_names))
+    if unknown:
+        raise UserError(
+            f"{folder / unknown[0]}: this class is not one of the training classes; remove it or "
+            "add training images of it"
+        )
+    numbers = {name: k for k, name in enumerate(class_names)}
+    labels: list[np.ndarray] = []
+
+    def paths() -> Iterator[str]:
+        for name in present:
+            files = list_images(folder / name)
+            if not files:
+                raise UserError(
+                    f"{folder / name}: no images in this class folder; looked for "
+                    f"{' '.join(IMAGE_SUFFIXES)}; remove it or add images"
+                )
+            labels.append(np.full(len(files), numbers[name], dtype=np.int64))
+            below = (folder / name).relative_to(root).as_posix()
+            for file in files:
+                yield f"{below}/{file}"
+
+    table = PathTable.of(paths())
+    sources = (folder, *(folder / name for name in present))
+    return Listing(new_index(table, np.concatenate(labels), class_names), sources)
+
+
+def _class_names(split: Path) -> tuple[str, ...]:
+    names = sorted(e.name for e in os.scandir(split) if e.is_dir() and not e.name.startswith("."))
+    if not names:
+        raise UserError(f"{split}: no class folders in it; looked for {LOOKED_FOR}")
+    return tuple(names)
+
+
+LAYOUT = Layout("folder", LOOKED_FOR, ("train", "test"), find, read)

@@ -1,0 +1,110 @@
+"""Food-101N: 310k images of 101 dishes with the labels of web searches, tested on Food-101.
+
+``meta/imagelist.tsv``, ``meta/classes.txt``, ``images/<class>/``; and Food-101's
+``meta/test.txt`` and images, merged into the same folders or in ``food-101/`` in or beside them.
+"""
+
+import os
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from alr_fast.data.layouts import (
+    IMAGE_SUFFIXES,
+    Found,
+    Layout,
+    Listing,
+    PathList,
+    checked_names,
+    new_index,
+    numbered_lines,
+    present,
+    shown,
+)
+from alr_fast.errors import UserError
+
+_TRAIN = "meta/imagelist.tsv"
+_CLASSES = "meta/classes.txt"
+_TEST = "meta/test.txt"
+_TEST_ROOTS = ("", "food-101/", "../food-101/")
+
+
+def find(root: Path) -> Found | None:
+    """The root with the lists of Food-101N in ``meta/``."""
+    if not (root / _TRAIN).is_file() or not (root / _CLASSES).is_file():
+        return None
+    return Found(root, f"Food-101N in {root}")
+
+
+def read(found: Found, split: str) -> Listing:
+    """Lists one split in the order of its list; classes are numbered as in ``classes.txt``.
+
+    Raises:
+        UserError: A file or folder is missing, or a line names no class of ``classes.txt``, leaves
+            the root or stood there before; the message names list and line.
+    """
+    root = found.root
+    class_names = _class_names(root / _CLASSES)
+    if split == "train":
+        path, images, suffix = root / _TRAIN, "images/", b""
+        lines = _without_header(path, class_names)
+    else:
+        base = _test_base(root)
+        path, images, suffix = root / base / _TEST, f"{base}images/", b".jpg"
+        lines = numbered_lines(path)
+    present(root / images, "unpack the images there")
+
+    label_of = {os.fsencode(name): k for k, name in enumerate(class_names)}
+    labels = array("q")
+    prefix = os.fsencode(images)
+    paths = PathList(path, prefix=prefix)
+    for number, line in lines:
+        name = line.split(b"\t", 1)[0].rstrip()
+        label = label_of.get(name.split(b"/", 1)[0]) if b"/" in name else None
+        if label is None:
+            raise UserError(
+                f"{path}, line {number}: {shown(line)} begins with no class of "
+                f"{root / _CLASSES}; restore both from the download"
+            )
+        labels.append(label)
+        paths.add(prefix + name + suffix, number)
+    index = new_index(paths.table(), np.frombuffer(labels, dtype=np.int64), class_names)
+    return Listing(index, (path, root / _CLASSES))
+
+
+def _class_names(path: Path) -> tuple[str, ...]:
+    lines = [os.fsdecode(line) for _, line in numbered_lines(path)]
+    return checked_names(tuple(lines[1:]), path, None)
+
+
+def _without_header(path: Path, class_names: tuple[str, ...]) -> Iterator[tuple[int, bytes]]:
+    lines = numbered_lines(path)
+    number, header = next(lines)
+    if os.fsdecode(header).lower().endswith(IMAGE_SUFFIXES):
+        raise UserError(
+            f"{path}, line {number}: expected a header, found {shown(header)}; restore it from the "
+            "download"
+        )
+    return lines
+
+
+def _test_base(root: Path) -> str:
+    for base in _TEST_ROOTS:
+        if (root / base / _TEST).is_file():
+            return base
+    raise UserError(
+        f"{root / _TEST}: no such file; Food-101N is tested on Food-101: unpack food-101 into "
+        f"{root} or beside it"
+    )
+
+
+LAYOUT = Layout(
+    name="food101n",
+    looked_for=f"{_TRAIN}, {_CLASSES} and images/<class>/; for testing Food-101, the same or a "
+    "folder food-101 in or beside it",
+    splits=("train", "test"),
+    find=find,
+    read=read,
+)

@@ -1,0 +1,286 @@
+"""From a configuration to the batches of a run."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from alr_fast.config import Config, DataConfig
+from alr_fast.data.broken import BrokenSamples, default_exclusion_file, read_exclusions
+from alr_fast.data.datasets import Dataset, Split, open_dataset
+from alr_fast.data.images import ArrayImages, BrokenImage, FileImages, prepare
+from alr_fast.data.index import SampleIndex, balanced_rows
+from alr_fast.data.loader import Choice, Loader, choose_loader, for_evaluation, make_loader
+from alr_fast.data.memory import Decoded, decode_all
+from alr_fast.data.sampler import Sampler
+from alr_fast.data.transform import Transform
+from alr_fast.errors import UserError
+
+LARGEST_DEFAULT_SIZE = 224
+TEST_BATCH_SIZE = 512
+FEATURE_SIZE = 32  # side of the images that instance-dependent noise looks at
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run trains and tests on.
+
+    Attributes:
+        dataset: Where it was found.
+        train: Training split, with the labels as the data set gives them.
+        test: Test split.
+        second_test: Second test split, or None.
+    """
+
+    dataset: Dataset
+    train: Split
+    test: Split
+    second_test: Split | None
+
+    @property
+    def tests(self) -> tuple[Split, ...]:
+        """The test splits that there are."""
+        return (self.test,) if self.second_test is None else (self.test, self.second_test)
+
+
+def load_data(config: DataConfig, root: str | None, *, say: Callable[[str], None]) -> RunData:
+    """Finds the data set of a configuration and lists its splits; opens no image.
+
+    Args:
+        config: Which data set, and how much of it.
+        root: Folder with the data as it was downloaded; None for digits.
+        say: Takes a line of text about what was found.
+
+    Raises:
+        UserError: The data cannot be used; the message names the input and the way out.
+    """
+    dataset = open_dataset(config.name, root)
+    if root is not None:
+        say(f"{dataset.layout.name}: {dataset.found.what}")
+    train = dataset.split(config.train_split)
+    if config.label_file is not None:
+        labels = _labels_of_file(config, train.index)
+        train = replace(train, index=train.index.with_noisy_labels(labels))
+    train = _without_excluded(train, config, say)
+    test = dataset.split(config.test_split)
+    if train.index.class_names != test.index.class_names:
+        raise UserError(
+            f"splits {config.train_split} and {config.test_split} of {root} have other classes"
+        )
+    k = train.index.num_classes
+    rows = balanced_rows(train.index.labels, k, config.limit, option="data.limit")
+    train = train if len(rows) == len(train) else train.take(rows)
+    rows = balanced_rows(test.index.labels, k, config.test_limit, option="data.test_limit")
+    test = test if len(rows) == len(test) else test.take(rows)
+    second = None
+    if config.ilsvrc12 is not None:
+        second = _ilsvrc12(dataset, config.ilsvrc12, test.index)
+    return RunData(dataset, train, test, second)
+
+
+def _ilsvrc12(dataset: Dataset, root: str, test: SampleIndex) -> Split:
+    from alr_fast.data.layouts.webvision import read_ilsvrc12, wnids
+
+    if not dataset.layout.name.startswith("webvision"):
+        raise UserError(
+            f"--data.ilsvrc12 {root}: is a second test set for webvision and webvision-mini; leave "
+            f"it out with {dataset.layout.name}"
+        )
+    names = test.class_names
+    found, listing = read_ilsvrc12(Path(root), wnids(dataset.found.root)[: len(names)], names)
+    return Split(listing.index, FileImages(found.root, listing.index.paths))
+
+
+def _labels_of_file(config: DataConfig, index: SampleIndex) -> np.ndarray:
+    if config.label_file.endswith(".npz"):
+        if config.label_key is not None:
+            raise UserError(
+                f"--data.label_key {config.label_key}: is for the labels of CIFAR-N; leave it out "
+                f"with {config.label_file}"
+            )
+        from alr_fast.noise import load_labels
+
+        return load_labels(config.label_file, index)
+    from alr_fast.data.layouts.cifar_n import read_cifar_n
+
+    if config.label_key is None:
+        raise UserError(
+            f"--data.label_file {config.label_file}: holds several sets of labels; name one with "
+            "--data.label_key (aggre, worse, random1, random2, random3, noisy)"
+        )
+    return read_cifar_n(Path(config.label_file), config.label_key, index.labels)
+
+
+def _without_excluded(split: Split, config: DataConfig, say: Callable[[str], None]) -> Split:
+    if config.exclude == "none":
+        return split
+    path = Path(config.exclude)
+    if config.exclude == "auto":
+        path = default_exclusion_file(split.index)
+        if not path.exists():
+            return split
+    excluded = read_exclusions(path, split.index)
+    say(f"{len(excluded):,} samples are left out, as {path} says")
+    return split.take(np.setdiff1d(np.arange(len(split)), excluded))
+
+
+def make_transform(config: DataConfig, split: Split) -> Transform:
+    """What is done to training images.
+
+    Raises:
+        UserError: No image size is given, and no image can be read to take it from.
+    """
+    if isinstance(split.images, ArrayImages):
+        size = resize = split.images.array.shape[-1]
+        if config.crop not in ("center", "pad"):
+            raise UserError(
+                f"--data.crop {config.crop}: images that come as arrays are only padded and "
+                "cropped; pass --data.crop pad"
+            )
+    else:
+        size = config.image_size or _first_size(split)
+        resize = config.resize
+        if resize is None:
+            resize = size if config.crop in ("center", "pad") else round(size * 256 / 224)
+        if resize < size:
+            raise UserError(
+                f"--data.resize {resize}: is below the image size, {size}; raise it, or lower "
+                "--data.image_size"
+            )
+    return Transform(
+        size=size,
+        crop=config.crop,
+        resize=resize,
+        padding=config.crop_padding,
+        flip=config.flip,
+        randaugment=(config.randaugment_ops, config.randaugment_magnitude)
+        if config.randaugment_ops
+        else None,
+        mean=tuple(config.mean or (0.5,)),
+        std=tuple(config.std or (0.5,)),
+    )
+
+
+def _first_size(split: Split) -> int:
+    reason = ""
+    for row in range(min(len(split), 100)):
+        try:
+            encoded = prepare(split.images.read(row))
+        except BrokenImage as error:
+            reason = reason or f"{split.images.name(row)} cannot be read as an image ({error})"
+        else:
+            return min(encoded.height, encoded.width, LARGEST_DEFAULT_SIZE)
+    raise UserError(f"{reason}, nor can those after it; replace or remove the files")
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """The batches of a run, the same for every method.
+
+    Attributes:
+        train: Training batches.
+        tests: Batches of each test split.
+        choice: Which loader was taken for training.
+        decoded: Training images where they were decoded into memory from files.
+    """
+
+    train: Loader
+    tests: tuple[Loader, ...]
+    choice: Choice
+    decoded: Decoded | None
+
+
+def make_loaders(
+    config: Config,
+    data: RunData,
+    *,
+    device: torch.device,
+    say: Callable[[str], None],
+    track: Callable[..., Iterable],
+) -> Loaders:
+    """Builds the loaders; decodes every image here where they are kept in memory.
+
+    Args:
+        config: Resolved configuration.
+        data: What `load_data` gave, with the labels to train on.
+        device: Where batches are wanted.
+        say: Takes a line of text.
+        track: ``track(iterable, description=str, total=int)`` shows progress.
+
+    Raises:
+        UserError: The loader cannot load this, or too many files are broken.
+    """
+    options = config.data
+    transform = make_transform(options, data.train)
+    per_class = None
+    if options.epoch_samples is not None:
+        per_class = options.epoch_samples // data.train.index.num_classes
+        if per_class < 1:
+            raise UserError(
+                f"--data.epoch_samples {options.epoch_samples}: below the number of classes, "
+                f"{data.train.index.num_classes}; raise it"
+            )
+    dtype = getattr(torch, config.precision)
+    made = []
+    for split, training in ((data.train, True), *((test, False) for test in data.tests)):
+        own = transform if training else for_evaluation(transform)
+        choice = choose_loader(
+            _shared_choice(options.loader, training, split), split, own, options.cache_mb
+        )
+        broken = BrokenSamples(split, options.max_broken, say)
+        decoded = None
+        if choice.name == "memory" and split.images.array is None:
+            what = "training" if training else "test"
+            decoded = decode_all(
+                split,
+                own.size,
+                resize=own.resize,
+                workers=options.workers,
+                broken=broken,
+                progress=partial(track, description=f"Decoding {what} images", total=len(split)),
+            )
+        sampler = Sampler(
+            len(split),
+            config.optim.batch_size if training else TEST_BATCH_SIZE,
+            shuffle=training,
+            seed=config.seed,
+            labels=split.index.labels,
+            per_class=per_class if training else None,
+        )
+        loader = make_loader(
+            choice,
+            split,
+            sampler,
+            own,
+            decoded=decoded,
+            device=device,
+            dtype=dtype,
+            workers=options.workers,
+            broken=broken,
+        )
+        made.append((loader, choice, decoded))
+    (train, choice, decoded), *tests = made
+    say(f"loader: {choice.name} ({choice.why})")
+    return Loaders(train, tuple(loader for loader, *_ in tests), choice, decoded)
+
+
+def _shared_choice(name: str, training: bool, split: Split) -> str:
+    # A named loader that cannot hold the test images in memory is no reason to stop.
+    return "auto" if not training and name == "memory" else name
+
+
+def noise_features(config: DataConfig, train: Split, track: Callable[..., Iterable]) -> np.ndarray:
+    """What instance-dependent noise looks at: pixels, uint8 [N, C, S, S]."""
+    if train.images.array is not None:
+        return train.images.array
+    progress = partial(track, description="Reading images for the noise", total=len(train))
+    return decode_all(train, FEATURE_SIZE, workers=config.workers, progress=progress).array
+
+
+def with_labels(data: RunData, labels: np.ndarray) -> RunData:
+    """The same data, trained on other labels; the old ones are the clean ones if none are."""
+    index = data.train.index.with_noisy_labels(labels)
+    return replace(data, train=replace(data.train, index=index))

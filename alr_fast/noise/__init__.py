@@ -1,0 +1,39 @@
+"""Label noise by name, what it really did to a list of labels, and the files that keep it.
+
+    noise = inject(labels, num_classes=10, kind="symmetric", rate=0.4, seed=0)
+    noise.labels, noise.realised_rate, noise.counts
+    save_labels("noisy.npz", noise, index)
+    labels = load_labels("noisy.npz", index)
+
+    python -m alr_fast.noise --data-root DIR --kind pair --rate 0.45 --output noisy.npz
+
+`models` holds the noise models and says what each rate means, `files` the file format.
+"""
+
+from alr_fast.noise.files import (
+    check_output,
+    load_labels,
+    load_noise,
+    read_matrix,
+    save_labels,
+)
+from alr_fast.noise.models import (
+    NOISE_MODELS,
+    InjectedNoise,
+    check_noise,
+    inject,
+    needs_features,
+)
+
+__all__ = [
+    "NOISE_MODELS",
+    "InjectedNoise",
+    "check_noise",
+    "check_output",
+    "inject",
+    "load_labels",
+    "load_noise",
+    "needs_features",
+    "read_matrix",
+    "save_labels",
+]

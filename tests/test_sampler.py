@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+
+from alr_fast.data.sampler import Sampler
+
+
+def epoch_of(sampler, epoch=0, start=0):
+    return [positions for _, positions in sampler.batches(epoch, start)]
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "shuffle", "sizes"),
+    [
+        (8, 4, True, [4, 4]),
+        (10, 4, True, [4, 4, 2]),
+        (9, 4, True, [4, 5]),  # a lone sample joins the batch before it
+        (9, 4, False, [4, 4, 1]),  # evaluation needs no such care
+        (3, 4, True, [3]),
+        (1, 4, True, [1]),
+        (3, 1, True, [1, 1, 1]),
+    ],
+)
+def test_sizes_of_batches(n, batch_size, shuffle, sizes):
+    sampler = Sampler(n, batch_size, shuffle=shuffle)
+    batches = epoch_of(sampler)
+    assert [len(b) for b in batches] == sizes
+    assert sampler.steps == len(sizes)
+    assert max(sizes) <= sampler.largest_batch
+    assert sorted(np.concatenate(batches).tolist()) == list(range(n))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("n", [100, 101, 103, 131])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_ranks_share_every_sample_exactly_once(n, world_size, shuffle):
+    samplers = [
+        Sampler(n, 8, shuffle=shuffle, seed=5, rank=r, world_size=world_size)
+        for r in range(world_size)
+    ]
+    for epoch in (0, 1):
+        seen = [s.rows[np.concatenate(epoch_of(s, epoch))] for s in samplers]
+        assert sorted(np.concatenate(seen).tolist()) == list(range(n))
+        assert all(set(rows) == set(s.rows) for rows, s in zip(seen, samplers, strict=True))
+    assert all((np.diff(s.rows) > 0).all() for s in samplers)
+    if shuffle:
+        assert len({s.steps for s in samplers}) == 1
+        assert all(min(map(len, epoch_of(s))) >= 2 for s in samplers)
+        assert all(max(map(len, epoch_of(s))) <= s.largest_batch for s in samplers)
+
+
+def test_shards_are_cut_from_a_permutation():
+    labels = np.repeat(np.arange(10), 100)  # sorted by class, as folders are
+    shard = Sampler(1000, 10, shuffle=True, rank=1, world_size=4).rows
+    assert np.bincount(labels[shard], minlength=10).min() > 10
+    assert not np.array_equal(shard, np.arange(1, 1000, 4))
+
+
+def test_order_depends_on_seed_epoch_and_rank():
+    def order(seed=0, epoch=3, rank=0):
+        sampler = Sampler(200, 8, shuffle=True, seed=seed, rank=rank, world_size=2)
+        return sampler.order(epoch).tolist()
+
+    assert order() == order()
+    assert len({tuple(o) for o in (order(), order(seed=1), order(epoch=4), order(rank=1))}) == 4
+    # Nothing of an order is left in the next one.
+    first, second = np.argsort(order(epoch=0)), np.argsort(order(epoch=1))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.3
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_resuming_gives_exactly_the_batches_not_yet_seen(world_size):
+    sampler = Sampler(100, 8, shuffle=True, rank=world_size - 1, world_size=world_size)
+    whole = epoch_of(sampler, 2)
+    for start in (0, 1, sampler.steps - 1, sampler.steps):
+        rest = epoch_of(sampler, 2, start)
+        assert len(rest) == sampler.steps - start
+        assert all(map(np.array_equal, rest, whole[start:]))
+    numbers = sampler.augmentation_rng(2, 3).random(4)
+    assert np.array_equal(numbers, sampler.augmentation_rng(2, 3).random(4))
+    assert not np.array_equal(numbers, sampler.augmentation_rng(2, 4).random(4))
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_balanced_subset_is_drawn_anew(world_size):
+    labels = np.array([0] * 300 + [1] * 60 + [2] * 7)
+    samplers = [
+        Sampler(367, 8, shuffle=True, rank=r, world_size=world_size, labels=labels, per_class=20)
+        for r in range(world_size)
+    ]
+    assert len({s.steps for s in samplers}) == 1
+    drawn = []
+    for epoch in range(2):
+        rows = np.concatenate([s.rows[np.concatenate(epoch_of(s, epoch))] for s in samplers])
+        assert len(set(rows.tolist())) == len(rows)
+        counts = np.bincount(labels[rows])
+        assert (counts <= [20, 20, 7]).all()  # class 2 gives all it has, none twice
+        if world_size == 1:
+            assert counts.tolist() == [20, 20, 7]
+        drawn.append(set(rows.tolist()))
+    assert len(drawn[0] & drawn[1]) < 35
+
+
+def test_wrong_ranks_are_refused():
+    with pytest.raises(ValueError, match="rank 2 is not one of 2"):
+        Sampler(10, 2, rank=2, world_size=2)
+    with pytest.raises(ValueError, match="too few for 4 ranks"):
+        Sampler(3, 2, shuffle=True, rank=0, world_size=4)

@@ -78,7 +78,8 @@ class DataConfig:
         std: Standard deviation of each colour channel, 0 to 1; null for 0.5.
         cache_mb: Keep decoded images in memory where the whole split fits in this many MiB and the
             crop is center or pad; 0 for never.
-        workers: Processes or threads that read and decode.
+        workers: Processes or threads that read and decode; null for one on each core that the
+            command may use, 16 at most.
     """
 
     name: DatasetName = "digits"
@@ -103,7 +104,7 @@ class DataConfig:
     mean: list[float] | None = None
     std: list[float] | None = None
     cache_mb: int = 1024
-    workers: int = 2
+    workers: int | None = None
 
 
 @dataclass

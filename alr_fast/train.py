@@ -68,6 +68,7 @@ def run(config) -> None:
     Raises:
         UserError: Something that the user can put right; nothing is written before the first epoch.
     """
+    from alr_fast.config import FOLDER_RECIPE, recipe_names
     from alr_fast.console import RunConsole, percent
     from alr_fast.data.setup import load_data, make_loaders, noise_features, with_labels
     from alr_fast.models import build_model
@@ -81,6 +82,9 @@ def run(config) -> None:
 
     # Data and noise. Everything that can be wrong with them comes to light here.
     data = load_data(config.data, config.data_root, say=console.say)
+    layout = data.dataset.layout.name
+    if config.recipe == FOLDER_RECIPE != layout and layout in recipe_names():
+        console.say(f"recipe {layout} has a schedule for this data set: --recipe {layout}")
     features = None
     if needs_features(config.noise.kind):
         features = noise_features(config.data, data.train, console.track)

@@ -30,7 +30,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -44,13 +43,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from alr_fast.data.datasets import Split, open_dataset
-from alr_fast.data.images import FileImages, ShardImages
+from alr_fast.data.datasets import Dataset, Split, open_dataset
+from alr_fast.data.images import FileImages
 from alr_fast.data.index import PathTable
+from alr_fast.data.layouts import Found, new_index
 from alr_fast.data.layouts import folder as folder_layout
-from alr_fast.data.layouts import new_index
 from alr_fast.data.loader import Loader, choose_loader, make_loader
 from alr_fast.data.memory import decode_all
+from alr_fast.data.pack import Packer
 from alr_fast.data.sampler import Sampler
 from alr_fast.data.transform import Transform
 from alr_fast.errors import UserError
@@ -149,7 +149,7 @@ class Work:
 
     @cached_property
     def shards(self) -> Split:
-        """The photographs as records of tar files, each with its number in a record beside it."""
+        """The photographs as records of tar files; labels are the numbers of the files."""
         return write_shards(self.folder / "shards", self.photos)
 
     @cached_property
@@ -220,22 +220,16 @@ def write_images(root: Path, count: int, sides: tuple[int, int], size: int) -> S
     return Split(index, FileImages(root, table))
 
 
-def write_shards(root: Path, split: Split, each: int = 512) -> Split:
-    """The same images in tar files that DALI's webdataset reader reads, too."""
-    root.mkdir()
-    paths = [root / f"{number:04d}.tar" for number in range(-(-len(split) // each))]
-    shard, offset, size = (np.zeros(len(split), dtype=t) for t in (np.int32, np.int64, np.int64))
-    for number, path in enumerate(paths):
-        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for row in range(number * each, min((number + 1) * each, len(split))):
-                for suffix, data in (("jpg", split.images.read(row)), ("id", b"%09d" % row)):
-                    entry = tarfile.TarInfo(f"{row:09d}.{suffix}")
-                    entry.size = len(data)
-                    if suffix == "jpg":
-                        shard[row], size[row] = number, len(data)
-                        offset[row] = tar.offset + tarfile.BLOCKSIZE
-                    tar.addfile(entry, io.BytesIO(data))
-    return Split(split.index, ShardImages(paths, shard, offset, size, split.index.paths))
+def write_shards(root: Path, split: Split) -> Split:
+    """The same images, packed."""
+    # The number of a file stands in for its label, to see that each comes once.
+    numbers = np.arange(len(split))
+    index = new_index(split.index.paths, numbers, tuple(map(str, numbers)))
+    source = Dataset(folder_layout.LAYOUT, Found(split.images.root, "photographs"))
+    packer = Packer(root, shard_mb=32, workers=1, track=lambda rows, **_: rows)
+    plans = packer.check(source, {"train": Split(index, split.images)}, "none")
+    packer.pack(plans["train"])
+    return open_dataset("packed", root).split("train")
 
 
 # The loaders: each a stream of batches without end, of rows from 0 to N - 1.
@@ -319,7 +313,8 @@ def _dali_reader(work: Work, repeats: int, shards: bool = False, mixed: bool = F
         if shards:
             data, ids = fn.readers.webdataset(
                 paths=[os.fspath(path) for path in work.shards.images.shards],
-                ext=["jpg", "id"],
+                index_paths=[f"{path.with_suffix('.idx')}" for path in work.shards.images.shards],
+                ext=["jpg", "cls"],
                 missing_component_behavior="error",
                 random_shuffle=True,
                 name="reader",
@@ -363,11 +358,12 @@ def _dali_reader(work: Work, repeats: int, shards: bool = False, mixed: bool = F
     pipe.build()
     while True:
         images, ids = pipe.run()
-        ids = np.asarray(ids.as_array())
-        if shards:  # nine digits
-            ids = np.array([int(text.tobytes()) for text in ids])
+        if shards:  # as text
+            ids = np.array([int(np.asarray(text).tobytes()) for text in ids])
+        else:
+            ids = np.array(ids.as_array()).reshape(-1)
         image = torch.from_dlpack(images.as_tensor()).to(work.device, non_blocking=True)
-        yield ids.reshape(-1), image.permute(0, 3, 1, 2)
+        yield ids, image.permute(0, 3, 1, 2)
 
 
 def _decode_only(work: Work, repeats: int) -> Iterator[Batch]:
@@ -616,7 +612,7 @@ def measure(work: Work, names: Sequence[str], seconds: float) -> list[dict[str, 
     facts = {**environment(work.device), **_versions()}
     skipped = {name: why_not(VARIANTS[name], work.device) for name in names}
     running = {name: Contender(name, work) for name in names if skipped[name] is None}
-    auto = _auto(work)
+    auto = _auto(work) if any(VARIANTS[name].source for name in running) else {"memory"}
     turns = {name: contender.turn for name, contender in running.items()}
     measured = take_turns(turns, seconds, at_least=_LEAST_ROUNDS) if turns else {}
     for contender in running.values():
@@ -884,7 +880,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             except UserError as error:  # of --cifar
                 parser.error(str(error))
             Console().print(table(rows))
-            print(f"photographs of {_mean_bytes(work.photos):,.0f} bytes")
+            for name, size in {
+                r["source"]: r["bytes_per_file"] for r in rows if "files" in r
+            }.items():
+                print(f"{name}: {size:,.0f} bytes on average")
         if not arguments.only or INDEX in arguments.only:
             found = measure_index(Path(folder), scale)
             Console().print(index_table(found))

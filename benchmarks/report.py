@@ -346,14 +346,19 @@ def _loading(rows: list[dict]) -> str:
         goals.append((f"auto to `{BASELINE}`", f"≥ {BASELINE_GOAL:g}x", NOT_MEASURED, ""))
     memory = measured.get("memory", {}).get("images_per_second")
     goals.append(_least("`memory`, images/s", MEMORY_GOAL, memory))
-    facts = {(row["source"], row["files"], row["bytes_per_file"]) for row in measured.values()}
+    sources = {(row["source"], row["files"], row["bytes_per_file"]) for row in measured.values()}
     threads = sorted({row["threads"] for row in measured.values()})
+    facts = rows[0]["environment"]
+    used = [
+        f"threads or workers of each: {', '.join(map(str, threads)) or NOT_MEASURED}",
+        f"{facts['cpus']} CPUs ({facts['cpu']})",
+        *(f"{name} {facts[name]}" for name in ("dali", "torchvision", "pillow") if facts.get(name)),
+        *(f"{s}: {n:,} of {b / 1e3:.1f} kB on average" for s, n, b in sorted(sources)),
+    ]
     return "\n".join(
         (
             _table(names, lines),
-            f"Threads or workers of each: {', '.join(map(str, threads)) or NOT_MEASURED}. "
-            + " ".join(f"{s}: {n:,} of {b / 1e3:.1f} kB on average." for s, n, b in sorted(facts))
-            + "\n",
+            "".join(f"- {line}\n" for line in used),
             _table(("goal", "wanted", "found", ""), goals),
             "".join(
                 f"- `{r['loader']}` left out: {r['skipped']}\n" for r in rows if "skipped" in r

@@ -4,6 +4,8 @@ Each function writes to a path, whatever is there; none depends on what that is.
 always the one of `write_good`, 40 x 32 pixels, as far as it can still be seen.
 
     BROKEN       no loader may train on it, and `verify` excludes it
+    DECODER_FAILS  its structure is whole, but DALI fails on it, and not every other decoder;
+                 `verify` excludes it
     ONLY_VERIFY  its structure is whole, so training may see it; `verify` excludes it
     FINE         every loader decodes it, and `verify` excludes it not
 """
@@ -12,6 +14,7 @@ import io
 import os
 import shutil
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,6 +139,22 @@ def _bad_png_pixels() -> bytes:
     return _patched(data, data.index(b"IDAT") + 40, bytes(200))
 
 
+def _bad_png_stream() -> bytes:
+    """A PNG with right checksums around too few pixels, as a program writes that was stopped."""
+    data = good_bytes("PNG")
+    at = data.index(b"IDAT") - 4
+    pixels = zlib.compress(zlib.decompress(data[at + 8 : -16])[: 10 * (3 * WIDTH + 1)])
+    chunk = b"IDAT" + pixels
+    chunk = struct.pack(">I", len(pixels)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return data[:at] + chunk + data[-12:]
+
+
+def _bad_webp() -> bytes:
+    """A lossless WebP with damaged compressed pixels."""
+    data = good_bytes("WEBP", lossless=True)
+    return _patched(data, 40, bytes(range(200, 240)))
+
+
 def _huffman_counts() -> bytes:
     """A Huffman table that claims more codes than there can be."""
     data = good_bytes()
@@ -213,6 +232,11 @@ ONLY_VERIFY: dict[str, Callable[[Path], None]] = {
     "too tall": _writes(lambda: _with_size(4 * HEIGHT, WIDTH)),
 }
 
+DECODER_FAILS: dict[str, Callable[[Path], None]] = {
+    "png of few pixels": _writes(_bad_png_stream),  # Pillow paints the rest black
+    "webp damaged pixels": _writes(_bad_webp),
+}
+
 FINE: dict[str, Callable[[Path], None]] = {
     "good": _writes(good_bytes),
     "progressive": _writes(lambda: good_bytes(progressive=True)),
@@ -238,7 +262,7 @@ FINE: dict[str, Callable[[Path], None]] = {
     "tiff": _writes(lambda: good_bytes("TIFF")),
 }
 
-KINDS: dict[str, Callable[[Path], None]] = {**BROKEN, **ONLY_VERIFY, **FINE}
+KINDS: dict[str, Callable[[Path], None]] = {**BROKEN, **DECODER_FAILS, **ONLY_VERIFY, **FINE}
 
 
 def write_broken(path: Path, kind: str) -> None:

@@ -326,6 +326,10 @@ def test_excluded_samples_shift_no_id(root, tmp_path, monkeypatch):
         assert part.images.read(6) == whole.images.read(8)
         assert len(same) == len(test)
     assert len(load(root, exclude="none")[0]) == 10
+    write_exclusions(default_exclusion_file(test.index), [(4, test.index.paths[4], "broken")])
+    assert [len(split) for split in load(root)] == [8, 4]
+    # A list that is named is one of the training split.
+    assert [len(split) for split in load(root, exclude=str(tmp_path / "x.csv"))] == [8, 5]
 
 
 @pytest.mark.parametrize("row", [(11, "train/a/000.png"), (1, "train/a/000.png"), ("x", "y")])

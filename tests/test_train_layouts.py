@@ -89,6 +89,21 @@ def test_a_download_trains_as_it_is(train, tmp_path, capsys, layout, write, load
     assert (bank["rows"] != one_hot).any(1).all()  # every sample was seen
 
 
+def test_packed_shards_train_without_what_was_left_out(train, tmp_path, capsys):
+    from alr_fast.data.__main__ import main as data_main
+
+    write_two_classes(tmp_path / "set", size=(40, 32), suffix=".jpg")
+    (tmp_path / "set" / "train" / "b" / "001.jpg").write_bytes(b"")
+    assert data_main(["pack", str(tmp_path / "set"), str(tmp_path / "packed")]) == 0
+    summary = train(tmp_path / "packed", "--data.crop", "resized", "--data.image_size", "16")
+    text = capsys.readouterr().out
+    assert "1 samples were left out when the data set was packed" in text
+    assert f"loader: {FILES}" in text
+    assert (summary["data"]["train_samples"], summary["data"]["broken_samples"]) == (11, 0)
+    bank = load_file(tmp_path / "runs" / "latest" / "alr_bank.safetensors")
+    assert bank["ids"].tolist() == [i for i in range(12) if i != 7]
+
+
 def test_folders_of_digits_are_animals_when_they_are_called_so(train, tmp_path):
     write_animal10n(tmp_path / "set", form="folders")
     summary = train(tmp_path / "set", "--data.name", "animal10n", "--data.image_size", "16")

@@ -1,5 +1,6 @@
 """From a configuration to the batches of a run."""
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +14,7 @@ from alr_fast.data.broken import BrokenSamples, default_exclusion_file, read_exc
 from alr_fast.data.datasets import Dataset, Split, open_dataset
 from alr_fast.data.images import ArrayImages, BrokenImage, FileImages, prepare
 from alr_fast.data.index import SampleIndex, balanced_rows
+from alr_fast.data.layouts.packed import PackedImages
 from alr_fast.data.loader import Choice, Loader, choose_loader, for_evaluation, make_loader
 from alr_fast.data.memory import Decoded, decode_all
 from alr_fast.data.sampler import Sampler
@@ -21,6 +23,7 @@ from alr_fast.errors import UserError
 
 LARGEST_DEFAULT_SIZE = 224
 TEST_BATCH_SIZE = 512
+MOST_DEFAULT_WORKERS = 16
 FEATURE_SIZE = 32  # side of the images that instance-dependent noise looks at
 
 
@@ -64,8 +67,11 @@ def load_data(config: DataConfig, root: str | None, *, say: Callable[[str], None
     if config.label_file is not None:
         labels = _labels_of_file(config, train.index)
         train = replace(train, index=train.index.with_noisy_labels(labels))
-    train = _without_excluded(train, config, say)
+    train = _without_excluded(train, config.exclude, say)
+    # A file names samples of the training split; verify writes a list for each.
+    by_hand = config.exclude not in ("auto", "none")
     test = dataset.split(config.test_split)
+    test = _without_excluded(test, "none" if by_hand else config.exclude, say)
     if train.index.class_names != test.index.class_names:
         raise UserError(
             f"splits {config.train_split} and {config.test_split} of {root} have other classes"
@@ -114,16 +120,19 @@ def _labels_of_file(config: DataConfig, index: SampleIndex) -> np.ndarray:
     return read_cifar_n(Path(config.label_file), config.label_key, index.labels)
 
 
-def _without_excluded(split: Split, config: DataConfig, say: Callable[[str], None]) -> Split:
-    if config.exclude == "none":
+def _without_excluded(split: Split, exclude: str, say: Callable[[str], None]) -> Split:
+    excluded = np.empty(0, dtype=np.int64)
+    if isinstance(split.images, PackedImages):
+        excluded = split.images.absent()
+        if len(excluded):
+            say(f"{len(excluded):,} samples were left out when the data set was packed")
+    path = default_exclusion_file(split.index) if exclude == "auto" else Path(exclude)
+    if exclude != "none" and (exclude != "auto" or path.exists()):
+        listed = read_exclusions(path, split.index)
+        say(f"{len(listed):,} samples are left out, as {path} says")
+        excluded = np.union1d(excluded, listed)
+    if not len(excluded):
         return split
-    path = Path(config.exclude)
-    if config.exclude == "auto":
-        path = default_exclusion_file(split.index)
-        if not path.exists():
-            return split
-    excluded = read_exclusions(path, split.index)
-    say(f"{len(excluded):,} samples are left out, as {path} says")
     return split.take(np.setdiff1d(np.arange(len(split)), excluded))
 
 
@@ -214,6 +223,7 @@ def make_loaders(
         UserError: The loader cannot load this, or too many files are broken.
     """
     options = config.data
+    workers = _workers(options)
     transform = make_transform(options, data.train)
     per_class = None
     if options.epoch_samples is not None:
@@ -238,7 +248,7 @@ def make_loaders(
                 split,
                 own.size,
                 resize=own.resize,
-                workers=options.workers,
+                workers=workers,
                 broken=broken,
                 progress=partial(track, description=f"Decoding {what} images", total=len(split)),
             )
@@ -258,7 +268,7 @@ def make_loaders(
             decoded=decoded,
             device=device,
             dtype=dtype,
-            workers=options.workers,
+            workers=workers,
             broken=broken,
         )
         made.append((loader, choice, decoded))
@@ -272,12 +282,22 @@ def _shared_choice(name: str, training: bool, split: Split) -> str:
     return "auto" if not training and name == "memory" else name
 
 
+def _workers(config: DataConfig) -> int:
+    if config.workers is not None:
+        return config.workers
+    if hasattr(os, "sched_getaffinity"):  # not everywhere
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return min(cores, MOST_DEFAULT_WORKERS)
+
+
 def noise_features(config: DataConfig, train: Split, track: Callable[..., Iterable]) -> np.ndarray:
     """What instance-dependent noise looks at: pixels, uint8 [N, C, S, S]."""
     if train.images.array is not None:
         return train.images.array
     progress = partial(track, description="Reading images for the noise", total=len(train))
-    return decode_all(train, FEATURE_SIZE, workers=config.workers, progress=progress).array
+    return decode_all(train, FEATURE_SIZE, workers=_workers(config), progress=progress).array
 
 
 def with_labels(data: RunData, labels: np.ndarray) -> RunData:

@@ -1,0 +1,254 @@
+"""Looks after data sets: finds broken files, and packs many small files into few large ones.
+
+    python -m alr_fast.data verify ROOT
+    python -m alr_fast.data pack ROOT OUT
+
+Both recognise the layout of ROOT, and both can be interrupted: the next call goes on.
+"""
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from alr_fast.errors import UserError
+
+PROG = "python -m alr_fast.data"
+_SECONDS_PER_LINE = 30  # where there is no terminal to draw a bar on
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Returns:
+        Exit status: 0; 1 if `verify` excluded something, 2 for a wrong input, 130 when interrupted.
+    """
+    try:
+        options = _parser().parse_args(argv)
+        if options.workers is None:
+            options.workers = len(os.sched_getaffinity(0))
+        if options.workers < 1:
+            raise UserError(f"--workers {options.workers}: must be 1 or more")
+        return options.run(options)
+    except UserError as error:
+        # Data sets speak of the options of training, which stand in groups there.
+        message = re.sub(r"^--data\.(name|exclude)", r"--\1", str(error))
+        message = message.removeprefix("--data-root ")
+        print(f"error: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the next call goes on from here", file=sys.stderr)
+        return 130
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    """Scans splits and writes the lists of their broken files; returns the exit status.
+
+    Raises:
+        UserError: Something that the user can put right; no list is written.
+    """
+    from alr_fast.data.datasets import open_dataset
+    from alr_fast.data.layouts import packed
+    from alr_fast.data.verify import (
+        Known,
+        chosen_splits,
+        exclusion_files,
+        verify_split,
+        write_report,
+    )
+
+    show = _Show()
+    dataset = open_dataset(options.name, options.root)
+    show.say(f"{dataset.layout.name}: {dataset.found.what}")
+    if dataset.layout.name == packed.LAYOUT.name:
+        # Before anything else: of a changed shard every finding would be wrong.
+        packed.check_shards(
+            dataset.found, options.split, partial(show.track_all, "Comparing checksums")
+        )
+    splits = chosen_splits(dataset, options.split, show.say)
+    for name in [name for name, split in splits.items() if split.images.array is not None]:
+        show.say(f"{name}: its images come as arrays, there is nothing to verify")
+        del splits[name]
+    if not splits:
+        return 0
+    output = None if options.output is None else Path(options.output)
+    files = exclusion_files(splits, output)
+    known = Known() if len(splits) > 1 else None
+    excluded = 0
+    for name, split in splits.items():
+        began = time.monotonic()
+        report = verify_split(
+            split,
+            dataset.found.root,
+            workers=options.workers,
+            again=options.again,
+            known=known,
+            progress=partial(show.track, description=f"Verifying {name}", total=len(split)),
+        )
+        write_report(files[name], report)
+        seconds = time.monotonic() - began
+        show.report(name, report, seconds)
+        if report.broken:
+            show.say(
+                f"{name}: list written to {files[name]}; training on this split leaves these files "
+                + ("out by itself" if output is None else f"out with --data.exclude {output}")
+            )
+        excluded += len(report.broken)
+    return 1 if excluded else 0
+
+
+def run_pack(options: argparse.Namespace) -> int:
+    """Packs splits into shards; returns the exit status.
+
+    Raises:
+        UserError: Something that the user can put right.
+    """
+    from alr_fast.data.datasets import open_dataset
+    from alr_fast.data.pack import Packer
+    from alr_fast.data.verify import chosen_splits
+
+    show = _Show()
+    out = Path(options.out)
+    packer = Packer(out, shard_mb=options.shard_mb, workers=options.workers, track=show.track)
+    dataset = open_dataset(options.name, options.root)
+    show.say(f"{dataset.layout.name}: {dataset.found.what}")
+    splits = chosen_splits(dataset, options.split, show.say)
+    for name, plan in packer.check(dataset, splits, options.exclude).items():
+        packed = packer.pack(plan)
+        remark = f", {packed.left_out:,} left out" if packed.left_out else ""
+        show.say(
+            f"{name}: {len(plan.split):,} samples{remark}, in {packed.shards:,} shards of "
+            f"{packed.size / 2**20:,.0f} MiB; {packed.written:,} of them written now"
+        )
+    show.say(f"train on them with --data-root {out}")
+    return 0
+
+
+class _Show:
+    """Progress bars on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        from alr_fast.console import RunConsole
+
+        self._run = RunConsole()
+
+    def say(self, text: str) -> None:
+        """Prints one line."""
+        self._run.say(text)
+
+    def track(self, items: Iterable, *, description: str, total: int) -> Iterator:
+        """Passes the items on while a bar or lines show how many there were."""
+        if self._run.console.is_terminal:
+            yield from self._run.track(items, description=description, total=total)
+            return
+        self.say(f"{description}: {total:,}")
+        began = shown = time.monotonic()
+        for done, item in enumerate(items, 1):
+            yield item
+            now = time.monotonic()
+            if now - shown > _SECONDS_PER_LINE:
+                shown = now
+                speed = done / (now - began)
+                self.say(f"{description}: {done:,} of {total:,}, {speed:,.0f} a second")
+
+    def track_all(self, description: str, items: list) -> Iterator:
+        """`track` for a list."""
+        return self.track(items, description=description, total=len(items))
+
+    def report(self, name: str, report, seconds: float) -> None:
+        """Prints what was found in a split, and where for example."""
+        from rich.table import Table
+        from rich.text import Text
+
+        total, broken = len(report.index), len(report.broken)
+        speed = f", {report.read / seconds:,.0f} a second" if report.read > 1000 else ""
+        self.say(
+            f"{name}: {total:,} files, {broken:,} excluded; {report.read:,} read in "
+            f"{seconds:.1f} s{speed}, the others were found fine before"
+            if report.read < total
+            else f"{name}: {total:,} files, {broken:,} excluded; read in {seconds:.1f} s{speed}"
+        )
+        lines = report.table()
+        if not lines:
+            return
+        table = Table("found", "files", "", "for example", box=None, pad_edge=False)
+        table.columns[1].justify = "right"
+        for kind, count, rows, is_broken in lines:
+            paths = [report.index.paths[row] for row in rows]
+            paths += ["..."] * (count > len(rows))
+            # As text: a path may hold what looks like markup, and bytes that are not UTF-8.
+            shown = "\n".join(paths).encode("utf-8", "replace").decode()
+            table.add_row(
+                Text(kind), f"{count:,}", "excluded" if is_broken else "kept", Text(shown)
+            )
+        self._run.console.print(table)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is a `UserError` of one line instead of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists every option")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog=PROG, allow_abbrev=False, description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    verify = commands.add_parser(
+        "verify",
+        allow_abbrev=False,
+        help="find broken files, and list them for training to leave out",
+        description="Reads every image file to its end and lists those that give no image or a "
+        "damaged one, for training to leave out; of a packed data set it compares the checksums, "
+        "too. Goes on where an earlier call stopped, and then reads only files that have changed "
+        "since or were broken. Exit status: 0 nothing is broken, 1 something is, 2 a wrong input.",
+    )
+    _common(verify)
+    verify.add_argument("--output", metavar="FILE", help="list to write, instead of the usual one")
+    verify.add_argument(
+        "--again", action="store_true", help="read also what was found fine and has not changed"
+    )
+    verify.set_defaults(run=run_verify)
+    pack = commands.add_parser(
+        "pack",
+        allow_abbrev=False,
+        help="write the images into tar shards (WebDataset), which training reads",
+        description="Writes the images, byte for byte, into tar shards as WebDataset and DALI read "
+        "them, with an index for training. Ids stay what they were. Goes on where an earlier call "
+        "stopped. Run verify first: what it lists is left out.",
+    )
+    _common(pack)
+    pack.add_argument("out", metavar="OUT", help="folder for the shards")
+    pack.add_argument(
+        "--shard-mb", type=int, default=256, metavar="MB", help="size of a shard in MiB (256)"
+    )
+    pack.add_argument(
+        "--exclude",
+        default="auto",
+        metavar="LIST",
+        help="CSV list of samples to leave out; auto: the one that verify wrote; none",
+    )
+    pack.set_defaults(run=run_pack)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("root", metavar="ROOT", help="folder of the data set")
+    parser.add_argument(
+        "--name", default="auto", metavar="NAME", help="data set; auto looks at the folder (auto)"
+    )
+    parser.add_argument(
+        "--split", nargs="+", default=[], metavar="NAME", help="splits (all that there are)"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="threads that read (one for each core)"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""What `python -m alr_fast.data pack` wrote: tar files that are read in large pieces, and an index.
+
+``packed.json``, ``<split>-000000.tar`` and so on, ``index/<split>.*.npy``
+
+Ids, paths and labels are those of the data set that was packed. So its fingerprint stays the same,
+and exclusion lists, label files and label banks go on to fit.
+"""
+
+import hashlib
+import json
+import resource
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alr_fast.data.images import BrokenImage, ShardImages
+from alr_fast.data.index import PathTable, SampleIndex
+from alr_fast.data.layouts import Found, Layout, Listing
+from alr_fast.errors import UserError
+
+MANIFEST = "packed.json"
+VERSION = 1
+INDEX_FOLDER = "index"
+# The splits of all layouts: which of them were packed, the manifest says.
+SPLITS = ("train", "test", "val", "clean_train", "google", "flickr")
+LEFT_OUT = "left out when packed"
+_PACK = "python -m alr_fast.data pack"
+_SPARE_FILES = 256  # files that a process opens beside the shards
+
+
+class PackedImages(ShardImages):
+    """Records of shards, some of which were left out.
+
+    Args:
+        left_out: Path -> reason of the samples without a record.
+        columns: See `ShardImages`.
+    """
+
+    def __init__(self, *columns, left_out: dict[str, str]) -> None:
+        super().__init__(*columns)
+        self.left_out = left_out
+
+    def take(self, rows: NDArray[np.int64]) -> "PackedImages":
+        """The images of these rows."""
+        columns = (self.shard[rows], self.offset[rows], self.size[rows], self.paths.take(rows))
+        return PackedImages(self.shards, *columns, left_out=self.left_out)
+
+    def absent(self) -> NDArray[np.int64]:
+        """Rows that were left out, int64 ascending."""
+        return np.flatnonzero(self.size == 0)
+
+    def name(self, row: int) -> str:
+        """Shard and former path of a row, for messages; of one left out the path alone."""
+        return super().name(row) if self.size[row] else self.paths[row]
+
+    def read(self, row: int) -> bytes:
+        """The bytes of a row.
+
+        Raises:
+            BrokenImage: It was left out, or its shard is missing or shorter than its index says.
+        """
+        if not self.size[row]:
+            raise BrokenImage(f"{LEFT_OUT}: {self.left_out.get(self.paths[row], 'no reason kept')}")
+        return super().read(row)
+
+
+def find(root: Path) -> Found | None:
+    """A folder with the manifest in it."""
+    return Found(root, f"packed shards in {root}") if (root / MANIFEST).is_file() else None
+
+
+def read(found: Found, split: str) -> Listing:
+    """Lists a split; its index is mapped into memory, its shards are not opened.
+
+    Raises:
+        UserError: The split was not packed, or not to its end; or shards or index are not as they
+            were written.
+    """
+    root = found.root
+    manifest = read_manifest(root)
+    plan = manifest["splits"].get(split)
+    if plan is None:
+        raise UserError(
+            f"{root}: the split {split} was not packed, there is {', '.join(manifest['splits'])}; "
+            f"add it with `{_PACK} ROOT {root} --split {split}`"
+        )
+    if plan["shards"] is None:
+        raise UserError(
+            f"{root}: packing of the split {split} did not come to its end; call `{_PACK}` again"
+        )
+    shards = check_sizes(root, plan["shards"])
+    try:
+        columns = _columns(root / INDEX_FOLDER, split, plan)
+        index, (shard, offset, size) = columns
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{root / INDEX_FOLDER}: the index of the split {split} is damaged ({error}); call "
+            f"`{_PACK}` again"
+        ) from error
+    _allow_open_files(len(shards))
+    images = PackedImages(
+        shards, shard, offset, size, index.paths, left_out=dict(plan["left_out"].values())
+    )
+    return Listing(index, images=images)
+
+
+def read_manifest(root: Path) -> dict:
+    """The manifest of a packed folder.
+
+    Raises:
+        UserError: It cannot be read, or a later version of this library wrote it.
+    """
+    path = root / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version, splits = manifest["version"], manifest["splits"]
+        known = isinstance(splits, dict) and isinstance(version, int)
+    except (OSError, ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise UserError(f"{path}: cannot be read as a manifest; pack the data set anew")
+    if version != VERSION:
+        raise UserError(
+            f"{path}: is of version {version}, this library reads {VERSION}; pack the data set anew"
+        )
+    return manifest
+
+
+def check_sizes(root: Path, shards: list[dict]) -> list[Path]:
+    """Paths of the shards, each as long as it was written.
+
+    Raises:
+        UserError: One is missing or has another size.
+    """
+    paths = []
+    for shard in shards:
+        path = root / shard["name"]
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise _changed(path, error.strerror or str(error)) from error
+        if size != shard["bytes"]:
+            raise _changed(path, f"{size:,} bytes, {shard['bytes']:,} were written")
+        paths.append(path)
+    return paths
+
+
+def check_shards(
+    found: Found, splits: Iterable[str], progress: Callable[[list], Iterable] = iter
+) -> None:
+    """Compares the checksum of every shard of these splits, which are read from end to end.
+
+    Args:
+        found: The packed folder.
+        splits: Names of splits; none for all. Those that were not packed are passed over.
+        progress: Wraps the iteration over the shards.
+
+    Raises:
+        UserError: One is not what was written.
+    """
+    manifest = read_manifest(found.root)
+    names = list(splits) or manifest["splits"]
+    plans = [manifest["splits"].get(name) or {} for name in names]
+    shards = [shard for plan in plans for shard in plan.get("shards") or ()]
+    check_sizes(found.root, shards)
+    for shard in progress(shards):
+        path = found.root / shard["name"]
+        if sha256_of(path) != shard["sha256"]:
+            raise _changed(path, "its checksum is not the one that was written")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _changed(path: Path, what: str) -> UserError:
+    return UserError(
+        f"{path}: {what}; restore the shard, or delete it and call `{_PACK}` as before, which "
+        "writes it anew"
+    )
+
+
+def column_file(folder: Path, split: str, name: str) -> Path:
+    """File of one column of a split's index."""
+    return folder / f"{split}.{name}.npy"
+
+
+def _columns(
+    folder: Path, split: str, plan: dict
+) -> tuple[SampleIndex, tuple[NDArray, NDArray, NDArray]]:
+    def load(name: str, *, mapped: bool = False) -> NDArray:
+        file = column_file(folder, split, name)
+        return np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
+
+    # Paths are most of it, and stay on disk until they are asked for.
+    blob, offsets = load("paths", mapped=True), load("offsets", mapped=True)
+    labels = load("labels")
+    where = tuple(load(name) for name in ("shard", "offset", "size"))
+    n = plan["count"]
+    if offsets.shape != (n + 1,) or offsets[-1] != len(blob):
+        raise ValueError("paths of another length")
+    if any(column.shape != (n,) for column in (labels, *where)):
+        raise ValueError("columns of another length")
+    index = SampleIndex(
+        ids=np.arange(n),
+        paths=PathTable(blob, offsets[:-1], offsets[1:]),
+        labels=labels,
+        clean_labels=load("clean_labels") if plan["clean_labels"] else None,
+        class_names=tuple(plan["class_names"]),
+    )
+    if index.label_fingerprint() != plan["label_fingerprint"]:
+        raise ValueError("labels that are not those that were packed")
+    return index, where
+
+
+def _allow_open_files(shards: int) -> None:
+    """Every shard stays open, and a system often allows 1024 files: a process may ask for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = shards + _SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
+LAYOUT = Layout(
+    name="packed",
+    looked_for=f"{MANIFEST} of `{_PACK}`",
+    splits=SPLITS,
+    find=find,
+    read=read,
+)

@@ -123,10 +123,11 @@ class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
 
 
 def _with_underscores(word: str) -> str:
-    """Lets --data.crop-padding stand for --data.crop_padding."""
+    """Lets --data.crop-padding stand for --data.crop_padding, and --data for --data.name."""
     if not word.startswith("--") or word == "--":
         return word
     option, equals, value = word.partition("=")
+    option = "--data.name" if option == "--data" else option
     return "--" + option[2:].replace("-", "_") + equals + value
 
 

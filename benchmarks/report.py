@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.host_cost import PARTS
-from benchmarks.loading import BASELINE, to_baseline
+from benchmarks.loading import to_baseline
+from benchmarks.loading_variants import BASELINE
 from benchmarks.results import FOLDER, latest
 
 NOT_MEASURED = "not measured"

@@ -87,12 +87,14 @@ def latest(folder: Path) -> dict[tuple[str, str], tuple[str, list[dict]]]:
 
 def percentiles(times: Iterable[float]) -> dict[str, float]:
     """The 20th, 50th and 80th percentile of times in microseconds, as entries of a row."""
-    times = list(times)
-    if len(times) < 2:
-        times *= 2
-    fifths = statistics.quantiles(times, n=5, method="inclusive")
-    return {
-        "p20_us": fifths[0],
-        "p50_us": statistics.median(times),
-        "p80_us": fifths[3],
-    }
+    low, middle, high = fifths(times)
+    return {"p20_us": low, "p50_us": middle, "p80_us": high}
+
+
+def fifths(values: Iterable[float]) -> tuple[float, float, float]:
+    """The 20th, 50th and 80th percentile; of one value that value."""
+    values = list(values)
+    if len(values) < 2:
+        values *= 2
+    cuts = statistics.quantiles(values, n=5, method="inclusive")
+    return cuts[0], statistics.median(values), cuts[3]

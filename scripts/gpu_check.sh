@@ -145,6 +145,11 @@ fi
 if wanted benchmark; then
   run_on_gpu host_cost 30 "$python" -m benchmarks.host_cost
   run_on_gpu benchmark 240 "$python" -m benchmarks.kernels
+  if [ -n "$capability" ] && ! has nvidia.dali; then
+    line loading "skipped (no NVIDIA DALI)" 0
+  else
+    run_on_gpu loading 90 "$python" -m benchmarks.loading --device cuda
+  fi
 fi
 # Needs no GPU, hence last.
 wanted tests && run ctest 300 scripts/ctest.sh "$(dirname "$python")"

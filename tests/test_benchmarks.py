@@ -510,6 +510,7 @@ def test_without_a_gpu_the_rest_of_the_check_runs(tmp_path: Path) -> None:
         "initcheck": "skipped (no GPU)",
         "host_cost": "skipped (no GPU)",
         "benchmark": "skipped (no GPU)",
+        "loading": "skipped (no GPU)",
         "report": "passed",
         "whole": "",
     }
@@ -527,6 +528,7 @@ def test_the_check_goes_on_after_a_failure_and_reports_it(tmp_path: Path) -> Non
         "build": "failed (status 1)",
         "host_cost": "passed",
         "benchmark": "passed",
+        "loading": "passed",
         "report": "passed",
         "whole": "",
     }
@@ -534,5 +536,12 @@ def test_the_check_goes_on_after_a_failure_and_reports_it(tmp_path: Path) -> Non
     architectures = os.environ.get("TORCH_CUDA_ARCH_LIST", "9.0")
     assert calls == [
         f"{name} {architectures}"
-        for name in ("build_ext", "benchmarks.host_cost", "benchmarks.kernels", "benchmarks.report")
+        for name in (
+            "build_ext",
+            "benchmarks.host_cost",
+            "benchmarks.kernels",
+            "import nvidia.dali",
+            "benchmarks.loading",
+            "benchmarks.report",
+        )
     ]

@@ -82,6 +82,11 @@ def test_dashes_and_underscores_are_the_same():
     assert (config.data.crop_padding, config.log_every, config.data_root) == (3, 4, "a-b")
 
 
+@pytest.mark.parametrize("argv", [["--data", "auto"], ["--data=auto"], ["--data.name", "auto"]])
+def test_spellings_of_the_data_set(argv):
+    assert parse(["--recipe", "cifar10", "--data-root", "x", *argv]).data.name == "auto"
+
+
 def test_dotted_overrides():
     argv = "--noise.kind symmetric-exclusive --noise.rate 0.25 --optim.epochs 3 --data.limit 200"
     argv += " --bank.dtype bfloat16 --alr.momentum 0.9 --alr.entropy_weight 0 --seed 4"

@@ -17,6 +17,8 @@ import torch
 from PIL import Image
 
 from benchmarks import loading, report, results
+from benchmarks.loading_variants import VARIANTS, why_not
+from benchmarks.loading_work import TINY, Work
 
 
 @pytest.fixture(autouse=True)
@@ -50,11 +52,11 @@ def page_of(rows: list[dict], folder: Path) -> str:
 
 def test_every_loader_has_a_row(rows: list[dict]) -> None:
     found = {row["loader"]: row for row in of_suite(rows, "loading")}
-    assert list(found) == list(loading.VARIANTS)
+    assert list(found) == list(VARIANTS)
     for name, row in found.items():
         assert row["environment"]["cpu_isa"]
         assert row["what"] and row["source"]
-        why = loading.why_not(loading.VARIANTS[name], "cpu")
+        why = why_not(VARIANTS[name], "cpu")
         assert row.get("skipped") == why
         if why is None:
             low, high = row["images_per_second_p20"], row["images_per_second_p80"]
@@ -78,7 +80,7 @@ def test_the_index_has_rows(rows: list[dict]) -> None:
     assert list(found) == ["first reading", "from the cache", "worker"]
     for case in ("first reading", "from the cache"):
         row = found[case]
-        assert row["samples"] == loading.TINY.samples
+        assert row["samples"] == TINY.samples
         assert 0 < row["seconds_p20"] <= row["seconds"] <= row["seconds_p80"]
         assert 0 <= row["peak_megabytes"] < 100
     assert 0 < found["worker"]["private_megabytes"] < 200
@@ -132,7 +134,7 @@ FACTS = {
 
 
 def made_up_row(name: str, speed: float, **more) -> dict:
-    variant = loading.VARIANTS[name]
+    variant = VARIANTS[name]
     return {
         "suite": "loading", "loader": name, "source": variant.source or "small",
         "what": variant.what, "auto": name in ("dali-cpu", "memory"),
@@ -180,7 +182,7 @@ class _Wrong:
     def __init__(self, fault: str) -> None:
         self.fault = fault
 
-    def __call__(self, work: loading.Work, repeats: int):
+    def __call__(self, work: Work, repeats: int):
         size = work.scale.size
         rng = np.random.default_rng(0)
         rows = np.arange(work.files).reshape(-1, work.scale.batch)
@@ -205,9 +207,9 @@ class _Wrong:
 def test_a_loader_that_is_wrong_is_not_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    work = loading.Work(tmp_path, 12, 1, "cpu", loading.TINY)
-    wrong = dataclasses.replace(loading.VARIANTS["torch-pil"], stream=_Wrong(fault))
-    monkeypatch.setitem(loading.VARIANTS, "torch-pil", wrong)
+    work = Work(tmp_path, 12, 1, "cpu", TINY)
+    wrong = dataclasses.replace(VARIANTS["torch-pil"], stream=_Wrong(fault))
+    monkeypatch.setitem(VARIANTS, "torch-pil", wrong)
     if not fault:
         assert loading.Contender("torch-pil", work).turn()[0] > 0
         return

@@ -279,7 +279,7 @@ def test_output_names_the_list(tmp_path):
 
 
 def test_arrays_need_no_verification(capsys):
-    assert main(["verify", ".", "--name", "digits"]) == 0
+    assert main(["verify", ".", "--data", "digits"]) == 0
     assert "nothing to verify" in capsys.readouterr().out
 
 
@@ -289,7 +289,7 @@ def test_arrays_need_no_verification(capsys):
         (["--output", "x.csv"], "name one with --split"),
         (["--split", "val"], "folder has no split val"),
         (["--split", "train", "--output", "no/such/x.csv"], "no file can be written there"),
-        (["--name", "nonsense"], "--name nonsense: no such data set"),
+        (["--data", "nonsense"], "--data nonsense: no such data set"),
         (["--workers", "0"], "--workers 0: must be 1 or more"),
         (["--nonsense"], "--help lists every option"),
     ],

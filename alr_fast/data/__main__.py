@@ -7,8 +7,6 @@ Both recognise the layout of ROOT, and both can be interrupted: the next call go
 """
 
 import argparse
-import os
-import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,16 +27,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0; 1 if `verify` excluded something, 2 for a wrong input, 130 when interrupted.
     """
     try:
+        from alr_fast.data.setup import usable_cores
+
         options = _parser().parse_args(argv)
         if options.workers is None:
-            options.workers = len(os.sched_getaffinity(0))
+            options.workers = usable_cores()
         if options.workers < 1:
             raise UserError(f"--workers {options.workers}: must be 1 or more")
         return options.run(options)
     except UserError as error:
         # Data sets speak of the options of training, which stand in groups there.
-        message = re.sub(r"^--data\.(name|exclude)", r"--\1", str(error))
-        message = message.removeprefix("--data-root ")
+        message = str(error).replace("--data.exclude", "--exclude").removeprefix("--data-root ")
         print(f"error: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -63,7 +62,7 @@ def run_verify(options: argparse.Namespace) -> int:
     )
 
     show = _Show()
-    dataset = open_dataset(options.name, options.root)
+    dataset = open_dataset(options.data, options.root)
     show.say(f"{dataset.layout.name}: {dataset.found.what}")
     if dataset.layout.name == packed.LAYOUT.name:
         # Before anything else: of a changed shard every finding would be wrong.
@@ -115,7 +114,7 @@ def run_pack(options: argparse.Namespace) -> int:
     show = _Show()
     out = Path(options.out)
     packer = Packer(out, shard_mb=options.shard_mb, workers=options.workers, track=show.track)
-    dataset = open_dataset(options.name, options.root)
+    dataset = open_dataset(options.data, options.root)
     show.say(f"{dataset.layout.name}: {dataset.found.what}")
     splits = chosen_splits(dataset, options.split, show.say)
     for name, plan in packer.check(dataset, splits, options.exclude).items():
@@ -240,7 +239,7 @@ def _parser() -> argparse.ArgumentParser:
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("root", metavar="ROOT", help="folder of the data set")
     parser.add_argument(
-        "--name", default="auto", metavar="NAME", help="data set; auto looks at the folder (auto)"
+        "--data", default="auto", metavar="NAME", help="data set; auto looks at the folder (auto)"
     )
     parser.add_argument(
         "--split", nargs="+", default=[], metavar="NAME", help="splits (all that there are)"

@@ -124,7 +124,7 @@ def open_dataset(name: str, root: str | os.PathLike | None) -> Dataset:
         return Dataset(digits.LAYOUT, digits.FOUND)
     if name != "auto" and name not in LAYOUTS:
         raise UserError(
-            f"--data.name {name}: no such data set; there is auto, digits, {', '.join(LAYOUTS)}"
+            f"--data {name}: no such data set; there is auto, digits, {', '.join(LAYOUTS)}"
         )
     if root is None:
         raise UserError(f"data set {name} needs a folder of images: pass --data-root DIR")

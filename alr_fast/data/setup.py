@@ -285,11 +285,14 @@ def _shared_choice(name: str, training: bool, split: Split) -> str:
 def _workers(config: DataConfig) -> int:
     if config.workers is not None:
         return config.workers
+    return min(usable_cores(), MOST_DEFAULT_WORKERS)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not everywhere
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return min(cores, MOST_DEFAULT_WORKERS)
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def noise_features(config: DataConfig, train: Split, track: Callable[..., Iterable]) -> np.ndarray:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from alr_fast.command import exit_status
 from alr_fast.errors import UserError
 
 # What `pip install 'alr_fast[train]'` adds: all are looked for at the start, so that none is missed
@@ -44,7 +45,8 @@ TRAIN_EXTRA = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, 2 for a wrong input, 130 when interrupted."""
-    try:
+
+    def action() -> None:
         missing = [name for name in TRAIN_EXTRA if importlib.util.find_spec(name) is None]
         if missing:
             raise UserError(
@@ -53,13 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from alr_fast.cli import parse
 
         run(parse(sys.argv[1:] if argv is None else argv))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_status(action)
 
 
 def run(config) -> None:

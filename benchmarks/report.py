@@ -535,19 +535,6 @@ def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _plot(path: Path, devices: list[tuple[str, list[dict]]]) -> bool:
     """Draws the speed against K, a panel for each GPU; returns whether there is a plot."""
-    panels = [
-        (device, {key: v for key, v in _shapes(rows).items() if key[2] == key[3] == "float32"})
-        for device, rows in devices
-    ]
-    panels = [(device, shapes) for device, shapes in panels if shapes]
-    if not panels:
-        return False
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("no plot: matplotlib is missing")
-        return False
-    figure = Figure(figsize=(6.4 * len(panels), 4.2), layout="constrained")
     lines = {
         "copy": ["copy"],
         "fused, forward": ["fused_forward"],
@@ -555,30 +542,58 @@ def _plot(path: Path, devices: list[tuple[str, list[dict]]]) -> bool:
         "Triton": _TRITON,
         "best compiled": _COMPILED,
     }
-    for axes, (device, shapes) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels,
-                                      strict=True):  # fmt: skip
+
+    def draw(axes, shapes: dict[tuple, dict[str, dict]]) -> None:
         for label, names in lines.items():
             best = [(key[0], _best(variants, names)) for key, variants in shapes.items()]
             points = [(k, row["gigabytes_per_second"]) for k, row in best if row]
             if points:
                 axes.plot(*zip(*points, strict=True), marker="o", label=label)
-        axes.set(xscale="log", xlabel="classes K", ylabel="GB/s of ideal bytes", title=device)
+        axes.set(xscale="log", xlabel="classes K", ylabel="GB/s of ideal bytes")
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(path, dpi=120, metadata={"Software": None})
-    return True
+
+    panels = [
+        (device, {key: v for key, v in _shapes(rows).items() if key[2] == key[3] == "float32"})
+        for device, rows in devices
+    ]
+    return _draw_panels(path, panels, draw)
 
 
 def _plot_loading(path: Path, devices: list[tuple[str, list[dict]]]) -> bool:
     """Draws a bar for each loader of photographs, a panel for each device; see `_plot`."""
-    panels = []
-    for device, rows in devices:
-        output = next((r["output"] for r in _measured(rows) if r["loader"] == BASELINE), None)
-        raw = "decode-only"
-        bars = [r for r in _measured(rows) if r["output"] == output or r["loader"] == raw]
-        if bars:
-            panels.append((device, sorted(bars, key=lambda row: row["images_per_second"])))
+
+    def bars(rows: list[dict]) -> list[dict]:
+        rows = _measured(rows)
+        output = next((row["output"] for row in rows if row["loader"] == BASELINE), None)
+        shown = [r for r in rows if r["output"] == output or r["loader"] == "decode-only"]
+        return sorted(shown, key=lambda row: row["images_per_second"])
+
+    def draw(axes, rows: list[dict]) -> None:
+        speeds = [row["images_per_second"] for row in rows]
+        errors = [
+            [speed - row["images_per_second_p20"] for speed, row in zip(speeds, rows, strict=True)],
+            [row["images_per_second_p80"] - speed for speed, row in zip(speeds, rows, strict=True)],
+        ]
+        names = [row["loader"] + (" (auto)" if row["auto"] else "") for row in rows]
+        colors = ["tab:orange" if row["auto"] else "tab:blue" for row in rows]
+        axes.barh(names, speeds, xerr=errors, color=colors, capsize=3)
+        axes.set(xlabel="photographs per second")
+        axes.grid(alpha=0.3, axis="x")
+
+    return _draw_panels(path, [(device, bars(rows)) for device, rows in devices], draw)
+
+
+def _draw_panels(path: Path, panels: list[tuple[str, Collection]], draw: Callable) -> bool:
+    """Draws (title, content) pairs side by side, none for what is empty; see `_plot`.
+
+    Args:
+        path: The picture.
+        panels: Titles, and what ``draw(axes, content)`` takes.
+        draw: Draws one panel.
+    """
+    panels = [(title, content) for title, content in panels if content]
     if not panels:
         return False
     try:
@@ -587,18 +602,10 @@ def _plot_loading(path: Path, devices: list[tuple[str, list[dict]]]) -> bool:
         print("no plot: matplotlib is missing")
         return False
     figure = Figure(figsize=(6.4 * len(panels), 4.2), layout="constrained")
-    for axes, (device, bars) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels,
-                                    strict=True):  # fmt: skip
-        speeds = [row["images_per_second"] for row in bars]
-        errors = [
-            [speed - row["images_per_second_p20"] for speed, row in zip(speeds, bars, strict=True)],
-            [row["images_per_second_p80"] - speed for speed, row in zip(speeds, bars, strict=True)],
-        ]
-        names = [row["loader"] + (" (auto)" if row["auto"] else "") for row in bars]
-        colors = ["tab:orange" if row["auto"] else "tab:blue" for row in bars]
-        axes.barh(names, speeds, xerr=errors, color=colors, capsize=3)
-        axes.set(xlabel="photographs per second", title=device)
-        axes.grid(alpha=0.3, axis="x")
+    every_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, content) in zip(every_axes, panels, strict=True):
+        draw(axes, content)
+        axes.set_title(title)
     figure.savefig(path, dpi=120, metadata={"Software": None})
     return True
 

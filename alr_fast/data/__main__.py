@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
 
+from alr_fast.command import CommandParser, exit_status
 from alr_fast.errors import UserError
 
 PROG = "python -m alr_fast.data"
@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0; 1 if `verify` excluded something, 2 for a wrong input, 130 when interrupted.
     """
-    try:
+
+    def action() -> int:
         from alr_fast.data.setup import usable_cores
 
         options = _parser().parse_args(argv)
@@ -34,15 +35,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.workers = usable_cores()
         if options.workers < 1:
             raise UserError(f"--workers {options.workers}: must be 1 or more")
-        return options.run(options)
-    except UserError as error:
-        # Data sets speak of the options of training, which stand in groups there.
-        message = str(error).replace("--data.exclude", "--exclude").removeprefix("--data-root ")
-        print(f"error: {message}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the next call goes on from here", file=sys.stderr)
-        return 130
+        try:
+            return options.run(options)
+        except UserError as error:  # data sets speak of the options of training
+            message = str(error).replace("--data.exclude", "--exclude")
+            raise UserError(message.removeprefix("--data-root ")) from None
+
+    return exit_status(action, interrupted="interrupted; the next call goes on from here")
 
 
 def run_verify(options: argparse.Namespace) -> int:
@@ -188,16 +187,9 @@ class _Show:
         self._run.console.print(table)
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaint is a `UserError` of one line instead of a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help lists every option")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=PROG, allow_abbrev=False, description=__doc__.split("\n")[0])
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    parser = CommandParser(prog=PROG, allow_abbrev=False, description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
     verify = commands.add_parser(
         "verify",
         allow_abbrev=False,

@@ -74,7 +74,8 @@ def load_data(config: DataConfig, root: str | None, *, say: Callable[[str], None
     test = _without_excluded(test, "none" if by_hand else config.exclude, say)
     if train.index.class_names != test.index.class_names:
         raise UserError(
-            f"splits {config.train_split} and {config.test_split} of {root} have other classes"
+            f"splits {config.train_split} and {config.test_split} of {root} have other classes; "
+            "pass --data.train_split and --data.test_split of the same classes"
         )
     k = train.index.num_classes
     rows = balanced_rows(train.index.labels, k, config.limit, option="data.limit")

@@ -12,8 +12,8 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
+from alr_fast.command import CommandParser, exit_status
 from alr_fast.errors import UserError
 from alr_fast.noise.files import check_output, read_matrix, save_labels
 from alr_fast.noise.models import NOISE_MODELS, check_noise, inject, needs_features
@@ -24,17 +24,14 @@ RATELESS = ("none", "matrix")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, 2 for a wrong input, 130 when interrupted."""
-    try:
-        print(run(_parser().parse_args(argv)))
-    except UserError as error:
-        # Models and data sets speak of the options of training, where these stand in groups.
-        message = re.sub(r"^--noise\.", "--", re.sub(r"^--data\.name", "--data", str(error)))
-        print(f"error: {message}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+
+    def action() -> None:
+        try:
+            print(run(_parser().parse_args(argv)))
+        except UserError as error:  # models speak of the options of training, which have groups
+            raise UserError(re.sub(r"^--noise\.", "--", str(error))) from None
+
+    return exit_status(action)
 
 
 def run(options: argparse.Namespace) -> str:
@@ -90,15 +87,8 @@ def run(options: argparse.Namespace) -> str:
     )
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaint is a `UserError` of one line instead of a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help lists every option")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog=PROG,
         allow_abbrev=False,
         description="Injects label noise into the training labels of a data set, those that the "

@@ -1,0 +1,35 @@
+"""What the commands of this package share: a mistake is one line, and the exit status tells."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from alr_fast.errors import UserError
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose complaint is a `UserError` of one line instead of a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists every option")
+
+
+def exit_status(action: Callable[[], int | None], *, interrupted: str = "interrupted") -> int:
+    """Runs a command.
+
+    Args:
+        action: The command; returns its exit status, None for 0.
+        interrupted: What to say when the user stops it.
+
+    Returns:
+        The status: what ``action`` returned, 2 for a wrong input, 130 when interrupted.
+    """
+    try:
+        return action() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130

@@ -38,7 +38,7 @@ class EpochRecord:
     Attributes:
         method: Name of the method.
         epoch: Number of the epoch, counted from 1.
-        learning_rate: Learning rate of the last step.
+        learning_rate: Learning rate that the next step would have.
         train_loss: Mean training loss.
         train_accuracy: Share of training samples predicted as their given label.
         test_loss: Mean cross entropy on the test set.

@@ -7,8 +7,8 @@
     python -m alr_fast.train --config runs/latest/config.yaml  # the same run again
     python -m alr_fast.train --help
 
-Every method sees the same initial weights, batches, augmentation and schedule; only the loss
-differs. The last epoch is the result. `alr_fast.runs` says what a run leaves behind.
+Every method sees the same initial weights, batches, crops and schedule; only the loss differs. The
+last epoch is the result. `alr_fast.runs` says what a run leaves behind.
 """
 
 import importlib.util
@@ -67,7 +67,13 @@ def run(config) -> None:
     """
     from alr_fast.config import FOLDER_RECIPE, recipe_names
     from alr_fast.console import RunConsole, percent
-    from alr_fast.data.setup import load_data, make_loaders, noise_features, with_labels
+    from alr_fast.data.setup import (
+        leave_out,
+        load_data,
+        make_loaders,
+        noise_features,
+        with_labels,
+    )
     from alr_fast.models import build_model
     from alr_fast.noise import inject, needs_features, read_matrix
     from alr_fast.runs import RunFolder, check_runs, environment, method_summary
@@ -97,6 +103,8 @@ def run(config) -> None:
     )
     if noise.kind != "none":
         data = with_labels(data, noise.labels)
+    # After the noise, so that a list of broken files changes nobody else's label.
+    data = leave_out(data)
     index = data.train.index
     before = label_accuracy(torch.from_numpy(index.labels), index)
     loaders = make_loaders(config, data, device=device, say=console.say, track=console.track)
@@ -132,6 +140,7 @@ def run(config) -> None:
             records += history
             results[method] = method_summary(history, before)
     finally:
+        folder.save_broken(loaders.train.broken)  # also where they ended the run
         folder.close()
     summary = {
         "methods": results,
@@ -152,7 +161,9 @@ def run(config) -> None:
             "train_samples": len(data.train),
             "test_samples": len(data.test),
             "loader": loaders.choice.name,
+            "excluded_samples": len(data.excluded),
             "broken_samples": len(loaders.train.broken.reasons),
+            "broken_test_samples": sum(len(loader.broken.reasons) for loader in loaders.tests),
             "classes": list(index.class_names),
             "sample_fingerprint": index.sample_fingerprint(),
             "label_fingerprint": index.label_fingerprint(),
@@ -273,7 +284,6 @@ def train_method(method, model, config, loaders, device, folder, console) -> lis
             )
             records.append(record)
             folder.log_epoch(record)
-            folder.save_broken(train_loader.broken)
             display.epoch(record)
     folder.save_weights(method, state.model)
     if state.criterion.bank is not None:
@@ -281,7 +291,6 @@ def train_method(method, model, config, loaders, device, folder, console) -> lis
     return records
 
 
-@torch.no_grad()
 def backward(state: TrainState, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
     """Backward pass from the gradient that comes with the loss, in one pass over the logits.
 
@@ -302,6 +311,7 @@ def backward(state: TrainState, logits: Tensor, batch: dict[str, Tensor]) -> Ten
     return loss if weight is None else loss / weight[0]
 
 
+@torch.no_grad()
 def evaluate(model: nn.Module, loader, autocast) -> tuple[float, float]:
     """Mean cross entropy and accuracy over a loader."""
     model.eval()
@@ -327,7 +337,7 @@ def add_to_sums(sums: Tensor, loss: Tensor, logits: Tensor, labels: Tensor) -> N
 def means(sums: Tensor) -> tuple[float, float]:
     """Mean loss and accuracy; waits for the device."""
     loss, right, samples = sums.tolist()
-    return loss / samples, right / samples
+    return loss / max(samples, 1), right / max(samples, 1)
 
 
 def label_accuracy(labels: Tensor, index) -> float | None:

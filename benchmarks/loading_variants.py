@@ -1,6 +1,5 @@
 """How each loader of the benchmark streams its batches: without end, of rows from 0 to N - 1."""
 
-import importlib.util
 import itertools
 import os
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from alr_fast.data.datasets import Split
-from alr_fast.data.loader import Choice, choose_loader, make_loader
+from alr_fast.data.loader import Choice, choose_loader, has_dali, make_loader
 from alr_fast.data.memory import Decoded, decode_all
 from alr_fast.data.sampler import Sampler
 from alr_fast.data.transform import Transform
@@ -295,6 +294,6 @@ def why_not(variant: Variant, device: str) -> str | None:
     """Why a loader cannot run here, None where it can."""
     if variant.device == "cuda" and device != "cuda":
         return "needs a GPU" if not torch.cuda.is_available() else "needs --device cuda"
-    if variant.dali and importlib.util.find_spec("nvidia.dali") is None:
+    if variant.dali and not has_dali():
         return "NVIDIA DALI is not installed"
     return None

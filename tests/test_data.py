@@ -12,7 +12,7 @@ from alr_fast.data.broken import default_exclusion_file, read_exclusions, write_
 from alr_fast.data.datasets import open_dataset
 from alr_fast.data.index import PathTable, SampleIndex, balanced_rows
 from alr_fast.data.layouts.digits import read_digits
-from alr_fast.data.setup import load_data, make_transform
+from alr_fast.data.setup import leave_out, load_data, make_transform
 from alr_fast.errors import UserError
 from alr_fast.noise import inject, save_labels
 
@@ -21,7 +21,7 @@ FOLDER = DataConfig(name="folder", workers=1)
 
 def load(root, **changes):
     data = load_data(replace(FOLDER, **changes), str(root), say=lambda text: None)
-    return data.train, data.test
+    return leave_out(data).train, data.test
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_limit_keeps_ids_and_files(root):
         ),
         (
             lambda r: [(r / s).mkdir(parents=True) for s in ("train", "test")],
-            "train: no class folders",
+            r"none of the known layouts in it \(found: test, train\)",
         ),
         (lambda r: write_folder(r, train={"a": 2}, test={"a": 1}), r"only one class \(a\)"),
         (
@@ -215,6 +215,14 @@ def test_wrong_folder_is_named_with_the_way_out(tmp_path, prepare, message, name
         load(tmp_path / "set", name=name)
     assert str(tmp_path / "set") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_flat_folders_are_no_folders_of_classes(tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.jpg").write_bytes(b"")
+        (tmp_path / f"{name}.csv").write_text(f"path,label\n{name}/0.jpg,0\n")
+    assert open_dataset("auto", tmp_path).layout.name == "table"
 
 
 def test_auto_shows_all_that_was_looked_for(tmp_path):
@@ -275,7 +283,9 @@ def test_second_opening_reads_the_cache(root, cache, monkeypatch):
     assert not [p for p in root.rglob("*") if p.name.endswith(".npy")]
 
 
-@pytest.mark.parametrize("change", ["added", "removed", "new time", "damaged", "other version"])
+@pytest.mark.parametrize(
+    "change", ["added", "removed", "new time", "damaged", "empty", "short", "other version"]
+)
 def test_a_changed_source_is_read_anew(root, cache, monkeypatch, change):
     settle(root)
     calls = listed(monkeypatch)
@@ -289,11 +299,31 @@ def test_a_changed_source_is_read_anew(root, cache, monkeypatch, change):
         os.utime(root / "train" / "b", (1e9 + 1, 1e9 + 1))
     elif change == "damaged":
         (facts.parent / "paths.npy").write_bytes(b"not an array")
+    elif change == "empty":
+        (facts.parent / "labels.npy").write_bytes(b"")
+    elif change == "short":
+        np.save(facts.parent / "labels.npy", np.zeros(3, np.int64))
     else:
         facts.write_text(json.dumps({**json.loads(facts.read_text()), "version": 0}))
     after = open_dataset("folder", root).split("train").index.paths[:]
     assert calls == ["train", "train"]
     assert len(after) - len(before) == {"added": 1, "removed": -1}.get(change, 0)
+
+
+def test_a_test_split_depends_on_the_training_classes(tmp_path, cache):
+    root = write_folder(
+        tmp_path / "set", train={"a": 1, "c": 1}, test={"a": 1, "c": 1}, test_name="val"
+    )
+    settle(root)
+    assert open_dataset("folder", root).split("test").index.labels.tolist() == [0, 1]
+    (root / "train" / "b").mkdir()
+    (root / "train" / "b" / "x.png").write_bytes(b"")
+    assert open_dataset("folder", root).split("test").index.labels.tolist() == [0, 2]
+    settle(root)
+    open_dataset("folder", root).split("test")
+    (root / "test" / "b").mkdir(parents=True)
+    (root / "test" / "b" / "y.png").write_bytes(b"")
+    assert open_dataset("folder", root).split("test").index.paths == ["test/b/y.png"]
 
 
 def test_what_has_just_changed_is_not_cached(root, cache, monkeypatch):

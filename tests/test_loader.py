@@ -13,7 +13,14 @@ from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split, open_dataset
 from alr_fast.data.images import ArrayImages, FileImages
 from alr_fast.data.layouts import new_index
-from alr_fast.data.loader import LOADERS, Choice, choose_loader, for_evaluation, make_loader
+from alr_fast.data.loader import (
+    LOADERS,
+    Choice,
+    choose_loader,
+    for_evaluation,
+    has_dali,
+    make_loader,
+)
 from alr_fast.data.memory import MemoryLoader, decode_all
 from alr_fast.data.sampler import Sampler
 from alr_fast.data.transform import Transform
@@ -21,7 +28,7 @@ from alr_fast.errors import UserError
 
 CPU = torch.device("cpu")
 UNTESTABLE = {"unreadable"} if os.geteuid() == 0 else set()  # root may read everything
-HAS_DALI = importlib.util.find_spec("nvidia.dali") is not None
+HAS_DALI = has_dali()
 needs_dali = pytest.mark.skipif(not HAS_DALI, reason="NVIDIA DALI is not installed")
 loaders = pytest.mark.parametrize("name", [
     "memory", "torch", pytest.param("dali", marks=needs_dali)
@@ -251,6 +258,36 @@ def test_other_devices_cut_the_same_windows(split, monkeypatch):
         assert torch.equal(a["image"], b["image"])
 
 
+@loaders
+def test_a_batch_without_any_image(name, split, tmp_path):
+    """The last batch of an evaluation may be one broken file."""
+    write_folder(tmp_path, train={"a": 5}, test={"a": 1}, size=(12, 10), suffix=".jpg")
+    (tmp_path / "train" / "a" / "004.jpg").write_bytes(b"")
+    index = new_index([f"train/a/{i:03d}.jpg" for i in range(5)], np.zeros(5, np.int64), ("a",))
+    split = Split(index, FileImages(tmp_path, index.paths))
+    batches = epoch_of(loader_of(name, split, batch_size=2, shuffle=False))
+    assert rows_of(batches) == [0, 1, 2, 3, -1]
+    assert batches[-1]["image"].shape == (1, 3, 8, 8)
+
+
+def test_a_dead_worker_is_one_line(split, monkeypatch):
+    from alr_fast.data import torch as torch_loader
+
+    monkeypatch.setattr(torch_loader, "prepare", lambda data: os._exit(9))
+    with pytest.raises(UserError, match=r"a worker process died .*--data\.workers") as error:
+        epoch_of(loader_of("torch", split))
+    assert "\n" not in str(error.value)
+
+
+def test_randaugment_of_the_torch_loader_follows_from_the_epoch(photos):
+    transform = Transform(24, crop="center", resize=24, randaugment=(2, 15))
+    loader = loader_of("torch", photos, transform, workers=2)
+    first, other = epoch_of(loader, 0), epoch_of(loader, 1)
+    again = epoch_of(loader_of("torch", photos, transform), 0, 2)
+    assert all(torch.equal(a["image"], b["image"]) for a, b in zip(first[2:], again, strict=True))
+    assert not torch.equal(first[0]["image"], other[0]["image"])
+
+
 @decoding
 def test_randaugment_varies_training_images_alone(name, photos):
     transform = Transform(24, crop="center", resize=24, randaugment=(2, 15))
@@ -372,6 +409,24 @@ def test_every_good_sample_once_and_every_broken_one_named(name, spoilt):
 
 
 @loaders
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_broken_file_of_a_shard_is_named_by_its_id(name, tmp_path, rank):
+    write_folder(tmp_path, train={"a": 20, "b": 20}, test={"a": 1}, size=(12, 10), suffix=".jpg")
+    split = open_dataset("folder", tmp_path).split("train")
+    paths = sorted((tmp_path / "train").rglob("*.jpg"))
+    for row in (5, 6, 30, 33):
+        paths[row].write_bytes(b"")
+    loader = loader_of(name, split, rank=rank, world_size=2)
+    if name == "memory":
+        loader.broken.reasons.clear()  # it has seen the whole split, but loads a half
+    epoch_of(loader)
+    own = set(loader.sampler.rows.tolist()) & {5, 6, 30, 33}
+    assert set(loader.broken.reasons) == own
+    for row in own:
+        assert loader.broken.reasons[row][0] == split.index.paths[row]
+
+
+@loaders
 def test_too_many_broken_files_end_the_run(name, photos, tmp_path):
     write_folder(tmp_path, train={"a": 20, "b": 20}, test={"a": 1}, size=(40, 32), suffix=".jpg")
     split = open_dataset("folder", tmp_path).split("train")
@@ -472,7 +527,12 @@ def test_auto_takes_the_first_that_can(split, monkeypatch):
     assert choose_loader("auto", split, VARIED, 0).name == "dali"
     assert choose_loader("auto", split, crop, 1).name == "dali"
     assert choose_loader("torch", split, crop, 1).name == "torch"
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    def no_such_package(name):  # what looking for nvidia.dali does without any nvidia package
+        if "." in name:
+            raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", no_such_package)
     choice = choose_loader("auto", split, crop, 1)
     assert (choice.name, "pip install" in choice.why) == ("torch", True)
     with pytest.raises(UserError, match=r"loader dali: NVIDIA DALI is not installed.*torch"):

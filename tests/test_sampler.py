@@ -100,6 +100,17 @@ def test_balanced_subset_is_drawn_anew(world_size):
     assert len(drawn[0] & drawn[1]) < 35
 
 
+def test_ranks_with_unequal_shares_of_the_classes_make_equal_steps():
+    labels = np.arange(600) % 30  # 3 of a class: 2 for one rank, 1 for the other
+    samplers = [
+        Sampler(600, 8, shuffle=True, rank=r, world_size=2, labels=labels, per_class=3)
+        for r in range(2)
+    ]
+    for sampler in samplers:
+        sizes = [len(positions) for positions in epoch_of(sampler)]
+        assert sizes == [8, 8, 8, 6]
+
+
 def test_wrong_ranks_are_refused():
     with pytest.raises(ValueError, match="rank 2 is not one of 2"):
         Sampler(10, 2, rank=2, world_size=2)

@@ -257,6 +257,20 @@ def test_noise_that_needs_more_than_labels(train_folder, tmp_path, kind):
     assert 0 < noise["realised_rate"] < 0.9
 
 
+def test_a_list_of_broken_files_changes_nobody_elses_label(train_folder, root, tmp_path):
+    options = ["--noise.kind", "symmetric", "--noise.rate", "0.5", "--methods", "alr"]
+    labels = []
+    (tmp_path / "x.csv").write_text("id,path,reason\n3,train/a/003.png,broken\n")
+    for exclude in ("none", str(tmp_path / "x.csv")):
+        status, runs = train_folder(*options, "--data.exclude", exclude)
+        assert status == 0
+        saved = load_file(runs / "latest" / "alr_bank.safetensors")
+        labels.append(dict(zip(saved["ids"].tolist(), saved["given_labels"].tolist(), strict=True)))
+    assert summary_of(runs)["data"]["excluded_samples"] == 1
+    del labels[0][3]
+    assert labels[0] == labels[1]
+
+
 def test_noise_never_reaches_the_test_labels(train_folder):
     status, runs = train_folder(
         "--noise.kind", "symmetric-exclusive", "--noise.rate", "1", "--methods", "ce",
@@ -306,6 +320,7 @@ def test_broken_training_is_told_in_one_line(train_folder, capsys):
         (["--data-root", "/no/such/folder"], "/no/such/folder: no such folder"),
         (["--data.crop", "resized"], "--data.crop resized: images that come as arrays"),
         (["--data.loader", "dali"], "--data.loader dali: the images of this data set are arrays"),
+        (["--data.randaugment_ops", "2"], "--data.randaugment_ops 2: images that come as arrays"),
         (["--data.epoch_samples", "5"], "--data.epoch_samples 5: below the number of classes, 10"),
         (["--model.name", "nosuch"], "--model.name nosuch"),
         (["--device", "nosuch"], "--device nosuch: not usable"),
@@ -424,7 +439,10 @@ def test_evaluation_uses_and_leaves_the_running_statistics():
     )
     (batch,) = loader
     before = {name: t.clone() for name, t in model.state_dict().items()}
+    graphs = []
+    model.register_forward_hook(lambda module, given, out: graphs.append(out.requires_grad))
     loss, accuracy = evaluate(model.train(), loader, torch.autocast("cpu", enabled=False))
+    assert graphs == [False]  # activations are not kept
     with torch.no_grad():
         logits = model.eval()(batch["image"])
     assert loss == pytest.approx(

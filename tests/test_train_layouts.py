@@ -1,6 +1,5 @@
 """The training command on a tiny set of every layout, as a user would point it at a download."""
 
-import importlib.util
 import json
 from functools import partial
 
@@ -23,10 +22,11 @@ from safetensors.torch import load_file
 
 from alr_fast.config import recipe_names
 from alr_fast.data import open_dataset
+from alr_fast.data.loader import has_dali
 from alr_fast.models import build_model
 from alr_fast.train import main
 
-HAS_DALI = importlib.util.find_spec("nvidia.dali") is not None
+HAS_DALI = has_dali()
 FILES = "dali" if HAS_DALI else "torch"  # what auto takes for random crops
 
 write_two_classes = partial(write_folder, train={"a": 6, "b": 6}, test={"a": 2, "b": 2})

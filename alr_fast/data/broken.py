@@ -103,4 +103,6 @@ def read_exclusions(path: Path, index: SampleIndex) -> np.ndarray:
                 rows.add(row)
     except OSError as error:
         raise UserError(f"--data.exclude {path}: {error.strerror or error}") from error
+    except csv.Error as error:
+        raise UserError(f"--data.exclude {path}: is not a CSV list: {error}") from error
     return np.array(sorted(rows), dtype=np.int64)

@@ -56,7 +56,8 @@ class _Reading:
 class DaliLoader(Loader):
     """Batches decoded by DALI; see `Loader` for the arguments.
 
-    RandAugment draws inside of DALI: its choices are not repeated when an epoch is resumed.
+    RandAugment draws inside of DALI: its choices are not repeated when an epoch is resumed or run
+    again.
     """
 
     def __init__(self, split, sampler, transform, **options) -> None:
@@ -283,7 +284,9 @@ def _pipeline_definition():
 
             number, magnitude = transform.randaugment
             images = fn.flip(images, horizontal=flip)
-            images = rand_augment(images, n=number, m=magnitude, fill_value=128)
+            # With the size, translations are shares of it; without, up to 100 pixels.
+            square = (transform.size, transform.size)
+            images = rand_augment(images, n=number, m=magnitude, shape=square, fill_value=128)
             flip = 0
         return fn.crop_mirror_normalize(
             images,

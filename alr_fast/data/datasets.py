@@ -180,16 +180,16 @@ class _CacheEntry:
                 )
                 for name in facts["arrays"]
             }
-        except (OSError, ValueError, KeyError):
+            offsets = arrays["offsets"]
+            index = SampleIndex(
+                ids=np.arange(len(offsets) - 1),
+                paths=PathTable(arrays["paths"], offsets[:-1], offsets[1:]),
+                labels=arrays["labels"],
+                clean_labels=arrays.get("clean_labels"),
+                class_names=tuple(facts["class_names"]),
+            )
+        except (OSError, EOFError, ValueError, KeyError):
             return None  # never written, or damaged: it is read anew
-        offsets = arrays["offsets"]
-        index = SampleIndex(
-            ids=np.arange(len(offsets) - 1),
-            paths=PathTable(arrays["paths"], offsets[:-1], offsets[1:]),
-            labels=arrays["labels"],
-            clean_labels=arrays.get("clean_labels"),
-            class_names=tuple(facts["class_names"]),
-        )
         return Listing(index)
 
     def store(self, listing: Listing, began: int) -> None:

@@ -152,7 +152,9 @@ class ShardImages:
         shard, size = int(self.shard[row]), int(self.size[row])
         try:
             if shard not in self._files:
-                self._files[shard] = os.open(self.shards[shard], os.O_RDONLY)
+                opened = os.open(self.shards[shard], os.O_RDONLY)
+                if self._files.setdefault(shard, opened) != opened:
+                    os.close(opened)  # another thread was faster
             data = os.pread(self._files[shard], size, int(self.offset[row]))
         except OSError as error:
             raise BrokenImage(error.strerror or str(error)) from None

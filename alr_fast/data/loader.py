@@ -101,13 +101,12 @@ class Loader(ABC):
             positions: Positions of the samples among this rank's rows.
             broken: Place in the batch -> reason, for those that gave no image.
         """
-        index = torch.from_numpy(positions)
+        index = torch.tensor(positions)
         label = self._labels[index]
         if broken:
             places = list(broken)
             for place, reason in broken.items():
                 self.broken.report(int(self.sampler.rows[positions[place]]), reason)
-            index = index.clone()
             index[places] = label[places] = -1
         return {
             "image": image,
@@ -156,6 +155,12 @@ class Choice:
     why: str
 
 
+def has_dali() -> bool:
+    """Whether NVIDIA DALI is installed; does not import it."""
+    # Looking for a module in a package that is missing would raise.
+    return all(importlib.util.find_spec(name) is not None for name in ("nvidia", "nvidia.dali"))
+
+
 def choose_loader(name: str, split: Split, transform: Transform, cache_mb: int) -> Choice:
     """Decides between the loaders.
 
@@ -169,7 +174,7 @@ def choose_loader(name: str, split: Split, transform: Transform, cache_mb: int) 
         UserError: The named loader cannot load this, or its library is not installed.
     """
     fits = len(split) * 3 * transform.size**2 <= cache_mb << 20
-    has_dali = importlib.util.find_spec("nvidia.dali") is not None
+    with_dali = has_dali()
     if isinstance(split.images, ArrayImages):
         if name not in ("auto", "memory"):
             raise UserError(
@@ -183,7 +188,7 @@ def choose_loader(name: str, split: Split, transform: Transform, cache_mb: int) 
             f"--data.loader memory: needs --data.crop center or pad, no RandAugment, and "
             f"--data.cache_mb of {len(split) * 3 * transform.size**2 / 2**20:.0f} or more"
         )
-    if name == "dali" and not has_dali:
+    if name == "dali" and not with_dali:
         raise UserError(
             "--data.loader dali: NVIDIA DALI is not installed; pip install 'alr_fast[dali]', or "
             "pass --data.loader torch"
@@ -195,7 +200,7 @@ def choose_loader(name: str, split: Split, transform: Transform, cache_mb: int) 
             "memory",
             f"all images at {transform.size} x {transform.size} fit into {cache_mb} MiB",
         )
-    if has_dali:
+    if with_dali:
         return Choice("dali", "NVIDIA DALI is installed")
     return Choice("torch", "NVIDIA DALI is not installed: pip install 'alr_fast[dali]'")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from alr_fast.config import Config, DataConfig
 from alr_fast.data.broken import BrokenSamples, default_exclusion_file, read_exclusions
@@ -16,13 +17,14 @@ from alr_fast.data.images import ArrayImages, BrokenImage, FileImages, prepare
 from alr_fast.data.index import SampleIndex, balanced_rows
 from alr_fast.data.layouts.packed import PackedImages
 from alr_fast.data.loader import Choice, Loader, choose_loader, for_evaluation, make_loader
-from alr_fast.data.memory import Decoded, decode_all
+from alr_fast.data.memory import decode_all
 from alr_fast.data.sampler import Sampler
 from alr_fast.data.transform import Transform
 from alr_fast.errors import UserError
 
 LARGEST_DEFAULT_SIZE = 224
-TEST_BATCH_SIZE = 512
+LARGEST_TEST_BATCH = 512
+TEST_BATCH_PIXELS = 1 << 23  # 167 images of 224 x 224: batches pass through shared memory
 MOST_DEFAULT_WORKERS = 16
 FEATURE_SIZE = 32  # side of the images that instance-dependent noise looks at
 
@@ -36,12 +38,14 @@ class RunData:
         train: Training split, with the labels as the data set gives them.
         test: Test split.
         second_test: Second test split, or None.
+        excluded: Ids of training samples that `leave_out` leaves out, int64.
     """
 
     dataset: Dataset
     train: Split
     test: Split
     second_test: Split | None
+    excluded: NDArray[np.int64]
 
     @property
     def tests(self) -> tuple[Split, ...]:
@@ -67,11 +71,11 @@ def load_data(config: DataConfig, root: str | None, *, say: Callable[[str], None
     if config.label_file is not None:
         labels = _labels_of_file(config, train.index)
         train = replace(train, index=train.index.with_noisy_labels(labels))
-    train = _without_excluded(train, config.exclude, say)
+    excluded = train.index.ids[_excluded_rows(train, config.exclude, say)]
     # A file names samples of the training split; verify writes a list for each.
     by_hand = config.exclude not in ("auto", "none")
     test = dataset.split(config.test_split)
-    test = _without_excluded(test, "none" if by_hand else config.exclude, say)
+    test = _without(test, _excluded_rows(test, "none" if by_hand else config.exclude, say))
     if train.index.class_names != test.index.class_names:
         raise UserError(
             f"splits {config.train_split} and {config.test_split} of {root} have other classes; "
@@ -85,7 +89,7 @@ def load_data(config: DataConfig, root: str | None, *, say: Callable[[str], None
     second = None
     if config.ilsvrc12 is not None:
         second = _ilsvrc12(dataset, config.ilsvrc12, test.index)
-    return RunData(dataset, train, test, second)
+    return RunData(dataset, train, test, second, excluded)
 
 
 def _ilsvrc12(dataset: Dataset, root: str, test: SampleIndex) -> Split:
@@ -121,7 +125,7 @@ def _labels_of_file(config: DataConfig, index: SampleIndex) -> np.ndarray:
     return read_cifar_n(Path(config.label_file), config.label_key, index.labels)
 
 
-def _without_excluded(split: Split, exclude: str, say: Callable[[str], None]) -> Split:
+def _excluded_rows(split: Split, exclude: str, say: Callable[[str], None]) -> NDArray[np.int64]:
     excluded = np.empty(0, dtype=np.int64)
     if isinstance(split.images, PackedImages):
         excluded = split.images.absent()
@@ -132,9 +136,17 @@ def _without_excluded(split: Split, exclude: str, say: Callable[[str], None]) ->
         listed = read_exclusions(path, split.index)
         say(f"{len(listed):,} samples are left out, as {path} says")
         excluded = np.union1d(excluded, listed)
-    if not len(excluded):
-        return split
-    return split.take(np.setdiff1d(np.arange(len(split)), excluded))
+    return excluded
+
+
+def _without(split: Split, rows: NDArray[np.int64]) -> Split:
+    return split.take(np.setdiff1d(np.arange(len(split)), rows)) if len(rows) else split
+
+
+def leave_out(data: RunData) -> RunData:
+    """The same data without the excluded training samples; the ids of the others stay."""
+    rows = np.flatnonzero(np.isin(data.train.index.ids, data.excluded))
+    return replace(data, train=_without(data.train, rows))
 
 
 def make_transform(config: DataConfig, split: Split) -> Transform:
@@ -149,6 +161,11 @@ def make_transform(config: DataConfig, split: Split) -> Transform:
             raise UserError(
                 f"--data.crop {config.crop}: images that come as arrays are only padded and "
                 "cropped; pass --data.crop pad"
+            )
+        if config.randaugment_ops:
+            raise UserError(
+                f"--data.randaugment_ops {config.randaugment_ops}: images that come as arrays are "
+                "only padded and cropped; leave it out"
             )
     else:
         size = config.image_size or _first_size(split)
@@ -194,13 +211,11 @@ class Loaders:
         train: Training batches.
         tests: Batches of each test split.
         choice: Which loader was taken for training.
-        decoded: Training images where they were decoded into memory from files.
     """
 
     train: Loader
     tests: tuple[Loader, ...]
     choice: Choice
-    decoded: Decoded | None
 
 
 def make_loaders(
@@ -255,7 +270,7 @@ def make_loaders(
             )
         sampler = Sampler(
             len(split),
-            config.optim.batch_size if training else TEST_BATCH_SIZE,
+            config.optim.batch_size if training else _test_batch_size(own.size),
             shuffle=training,
             seed=config.seed,
             labels=split.index.labels,
@@ -272,10 +287,14 @@ def make_loaders(
             workers=workers,
             broken=broken,
         )
-        made.append((loader, choice, decoded))
-    (train, choice, decoded), *tests = made
+        made.append((loader, choice))
+    (train, choice), *tests = made
     say(f"loader: {choice.name} ({choice.why})")
-    return Loaders(train, tuple(loader for loader, *_ in tests), choice, decoded)
+    return Loaders(train, tuple(loader for loader, _ in tests), choice)
+
+
+def _test_batch_size(size: int) -> int:
+    return max(min(LARGEST_TEST_BATCH, TEST_BATCH_PIXELS // size**2), 1)
 
 
 def _shared_choice(name: str, training: bool, split: Split) -> str:

@@ -4,7 +4,9 @@ For systems without NVIDIA DALI. It gives the same batches as the DALI loader, u
 decoder and resize filter.
 """
 
+import sys
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +14,7 @@ from torch import Tensor
 
 from alr_fast.data.images import BrokenImage, decode_rgb, prepare
 from alr_fast.data.loader import Loader, Normalise
+from alr_fast.errors import UserError
 
 
 def resize_part(image: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
@@ -44,21 +47,32 @@ class TorchLoader(Loader):
             _Decoding(split.images, transform),
             batch_sampler=self._pass,
             num_workers=self.workers,
-            collate_fn=_collate,
+            collate_fn=partial(_collate, size=transform.size),
             pin_memory=self.device.type == "cuda",
             persistent_workers=self.workers > 0,
+            # A forked worker shares the paths and the labels; a spawned one would copy them.
+            multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
         )
 
     def _batches(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
         self._pass.epoch, self._pass.start = epoch, start
-        steps = self.sampler.batches(epoch, start)
-        for (_, positions), (pixels, broken) in zip(steps, self._loader, strict=True):
+        decoded = iter(self._loader)
+        for _, positions in self.sampler.batches(epoch, start):
+            try:
+                pixels, broken = next(decoded)
+            except RuntimeError as error:
+                if "worker" not in str(error):
+                    raise
+                raise UserError(
+                    f"--data.loader torch: a worker process died ({' '.join(str(error).split())}); "
+                    f"try fewer --data.workers than {self.workers}"
+                ) from error
             image = self._normalise(pixels.to(self.device, non_blocking=True))
             yield self._batch(image, positions, broken)
 
 
 class _Pass:
-    """What the workers are to decode: for each batch a list of (row, place, shape, flip)."""
+    """What the workers decode: for each batch a list of (row, place, shape, flip, seed)."""
 
     def __init__(self, loader: TorchLoader) -> None:
         self._sampler = loader.sampler
@@ -69,7 +83,8 @@ class _Pass:
         for step, positions in self._sampler.batches(self.epoch, self.start):
             rng = self._sampler.augmentation_rng(self.epoch, step)
             draws = self._transform.draw(rng, len(positions))
-            yield list(zip(self._sampler.rows[positions].tolist(), *draws, strict=True))
+            seeds = rng.integers(2**63, size=len(positions)).tolist()
+            yield list(zip(self._sampler.rows[positions].tolist(), *draws, seeds, strict=True))
 
 
 class _Decoding(torch.utils.data.Dataset):
@@ -84,7 +99,7 @@ class _Decoding(torch.utils.data.Dataset):
             self._randaugment = RandAugment(number, magnitude, fill=128)
 
     def __getitem__(self, item) -> Tensor | str:
-        row, place, shape, flip = item
+        row, place, shape, flip, seed = item
         transform = self._transform
         try:
             encoded = prepare(self._images.read(row))
@@ -101,14 +116,15 @@ class _Decoding(torch.utils.data.Dataset):
         if flip:
             image = image.flip(-1)
         if self._randaugment is not None:
-            image = self._randaugment(image)
+            with torch.random.fork_rng(devices=()):
+                torch.manual_seed(seed)
+                image = self._randaugment(image)
         return image
 
 
-def _collate(images: list[Tensor | str]) -> tuple[Tensor, dict[int, str]]:
+def _collate(images: list[Tensor | str], size: int) -> tuple[Tensor, dict[int, str]]:
     """uint8 [B, S, S, 3], black where there is no image, and the reasons."""
     broken = {place: image for place, image in enumerate(images) if isinstance(image, str)}
-    shape = next((image.shape for image in images if not isinstance(image, str)), (3, 1, 1))
-    black = torch.zeros(shape, dtype=torch.uint8)
+    black = torch.zeros((3, size, size), dtype=torch.uint8)
     whole = [black if isinstance(image, str) else image for image in images]
     return torch.stack(whole).permute(0, 2, 3, 1).contiguous(), broken

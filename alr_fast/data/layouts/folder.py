@@ -5,6 +5,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,10 @@ LOOKED_FOR = "train/<class>/* and test/<class>/* (or val), files " + " ".join(IM
 
 
 def find(root: Path) -> Found | None:
-    """A folder with train/ and test/ or val/ in it, each with folders of classes."""
+    """A folder with folders of classes in train/, and test/ or val/ beside it."""
     tests = [name for name in ("test", "val") if (root / name).is_dir()]
-    if not (root / "train").is_dir() or not tests:
+    train = root / "train"
+    if not tests or not train.is_dir() or not any(entry.is_dir() for entry in os.scandir(train)):
         return None
     return Found(root, f"folders of classes in {root}/train and {root}/{tests[0]}")
 
@@ -50,7 +52,9 @@ def read(found: Found, split: str) -> Listing:
         folder = train
     else:
         folder = next(found.root / n for n in ("test", "val") if (found.root / n).is_dir())
-    return list_class_folders(found.root, folder, class_names)
+    listing = list_class_folders(found.root, folder, class_names)
+    # The classes are those of train, and which folder is the test depends on what is there.
+    return replace(listing, sources=(found.root, train, *listing.sources))
 
 
 def list_class_folders(root: Path, folder: Path, class_names: tuple[str, ...]) -> Listing:

@@ -57,7 +57,8 @@ class DataConfig:
             takes the first of them that can.
         exclude: CSV list of samples that are left out, as python -m alr_fast.data verify writes it;
             auto takes the list that verify wrote for this data set, none takes no list.
-        max_broken: Share of the files of a split that may turn out broken before the run stops.
+        max_broken: Share of the files that are used of a split that may turn out broken before the
+            run stops.
         limit: Train on this many images at most, the same number from every class; null for all.
         test_limit: Test on this many images at most, the same number from every class; null for
             all.
@@ -366,11 +367,12 @@ def resolve(config: Config) -> Config:
 
     warmup = alr.warmup_epochs
     if warmup is None:
-        warmup = max(optim.epochs // 6, 1)
+        warmup = min(max(optim.epochs // 6, 1), optim.epochs - 1)
     if "alr" in methods and not 0 <= warmup < optim.epochs:
         raise UserError(
-            f"--alr.warmup_epochs {warmup}: must be 0 or more and below --optim.epochs "
-            f"{optim.epochs}, or no label is ever refined"
+            f"--alr.warmup_epochs {warmup} (of recipe {config.recipe}, if you did not pass it): "
+            f"must be 0 or more and below --optim.epochs {optim.epochs}, or no label is ever "
+            "refined; pass another one"
         )
     return replace(
         config,

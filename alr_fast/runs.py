@@ -222,7 +222,10 @@ def plot_records(records: list[EpochRecord], path: Path) -> None:
 
 def _new_folder(runs: Path, recipe: str) -> Path:
     stem = time.strftime("%Y%m%d-%H%M%S") + f"-{recipe}"
-    runs.mkdir(parents=True, exist_ok=True)
+    try:
+        runs.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--runs {runs}: {error.strerror or error}; pass another folder") from error
     number = 1
     while True:
         path = runs / (stem if number == 1 else f"{stem}-{number}")

@@ -71,6 +71,7 @@ def run(config) -> None:
         leave_out,
         load_data,
         make_loaders,
+        make_transform,
         noise_features,
         with_labels,
     )
@@ -107,21 +108,24 @@ def run(config) -> None:
     data = leave_out(data)
     index = data.train.index
     before = label_accuracy(torch.from_numpy(index.labels), index)
-    loaders = make_loaders(config, data, device=device, say=console.say, track=console.track)
+    transform = make_transform(config.data, data.train)
 
     def new_model() -> nn.Module:
         torch.manual_seed(config.seed)
         model = build_model(
             config.model.name,
             num_classes=index.num_classes,
-            in_channels=loaders.train.channels,
-            image_size=loaders.train.transform.size,
+            in_channels=data.train.channels,
+            image_size=transform.size,
             pretrained=config.model.pretrained,
         )
         # Convolutions are faster in this layout, on GPUs and on CPUs.
         return model.to(device, memory_format=torch.channels_last)
 
-    new_model()  # an unknown or unsuitable net is known before anything is written
+    new_model()  # an unknown or unsuitable net is known before images are decoded
+    loaders = make_loaders(
+        config, data, transform, device=device, say=console.say, track=console.track
+    )
 
     console.say(
         f"{config.recipe}: {len(data.train):,} training and {len(data.test):,} test images, "

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from alr_fast.config import DataConfig
 from alr_fast.data import datasets
 from alr_fast.data.broken import default_exclusion_file, read_exclusions, write_exclusions
 from alr_fast.data.datasets import open_dataset
+from alr_fast.data.images import BrokenImage
 from alr_fast.data.index import PathTable, SampleIndex, balanced_rows
 from alr_fast.data.layouts.digits import read_digits
 from alr_fast.data.setup import leave_out, load_data, make_transform
@@ -172,6 +174,16 @@ def test_kinds_of_files(tmp_path, suffix):
     assert [len(split) for split in load(tmp_path)] == [2, 1]
 
 
+def test_a_link_that_leads_nowhere_shifts_no_id(root):
+    path = root / "train" / "a" / "002.png"
+    path.unlink()
+    path.symlink_to("/no/such/file")
+    train, _ = load(root)
+    assert len(train) == 10
+    with pytest.raises(BrokenImage, match="no such file"):
+        train.images.read(2)
+
+
 def test_limit_keeps_ids_and_files(root):
     whole, _ = load(root)
     part, test = load(root, limit=4, test_limit=2)
@@ -191,7 +203,7 @@ def test_limit_keeps_ids_and_files(root):
         (lambda r: (r / "images").mkdir(parents=True), r"none of .*\(found: images\); looked for"),
         (
             lambda r: write_folder(r, train={"a": 1, "b": 1}, test={"a": 1}, test_name="eval"),
-            r"none of the known layouts in it \(found: eval, train\)",
+            r"none of the known layouts in it \(found: eval, train; is .*val/ missing",
         ),
         (
             lambda r: [(r / s).mkdir(parents=True) for s in ("train", "test")],
@@ -334,6 +346,17 @@ def test_what_has_just_changed_is_not_cached(root, cache, monkeypatch):
     assert not list(cache.rglob("*"))
 
 
+def test_two_lists_in_one_folder_have_a_cache_each(tmp_path, cache):
+    for name, label in (("one", 0), ("two", 1)):
+        lines = [f"{k}.jpg,{(k + label) % 2},{s}" for k, s in enumerate(("train", "train", "test"))]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["path,label,split", *lines]) + "\n")
+        os.utime(tmp_path / f"{name}.csv", (1e9, 1e9))
+    for _ in range(2):
+        for name, labels in (("one", [0, 1]), ("two", [1, 0])):
+            split = open_dataset("table", tmp_path / f"{name}.csv").split("train")
+            assert split.index.labels.tolist() == labels
+
+
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(root, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ALR_FAST_CACHE", str(tmp_path / "file"))
@@ -348,7 +371,7 @@ def test_excluded_samples_shift_no_id(root, tmp_path, monkeypatch):
     monkeypatch.setenv("ALR_FAST_CACHE", str(tmp_path / "cache"))
     whole, test = load(root)
     rows = [(i, whole.index.paths[i], "broken") for i in (7, 2)]
-    for path, option in ((default_exclusion_file(whole.index), "auto"), (tmp_path / "x.csv", None)):
+    for path, option in ((default_exclusion_file(whole), "auto"), (tmp_path / "x.csv", None)):
         write_exclusions(path, rows)
         part, same = load(root, exclude=option or str(path))
         assert part.index.ids.tolist() == [0, 1, 3, 4, 5, 6, 8, 9]
@@ -356,7 +379,10 @@ def test_excluded_samples_shift_no_id(root, tmp_path, monkeypatch):
         assert part.images.read(6) == whole.images.read(8)
         assert len(same) == len(test)
     assert len(load(root, exclude="none")[0]) == 10
-    write_exclusions(default_exclusion_file(test.index), [(4, test.index.paths[4], "broken")])
+    # A copy has faults of its own.
+    shutil.copytree(root, tmp_path / "copy")
+    assert len(load(tmp_path / "copy")[0]) == 10
+    write_exclusions(default_exclusion_file(test), [(4, test.index.paths[4], "broken")])
     assert [len(split) for split in load(root)] == [8, 4]
     # A list that is named is one of the training split.
     assert [len(split) for split in load(root, exclude=str(tmp_path / "x.csv"))] == [8, 5]
@@ -368,8 +394,11 @@ def test_exclusions_of_another_data_set_are_refused(root, tmp_path, row):
     write_exclusions(tmp_path / "x.csv", [(*row, "broken")])
     with pytest.raises(UserError, match=r"x\.csv: its sample .* is not in this data set"):
         read_exclusions(tmp_path / "x.csv", whole.index)
-    with pytest.raises(UserError, match=r"exclude .*nosuch\.csv: No such file"):
+    with pytest.raises(UserError, match=r"exclude .*nosuch\.csv: No such file.*verify"):
         load(root, exclude=str(tmp_path / "nosuch.csv"))
+    (tmp_path / "other.csv").write_text("name,label\na,1\n")
+    with pytest.raises(UserError, match=r"other\.csv: is no exclusion list, it lacks the columns"):
+        load(root, exclude=str(tmp_path / "other.csv"))
 
 
 def test_labels_of_a_file_take_the_place_of_the_given_ones(root, tmp_path):
@@ -379,6 +408,8 @@ def test_labels_of_a_file_take_the_place_of_the_given_ones(root, tmp_path):
     part, _ = load(root, label_file=str(tmp_path / "noisy.npz"), limit=4)
     assert np.array_equal(part.index.labels, noise.labels[part.index.ids])
     assert np.array_equal(part.index.clean_labels, whole.index.labels[part.index.ids])
+    with pytest.raises(UserError, match=r"label_file .*nosuch: no such file"):
+        load(root, label_file=str(tmp_path / "nosuch"))
     with pytest.raises(UserError, match="label_key worse: is for the labels of CIFAR-N"):
         load(root, label_file=str(tmp_path / "noisy.npz"), label_key="worse")
 

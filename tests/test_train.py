@@ -379,6 +379,13 @@ def test_a_few_broken_images_are_left_out_and_listed(train_folder, root, capsys,
     assert changed.nonzero().flatten().tolist() == [i for i in range(24) if i != 2]
 
 
+def test_a_folder_for_runs_that_cannot_be_made(capsys):
+    assert main(["--runs", "/proc/runs"]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: --runs /proc/runs: ")
+    assert text.count("\n") == 1
+
+
 @pytest.mark.parametrize("where", ["file", "latest"])
 def test_unusable_folder_for_runs(tmp_path, capsys, where):
     runs = tmp_path / "runs"

@@ -14,7 +14,7 @@ from alr_fast.data import verify as module
 from alr_fast.data.__main__ import main
 from alr_fast.data.broken import default_exclusion_file
 from alr_fast.data.datasets import open_dataset
-from alr_fast.data.setup import load_data
+from alr_fast.data.setup import leave_out, load_data
 from alr_fast.data.verify import KINDS, NOTES, Known, verify_split
 
 # What `verify` calls each kind of broken file.
@@ -117,7 +117,7 @@ def listed(path):
 
 
 def list_of(root, split="train"):
-    return default_exclusion_file(open_dataset("auto", root).split(split).index)
+    return default_exclusion_file(open_dataset("auto", root).split(split))
 
 
 def examined(monkeypatch, stop_after=None):
@@ -175,19 +175,24 @@ def test_training_leaves_out_what_was_listed_and_no_id_shifts(tmp_path):
         broken_files.write_broken(root / before.paths[row], kind)
     assert main(["verify", str(root), "--split", "train"]) == 1
     said = []
-    train = load_data(DataConfig(name="auto"), str(root), say=said.append).train.index
+    train = leave_out(load_data(DataConfig(name="auto"), str(root), say=said.append)).train.index
     kept = np.setdiff1d(np.arange(100), [3, 70])
     assert train.ids.tolist() == kept.tolist()
     assert train.paths == before.take(kept).paths
     assert any("2 samples are left out" in line for line in said)
     assert (
-        len(load_data(DataConfig(name="auto", exclude="none"), str(root), say=print).train) == 100
+        len(
+            leave_out(
+                load_data(DataConfig(name="auto", exclude="none"), str(root), say=print)
+            ).train
+        )
+        == 100
     )
     # Repaired, the list is empty again.
     for row in (3, 70):
         broken_files.write_good(root / before.paths[row])
     assert main(["verify", str(root), "--split", "train"]) == 0
-    assert len(load_data(DataConfig(name="auto"), str(root), say=print).train) == 100
+    assert len(leave_out(load_data(DataConfig(name="auto"), str(root), say=print)).train) == 100
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])
@@ -275,7 +280,7 @@ def test_output_names_the_list(tmp_path):
     assert listed(path) == [{"id": "7", "path": "train/a/007.jpg", "reason": "not an image"}]
     assert not list_of(root).exists()
     config = DataConfig(name="auto", exclude=str(path))
-    assert len(load_data(config, str(root), say=print).train) == 99
+    assert len(leave_out(load_data(config, str(root), say=print)).train) == 99
 
 
 def test_arrays_need_no_verification(capsys):

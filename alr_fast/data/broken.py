@@ -1,6 +1,7 @@
 """Files that give no image: said once, counted, and a limit to how many a run accepts."""
 
 import csv
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable
@@ -49,16 +50,22 @@ class BrokenSamples:
             raise UserError(
                 f"{name}: cannot be read as an image ({reason}); with it {len(self.reasons):,} of "
                 f"{len(self._split):,} files are broken, more than --data.max_broken "
-                f"{self._max_share:g}; find them all with `python -m alr_fast.data verify`"
+                f"{self._max_share:g}; find them all with `python -m alr_fast.data verify "
+                f"{self._split.images.root}`"
             )
 
 
 EXCLUSION_COLUMNS = ("id", "path", "reason")
 
 
-def default_exclusion_file(index: SampleIndex) -> Path:
-    """Where `verify` writes the list of a split's broken files, and training looks for it."""
-    return cache_folder() / "excluded" / f"{index.sample_fingerprint()[:32]}.csv"
+def default_exclusion_file(split: Split) -> Path:
+    """Where `verify` writes the list of a split's broken files, and training looks for it.
+
+    Bound to the samples and to the folder that they were verified in: a copy has faults of its own.
+    """
+    root = os.fsencode(Path(split.images.root).absolute())
+    name = f"{split.index.sample_fingerprint()[:32]}-{hashlib.sha256(root).hexdigest()[:16]}.csv"
+    return cache_folder() / "excluded" / name
 
 
 def write_exclusions(path: Path, rows: Iterable[tuple[int, str, str]]) -> None:
@@ -89,7 +96,12 @@ def read_exclusions(path: Path, index: SampleIndex) -> np.ndarray:
     rows: set[int] = set()
     try:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            for line in csv.DictReader(file):
+            reader = csv.DictReader(file)
+            if not {"id", "path"} <= set(reader.fieldnames or ()):
+                raise UserError(
+                    f"--data.exclude {path}: is no exclusion list, it lacks the columns id and path"
+                )
+            for line in reader:
                 try:
                     row = int(index.rows_of([int(line["id"])])[0])
                     known = index.paths[row] == line["path"]
@@ -102,7 +114,10 @@ def read_exclusions(path: Path, index: SampleIndex) -> np.ndarray:
                     )
                 rows.add(row)
     except OSError as error:
-        raise UserError(f"--data.exclude {path}: {error.strerror or error}") from error
+        raise UserError(
+            f"--data.exclude {path}: {error.strerror or error}; pass a list that "
+            "`python -m alr_fast.data verify` wrote, or auto"
+        ) from error
     except csv.Error as error:
         raise UserError(f"--data.exclude {path}: is not a CSV list: {error}") from error
     return np.array(sorted(rows), dtype=np.int64)

@@ -65,6 +65,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def channels(self) -> int:
+        """Channels C of the images."""
+        return 3 if self.images.array is None else self.images.array.shape[1]
+
     def take(self, rows) -> "Split":
         """The samples of these ascending rows, int64 [M], with their ids."""
         return Split(self.index.take(rows), self.images.take(rows))
@@ -141,6 +146,8 @@ def open_dataset(name: str, root: str | os.PathLike | None) -> Dataset:
         raise UserError(f"--data-root {root}: is not a folder, and no list; looked for {looked}")
     names = sorted(os.listdir(path))
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    if (path / "train").is_dir() and not any((path / name).is_dir() for name in ("test", "val")):
+        shown += "; is a folder test/ or val/ missing?"
     state = f"none of the known layouts in it (found: {shown})" if names else "the folder is empty"
     raise UserError(f"--data-root {root}: {state}; looked for {looked}")
 

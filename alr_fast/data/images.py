@@ -139,6 +139,11 @@ class ShardImages:
         columns = (self.shard[rows], self.offset[rows], self.size[rows])
         return ShardImages(self.shards, *columns, self.paths.take(rows))
 
+    @property
+    def root(self) -> Path:
+        """Folder of the shards."""
+        return self.shards[0].parent
+
     def name(self, row: int) -> str:
         """Shard and former path of a row, for messages."""
         return f"{self.shards[self.shard[row]]}:{self.paths[row]}"

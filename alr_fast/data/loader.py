@@ -40,9 +40,6 @@ class Loader(ABC):
         dtype: Type of the images.
         workers: Processes or threads that read and decode.
         broken: Takes the samples that give no image; None counts them without a limit.
-
-    Attributes:
-        channels: Channels C of the images.
     """
 
     def __init__(
@@ -62,8 +59,6 @@ class Loader(ABC):
         self.device = device
         self.dtype = dtype
         self.workers = workers
-        array = split.images.array
-        self.channels = 3 if array is None else array.shape[1]
         self.broken = BrokenSamples(split, 1.0) if broken is None else broken
         self.epoch = 0
         self.start = 0
@@ -173,7 +168,8 @@ def choose_loader(name: str, split: Split, transform: Transform, cache_mb: int) 
     Raises:
         UserError: The named loader cannot load this, or its library is not installed.
     """
-    fits = len(split) * 3 * transform.size**2 <= cache_mb << 20
+    needed = len(split) * 3 * transform.size**2
+    fits = needed <= cache_mb << 20
     with_dali = has_dali()
     if isinstance(split.images, ArrayImages):
         if name not in ("auto", "memory"):
@@ -186,7 +182,7 @@ def choose_loader(name: str, split: Split, transform: Transform, cache_mb: int) 
     if name == "memory" and not (whole and fits):
         raise UserError(
             f"--data.loader memory: needs --data.crop center or pad, no RandAugment, and "
-            f"--data.cache_mb of {len(split) * 3 * transform.size**2 / 2**20:.0f} or more"
+            f"--data.cache_mb of {-(-needed // 2**20)} or more"
         )
     if name == "dali" and not with_dali:
         raise UserError(

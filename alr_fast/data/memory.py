@@ -112,7 +112,7 @@ class MemoryLoader(Loader):
             for row, reason in reasons.items()
             if row in sampler.rows
         }
-        self._normalise = Normalise(transform, self.channels, self.device, self.dtype)
+        self._normalise = Normalise(transform, split.channels, self.device, self.dtype)
 
     def _batches(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
         for step, positions in self.sampler.batches(epoch, start):

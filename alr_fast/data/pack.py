@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from alr_fast.data.broken import default_exclusion_file, read_exclusions
 from alr_fast.data.datasets import Dataset, Split
 from alr_fast.data.images import BrokenImage, FileImages, ShardImages, prepare
-from alr_fast.data.index import SampleIndex
 from alr_fast.data.layouts.packed import (
     INDEX_FOLDER,
     LEFT_OUT,
@@ -111,7 +110,7 @@ class Packer:
         for name, split in splits.items():
             if name not in SPLITS:
                 raise UserError(f"--split {name}: cannot be packed, only {', '.join(SPLITS)} can")
-            plans[name] = _Plan.of(name, split, _excluded(split.index, exclude), self.shard_bytes)
+            plans[name] = _Plan.of(name, split, _excluded(split, exclude), self.shard_bytes)
         for name, plan in plans.items():
             self._refuse_others(name, plan)
         needed = sum(
@@ -497,17 +496,17 @@ def _sidecar(out: Path, plan: _Plan, number: int) -> Path:
     return (out / INDEX_FOLDER / plan.shard_name(number)).with_suffix(".json")
 
 
-def _excluded(index: SampleIndex, exclude: str) -> dict[int, str]:
+def _excluded(split: Split, exclude: str) -> dict[int, str]:
     """Row -> reason of the samples on a list."""
-    if exclude == "none":
+    if exclude == "none" or split.images.array is not None:
         return {}
-    path = default_exclusion_file(index) if exclude == "auto" else Path(exclude)
+    path = default_exclusion_file(split) if exclude == "auto" else Path(exclude)
     if exclude == "auto" and not path.exists():
         return {}
-    rows = read_exclusions(path, index)
+    rows = read_exclusions(path, split.index)
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         reasons = {int(line["id"]): line.get("reason") or "" for line in csv.DictReader(file)}
-    return {int(row): f"excluded: {reasons[int(index.ids[row])]}" for row in rows}
+    return {int(row): f"excluded: {reasons[int(split.index.ids[row])]}" for row in rows}
 
 
 def _existing(path: Path) -> Path:

@@ -71,6 +71,7 @@ def load_data(config: DataConfig, root: str | None, *, say: Callable[[str], None
     if config.label_file is not None:
         labels = _labels_of_file(config, train.index)
         train = replace(train, index=train.index.with_noisy_labels(labels))
+        say(f"labels: those of {config.label_file}")
     excluded = train.index.ids[_excluded_rows(train, config.exclude, say)]
     # A file names samples of the training split; verify writes a list for each.
     by_hand = config.exclude not in ("auto", "none")
@@ -106,6 +107,8 @@ def _ilsvrc12(dataset: Dataset, root: str, test: SampleIndex) -> Split:
 
 
 def _labels_of_file(config: DataConfig, index: SampleIndex) -> np.ndarray:
+    if not Path(config.label_file).is_file():
+        raise UserError(f"--data.label_file {config.label_file}: no such file")
     if config.label_file.endswith(".npz"):
         if config.label_key is not None:
             raise UserError(
@@ -131,10 +134,13 @@ def _excluded_rows(split: Split, exclude: str, say: Callable[[str], None]) -> ND
         excluded = split.images.absent()
         if len(excluded):
             say(f"{len(excluded):,} samples were left out when the data set was packed")
-    path = default_exclusion_file(split.index) if exclude == "auto" else Path(exclude)
+    if split.images.array is not None:
+        return excluded  # no files that could be broken
+    path = default_exclusion_file(split) if exclude == "auto" else Path(exclude)
     if exclude != "none" and (exclude != "auto" or path.exists()):
         listed = read_exclusions(path, split.index)
-        say(f"{len(listed):,} samples are left out, as {path} says")
+        if len(listed):
+            say(f"{len(listed):,} samples are left out, as {path} says")
         excluded = np.union1d(excluded, listed)
     return excluded
 
@@ -221,6 +227,7 @@ class Loaders:
 def make_loaders(
     config: Config,
     data: RunData,
+    transform: Transform,
     *,
     device: torch.device,
     say: Callable[[str], None],
@@ -231,6 +238,7 @@ def make_loaders(
     Args:
         config: Resolved configuration.
         data: What `load_data` gave, with the labels to train on.
+        transform: What is done to training images.
         device: Where batches are wanted.
         say: Takes a line of text.
         track: ``track(iterable, description=str, total=int)`` shows progress.
@@ -240,7 +248,6 @@ def make_loaders(
     """
     options = config.data
     workers = _workers(options)
-    transform = make_transform(options, data.train)
     per_class = None
     if options.epoch_samples is not None:
         per_class = options.epoch_samples // data.train.index.num_classes

@@ -41,7 +41,7 @@ class TorchLoader(Loader):
 
     def __init__(self, split, sampler, transform, **options) -> None:
         super().__init__(split, sampler, transform, **options)
-        self._normalise = Normalise(transform, self.channels, self.device, self.dtype)
+        self._normalise = Normalise(transform, split.channels, self.device, self.dtype)
         self._pass = _Pass(self)
         self._loader = torch.utils.data.DataLoader(
             _Decoding(split.images, transform),

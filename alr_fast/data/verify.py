@@ -462,7 +462,7 @@ def exclusion_files(splits: dict[str, Split], output: Path | None) -> dict[str, 
         UserError: One file for several splits, or a folder that is not there.
     """
     if output is None:
-        return {name: default_exclusion_file(split.index) for name, split in splits.items()}
+        return {name: default_exclusion_file(split) for name, split in splits.items()}
     if len(splits) != 1:
         raise UserError(
             f"--output {output}: one file cannot hold the lists of {', '.join(splits)}; name one "

@@ -214,8 +214,8 @@ class PathList:
                 raise UserError(f"{where}: {shown(name)} holds a zero byte; correct the path")
             if os.path.isabs(normal) or normal.split(b"/", 1)[0] in (b"..", b"."):
                 raise UserError(
-                    f"{where}: {shown(name)} leads out of the data folder; paths in a list must "
-                    "stay below it"
+                    f"{where}: {shown(name)} leads out of the data folder; paths in a list start "
+                    "from the data set's folder and stay below it"
                 )
             fresh.add(self._prefix + normal, number)
             start = end
@@ -300,7 +300,7 @@ def list_images(folder: Path) -> list[str]:
         for entry in os.scandir(folder)
         if entry.name.lower().endswith(IMAGE_SUFFIXES)
         and not entry.name.startswith(".")
-        and entry.is_file()
+        and not entry.is_dir()  # a link that leads nowhere counts: it is missing, and named later
     )
 
 

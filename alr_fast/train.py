@@ -32,7 +32,6 @@ TRAIN_EXTRA = (
     "yaml",
     "rich",
     "PIL",
-    "pyarrow",
     "simplejpeg",
     "sklearn",
     "torchvision",

@@ -311,3 +311,16 @@ def test_wrong_input_is_one_line(tmp_path, capsys, extra, message):
 def test_a_missing_root_is_named(tmp_path, capsys):
     assert main(["verify", str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err == f"error: {tmp_path / 'nowhere'}: no such folder\n"
+
+
+def test_all_names_every_odd_file(tmp_path, capsys):
+    root = small(tmp_path)
+    names = [f"train/a/{number:03d}.jpg" for number in range(5)]
+    for name in names:
+        broken_files.write_broken(root / name, "gray")
+    assert main(["verify", str(root), "--split", "train"]) == 0
+    few = capsys.readouterr().out
+    assert [name in few for name in names] == [True] * 3 + [False] * 2
+    assert main(["verify", str(root), "--split", "train", "--all"]) == 0
+    every = capsys.readouterr().out
+    assert all(name in every for name in names)

@@ -90,7 +90,7 @@ def run_verify(options: argparse.Namespace) -> int:
         )
         write_report(files[name], report)
         seconds = time.monotonic() - began
-        show.report(name, report, seconds)
+        show.report(name, report, seconds, most=None if options.all else 3)
         if report.broken:
             show.say(
                 f"{name}: list written to {files[name]}; training on this split leaves these files "
@@ -158,8 +158,8 @@ class _Show:
         """`track` for a list."""
         return self.track(items, description=description, total=len(items))
 
-    def report(self, name: str, report, seconds: float) -> None:
-        """Prints what was found in a split, and where for example."""
+    def report(self, name: str, report, seconds: float, most: int | None) -> None:
+        """Prints what was found in a split, and ``most`` paths of each kind."""
         from rich.table import Table
         from rich.text import Text
 
@@ -171,7 +171,7 @@ class _Show:
             if report.read < total
             else f"{name}: {total:,} files, {broken:,} excluded; read in {seconds:.1f} s{speed}"
         )
-        lines = report.table()
+        lines = report.table(most)
         if not lines:
             return
         table = Table("found", "files", "", "for example", box=None, pad_edge=False)
@@ -203,6 +203,9 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--output", metavar="FILE", help="list to write, instead of the usual one")
     verify.add_argument(
         "--again", action="store_true", help="read also what was found fine and has not changed"
+    )
+    verify.add_argument(
+        "--all", action="store_true", help="name every file of each kind, not three of them"
     )
     verify.set_defaults(run=run_verify)
     pack = commands.add_parser(

@@ -90,10 +90,6 @@ class MemoryLoader(Loader):
             transform's size.
     """
 
-    @property
-    def _on_cpu(self) -> bool:
-        return self.device.type == "cpu"
-
     def __init__(self, split, sampler, transform, *, decoded: Decoded | None = None, **options):
         super().__init__(split, sampler, transform, **options)
         if transform.crop not in ("center", "pad") or transform.randaugment is not None:
@@ -113,6 +109,10 @@ class MemoryLoader(Loader):
             if row in sampler.rows
         }
         self._normalise = Normalise(transform, split.channels, self.device, self.dtype)
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self.device.type == "cpu"
 
     def _batches(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
         for step, positions in self.sampler.batches(epoch, start):

@@ -383,6 +383,7 @@ class _Writer:
         self._path = out / plan.shard_name(number)
         self._sidecar = _sidecar(out, plan, number)
         self._part = self._path.with_suffix(".tar.part")
+        # Open as long as the shard grows: `close` ends that, finished or not.
         self._file = open(self._part, "wb")  # noqa: SIM115
         self._digest = hashlib.sha256()
         self._position = 0

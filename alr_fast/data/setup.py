@@ -261,7 +261,7 @@ def make_loaders(
     for split, training in ((data.train, True), *((test, False) for test in data.tests)):
         own = transform if training else for_evaluation(transform)
         choice = choose_loader(
-            _shared_choice(options.loader, training, split), split, own, options.cache_mb
+            _wanted_loader(options.loader, training), split, own, options.cache_mb
         )
         broken = BrokenSamples(split, options.max_broken, say)
         decoded = None
@@ -304,7 +304,7 @@ def _test_batch_size(size: int) -> int:
     return max(min(LARGEST_TEST_BATCH, TEST_BATCH_PIXELS // size**2), 1)
 
 
-def _shared_choice(name: str, training: bool, split: Split) -> str:
+def _wanted_loader(name: str, training: bool) -> str:
     # A named loader that cannot hold the test images in memory is no reason to stop.
     return "auto" if not training and name == "memory" else name
 

@@ -227,16 +227,16 @@ class Report:
             for row, what in self.broken.items()
         ]
 
-    def table(self) -> list[tuple[str, int, list[int], bool]]:
-        """Kind or note, how many files, the first rows of them, and whether they are excluded."""
+    def table(self, most: int | None = 3) -> list[tuple[str, int, list[int], bool]]:
+        """Kind or note, how many files, the first ``most`` rows, and whether they are excluded."""
         counts = Counter(what.kind for what in self.broken.values())
         lines = []
         for kind in KINDS:
             rows = [row for row, what in self.broken.items() if what.kind == kind]
-            lines.append((kind, counts[kind], rows[:3], True))
+            lines.append((kind, counts[kind], rows[:most], True))
         for k, note in enumerate(NOTES):
             rows = np.flatnonzero(self.notes >> k & 1)
-            lines.append((note, len(rows), rows[:3].tolist(), False))
+            lines.append((note, len(rows), rows[:most].tolist(), False))
         return [line for line in lines if line[1]]
 
 

@@ -138,19 +138,33 @@ class ModelConfig:
         name: conv-tiny (for 8x8 digits), conv-small (for 32x32 photographs), resnet18-cifar and
             resnet34-cifar (timm's, with a stem for 32x32 photographs), or any timm name.
         pretrained: Start from timm's pretrained weights, which timm downloads (timm names only).
+        ema_decay: Keep an exponential moving average of the weights with this decay, test it and
+            save it instead of the weights; null for none.
+        sync_batchnorm: Batch statistics over all processes instead of over the batch of each (GPUs
+            only).
+        compile: Mode of torch.compile for the net, none to leave it as it is; reduce-overhead
+            replays CUDA graphs.
     """
 
     name: str = "conv-tiny"
     pretrained: bool = False
+    ema_decay: float | None = None
+    sync_batchnorm: bool = False
+    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none"
 
 
 @dataclass
 class OptimConfig:
-    """Stochastic gradient descent and its schedule, the same for every method.
+    """Optimizer and its schedule, the same for every method.
 
     Args:
+        optimizer: sgd, adam or adamw.
         epochs: Passes over the training set.
-        batch_size: Samples in a batch.
+        batch_size: Samples that one step of the optimizer sees, over all processes: the schedule of
+            a recipe stays what it is on any number of them.
+        accumulate: Pieces that the batch of a process goes through the net in, one after the other,
+            where it does not fit into memory at once; gradients add up.
+        clip_norm: Scale gradients down to this norm where theirs is larger; null for never.
         lr: Highest learning rate.
         schedule: cosine falls from lr to 0 over the run, step multiplies lr by gamma after each of
             the milestones, constant stays at lr.
@@ -159,11 +173,16 @@ class OptimConfig:
         warmup_steps: Steps over which the learning rate rises from 0 at the start.
         sgd_momentum: Momentum of SGD (not the momentum of ALR).
         nesterov: Nesterov's form of the momentum.
-        weight_decay: L2 penalty on the weights.
+        weight_decay: L2 penalty on the weights; with adamw the decoupled one.
+        max_skipped: Stop the run after so many steps in a row whose gradients were not finite; each
+            of them is left out.
     """
 
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     epochs: int = 60
     batch_size: int = 128
+    accumulate: int = 1
+    clip_norm: float | None = None
     lr: float = 0.05
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     milestones: list[int] = field(default_factory=list)
@@ -172,6 +191,7 @@ class OptimConfig:
     sgd_momentum: float = 0.9
     nesterov: bool = True
     weight_decay: float = 5e-4
+    max_skipped: int = 30
 
 
 @dataclass
@@ -201,9 +221,60 @@ class BankConfig:
 
     Args:
         dtype: What the rows are stored in; arithmetic is in float32 whatever it is.
+        placement: device (with the net), pinned (host memory that the GPU reads and writes), file
+            (memory-mapped, for training on CPUs with a bank larger than the memory); auto chooses
+            by size.
+        folder: Where the placement file puts its working file, on a fast local disk with room for
+            the bank; null for the folder of the run. The file has no name and is gone with the
+            process; checkpoints keep the bank.
     """
 
     dtype: FloatName = "float32"
+    placement: Literal["auto", "device", "pinned", "file"] = "auto"
+    folder: str | None = None
+
+
+@dataclass
+class CheckpointConfig:
+    """What a stopped run goes on from; see docs/scaling.md.
+
+    Args:
+        minutes: Write a checkpoint when so many minutes have passed since the last one; null for
+            never.
+        steps: Write one after each so many steps, counted from the start of the method; null for
+            never.
+        keep: How many of the newest are kept.
+        background: Go on training while a checkpoint is written, from a copy in host memory. A bank
+            in a file is never copied: training waits for it.
+    """
+
+    minutes: float | None = 10.0
+    steps: int | None = None
+    keep: int = 2
+    background: bool = True
+
+
+@dataclass
+class LogConfig:
+    """What a run shows and notes down; process 0 alone does.
+
+    Args:
+        every: Steps between two readings of loss and accuracy. Signals and the time for a
+            checkpoint are looked at in the same rhythm. --log-every for short.
+        show: What is printed: auto (a progress bar on a terminal, lines elsewhere), lines, quiet
+            (warnings and the final table), json (a JSON object a line, for programs).
+        to: Where each epoch goes besides: csv, tensorboard, wandb (pip install 'alr_fast[wandb]'),
+            separated by commas.
+        wandb_project: Project at Weights & Biases.
+        profile: Trace a few steps after the first with torch.profiler, write the trace into the
+            folder of the run, and print where the time goes. --profile for short.
+    """
+
+    every: int = 20
+    show: Literal["auto", "lines", "quiet", "json"] = "auto"
+    to: list[str] | str = "csv,tensorboard"
+    wandb_project: str = "alr_fast"
+    profile: bool = False
 
 
 @dataclass
@@ -223,13 +294,16 @@ class Config:
             scaler).
         runs: Folder that gets a new folder for each run, and the link "latest" to the last finished
             one.
-        log_every: Steps between two readings of loss and accuracy for the progress bar.
+        resume: none (a new run), auto (go on with the newest run of this configuration that was not
+            finished, or start one), or the folder of a run or of one of its checkpoints.
         data: Images and augmentation.
         noise: Injected label noise.
         model: Net.
         optim: Optimizer and schedule.
         alr: Adaptive Label Refinement (defaults are ours, not the paper's)
         bank: Label bank.
+        checkpoint: Checkpoints.
+        log: Display and logs.
     """
 
     recipe: str = DEFAULT_RECIPE
@@ -239,13 +313,15 @@ class Config:
     device: str = "auto"
     precision: FloatName = "float32"
     runs: str = "runs"
-    log_every: int = 20
+    resume: str = "none"
     data: DataConfig = field(default_factory=DataConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     alr: ALRConfig = field(default_factory=ALRConfig)
     bank: BankConfig = field(default_factory=BankConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists, as written to ``config.yaml``."""
@@ -306,7 +382,10 @@ def resolve(config: Config) -> Config:
         )
     at_least = {
         "seed": (config.seed, 0),
-        "log_every": (config.log_every, 1),
+        "log.every": (config.log.every, 1),
+        "checkpoint.minutes": (config.checkpoint.minutes, 0),
+        "checkpoint.steps": (config.checkpoint.steps, 1),
+        "checkpoint.keep": (config.checkpoint.keep, 1),
         "data.limit": (data.limit, 1),
         "data.test_limit": (data.test_limit, 1),
         "data.epoch_samples": (data.epoch_samples, 1),
@@ -320,6 +399,8 @@ def resolve(config: Config) -> Config:
         "noise.seed": (config.noise.seed, 0),
         "optim.epochs": (optim.epochs, 1),
         "optim.batch_size": (optim.batch_size, 1),
+        "optim.accumulate": (optim.accumulate, 1),
+        "optim.max_skipped": (optim.max_skipped, 1),
         "optim.warmup_steps": (optim.warmup_steps, 0),
         "optim.sgd_momentum": (optim.sgd_momentum, 0),
         "optim.weight_decay": (optim.weight_decay, 0),

@@ -256,7 +256,7 @@ def train_method(method, model, config, loaders, device, folder, console) -> lis
                 state.scaler.update()
                 state.scheduler.step()
                 add_to_sums(sums, loss, logits.detach(), batch["label"])
-                if step % config.log_every == 0:
+                if step % config.log.every == 0:
                     display.step(epoch, step, *means(sums))
             train_loss, train_accuracy = means(sums)
             bank = state.criterion.bank

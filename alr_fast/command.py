@@ -1,11 +1,12 @@
 """What the commands of this package share: a mistake is one line, and the exit status tells."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from alr_fast.errors import UserError
+from alr_fast.errors import SharedError, UserError
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -28,7 +29,11 @@ def exit_status(action: Callable[[], int | None], *, interrupted: str = "interru
     try:
         return action() or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")  # as torchrun sets it
+        if rank == "0":
+            print(f"error: {error}", file=sys.stderr)
+        elif not isinstance(error, SharedError):
+            print(f"error in process {rank}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The exception for what a user can put right: shown as one line, never as a traceback."""
+"""The exceptions for what a user can put right: shown as one line, never as a traceback."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     Commands print it as ``error: ...`` and leave with exit status 2.
     """
+
+
+class SharedError(UserError):
+    """A `UserError` that all processes of a run meet alike: one of them shows it."""

@@ -38,7 +38,8 @@ def _memory(work: Work, repeats: int) -> Iterator[Batch]:
     split = work.small
     choice = choose_loader("auto", split, work.small_transform, cache_mb=4096)
     assert choice.name == "memory", choice
-    decoded = decode_all(split, SMALL_SIZE, workers=work.threads)
+    rows = Sampler(len(split), SMALL_BATCH, shuffle=True).rows
+    decoded = decode_all(split, SMALL_SIZE, rows=rows, workers=work.threads)
     return _epochs(
         work, choice, split, work.small_transform, SMALL_BATCH, files=len(split), decoded=decoded
     )

@@ -41,8 +41,16 @@ def test_ranks_share_every_sample_exactly_once(n, world_size, shuffle):
         seen = [s.rows[np.concatenate(epoch_of(s, epoch))] for s in samplers]
         assert sorted(np.concatenate(seen).tolist()) == list(range(n))
         assert all(set(rows) == set(s.rows) for rows, s in zip(seen, samplers, strict=True))
-    assert all((np.diff(s.rows) > 0).all() for s in samplers)
     if shuffle:
+        # End to end the same table for any number of ranks.
+        table = Sampler(n, 8, shuffle=True, seed=5).rows
+        assert np.array_equal(np.concatenate([s.rows for s in samplers]), table)
+        assert all(
+            np.array_equal(table[s.offset : s.offset + len(s.rows)], s.rows) for s in samplers
+        )
+        sizes = [[len(b) for b in epoch_of(s)] for s in samplers]
+        smallest = [samplers[0].smallest_batch(step) for step in range(samplers[0].steps)]
+        assert smallest == [min(column) for column in zip(*sizes, strict=True)]
         assert len({s.steps for s in samplers}) == 1
         assert all(min(map(len, epoch_of(s))) >= 2 for s in samplers)
         assert all(max(map(len, epoch_of(s))) <= s.largest_batch for s in samplers)

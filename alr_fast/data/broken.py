@@ -46,6 +46,23 @@ class BrokenSamples:
         name = self._split.images.name(row)
         self.reasons[sample] = (self._split.index.paths[row], reason)
         self._say(f"broken: {name} (id {sample}): {reason}; left out")
+        self._check_share(name, reason)
+
+    def merge(self, reasons: dict[int, tuple[str, str]]) -> None:
+        """Takes over what other processes or an earlier part of the run noted.
+
+        Args:
+            reasons: See the attribute.
+
+        Raises:
+            UserError: More than the accepted share of the split is broken.
+        """
+        for sample in sorted(reasons.keys() - self.reasons.keys()):
+            path, reason = self.reasons[sample] = reasons[sample]
+            self._say(f"broken: {path} (id {sample}): {reason}; left out")
+            self._check_share(path, reason)
+
+    def _check_share(self, name: str, reason: str) -> None:
         if len(self.reasons) > self._max_share * len(self._split):
             raise UserError(
                 f"{name}: cannot be read as an image ({reason}); with it {len(self.reasons):,} of "

@@ -22,11 +22,11 @@ from alr_fast.data.transform import Draws, Transform
 
 @dataclass(frozen=True)
 class Decoded:
-    """All images of a split.
+    """Images of a split, one for each of some rows.
 
     Attributes:
-        array: uint8 [N, 3, S, S]; black where a file gave no image.
-        broken: Row -> reason, for those.
+        array: uint8 [M, 3, S, S]; black where a file gave no image.
+        broken: Position in the array -> reason, for those.
     """
 
     array: NDArray[np.uint8]
@@ -37,16 +37,18 @@ def decode_all(
     split: Split,
     size: int,
     *,
+    rows: NDArray[np.int64] | None = None,
     resize: int = 0,
     workers: int = 2,
     broken: BrokenSamples | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Decoded:
-    """Decodes every image of a split to the middle square of S x S pixels.
+    """Decodes images of a split to the middle square of S x S pixels.
 
     Args:
         split: Samples with images in files or shards.
         size: Side S in pixels.
+        rows: Rows of the split, int64 [M], in the order wanted; None for all.
         resize: See `Transform.resize`.
         workers: Threads.
         broken: Takes the samples that give no image; None accepts all.
@@ -56,23 +58,24 @@ def decode_all(
         UserError: More files are broken than ``broken`` accepts.
     """
     transform = Transform(size=size, resize=resize)
-    array = np.zeros((len(split), 3, size, size), dtype=np.uint8)
+    rows = np.arange(len(split)) if rows is None else rows
+    array = np.zeros((len(rows), 3, size, size), dtype=np.uint8)
     reasons: dict[int, str] = {}
 
-    def decode(row: int) -> None:
+    def decode(position: int) -> None:
         try:
-            encoded = prepare(split.images.read(row))
+            encoded = prepare(split.images.read(rows[position]))
             box = transform.box(encoded.height, encoded.width, (), ())
-            array[row] = resize_part(decode_rgb(encoded), box, size).numpy()
+            array[position] = resize_part(decode_rgb(encoded), box, size).numpy()
         except BrokenImage as error:
-            reasons[row] = str(error)
+            reasons[position] = str(error)
 
     with ThreadPoolExecutor(max(workers, 1)) as pool:
-        for _ in progress(_bounded_map(pool, decode, range(len(split)))):
+        for _ in progress(_bounded_map(pool, decode, range(len(rows)))):
             pass
     if broken is not None:
-        for row in sorted(reasons):
-            broken.report(row, reasons[row])
+        for position in sorted(reasons, key=lambda position: rows[position]):
+            broken.report(int(rows[position]), reasons[position])
     return Decoded(array, reasons)
 
 
@@ -86,28 +89,21 @@ class MemoryLoader(Loader):
     """Batches cut from an array of pixels on the training device; see `Loader` for the arguments.
 
     Args:
-        decoded: The images, where ``split.images`` are files; must have been decoded at the
-            transform's size.
+        decoded: The images of the sampler's rows, where ``split.images`` are files; must have been
+            decoded at the transform's size.
     """
 
     def __init__(self, split, sampler, transform, *, decoded: Decoded | None = None, **options):
         super().__init__(split, sampler, transform, **options)
         if transform.crop not in ("center", "pad") or transform.randaugment is not None:
             raise ValueError("images in memory are only padded, cropped and mirrored")
-        array = split.images.array if decoded is None else decoded.array
-        reasons = {} if decoded is None else decoded.broken
+        array = split.images.array[sampler.rows] if decoded is None else decoded.array
         pixels = torch.from_numpy(array)
-        if len(sampler.rows) < len(array):
-            pixels = pixels[torch.from_numpy(sampler.rows)]
         # Channels last: a row of pixels is one piece, and so is what the net reads.
         pixels = pixels.to(self.device).permute(0, 2, 3, 1)
         pad = transform.padding if transform.crop == "pad" else 0
         self._windows = _windows(F.pad(pixels, (0, 0, pad, pad, pad, pad)), transform.size)
-        self._reasons = {
-            int(np.searchsorted(sampler.rows, row)): reason
-            for row, reason in reasons.items()
-            if row in sampler.rows
-        }
+        self._reasons = {} if decoded is None else decoded.broken
         self._normalise = Normalise(transform, split.channels, self.device, self.dtype)
 
     @property

@@ -5,6 +5,7 @@ exactly one rank, and resuming needs no state but the numbers of epoch and step.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,10 @@ _SHARD, _ORDER, _AUGMENT = range(3)
 class Sampler:
     """Batches of the rows that one rank owns.
 
-    The rows of all ranks are cut once from one permutation of the whole split; in evaluation they
-    are dealt out in turn. A rank keeps its rows for the whole run, so it can keep their part of the
-    label bank.
+    In training the ranks own consecutive pieces of one permutation of the whole split. A rank keeps
+    its piece for the whole run, so it can keep that part of the label bank. The permutation does
+    not depend on the number of ranks: laid end to end their rows are always the same table. In
+    evaluation the rows are dealt out in turn.
 
     In training the ranks make the same number of steps, and the last batch holds what is left, two
     samples or more: a lone one joins the batch before it, as batch normalisation cannot train on
@@ -36,8 +38,9 @@ class Sampler:
             that has fewer; None for all samples. Divided among the ranks.
 
     Attributes:
-        rows: Rows of the split that this rank owns, int64 ascending. All else here speaks of
-            positions in it; with one process they are the rows.
+        rows: Rows of the split that this rank owns, int64. All else here speaks of positions in it.
+        num_samples: Samples of the split, N.
+        offset: In training, where this rank's piece begins in the permutation.
 
     Raises:
         ValueError: Fewer samples than ranks.
@@ -63,12 +66,17 @@ class Sampler:
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
-        order = np.arange(num_samples)
-        if shuffle and world_size > 1:
+        self.num_samples = num_samples
+        starts = [num_samples * r // world_size for r in range(world_size + 1)]
+        self.offset = starts[rank]
+        if shuffle:
             order = np.random.default_rng([seed, _SHARD]).permutation(num_samples)
-        self.rows = np.sort(order[rank::world_size])
+            shards = [order[first:last] for first, last in pairwise(starts)]
+        else:
+            shards = [np.arange(r, num_samples, world_size) for r in range(world_size)]
+        self.rows = shards[rank]
         self._members: list[NDArray[np.int64]] | None = None
-        lengths = [len(order[r::world_size]) for r in range(world_size)]
+        lengths = [len(shard) for shard in shards]
         if per_class is not None:
             classes = range(int(labels.max()) + 1)
             quotas = [
@@ -78,13 +86,14 @@ class Sampler:
             self._members = [np.flatnonzero(own == k) for k in classes]
             self._quota = quotas[rank]
             lengths = [
-                int(np.minimum(np.bincount(labels[order[r::world_size]]), quotas[r]).sum())
-                for r in range(world_size)
+                int(np.minimum(np.bincount(labels[shard]), quota).sum())
+                for shard, quota in zip(shards, quotas, strict=True)
             ]
             lengths = [min(lengths)] * world_size
         self._length = lengths[rank]
+        self._shortest = min(lengths)
         if shuffle:
-            full, rest = divmod(min(lengths), batch_size)
+            full, rest = divmod(self._shortest, batch_size)
             self.steps = max(full + (rest > 1), 1)
         else:
             self.steps = -(-self._length // batch_size)
@@ -93,6 +102,11 @@ class Sampler:
     def largest_batch(self) -> int:
         """Upper limit of the size of a batch."""
         return self.batch_size + (2 if self.shuffle else 0)
+
+    def smallest_batch(self, step: int) -> int:
+        """Size of the smallest batch that a rank has at a step of training."""
+        last = step == self.steps - 1
+        return self._shortest - step * self.batch_size if last else self.batch_size
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Positions in the order of an epoch, int64, each at most once."""

@@ -20,6 +20,7 @@ from alr_fast.data.loader import Choice, Loader, choose_loader, for_evaluation, 
 from alr_fast.data.memory import decode_all
 from alr_fast.data.sampler import Sampler
 from alr_fast.data.transform import Transform
+from alr_fast.distributed import World
 from alr_fast.errors import UserError
 
 LARGEST_DEFAULT_SIZE = 224
@@ -229,25 +230,37 @@ def make_loaders(
     data: RunData,
     transform: Transform,
     *,
-    device: torch.device,
+    world: World,
     say: Callable[[str], None],
     track: Callable[..., Iterable],
 ) -> Loaders:
-    """Builds the loaders; decodes every image here where they are kept in memory.
+    """Builds the loaders; decodes this process's images here where they are kept in memory.
 
     Args:
         config: Resolved configuration.
         data: What `load_data` gave, with the labels to train on.
         transform: What is done to training images.
-        device: Where batches are wanted.
+        world: The processes of the run, and where batches are wanted.
         say: Takes a line of text.
         track: ``track(iterable, description=str, total=int)`` shows progress.
 
     Raises:
-        UserError: The loader cannot load this, or too many files are broken.
+        UserError: The loader cannot load this, too many files are broken, or the batch or the
+            samples cannot be shared among the processes.
     """
     options = config.data
-    workers = _workers(options)
+    workers = _workers(options, world.local_size)
+    batch_size, rest = divmod(config.optim.batch_size, world.size)
+    if rest:
+        raise UserError(
+            f"--optim.batch_size {config.optim.batch_size}: cannot be shared equally among "
+            f"{world.size} processes; pass a multiple of {world.size}"
+        )
+    if len(data.train) < 2 * world.size:
+        raise UserError(
+            f"{len(data.train):,} training images are too few for {world.size} processes; start "
+            "fewer"
+        )
     per_class = None
     if options.epoch_samples is not None:
         per_class = options.epoch_samples // data.train.index.num_classes
@@ -264,32 +277,36 @@ def make_loaders(
             _wanted_loader(options.loader, training), split, own, options.cache_mb
         )
         broken = BrokenSamples(split, options.max_broken, say)
-        decoded = None
-        if choice.name == "memory" and split.images.array is None:
-            what = "training" if training else "test"
-            decoded = decode_all(
-                split,
-                own.size,
-                resize=own.resize,
-                workers=workers,
-                broken=broken,
-                progress=partial(track, description=f"Decoding {what} images", total=len(split)),
-            )
         sampler = Sampler(
             len(split),
-            config.optim.batch_size if training else _test_batch_size(own.size),
+            batch_size if training else _test_batch_size(own.size),
             shuffle=training,
             seed=config.seed,
+            rank=world.rank,
+            world_size=world.size,
             labels=split.index.labels,
             per_class=per_class if training else None,
         )
+        decoded = None
+        if choice.name == "memory" and split.images.array is None:
+            what = "training" if training else "test"
+            rows = sampler.rows
+            decoded = decode_all(
+                split,
+                own.size,
+                rows=rows,
+                resize=own.resize,
+                workers=workers,
+                broken=broken,
+                progress=partial(track, description=f"Decoding {what} images", total=len(rows)),
+            )
         loader = make_loader(
             choice,
             split,
             sampler,
             own,
             decoded=decoded,
-            device=device,
+            device=world.device,
             dtype=dtype,
             workers=workers,
             broken=broken,
@@ -309,10 +326,10 @@ def _wanted_loader(name: str, training: bool) -> str:
     return "auto" if not training and name == "memory" else name
 
 
-def _workers(config: DataConfig) -> int:
+def _workers(config: DataConfig, processes: int = 1) -> int:
     if config.workers is not None:
         return config.workers
-    return min(usable_cores(), MOST_DEFAULT_WORKERS)
+    return min(max(usable_cores() // processes, 1), MOST_DEFAULT_WORKERS)
 
 
 def usable_cores() -> int:

@@ -1,12 +1,15 @@
 """The label bank: one row of class probabilities for every training sample."""
 
 import hashlib
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from alr_fast.placement import allocate_rows, check_placement, read_in_order
 
 BANK_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -15,7 +18,7 @@ _NONFINITE, _OUT_OF_RANGE = 0, 1
 _COUNTERS = 2
 _STATUS_SIZE = 4  # the rest is scratch of the kernels
 
-_CHUNK_ELEMENTS = 1 << 24  # elements of the bank that a summary looks at in one go
+_CHUNK_ELEMENTS = 1 << 24  # elements of the bank that are filled or summarised in one go
 
 
 class LabelBank:
@@ -27,13 +30,16 @@ class LabelBank:
     at a time.
 
     Attributes:
-        rows: [N, K] tensor, row i for the sample with index i; float32, float16 or bfloat16.
+        rows: [N, K] tensor, row i for the sample with index i; float32, float16 or bfloat16. Host
+            code that reads or writes them itself does so within `host_access`.
+        placement: where the rows lie: "device" (with the logits), "pinned" (host memory that the
+            GPU reads and writes) or "file"; see `alr_fast.placement`.
         given_labels: [N] int64 tensor on the CPU, the labels that the bank started from.
         sample_fingerprint: name of the sample list (ids and paths) that the rows belong to, or
             None.
-        status: [4] int64 tensor on the device of the rows, in which the kernels count rows with
+        status: [4] int64 tensor on the device of the logits, in which the kernels count rows with
             non-finite logits and indices out of range; read it through `check`.
-        rounding_state: None, or [2] int64 tensor (seed, calls so far) on the device of the rows:
+        rounding_state: None, or [2] int64 tensor (seed, calls so far) on the device of the logits:
             then 16-bit rows are rounded stochastically, so that small steps of the average are not
             lost.
     """
@@ -45,6 +51,9 @@ class LabelBank:
         *,
         sample_fingerprint: str | None = None,
         rounding_seed: int | None = None,
+        device: torch.device | str | None = None,
+        placement: str = "device",
+        folder: str | os.PathLike | None = None,
     ) -> None:
         """Wraps existing rows; most callers want `from_labels`.
 
@@ -53,10 +62,14 @@ class LabelBank:
             given_labels: [N] integer class of each sample, in [0, K).
             sample_fingerprint: see the class.
             rounding_seed: seed of stochastic rounding, None for rounding to nearest.
+            device: where the logits will be; that of `rows` where None.
+            placement: what `rows` are: memory of that device, or "pinned" or "file".
+            folder: for working copies of a bank in a file.
 
         Raises:
             TypeError: the dtype of `rows` is none of the three.
-            ValueError: a shape is wrong, or a label is outside [0, K).
+            ValueError: a shape is wrong, a label is outside [0, K), or device, placement and the
+                place of the rows do not go together.
         """
         if rows.dtype not in BANK_DTYPES:
             raise TypeError(
@@ -67,18 +80,28 @@ class LabelBank:
                 "bank rows must be a contiguous [samples, classes] tensor with at least one of "
                 f"each, got shape {tuple(rows.shape)}, strides {rows.stride()}"
             )
+        device = rows.device if device is None else torch.device(device)
+        check_placement(placement, device)
+        expected = device.type if placement == "device" else "cpu"
+        if rows.device.type != expected:
+            raise ValueError(
+                f"bank rows are on {rows.device}, with logits on {device} and placement "
+                f"{placement} they belong on {expected}: move them, or leave device out"
+            )
         self.rows = rows
+        self.placement = placement
+        self._folder = folder
         self.given_labels = _checked_labels(given_labels, rows.shape[1])
         if len(self.given_labels) != len(rows):
             raise ValueError(
                 f"given_labels has {len(self.given_labels)} entries for {len(rows)} bank rows"
             )
         self.sample_fingerprint = sample_fingerprint
-        self.status = torch.zeros(_STATUS_SIZE, dtype=torch.int64, device=rows.device)
+        self.status = torch.zeros(_STATUS_SIZE, dtype=torch.int64, device=device)
         self.rounding_state = (
             None
             if rounding_seed is None
-            else torch.tensor([rounding_seed, 0], dtype=torch.int64, device=rows.device)
+            else torch.tensor([rounding_seed, 0], dtype=torch.int64, device=device)
         )
 
     @classmethod
@@ -91,6 +114,8 @@ class LabelBank:
         device: torch.device | str | None = None,
         sample_fingerprint: str | None = None,
         rounding_seed: int | None = None,
+        placement: str = "device",
+        folder: str | os.PathLike | None = None,
     ) -> "LabelBank":
         """Starts a bank at the one-hot given labels.
 
@@ -98,16 +123,22 @@ class LabelBank:
             labels: [N] integer class of each sample, in [0, num_classes).
             num_classes: number of classes K.
             dtype: storage of the rows: float32, float16 or bfloat16.
-            device: where the rows live; that of `labels` where None.
+            device: where the logits will be; that of `labels` where None.
             sample_fingerprint: names the sample list; a state of another list is then refused.
             rounding_seed: seed of stochastic rounding of a 16-bit bank, None to round to nearest.
+            placement: where the rows go: "device", "pinned" (with a GPU) or "file" (on the CPU);
+                `alr_fast.placement.choose_placement` chooses by size.
+            folder: where the file of placement "file" goes, on a disk with room for the bank.
 
         Returns:
             A bank with N rows.
 
         Raises:
             TypeError: `dtype` is none of the three, or the labels are not integers.
-            ValueError: there is no label, or one is outside [0, num_classes).
+            ValueError: there is no label, one is outside [0, num_classes), or the placement does
+                not exist.
+            UserError: the placement does not go with the device, or its memory or file cannot be
+                had.
         """
         if dtype not in BANK_DTYPES:
             raise TypeError(
@@ -115,16 +146,39 @@ class LabelBank:
             )
         device = labels.device if device is None else torch.device(device)
         labels = _checked_labels(labels, num_classes)
-        rows = torch.zeros(len(labels), num_classes, dtype=dtype, device=device)
-        rows.scatter_(1, labels.to(device)[:, None], 1)
-        return cls(rows, labels, sample_fingerprint=sample_fingerprint, rounding_seed=rounding_seed)
+        rows = allocate_rows(
+            len(labels),
+            num_classes,
+            dtype=dtype,
+            device=device,
+            placement=placement,
+            folder=folder,
+        )
+        size = _chunk_rows(num_classes)
+        for some, of_these in zip(rows.split(size), labels.split(size), strict=True):
+            some.scatter_(1, of_these.to(rows.device)[:, None], 1)
+        return cls(
+            rows,
+            labels,
+            sample_fingerprint=sample_fingerprint,
+            rounding_seed=rounding_seed,
+            device=device,
+            placement=placement,
+            folder=folder,
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __repr__(self) -> str:
         n, k = self.rows.shape
-        return f"LabelBank({n} samples, {k} classes, {self.rows.dtype}, {self.rows.device})"
+        where = "" if self.placement == "device" else f", placement={self.placement}"
+        return f"LabelBank({n} samples, {k} classes, {self.rows.dtype}, {self.device}{where})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the logits have to be; the rows are there, too, with placement "device"."""
+        return self.status.device
 
     @property
     def num_classes(self) -> int:
@@ -133,15 +187,25 @@ class LabelBank:
     @property
     def label_fingerprint(self) -> str:
         """Name of the given labels: equal for equal labels in equal order."""
-        return hashlib.sha256(self.given_labels.numpy().tobytes()).hexdigest()
+        return hashlib.sha256(self.given_labels.numpy()).hexdigest()
 
     def to(self, device: torch.device | str) -> "LabelBank":
-        """Moves the bank to a device, in place; the dtype stays.
+        """Prepares the bank for logits on a device, in place; the dtype stays.
+
+        The rows move with placement "device"; pinned rows and those in a file stay where they are.
 
         Returns:
             The bank itself.
+
+        Raises:
+            UserError: the rows are in a file, and the device is not the CPU.
         """
-        self.rows = self.rows.to(device)
+        if self.placement == "device":
+            self.rows = self.rows.to(device)
+        elif self.placement == "file":
+            check_placement("file", device)
+        else:
+            self._wait_for_gpu()  # whatever comes next reads the rows without asking the GPU
         self.status = self.status.to(device)
         if self.rounding_state is not None:
             self.rounding_state = self.rounding_state.to(device)
@@ -170,20 +234,37 @@ class LabelBank:
             )
         return counts[_NONFINITE]
 
+    @contextmanager
+    def host_access(self) -> Iterator[None]:
+        """For host code that goes through all of `rows`: to save, copy or export them.
+
+        Pinned rows are waited for, since the GPU may still be writing what was launched before. Of
+        a file the kernel reads ahead in the block, which it otherwise does not.
+        """
+        self._wait_for_gpu()
+        with read_in_order(self.rows) if self.placement == "file" else nullcontext():
+            yield
+
     def refined_labels(self) -> Tensor:
-        """Most probable class of each sample, the lowest on a tie: [N] int64, on its device."""
-        return torch.cat([chunk.argmax(-1) for chunk in self._chunks()])
+        """Most probable class of each sample, the lowest on a tie: [N] int64, with the rows."""
+        with self.host_access():
+            return torch.cat([chunk.argmax(-1) for chunk in self._chunks()])
 
     def confidence(self) -> Tensor:
-        """Probability of the refined label of each sample: [N] float32, on the bank's device."""
-        return torch.cat([chunk.amax(-1).float() for chunk in self._chunks()])
+        """Probability of the refined label of each sample: [N] float32, with the rows."""
+        with self.host_access():
+            return torch.cat([chunk.amax(-1).float() for chunk in self._chunks()])
 
     def class_counts(self) -> Tensor:
-        """Number of samples that each refined class has: [K] int64, on the bank's device."""
+        """Number of samples that each refined class has: [K] int64, with the rows."""
         return torch.bincount(self.refined_labels(), minlength=self.num_classes)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a run needs to go on; the tensors are the bank's own, not copies."""
+        """Everything that a run needs to go on; the tensors are the bank's own, not copies.
+
+        Whoever saves the rows while the bank is in use does so within `host_access`.
+        """
+        self._wait_for_gpu()
         return {
             "rows": self.rows,
             "given_labels": self.given_labels,
@@ -244,7 +325,8 @@ class LabelBank:
                 "bank state and bank differ in stochastic rounding: make the bank with "
                 + ("rounding_seed=None" if rounding_state is None else "a rounding_seed")
             )
-        self.rows.copy_(rows)
+        with self.host_access():
+            self.rows.copy_(rows)
         if self.rounding_state is not None:
             self.rounding_state.copy_(rounding_state)
 
@@ -255,18 +337,43 @@ class LabelBank:
         For the warm-up calls before a CUDA graph is captured, which would otherwise count as
         training.
         """
-        live = [self.rows, self.status[:_COUNTERS]]
+        live = [self.status[:_COUNTERS]]
         if self.rounding_state is not None:
             live.append(self.rounding_state)
         saved = [t.clone() for t in live]
+        saved_rows = self._copied_rows()
         try:
             yield
         finally:
+            with self.host_access():
+                self.rows.copy_(saved_rows)
             for tensor, copy in zip(live, saved, strict=True):
                 tensor.copy_(copy)
 
+    def _copied_rows(self) -> Tensor:
+        with self.host_access():
+            if self.placement != "file":
+                return self.rows.clone()
+            # In memory there may be no room for the rows.
+            copy = allocate_rows(
+                *self.rows.shape,
+                dtype=self.rows.dtype,
+                device=self.device,
+                placement=self.placement,
+                folder=self._folder,
+            )
+            return copy.copy_(self.rows)
+
+    def _wait_for_gpu(self) -> None:
+        if self.placement == "pinned" and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def _chunks(self) -> tuple[Tensor, ...]:
-        return self.rows.split(max(1, _CHUNK_ELEMENTS // self.num_classes))
+        return self.rows.split(_chunk_rows(self.num_classes))
+
+
+def _chunk_rows(num_classes: int) -> int:
+    return max(1, _CHUNK_ELEMENTS // num_classes)
 
 
 def _checked_labels(labels: Tensor, num_classes: int) -> Tensor:

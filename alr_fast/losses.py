@@ -187,7 +187,8 @@ class ALRLoss(_Loss):
 
     def _apply(self, fn, recurse: bool = True) -> "ALRLoss":
         # .to(), .cuda() and .half() come here: the bank follows the device and keeps its dtype.
-        device = fn(torch.empty(0, device=self.bank.rows.device)).device
+        # Pinned rows stay on the host, so they do not tell where the bank is used.
+        device = fn(torch.empty(0, device=self.bank.device)).device
         self.bank.to(device)
         return super()._apply(fn, recurse)
 

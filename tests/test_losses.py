@@ -242,6 +242,26 @@ def test_moves_of_the_module_keep_the_dtype_of_the_bank(device, dtype):
     assert net.criterion.bank.rows.is_meta
 
 
+def test_moves_of_the_module_leave_pinned_rows_on_the_host():
+    # Ordinary memory stands for pinned memory here, and meta for the GPU.
+    bank = LabelBank(torch.eye(4)[LABELS], LABELS, device="meta", placement="pinned")
+    net, rows = Net(ALRLoss(bank, warmup_epochs=0)), bank.rows
+    net.half()  # a move that names no device
+    assert bank.status.is_meta
+    net.to("meta")
+    assert bank.status.is_meta
+    assert bank.rows is rows
+
+
+def test_moves_of_the_module_do_not_take_a_file_along():
+    bank = LabelBank(torch.eye(4)[LABELS], LABELS, placement="file")
+    net, rows = Net(ALRLoss(bank, warmup_epochs=0)), bank.rows
+    net.half()
+    assert bank.rows is rows
+    with pytest.raises(ValueError, match="on meta: use pinned"):
+        net.to("meta")
+
+
 def test_distributed_data_parallel_leaves_the_bank_alone(device, batch, tmp_path, monkeypatch):
     dist = torch.distributed
     if not (dist.is_available() and dist.is_gloo_available()):

@@ -7,28 +7,36 @@ runs/20260131-235959-digits/
     METHOD.safetensors       weights of the last epoch
     METHOD_bank.safetensors  label bank of the last epoch, with the sample ids of its rows
     tensorboard/METHOD/      events
+    wandb/, wandb.id         what Weights & Biases keeps here, and the run's id there
     broken.csv               training samples whose files gave no image, if there were any
     summary.json             the results, fractions of 1, and where they come from
 runs/latest                  link to the last run that finished
+
+Process 0 alone writes here. Everything but the logs gets a temporary name first and its own one
+when it is complete, and ``summary.json`` comes last: where it lies, the run is finished.
 """
 
-import csv
+import contextlib
+import errno
 import json
 import os
 import platform
+import re
 import time
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from alr_fast.bank import LabelBank
 from alr_fast.config import Config
 from alr_fast.data.broken import BrokenSamples, write_exclusions
-from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
+
+if TYPE_CHECKING:
+    from alr_fast.loggers import Histogram, Logger  # which takes EpochRecord from here
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,9 @@ class EpochRecord:
         label_accuracy: Share of training labels that are right now, None where nobody knows.
         labels_changed: Share of training labels that differ from the given ones now.
         nonfinite_rows: Samples whose logits were not finite.
+        skipped_steps: Steps of this epoch that were left out, their gradients not being finite.
         broken_samples: Training samples that gave no image so far.
+        samples_per_second: Training samples a second, over all processes, evaluation not counted.
         seconds: Time that the epoch took, evaluation included.
     """
 
@@ -62,90 +72,161 @@ class EpochRecord:
     label_accuracy: float | None
     labels_changed: float
     nonfinite_rows: int
+    skipped_steps: int
     broken_samples: int
+    samples_per_second: float
     seconds: float
 
 
 class RunFolder:
-    """Creates a new folder and writes into it while the run goes on.
+    """Writes into the folder of a run while it goes on; `create` or `open` makes one.
 
-    Args:
-        config: Resolved configuration of the run; `check_runs` has accepted its ``runs``.
+    Whatever cannot be written raises `UserError` with the name of the file.
 
     Attributes:
-        path: The new folder; it did not exist before.
+        path: The folder.
     """
 
-    def __init__(self, config: Config) -> None:
-        self.path = _new_folder(Path(config.runs), config.recipe)
-        _write_yaml(self.path / "config.yaml", config.as_dict())
-        self._metrics = (self.path / "metrics.csv").open("w", newline="", encoding="utf-8")
-        self._csv = csv.writer(self._metrics)
-        self._csv.writerow(field.name for field in fields(EpochRecord))
-        self._writers: dict[str, Any] = {}
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._loggers: list[Logger] = []
 
-    def log_epoch(self, record: EpochRecord) -> None:
-        """Appends one epoch to ``metrics.csv`` and to the TensorBoard events."""
-        values = asdict(record)
-        self._csv.writerow("" if value is None else value for value in values.values())
-        self._metrics.flush()
-        writer = self._writer(record.method)
-        for name, value in values.items():
-            if name not in ("method", "epoch") and value is not None:
-                writer.add_scalar(name, value, record.epoch)
+    @classmethod
+    def create(cls, config: Config) -> "RunFolder":
+        """Makes the folder of a new run, which did not exist before, and writes its configuration.
+
+        Args:
+            config: Resolved configuration of the run; `check_runs` has accepted its ``runs``.
+        """
+        folder = cls(_new_folder(Path(config.runs), config.recipe))
+        _write_yaml(folder.path / "config.yaml", config.as_dict())
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Opens the folder of a run that goes on; writes nothing.
+
+        Raises:
+            UserError: ``path`` is no folder of a run.
+        """
+        if not (path / "config.yaml").is_file():
+            raise UserError(
+                f"{path}: not the folder of a run, it has no config.yaml; --resume auto finds the "
+                "newest one"
+            )
+        return cls(path)
+
+    def log_to(self, loggers: "list[Logger]") -> None:
+        """Sends the epochs from now on to these; `close` closes them."""
+        self._loggers = list(loggers)
+
+    def log_epoch(
+        self, record: EpochRecord, histograms: "dict[str, Histogram] | None" = None
+    ) -> None:
+        """Passes an epoch on to every logger.
+
+        Args:
+            record: The epoch.
+            histograms: Distributions after it, each under its name.
+        """
+        for logger in self._loggers:
+            logger.epoch(record, histograms or {})
 
     def save_weights(self, method: str, model: nn.Module) -> None:
         """Writes the weights under the model's own names."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-        save_file(weights, self.path / f"{method}.safetensors")
-
-    def save_bank(self, method: str, bank: LabelBank, train: SampleIndex) -> None:
-        """Writes the bank with its sample ids: ``rows[j]`` belongs to the sample ``ids[j]``."""
-        from safetensors.torch import save_file
-
-        tensors = {
-            "rows": bank.rows.detach().cpu().contiguous(),
-            "ids": torch.from_numpy(train.ids),
-            "given_labels": torch.from_numpy(train.labels),
-        }
-        if train.clean_labels is not None:
-            # A copy: where the labels are the clean ones, both are the same array.
-            tensors["clean_labels"] = torch.tensor(train.clean_labels)
-        metadata = {
-            "sample_fingerprint": train.sample_fingerprint(),
-            "label_fingerprint": train.label_fingerprint(),
-            "class_names": json.dumps(train.class_names),
-        }
-        save_file(tensors, self.path / f"{method}_bank.safetensors", metadata=metadata)
+        with replacing(self.path / f"{method}.safetensors") as fresh:
+            # Not save_file: its error for a full disk is no OSError.
+            fresh.write_bytes(save(weights))
 
     def save_broken(self, broken: BrokenSamples) -> None:
         """Writes the list of the training samples that gave no image, if there are any."""
         if broken.reasons:
             rows = [(sample, *broken.reasons[sample]) for sample in sorted(broken.reasons)]
-            write_exclusions(self.path / "broken.csv", rows)
+            path = self.path / "broken.csv"
+            with writing(path):
+                write_exclusions(path, rows)
 
     def finish(self, summary: dict[str, Any], records: list[EpochRecord]) -> None:
         """Writes plot and summary, then moves ``latest`` to this folder."""
         self.close()
         plot_records(records, self.path / "metrics.png")
         text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-        (self.path / "summary.json").write_text(text, encoding="utf-8")
+        with replacing(self.path / "summary.json") as fresh:
+            fresh.write_text(text, encoding="utf-8")
         _move_link(self.path.parent / "latest", self.path.name)
 
     def close(self) -> None:
-        """Closes the files that are written epoch by epoch."""
-        self._metrics.close()
-        for writer in self._writers.values():
-            writer.close()
+        """Closes the loggers; a second time it does nothing."""
+        loggers, self._loggers = self._loggers, []
+        with contextlib.ExitStack() as stack:  # closes the others also where one fails
+            for logger in loggers:
+                stack.callback(logger.close)
 
-    def _writer(self, method: str):
-        if method not in self._writers:
-            from torch.utils.tensorboard import SummaryWriter
 
-            self._writers[method] = SummaryWriter(str(self.path / "tensorboard" / method))
-        return self._writers[method]
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Makes one line of it where ``path`` cannot be written.
+
+    Raises:
+        UserError: In place of an `OSError`, with the name of the file and the way out.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "free some space" if full else "make it writable"
+        raise UserError(
+            f"{path}: {error.strerror or error}; {remedy}, then --resume auto"
+        ) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary name to write to, which becomes ``path`` in one step at the end.
+
+    Whatever happens on the way, ``path`` is what it was before, or complete.
+
+    Raises:
+        UserError: As `writing` does.
+    """
+    fresh = path.with_name(f".{path.name}.tmp")
+    with writing(path):
+        try:
+            yield fresh
+            with fresh.open("rb+") as file:
+                os.fsync(file.fileno())  # network file systems tell of a full disk only here
+            os.replace(fresh, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+            raise
+
+
+def is_finished(path: Path) -> bool:
+    """Whether the run of that folder came to its end."""
+    return (path / "summary.json").is_file()
+
+
+def find_runs(runs: Path) -> list[Path]:
+    """Folders of the runs in a folder, the newest first by the time in their names.
+
+    Folders that were renamed, so that nobody knows their time, come last. Links are left out.
+    """
+    if not runs.is_dir():
+        return []
+    found = (p for p in runs.iterdir() if not p.is_symlink() and (p / "config.yaml").is_file())
+    return sorted(found, key=_age_key, reverse=True)
+
+
+def _age_key(path: Path) -> tuple[str, int, str]:
+    # As `_new_folder` names them: "-2" follows the one without a number, "-10" follows "-9".
+    match = re.fullmatch(r"(\d{8}-\d{6})-.*?(?:-(\d+))?", path.name)
+    if match is None:
+        return "", 0, path.name
+    return match[1], int(match[2] or 1), path.name
 
 
 def method_summary(history: list[EpochRecord], label_accuracy_before: float | None) -> dict:
@@ -166,6 +247,8 @@ def method_summary(history: list[EpochRecord], label_accuracy_before: float | No
         "labels_changed": last.labels_changed,
         "train_accuracy_last": last.train_accuracy,
         "nonfinite_rows": sum(record.nonfinite_rows for record in history),
+        "skipped_steps": sum(record.skipped_steps for record in history),
+        "samples_per_second": sum(record.samples_per_second for record in history) / len(history),
         "seconds": sum(record.seconds for record in history),
     }
 
@@ -217,7 +300,8 @@ def plot_records(records: list[EpochRecord], path: Path) -> None:
         axes.set(title=title, xlabel="epoch", ylabel="%")
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(path, dpi=120)
+    with replacing(path) as fresh:
+        figure.savefig(fresh, dpi=120, format="png")
 
 
 def _new_folder(runs: Path, recipe: str) -> Path:
@@ -233,6 +317,10 @@ def _new_folder(runs: Path, recipe: str) -> Path:
             path.mkdir()  # fails where it exists: a run never writes into another one's folder
         except FileExistsError:
             number += 1
+        except OSError as error:
+            raise UserError(
+                f"--runs {runs}: {error.strerror or error}; pass another folder"
+            ) from error
         else:
             return path
 
@@ -240,11 +328,13 @@ def _new_folder(runs: Path, recipe: str) -> Path:
 def _move_link(link: Path, target: str) -> None:
     # A rename replaces the old link in one step: at no moment is there none.
     fresh = link.with_name(f".{link.name}-{os.getpid()}")
-    fresh.symlink_to(target)
-    os.replace(fresh, link)
+    with writing(link):
+        fresh.symlink_to(target)
+        os.replace(fresh, link)
 
 
 def _write_yaml(path: Path, content: dict[str, Any]) -> None:
     import yaml
 
-    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    with replacing(path) as fresh:
+        fresh.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")

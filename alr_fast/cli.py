@@ -22,6 +22,8 @@ from alr_fast.errors import UserError
 
 PROG = "python -m alr_fast.train"
 USAGE = f"{PROG} [--recipe NAME] [--config FILE] [--data-root DIR] [--OPTION VALUE ...]"
+# Options that are named without their group.
+_SHORT = {"data": "data.name", "log_every": "log.every", "profile": "log.profile"}
 DESCRIPTION = """Trains an image classifier on noisy labels, once with each method, and compares
 them. Without options it runs the recipe digits. Options given here win over --config, which wins
 over the recipe."""
@@ -123,12 +125,14 @@ class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
 
 
 def _with_underscores(word: str) -> str:
-    """Lets --data.crop-padding stand for --data.crop_padding, and --data for --data.name."""
+    """Lets --data.crop-padding stand for --data.crop_padding, and _SHORT for what it stands for."""
     if not word.startswith("--") or word == "--":
         return word
     option, equals, value = word.partition("=")
-    option = "--data.name" if option == "--data" else option
-    return "--" + option[2:].replace("-", "_") + equals + value
+    option = option[2:].replace("-", "_")
+    if option == "profile" and not equals:
+        return "--log.profile=true"
+    return "--" + _SHORT.get(option, option) + equals + value
 
 
 def _scan(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -79,8 +79,8 @@ class DataConfig:
         std: Standard deviation of each colour channel, 0 to 1; null for 0.5.
         cache_mb: Keep decoded images in memory where the whole split fits in this many MiB and the
             crop is center or pad; 0 for never.
-        workers: Processes or threads that read and decode; null for one on each core that the
-            command may use, 16 at most.
+        workers: Processes or threads that read and decode, for each process of the run; null for
+            one on each core that it may use, 16 at most.
     """
 
     name: DatasetName = "digits"
@@ -246,12 +246,15 @@ class CheckpointConfig:
         keep: How many of the newest are kept.
         background: Go on training while a checkpoint is written, from a copy in host memory. A bank
             in a file is never copied: training waits for it.
+        other_labels: Go on from a checkpoint although the given labels of the samples have changed
+            since, because they were corrected, say; the label bank keeps its rows.
     """
 
     minutes: float | None = 10.0
     steps: int | None = None
     keep: int = 2
     background: bool = True
+    other_labels: bool = False
 
 
 @dataclass
@@ -346,6 +349,11 @@ def recipe_text(name: str) -> str:
     return (resources.files(__package__) / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
+def _words(value: list[str] | str) -> list[str]:
+    words = value.split(",") if isinstance(value, str) else value
+    return [word.strip() for word in words if word.strip()]
+
+
 def resolve(config: Config) -> Config:
     """Checks every value that can be checked without data, and fills in what follows from others.
 
@@ -359,10 +367,7 @@ def resolve(config: Config) -> Config:
     from alr_fast.methods import METHODS
     from alr_fast.noise import check_noise
 
-    methods = config.methods
-    if isinstance(methods, str):
-        methods = methods.split(",")
-    methods = [name.strip() for name in methods if name.strip()]
+    methods = _words(config.methods)
     for name in methods:
         if name not in METHODS:
             raise UserError(f"--methods {name}: no such method; there is {', '.join(METHODS)}")
@@ -411,6 +416,12 @@ def resolve(config: Config) -> Config:
             raise UserError(f"--{name} {value}: must be {lowest} or more")
     if not 0 < optim.lr < math.inf:
         raise UserError(f"--optim.lr {optim.lr}: must be above 0")
+    if optim.clip_norm is not None and not 0 < optim.clip_norm < math.inf:
+        raise UserError(f"--optim.clip_norm {optim.clip_norm}: must be above 0")
+    if config.model.ema_decay is not None and not 0 <= config.model.ema_decay < 1:
+        raise UserError(
+            f"--model.ema_decay {config.model.ema_decay}: must be at least 0 and below 1"
+        )
     if not 0 < optim.gamma <= 1:
         raise UserError(f"--optim.gamma {optim.gamma}: must be above 0 and at most 1")
     if (
@@ -458,6 +469,7 @@ def resolve(config: Config) -> Config:
     return replace(
         config,
         methods=methods,
+        log=replace(config.log, to=_words(config.log.to)),
         noise=replace(
             config.noise,
             rate=0.0 if config.noise.kind in ("none", "matrix") else config.noise.rate,

@@ -79,7 +79,19 @@ def test_spellings_of_methods(argv):
 def test_dashes_and_underscores_are_the_same():
     argv = ["--data.crop-padding=3", "--log-every", "4", "--data_root", "a-b", "--recipe=folder"]
     config = parse(argv)
-    assert (config.data.crop_padding, config.log_every, config.data_root) == (3, 4, "a-b")
+    assert (config.data.crop_padding, config.log.every, config.data_root) == (3, 4, "a-b")
+
+
+@pytest.mark.parametrize("argv", [["--profile"], ["--profile=true"], ["--log.profile", "true"]])
+def test_spellings_of_the_profile(argv):
+    assert parse(argv).log.profile
+    assert not parse([]).log.profile
+    assert not parse(["--profile=false"]).log.profile
+
+
+@pytest.mark.parametrize("names", ["csv,wandb", "[csv, wandb]", " csv, wandb "])
+def test_spellings_of_the_loggers(names):
+    assert parse(["--log.to", names]).log.to == ["csv", "wandb"]
 
 
 @pytest.mark.parametrize("argv", [["--data", "auto"], ["--data=auto"], ["--data.name", "auto"]])

@@ -13,7 +13,6 @@ from image_folder import write_folder
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from alr_fast.config import OptimConfig
 from alr_fast.data import open_dataset
 from alr_fast.data.datasets import Split
 from alr_fast.data.images import ArrayImages
@@ -24,14 +23,7 @@ from alr_fast.data.sampler import Sampler
 from alr_fast.data.transform import Transform
 from alr_fast.models import build_model
 from alr_fast.runs import EpochRecord, method_summary
-from alr_fast.train import (
-    TRAIN_EXTRA,
-    add_to_sums,
-    evaluate,
-    learning_rate_factor,
-    main,
-    means,
-)
+from alr_fast.train import TRAIN_EXTRA, evaluate, main
 
 EPOCHS = 6
 
@@ -198,7 +190,8 @@ def test_the_same_command_gives_the_same_figures(train_folder):
     def figures():
         status, runs = train_folder("--noise.kind", "symmetric", "--noise.rate", "0.4")
         assert status == 0
-        return [{k: v for k, v in r.items() if k != "seconds"} for r in metrics_of(runs)]
+        times = ("seconds", "samples_per_second")
+        return [{k: v for k, v in r.items() if k not in times} for r in metrics_of(runs)]
 
     assert figures() == figures()
 
@@ -286,7 +279,9 @@ def test_noise_never_reaches_the_test_labels(train_folder):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_reduced_precision_trains(train_folder, precision):
-    status, runs = train_folder("--precision", precision, "--optim.epochs", "4")
+    status, runs = train_folder(
+        "--precision", precision, "--optim.epochs", "4", "--optim.lr", "0.01"
+    )  # fmt: skip
     assert status == 0
     rows = metrics_of(runs)
     assert float(rows[3]["train_loss"]) < float(rows[0]["train_loss"])
@@ -414,28 +409,6 @@ def test_the_library_needs_nothing_of_the_extra():
     assert done.stdout.strip() == "[]"
 
 
-def test_schedule():
-    cosine = learning_rate_factor(OptimConfig(epochs=2, warmup_steps=4), steps_per_epoch=7)
-    assert [cosine(s) for s in range(4)] == [0.25, 0.5, 0.75, 1.0]
-    assert cosine(9) == pytest.approx(0.5)
-    assert cosine(14) == pytest.approx(0)
-    step = OptimConfig(epochs=4, schedule="step", milestones=[1, 3], gamma=0.5, warmup_steps=2)
-    falls = learning_rate_factor(step, steps_per_epoch=3)
-    assert [falls(s) for s in range(12)] == [0.5, 1, 1, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5] + [0.25] * 3
-    constant = learning_rate_factor(OptimConfig(schedule="constant"), steps_per_epoch=1)
-    assert {constant(s) for s in range(15)} == {1.0}
-
-
-def test_means_weigh_samples_not_batches():
-    sums = torch.zeros(3, dtype=torch.float64)
-    add_to_sums(sums, torch.tensor(1.0), torch.eye(3), torch.tensor([0, 1, 2]))
-    add_to_sums(sums, torch.tensor(5.0), torch.eye(3)[:1], torch.tensor([2]))
-    assert means(sums) == (2.0, 0.75)
-    # A sample without an image counts for nothing.
-    add_to_sums(sums, torch.tensor(2.0), torch.eye(3)[:2], torch.tensor([0, -1]))
-    assert means(sums) == (2.0, 0.8)
-
-
 def test_evaluation_uses_and_leaves_the_running_statistics():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3))
@@ -461,14 +434,14 @@ def test_evaluation_uses_and_leaves_the_running_statistics():
 
 def test_every_epoch_has_its_own_order(train_folder, monkeypatch):
     seen = []
-    monkeypatch.setattr(Loader, "set_epoch", lambda self, epoch: seen.append(epoch))
+    monkeypatch.setattr(Loader, "set_epoch", lambda self, epoch, start: seen.append(epoch))
     assert train_folder("--optim.epochs", "3")[0] == 0
     assert seen == [0, 1, 2] * 2
 
 
 def test_best_epoch_is_shown_and_the_last_one_counts():
     history = [
-        EpochRecord("ce", e, 0.1, 1.0, 0.5, 1.0, acc, None, None, 0.0, e, 0, 2.0)
+        EpochRecord("ce", e, 0.1, 1.0, 0.5, 1.0, acc, None, None, 0.0, e, 0, 0, 100.0, 2.0)
         for e, acc in enumerate([0.5, 0.9, 0.9, 0.7], start=1)
     ]
     result = method_summary(history, None)

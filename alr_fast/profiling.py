@@ -1,0 +1,109 @@
+"""Where the time of a step goes: a trace of torch.profiler, and the share of each phase."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.distributed as dist
+from torch.profiler import ProfilerActivity, profile, record_function, schedule
+
+# In the order of a step. "data" waits for the next batch, "wait" for the other processes.
+PHASES = ("data", "forward", "loss", "backward", "optimizer", "wait")
+SKIPPED, WARM_UP, TRACED = 5, 3, 10  # steps
+TRACE = "trace.json.gz"
+_STEP = "step"
+
+
+class Profile:
+    """Traces a few steps of training, after the first ones.
+
+    While it does, each phase waits for the GPU at its end: shares are those of the work, not of its
+    launch.
+
+    Args:
+        trainer: `alr_fast.trainer.Trainer`, whose ``phase`` is replaced meanwhile.
+        wanted: Whether to trace at all.
+    """
+
+    def __init__(self, trainer, *, wanted: bool) -> None:
+        self._trainer = trainer
+        self._left = SKIPPED + WARM_UP + TRACED if wanted else 0
+        self._wanted = wanted
+        self._profiler = None
+
+    def steps(self, batches: Iterable) -> Iterator:
+        """Passes the batches of an epoch on; may go on with the next epoch."""
+        iterator = iter(batches)
+        while self._left:
+            if self._profiler is None:
+                self._begin()
+            with record_function(_STEP):
+                with self._phase("data"):
+                    batch = next(iterator, None)
+                if batch is None:
+                    return
+                yield batch
+                with self._phase("wait"):
+                    if self._trainer.world.size > 1:
+                        dist.barrier()
+            self._profiler.step()
+            self._left -= 1
+            if not self._left:
+                self._end()
+        yield from iterator
+
+    def show(self, console, folder) -> None:
+        """Writes the trace and prints the shares, in process 0.
+
+        Args:
+            console: `alr_fast.console.RunConsole`.
+            folder: `alr_fast.runs.RunFolder`, None in the other processes.
+        """
+        if not self._wanted:
+            return
+        if self._left:
+            if self._profiler is not None:
+                self._end()
+            console.warn(
+                f"--profile: the run has fewer than {SKIPPED + WARM_UP + TRACED} steps, there is "
+                "nothing to show"
+            )
+            return
+        if folder is not None:
+            path = folder.path / TRACE
+            self._profiler.export_chrome_trace(str(path))
+            console.shares(f"One step of {TRACED}, traced in {path}", self.shares())
+
+    def shares(self) -> dict[str, tuple[float, float]]:
+        """Seconds of each phase in a step, and its share of the step; ``other`` is what is left."""
+        seconds = {event.key: event.cpu_time_total / 1e6 for event in self._profiler.key_averages()}
+        whole = seconds[_STEP]
+        parts = {name: seconds.get(_key(name), 0.0) for name in PHASES}
+        parts["other"] = max(whole - sum(parts.values()), 0.0)
+        return {name: (part / TRACED, part / whole) for name, part in parts.items()}
+
+    def _begin(self) -> None:
+        activities = [ProfilerActivity.CPU]
+        if self._trainer.world.device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        self._profiler = profile(
+            activities=activities,
+            schedule=schedule(wait=SKIPPED, warmup=WARM_UP, active=TRACED, repeat=1),
+        )
+        self._profiler.start()
+        self._trainer.phase = self._phase
+
+    def _end(self) -> None:
+        self._profiler.stop()
+        self._trainer.phase = lambda name: nullcontext()
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        with record_function(_key(name)):
+            yield
+            if self._trainer.world.device.type == "cuda":
+                torch.cuda.synchronize()
+
+
+def _key(phase: str) -> str:
+    return f"phase {phase}"

@@ -1,0 +1,378 @@
+"""One training method at work: net, loss, optimizer and the step that they make together."""
+
+import math
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from timm.optim import create_optimizer_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from alr_fast.config import Config, OptimConfig
+from alr_fast.data.loader import Loader
+from alr_fast.distributed import World
+from alr_fast.errors import SharedError
+
+# What `Trainer.sums` adds up over an epoch, in this process.
+_LOSS, _LOSS_SAMPLES, _RIGHT, _SAMPLES = range(4)
+# What `Trainer.skipped` counts, the same in every process.
+_IN_EPOCH, _IN_A_ROW = range(2)
+
+
+class Trainer:
+    """Trains one net with one loss.
+
+    A step never waits for the device: loss, accuracy and the number of steps that were left out
+    stay there until `progress` is asked for.
+
+    A step whose gradients are not finite leaves the weights as they are: the optimizers are the
+    fused ones, which look at the scaler's found-inf tensor by themselves. The rows of the label
+    bank that had finite logits keep their update; the others were never touched.
+
+    Args:
+        model: Fresh net on the training device.
+        criterion: Loss with reduction "sum" (`alr_fast.methods`).
+        config: Resolved configuration.
+        loader: Training batches of this process.
+        world: The processes of the run.
+
+    Attributes:
+        model: The net; `evaluated` is what is tested and saved.
+        criterion: The loss, which owns the label bank where the method has one.
+        optimizer: Holds its state for every weight from the start.
+        scheduler: Learning rate by the number of steps made.
+        scaler: Factor of float16 gradients, 1 with the other types, and the check for finite ones.
+        epoch: Epoch under way, from 0.
+        step: Steps made in it.
+        steps_made: Steps made in all.
+        phase: ``phase(name)`` is entered around each part of a step; the profiler replaces it.
+    """
+
+    def __init__(
+        self, model: nn.Module, criterion: nn.Module, config: Config, loader: Loader, world: World
+    ) -> None:
+        optim = config.optim
+        self.model = model
+        self.criterion = criterion
+        self.loader = loader
+        self.world = world
+        self.net = _wrapped(model, config, world)
+        self.optimizer = make_optimizer(model, optim)
+        self.optimizer.register_step_pre_hook(self._count_skipped)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, learning_rate_factor(optim, steps_per_epoch=len(loader))
+        )
+        self._half = config.precision == "float16"
+        self.scaler = torch.amp.GradScaler(
+            world.device.type, init_scale=65536.0 if self._half else 1.0
+        )
+        self.autocast = torch.autocast(
+            world.device.type,
+            dtype=getattr(torch, config.precision),
+            enabled=config.precision != "float32",
+        )
+        self.ema = None
+        if config.model.ema_decay is not None:
+            # With the warm-up it follows the weights from the start, in short runs too.
+            self.ema = ModelEmaV3(
+                model, decay=config.model.ema_decay, use_warmup=True, exclude_buffers=True
+            )
+        self.epoch = self.step = self.steps_made = 0
+        self.sums = torch.zeros(4, dtype=torch.float64, device=world.device)
+        self.skipped = torch.zeros(2, device=world.device)
+        self.phase: Callable[[str], AbstractContextManager] = lambda name: nullcontext()
+        self._optim = optim
+        self._statistics = [b for b in model.buffers() if b.is_floating_point()]
+        self._good_statistics = [b.clone() for b in self._statistics]
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The net that is tested and saved: the average of the weights where one is kept."""
+        return self.model if self.ema is None else self.ema.module
+
+    def begin_epoch(self) -> None:
+        """Gets loader, loss and net ready for what is left of the epoch."""
+        self.loader.set_epoch(self.epoch, self.step)
+        self.criterion.set_epoch(self.epoch)
+        self.net.train()
+
+    def end_epoch(self) -> None:
+        """Goes on to the next epoch; the sums start anew."""
+        self.epoch += 1
+        self.step = 0
+        self.sums.zero_()
+        self.skipped[_IN_EPOCH] = 0
+
+    def train_step(self, batch: dict[str, Tensor]) -> None:
+        """One step of the optimizer, on the mean loss over the valid samples of all processes.
+
+        Args:
+            batch: See `alr_fast.data.loader`.
+        """
+        # All processes divide by the number of samples that they have together: their batches may
+        # differ in size, and a sample whose file gave no image counts for nothing.
+        samples = (batch["label"] >= 0).sum()
+        total = samples.clone()
+        finish_total = self.world.start_sum(total)
+        self.optimizer.zero_grad(set_to_none=True)
+        pieces = self._pieces(batch)
+        for number, piece in enumerate(pieces, start=1):
+            with self._gradients(last=number == len(pieces)):
+                torch.compiler.cudagraph_mark_step_begin()
+                with self.phase("forward"), self.autocast:
+                    logits = self.net(piece["image"])
+                if number == 1:
+                    finish_total()
+                with self.phase("loss"):
+                    loss, grad = self._loss_and_grad(logits.detach(), piece, total)
+                with self.phase("backward"):
+                    logits.backward(grad)
+            with torch.no_grad():
+                self._add(loss, logits, piece["label"])
+        with self.phase("optimizer"):
+            if self._optim.clip_norm is not None:
+                self.scaler.unscale_(self.optimizer)
+                nn.utils.clip_grad_norm_(self.model.parameters(), self._optim.clip_norm)
+            self.scaler.step(self.optimizer)
+            self.scaler.update(None if self._half else 1.0)
+            self.scheduler.step()
+            self.step += 1
+            self.steps_made += 1
+            if self.ema is not None:
+                self.ema.update(self.model, step=self.steps_made)
+        self.sums[_SAMPLES] += samples
+
+    def _pieces(self, batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        # Two samples or more in each, for batch normalisation, and as many pieces in every process.
+        smallest = self.loader.sampler.smallest_batch(self.step)
+        number = max(min(self._optim.accumulate, smallest // 2), 1)
+        split = {key: tensor.tensor_split(number) for key, tensor in batch.items()}
+        return [
+            dict(zip(split, tensors, strict=True)) for tensors in zip(*split.values(), strict=True)
+        ]
+
+    def _gradients(self, *, last: bool) -> AbstractContextManager:
+        # Gradients travel once a step, after the last piece.
+        if isinstance(self._ddp, DistributedDataParallel) and not last:
+            return self._ddp.no_sync()
+        return nullcontext()
+
+    @property
+    def _ddp(self) -> nn.Module:
+        return getattr(self.net, "_orig_mod", self.net)  # what torch.compile wrapped
+
+    def _loss_and_grad(
+        self, logits: Tensor, piece: dict[str, Tensor], total: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The sum of the losses, and the gradient of the mean over all processes, scaled."""
+        # DDP takes the mean over the processes of what is their sum here. Inside of the operation
+        # the scaler's factor saves what float16 would flush to 0.
+        factor = self.scaler.scale(self.world.size / total.clamp(min=1).float())
+        loss, grad = self.criterion.loss_and_grad(
+            logits, piece["label"], piece["index"], row_weight=factor.expand(len(logits))
+        )
+        return loss / factor, grad
+
+    def _add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        # A loss that is not finite would hide the others for the rest of the epoch.
+        finite = loss.isfinite()
+        self.sums[_LOSS] += torch.where(finite, loss, 0)
+        self.sums[_LOSS_SAMPLES] += (labels >= 0).sum() * finite
+        self.sums[_RIGHT] += (logits.argmax(1) == labels).sum()
+
+    def _count_skipped(self, optimizer, args, kwargs) -> None:
+        found = optimizer.found_inf  # set by the scaler for optimizers that leave a step out
+        self.skipped[_IN_EPOCH] += found
+        self.skipped[_IN_A_ROW] += 1
+        self.skipped[_IN_A_ROW] *= found
+
+    def progress(self, *, everywhere: bool = False) -> tuple[float, float, int]:
+        """Mean loss, accuracy and number of samples of the epoch so far; waits for the device.
+
+        Args:
+            everywhere: Over all processes, which must all call this; else over this one.
+        """
+        sums = self.world.sum(self.sums.clone()) if everywhere else self.sums
+        loss, loss_samples, right, samples = sums.tolist()
+        mean = loss / loss_samples if loss_samples else math.nan
+        return mean, right / max(samples, 1), int(samples)
+
+    def check_skipped(self) -> int:
+        """Number of steps of this epoch that were left out; waits for the device.
+
+        Raises:
+            SharedError: It were too many, one after the other.
+        """
+        in_epoch, in_a_row = (int(count) for count in self.skipped.tolist())
+        if in_a_row >= self._optim.max_skipped:
+            raise SharedError(
+                f"the gradients of the last {in_a_row} steps, up to step {self.step} of epoch "
+                f"{self.epoch + 1}, were not finite and the weights stand still; "
+                + self.cure_for_nan
+            )
+        # Steps that were left out have run through batch normalisation all the same.
+        if in_epoch and not all(b.isfinite().all() for b in self._statistics):
+            torch._foreach_copy_(self._statistics, self._good_statistics)
+            if self.ema is not None:
+                for average, buffer in zip(
+                    self.ema.module.buffers(), self.model.buffers(), strict=True
+                ):
+                    average.copy_(buffer)
+        elif self._statistics:
+            torch._foreach_copy_(self._good_statistics, self._statistics)
+        return in_epoch
+
+    @property
+    def cure_for_nan(self) -> str:
+        """What a user can try against losses that are not finite."""
+        return (
+            f"try a lower --optim.lr (now {self._optim.lr}), more --optim.warmup_steps, "
+            "--optim.clip_norm 1, or --precision bfloat16 instead of float16"
+        )
+
+    def share_statistics(self) -> None:
+        """Gives every process the running statistics of process 0, which stand for all.
+
+        DistributedDataParallel does so before each forward pass in training.
+        """
+        self.world.broadcast_tensors(list(self.model.buffers()))
+        if self.ema is not None:
+            self.world.broadcast_tensors(list(self.ema.module.buffers()))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything but the bank that goes on from step to step, by name; in place.
+
+        Names that begin with ``rank`` belong to one process, the others are the same in all.
+        """
+        named = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        if self.ema is not None:
+            named |= {f"ema.{name}": t for name, t in self.ema.module.state_dict().items()}
+        for name, weight in self.model.named_parameters():
+            for key, value in self.optimizer.state[weight].items():
+                named[f"optimizer.{name}.{key}"] = value
+        own = {"sums": self.sums, "skipped": self.skipped, **random_state(self.world.device)}
+        bank = self.criterion.bank
+        if bank is not None:
+            own["bank_status"] = bank.status
+            if bank.rounding_state is not None:
+                own["bank_rounding"] = bank.rounding_state
+        return named | {f"rank{self.world.rank}.{name}": t for name, t in own.items()}
+
+    def position(self) -> dict:
+        """Where the method stands, beside `tensors`: JSON-able."""
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "steps_made": self.steps_made,
+            "scheduler": self.scheduler.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def restore(self, position: dict, own: dict[str, Tensor] | None) -> None:
+        """Goes on from a position; `tensors` hold their values already.
+
+        Args:
+            position: What `position` gave.
+            own: The tensors of this process, without their prefix; None where another number of
+                processes wrote them: then the epoch is begun anew.
+        """
+        self.epoch, self.step, self.steps_made = (
+            position[key] for key in ("epoch", "step", "steps_made")
+        )
+        if own is None:
+            self.steps_made = self.epoch * len(self.loader)
+            self.step = 0
+        else:
+            set_random_state(own, self.world.device)
+        self.scheduler.load_state_dict({**position["scheduler"], "last_epoch": self.steps_made - 1})
+        self.scheduler.step()
+        self.scaler.load_state_dict(position["scaler"])
+        self._good_statistics = [b.clone() for b in self._statistics]
+
+
+def _wrapped(model: nn.Module, config: Config, world: World) -> nn.Module:
+    net = model
+    if world.size > 1:
+        net = DistributedDataParallel(
+            net,
+            device_ids=[world.device] if world.device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+        )
+    if config.model.compile != "none":
+        net = torch.compile(net, mode=config.model.compile, dynamic=False)
+    return net
+
+
+def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer of a configuration, with its state in place."""
+    name, options = optim.optimizer, {}
+    if name == "sgd":
+        name = "sgd" if optim.nesterov and optim.sgd_momentum > 0 else "momentum"
+        options["momentum"] = optim.sgd_momentum
+    optimizer = create_optimizer_v2(
+        model,
+        opt=name,
+        lr=optim.lr,
+        weight_decay=optim.weight_decay,
+        filter_bias_and_bn=False,  # the published recipes decay all weights
+        fused=True,  # leaves a step out by itself
+        **options,
+    )
+    # Now, not at the first step: if that one is left out, SGD would go on with momentum that was
+    # never written. And a checkpoint is loaded in place.
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            state = optimizer.state[weight]
+            if optim.optimizer != "sgd":
+                state["step"] = torch.zeros((), dtype=torch.float32, device=weight.device)
+                state["exp_avg"] = torch.zeros_like(weight)
+                state["exp_avg_sq"] = torch.zeros_like(weight)
+            elif optim.sgd_momentum > 0:
+                state["momentum_buffer"] = torch.zeros_like(weight)
+    return optimizer
+
+
+def learning_rate_factor(optim: OptimConfig, *, steps_per_epoch: int) -> Callable[[int], float]:
+    """Share of ``optim.lr`` at each step: a linear rise over the warm-up, then the schedule."""
+    steps = optim.epochs * steps_per_epoch
+
+    def factor(step: int) -> float:
+        if step < optim.warmup_steps:
+            return (step + 1) / optim.warmup_steps
+        if optim.schedule == "step":
+            return optim.gamma ** sum(step >= m * steps_per_epoch for m in optim.milestones)
+        if optim.schedule == "constant":
+            return 1.0
+        done = (step - optim.warmup_steps) / max(steps - optim.warmup_steps, 1)
+        return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+    return factor
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The random numbers of Python, NumPy and torch that come next, as tensors on the CPU."""
+    _, numbers, position, has_gauss, gauss = np.random.get_state()
+    state = {
+        "random.python": torch.tensor(random.getstate()[1], dtype=torch.int64),
+        "random.numpy": torch.from_numpy(numbers.astype(np.int64)),
+        "random.numpy_rest": torch.tensor([position, has_gauss, gauss], dtype=torch.float64),
+        "random.torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["random.cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Takes over what `random_state` gave."""
+    random.setstate((3, tuple(state["random.python"].tolist()), None))
+    position, has_gauss, gauss = state["random.numpy_rest"].tolist()
+    numbers = state["random.numpy"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", numbers, int(position), int(has_gauss), gauss))
+    torch.set_rng_state(state["random.torch"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["random.cuda"], device)

@@ -8,6 +8,9 @@ runs/20260131-235959-digits/
     METHOD_bank.safetensors  label bank of the last epoch, with the sample ids of its rows
     tensorboard/METHOD/      events
     wandb/, wandb.id         what Weights & Biases keeps here, and the run's id there
+    checkpoints/NUMBER/      what `--resume` goes on from (`alr_fast.checkpoint`)
+    trace.json.gz            where the time of a step goes, with --profile
+    .lock                    held by the process that trains
     broken.csv               training samples whose files gave no image, if there were any
     summary.json             the results, fractions of 1, and where they come from
 runs/latest                  link to the last run that finished
@@ -18,6 +21,7 @@ when it is complete, and ``summary.json`` comes last: where it lies, the run is 
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import platform
@@ -26,7 +30,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -34,6 +38,8 @@ from torch import nn
 from alr_fast.config import Config
 from alr_fast.data.broken import BrokenSamples, write_exclusions
 from alr_fast.errors import UserError
+
+LOCK = ".lock"
 
 if TYPE_CHECKING:
     from alr_fast.loggers import Histogram, Logger  # which takes EpochRecord from here
@@ -90,6 +96,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._loggers: list[Logger] = []
+        self._lock = _locked(path)
 
     @classmethod
     def create(cls, config: Config) -> "RunFolder":
@@ -107,7 +114,7 @@ class RunFolder:
         """Opens the folder of a run that goes on; writes nothing.
 
         Raises:
-            UserError: ``path`` is no folder of a run.
+            UserError: ``path`` is no folder of a run, or another process is writing into it.
         """
         if not (path / "config.yaml").is_file():
             raise UserError(
@@ -159,7 +166,8 @@ class RunFolder:
         _move_link(self.path.parent / "latest", self.path.name)
 
     def close(self) -> None:
-        """Closes the loggers; a second time it does nothing."""
+        """Closes the loggers and lets go of the folder; a second time it does nothing."""
+        self._lock.close()
         loggers, self._loggers = self._loggers, []
         with contextlib.ExitStack() as stack:  # closes the others also where one fails
             for logger in loggers:
@@ -323,6 +331,22 @@ def _new_folder(runs: Path, recipe: str) -> Path:
             ) from error
         else:
             return path
+
+
+def _locked(path: Path) -> IO:
+    # Of this process alone: workers forked from it do not keep the lock when it is killed.
+    file = (path / LOCK).open("w")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise UserError(
+            f"{path}: another process is still training there; stop it first, or leave --resume "
+            "out to start a new run"
+        ) from error
+    except OSError:
+        pass  # a file system without locks
+    return file
 
 
 def _move_link(link: Path, target: str) -> None:

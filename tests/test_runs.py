@@ -15,7 +15,15 @@ from alr_fast.config import Config
 from alr_fast.data.broken import BrokenSamples
 from alr_fast.errors import UserError
 from alr_fast.loggers import Histogram, Logger
-from alr_fast.runs import RunFolder, find_runs, is_finished, method_summary, replacing, writing
+from alr_fast.runs import (
+    LOCK,
+    RunFolder,
+    find_runs,
+    is_finished,
+    method_summary,
+    replacing,
+    writing,
+)
 
 
 class Notes(Logger):
@@ -41,7 +49,7 @@ def folder(tmp_path):
 def test_a_new_folder_holds_the_configuration_and_opens_again(folder):
     with (folder.path / "config.yaml").open() as file:
         assert yaml.safe_load(file) == Config(runs=str(folder.path.parent)).as_dict()
-    assert [p.name for p in folder.path.iterdir()] == ["config.yaml"]
+    assert sorted(p.name for p in folder.path.iterdir()) == [LOCK, "config.yaml"]
     assert RunFolder.open(folder.path).path == folder.path
 
 
@@ -103,7 +111,7 @@ def test_a_finished_run_is_known_by_its_summary(folder):
     assert (folder.path / "metrics.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert (folder.path.parent / "latest").resolve() == folder.path.resolve()
     assert notes.closed == 1
-    assert not [p for p in folder.path.iterdir() if p.name.startswith(".")]
+    assert not [p for p in folder.path.iterdir() if p.name.startswith(".") and p.name != LOCK]
 
 
 def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
@@ -166,7 +174,7 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(folder, monkeypatch, name
     assert not [
         p
         for p in folder.path.iterdir()
-        if p.name not in ("config.yaml", "metrics.png", "summary.json")
+        if p.name not in (LOCK, "config.yaml", "metrics.png", "summary.json")
     ]
 
 
@@ -184,6 +192,7 @@ def test_a_full_disk_at_the_very_start(tmp_path, monkeypatch):
 
 
 def test_weights_that_the_disk_really_has_no_room_for(folder):
+    folder.close()
     # A limit on the size of files stands for the full disk: the system itself refuses the write.
     code = """
 import resource, sys, torch
@@ -201,7 +210,7 @@ sys.exit(exit_status(lambda: folder.save_weights("ce", torch.nn.Linear(100, 100)
     path = folder.path / "ce.safetensors"
     assert done.stderr.startswith(f"error: {path}: File too large; ")
     assert done.stderr.count("\n") == 1
-    assert [p.name for p in folder.path.iterdir()] == ["config.yaml"]
+    assert sorted(p.name for p in folder.path.iterdir()) == [LOCK, "config.yaml"]
 
 
 def test_runs_are_found_newest_first(tmp_path):
@@ -235,3 +244,24 @@ def test_summary_adds_up_the_epochs():
     assert (result["best_epoch"], result["label_accuracy_before"]) == (2, 0.6)
     assert (result["skipped_steps"], result["seconds"]) == (10, 8.0)
     assert result["samples_per_second"] == pytest.approx(250.0)
+
+
+def test_two_processes_never_train_in_one_folder(tmp_path):
+    folder = RunFolder.create(Config(runs=str(tmp_path)))
+    code = (
+        "import pathlib, sys\n"
+        "from alr_fast.errors import UserError\n"
+        "from alr_fast.runs import RunFolder\n"
+        "try:\n"
+        "    RunFolder.open(pathlib.Path(sys.argv[1]))\n"
+        "except UserError as error:\n"
+        "    print(error)\n"
+    )
+    command = [sys.executable, "-c", code, str(folder.path)]
+
+    def said():
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    assert f"{folder.path}: another process is still training there" in said()
+    folder.close()
+    assert said() == ""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -52,12 +53,12 @@ class Profile:
                 self._end()
         yield from iterator
 
-    def show(self, console, folder) -> None:
+    def show(self, console, folder: Path | None) -> None:
         """Writes the trace and prints the shares, in process 0.
 
         Args:
             console: `alr_fast.console.RunConsole`.
-            folder: `alr_fast.runs.RunFolder`, None in the other processes.
+            folder: Folder of the run, None in the other processes.
         """
         if not self._wanted:
             return
@@ -70,7 +71,7 @@ class Profile:
             )
             return
         if folder is not None:
-            path = folder.path / TRACE
+            path = folder / TRACE
             self._profiler.export_chrome_trace(str(path))
             console.shares(f"One step of {TRACED}, traced in {path}", self.shares())
 

@@ -29,3 +29,7 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
+
+
+class Stopped(Exception):
+    """A signal came, and a checkpoint was written."""

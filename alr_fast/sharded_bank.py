@@ -1,0 +1,161 @@
+"""The label bank of a run: each process has the rows of the samples that it owns."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alr_fast.bank import LabelBank
+from alr_fast.bank_file import BankFileWriter
+from alr_fast.config import BankConfig
+from alr_fast.data.index import SampleIndex
+from alr_fast.distributed import World
+from alr_fast.loggers import Histogram
+from alr_fast.placement import choose_placement, readable
+from alr_fast.runs import writing
+
+
+def new_bank(
+    options: BankConfig,
+    index: SampleIndex,
+    rows: NDArray[np.int64],
+    world: World,
+    *,
+    folder: Path,
+    say: Callable[[str], None],
+) -> LabelBank:
+    """A bank that starts from the given labels; all processes make theirs.
+
+    Args:
+        options: Where it lies and what it is stored in.
+        index: All training samples.
+        rows: Those of this process, int64 [n].
+        world: The processes.
+        folder: Where a bank in a file goes, unless the options name another folder.
+        say: Takes a line of text.
+
+    Raises:
+        SharedError: It finds no room.
+    """
+    dtype = getattr(torch, options.dtype)
+    num_bytes = len(rows) * index.num_classes * dtype.itemsize
+    placement, why = options.placement, "asked for"
+    if placement == "auto":
+        choice = world.from_main(
+            lambda: choose_placement(num_bytes, world.device, processes=world.local_size)
+        )
+        placement, why = choice.placement, choice.why
+    bank = world.together(
+        lambda: LabelBank.from_labels(
+            torch.from_numpy(index.labels[rows]),
+            index.num_classes,
+            dtype=dtype,
+            device=world.device,
+            sample_fingerprint=index.sample_fingerprint(),
+            placement=placement,
+            folder=options.folder or folder,
+        )
+    )
+    each = " in each process" if world.size > 1 else ""
+    say(f"label bank: {readable(num_bytes)}{each}, {placement} ({why})")
+    return bank
+
+
+@dataclass(frozen=True)
+class LabelStatistics:
+    """The training labels after an epoch, over all processes.
+
+    Attributes:
+        right: Share that is right, None where nobody knows.
+        changed: Share that differs from the given one.
+        nonfinite_rows: Samples whose logits were not finite since the last time.
+        histograms: Of the confidence, where there is a bank.
+    """
+
+    right: float | None
+    changed: float
+    nonfinite_rows: int
+    histograms: dict[str, Histogram]
+
+
+def label_statistics(
+    bank: LabelBank | None, index: SampleIndex, rows: NDArray[np.int64], world: World
+) -> LabelStatistics:
+    """Looks at all rows of the bank; the given labels stand for it where there is none.
+
+    Args:
+        bank: Of this process.
+        index: All training samples.
+        rows: Those of this process, int64 [n].
+        world: The processes.
+    """
+    given = torch.from_numpy(index.labels[rows])
+    labels, nonfinite, histograms = given, 0, {}
+    if bank is not None:
+        labels, nonfinite = bank.refined_labels().cpu(), bank.check()
+        histograms["confidence"] = Histogram.of_probabilities(bank.confidence())
+    right = 0
+    if index.clean_labels is not None:
+        right = (labels == torch.from_numpy(index.clean_labels[rows])).sum().item()
+    changed = (labels != given).sum().item()
+    parts = world.gather((right, changed, nonfinite, histograms))
+    rights, changes, counts, drawn = zip(*parts, strict=True)
+    first, *others = drawn
+    return LabelStatistics(
+        None if index.clean_labels is None else sum(rights) / len(index),
+        sum(changes) / len(index),
+        sum(counts),
+        {name: sum((other[name] for other in others), start) for name, start in first.items()},
+    )
+
+
+def export_bank(
+    path: Path, bank: LabelBank, index: SampleIndex, rows: NDArray[np.int64], world: World
+) -> None:
+    """Writes the rows of all processes into one file, ascending by id; process 0 writes it.
+
+    Args:
+        path: The file.
+        bank: Of this process.
+        index: All training samples.
+        rows: Those of this process, int64 [n].
+        world: The processes.
+
+    Raises:
+        UserError: In process 0: the file cannot be written.
+    """
+    with bank.host_access():
+        pieces = world.collect_rows(torch.from_numpy(rows), bank.rows)
+        if world.main:
+            with writing(path):
+                _write(path, bank.rows.dtype, pieces, index)
+        else:
+            for _ in pieces:  # sends them
+                pass
+
+
+def _write(
+    path: Path, dtype: torch.dtype, pieces: Iterable[tuple[Tensor, Tensor]], index: SampleIndex
+) -> None:
+    tensors = {"ids": torch.from_numpy(index.ids), "given_labels": torch.from_numpy(index.labels)}
+    if index.clean_labels is not None:
+        tensors["clean_labels"] = torch.from_numpy(index.clean_labels)
+    with BankFileWriter(
+        path,
+        num_samples=len(index),
+        num_classes=index.num_classes,
+        dtype=dtype,
+        tensors=tensors,
+        metadata={
+            "sample_fingerprint": index.sample_fingerprint(),
+            "label_fingerprint": index.label_fingerprint(),
+            "class_names": json.dumps(index.class_names),
+        },
+    ) as file:
+        for positions, rows in pieces:
+            file.write(positions, rows)

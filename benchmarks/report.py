@@ -12,9 +12,11 @@ from pathlib import Path
 from benchmarks.host_cost import PARTS
 from benchmarks.loading import to_baseline
 from benchmarks.loading_variants import BASELINE
+from benchmarks.report_training import SECTIONS as TRAINING_SECTIONS
 from benchmarks.results import FOLDER, latest
+from benchmarks.tables import NOT_MEASURED
+from benchmarks.tables import markdown as _table
 
-NOT_MEASURED = "not measured"
 PLOT = "roofline.png"
 LOADING_PLOT = "loading.png"
 
@@ -59,6 +61,15 @@ _COMMANDS = (
         "`python -m benchmarks.loading`",
         "images per second of the loaders beside others, and a list of millions of samples",
     ),
+    (
+        "`python -m benchmarks.train_step`",
+        "a whole training step: what ALR costs over cross entropy, and the trainer itself",
+    ),
+    (
+        "`python -m benchmarks.scaling`",
+        "processes together, a label bank from its making to its export, the operation over N, K, "
+        "B; `--large` for 9.6 GB",
+    ),
     ("`python -m benchmarks.report`", "nothing: makes this file"),
     ("`make bench`", "the CPU shapes under pytest-benchmark; leaves no rows"),
     (
@@ -72,11 +83,15 @@ _COMMAND_OF = {
     "host_cost": "host_cost",
     "loading": "loading",
     "index": "loading",
+    "train_step": "train_step",
+    "ranks": "scaling",
+    "bank": "scaling",
+    "step_cost": "scaling",
 }
 _PRACTICE = """\
-Each of the first four leaves a file named after device, date and commit and overwrites none; the
+Each of the first six leaves a file named after device, date and commit and overwrites none; the
 tables show the latest. Before any timing, loss, gradient and bank of every variant are compared
-with the reference in float64. The variants take turns.
+with the reference in float64, whole training steps with each other. The variants take turns.
 """
 _VARIANTS = (
     ("`fused`", "`alr_loss` of alr_fast and `backward`, distinct indices promised"),
@@ -439,6 +454,7 @@ _SECTIONS: dict[str, tuple[str, str, Callable[[list[dict]], str]]] = {
         "GB/s count both ways.",
         _pinned,
     ),
+    **TRAINING_SECTIONS,
     "loading": (
         "Loading",
         "Photographs as JPEG, made by the command, -> random resized crop, mirrored, normalised, "
@@ -526,11 +542,6 @@ def _left_out(rows: list[dict]) -> str:
         for (variant, mode, why), where in shapes.items()
     ]
     return "Left out, or to be noted:\n\n" + "".join(lines) if lines else ""
-
-
-def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [names, ["---"] * len(names), *rows]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def _plot(path: Path, devices: list[tuple[str, list[dict]]]) -> bool:

@@ -1,0 +1,409 @@
+"""A whole training step with each loss: what ALR costs over cross entropy, and the trainer itself.
+
+    python -m benchmarks.train_step
+
+zero_grad, forward, loss, backward, optimizer, scheduler and the sums of an epoch, through
+`alr_fast.trainer.Trainer.train_step`, with images of random pixels in memory. Beside it a loop
+written by hand with torch's cross entropy, which keeps no sums. All variants train one and the same
+net, so that where its weights lie in memory favours nobody; each has an optimizer of its own.
+
+Before any timing a step from the same weights and bank is made with each: weights, loss and bank
+must agree with those of the variant that it is compared with in `REFERENCE`.
+
+Then the variants take turns of a few steps, in another order each round. Percentages are medians
+over the rounds, of the times of two variants in the same round, with a bootstrap interval that
+holds the true median in 95 of 100 runs. `ce_again` is the trainer with cross entropy once more:
+its percentage would be 0 if the comparison were perfect.
+
+Rows go to benchmarks/results, of which `python -m benchmarks.report` makes tables; those of --tiny
+and --only go to the file that --json names, or nowhere.
+"""
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from alr_fast import reference
+from alr_fast.bank import LabelBank
+from alr_fast.distributed import World
+from alr_fast.losses import ALRLoss, CrossEntropyLoss
+from alr_fast.models import build_model
+from alr_fast.trainer import Trainer, make_optimizer
+from benchmarks.loading_rows import percentiles
+from benchmarks.problem import environment
+from benchmarks.report_training import train_step_cells
+from benchmarks.results import FOLDER, ResultFile
+from benchmarks.synthetic import Batches, training_config
+from benchmarks.tables import show
+from benchmarks.timing import host_turn
+
+VARIANTS = {
+    "plain": "a loop by hand with `F.cross_entropy`, without sums",
+    "ce": "the trainer with cross entropy",
+    "ce_again": "the same once more: what the comparison is off by",
+    "alr": "the trainer with ALR, refining, fused",
+    "alr_eager": "the trainer with ALR of `alr_fast.reference` through autograd",
+}
+# Which variant a step of each must agree with, and with which it must not.
+REFERENCE = {"ce": "plain", "ce_again": "plain", "alr_eager": "alr"}
+_OTHER = {"alr": "ce"}
+BASES = ("ce", "plain")
+
+_MOMENTUM, _ENTROPY_WEIGHT = 0.9, 0.1
+_LEAST_ROUNDS = 3
+_GPU_TURN = 10  # steps, in which the host may run ahead
+_DRAWS = 1000  # of the bootstrap
+_NEEDS_GPU = "needs a GPU"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A net and its batches.
+
+    Attributes:
+        name: In the rows.
+        model: See `alr_fast.models`.
+        shape: Channels and side of the images.
+        batch: B.
+        classes: K.
+        samples: N, rows of the bank.
+        precision: What autocast computes the net in.
+        turn: Steps of a turn on the CPU.
+        gpu: Whether it needs one.
+    """
+
+    name: str
+    model: str
+    shape: tuple[int, int]
+    batch: int
+    classes: int
+    samples: int
+    precision: str = "float32"
+    turn: int = 1
+    gpu: bool = False
+
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("digits", "conv-tiny", (1, 8), 128, 10, 1437, turn=4),
+        Case("conv-small", "conv-small", (3, 32), 128, 10, 50_000),
+        Case("resnet18-cifar", "resnet18-cifar", (3, 32), 128, 100, 50_000),
+        Case("resnet50", "resnet50", (3, 224), 256, 1000, 1_281_167, "bfloat16", gpu=True),
+        Case("vit-s", "vit_small_patch16_224", (3, 224), 256, 1000, 1_281_167, "bfloat16",
+             gpu=True),
+    )
+}  # fmt: skip
+TINY_CASES = {
+    case.name: case
+    for case in (
+        Case("digits", "conv-tiny", (1, 8), 8, 3, 64, turn=2),
+        Case("resnet50", "resnet50", (3, 32), 8, 3, 64, "bfloat16", gpu=True),
+    )
+}
+
+
+class EagerALRLoss(nn.Module):
+    """`alr_fast.reference` with the calls that the trainer makes, refining from the start."""
+
+    def __init__(self, bank: LabelBank) -> None:
+        super().__init__()
+        self.bank = bank
+
+    def set_epoch(self, epoch: int) -> None:
+        """Does nothing: there is no warm-up."""
+
+    def loss_and_grad(
+        self, logits: Tensor, labels: Tensor, index: Tensor, *, row_weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of the losses and its gradient, through autograd; updates the bank."""
+        return reference.alr_loss_and_grad(
+            logits,
+            self.bank.rows,
+            index,
+            momentum=_MOMENTUM,
+            entropy_weight=_ENTROPY_WEIGHT,
+            reduction="sum",
+            row_weight=row_weight,
+            unique_index=True,
+        )
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """A variant at work.
+
+    Attributes:
+        step: Makes a step on a batch.
+        loss: Mean loss of the last step of the first epoch so far; waits for the device.
+        bank: Its bank, None where there is none.
+    """
+
+    step: Callable[[dict[str, Tensor]], object]
+    loss: Callable[[], float]
+    bank: LabelBank | None
+
+
+class Contest:
+    """The variants of a case, on one net.
+
+    Args:
+        case: What to train.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    def __init__(self, case: Case, device: str) -> None:
+        torch.manual_seed(0)
+        self.case = case
+        self.device = device
+        channels, side = case.shape
+        model = build_model(
+            case.model, num_classes=case.classes, in_channels=channels, image_size=side
+        )
+        self.model = model.to(device, memory_format=torch.channels_last).train()
+        self.batches = Batches(
+            samples=case.samples,
+            batch=case.batch,
+            classes=case.classes,
+            shape=case.shape,
+            device=device,
+            dtype=getattr(torch, case.precision),
+        )
+        self._config = training_config(case.batch, case.precision)
+
+    def stepper(self, variant: str) -> Stepper:
+        """A variant from its start, but for the weights of the net."""
+        if variant == "plain":
+            return self._plain()
+        make: Callable[[], nn.Module] = {
+            "ce": partial(CrossEntropyLoss, reduction="sum"),
+            "ce_again": partial(CrossEntropyLoss, reduction="sum"),
+            "alr": self._fused,
+            "alr_eager": lambda: EagerALRLoss(self._bank()),
+        }[variant]
+        criterion = make()
+        world = World(0, 1, 1, torch.device(self.device))
+        trainer = Trainer(self.model, criterion, self._config, self.batches, world)
+        trainer.begin_epoch()
+        return Stepper(trainer.train_step, lambda: trainer.progress()[0], criterion.bank)
+
+    def _bank(self) -> LabelBank:
+        return LabelBank.from_labels(
+            self.batches.labels, self.case.classes, device=torch.device(self.device)
+        )
+
+    def _fused(self) -> ALRLoss:
+        return ALRLoss(
+            self._bank(),
+            warmup_epochs=0,
+            momentum=_MOMENTUM,
+            entropy_weight=_ENTROPY_WEIGHT,
+            reduction="sum",
+            unique_index=True,
+        )
+
+    def _plain(self) -> Stepper:
+        model, precision = self.model, self.case.precision
+        optimizer = make_optimizer(model, self._config.optim)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+        losses: list[Tensor] = [torch.zeros(())]
+
+        def step(batch: dict[str, Tensor]) -> None:
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(
+                self.device, getattr(torch, precision), enabled=precision != "float32"
+            ):
+                loss = F.cross_entropy(model(batch["image"]), batch["label"])
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            losses[0] = loss.detach()
+
+        return Stepper(step, lambda: losses[0].item(), None)
+
+    def check(self) -> None:
+        """Makes a step with each variant from the same start, and compares what it did.
+
+        Raises:
+            AssertionError: A variant is wrong. The weights are as they were.
+        """
+        start = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        batch = self.batches.batch(0)
+        found = {}
+        for variant in VARIANTS:
+            stepper = self.stepper(variant)
+            stepper.step(batch)
+            change = torch.cat(
+                [
+                    (weight.detach() - start[name]).flatten().double()
+                    for name, weight in self.model.named_parameters()
+                ]
+            )
+            assert change.isfinite().all(), f"{variant}: weights are not finite"
+            rows = None if stepper.bank is None else stepper.bank.rows
+            found[variant] = change, stepper.loss(), rows
+            self.model.load_state_dict(start)
+        bound = self._tolerance
+        for variant, right in REFERENCE.items():
+            (change, loss, rows), (expected, right_loss, right_rows) = found[variant], found[right]
+            off = {"weights": _distance(change, expected)}
+            off["loss"] = abs(loss - right_loss) / abs(right_loss)
+            if rows is not None:
+                index = batch["index"]
+                off["bank"] = _distance(rows[index].double(), right_rows[index].double())
+                rows[index] = right_rows[index]
+                assert torch.equal(rows, right_rows), f"{variant}: rows beside the batch's differ"
+            for name, error in off.items():
+                if not error <= bound:  # NaN too
+                    raise AssertionError(
+                        f"{variant} and {right}: {name} after a step differ by {error:.1e} of "
+                        f"their norm, over {bound:.0e}"
+                    )
+        for variant, other in _OTHER.items():
+            if _distance(found[variant][0], found[other][0]) <= bound:
+                raise AssertionError(
+                    f"{variant} makes the same step as {other}: it does not refine"
+                )
+
+    @property
+    def _tolerance(self) -> float:
+        """Relative; convolutions on a GPU add up in another order each time."""
+        if self.case.precision != "float32":
+            return 3e-2
+        return 1e-4 if self.device == "cpu" else 1e-3
+
+    def measure(self, seconds: float) -> tuple[dict[str, list[float]], int]:
+        """Times the variants in turn.
+
+        Returns:
+            Milliseconds a step of each variant in each round, and steps of a turn.
+        """
+        steps = self.case.turn if self.device == "cpu" else _GPU_TURN
+        steppers = {variant: self.stepper(variant) for variant in VARIANTS}
+        number = 0
+
+        def turn(variant: str, begin: int) -> float:
+            numbers = iter(range(begin, begin + steps))
+            step = steppers[variant].step
+            batch = self.batches.batch
+            return host_turn(lambda: step(batch(next(numbers))), steps, self.device)[0] / 1e3
+
+        for variant in steppers:
+            turn(variant, 0)
+        times: dict[str, list[float]] = {variant: [] for variant in steppers}
+        order, shuffle = list(steppers), random.Random(0).shuffle
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or len(times["ce"]) < _LEAST_ROUNDS:
+            # In another order each time: a step may suffer from what the last one left in caches.
+            shuffle(order)
+            for variant in order:
+                times[variant].append(turn(variant, number))
+            number += steps
+        return times, steps
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def paired_percent(times: Sequence[float], base: Sequence[float]) -> tuple[float, float, float]:
+    """By how much percent times are above those of the same rounds: median, and its interval."""
+    ratios = np.divide(times, base)
+    draws = np.random.default_rng(0).choice(ratios, (_DRAWS, len(ratios)))
+    low, high = np.quantile(np.median(draws, axis=1), (0.025, 0.975))
+    return tuple(float(100 * (ratio - 1)) for ratio in (np.median(ratios), low, high))
+
+
+def measure(case: Case, device: str, seconds: float) -> list[dict[str, object]]:
+    """Checks the variants of a case, then times them.
+
+    Returns:
+        A row for each variant; one with the reason where the case cannot be measured here.
+    """
+    where = environment(device)
+    facts = {
+        "suite": "train_step",
+        "case": case.name,
+        "model": case.model,
+        "image": [case.shape[0], case.shape[1], case.shape[1]],
+        "batch": case.batch,
+        "classes": case.classes,
+        "bank_rows": case.samples,
+        "precision": case.precision,
+    }
+    if case.gpu and device != "cuda":
+        skipped = {"variant": "all", "skipped": _NEEDS_GPU, "wrong": False}
+        return [{**facts, **skipped, "environment": where}]
+    contest = Contest(case, device)
+    contest.check()
+    times, steps = contest.measure(seconds)
+    facts["weights"] = sum(weight.numel() for weight in contest.model.parameters())
+    rows = []
+    for variant, measured in times.items():
+        row = {
+            **facts,
+            "variant": variant,
+            "what": VARIANTS[variant],
+            **percentiles(measured, "ms"),
+        }
+        for base in BASES:
+            if base != variant:
+                row[f"over_{base}_percent"] = paired_percent(measured, times[base])
+        row |= {"rounds": len(measured), "steps_per_turn": steps}
+        rows.append({**row, "environment": where})
+    return rows
+
+
+# The command.
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", metavar="FILE", help="write the rows there alone")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--threads", type=int, default=2, help="threads of the CPU (default 2)")
+    parser.add_argument("--seconds", type=float, default=60, metavar="S",
+                        help="time for each net (default 60)")  # fmt: skip
+    parser.add_argument("--only", nargs="+", metavar="NET", choices=CASES,
+                        help=f"these alone, of {', '.join(CASES)}")  # fmt: skip
+    parser.add_argument("--tiny", action="store_true", help="small nets, to try the command")
+    arguments = parser.parse_args(argv)
+    if arguments.threads < 1:
+        parser.error(f"--threads {arguments.threads}: pass 1 or more")
+    if not (math.isfinite(arguments.seconds) and arguments.seconds >= 0):
+        parser.error(f"--seconds {arguments.seconds}: pass 0 or more")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("no GPU was found: pass --device cpu to time what runs on a CPU")
+    if arguments.json and not Path(arguments.json).absolute().parent.is_dir():
+        parser.error(f"--json {arguments.json}: there is no such folder")
+    torch.set_num_threads(arguments.threads)
+    cases = TINY_CASES if arguments.tiny else CASES
+    names = [name for name in cases if not arguments.only or name in arguments.only]
+    rows: list[dict[str, object]] = []
+    file = None
+    for name in names:
+        rows += measure(cases[name], arguments.device, arguments.seconds)
+        if not (arguments.tiny or arguments.only or arguments.json):
+            file = file or ResultFile(FOLDER, rows[0]["environment"])
+            file.write(rows)  # after each net: a run that is stopped leaves what it had
+    show("milliseconds of a training step", *train_step_cells(rows), leave_out=("is",))
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    elif file is not None:
+        print(f"rows in {file.path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -168,7 +168,7 @@ def process_group(device: str = "cpu") -> Iterator[World]:
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     started = not dist.is_initialized()
     if started and "RANK" in os.environ:
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, **_own_store())
     elif started:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     try:
@@ -176,6 +176,23 @@ def process_group(device: str = "cpu") -> Iterator[World]:
     finally:
         if started:
             dist.destroy_process_group()
+
+
+def _own_store() -> dict[str, Any]:
+    """Where the processes find each other.
+
+    torchrun keeps one store for all restarts of the processes of a machine. Under the same names it
+    still has the addresses of those that were killed, and the new ones wait for them in vain
+    (https://github.com/pytorch/pytorch/issues/135712).
+    """
+    restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    # Machines count their restarts each for itself: with several, see docs/scaling.md.
+    if restart == "0" or not shared or os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        return {}
+    store, rank, size = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(f"restart {restart}", store)
+    return {"store": store, "rank": rank, "world_size": size}
 
 
 def choose_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.device:

@@ -1,5 +1,6 @@
 """A run under way: its folder, its checkpoints, and how a method goes on from one."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -98,7 +99,7 @@ class Run:
         # Above a newer one that was passed over, too, because it is damaged.
         self._number = last_number(checkpoint.path.parent)
         progress = checkpoint.progress
-        self.records = [EpochRecord(**record) for record in progress["records"]]
+        self.records = [_record(plain) for plain in progress["records"]]
         self.finished = progress["finished"]
         self.loaders.train.broken.reasons.update(
             {int(sample): tuple(what) for sample, what in progress["broken"].items()}
@@ -162,7 +163,7 @@ class Run:
             "method": method,
             "position": trainer.position(),
             "seconds": seconds,
-            "records": [asdict(record) for record in self.records],
+            "records": [_plain(record) for record in self.records],
             "finished": self.finished,
             "broken": self._all_broken(),
             "data": self._description,
@@ -200,6 +201,7 @@ class Run:
         checkpoint, self._restored = self._restored, None
         position, rank = checkpoint.progress["position"], f"rank{self.world.rank}."
         same = checkpoint.world_size == self.world.size
+        trainer.settle()
         tensors, bank = trainer.tensors(), trainer.criterion.bank
         if not same:
             tensors = {name: t for name, t in tensors.items() if not name.startswith(rank)}
@@ -253,3 +255,15 @@ def steps_due(trainer: Trainer, config: Config) -> bool:
     """Whether a checkpoint is due by the number of steps."""
     every = config.checkpoint.steps
     return every is not None and trainer.steps_made % every == 0
+
+
+def _plain(record: EpochRecord) -> dict[str, Any]:
+    """For JSON, which has no NaN: the net may give one on a test set."""
+    plain = asdict(record)
+    plain["test_loss"] = record.test_loss if math.isfinite(record.test_loss) else None
+    return plain
+
+
+def _record(plain: dict[str, Any]) -> EpochRecord:
+    test_loss = plain["test_loss"]
+    return EpochRecord(**{**plain, "test_loss": math.nan if test_loss is None else test_loss})

@@ -86,6 +86,7 @@ class Trainer:
         self.skipped = torch.zeros(2, device=world.device)
         self.phase: Callable[[str], AbstractContextManager] = lambda name: nullcontext()
         self._optim = optim
+        self._replays = config.model.compile in ("reduce-overhead", "max-autotune")
         self._statistics = [b for b in model.buffers() if b.is_floating_point()]
         self._good_statistics = [b.clone() for b in self._statistics]
 
@@ -122,7 +123,8 @@ class Trainer:
         pieces = self._pieces(batch)
         for number, piece in enumerate(pieces, start=1):
             with self._gradients(last=number == len(pieces)):
-                torch.compiler.cudagraph_mark_step_begin()
+                if self._replays:
+                    torch.compiler.cudagraph_mark_step_begin()
                 with self.phase("forward"), self.autocast:
                     logits = self.net(piece["image"])
                 if number == 1:
@@ -272,6 +274,26 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
         }
 
+    def settle(self) -> None:
+        """Brings a fresh trainer into the shape that it has after a first step; changes its state.
+
+        DistributedDataParallel sends gradients in another grouping from the second step on, and
+        sums of more than two processes depend on it: a run that goes on would differ in the last
+        bits. So this comes before a checkpoint is loaded.
+        """
+        if self.world.size == 1:
+            return
+        split, sampler, size = self.loader.split, self.loader.sampler, self.loader.transform.size
+        images = torch.zeros(
+            (sampler.batch_size, split.channels, size, size),
+            dtype=self.loader.dtype,
+            device=self.world.device,
+        )
+        with self.autocast:
+            logits = self.net(images.to(memory_format=torch.channels_last))
+        logits.backward(torch.zeros_like(logits))
+        self.optimizer.zero_grad(set_to_none=True)
+
     def restore(self, position: dict, own: dict[str, Tensor] | None) -> None:
         """Goes on from a position; `tensors` hold their values already.
 
@@ -355,9 +377,13 @@ def learning_rate_factor(optim: OptimConfig, *, steps_per_epoch: int) -> Callabl
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
     """The random numbers of Python, NumPy and torch that come next, as tensors on the CPU."""
+    _, python, next_gauss = random.getstate()
     _, numbers, position, has_gauss, gauss = np.random.get_state()
     state = {
-        "random.python": torch.tensor(random.getstate()[1], dtype=torch.int64),
+        "random.python": torch.tensor(python, dtype=torch.int64),
+        "random.python_gauss": torch.tensor(
+            math.nan if next_gauss is None else next_gauss, dtype=torch.float64
+        ),
         "random.numpy": torch.from_numpy(numbers.astype(np.int64)),
         "random.numpy_rest": torch.tensor([position, has_gauss, gauss], dtype=torch.float64),
         "random.torch": torch.get_rng_state(),
@@ -369,7 +395,14 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
     """Takes over what `random_state` gave."""
-    random.setstate((3, tuple(state["random.python"].tolist()), None))
+    next_gauss = state["random.python_gauss"].item()
+    random.setstate(
+        (
+            3,
+            tuple(state["random.python"].tolist()),
+            None if math.isnan(next_gauss) else next_gauss,
+        )
+    )
     position, has_gauss, gauss = state["random.numpy_rest"].tolist()
     numbers = state["random.numpy"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", numbers, int(position), int(has_gauss), gauss))

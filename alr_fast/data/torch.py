@@ -50,6 +50,9 @@ class TorchLoader(Loader):
             collate_fn=partial(_collate, size=transform.size),
             pin_memory=self.device.type == "cuda",
             persistent_workers=self.workers > 0,
+            # A pass draws a seed for its workers: not from the random numbers of the net, which
+            # would go on differently in a resumed run.
+            generator=torch.Generator(),
             # A forked worker shares the paths and the labels; a spawned one would copy them.
             multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
         )

@@ -14,6 +14,7 @@ A checkpoint is as trustworthy as who wrote it: the sums show damage, but `.meta
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -37,7 +38,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._shards_wrapper import LocalShardsWrapper
 
-from alr_fast.errors import UserError
+from alr_fast.errors import SharedError, UserError
 
 MANIFEST = "manifest.json"
 CHUNK_BYTES = 32 << 20  # how much of a shard DCP takes into memory at once
@@ -164,7 +165,11 @@ def _reason(error: BaseException) -> str:
 
 
 def _together(step: Callable[[], _T], group: dist.ProcessGroup | None) -> list[_T]:
-    """Runs a step on every rank: the results of all ranks, or on all the error of the first."""
+    """Runs a step on every rank: the results of all ranks, or on all the error of the first.
+
+    Raises:
+        SharedError: the step failed on a rank.
+    """
     try:
         mine: tuple[bool, Any] = (True, step())
     except Exception as error:
@@ -173,7 +178,7 @@ def _together(step: Callable[[], _T], group: dist.ProcessGroup | None) -> list[_
     dist.all_gather_object(everyone, mine, group=group)
     for succeeded, value in everyone:
         if not succeeded:
-            raise UserError(value)
+            raise SharedError(value)
     return [value for _, value in everyone]
 
 
@@ -293,8 +298,8 @@ def check_files(checkpoint: Checkpoint, group: dist.ProcessGroup | None = None) 
         group: The ranks that call this, all of the default group where None.
 
     Raises:
-        UserError: a file is missing, truncated or changed; the same on all ranks. The message
-            offers the newest older checkpoint that is whole.
+        SharedError: a file is missing, truncated or changed. The message offers the newest older
+            checkpoint that is whole.
     """
     rank, world = dist.get_rank(group), dist.get_world_size(group)
     damages = _together(lambda: _damage(checkpoint, slice(rank, None, world)), group)
@@ -302,7 +307,7 @@ def check_files(checkpoint: Checkpoint, group: dist.ProcessGroup | None = None) 
     if damage is None:
         return
     offers = _together(lambda: _offer(checkpoint.path) if rank == 0 else "", group)
-    raise UserError(damage + offers[0])
+    raise SharedError(damage + offers[0])
 
 
 def _numbered(folder: Path) -> list[Path]:
@@ -335,10 +340,9 @@ def _damage(checkpoint: Checkpoint, share: slice = slice(None)) -> str | None:
 def _offer(path: Path) -> str:
     """The end of a message about a damaged checkpoint: which older one to take instead."""
     number = int(path.name) if re.fullmatch(_NUMBER, path.name) else 0
-    for candidate in reversed(_numbered(path.parent)):
-        with suppress(UserError):
-            if int(candidate.name) < number and _damage(_parsed(candidate)) is None:
-                return f"; the newest older one that is whole: --resume {candidate}"
+    for candidate in reversed(list_checkpoints(path.parent)):
+        if candidate.number < number and _damage(candidate) is None:
+            return f"; the newest older one that is whole: --resume {candidate.path}"
     return "; there is no older checkpoint that is whole"
 
 
@@ -417,6 +421,7 @@ class CheckpointStore:
         keep: int,
         say: Callable[[str], None],
         background: bool = True,
+        resumed_from: int | None = None,
     ) -> None:
         """Makes the folder and removes what a killed process left in it.
 
@@ -425,10 +430,13 @@ class CheckpointStore:
             keep: How many checkpoints stay, 1 or more.
             say: Takes a line for the user, on rank 0, in the background from another thread.
             background: Whether `save` may write in the background.
+            resumed_from: Number of the checkpoint that the run went on from. Those with higher
+                ones were passed over, because they are damaged, say: they go when the first new
+                one is complete, and count for nothing until then.
 
         Raises:
             ValueError: `keep` is below 1.
-            UserError: the folder cannot be used; the same on all ranks.
+            SharedError: the folder cannot be used.
         """
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
@@ -446,6 +454,9 @@ class CheckpointStore:
         self._thread: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
         _together(self._prepare_folder, self._group)
+        # After that, so that all ranks see the same.
+        above = math.inf if resumed_from is None else resumed_from
+        self._passed_over = {path for path in _numbered(self.folder) if int(path.name) > above}
 
     def save(
         self,
@@ -554,6 +565,7 @@ class CheckpointStore:
         self.written, self.last_error = number, None
         if self._rank == 0:
             self._remove_old(number)
+        self._passed_over.clear()
 
     def _publish(
         self, number: int, files: dict[str, tuple[int, str]], progress: dict[str, Any]
@@ -578,7 +590,7 @@ class CheckpointStore:
         _flush_folder(self.folder)
 
     def _fail(self, number: int, reason: str) -> None:
-        stands = [path.name for path in _numbered(self.folder)]
+        stands = [p.name for p in _numbered(self.folder) if p not in self._passed_over]
         self.last_error = (
             f"checkpoint {number} could not be written: {reason}; training goes on, "
             + (f"checkpoint {int(stands[-1])} stands" if stands else "there is no older one")
@@ -589,14 +601,12 @@ class CheckpointStore:
             self._say(self.last_error)
 
     def _remove_old(self, number: int) -> None:
-        """Removes the oldest beyond `keep`, never the one just written.
-
-        After a run was taken up from an older checkpoint, those with higher numbers may still be
-        there.
-        """
+        """Removes the oldest beyond `keep`, never the one just written, and those passed over."""
         try:
             others = [path for path in _numbered(self.folder) if int(path.name) != number]
-            for path in others[: max(0, len(others) - self._keep + 1)]:
+            old = [path for path in others if path not in self._passed_over]
+            gone = [path for path in others if path in self._passed_over]
+            for path in [*gone, *old[: max(0, len(old) - self._keep + 1)]]:
                 # In one go, so that a kill while the files go leaves nothing half visible.
                 path.rename(self._hidden(int(path.name), "del"))
             self._clean_up()
@@ -636,8 +646,8 @@ def load(
         group: The ranks that call this, all of the default group where None.
 
     Raises:
-        UserError: the checkpoint lacks a name, or has it with another shape or dtype, and nothing
-            was changed; or a file cannot be read. The same on all ranks.
+        SharedError: the checkpoint lacks a name, or has it with another shape or dtype, and nothing
+            was changed; or a file cannot be read.
     """
 
     def compare() -> None:

@@ -39,7 +39,7 @@ def parse(argv: Sequence[str]) -> Config:
         UserError: Unknown or wrong option, recipe or value.
         SystemExit: Status 0 after ``--help`` or ``--print_config``.
     """
-    given, words = _scan([_with_underscores(word) for word in argv])
+    given, words = _scan([_with_underscores(word) for word in _with_profile_value(argv)])
     recipe = _chosen_recipe(given)
     if given.data_root is not None:
         words.append(f"--data_root={given.data_root}")
@@ -130,9 +130,15 @@ def _with_underscores(word: str) -> str:
         return word
     option, equals, value = word.partition("=")
     option = option[2:].replace("-", "_")
-    if option == "profile" and not equals:
-        return "--log.profile=true"
     return "--" + _SHORT.get(option, option) + equals + value
+
+
+def _with_profile_value(argv: Sequence[str]) -> list[str]:
+    """Lets --profile stand for --profile=true where no value follows."""
+    return [
+        f"{word}=true" if word == "--profile" and following.startswith("-") else word
+        for word, following in zip(argv, [*argv[1:], "--"], strict=False)
+    ]
 
 
 def _scan(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -437,6 +437,12 @@ def resolve(config: Config) -> Config:
         )
     if optim.milestones and optim.schedule != "step":
         raise UserError(f"--optim.milestones {optim.milestones}: need --optim.schedule step")
+    if optim.accumulate > 1 and config.model.compile in ("reduce-overhead", "max-autotune"):
+        raise UserError(
+            f"--optim.accumulate {optim.accumulate}: does not go with --model.compile "
+            f"{config.model.compile}, whose CUDA graphs overwrite the gradients that add up; pass "
+            "--model.compile default"
+        )
     if data.randaugment_magnitude > 30:
         raise UserError(
             f"--data.randaugment_magnitude {data.randaugment_magnitude}: must lie between 0 and 30"

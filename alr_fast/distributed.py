@@ -7,7 +7,8 @@ then, through a process group of one.
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from alr_fast.errors import SharedError, UserError
 
+# For process 0 to list a data set, or to write a label bank, while the others wait.
+_TIMEOUT = timedelta(hours=1)
 _CHUNK_BYTES = 32 << 20  # of rows that travel to process 0 in one go
 
 
@@ -35,6 +38,7 @@ class World:
     size: int
     local_size: int
     device: torch.device
+    _meshes: dict[str, DeviceMesh] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def main(self) -> bool:
@@ -84,7 +88,9 @@ class World:
 
     def mesh(self, device_type: str) -> DeviceMesh:
         """All processes in a row, each with its device of that type."""
-        return init_device_mesh(device_type, (self.size,))
+        if device_type not in self._meshes:  # a new one may bring groups of its own
+            self._meshes[device_type] = init_device_mesh(device_type, (self.size,))
+        return self._meshes[device_type]
 
     def together(self, action: Callable[[], Any]) -> Any:
         """What ``action()`` gives here; what goes wrong in one process ends all of them.
@@ -92,14 +98,21 @@ class World:
         The action must not wait for other processes.
 
         Raises:
-            SharedError: A `UserError` was raised in a process.
+            SharedError: A `UserError` was raised in a process, or another exception in another one.
+            Exception: The action raised one that is no `UserError`.
         """
-        result = message = None
+        result = message = unexpected = None
         try:
             result = action()
         except UserError as error:
             message = str(error)
+        except Exception as error:
+            unexpected = error
+            reason = " ".join(str(error).split())
+            message = f"process {self.rank} failed: {type(error).__name__}: {reason}"
         messages = [text for text in self.gather(message) if text is not None]
+        if unexpected is not None:
+            raise unexpected
         if messages:
             raise SharedError(messages[0])
         return result
@@ -168,14 +181,26 @@ def process_group(device: str = "cpu") -> Iterator[World]:
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     started = not dist.is_initialized()
     if started and "RANK" in os.environ:
-        dist.init_process_group(backend, **_own_store())
+        dist.init_process_group(backend, timeout=_TIMEOUT, **_own_store())
     elif started:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    world = World(dist.get_rank(), dist.get_world_size(), local_size, chosen)
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), local_size, chosen)
-    finally:
-        if started:
-            dist.destroy_process_group()
+        yield world
+    except SharedError:
+        _leave(started)
+        raise
+    except BaseException:
+        # The others may be in the middle of a message: NCCL would wait here for its end.
+        _leave(started and world.size == 1)
+        raise
+    else:
+        _leave(started)
+
+
+def _leave(started: bool) -> None:
+    if started:
+        dist.destroy_process_group()
 
 
 def _own_store() -> dict[str, Any]:
@@ -205,9 +230,13 @@ def choose_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        if device.type == "cuda" and device.index is None:
+        if device.type == "cpu":
+            return torch.device("cpu")
+        if device.type != "cuda":
+            raise RuntimeError(f"nothing here is made for {device.type}")
+        if device.index is None:
             device = torch.device("cuda", local_rank)
-        elif device.type == "cuda" and local_size > 1:
+        elif local_size > 1:
             raise UserError(
                 f"--device {name}: {local_size} processes cannot share one GPU; pass --device cuda"
             )

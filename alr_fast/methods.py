@@ -31,6 +31,9 @@ def adaptive_label_refinement(config: Config, new_bank: Callable[[], LabelBank])
     )
 
 
+# Those that keep a label bank.
+WITH_BANK = frozenset({"alr"})
+
 # Each takes the configuration and what makes a bank of the samples that this process owns.
 METHODS: dict[str, Callable[[Config, Callable[[], LabelBank]], nn.Module]] = {
     "ce": cross_entropy,

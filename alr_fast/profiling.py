@@ -8,8 +8,11 @@ import torch
 import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
-# In the order of a step. "data" waits for the next batch, "wait" for the other processes.
-PHASES = ("data", "forward", "loss", "backward", "optimizer", "wait")
+from alr_fast.runs import writing
+
+# In the order of a step. "data" waits for the next batch, "wait" for processes that reach the
+# backward pass later; sending the gradients is part of "backward".
+PHASES = ("data", "forward", "loss", "wait", "backward", "optimizer")
 SKIPPED, WARM_UP, TRACED = 5, 3, 10  # steps
 TRACE = "trace.json.gz"
 _STEP = "step"
@@ -44,36 +47,38 @@ class Profile:
                 if batch is None:
                     return
                 yield batch
-                with self._phase("wait"):
-                    if self._trainer.world.size > 1:
-                        dist.barrier()
             self._profiler.step()
             self._left -= 1
             if not self._left:
                 self._end()
         yield from iterator
 
-    def show(self, console, folder: Path | None) -> None:
-        """Writes the trace and prints the shares, in process 0.
+    def show(self, this) -> None:
+        """Writes the trace into the folder of a run and prints the shares, in process 0.
 
         Args:
-            console: `alr_fast.console.RunConsole`.
-            folder: Folder of the run, None in the other processes.
+            this: `alr_fast.run.Run`.
+
+        Raises:
+            SharedError: It cannot be written.
         """
         if not self._wanted:
             return
         if self._left:
             if self._profiler is not None:
                 self._end()
-            console.warn(
+            this.console.warn(
                 f"--profile: the run has fewer than {SKIPPED + WARM_UP + TRACED} steps, there is "
                 "nothing to show"
             )
             return
-        if folder is not None:
-            path = folder / TRACE
+        path = this.path / TRACE
+        this.in_folder(lambda folder: self._write(path))
+        this.console.shares(f"One step of {TRACED}, traced in {path}", self.shares())
+
+    def _write(self, path: Path) -> None:
+        with writing(path):
             self._profiler.export_chrome_trace(str(path))
-            console.shares(f"One step of {TRACED}, traced in {path}", self.shares())
 
     def shares(self) -> dict[str, tuple[float, float]]:
         """Seconds of each phase in a step, and its share of the step; ``other`` is what is left."""
@@ -100,6 +105,9 @@ class Profile:
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
+        if name == "backward" and self._trainer.world.size > 1:
+            with record_function(_key("wait")):
+                dist.barrier()
         with record_function(_key(name)):
             yield
             if self._trainer.world.device.type == "cuda":

@@ -1,5 +1,6 @@
 """Which checkpoint a run goes on from, and whether it belongs to it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from alr_fast.errors import UserError
 from alr_fast.runs import find_runs, is_finished
 
 CHECKPOINTS = "checkpoints"  # folder in the folder of a run
+
+CONFIG = "config.yaml"
+_MISSING = object()  # in place of the value of an option that there is not
 
 # Options that may change from one part of a run to the next: they decide where and how fast, not
 # what is computed. All others are part of what a run is.
@@ -28,14 +32,28 @@ _FREE = (
     "checkpoint",
     "log",
 )
+# Where the labels to train on come from: these may change, too, with checkpoint.other_labels.
+_LABELS = ("data.label_file", "data.label_key", "noise")
+# These follow from others where they are not given: named last, behind what was changed.
+_FOLLOWING = ("alr.warmup_epochs", "noise.seed")
 
 
-def find_checkpoint(config: Config) -> tuple[Path, Checkpoint | None] | None:
+def find_checkpoint(
+    config: Config, *, say: Callable[[str], None], warn: Callable[[str], None]
+) -> tuple[Path, Checkpoint | None] | None:
     """The run to go on with, and its checkpoint: None where a new run is to be started.
+
+    A run is gone on with where all options are the same that decide what is computed. With
+    ``checkpoint.other_labels`` those that the given labels come from are none of them.
+
+    Args:
+        config: Resolved configuration.
+        say: Takes a line that tells why ``--resume auto`` starts a new run.
+        warn: Takes a line about a run whose configuration cannot be read.
 
     Returns:
         Folder of the run and newest checkpoint, or the one that was asked for; folder and None
-        where ``--resume auto`` finds that the run has been finished.
+        where that run has been finished.
 
     Raises:
         UserError: The checkpoint that was asked for cannot be used.
@@ -43,35 +61,84 @@ def find_checkpoint(config: Config) -> tuple[Path, Checkpoint | None] | None:
     if config.resume == "none":
         return None
     if config.resume == "auto":
-        for run in find_runs(Path(config.runs)):
-            if _differing(config.as_dict(), _read_config(run)):
-                continue
-            if is_finished(run):
-                return run, None
-            found = newest_checkpoint(run / CHECKPOINTS)
-            if found is not None:
-                return run, found
-        return None
+        return _find_newest(config, say, warn)
     path = Path(config.resume)
     if not path.is_dir():
         raise UserError(
             f"--resume {path}: no such folder; pass the folder of a run, one of its checkpoints, "
             "or auto"
         )
-    if (path / CHECKPOINTS).is_dir():
-        run, checkpoint = path, newest_checkpoint(path / CHECKPOINTS)
-        if checkpoint is None:
-            raise UserError(
-                f"--resume {path}: has no complete checkpoint; leave --resume out to start anew"
-            )
-    else:
-        run, checkpoint = path.absolute().parent.parent, read_manifest(path)
-    for name, (now, then) in _differing(config.as_dict(), _read_config(run)).items():
+    # Through links like "latest", which moves when the run is finished.
+    path = path.resolve()
+    whole = (path / CONFIG).is_file()
+    run = path if whole else path.parent.parent
+    if not whole and not (run / CONFIG).is_file():
         raise UserError(
-            f"--{name} {now}: the run {run} has {then}; pass that, or leave --resume out to start "
-            "a new run"
+            f"--resume {path}: neither the folder of a run nor one of its checkpoints; --resume "
+            "auto finds the newest one"
+        )
+    try:
+        differing = _differing(config, _read_config(run))
+    except UserError as error:
+        raise UserError(f"{error}; pass another --resume") from error
+    for name, (now, then) in differing.items():
+        if now is _MISSING:
+            raise UserError(
+                f"{run / CONFIG}: has the option {name}, which this version of alr_fast does not "
+                "have; go on with the version that wrote it, or leave --resume out to start a new "
+                "run"
+            )
+        raise UserError(
+            f"--{name} {_shown(now)}: the run {run} has {_shown(then)}; pass that, or leave "
+            "--resume out to start a new run"
+        )
+    if is_finished(run):
+        return run, None
+    if not whole:
+        return run, read_manifest(path)
+    checkpoint = newest_checkpoint(run / CHECKPOINTS)
+    if checkpoint is None:
+        raise UserError(
+            f"--resume {path}: has no complete checkpoint; leave --resume out to start anew"
         )
     return run, checkpoint
+
+
+def _find_newest(
+    config: Config, say: Callable[[str], None], warn: Callable[[str], None]
+) -> tuple[Path, Checkpoint | None] | None:
+    """What `find_checkpoint` gives for ``--resume auto``."""
+    nearest = ""
+    for run in find_runs(Path(config.runs)):
+        try:
+            then = _read_config(run)
+        except UserError as error:
+            warn(f"{error}: --resume auto passes this run over")
+            continue
+        differing = _differing(config, then)
+        if not differing:
+            if is_finished(run):
+                return run, None
+            found = newest_checkpoint(run / CHECKPOINTS)
+            if found is not None:
+                return run, found
+        if not nearest and then.get("recipe") == config.recipe:
+            nearest = f" ({run.name} {_difference(differing)})"
+    say(
+        f"--resume auto: no unfinished run of this configuration in {config.runs}; a new one "
+        f"begins{nearest}"
+    )
+    return None
+
+
+def _difference(differing: dict[str, tuple[Any, Any]]) -> str:
+    if not differing:
+        return "has no complete checkpoint"
+    parts = [
+        f"{name}: {_shown(then)}, now {_shown(now)}" for name, (now, then) in differing.items()
+    ]
+    more = f"; and {len(parts) - 3} more" if len(parts) > 3 else ""
+    return f"differs in {'; '.join(parts[:3])}{more}"
 
 
 def check_data(checkpoint: Checkpoint, index: SampleIndex, *, other_labels: bool) -> None:
@@ -118,27 +185,51 @@ def describe_data(index: SampleIndex) -> dict[str, Any]:
 
 
 def _read_config(run: Path) -> dict[str, Any]:
-    path = run / "config.yaml"
+    """The options of a run; a `UserError` without a way out where they cannot be read."""
+    path = run / CONFIG
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be read ({reason}); pass another --resume") from error
-    return content if isinstance(content, dict) else {}
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read ({reason})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: cannot be read (no options in it)")
+    return content
 
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _differing(now: Any, then: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Options, by their full names, that differ and decide what is computed."""
-    if prefix in _FREE:
-        return {}
-    if not isinstance(now, dict) or not isinstance(then, dict):
-        return {} if now == then else {prefix: (now, then)}
-    found = {}
-    for key in now.keys() | then.keys():
-        name = f"{prefix}.{key}" if prefix else key
-        found |= _differing(now.get(key), then.get(key), name)
-    return dict(sorted(found.items()))
+def _shown(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if value is _MISSING:
+        return "no such option"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _differing(config: Config, then: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Options, by their full names, that differ and decide what is computed: now and then.
+
+    One that an older version did not know had the default then; now is `_MISSING` for one that
+    this version does not know.
+    """
+    free = _FREE + (_LABELS if config.checkpoint.other_labels else ())
+    now, defaults = _flat(config.as_dict()), _flat(Config().as_dict())
+    then = {**defaults, **_flat(then)}
+    return {
+        name: (now.get(name, _MISSING), then[name])
+        for name in sorted(then, key=lambda name: (name in _FOLLOWING, name))
+        if now.get(name, _MISSING) != then[name]
+        and not any(f"{name}.".startswith(f"{group}.") for group in free)
+    }
+
+
+def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in options.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return flat

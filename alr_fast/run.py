@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -85,13 +86,21 @@ class Run:
                 return folder.path
             return None
 
-        self.path: Path = world.from_main(open_folder)
-        self._store = CheckpointStore(
-            self.path / CHECKPOINTS,
-            keep=config.checkpoint.keep,
-            say=console.warn,
-            background=config.checkpoint.background,
-        )
+        # Last things first: what is being written, then the list of broken files, then the folder.
+        with ExitStack() as closing:
+            self.path: Path = world.from_main(open_folder)
+            if self._folder is not None:
+                closing.callback(self._folder.close)
+                closing.callback(self._folder.save_broken, loaders.train.broken)
+            self._store = CheckpointStore(
+                self.path / CHECKPOINTS,
+                keep=config.checkpoint.keep,
+                say=console.warn,
+                background=config.checkpoint.background,
+                resumed_from=None if found is None else found[1].number,
+            )
+            closing.callback(self._store.close)
+            self._closing = closing.pop_all()
 
     def _take_up(self, checkpoint: Checkpoint) -> None:
         check_files(checkpoint)
@@ -109,10 +118,7 @@ class Run:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._store.close()
-        if self._folder is not None:
-            self._folder.save_broken(self.loaders.train.broken)
-            self._folder.close()
+        self._closing.close()
 
     @property
     def index(self) -> SampleIndex:
@@ -127,19 +133,6 @@ class Run:
         """
         self.world.together(lambda: write(self._folder, *what) if self.world.main else None)
 
-    def share_broken(self) -> None:
-        """Tells all processes which training samples turned out to give no image.
-
-        Raises:
-            SharedError: They are too many.
-        """
-        broken = self._all_broken()
-        self.world.together(lambda: self.loaders.train.broken.merge(broken))
-
-    def _all_broken(self) -> dict[int, tuple[str, str]]:
-        parts = self.world.gather(self.loaders.train.broken.reasons)
-        return {sample: what for part in parts for sample, what in part.items()}
-
     def save_if_due(self, trainer: Trainer, method: str, seconds: float) -> None:
         """Writes a checkpoint where steps, time or a signal ask for one.
 
@@ -150,13 +143,19 @@ class Run:
 
         Raises:
             Stopped: A signal came; the checkpoint is complete.
-            SharedError: A signal came, and the checkpoint could not be written.
+            SharedError: A signal came, and the checkpoint could not be written; or too many samples
+                give no image.
         """
         minutes = self.config.checkpoint.minutes
         late = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
         signal = self._stop.received
-        late, stopping = self.world.any(late and self.world.main, signal is not None)
-        if not (late or stopping or steps_due(trainer, self.config)):
+        late, stopping, spoilt = self.world.any(
+            late and self.world.main, signal is not None, self.loaders.train.broken.too_many
+        )
+        due = late or stopping or steps_due(trainer, self.config)
+        if due or spoilt:
+            self.loaders.share_broken(self.world)
+        if not due:
             return
         trainer.share_statistics()
         progress = {
@@ -165,7 +164,8 @@ class Run:
             "seconds": seconds,
             "records": [_plain(record) for record in self.records],
             "finished": self.finished,
-            "broken": self._all_broken(),
+            "broken": self.loaders.train.broken.reasons,
+            "device": self.world.device.type,
             "data": self._description,
         }
         # Also after another number of processes began an epoch anew, the newest has the highest.
@@ -205,6 +205,8 @@ class Run:
         tensors, bank = trainer.tensors(), trainer.criterion.bank
         if not same:
             tensors = {name: t for name, t in tensors.items() if not name.startswith(rank)}
+        elif checkpoint.progress["device"] != "cuda":
+            tensors.pop(f"{rank}random.cuda", None)  # taken up on a GPU
         if bank is None:
             load(checkpoint, tensors)
         else:

@@ -26,6 +26,7 @@ import json
 import os
 import platform
 import re
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -225,7 +226,8 @@ def find_runs(runs: Path) -> list[Path]:
     """
     if not runs.is_dir():
         return []
-    found = (p for p in runs.iterdir() if not p.is_symlink() and (p / "config.yaml").is_file())
+    # Not Path.is_file, which raises for a folder of somebody else.
+    found = (p for p in runs.iterdir() if not p.is_symlink() and os.path.isfile(p / "config.yaml"))
     return sorted(found, key=_age_key, reverse=True)
 
 
@@ -277,16 +279,25 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
 
 
 def check_runs(runs: str) -> None:
-    """Raises `UserError` where run folders cannot be made, before any time is spent on training."""
+    """Raises `UserError` where run folders cannot be made, before any time is spent on training.
+
+    Nothing is left behind, not even ``runs`` itself.
+    """
     path = Path(runs)
-    if path.exists() and not path.is_dir():
+    # Of os.path: the methods of Path raise where a folder on the way may not be read.
+    if os.path.lexists(path) and not os.path.isdir(path):
         raise UserError(f"--runs {runs}: is not a folder; pass another one")
     latest = path / "latest"
-    if latest.exists() and not latest.is_symlink():
+    if os.path.exists(latest) and not os.path.islink(latest):
         raise UserError(f"{latest}: must be free for the link to the last run; move it away")
-    parent = next(p for p in (path, *path.absolute().parents) if p.exists())
-    if not os.access(parent, os.W_OK):
-        raise UserError(f"--runs {runs}: no permission to write there; pass another folder")
+    parent = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
+    try:
+        # Tried out: a read-only disk or /proc tells of it only then.
+        os.rmdir(tempfile.mkdtemp(prefix=".alr_fast-", dir=parent))
+    except OSError as error:
+        raise UserError(
+            f"--runs {runs}: cannot be written ({error.strerror or error}); pass another folder"
+        ) from error
 
 
 def plot_records(records: list[EpochRecord], path: Path) -> None:
@@ -335,7 +346,8 @@ def _new_folder(runs: Path, recipe: str) -> Path:
 
 def _locked(path: Path) -> IO:
     # Of this process alone: workers forked from it do not keep the lock when it is killed.
-    file = (path / LOCK).open("w")
+    with writing(path / LOCK):
+        file = (path / LOCK).open("w")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -1,22 +1,24 @@
 """The label bank of a run: each process has the rows of the samples that it owns."""
 
 import json
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from alr_fast.bank import LabelBank
 from alr_fast.bank_file import BankFileWriter
 from alr_fast.config import BankConfig
 from alr_fast.data.index import SampleIndex
 from alr_fast.distributed import World
+from alr_fast.errors import UserError
 from alr_fast.loggers import Histogram
-from alr_fast.placement import choose_placement, readable
+from alr_fast.placement import check_placement, choose_placement, readable
 from alr_fast.runs import writing
 
 
@@ -42,8 +44,7 @@ def new_bank(
     Raises:
         SharedError: It finds no room.
     """
-    dtype = getattr(torch, options.dtype)
-    num_bytes = len(rows) * index.num_classes * dtype.itemsize
+    num_bytes = _num_bytes(options, index, rows)
     placement, why = options.placement, "asked for"
     if placement == "auto":
         choice = world.from_main(
@@ -54,7 +55,7 @@ def new_bank(
         lambda: LabelBank.from_labels(
             torch.from_numpy(index.labels[rows]),
             index.num_classes,
-            dtype=dtype,
+            dtype=getattr(torch, options.dtype),
             device=world.device,
             sample_fingerprint=index.sample_fingerprint(),
             placement=placement,
@@ -64,6 +65,43 @@ def new_bank(
     each = " in each process" if world.size > 1 else ""
     say(f"label bank: {readable(num_bytes)}{each}, {placement} ({why})")
     return bank
+
+
+def check_room(
+    options: BankConfig, index: SampleIndex, rows: NDArray[np.int64], world: World, *, runs: Path
+) -> None:
+    """Finds out early what `new_bank` would find; asks no other process.
+
+    Args:
+        options: See `new_bank`, as for the arguments that follow.
+        runs: Where the folder of the run will be.
+
+    Raises:
+        UserError: The bank cannot lie there, or finds no room.
+    """
+    num_bytes = _num_bytes(options, index, rows)
+    if options.placement == "auto":
+        placement = choose_placement(num_bytes, world.device, processes=world.local_size).placement
+    else:
+        placement = options.placement
+        check_placement(placement, world.device)
+    if placement != "file":
+        return
+    if options.folder is not None and not Path(options.folder).is_dir():
+        raise UserError(f"--bank.folder {options.folder}: no such folder; make it, or pass another")
+    folder = Path(options.folder or runs).absolute()
+    folder = next(path for path in (folder, *folder.parents) if path.is_dir())
+    free = shutil.disk_usage(folder).free
+    needed = num_bytes * world.local_size
+    if free < needed:
+        raise UserError(
+            f"--bank.folder {folder}: has room for {readable(free)}, the label bank needs "
+            f"{readable(needed)}; pass another folder, or a 16-bit --bank.dtype"
+        )
+
+
+def _num_bytes(options: BankConfig, index: SampleIndex, rows: NDArray[np.int64]) -> int:
+    return len(rows) * index.num_classes * getattr(torch, options.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -127,25 +165,30 @@ def export_bank(
         world: The processes.
 
     Raises:
-        UserError: In process 0: the file cannot be written.
+        SharedError: The file cannot be written.
     """
-    with bank.host_access():
-        pieces = world.collect_rows(torch.from_numpy(rows), bank.rows)
-        if world.main:
+    with bank.host_access(), ExitStack() as stack:
+
+        def begin() -> BankFileWriter | None:
+            return (
+                stack.enter_context(_writer(path, bank.rows.dtype, index)) if world.main else None
+            )
+
+        def end() -> None:
             with writing(path):
-                _write(path, bank.rows.dtype, pieces, index)
-        else:
-            for _ in pieces:  # sends them
-                pass
+                stack.close()
+
+        file = world.together(begin)
+        for positions, some in world.collect_rows(torch.from_numpy(rows), bank.rows):
+            file.write(positions, some)
+        world.together(end)
 
 
-def _write(
-    path: Path, dtype: torch.dtype, pieces: Iterable[tuple[Tensor, Tensor]], index: SampleIndex
-) -> None:
+def _writer(path: Path, dtype: torch.dtype, index: SampleIndex) -> BankFileWriter:
     tensors = {"ids": torch.from_numpy(index.ids), "given_labels": torch.from_numpy(index.labels)}
     if index.clean_labels is not None:
         tensors["clean_labels"] = torch.from_numpy(index.clean_labels)
-    with BankFileWriter(
+    return BankFileWriter(
         path,
         num_samples=len(index),
         num_classes=index.num_classes,
@@ -156,6 +199,4 @@ def _write(
             "label_fingerprint": index.label_fingerprint(),
             "class_names": json.dumps(index.class_names),
         },
-    ) as file:
-        for positions, rows in pieces:
-            file.write(positions, rows)
+    )

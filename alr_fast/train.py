@@ -21,6 +21,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -82,17 +83,20 @@ def run(config, world, stop) -> None:
         stop: `StopSignals` that are looked at in the rhythm of ``log.every``.
 
     Raises:
-        UserError: Something that the user can put right; nothing is written before the first epoch.
+        UserError: Something that the user can put right; what can be known before the first epoch
+            is found before anything is written.
         Stopped: A signal came.
     """
     from alr_fast.config import FOLDER_RECIPE, recipe_names
     from alr_fast.console import RunConsole, percent
     from alr_fast.data.setup import leave_out, load_data, make_loaders, make_transform, with_labels
     from alr_fast.loggers import check_loggers
+    from alr_fast.methods import WITH_BANK
     from alr_fast.models import build_model
     from alr_fast.resume import check_data, find_checkpoint
     from alr_fast.run import Run
     from alr_fast.runs import RunFolder, check_runs, environment, method_summary
+    from alr_fast.sharded_bank import check_room
 
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     console = RunConsole(config.log.show, main=world.main)
@@ -100,7 +104,7 @@ def run(config, world, stop) -> None:
     def check_and_find():
         check_runs(config.runs)
         check_loggers(config.log.to)
-        return find_checkpoint(config)
+        return find_checkpoint(config, say=console.say, warn=console.warn)
 
     found = world.from_main(check_and_find)
     if found is not None and found[1] is None:
@@ -149,9 +153,13 @@ def run(config, world, stop) -> None:
         loaders = make_loaders(
             config, data, transform, world=world, say=console.say, track=console.track
         )
+        if any(method in WITH_BANK for method in config.methods):
+            rows = loaders.train.sampler.rows
+            check_room(config.bank, index, rows, world, runs=Path(config.runs))
         return new_model, loaders
 
     new_model, loaders = world.together(set_up)
+    loaders.share_broken(world)
     console.say(
         f"{config.recipe}: {len(data.train):,} training and {len(data.test):,} test images, "
         f"{index.num_classes} classes; noise: {noise.kind}"
@@ -165,42 +173,41 @@ def run(config, world, stop) -> None:
         for method in config.methods:
             if method not in this.finished:
                 train_method(method, this, new_model())
-    results = {
-        method: method_summary([r for r in this.records if r.method == method], before)
-        for method in config.methods
-    }
-    broken_tests = world.gather(sum(len(loader.broken.reasons) for loader in loaders.tests))
-    summary = {
-        "methods": results,
-        "recipe": config.recipe,
-        "seed": config.seed,
-        "epochs": config.optim.epochs,
-        "seconds": sum(result["seconds"] for result in results.values()),
-        "started": started,
-        "noise": {
-            "kind": noise.kind,
-            "requested_rate": noise.requested_rate,
-            "realised_rate": noise.realised_rate,
-            "seed": noise.seed,
-        },
-        "data": {
-            "name": data.dataset.layout.name,
-            "root": config.data_root,
-            "train_samples": len(data.train),
-            "test_samples": len(data.test),
-            "loader": loaders.choice.name,
-            "excluded_samples": len(data.excluded),
-            "broken_samples": len(loaders.train.broken.reasons),
-            "broken_test_samples": sum(broken_tests),
-            "classes": list(index.class_names),
-            "sample_fingerprint": index.sample_fingerprint(),
-            "label_fingerprint": index.label_fingerprint(),
-        },
-        "environment": {**environment(world.device, config.precision), "processes": world.size},
-    }
-    this.in_folder(RunFolder.finish, summary, this.records)
-    console.table(results, epochs=config.optim.epochs, folder=this.path)
-    console.say(f"{this.path} (also {this.path.parent / 'latest'})")
+        results = {
+            method: method_summary([r for r in this.records if r.method == method], before)
+            for method in config.methods
+        }
+        summary = {
+            "methods": results,
+            "recipe": config.recipe,
+            "seed": config.seed,
+            "epochs": config.optim.epochs,
+            "seconds": sum(result["seconds"] for result in results.values()),
+            "started": started,
+            "noise": {
+                "kind": noise.kind,
+                "requested_rate": noise.requested_rate,
+                "realised_rate": noise.realised_rate,
+                "seed": noise.seed,
+            },
+            "data": {
+                "name": data.dataset.layout.name,
+                "root": config.data_root,
+                "train_samples": len(data.train),
+                "test_samples": len(data.test),
+                "loader": loaders.choice.name,
+                "excluded_samples": len(data.excluded),
+                "broken_samples": len(loaders.train.broken.reasons),
+                "broken_test_samples": sum(len(loader.broken.reasons) for loader in loaders.tests),
+                "classes": list(index.class_names),
+                "sample_fingerprint": index.sample_fingerprint(),
+                "label_fingerprint": index.label_fingerprint(),
+            },
+            "environment": {**environment(world.device, config.precision), "processes": world.size},
+        }
+        this.in_folder(RunFolder.finish, summary, this.records)
+        console.table(results, epochs=config.optim.epochs, folder=this.path)
+        console.say(f"{this.path} (also {this.path.parent / 'latest'})")
 
 
 def inject_noise(config, data, console):
@@ -269,16 +276,17 @@ def train_method(method: str, this, model: nn.Module) -> None:
         start_step=trainer.step,
     ) as display:
         while trainer.epoch < config.optim.epochs:
-            begin, first = time.perf_counter(), trainer.progress()[2]
+            begin = time.perf_counter() - before
             trainer.begin_epoch()
             for batch in profile.steps(loader):
                 trainer.train_step(batch)
                 if trainer.steps_made % every == 0 or steps_due(trainer, config):
                     loss, accuracy, samples = trainer.progress()
-                    rate = (samples - first) * world.size / (time.perf_counter() - begin)
+                    seconds = time.perf_counter() - begin
+                    rate = samples * world.size / seconds
                     display.step(trainer.epoch, trainer.step, loss, accuracy, rate)
                     trainer.check_skipped()
-                    this.save_if_due(trainer, method, before + time.perf_counter() - begin)
+                    this.save_if_due(trainer, method, seconds)
 
             loss, accuracy, samples = trainer.progress(everywhere=True)
             seconds = time.perf_counter() - begin
@@ -288,11 +296,11 @@ def train_method(method: str, this, model: nn.Module) -> None:
                     f"{method}: the training loss of epoch {trainer.epoch + 1} is not finite; "
                     + trainer.cure_for_nan
                 )
-            this.share_broken()
             trainer.share_statistics()
             tests = [
                 evaluate(trainer.evaluated, test, trainer.autocast) for test in this.loaders.tests
             ]
+            this.loaders.share_broken(world)
             labels = label_statistics(criterion.bank, *bank_of)
             record = EpochRecord(
                 method=method,
@@ -308,20 +316,19 @@ def train_method(method: str, this, model: nn.Module) -> None:
                 nonfinite_rows=labels.nonfinite_rows,
                 skipped_steps=skipped,
                 broken_samples=len(loader.broken.reasons),
-                samples_per_second=(samples - first * world.size) / max(seconds, 1e-9),
-                seconds=before + time.perf_counter() - begin,
+                samples_per_second=samples / seconds,
+                seconds=time.perf_counter() - begin,
             )
             this.records.append(record)
             this.in_folder(RunFolder.log_epoch, record, labels.histograms)
             display.epoch(record)
             trainer.end_epoch()
             before = 0.0
-            if trainer.epoch < config.optim.epochs:
-                this.save_if_due(trainer, method, before)
-    profile.show(this.console, this.path if world.main else None)
+            this.save_if_due(trainer, method, before)
     this.in_folder(RunFolder.save_weights, method, trainer.evaluated)
     if criterion.bank is not None:
         export_bank(this.path / f"{method}_bank.safetensors", criterion.bank, *bank_of)
+    profile.show(this)
     this.finished.append(method)
 
 

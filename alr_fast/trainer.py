@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
@@ -62,7 +63,6 @@ class Trainer:
         self.world = world
         self.net = _wrapped(model, config, world)
         self.optimizer = make_optimizer(model, optim)
-        self.optimizer.register_step_pre_hook(self._count_skipped)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, learning_rate_factor(optim, steps_per_epoch=len(loader))
         )
@@ -84,6 +84,8 @@ class Trainer:
         self.epoch = self.step = self.steps_made = 0
         self.sums = torch.zeros(4, dtype=torch.float64, device=world.device)
         self.skipped = torch.zeros(2, device=world.device)
+        # Of the tensor alone: with the trainer itself the net would outlive its method.
+        self.optimizer.register_step_pre_hook(partial(_count_skipped, self.skipped))
         self.phase: Callable[[str], AbstractContextManager] = lambda name: nullcontext()
         self._optim = optim
         self._replays = config.model.compile in ("reduce-overhead", "max-autotune")
@@ -149,13 +151,16 @@ class Trainer:
         self.sums[_SAMPLES] += samples
 
     def _pieces(self, batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-        # Two samples or more in each, for batch normalisation, and as many pieces in every process.
-        smallest = self.loader.sampler.smallest_batch(self.step)
-        number = max(min(self._optim.accumulate, smallest // 2), 1)
+        # The same number in every process, whose batches may differ in size.
+        number = self._number_of_pieces(self.loader.sampler.smallest_batch(self.step))
         split = {key: tensor.tensor_split(number) for key, tensor in batch.items()}
         return [
             dict(zip(split, tensors, strict=True)) for tensors in zip(*split.values(), strict=True)
         ]
+
+    def _number_of_pieces(self, samples: int) -> int:
+        # Two samples or more in each, for batch normalisation.
+        return max(min(self._optim.accumulate, samples // 2), 1)
 
     def _gradients(self, *, last: bool) -> AbstractContextManager:
         # Gradients travel once a step, after the last piece.
@@ -185,12 +190,6 @@ class Trainer:
         self.sums[_LOSS] += torch.where(finite, loss, 0)
         self.sums[_LOSS_SAMPLES] += (labels >= 0).sum() * finite
         self.sums[_RIGHT] += (logits.argmax(1) == labels).sum()
-
-    def _count_skipped(self, optimizer, args, kwargs) -> None:
-        found = optimizer.found_inf  # set by the scaler for optimizers that leave a step out
-        self.skipped[_IN_EPOCH] += found
-        self.skipped[_IN_A_ROW] += 1
-        self.skipped[_IN_A_ROW] *= found
 
     def progress(self, *, everywhere: bool = False) -> tuple[float, float, int]:
         """Mean loss, accuracy and number of samples of the epoch so far; waits for the device.
@@ -283,9 +282,11 @@ class Trainer:
         """
         if self.world.size == 1:
             return
-        split, sampler, size = self.loader.split, self.loader.sampler, self.loader.transform.size
+        channels, size = self.loader.split.channels, self.loader.transform.size
+        samples = self.loader.sampler.batch_size
         images = torch.zeros(
-            (sampler.batch_size, split.channels, size, size),
+            # As many as in a piece: a whole batch may not fit into memory.
+            (math.ceil(samples / self._number_of_pieces(samples)), channels, size, size),
             dtype=self.loader.dtype,
             device=self.world.device,
         )
@@ -314,6 +315,13 @@ class Trainer:
         self.scheduler.step()
         self.scaler.load_state_dict(position["scaler"])
         self._good_statistics = [b.clone() for b in self._statistics]
+
+
+def _count_skipped(skipped: Tensor, optimizer: torch.optim.Optimizer, *_: object) -> None:
+    found = optimizer.found_inf  # set by the scaler for optimizers that leave a step out
+    skipped[_IN_EPOCH] += found
+    skipped[_IN_A_ROW] += 1
+    skipped[_IN_A_ROW] *= found
 
 
 def _wrapped(model: nn.Module, config: Config, world: World) -> nn.Module:
@@ -407,5 +415,5 @@ def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
     numbers = state["random.numpy"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", numbers, int(position), int(has_gauss), gauss))
     torch.set_rng_state(state["random.torch"])
-    if device.type == "cuda":
+    if "random.cuda" in state:
         torch.cuda.set_rng_state(state["random.cuda"], device)

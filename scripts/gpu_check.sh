@@ -145,6 +145,7 @@ fi
 if wanted benchmark; then
   run_on_gpu host_cost 30 "$python" -m benchmarks.host_cost
   run_on_gpu benchmark 240 "$python" -m benchmarks.kernels
+  run_on_gpu train_step 180 "$python" -m benchmarks.train_step --device cuda --seconds 20
   if [ -n "$capability" ] && ! has nvidia.dali; then
     line loading "skipped (no NVIDIA DALI)" 0
   else

@@ -22,7 +22,7 @@ from torch.distributed.checkpoint import filesystem
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from alr_fast import checkpoint as cp
-from alr_fast.errors import UserError
+from alr_fast.errors import SharedError
 
 _SECONDS = 90  # a group that takes longer hangs
 _context = multiprocessing.get_context("forkserver")
@@ -213,7 +213,7 @@ def fail_on_one(rank: int, world: int, folder: Path) -> dict:
 def _error(call) -> str | None:
     try:
         call()
-    except UserError as error:
+    except SharedError as error:  # of all ranks: each of them would show another one
         return str(error)
     return None
 

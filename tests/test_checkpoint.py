@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
 from alr_fast import checkpoint as cp
-from alr_fast.errors import UserError
+from alr_fast.errors import SharedError, UserError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -242,6 +242,25 @@ def test_the_one_just_written_is_kept_though_there_are_newer_ones(make_store):
     assert [c.number for c in _saved(again, 3)] == [3, 9]
 
 
+def test_one_that_was_passed_over_takes_no_place_of_a_whole_one(make_store, lines):
+    *_, damaged = _saved(make_store(keep=9), 3, 5, 9)
+    _flip(damaged.path / "__0_0.distcp", 300)
+    store = make_store(keep=2, resumed_from=5)
+    with workers.failing_writes(workers.no_space()):
+        store.save(10, {"x": torch.ones(1)}, {}, wait=True)
+    assert lines[0].endswith("checkpoint 5 stands")
+    assert [c.number for c in cp.list_checkpoints(store.folder)] == [3, 5, 9]
+    assert [c.number for c in _saved(store, 10)] == [5, 10]
+    assert [c.number for c in _saved(store, 11)] == [10, 11]
+
+
+def test_one_that_was_passed_over_may_be_replaced(make_store):
+    _saved(make_store(keep=9), 1, 2, 3)
+    store = make_store(keep=3, resumed_from=1)
+    assert [c.number for c in _saved(store, 2)] == [1, 2]
+    assert [c.number for c in _saved(store, 3)] == [1, 2, 3]
+
+
 def test_the_same_number_again_replaces(make_store):
     store = make_store()
     _saved(store, 1, 2)
@@ -414,7 +433,7 @@ def test_a_store_must_keep_one(tmp_path):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"Not a directory|File exists"):
+    with pytest.raises(SharedError, match=r"Not a directory|File exists"):
         cp.CheckpointStore(tmp_path / "file" / "c", keep=1, say=print)
 
 

@@ -82,11 +82,22 @@ def test_dashes_and_underscores_are_the_same():
     assert (config.data.crop_padding, config.log.every, config.data_root) == (3, 4, "a-b")
 
 
-@pytest.mark.parametrize("argv", [["--profile"], ["--profile=true"], ["--log.profile", "true"]])
-def test_spellings_of_the_profile(argv):
-    assert parse(argv).log.profile
-    assert not parse([]).log.profile
-    assert not parse(["--profile=false"]).log.profile
+@pytest.mark.parametrize(
+    ("argv", "wanted"),
+    [
+        ("", False),
+        ("--profile", True),
+        ("--profile true", True),
+        ("--profile false", False),
+        ("--profile=true", True),
+        ("--profile=false", False),
+        ("--log.profile true", True),
+    ],
+)
+def test_spellings_of_the_profile(argv, wanted):
+    config = parse([*argv.split(), "--seed", "3"])
+    assert (config.log.profile, config.seed) == (wanted, 3)
+    assert parse(["--seed", "3", *argv.split()]).log.profile == wanted
 
 
 @pytest.mark.parametrize("names", ["csv,wandb", "[csv, wandb]", " csv, wandb "])
@@ -189,6 +200,8 @@ def test_help_describes_every_option(capsys):
         ("--recipe digits --data-root /tmp", r"--data-root /tmp: recipe digits brings its own"),
         ("--data-root x --noise.rate 0.4", r"--noise\.rate 0\.4: .* --noise\.kind symmetric"),
         ("--config /no/such.yaml", "/no/such.yaml: No such file"),
+        ("--profile stray", r"--log\.profile: Expected a bool\. Got value: stray"),
+        ("--profile=", r"--log\.profile: Expected a bool"),
         ("stray", "stray"),
     ],
 )

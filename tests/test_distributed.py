@@ -9,19 +9,24 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from torch import nn
 
 from alr_fast.bank import LabelBank
 from alr_fast.config import Config, ModelConfig, OptimConfig
+from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split
 from alr_fast.data.images import ArrayImages
 from alr_fast.data.layouts import new_index
+from alr_fast.data.loader import Choice
 from alr_fast.data.memory import Decoded, MemoryLoader
 from alr_fast.data.sampler import Sampler
+from alr_fast.data.setup import Loaders
 from alr_fast.data.transform import Transform
 from alr_fast.distributed import World, choose_device, process_group
 from alr_fast.errors import SharedError, UserError
 from alr_fast.losses import ALRLoss
+from alr_fast.sharded_bank import export_bank
 from alr_fast.train import evaluate
 from alr_fast.trainer import Trainer
 
@@ -244,7 +249,10 @@ def test_processes_agree():
     assert [part[:5] for part in parts] == [
         ([True, True, False], [0, 1, 2], "from 0", [3.0, 3.0], {"first": [0]})
     ] * 3
-    assert parts[0][5:] == parts[1][5:] == parts[2][5:] == ("process 1 cannot", "0 cannot")
+    for rank, part in enumerate(parts):
+        own = "ZeroDivisionError" if rank == 2 else "process 2 failed: ZeroDivisionError: "
+        assert part[5:7] == ("process 1 cannot", "0 cannot")
+        assert part[7].startswith(own)
 
 
 def _agree(world):
@@ -264,12 +272,56 @@ def _agree(world):
     for action in (
         lambda: world.together(lambda: fails_in(1, "process 1 cannot")),
         lambda: world.main_first(lambda: fails_in(0, "0 cannot")),
+        lambda: world.together(lambda: 1 / (2 - world.rank)),
     ):
         try:
             action()
         except SharedError as error:
             messages.append(str(error))
+        except ZeroDivisionError:
+            messages.append("ZeroDivisionError")
     return flags, gathered, sent, sums, first, *messages
+
+
+def test_all_processes_end_where_the_bank_cannot_be_written(tmp_path):
+    path = tmp_path / "no such folder" / "alr_bank.safetensors"
+    messages = in_processes(2, _export, path)
+    assert f"{path} needs 4 kB, which failed: No such file or directory" in messages[0]
+    assert messages == messages[:1] * 2
+    assert in_processes(2, _export, tmp_path / "alr_bank.safetensors") == ["written"] * 2
+    saved = load_file(tmp_path / "alr_bank.safetensors")
+    assert torch.equal(saved["rows"].argmax(1), saved["given_labels"])
+    assert saved["ids"].tolist() == list(range(SAMPLES))
+
+
+def _export(world, path):
+    loader = loader_of(world.rank, world.size)
+    index, rows = loader.split.index, loader.sampler.rows
+    bank = LabelBank.from_labels(torch.from_numpy(index.labels[rows]), CLASSES)
+    try:
+        export_bank(path, bank, index, rows, world)
+    except SharedError as error:
+        return str(error)
+    return "written"
+
+
+def test_broken_samples_of_all_processes_count_together():
+    assert in_processes(2, _break, 1) == [({0, 1}, False)] * 2
+    messages = in_processes(2, _break, 2)  # 4 of 103, where 3 may be
+    assert messages[0] == messages[1]
+    assert "4 of 103 files are broken" in messages[0]
+
+
+def _break(world, each):
+    loader = loader_of(world.rank, world.size)
+    loader.broken = BrokenSamples(loader.split, 0.03, alone=False)
+    for number in range(each):
+        loader.broken.report(world.size * number + world.rank, "test")
+    try:
+        Loaders(loader, (), Choice("memory", "")).share_broken(world)
+    except SharedError as error:
+        return str(error)
+    return set(loader.broken.reasons), loader.broken.too_many
 
 
 def test_process_0_goes_first(tmp_path):
@@ -288,6 +340,9 @@ def _go_first(world, folder: Path):
 def test_one_gpu_for_each_process(monkeypatch):
     with pytest.raises(UserError, match="--device cuda:1: 2 processes cannot share one GPU"):
         choose_device("cuda:1", local_size=2)
+    assert choose_device("cpu:3") == CPU
+    with pytest.raises(UserError, match="--device meta: not usable on this machine"):
+        choose_device("meta")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match="start at most 2 processes here"):

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -259,6 +259,14 @@ def saved_tensors(checkpoint):
     return tensors
 
 
+@pytest.fixture
+def with_workers(tmp_path):
+    """Options of a training whose images are decoded by processes."""
+    root = write_folder(tmp_path / "set", train=dict.fromkeys("abc", 16), test={"a": 4})
+    options = [*SMALL, "--methods", "alr", "--optim.epochs", "2", "--optim.batch_size", "8"]
+    return [*options, "--data-root", root, "--data.loader", "torch", "--data.workers", "2"]
+
+
 @pytest.mark.parametrize("workers", [0, slow(1)])
 def test_random_numbers_go_on_with_a_loader_of_torch(start, tmp_path, undisturbed, workers):
     """A DataLoader takes a random number when it begins, in a new process once more."""
@@ -272,6 +280,48 @@ def test_random_numbers_go_on_with_a_loader_of_torch(start, tmp_path, undisturbe
     resumed = start(*options, "--resume", "auto")
     assert resumed.wait() == 0, resumed.output
     same(outcome(tmp_path / "runs"), expected)
+
+
+@pytest.mark.parametrize("number", [_TERM, slow(_USR1), slow(int(signal.SIGINT))])
+def test_a_signal_to_the_workers_too_ends_none_of_them(start, runs, with_workers, number):
+    """Slurm, and a shell that ends a whole group, signal the workers of the loader as well."""
+    stop = {"signal_group_after": {"number": number, "steps": 4}}
+    stopped = start(*with_workers, faults=stop)
+    if number == signal.SIGINT:
+        assert stopped.wait() == 130, stopped.output
+        assert "Traceback" not in stopped.output
+        return
+    assert stopped.wait() == 75, stopped.output
+    assert stopped.output.splitlines()[-1].endswith(
+        "in epoch 1 after step 4; --resume auto goes on there"
+    )
+    resumed = start(*with_workers, "--resume", "auto")
+    assert resumed.wait() == 0, resumed.output
+    assert "alr: goes on in epoch 1 after step 4" in resumed.output
+
+
+@pytest.mark.slow
+def test_workers_do_not_outlive_a_killed_training(start, with_workers):
+    training = start(*with_workers, "--optim.epochs", "500")
+    training.until(lambda: training.log.exists() and " 1/500 " in training.output)
+
+    def living():
+        """Number of each process of the training's group, zombies left out."""
+        found = set()
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                state, _, group, *_ = path.read_text().rpartition(")")[2].split()
+                if state != "Z" and int(group) == training.pid:
+                    found.add(int(path.parent.name))
+        return found
+
+    assert len(living()) >= 3
+    training.send(signal.SIGKILL)
+    assert training.wait() == -signal.SIGKILL
+    end = time.monotonic() + 20  # they look every five seconds whether it is still there
+    while living():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 @pytest.mark.slow

@@ -1,6 +1,10 @@
 import importlib.util
 import itertools
+import multiprocessing
 import os
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -286,6 +290,34 @@ def test_a_dead_worker_is_one_line(split, monkeypatch):
     with pytest.raises(UserError, match=r"a worker process died .*--data\.workers") as error:
         epoch_of(loader_of("torch", split))
     assert "\n" not in str(error.value)
+
+
+class Hanging(torch.utils.data.Dataset):
+    """Its second sample takes a minute."""
+
+    def __getitem__(self, item):
+        time.sleep(60 * item)
+        return item
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker cannot tell who sent it")
+def test_a_worker_heeds_sigterm_of_the_training_alone():
+    from alr_fast.data.torch import _leave_signals_to_parent as init
+
+    options = {"sampler": [0, 1], "num_workers": 1, "worker_init_fn": init}
+    before = set(multiprocessing.active_children())
+    batches = iter(torch.utils.data.DataLoader(Hanging(), **options))
+    (worker,) = set(multiprocessing.active_children()) - before
+    assert next(batches).item() == 0
+    for name in ("TERM", "USR1", "INT"):
+        subprocess.run(["sh", "-c", f"kill -{name} {worker.pid}"], check=True)
+    worker.join(0.3)
+    assert worker.is_alive()
+    # As torch does with one that hangs, and Python at its end, which then waits without a limit.
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0
+    del batches
 
 
 def test_randaugment_of_the_torch_loader_follows_from_the_epoch(photos):

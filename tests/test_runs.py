@@ -18,6 +18,7 @@ from alr_fast.loggers import Histogram, Logger
 from alr_fast.runs import (
     LOCK,
     RunFolder,
+    check_runs,
     find_runs,
     is_finished,
     method_summary,
@@ -56,6 +57,48 @@ def test_a_new_folder_holds_the_configuration_and_opens_again(folder):
 def test_a_folder_of_something_else_is_not_opened(tmp_path):
     with pytest.raises(UserError, match=rf"{tmp_path}: not the folder of a run.*--resume auto"):
         RunFolder.open(tmp_path)
+
+
+def test_a_lock_that_cannot_be_made_is_one_line(folder):
+    folder.close()
+    (folder.path / LOCK).unlink()
+    (folder.path / LOCK).mkdir()
+    with pytest.raises(UserError, match=rf"{folder.path / LOCK}: Is a directory; .*--resume auto"):
+        RunFolder.open(folder.path)
+
+
+@pytest.mark.parametrize("runs", ["runs", "runs/of/mine", "."])
+def test_a_check_leaves_nothing_behind(tmp_path, runs):
+    check_runs(str(tmp_path / runs))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        # Where not even root may write, though os.access says so.
+        ("/proc/runs", r"cannot be written \(.+\); pass another folder"),
+        ("file", "is not a folder; pass another one"),
+        ("file/runs", r"cannot be written \(Not a directory\)"),
+        ("nowhere", "is not a folder"),
+    ],
+)
+def test_runs_that_cannot_be_written_are_refused(tmp_path, runs, message):
+    (tmp_path / "file").touch()
+    (tmp_path / "nowhere").symlink_to("none")
+    path = tmp_path / runs
+    with pytest.raises(UserError, match=f"--runs {path}: {message}"):
+        check_runs(str(path))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "nowhere"]
+
+
+def test_the_link_to_the_last_run_needs_its_name(tmp_path):
+    (tmp_path / "latest").symlink_to("none")
+    check_runs(str(tmp_path))
+    (tmp_path / "latest").unlink()
+    (tmp_path / "latest").mkdir()
+    with pytest.raises(UserError, match=f"{tmp_path}/latest: must be free"):
+        check_runs(str(tmp_path))
 
 
 def test_epochs_go_to_every_logger(folder):

@@ -1,4 +1,5 @@
 import csv
+import gzip
 import importlib.util
 import json
 import os
@@ -22,6 +23,7 @@ from alr_fast.data.memory import MemoryLoader
 from alr_fast.data.sampler import Sampler
 from alr_fast.data.transform import Transform
 from alr_fast.models import build_model
+from alr_fast.profiling import PHASES
 from alr_fast.runs import EpochRecord, method_summary
 from alr_fast.train import TRAIN_EXTRA, evaluate, main
 
@@ -318,6 +320,18 @@ def test_broken_training_is_told_in_one_line(train_folder, capsys):
         (["--data.randaugment_ops", "2"], "--data.randaugment_ops 2: images that come as arrays"),
         (["--data.epoch_samples", "5"], "--data.epoch_samples 5: below the number of classes, 10"),
         (["--model.name", "nosuch"], "--model.name nosuch"),
+        (["--model.sync_batchnorm", "true"], "--model.sync_batchnorm true: PyTorch"),
+        (["--bank.placement", "pinned", "--device", "cpu"], "pinned"),
+        (["--bank.placement", "file", "--bank.folder", "/no/such"], "--bank.folder /no/such: no"),
+        (["--log.to", "csv,paper"], "--log.to paper: no such logger"),
+        (["--resume", "/no/such/run"], "--resume /no/such/run: no such folder"),
+        (
+            ["--optim.accumulate", "2", "--model.compile", "reduce-overhead"],
+            "--optim.accumulate 2: does not go with --model.compile reduce-overhead",
+        ),
+        (["--optim.clip_norm", "0"], "--optim.clip_norm 0.0: must be above 0"),
+        (["--model.ema_decay", "1"], "--model.ema_decay 1.0: must be at least 0 and below 1"),
+        (["--checkpoint.keep", "0"], "--checkpoint.keep 0: must be 1 or more"),
         (["--device", "nosuch"], "--device nosuch: not usable"),
         (["--data.limit", "5"], "--data.limit 5: below the number of classes, 10"),
         (["--noise.rate", "2"], "--noise.rate 2.0"),
@@ -372,6 +386,36 @@ def test_a_few_broken_images_are_left_out_and_listed(train_folder, root, capsys,
     changed = (saved["rows"] != torch.nn.functional.one_hot(saved["given_labels"], 2)).any(1)
     # Its row was never touched, though ALR refined those of the others in its last epoch.
     assert changed.nonzero().flatten().tolist() == [i for i in range(24) if i != 2]
+
+
+def test_a_profile_tells_where_the_time_goes(train_folder, capsys):
+    status, runs = train_folder("--profile", "--optim.epochs", "8", "--methods", "alr")
+    assert status == 0
+    assert json.loads(gzip.decompress((runs / "latest" / "trace.json.gz").read_bytes()))[
+        "traceEvents"
+    ]
+    lines = capsys.readouterr().out.splitlines()
+    (start,) = [n for n, line in enumerate(lines) if line.startswith("One step of 10, traced in ")]
+    shares = {}
+    for line in lines[start + 2 :][: len(PHASES) + 1]:
+        name, _, _, share = line.split()
+        shares[name] = float(share.rstrip("%"))
+    assert list(shares) == [*PHASES, "other"]
+    assert sum(shares.values()) == pytest.approx(100, abs=0.5)
+    assert min(shares[name] for name in ("forward", "backward", "optimizer", "loss")) > 0
+
+
+def test_a_profile_needs_enough_steps(train_folder, capsys):
+    status, runs = train_folder("--profile", "--optim.epochs", "2", "--methods", "alr")
+    assert status == 0
+    assert "--profile: the run has fewer than 18 steps" in capsys.readouterr().err
+    assert not (runs / "latest" / "trace.json.gz").exists()
+
+
+def test_a_compiled_net_trains(train_folder):
+    status, runs = train_folder("--model.compile", "default", "--methods", "alr")
+    assert status == 0
+    assert "head.weight" in load_file(runs / "latest" / "alr.safetensors")
 
 
 def test_a_folder_for_runs_that_cannot_be_made(capsys):

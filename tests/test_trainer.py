@@ -1,6 +1,8 @@
 """A step of training: what it computes, and that it never waits."""
 
+import gc
 import math
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -158,6 +160,18 @@ def test_sums_of_an_epoch():
     trainer.end_epoch()
     assert math.isnan(trainer.progress()[0])
     assert (trainer.epoch, trainer.step, trainer.steps_made) == (1, 0, 5)
+
+
+def test_the_net_goes_with_its_trainer():
+    """Without waiting for the collector: the next method needs its memory."""
+    gc.disable()
+    try:
+        trainer = train(make_trainer(Config(optim=SGD)))
+        model = weakref.ref(trainer.model)
+        del trainer
+        assert model() is None
+    finally:
+        gc.enable()
 
 
 def test_the_average_follows_the_weights():

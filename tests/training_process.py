@@ -285,6 +285,24 @@ def signal_after(number: int, steps: int) -> None:
     _around_steps(after=lambda made: made == steps and os.kill(os.getpid(), number))
 
 
+def signal_group_after(number: int, steps: int) -> None:
+    """All processes of the training get a signal from outside, as from Slurm or a shell."""
+
+    def after(made: int) -> None:
+        if made != steps:
+            return
+        sender = os.fork()
+        if sender == 0:
+            try:
+                os.killpg(os.getpgrp(), number)
+            finally:
+                os._exit(0)
+        os.waitpid(sender, 0)
+        time.sleep(0.3)  # a process that dies of it is dead by then
+
+    _around_steps(after=after)
+
+
 def signal_in_evaluation(number: int, calls: int) -> None:
     """The process gets a signal when it evaluates for so manyth time."""
     import alr_fast.train as train

@@ -20,6 +20,7 @@ class BrokenSamples:
     Args:
         split: The samples.
         max_share: Largest share of them that may be broken before the run stops.
+        alone: Whether `report` may stop it; with several processes only `merge` does, in all.
         say: Takes a line of text for each broken sample, once.
 
     Attributes:
@@ -27,18 +28,25 @@ class BrokenSamples:
     """
 
     def __init__(
-        self, split: Split, max_share: float = 0.001, say: Callable[[str], None] = lambda text: None
+        self,
+        split: Split,
+        max_share: float = 0.001,
+        say: Callable[[str], None] = lambda text: None,
+        *,
+        alone: bool = True,
     ) -> None:
         self._split = split
         self._max_share = max_share
         self._say = say
+        self._alone = alone
         self.reasons: dict[int, tuple[str, str]] = {}
 
     def report(self, row: int, reason: str) -> None:
         """Notes that a row gave no image.
 
         Raises:
-            UserError: More than the accepted share of the split is broken.
+            UserError: More than the accepted share of the split is broken, and this is the only
+                process.
         """
         sample = int(self._split.index.ids[row])
         if sample in self.reasons:
@@ -46,7 +54,13 @@ class BrokenSamples:
         name = self._split.images.name(row)
         self.reasons[sample] = (self._split.index.paths[row], reason)
         self._say(f"broken: {name} (id {sample}): {reason}; left out")
-        self._check_share(name, reason)
+        if self._alone:
+            self._check_share(name, reason)
+
+    @property
+    def too_many(self) -> bool:
+        """Whether more than the accepted share is broken."""
+        return len(self.reasons) > self._max_share * len(self._split)
 
     def merge(self, reasons: dict[int, tuple[str, str]]) -> None:
         """Takes over what other processes or an earlier part of the run noted.
@@ -60,10 +74,12 @@ class BrokenSamples:
         for sample in sorted(reasons.keys() - self.reasons.keys()):
             path, reason = self.reasons[sample] = reasons[sample]
             self._say(f"broken: {path} (id {sample}): {reason}; left out")
+        if self.too_many:
+            path, reason = next(iter(self.reasons.values()))
             self._check_share(path, reason)
 
     def _check_share(self, name: str, reason: str) -> None:
-        if len(self.reasons) > self._max_share * len(self._split):
+        if self.too_many:
             raise UserError(
                 f"{name}: cannot be read as an image ({reason}); with it {len(self.reasons):,} of "
                 f"{len(self._split):,} files are broken, more than --data.max_broken "

@@ -224,6 +224,22 @@ class Loaders:
     tests: tuple[Loader, ...]
     choice: Choice
 
+    def share_broken(self, world: World) -> None:
+        """Tells all processes which samples turned out to give no image.
+
+        Raises:
+            SharedError: They are too many.
+        """
+        lists = [loader.broken for loader in (self.train, *self.tests)]
+        parts = world.gather([broken.reasons for broken in lists])
+
+        def merge() -> None:
+            for number, broken in enumerate(lists):
+                for part in parts:
+                    broken.merge(part[number])
+
+        world.together(merge)
+
 
 def make_loaders(
     config: Config,
@@ -264,10 +280,12 @@ def make_loaders(
     per_class = None
     if options.epoch_samples is not None:
         per_class = options.epoch_samples // data.train.index.num_classes
-        if per_class < 1:
+        if per_class < world.size:
             raise UserError(
                 f"--data.epoch_samples {options.epoch_samples}: below the number of classes, "
-                f"{data.train.index.num_classes}; raise it"
+                f"{data.train.index.num_classes}"
+                + (f", times that of processes, {world.size}" if world.size > 1 else "")
+                + "; raise it"
             )
     dtype = getattr(torch, config.precision)
     made = []
@@ -276,7 +294,7 @@ def make_loaders(
         choice = choose_loader(
             _wanted_loader(options.loader, training), split, own, options.cache_mb
         )
-        broken = BrokenSamples(split, options.max_broken, say)
+        broken = BrokenSamples(split, options.max_broken, say, alone=world.size == 1)
         sampler = Sampler(
             len(split),
             batch_size if training else _test_batch_size(own.size),

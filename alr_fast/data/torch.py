@@ -4,7 +4,10 @@ For systems without NVIDIA DALI. It gives the same batches as the DALI loader, u
 decoder and resize filter.
 """
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from functools import partial
 
@@ -48,6 +51,7 @@ class TorchLoader(Loader):
             batch_sampler=self._pass,
             num_workers=self.workers,
             collate_fn=partial(_collate, size=transform.size),
+            worker_init_fn=_leave_signals_to_parent,
             pin_memory=self.device.type == "cuda",
             persistent_workers=self.workers > 0,
             # A pass draws a seed for its workers: not from the random numbers of the net, which
@@ -72,6 +76,31 @@ class TorchLoader(Loader):
                 ) from error
             image = self._normalise(pixels.to(self.device, non_blocking=True))
             yield self._batch(image, positions, broken)
+
+
+def _leave_signals_to_parent(worker: int) -> None:
+    """Keeps a worker alive when a signal goes to all processes at once, as from Slurm or a shell.
+
+    The training decides what a signal means, and needs its workers until it has come to a
+    checkpoint. They end when it tells them to, and by themselves when it is gone.
+
+    Args:
+        worker: Its number.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return
+    # Not ignored: with it the parent ends a worker that hangs, and waits for it without a limit.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_heed_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _heed_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 class _Pass:

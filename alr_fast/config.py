@@ -247,7 +247,8 @@ class CheckpointConfig:
         background: Go on training while a checkpoint is written, from a copy in host memory. A bank
             in a file is never copied: training waits for it.
         other_labels: Go on from a checkpoint although the given labels of the samples have changed
-            since, because they were corrected, say; the label bank keeps its rows.
+            since, because they were corrected, say; data.label_file, data.label_key and noise may
+            then differ, too. The label bank keeps its rows.
     """
 
     minutes: float | None = 10.0

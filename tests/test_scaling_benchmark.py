@@ -181,7 +181,7 @@ def test_an_export_in_another_order_is_seen(
 def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     child = Child(scaling_bank.bank_process, TINY_CASES[0], str(tmp_path / "file"), 1)
-    with pytest.raises(RuntimeError, match=r"failed: Traceback(.|\n)*UserError"):
+    with pytest.raises(RuntimeError, match=r"failed: Traceback(.|\n)*SharedError"):
         child.receive(120)
     child.stop()
     store = str(tmp_path / "store")  # where no second process comes

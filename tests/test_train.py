@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -405,8 +406,19 @@ def test_a_profile_tells_where_the_time_goes(train_folder, capsys):
     assert min(shares[name] for name in ("forward", "backward", "optimizer", "loss")) > 0
 
 
+def test_no_room_for_the_bank_is_told_before_training(train_folder, monkeypatch, capsys):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
+    status, runs = train_folder("--bank.placement", "file", "--methods", "ce,alr")
+    assert status == 2
+    assert "has room for" in capsys.readouterr().err
+    assert not runs.exists()
+
+
 def test_a_profile_needs_enough_steps(train_folder, capsys):
-    status, runs = train_folder("--profile", "--optim.epochs", "2", "--methods", "alr")
+    # One step an epoch: one too few.
+    status, runs = train_folder(
+        "--profile", "--optim.epochs", "17", "--optim.batch_size", "24", "--methods", "alr"
+    )
     assert status == 0
     assert "--profile: the run has fewer than 18 steps" in capsys.readouterr().err
     assert not (runs / "latest" / "trace.json.gz").exists()

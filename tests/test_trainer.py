@@ -227,6 +227,18 @@ def test_steps_that_are_not_finite_are_left_out(variant):
     assert trainer.check_skipped() == 0
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_only_float16_scales_its_gradients(precision):
+    trainer = make_trainer(Config(optim=SGD, precision=precision), method="ce")
+    trainer.begin_epoch()
+    good, bad = list(trainer.loader)[:2]
+    bad["image"][:] = math.nan
+    trainer.train_step(good)
+    assert trainer.scaler.get_scale() == (65536 if precision == "float16" else 1)
+    trainer.train_step(bad)
+    assert trainer.scaler.get_scale() == (32768 if precision == "float16" else 1)
+
+
 def test_a_loss_that_stays_nan_ends_the_run():
     trainer = make_trainer(Config(optim=replace(SGD, max_skipped=3)))
     trainer.begin_epoch()

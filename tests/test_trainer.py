@@ -227,6 +227,24 @@ def test_steps_that_are_not_finite_are_left_out(variant):
     assert trainer.check_skipped() == 0
 
 
+@pytest.mark.parametrize("same", [True, False])
+def test_another_number_of_processes_begins_the_epoch_anew(same):
+    config = Config(optim=replace(SGD, warmup_steps=20))
+    trainer = train(make_trainer(config))
+    trainer.begin_epoch()
+    for batch in list(trainer.loader)[:2]:
+        trainer.train_step(batch)
+    own = {
+        name.removeprefix("rank0."): tensor
+        for name, tensor in trainer.tensors().items()
+        if name.startswith("rank0.")
+    }
+    fresh = make_trainer(config)
+    fresh.restore(trainer.position(), own if same else None)
+    assert (fresh.epoch, fresh.step, fresh.steps_made) == ((1, 2, 7) if same else (1, 0, 5))
+    assert fresh.optimizer.param_groups[0]["lr"] == pytest.approx(0.05 * (8 if same else 6) / 20)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_only_float16_scales_its_gradients(precision):
     trainer = make_trainer(Config(optim=SGD, precision=precision), method="ce")

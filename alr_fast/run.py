@@ -213,10 +213,10 @@ class Run:
             self._load_with_bank(checkpoint, tensors, bank)
         own = {n.removeprefix(rank): t for n, t in tensors.items() if n.startswith(rank)}
         trainer.restore(position, own if same else None)
-        self.console.say(
-            f"{method}: goes on in epoch {trainer.epoch + 1} after step {trainer.step}, from "
-            f"{checkpoint.path}"
-        )
+        where = f"in epoch {trainer.epoch + 1} after step {trainer.step}"
+        if trainer.epoch == self.config.optim.epochs:
+            where = "after its last epoch"
+        self.console.say(f"{method}: goes on {where}, from {checkpoint.path}")
         if not same and position["step"]:
             self.console.warn(
                 f"the checkpoint is from the middle of an epoch with {checkpoint.world_size} as "

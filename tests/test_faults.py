@@ -125,7 +125,7 @@ def test_killed_at_any_moment_it_ends_as_if_nothing_had_happened(
         training = start(*options, "--resume", "auto")
         # The kills are spread over both methods, but not to the end: what is left takes longer than
         # the pauses below, on a fast machine, too.
-        aim = round(0.7 * steps * (kill + 1) / kills)
+        aim = round(0.8 * steps * (kill + 1) / kills)
         if kill % 4 == 3:  # anywhere, while it starts and resumes, too
             time.sleep(rng.uniform(0, 0.6))
             training.until(lambda had=had: had or newest_number(runs))

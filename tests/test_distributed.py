@@ -26,7 +26,7 @@ from alr_fast.data.transform import Transform
 from alr_fast.distributed import World, choose_device, process_group
 from alr_fast.errors import SharedError, UserError
 from alr_fast.losses import ALRLoss
-from alr_fast.sharded_bank import export_bank
+from alr_fast.sharded_bank import export_bank, label_statistics
 from alr_fast.train import evaluate
 from alr_fast.trainer import Trainer
 
@@ -303,6 +303,29 @@ def _export(world, path):
     except SharedError as error:
         return str(error)
     return "written"
+
+
+def test_the_labels_of_all_processes_count():
+    parts = in_processes(3, _look)
+    for right, changed, nonfinite, counts in parts:
+        # Process r moves r + 1 labels from a wrong class to the right one.
+        assert changed == pytest.approx(6 / SAMPLES)
+        assert right == pytest.approx(6 / SAMPLES)
+        assert nonfinite == 0 + 10 + 20
+        assert sum(counts) == SAMPLES
+
+
+def _look(world):
+    loader = loader_of(world.rank, world.size)
+    given = loader.split.index.labels
+    index = replace(loader.split.index, clean_labels=(given + 1) % CLASSES)
+    rows = loader.sampler.rows
+    bank = LabelBank.from_labels(torch.from_numpy(given[rows]), CLASSES)
+    moved = world.rank + 1
+    bank.rows[:moved] = bank.rows[:moved].roll(1, dims=1)
+    bank.status[0] = 10 * world.rank
+    found = label_statistics(bank, index, rows, world)
+    return found.right, found.changed, found.nonfinite_rows, found.histograms["confidence"].counts
 
 
 def test_broken_samples_of_all_processes_count_together():

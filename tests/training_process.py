@@ -140,7 +140,6 @@ class Training:
 
 
 def _serve() -> None:
-    import numpy  # noqa: F401
     import torch
     import torch._dynamo
     import torch.distributed.run

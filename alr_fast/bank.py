@@ -116,6 +116,7 @@ class LabelBank:
         rounding_seed: int | None = None,
         placement: str = "device",
         folder: str | os.PathLike | None = None,
+        one_hot: bool = True,
     ) -> "LabelBank":
         """Starts a bank at the one-hot given labels.
 
@@ -129,6 +130,7 @@ class LabelBank:
             placement: where the rows go: "device", "pinned" (with a GPU) or "file" (on the CPU);
                 `alr_fast.placement.choose_placement` chooses by size.
             folder: where the file of placement "file" goes, on a disk with room for the bank.
+            one_hot: False starts all rows at zero, as early-learning regularisation does.
 
         Returns:
             A bank with N rows.
@@ -156,7 +158,7 @@ class LabelBank:
         )
         size = _chunk_rows(num_classes)
         for some, of_these in zip(rows.split(size), labels.split(size), strict=True):
-            some.scatter_(1, of_these.to(rows.device)[:, None], 1)
+            some.scatter_(1, of_these.to(rows.device)[:, None], int(one_hot))
         return cls(
             rows,
             labels,
@@ -246,9 +248,17 @@ class LabelBank:
             yield
 
     def refined_labels(self) -> Tensor:
-        """Most probable class of each sample, the lowest on a tie: [N] int64, with the rows."""
+        """Most probable class of each sample, the lowest on a tie: [N] int64, with the rows.
+
+        A row of zeros knows nothing yet: its sample has the given label.
+        """
+        size = _chunk_rows(self.num_classes)
         with self.host_access():
-            return torch.cat([chunk.argmax(-1) for chunk in self._chunks()])
+            refined = []
+            for chunk, given in zip(self._chunks(), self.given_labels.split(size), strict=True):
+                highest, labels = chunk.max(-1)
+                refined.append(torch.where(highest > 0, labels, given.to(labels.device)))
+            return torch.cat(refined)
 
     def confidence(self) -> Tensor:
         """Probability of the refined label of each sample: [N] float32, with the rows."""

@@ -17,8 +17,10 @@ from alr_fast.config import (
     recipe_names,
     recipe_text,
     resolve,
+    words,
 )
 from alr_fast.errors import UserError
+from alr_fast.methods import METHODS, load_plugins, options_of
 
 PROG = "python -m alr_fast.train"
 USAGE = f"{PROG} [--recipe NAME] [--config FILE] [--data-root DIR] [--OPTION VALUE ...]"
@@ -39,17 +41,22 @@ def parse(argv: Sequence[str]) -> Config:
         UserError: Unknown or wrong option, recipe or value.
         SystemExit: Status 0 after ``--help`` or ``--print_config``.
     """
-    given, words = _scan([_with_underscores(word) for word in _with_profile_value(argv)])
-    recipe = _chosen_recipe(given)
+    given, left = _scan([_with_underscores(word) for word in _with_profile_value(argv)])
+    in_files = _read_config_files(given.config)
+    load_plugins(words(given.plugins or in_files.get("plugins") or ""))
+    recipe = _chosen_recipe(given, in_files)
     if given.data_root is not None:
-        words.append(f"--data_root={given.data_root}")
+        left.append(f"--data_root={given.data_root}")
+    if given.plugins is not None:
+        left.append(f"--plugins={given.plugins}")
     # Files first: for the parser the later word wins, here an option does, wherever it stands.
-    words = [f"--config={path}" for path in given.config] + words
+    left = [f"--config={path}" for path in given.config] + left
     parser = _parser(recipe)
-    parsed = parser.instantiate(parser.parse_args(words))
-    values = {field.name: getattr(parsed, field.name) for field in fields(Config)}
-    config = Config(**{**values, "recipe": recipe})
-    asked = any(word.partition("=")[0] == "--noise.rate" for word in words)
+    parsed = parser.instantiate(parser.parse_args(left))
+    values = {f.name: getattr(parsed, f.name) for f in fields(Config) if f.name != "options"}
+    options = {name: getattr(parsed, name) for name in METHODS}
+    config = Config(**{**values, "recipe": recipe, "options": options})
+    asked = any(word.partition("=")[0] == "--noise.rate" for word in left)
     if asked and config.noise.kind == "none" and config.noise.rate:
         raise UserError(
             f"--noise.rate {config.noise.rate}: no noise is injected by recipe {recipe}; "
@@ -111,7 +118,9 @@ def _parser(recipe: str) -> jsonargparse.ArgumentParser:
         help="Folder with the data as it was downloaded, or a CSV or Parquet list. Without "
         f"--recipe it selects the recipe {FOLDER_RECIPE}.",
     )
-    parser.add_class_arguments(Config, skip={"recipe", "data_root"})
+    parser.add_class_arguments(Config, skip={"recipe", "data_root", "options"})
+    for name in METHODS:
+        parser.add_class_arguments(options_of(name), name)
     parser.set_defaults(_flat(yaml.safe_load(recipe_text(recipe))))
     for action in parser._actions:  # "--data FILE" and the like: --config does all of them
         if action.help == "Path to a configuration file.":
@@ -147,20 +156,25 @@ def _scan(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     scan.add_argument("--recipe")
     scan.add_argument("--config", action="append", default=[])
     scan.add_argument("--data_root")
+    scan.add_argument("--plugins")
     try:
         return scan.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise UserError(f"{error}; --help lists every option") from error
 
 
-def _chosen_recipe(given: argparse.Namespace) -> str:
-    in_files: dict[str, Any] = {}
-    for path in given.config:
-        in_files.update(_read_config_file(path))
+def _chosen_recipe(given: argparse.Namespace, in_files: dict[str, Any]) -> str:
     if given.recipe or in_files.get("recipe"):
         return given.recipe or str(in_files["recipe"])
     has_root = given.data_root or in_files.get("data_root")
     return FOLDER_RECIPE if has_root else DEFAULT_RECIPE
+
+
+def _read_config_files(paths: list[str]) -> dict[str, Any]:
+    in_files: dict[str, Any] = {}
+    for path in paths:
+        in_files.update(_read_config_file(path))
+    return in_files
 
 
 def _read_config_file(path: str) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 Values come from four places, later ones win: the defaults below, the recipe (``recipes/NAME.yaml``
 in this package), ``--config FILE``, and single options on the command line.
 
-The defaults of ALR (``momentum``, ``entropy_weight``, ``warmup_epochs``) are this library's own,
-not the paper's; `ALRConfig` says how they were chosen.
+The options of a method are the arguments of its loss (`alr_fast.methods`).
 """
 
 import math
@@ -13,6 +12,13 @@ from importlib import resources
 from typing import Any, Literal
 
 from alr_fast.errors import UserError
+from alr_fast.methods import (
+    METHODS,
+    checked_options,
+    default_options,
+    takes_transition,
+    teacher_of,
+)
 
 DEFAULT_RECIPE = "digits"
 FOLDER_RECIPE = "folder"  # what a bare --data-root means
@@ -62,6 +68,9 @@ class DataConfig:
         limit: Train on this many images at most, the same number from every class; null for all.
         test_limit: Test on this many images at most, the same number from every class; null for
             all.
+        validation: Put this share of the training samples aside, with their given labels, and
+            report the accuracy on them: for choosing between methods and options where no clean
+            labels can be had.
         epoch_samples: Train each epoch on a new random subset of this many images, the same number
             from every class; null for all.
         image_size: Side in pixels; null takes the shorter side of the first training image, 224 at
@@ -94,6 +103,7 @@ class DataConfig:
     max_broken: float = 0.001
     limit: int | None = None
     test_limit: int | None = None
+    validation: float = 0.0
     epoch_samples: int | None = None
     image_size: int | None = None
     resize: int | None = None
@@ -116,7 +126,7 @@ class NoiseConfig:
         kind: none (keep the labels as they are), symmetric (exactly int(rate * N) samples get a
             label drawn from all K classes, the true one included, so that about rate * (K-1)/K are
             wrong), symmetric-exclusive (drawn from the other K-1 classes, so that exactly
-            int(rate * N) are wrong), asymmetric (look-alikes of CIFAR-10), asymmetric-blocks5,
+            int(rate * N) are wrong), asymmetric (look-alikes among the classes of CIFAR-10, or digits), asymmetric-blocks5,
             asymmetric-superclass (CIFAR-100), pair (each class to the next), instance (by the
             pixels), or matrix (any transition matrix).
         rate: Requested rate, 0 to 1; the share that really became wrong is reported.
@@ -135,7 +145,7 @@ class ModelConfig:
     """The net.
 
     Args:
-        name: conv-tiny (for 8x8 digits), conv-small (for 32x32 photographs), resnet18-cifar and
+        name: conv-mini and conv-tiny (for 8x8 digits), conv-small (for 32x32 photographs), resnet18-cifar and
             resnet34-cifar (timm's, with a stem for 32x32 photographs), or any timm name.
         pretrained: Start from timm's pretrained weights, which timm downloads (timm names only).
         ema_decay: Keep an exponential moving average of the weights with this decay, test it and
@@ -195,24 +205,22 @@ class OptimConfig:
 
 
 @dataclass
-class ALRConfig:
-    """Adaptive Label Refinement (Zhang et al., arXiv 2502.00386).
-
-    The three defaults are ours, not the paper's, whose values could not be had. They were tried on
-    the recipe digits alone (40 % symmetric noise), where they held for each seed that was tried;
-    other data may want others. The public code of related methods keeps momentum at 0.9.
+class TransitionConfig:
+    """The transition matrix of the label noise, for backward_correction and forward_correction.
 
     Args:
-        momentum: Share of the old label kept at each refinement, 0 to 1; the rest is the
-            prediction. The default is ours, not the paper's: it was chosen on the recipe digits.
-        entropy_weight: Weight of the entropy term, which hardens predictions; 0 leaves it out.
-        warmup_epochs: Epochs of plain cross entropy before refinement starts; null takes a sixth of
-            optim.epochs.
+        source: known (counted, where noise was injected or true labels are known), anchor or
+            confident (estimated from what a net that was trained before predicts, see
+            alr_fast.transition), or a file with K rows of K probabilities, .npy or .csv.
+        net: That net: a method that this run trains before, or the weights of a finished run,
+            RUN/METHOD.safetensors. Best one that has not learnt its wrong labels by heart: train it
+            for few epochs.
+        percentile: Which sample stands for a class in anchor, 0 to 100.
     """
 
-    momentum: float = 0.7
-    entropy_weight: float = 0.1
-    warmup_epochs: int | None = None
+    source: str = "known"
+    net: str = "ce"
+    percentile: float = 97.0
 
 
 @dataclass
@@ -290,8 +298,10 @@ class Config:
         data_root: Folder with the data as it was downloaded, or a CSV or Parquet list. Without
             --recipe it selects the recipe folder.
         methods: Methods trained in turn with the same seed, net, schedule and batches: ce (cross
-            entropy on the given labels), alr (Adaptive Label Refinement). Written ce,alr or [ce,
-            alr].
+            entropy on the given labels), label_smoothing, smearing, backward_correction,
+            forward_correction, distillation, selc, alr (Adaptive Label Refinement), sat, elr, and
+            those of plugins. Written ce,alr or [ce, alr].
+        plugins: Modules, or .py files, that add methods: see docs/adding-a-method.md.
         seed: Seed of the weights, the batch order, the augmentation and the noise.
         device: Where to train: auto (CUDA where there is one), cpu, cuda, cuda:1, ...
         precision: float32, or the type that autocast computes the net in (float16 with a gradient
@@ -304,15 +314,18 @@ class Config:
         noise: Injected label noise.
         model: Net.
         optim: Optimizer and schedule.
-        alr: Adaptive Label Refinement (defaults are ours, not the paper's)
+        transition: Transition matrix of the label noise.
         bank: Label bank.
         checkpoint: Checkpoints.
         log: Display and logs.
+        options: For each method its options, the arguments of its loss; on the command line and in
+            files these are groups named after the methods.
     """
 
     recipe: str = DEFAULT_RECIPE
     data_root: str | None = None
     methods: list[str] | str = "ce,alr"
+    plugins: list[str] | str = ""
     seed: int = 0
     device: str = "auto"
     precision: FloatName = "float32"
@@ -322,14 +335,20 @@ class Config:
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    alr: ALRConfig = field(default_factory=ALRConfig)
+    transition: TransitionConfig = field(default_factory=TransitionConfig)
     bank: BankConfig = field(default_factory=BankConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    options: dict[str, Any] = field(default_factory=default_options)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain dictionaries and lists, as written to ``config.yaml``."""
-        return asdict(self)
+        """Plain dictionaries and lists, as written to ``config.yaml``.
+
+        Of the options of methods, those of the methods that are trained.
+        """
+        plain = asdict(self)
+        options = plain.pop("options")
+        return plain | {name: options[name] for name in words(self.methods)}
 
 
 def recipe_names() -> list[str]:
@@ -350,7 +369,8 @@ def recipe_text(name: str) -> str:
     return (resources.files(__package__) / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
 
 
-def _words(value: list[str] | str) -> list[str]:
+def words(value: list[str] | str) -> list[str]:
+    """The words of a list, or of a text with commas between them."""
     words = value.split(",") if isinstance(value, str) else value
     return [word.strip() for word in words if word.strip()]
 
@@ -359,23 +379,22 @@ def resolve(config: Config) -> Config:
     """Checks every value that can be checked without data, and fills in what follows from others.
 
     Returns:
-        A configuration with ``methods`` as a list, and with values for ``noise.seed`` and
-        ``alr.warmup_epochs``.
+        A configuration with ``methods`` as a list, and with values for ``noise.seed`` and the
+        length of each method's warm-up.
 
     Raises:
         UserError: A value that cannot work; the message names it and the way out.
     """
-    from alr_fast.methods import METHODS
     from alr_fast.noise import check_noise
 
-    methods = _words(config.methods)
+    methods = words(config.methods)
     for name in methods:
         if name not in METHODS:
             raise UserError(f"--methods {name}: no such method; there is {', '.join(METHODS)}")
     if not methods or len(set(methods)) < len(methods):
         raise UserError(f"--methods {config.methods}: name one or more methods, each once")
 
-    data, optim, alr = config.data, config.optim, config.alr
+    data, optim = config.data, config.optim
     if data.name != "digits" and not config.data_root:
         raise UserError(
             f"recipe {config.recipe} needs data set {data.name}: pass --data-root DIR, the folder "
@@ -410,7 +429,6 @@ def resolve(config: Config) -> Config:
         "optim.warmup_steps": (optim.warmup_steps, 0),
         "optim.sgd_momentum": (optim.sgd_momentum, 0),
         "optim.weight_decay": (optim.weight_decay, 0),
-        "alr.entropy_weight": (alr.entropy_weight, 0),
     }
     for name, (value, lowest) in at_least.items():
         if value is not None and not lowest <= value < math.inf:
@@ -450,8 +468,8 @@ def resolve(config: Config) -> Config:
         )
     if not 0 <= data.max_broken <= 1:
         raise UserError(f"--data.max_broken {data.max_broken}: must lie between 0 and 1")
-    if not 0 <= alr.momentum <= 1:
-        raise UserError(f"--alr.momentum {alr.momentum}: must lie between 0 and 1")
+    if not 0 <= data.validation < 1:
+        raise UserError(f"--data.validation {data.validation}: must be 0 or more and below 1")
     channels = 1 if data.name == "digits" else 3
     for name, values in (("mean", data.mean), ("std", data.std)):
         if values is not None and len(values) not in (1, channels):
@@ -464,23 +482,46 @@ def resolve(config: Config) -> Config:
     if (config.noise.kind == "matrix") != (config.noise.matrix is not None):
         raise UserError("--noise.kind matrix and --noise.matrix FILE: give both or neither")
 
-    warmup = alr.warmup_epochs
-    if warmup is None:
-        warmup = min(max(optim.epochs // 6, 1), optim.epochs - 1)
-    if "alr" in methods and not 0 <= warmup < optim.epochs:
-        raise UserError(
-            f"--alr.warmup_epochs {warmup} (of recipe {config.recipe}, if you did not pass it): "
-            f"must be 0 or more and below --optim.epochs {optim.epochs}, or no label is ever "
-            "refined; pass another one"
-        )
+    options = dict(config.options)
+    for name in methods:
+        options[name] = checked_options(name, options[name], epochs=optim.epochs)
+    _check_nets(config, methods, options)
     return replace(
         config,
         methods=methods,
-        log=replace(config.log, to=_words(config.log.to)),
+        plugins=words(config.plugins),
+        log=replace(config.log, to=words(config.log.to)),
         noise=replace(
             config.noise,
             rate=0.0 if config.noise.kind in ("none", "matrix") else config.noise.rate,
             seed=config.seed if config.noise.seed is None else config.noise.seed,
         ),
-        alr=replace(alr, warmup_epochs=warmup),
+        options=options,
     )
+
+
+def _check_nets(config: Config, methods: list[str], options: dict[str, Any]) -> None:
+    """What methods want of other nets and of the noise, as far as it can be known before."""
+    from alr_fast.teacher import check_teacher
+
+    for position, name in enumerate(methods):
+        teacher = teacher_of(name, options[name])
+        if teacher is not None:
+            check_teacher(teacher, methods[:position], option=f"{name}.teacher")
+        if not takes_transition(name):
+            continue
+        source = config.transition.source
+        if source in ("anchor", "confident"):
+            check_teacher(config.transition.net, methods[:position], option="transition.net")
+        elif source == "known":
+            if config.noise.kind == "none" and config.data.label_file is None:
+                raise UserError(
+                    f"--transition.source known: method {name} needs true labels, and no noise is "
+                    "injected here; pass anchor, confident, or a file with the matrix"
+                )
+        elif not source.endswith((".npy", ".csv")):
+            raise UserError(
+                f"--transition.source {source}: must be known, anchor, confident, or a .npy or "
+                ".csv file with the matrix"
+            )
+

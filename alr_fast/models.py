@@ -64,6 +64,7 @@ def cifar_resnet(
 
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
+    "conv-mini": partial(ConvNet, [[16, 32], [64, 64]]),
     "conv-tiny": partial(ConvNet, [[32, 64], [128, 128]]),
     "conv-small": partial(ConvNet, [[32], [64], [128], [256]]),
     "resnet18-cifar": partial(cifar_resnet, "resnet18"),

@@ -10,6 +10,7 @@ from alr_fast.checkpoint import Checkpoint, newest_checkpoint, read_manifest
 from alr_fast.config import Config
 from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
+from alr_fast.methods import METHODS
 from alr_fast.runs import find_runs, is_finished
 
 CHECKPOINTS = "checkpoints"  # folder in the folder of a run
@@ -35,7 +36,7 @@ _FREE = (
 # Where the labels to train on come from: these may change, too, with checkpoint.other_labels.
 _LABELS = ("data.label_file", "data.label_key", "noise")
 # These follow from others where they are not given: named last, behind what was changed.
-_FOLLOWING = ("alr.warmup_epochs", "noise.seed")
+_FOLLOWING = ("warmup_epochs", "noise.seed")
 
 
 def find_checkpoint(
@@ -217,11 +218,14 @@ def _differing(config: Config, then: dict[str, Any]) -> dict[str, tuple[Any, Any
     this version does not know.
     """
     free = _FREE + (_LABELS if config.checkpoint.other_labels else ())
-    now, defaults = _flat(config.as_dict()), _flat(Config().as_dict())
-    then = {**defaults, **_flat(then)}
+    now, defaults = config.as_dict(), Config(methods=config.methods).as_dict()
+    # Of methods that are not trained now, the options say nothing; that they were trained then is
+    # another value of the option methods.
+    then = {key: value for key, value in then.items() if key in now or key not in METHODS}
+    now, then = _flat(now), {**_flat(defaults), **_flat(then)}
     return {
         name: (now.get(name, _MISSING), then[name])
-        for name in sorted(then, key=lambda name: (name in _FOLLOWING, name))
+        for name in sorted(then, key=lambda name: (name.endswith(_FOLLOWING), name))
         if now.get(name, _MISSING) != then[name]
         and not any(f"{name}.".startswith(f"{group}.") for group in free)
     }

@@ -66,6 +66,14 @@ class EpochRecord:
         broken_samples: Training samples that gave no image so far.
         samples_per_second: Training samples a second, over all processes, evaluation not counted.
         seconds: Time that the epoch took, evaluation included.
+        validation_accuracy: Share of the training samples put aside that were predicted as their
+            given label, None where there are none.
+        clean_correct: Of the training samples whose given label is right, the share predicted so,
+            while training, with crops and flips; None where nobody knows, as for the two that
+            follow.
+        mislabelled_correct: Of those whose given label is wrong, the share predicted as the class
+            that is right.
+        mislabelled_memorised: Of the same, the share predicted as the wrong given label.
     """
 
     method: str
@@ -83,6 +91,10 @@ class EpochRecord:
     broken_samples: int
     samples_per_second: float
     seconds: float
+    validation_accuracy: float | None = None
+    clean_correct: float | None = None
+    mislabelled_correct: float | None = None
+    mislabelled_memorised: float | None = None
 
 
 class RunFolder:
@@ -252,6 +264,7 @@ def method_summary(history: list[EpochRecord], label_accuracy_before: float | No
         "test_accuracy_last": last.test_accuracy,
         "test_accuracy_best": best.test_accuracy,
         "best_epoch": best.epoch,
+        "validation_accuracy_last": last.validation_accuracy,
         "label_accuracy_before": label_accuracy_before,
         "label_accuracy_after": last.label_accuracy,
         "labels_changed": last.labels_changed,

@@ -30,6 +30,7 @@ def new_bank(
     *,
     folder: Path,
     say: Callable[[str], None],
+    one_hot: bool = True,
 ) -> LabelBank:
     """A bank that starts from the given labels; all processes make theirs.
 
@@ -40,6 +41,7 @@ def new_bank(
         world: The processes.
         folder: Where a bank in a file goes, unless the options name another folder.
         say: Takes a line of text.
+        one_hot: False for a bank that starts at zero.
 
     Raises:
         SharedError: It finds no room.
@@ -60,6 +62,7 @@ def new_bank(
             sample_fingerprint=index.sample_fingerprint(),
             placement=placement,
             folder=options.folder or folder,
+            one_hot=one_hot,
         )
     )
     each = " in each process" if world.size > 1 else ""

@@ -89,9 +89,16 @@ def run(config, world, stop) -> None:
     """
     from alr_fast.config import FOLDER_RECIPE, recipe_names
     from alr_fast.console import RunConsole, percent
-    from alr_fast.data.setup import leave_out, load_data, make_loaders, make_transform, with_labels
+    from alr_fast.data.setup import (
+        hold_out,
+        leave_out,
+        load_data,
+        make_loaders,
+        make_transform,
+        with_labels,
+    )
     from alr_fast.loggers import check_loggers
-    from alr_fast.methods import WITH_BANK
+    from alr_fast.methods import keeps_bank
     from alr_fast.models import build_model
     from alr_fast.resume import check_data, find_checkpoint
     from alr_fast.run import Run
@@ -120,7 +127,8 @@ def run(config, world, stop) -> None:
     if noise.kind != "none":
         data = with_labels(data, noise.labels)
     # After the noise, so that a list of broken files changes nobody else's label.
-    data = leave_out(data)
+    whole = leave_out(data)
+    data = world.together(lambda: hold_out(whole, config.data.validation, seed=config.seed))
     index = data.train.index
     before = None
     if index.clean_labels is not None:
@@ -153,7 +161,7 @@ def run(config, world, stop) -> None:
         loaders = make_loaders(
             config, data, transform, world=world, say=console.say, track=console.track
         )
-        if any(method in WITH_BANK for method in config.methods):
+        if any(keeps_bank(method) for method in config.methods):
             rows = loaders.train.sampler.rows
             check_room(config.bank, index, rows, world, runs=Path(config.runs))
         return new_model, loaders
@@ -195,6 +203,7 @@ def run(config, world, stop) -> None:
                 "root": config.data_root,
                 "train_samples": len(data.train),
                 "test_samples": len(data.test),
+                "validation_samples": 0 if data.validation is None else len(data.validation),
                 "loader": loaders.choice.name,
                 "excluded_samples": len(data.excluded),
                 "broken_samples": len(loaders.train.broken.reasons),
@@ -252,18 +261,16 @@ def train_method(method: str, this, model: nn.Module) -> None:
         this: `alr_fast.run.Run`.
         model: Fresh net on the training device.
     """
-    from alr_fast.methods import METHODS
+    from alr_fast.methods import make_loss
     from alr_fast.profiling import Profile
     from alr_fast.run import steps_due
     from alr_fast.runs import EpochRecord, RunFolder
-    from alr_fast.sharded_bank import export_bank, label_statistics, new_bank
+    from alr_fast.sharded_bank import export_bank, label_statistics
     from alr_fast.trainer import Trainer
 
     config, world, loader = this.config, this.world, this.loaders.train
     bank_of = this.index, loader.sampler.rows, world
-    criterion = METHODS[method](
-        config, lambda: new_bank(config.bank, *bank_of, folder=this.path, say=this.console.say)
-    )
+    criterion = make_loss(method, this)
     trainer = Trainer(model, criterion, config, loader, world)
     before = this.restore(trainer, method)
     profile = Profile(trainer, wanted=config.log.profile and method == config.methods[-1])
@@ -298,7 +305,8 @@ def train_method(method: str, this, model: nn.Module) -> None:
                 )
             trainer.share_statistics()
             tests = [
-                evaluate(trainer.evaluated, test, trainer.autocast) for test in this.loaders.tests
+                evaluate(trainer.evaluated, other, trainer.autocast)
+                for other in this.loaders.evaluated
             ]
             this.loaders.share_broken(world)
             labels = label_statistics(criterion.bank, *bank_of)
@@ -310,7 +318,7 @@ def train_method(method: str, this, model: nn.Module) -> None:
                 train_accuracy=accuracy,
                 test_loss=tests[0][0],
                 test_accuracy=tests[0][1],
-                second_test_accuracy=tests[1][1] if len(tests) > 1 else None,
+                second_test_accuracy=tests[1][1] if len(this.loaders.tests) > 1 else None,
                 label_accuracy=labels.right,
                 labels_changed=labels.changed,
                 nonfinite_rows=labels.nonfinite_rows,
@@ -318,6 +326,8 @@ def train_method(method: str, this, model: nn.Module) -> None:
                 broken_samples=len(loader.broken.reasons),
                 samples_per_second=samples / seconds,
                 seconds=time.perf_counter() - begin,
+                validation_accuracy=tests[-1][1] if this.loaders.validation else None,
+                **trainer.prediction_shares(),
             )
             this.records.append(record)
             this.in_folder(RunFolder.log_epoch, record, labels.histograms)

@@ -18,8 +18,11 @@ from alr_fast.data.loader import Loader
 from alr_fast.distributed import World
 from alr_fast.errors import SharedError
 
-# What `Trainer.sums` adds up over an epoch, in this process.
+# What `Trainer.sums` adds up over an epoch, in this process; the last four where true labels are
+# known: samples with a right given label, those of them predicted so, those with a wrong one
+# predicted as their true class, and as their given label.
 _LOSS, _LOSS_SAMPLES, _RIGHT, _SAMPLES = range(4)
+_CLEAN, _CLEAN_CORRECT, _MISLABELLED_CORRECT, _MEMORISED = range(4, 8)
 # What `Trainer.skipped` counts, the same in every process.
 _IN_EPOCH, _IN_A_ROW = range(2)
 
@@ -82,12 +85,16 @@ class Trainer:
                 model, decay=config.model.ema_decay, use_warmup=True, exclude_buffers=True
             )
         self.epoch = self.step = self.steps_made = 0
-        self.sums = torch.zeros(4, dtype=torch.float64, device=world.device)
+        self.sums = torch.zeros(8, dtype=torch.float64, device=world.device)
         self.skipped = torch.zeros(2, device=world.device)
         # Of the tensor alone: with the trainer itself the net would outlive its method.
         self.optimizer.register_step_pre_hook(partial(_count_skipped, self.skipped))
         self.phase: Callable[[str], AbstractContextManager] = lambda name: nullcontext()
         self._optim = optim
+        index = loader.split.index
+        self._true: Tensor | None = None  # true label of each sample of this process
+        if index.clean_labels is not None:
+            self._true = torch.from_numpy(index.clean_labels[loader.sampler.rows]).to(world.device)
         self._replays = config.model.compile in ("reduce-overhead", "max-autotune")
         self._statistics = [b for b in model.buffers() if b.is_floating_point()]
         self._good_statistics = [b.clone() for b in self._statistics]
@@ -136,7 +143,7 @@ class Trainer:
                 with self.phase("backward"):
                     logits.backward(grad)
             with torch.no_grad():
-                self._add(loss, logits, piece["label"])
+                self._add(loss, logits, piece)
         with self.phase("optimizer"):
             if self._optim.clip_norm is not None:
                 self.scaler.unscale_(self.optimizer)
@@ -184,12 +191,37 @@ class Trainer:
         )
         return loss / factor, grad
 
-    def _add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def _add(self, loss: Tensor, logits: Tensor, piece: dict[str, Tensor]) -> None:
         # A loss that is not finite would hide the others for the rest of the epoch.
-        finite = loss.isfinite()
+        finite, labels, predicted = loss.isfinite(), piece["label"], logits.argmax(1)
+        as_given = predicted == labels
         self.sums[_LOSS] += torch.where(finite, loss, 0)
         self.sums[_LOSS_SAMPLES] += (labels >= 0).sum() * finite
-        self.sums[_RIGHT] += (logits.argmax(1) == labels).sum()
+        self.sums[_RIGHT] += as_given.sum()
+        if self._true is not None:
+            true = self._true[piece["index"].clamp(min=0)]
+            clean, wrong = true == labels, (true != labels) & (labels >= 0)
+            counts = (clean, clean & as_given, wrong & (predicted == true), wrong & as_given)
+            self.sums[_CLEAN:] += torch.stack(counts).sum(1)
+
+    def prediction_shares(self) -> dict[str, float | None]:
+        """What the net predicted in this epoch, over all processes, which must all call this.
+
+        Returns:
+            The fields ``clean_correct``, ``mislabelled_correct`` and ``mislabelled_memorised`` of
+            an `EpochRecord`; waits for the device.
+        """
+        sums = self.world.sum(self.sums.clone()).tolist()
+        clean, wrong = sums[_CLEAN], sums[_SAMPLES] - sums[_CLEAN]
+
+        def share(count: int, total: float) -> float | None:
+            return sums[count] / total if self._true is not None and total else None
+
+        return {
+            "clean_correct": share(_CLEAN_CORRECT, clean),
+            "mislabelled_correct": share(_MISLABELLED_CORRECT, wrong),
+            "mislabelled_memorised": share(_MEMORISED, wrong),
+        }
 
     def progress(self, *, everywhere: bool = False) -> tuple[float, float, int]:
         """Mean loss, accuracy and number of samples of the epoch so far; waits for the device.
@@ -198,7 +230,7 @@ class Trainer:
             everywhere: Over all processes, which must all call this; else over this one.
         """
         sums = self.world.sum(self.sums.clone()) if everywhere else self.sums
-        loss, loss_samples, right, samples = sums.tolist()
+        loss, loss_samples, right, samples = sums.tolist()[:_CLEAN]
         mean = loss / loss_samples if loss_samples else math.nan
         return mean, right / max(samples, 1), int(samples)
 

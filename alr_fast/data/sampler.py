@@ -5,6 +5,7 @@ exactly one rank, and resuming needs no state but the numbers of epoch and step.
 """
 
 from collections.abc import Iterator
+from copy import copy
 from itertools import pairwise
 
 import numpy as np
@@ -97,6 +98,14 @@ class Sampler:
             self.steps = max(full + (rest > 1), 1)
         else:
             self.steps = -(-self._length // batch_size)
+
+    def in_order(self, batch_size: int) -> "Sampler":
+        """All samples of this rank, one after the other, as in evaluation."""
+        other = copy(self)
+        other.batch_size, other.shuffle, other._members = batch_size, False, None
+        other._length = other._shortest = len(self.rows)
+        other.steps = -(-other._length // batch_size)
+        return other
 
     @property
     def largest_batch(self) -> int:

@@ -27,6 +27,7 @@ LARGEST_DEFAULT_SIZE = 224
 LARGEST_TEST_BATCH = 512
 TEST_BATCH_PIXELS = 1 << 23  # 167 images of 224 x 224: batches pass through shared memory
 MOST_DEFAULT_WORKERS = 16
+_HOLD_OUT = 0x686F6C64  # a stream of random numbers of its own
 FEATURE_SIZE = 32  # side of the images that instance-dependent noise looks at
 
 
@@ -39,6 +40,8 @@ class RunData:
         train: Training split, with the labels as the data set gives them.
         test: Test split.
         second_test: Second test split, or None.
+        validation: Training samples that `hold_out` has put aside, with their given labels, or
+            None.
         excluded: Ids of training samples that `leave_out` leaves out, int64.
     """
 
@@ -47,6 +50,7 @@ class RunData:
     test: Split
     second_test: Split | None
     excluded: NDArray[np.int64]
+    validation: Split | None = None
 
     @property
     def tests(self) -> tuple[Split, ...]:
@@ -156,6 +160,33 @@ def leave_out(data: RunData) -> RunData:
     return replace(data, train=_without(data.train, rows))
 
 
+def hold_out(data: RunData, share: float, *, seed: int) -> RunData:
+    """The same data with a random part of the training samples put aside for validation.
+
+    The part has its given labels, wrong ones included: what can be measured where nobody knows
+    better. On balanced noise the order of two nets on it is mostly that on clean labels.
+
+    Args:
+        data: What is trained on, with noise and without excluded samples.
+        share: How much of it, 0 to 1.
+        seed: Seed of the choice.
+
+    Raises:
+        UserError: Nothing would be left on one of the two sides.
+    """
+    if share == 0:
+        return data
+    size = int(share * len(data.train))
+    if not 0 < size < len(data.train):
+        raise UserError(
+            f"--data.validation {share}: puts {size} of {len(data.train):,} training samples aside; "
+            "pass a share that leaves some on both sides"
+        )
+    order = np.random.default_rng([seed, _HOLD_OUT]).permutation(len(data.train))
+    aside = np.sort(order[:size])
+    return replace(data, train=_without(data.train, aside), validation=data.train.take(aside))
+
+
 def make_transform(config: DataConfig, split: Split) -> Transform:
     """What is done to training images.
 
@@ -217,12 +248,21 @@ class Loaders:
     Attributes:
         train: Training batches.
         tests: Batches of each test split.
+        validation: Batches of the training samples put aside, None where none are.
+        in_order: Makes a loader of the training samples of this process, as they are, each once.
         choice: Which loader was taken for training.
     """
 
     train: Loader
     tests: tuple[Loader, ...]
+    validation: Loader | None
+    in_order: Callable[[], Loader]
     choice: Choice
+
+    @property
+    def evaluated(self) -> tuple[Loader, ...]:
+        """Those that are evaluated on after each epoch: test splits, then what was put aside."""
+        return (*self.tests, *(() if self.validation is None else (self.validation,)))
 
     def share_broken(self, world: World) -> None:
         """Tells all processes which samples turned out to give no image.
@@ -230,7 +270,7 @@ class Loaders:
         Raises:
             SharedError: They are too many.
         """
-        lists = [loader.broken for loader in (self.train, *self.tests)]
+        lists = [loader.broken for loader in (self.train, *self.evaluated)]
         parts = world.gather([broken.reasons for broken in lists])
 
         def merge() -> None:
@@ -289,7 +329,8 @@ def make_loaders(
             )
     dtype = getattr(torch, config.precision)
     made = []
-    for split, training in ((data.train, True), *((test, False) for test in data.tests)):
+    evaluated = (*data.tests, *(() if data.validation is None else (data.validation,)))
+    for split, training in ((data.train, True), *((other, False) for other in evaluated)):
         own = transform if training else for_evaluation(transform)
         choice = choose_loader(
             _wanted_loader(options.loader, training), split, own, options.cache_mb
@@ -307,7 +348,7 @@ def make_loaders(
         )
         decoded = None
         if choice.name == "memory" and split.images.array is None:
-            what = "training" if training else "test"
+            what = "training" if training else "test" if split in data.tests else "validation"
             rows = sampler.rows
             decoded = decode_all(
                 split,
@@ -329,10 +370,31 @@ def make_loaders(
             workers=workers,
             broken=broken,
         )
-        made.append((loader, choice))
-    (train, choice), *tests = made
+        made.append((loader, choice, decoded))
+    (train, choice, pixels), *others = made
+    loaders = [loader for loader, _, _ in others]
     say(f"loader: {choice.name} ({choice.why})")
-    return Loaders(train, tuple(loader for loader, _ in tests), choice)
+
+    def in_order() -> Loader:
+        own = for_evaluation(transform)
+        return make_loader(
+            choice,
+            data.train,
+            train.sampler.in_order(_test_batch_size(own.size)),
+            own,
+            decoded=pixels,
+            device=world.device,
+            dtype=dtype,
+            workers=workers,
+        )
+
+    return Loaders(
+        train,
+        tests=tuple(loaders[: len(data.tests)]),
+        validation=None if data.validation is None else loaders[-1],
+        in_order=in_order,
+        choice=choice,
+    )
 
 
 def _test_batch_size(size: int) -> int:

@@ -25,13 +25,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from alr_fast.errors import UserError
 
-# Wrong labels that people would give too (Patrini et al., CVPR 2017), for CIFAR-10's names.
-CIFAR10_FLIPS = {
-    "truck": "automobile",
-    "bird": "airplane",
-    "deer": "horse",
-    "cat": "dog",
-    "dog": "cat",
+# Wrong labels that people would give too (Patrini et al., CVPR 2017), by class names: CIFAR-10, and
+# handwritten digits.
+LOOK_ALIKES = {
+    "CIFAR-10": {
+        "truck": "automobile",
+        "bird": "airplane",
+        "deer": "horse",
+        "cat": "dog",
+        "dog": "cat",
+    },
+    "digits": {"2": "7", "3": "8", "5": "6", "6": "5", "7": "1"},
 }
 
 # The superclasses of CIFAR-100 in the order of their ids, the classes of each in the order of
@@ -139,21 +143,22 @@ def symmetric_exclusive(request: NoiseRequest) -> NDArray[np.int64]:
 
 @noise_model("asymmetric")
 def asymmetric(request: NoiseRequest) -> NDArray[np.int64]:
-    """CIFAR-10: truck to automobile, bird to airplane, deer to horse, cat to dog and back.
+    """Look-alikes. CIFAR-10: truck to automobile, bird to airplane, deer to horse, cat to dog and
+    back. Digits: 2 to 7, 3 to 8, 7 to 1, 5 to 6 and back.
 
     Classes are found by name, whatever their order; classes of other names are left alone.
     """
     ids = _ids_by_name(request)
-    missing = sorted({*CIFAR10_FLIPS, *CIFAR10_FLIPS.values()} - ids.keys())
-    if missing:
-        raise UserError(
-            f"--noise.kind {request.kind}: made for CIFAR-10, the data set has no class "
-            f"{', '.join(missing)}; {_kinds_that_fit(request)}"
-        )
-    target = np.arange(request.num_classes)
-    for source, destination in CIFAR10_FLIPS.items():
-        target[ids[source]] = ids[destination]
-    return _flip_classes(request, target)
+    for flips in LOOK_ALIKES.values():
+        if {*flips, *flips.values()} <= ids.keys():
+            target = np.arange(request.num_classes)
+            for source, destination in flips.items():
+                target[ids[source]] = ids[destination]
+            return _flip_classes(request, target)
+    raise UserError(
+        f"--noise.kind {request.kind}: made for the classes of {' and of '.join(LOOK_ALIKES)}, "
+        f"the data set has others; {_kinds_that_fit(request)}"
+    )
 
 
 @noise_model("asymmetric-blocks5")

@@ -1,0 +1,44 @@
+"""Losses as modules: `loss = criterion(logits, labels, index)`, one call for every method.
+
+| loss | targets | computed by |
+|---|---|---|
+| `CrossEntropyLoss` | one-hot given labels | fused, no table |
+| `LabelSmoothingLoss` | `(1 - r) I + (r / K) J` by label | fused, no table |
+| `SmearingLoss` | any matrix by label | fused |
+| `BackwardCorrectionLoss` | inverse transition matrix by label | fused |
+| `ForwardCorrectionLoss` | (given labels, prediction sent through the noise) | plain PyTorch |
+| `DistillationLoss` | a teacher's probabilities by sample | fused |
+| `SELCLoss`, `ALRLoss` | label bank by sample, updated | fused |
+| `SATLoss` | label bank by sample, updated; rows weighted | fused, then scaled |
+| `ELRLoss` | given labels, and a label bank by sample, updated | plain PyTorch |
+
+`labels` holds those without a bank, `bank` those with one, `base` what they share. A loss of your
+own derives from `PlainLoss`, or from `Loss` where it calls the fused operation.
+"""
+
+from alr_fast.losses.bank import ALRLoss, ELRLoss, SATLoss, SELCLoss
+from alr_fast.losses.base import Loss, PlainLoss, WarmUpLoss
+from alr_fast.losses.labels import (
+    BackwardCorrectionLoss,
+    CrossEntropyLoss,
+    DistillationLoss,
+    ForwardCorrectionLoss,
+    LabelSmoothingLoss,
+    SmearingLoss,
+)
+
+__all__ = [
+    "ALRLoss",
+    "BackwardCorrectionLoss",
+    "CrossEntropyLoss",
+    "DistillationLoss",
+    "ELRLoss",
+    "ForwardCorrectionLoss",
+    "LabelSmoothingLoss",
+    "Loss",
+    "PlainLoss",
+    "SATLoss",
+    "SELCLoss",
+    "SmearingLoss",
+    "WarmUpLoss",
+]

@@ -1,0 +1,278 @@
+"""Losses on the given labels and on tables of fixed soft targets: nothing is refined.
+
+All but the forward correction are cross entropy against a soft row, through the fused operation:
+which row, and by which index, is the method (Lukasik et al., ICML 2020, call the first three "label
+smearing").
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alr_fast._operators import table_loss
+from alr_fast.losses.base import Loss, PlainLoss, WarmUpLoss
+
+ROW_SUM_TOLERANCE = 1e-4  # of probabilities that were stored in 16 bits or as decimals
+
+
+class CrossEntropyLoss(Loss):
+    """Cross entropy on the given labels."""
+
+    def _compute(
+        self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any
+    ) -> Any:
+        return self._cross_entropy(logits, labels, **options)
+
+
+class LabelSmoothingLoss(WarmUpLoss):
+    """Label smoothing, or with a negative rate generalised label smoothing; reads no table.
+
+    Cross entropy against `(1 - smoothing) * one_hot(label) + smoothing / K` (Szegedy et al., CVPR
+    2016; Lukasik et al., ICML 2020). Wei et al. (ICML 2022) find negative rates better where many
+    labels are wrong, after a warm-up of cross entropy; the loss has no lower bound then.
+    """
+
+    def __init__(
+        self,
+        *,
+        smoothing: float = 0.1,
+        warmup_epochs: int = 0,
+        reduction: str = "mean",
+    ) -> None:
+        """Sets up the loss.
+
+        Args:
+            smoothing: rate of smoothing, at most 1; below 0 for generalised label smoothing.
+            warmup_epochs: epochs of cross entropy before it.
+            reduction: "mean" over the rows not ignored, "sum" or "none".
+
+        Raises:
+            ValueError: the rate is above 1 or not finite, or the warm-up is negative.
+        """
+        super().__init__(warmup_epochs=warmup_epochs, reduction=reduction)
+        if not -torch.inf < smoothing <= 1:
+            raise ValueError(f"smoothing must be finite and at most 1, got {smoothing}")
+        self.smoothing = smoothing
+
+    def _after_warmup(
+        self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any
+    ) -> Any:
+        return self._cross_entropy(logits, labels, smoothing=self.smoothing, **options)
+
+    def extra_repr(self) -> str:
+        return f"smoothing={self.smoothing}, {self._warmup_text}, reduction={self.reduction!r}"
+
+
+class SmearingLoss(Loss):
+    """Cross entropy against the row of a matrix that belongs to the given label.
+
+    `-sum_k M[y, k] log p_k` for any matrix M (Lukasik et al., ICML 2020): the identity gives cross
+    entropy, `(1 - r) I + (r / K) J` label smoothing, an inverse transition matrix the backward
+    correction.
+    """
+
+    matrix: Tensor  # [K, K]
+
+    def __init__(self, matrix: Tensor, *, reduction: str = "mean") -> None:
+        """Sets up the loss.
+
+        Args:
+            matrix: [K, K] targets, row y for the given label y; any finite numbers. With float16
+                logits the magnitudes of a row should sum to at most 16.
+            reduction: "mean" over the rows not ignored, "sum" or "none".
+
+        Raises:
+            ValueError: the matrix is not square, or not finite.
+        """
+        super().__init__(reduction=reduction)
+        self._table("matrix", _square(matrix, "matrix").float())
+
+    def _compute(
+        self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any
+    ) -> Any:
+        return _fixed_targets(logits, self.matrix, labels, self.reduction, **options)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.matrix)} classes, reduction={self.reduction!r}"
+
+
+class BackwardCorrectionLoss(SmearingLoss):
+    """Backward correction: the loss whose expectation under the noise is that of clean labels.
+
+    `sum_k T^-1[y, k] * (-log p_k)` with the transition matrix `T[i, j] = P(given j | true i)`
+    (Patrini et al., CVPR 2017). The rows of the inverse sum to one, but have negative entries, so
+    that the loss has no lower bound.
+    """
+
+    def __init__(self, transition: Tensor, *, reduction: str = "mean") -> None:
+        """Sets up the loss.
+
+        Args:
+            transition: [K, K] probabilities of a given label (column) for each true label (row),
+                see `alr_fast.transition`.
+            reduction: "mean" over the rows not ignored, "sum" or "none".
+
+        Raises:
+            ValueError: the matrix is not square, its rows are no probabilities, or it has no
+                inverse that float32 can hold.
+        """
+        transition = check_transition(transition)
+        # The relative error of the inverse grows with the condition number.
+        condition = float(torch.linalg.cond(transition))
+        if not condition < 1e6:
+            raise ValueError(
+                f"the transition matrix has no usable inverse (condition number {condition:.1e}): "
+                "classes are given alike; use forward correction, or merge these classes"
+            )
+        super().__init__(torch.linalg.inv(transition), reduction=reduction)
+
+
+class ForwardCorrectionLoss(PlainLoss):
+    """Forward correction: cross entropy on the given labels of a prediction sent through the noise.
+
+    `-log sum_k p_k T[k, y]` with the transition matrix `T[i, j] = P(given j | true i)` (Patrini et
+    al., CVPR 2017). It is no cross entropy against a fixed row: plain PyTorch, in log space.
+    """
+
+    log_transition: Tensor  # [K, K], row y holds log T[:, y]
+
+    def __init__(self, transition: Tensor, *, reduction: str = "mean") -> None:
+        """Sets up the loss.
+
+        Args:
+            transition: [K, K] probabilities of a given label (column) for each true label (row),
+                see `alr_fast.transition`.
+            reduction: "mean" over the rows not ignored, "sum" or "none".
+
+        Raises:
+            ValueError: the matrix is not square, or its rows are no probabilities.
+        """
+        super().__init__(reduction=reduction)
+        self._table("log_transition", check_transition(transition).T.log())
+
+    def rows(self, logits: Tensor, labels: Tensor, index: Tensor | None) -> Tensor:
+        # -inf for a class that is never given this label; finite, so that no gradient is NaN.
+        log_noise = self.log_transition.to(logits.dtype)[labels]
+        log_noise = log_noise.clamp(min=torch.finfo(logits.dtype).min / 4)
+        return logits.logsumexp(-1) - (logits + log_noise).logsumexp(-1)
+
+    def extra_repr(self) -> str:
+        return f"{len(self.log_transition)} classes, reduction={self.reduction!r}"
+
+
+class DistillationLoss(Loss):
+    """Distillation: cross entropy against the predictions of a teacher (Hinton et al., 2015).
+
+    With temperature c it is `-c^2 sum_k t_k log softmax(z / c)_k`, where t is the teacher's
+    distribution at that temperature, `softmax(log(p) / c)`: the factor keeps the gradient's size.
+    The given labels have no part in it, but that a label below 0 ignores its row. A teacher that was
+    trained with label smoothing helps under label noise (Lukasik et al., ICML 2020).
+    """
+
+    teacher: Tensor  # [N, K]
+
+    def __init__(
+        self, teacher: Tensor, *, temperature: float = 1.0, reduction: str = "mean"
+    ) -> None:
+        """Sets up the loss.
+
+        Args:
+            teacher: [N, K] float32, float16 or bfloat16 probabilities for every sample, at
+                temperature 1.
+            temperature: c, above 0.
+            reduction: "mean" over the rows not ignored, "sum" or "none".
+
+        Raises:
+            ValueError: the rows are no probabilities, or the temperature is not above 0.
+        """
+        super().__init__(reduction=reduction)
+        if not 0 < temperature < torch.inf:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        if teacher.ndim != 2 or 0 in teacher.shape:
+            raise ValueError(f"teacher must have shape [N, K], got {tuple(teacher.shape)}")
+        sums = teacher.sum(-1, dtype=torch.float32)
+        tolerance = max(ROW_SUM_TOLERANCE, 4 * torch.finfo(teacher.dtype).eps)
+        wrong = ((sums - 1).abs() <= tolerance).logical_not() | (teacher < 0).any(-1)
+        if wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"teacher row {row} is no probability distribution (sum {float(sums[row]):.6g}): "
+                "pass softmax(logits)"
+            )
+        self.temperature = temperature
+        if temperature != 1:
+            teacher = (teacher.float().log() / temperature).softmax(-1).to(teacher.dtype)
+        self._table("teacher", teacher)
+
+    def _compute(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        index: Tensor | None,
+        *,
+        row_weight: Tensor | None = None,
+        with_grad: bool = False,
+    ) -> Any:
+        if index is None:
+            raise ValueError("distillation looks up its targets by sample: pass index")
+        c = self.temperature
+        if c != 1:
+            # Cross entropy of z / c has a gradient 1 / c times as large: with this weight the
+            # gradient of z / c is that of the loss by z times c, and dividing by c undoes it.
+            logits = logits / c
+            weight = logits.new_full((len(logits),), c * c, dtype=torch.float32)
+            row_weight = weight if row_weight is None else row_weight * weight
+        result = _fixed_targets(
+            logits,
+            self.teacher,
+            index.masked_fill(labels < 0, -1),
+            self.reduction,
+            row_weight=row_weight,
+            with_grad=with_grad,
+        )
+        if with_grad and c != 1:
+            loss, grad = result
+            return loss, grad / c
+        return result
+
+    def extra_repr(self) -> str:
+        return (
+            f"{len(self.teacher)} samples, temperature={self.temperature}, "
+            f"reduction={self.reduction!r}"
+        )
+
+
+def _fixed_targets(
+    logits: Tensor, table: Tensor, index: Tensor, reduction: str, **options: Any
+) -> Any:
+    """Cross entropy against rows of a table, which stays as it is."""
+    return table_loss(
+        logits, table, index, momentum=1.0, entropy_weight=0.0, reduction=reduction, **options
+    )
+
+
+def check_transition(transition: Tensor) -> Tensor:
+    """The matrix as float64 with rows that sum to one.
+
+    Raises:
+        ValueError: it is not square, or a row is no probability distribution.
+    """
+    transition = _square(transition, "transition")
+    sums = transition.sum(-1)
+    wrong = ((sums - 1).abs() > ROW_SUM_TOLERANCE) | (transition < 0).any(-1)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"transition row {row} is no probability distribution (sum {float(sums[row]):.6g}, "
+            f"lowest {float(transition[row].min()):.6g}): row i holds P(given j | true i)"
+        )
+    return transition / sums[:, None]
+
+
+def _square(matrix: Tensor, name: str) -> Tensor:
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or 0 in matrix.shape:
+        raise ValueError(f"{name} must have shape [K, K], got {tuple(matrix.shape)}")
+    if not matrix.isfinite().all():
+        raise ValueError(f"{name} holds values that are not finite")
+    return matrix.detach().double()

@@ -1,0 +1,116 @@
+"""Transition matrices of label noise: `T[i, j]` is the probability of the given label j where i is
+true. What the losses with a correction take, known or estimated.
+
+All matrices are float64 [K, K] with rows that sum to one.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alr_fast.errors import UserError
+
+Matrix = NDArray[np.float64]
+
+
+def symmetric_transition(num_classes: int, rate: float) -> Matrix:
+    """The matrix of symmetric noise that redraws a share ``rate`` of the labels from all classes.
+
+    `(1 - rate) I + (rate / K) J`.
+    """
+    return (1 - rate) * np.eye(num_classes) + rate / num_classes
+
+
+def known_transition(
+    clean_labels: NDArray[np.int64], given_labels: NDArray[np.int64], num_classes: int
+) -> Matrix:
+    """The shares that came out where the true labels are known.
+
+    Args:
+        clean_labels: True labels, int64 [N].
+        given_labels: Given labels, int64 [N].
+        num_classes: Number of classes K.
+
+    Returns:
+        The matrix; a class without a sample keeps its label.
+    """
+    counts = np.bincount(clean_labels * num_classes + given_labels, minlength=num_classes**2)
+    return _with_row_sums_of_one(counts.reshape(num_classes, num_classes).astype(np.float64))
+
+
+def estimate_anchor(probabilities: NDArray[np.floating], *, percentile: float = 97.0) -> Matrix:
+    """Estimate from anchor points (Patrini et al., CVPR 2017).
+
+    The sample that a net trained on the noisy labels holds for class i most surely is taken for a
+    clean example of i, so that the net's prediction for it is row i: `T[i] = p(x_i)`, with x_i the
+    sample at a percentile of `p_i` over all samples. The maximum itself, percentile 100, may be an
+    outlier; the paper takes 97.
+
+    Args:
+        probabilities: Predictions of the net, [N, K], rows sum to one.
+        percentile: Which sample, 0 to 100.
+
+    Raises:
+        UserError: No sample, or a percentile outside [0, 100].
+    """
+    if not 0 <= percentile <= 100:
+        raise UserError(f"--transition.percentile {percentile}: must lie between 0 and 100")
+    p = _checked(probabilities)
+    place = round((len(p) - 1) * percentile / 100)
+    anchors = np.argsort(p, axis=0, kind="stable")[place]  # a sample for each class
+    return _with_row_sums_of_one(p[anchors])
+
+
+def estimate_confident(
+    probabilities: NDArray[np.floating], given_labels: NDArray[np.int64]
+) -> Matrix:
+    """Estimate from confident counts (Northcutt et al., Journal of AI Research 2021).
+
+    A sample counts as truly of the class j that the net gives the highest probability among those
+    with `p_j >= t_j`, where t_j is the mean of `p_j` over the samples that are given j. The counts
+    for each given label are scaled to its number of samples and divided by their row sums. Out of
+    sample predictions are recommended; those of a net that has not yet learnt its wrong labels by
+    heart come close.
+
+    Args:
+        probabilities: Predictions of the net, [N, K], rows sum to one.
+        given_labels: Given labels, int64 [N].
+
+    Returns:
+        The matrix; a class that no sample counts for keeps its label.
+
+    Raises:
+        UserError: No sample.
+    """
+    p = _checked(probabilities)
+    num_classes = p.shape[1]
+    sizes = np.bincount(given_labels, minlength=num_classes).astype(np.float64)
+    sums = np.zeros(num_classes)
+    np.add.at(sums, given_labels, p[np.arange(len(p)), given_labels])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        thresholds = np.where(sizes > 0, sums / sizes, np.inf)
+    confident = np.where(p >= thresholds, p, -1.0)
+    chosen = confident.argmax(axis=1)
+    counted = confident.max(axis=1) >= 0
+    joint = np.zeros((num_classes, num_classes))  # [given, true]
+    np.add.at(joint, (given_labels[counted], chosen[counted]), 1.0)
+    rows = joint.sum(axis=1, keepdims=True)
+    joint *= np.divide(sizes[:, None], rows, out=np.zeros_like(rows), where=rows > 0)
+    return _with_row_sums_of_one(joint.T)
+
+
+def transition_error(estimate: Matrix, truth: Matrix) -> float:
+    """Mean over the classes of `sum_j |estimate - truth|`: 0 to 2, twice the share misplaced."""
+    return float(np.abs(estimate - truth).sum(axis=1).mean())
+
+
+def _checked(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+    p = np.asarray(probabilities, dtype=np.float64)
+    if p.ndim != 2 or 0 in p.shape:
+        raise UserError(f"probabilities of shape {p.shape}: give a row for each sample")
+    return p
+
+
+def _with_row_sums_of_one(counts: Matrix) -> Matrix:
+    sums = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, sums, out=np.zeros_like(counts), where=sums > 0)
+    return np.where(sums > 0, shares, np.eye(len(counts)))

@@ -1,5 +1,6 @@
 """Tables of cells that are text: in Markdown, and on a terminal."""
 
+import statistics
 from collections.abc import Collection, Iterable, Sequence
 
 NOT_MEASURED = "not measured"
@@ -35,3 +36,8 @@ def spread(row: dict, name: str, digits: int = 2) -> str:
     values = (row[name], row[f"{name}_p20"], row[f"{name}_p80"])
     middle, low, high = (f"{value:,.{digits}f}" for value in values)
     return f"{middle} ({low}-{high})"
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and sample standard deviation where there are two values or more."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None

@@ -524,4 +524,3 @@ def _check_nets(config: Config, methods: list[str], options: dict[str, Any]) -> 
                 f"--transition.source {source}: must be known, anchor, confident, or a .npy or "
                 ".csv file with the matrix"
             )
-

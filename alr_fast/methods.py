@@ -20,6 +20,7 @@ docs/adding-a-method.md shows how a file of your own adds one.
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, field, make_dataclass
@@ -66,6 +67,12 @@ METHODS: dict[str, type[Loss]] = {
 _FROM_RUN = frozenset({"bank", "transition", "all_sum", "reduction", "unique_index"})
 _LEFT_OUT = frozenset({"self", "warmup_steps"})
 _DEFAULT_TEACHER = "label_smoothing"
+# What an argument means as an option, in front of what it means to the loss.
+_NOTES = {
+    "teacher": "a method that this run trains before, or RUN/METHOD.safetensors of a finished one;",
+    "warmup_epochs": "(null in the trainer: a sixth of optim.epochs)",
+}
+_FILE_NOTE = "file of numbers, .npy or .csv:"
 
 
 def method(name: str) -> Callable[[type[Loss]], type[Loss]]:
@@ -153,6 +160,12 @@ def _options_of(name: str, loss: type[Loss]) -> type:
     return made
 
 
+def _note(parameter: inspect.Parameter) -> str:
+    if parameter.name in _NOTES and parameter.default in (None, parameter.empty):
+        return _NOTES[parameter.name]
+    return _FILE_NOTE if parameter.annotation is Tensor else ""
+
+
 def default_options() -> dict[str, Any]:
     """The options of every method, at the defaults of its loss."""
     return {name: options_of(name)() for name in METHODS}
@@ -176,8 +189,9 @@ def checked_options(name: str, options: Any, *, epochs: int) -> Any:
             warmup = min(max(epochs // 6, 1), epochs - 1)
         if not 0 <= warmup < epochs:
             raise UserError(
-                f"--{name}.warmup_epochs {warmup}: must be 0 or more and below --optim.epochs "
-                f"{epochs}, or the method is cross entropy to the end; pass another one"
+                f"--{name}.warmup_epochs {warmup} (of the recipe, if you did not pass it): must be "
+                f"0 or more and below --optim.epochs {epochs}, or the method is cross entropy to "
+                "the end; pass another one"
             )
         values["warmup_epochs"] = warmup
     stand_ins: dict[str, Any] = {
@@ -196,7 +210,9 @@ def checked_options(name: str, options: Any, *, epochs: int) -> Any:
     try:
         METHODS[name](**arguments)
     except (ValueError, TypeError) as error:
-        raise UserError(f"--{name}: {error}") from error
+        # Most messages begin with the name of the argument.
+        option = f"{name}." if str(error).split(" ")[0] in values else f"{name}: "
+        raise UserError(f"--{option}{error}") from error
     return type(options)(**values)
 
 
@@ -269,6 +285,10 @@ def _documentation(loss: type[Loss]) -> str:
     for text in (loss.__init__.__doc__, loss.__doc__):
         _, found, arguments = inspect.cleandoc(text or "").partition("Args:\n")
         if found:
+            for name, parameter in _parameters(loss).items():
+                arguments = re.sub(
+                    rf"^( +{name}:)", rf"\1 {_note(parameter)}", arguments, flags=re.M
+                )
             return f"{title}\n\n{found}{arguments}"
     return title
 

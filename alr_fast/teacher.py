@@ -86,9 +86,7 @@ def load_net(
             f"--{option} {weights}: cannot be read ({reason}); pass the weights in the folder of a "
             "run, with its config.yaml beside them"
         ) from error
-    model = build_model(
-        name, num_classes=num_classes, in_channels=channels, image_size=image_size
-    )
+    model = build_model(name, num_classes=num_classes, in_channels=channels, image_size=image_size)
     try:
         model.load_state_dict(saved)
     except RuntimeError as error:

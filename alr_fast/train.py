@@ -271,7 +271,9 @@ def train_method(method: str, this, model: nn.Module) -> None:
     config, world, loader = this.config, this.world, this.loaders.train
     bank_of = this.index, loader.sampler.rows, world
     criterion = make_loss(method, this)
-    trainer = Trainer(model, criterion, config, loader, world)
+    clean = this.index.clean_labels
+    true = None if clean is None else torch.from_numpy(clean[loader.sampler.rows])
+    trainer = Trainer(model, criterion, config, loader, world, true_labels=true)
     before = this.restore(trainer, method)
     profile = Profile(trainer, wanted=config.log.profile and method == config.methods[-1])
     steps, every = len(loader), config.log.every

@@ -43,6 +43,8 @@ class Trainer:
         config: Resolved configuration.
         loader: Training batches of this process.
         world: The processes of the run.
+        true_labels: int64 [n], of the samples of this process in the order of its bank's rows;
+            None where nobody knows them.
 
     Attributes:
         model: The net; `evaluated` is what is tested and saved.
@@ -57,7 +59,14 @@ class Trainer:
     """
 
     def __init__(
-        self, model: nn.Module, criterion: nn.Module, config: Config, loader: Loader, world: World
+        self,
+        model: nn.Module,
+        criterion: nn.Module,
+        config: Config,
+        loader: Loader,
+        world: World,
+        *,
+        true_labels: Tensor | None = None,
     ) -> None:
         optim = config.optim
         self.model = model
@@ -91,10 +100,7 @@ class Trainer:
         self.optimizer.register_step_pre_hook(partial(_count_skipped, self.skipped))
         self.phase: Callable[[str], AbstractContextManager] = lambda name: nullcontext()
         self._optim = optim
-        index = loader.split.index
-        self._true: Tensor | None = None  # true label of each sample of this process
-        if index.clean_labels is not None:
-            self._true = torch.from_numpy(index.clean_labels[loader.sampler.rows]).to(world.device)
+        self._true = None if true_labels is None else true_labels.to(world.device)
         self._replays = config.model.compile in ("reduce-overhead", "max-autotune")
         self._statistics = [b for b in model.buffers() if b.is_floating_point()]
         self._good_statistics = [b.clone() for b in self._statistics]

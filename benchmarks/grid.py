@@ -102,7 +102,8 @@ def run_cell(cell: Cell, folder: Path, extra: Sequence[str], device: str, thread
     runs = folder / cell.key
     runs.mkdir(parents=True, exist_ok=True)
     log = runs / "output.txt"
-    words = cell.command() + [
+    words = [
+        *cell.command(),
         "--device", device, "--runs", str(runs), "--resume", "auto", "--log.show", "lines",
         "--log.to", "csv", "--checkpoint.minutes", CHECKPOINT_MINUTES, *extra,
     ]  # fmt: skip

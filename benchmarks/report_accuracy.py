@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 
 from benchmarks.grid import mean_rows
-from benchmarks.tables import markdown
 
 Cells = tuple[Sequence[str], list[Sequence[str]]]
 

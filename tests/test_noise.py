@@ -132,13 +132,24 @@ def test_asymmetric_goes_by_name_not_by_id():
 
 
 def test_asymmetric_without_its_classes_names_kinds_that_fit():
-    with pytest.raises(UserError, match=r"no class airplane, .*truck; kinds that fit: sym") as info:
+    with pytest.raises(UserError, match=r"classes of CIFAR-10 and of digits.* kinds that fit: sym") as info:
         inject([0], num_classes=3, kind="asymmetric", rate=0.1, seed=0, class_names="abc")
     assert "blocks5" not in str(info.value)
-    with pytest.raises(UserError, match=r"no class airplane.*, asymmetric-blocks5, pair, "):
+    with pytest.raises(UserError, match=r"data set has others.*, asymmetric-blocks5, pair, "):
         inject([0], num_classes=5, kind="asymmetric", rate=0.1, seed=0, class_names="abcde")
     with pytest.raises(UserError, match=r"asymmetric: .*give class_names"):
         inject([0], num_classes=10, kind="asymmetric", rate=0.1, seed=0)
+
+
+def test_asymmetric_knows_the_look_alikes_of_digits():
+    labels = np.repeat(np.arange(10), 10)
+    noise = inject(
+        labels, num_classes=10, kind="asymmetric", rate=0.4, seed=0, class_names="0123456789"
+    )
+    expected = np.diag([10] * 10)
+    for source, destination in ((2, 7), (3, 8), (7, 1), (5, 6), (6, 5)):
+        expected[source, source], expected[source, destination] = 6, 4
+    assert noise.counts.tolist() == expected.tolist()
 
 
 def test_blocks5():
@@ -772,7 +783,7 @@ def test_command_reads_a_matrix(tmp_path, capsys, digits):
         ("--kind matrix --matrix t.csv", "t.csv: no such file"),
         ("--kind pair --rate 0.1 --seed -1", "--seed -1: must be 0 or more"),
         ("--kind pair --rate 0.1 --image-size 0", "--image-size 0: must be 1 or more"),
-        ("--kind asymmetric --rate 0.1", "--kind asymmetric: made for CIFAR-10.*kinds that fit"),
+        ("--kind asymmetric-superclass --rate 0.1", "superclass: made for .*CIFAR-100.*kinds that fit"),
         ("--kind pair --rate 0.1 --data nosuch", "--data nosuch: no such data set"),
     ],
 )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alr_fast._operators import table_loss
 from alr_fast.bank import LabelBank
-from alr_fast.losses.base import PlainLoss, WarmUpLoss
+from alr_fast.losses.base import PlainLoss, WarmUpLoss, ignored_where
 
 
 class _RefiningLoss(WarmUpLoss):
@@ -39,13 +39,13 @@ class _RefiningLoss(WarmUpLoss):
         """Whether the next call refines; None until `set_epoch` or `set_step` was called."""
         return None if self.warming_up is None else not self.warming_up
 
-    def _refine(self, logits: Tensor, index: Tensor | None, **options: Any) -> Any:
+    def _refine(self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any) -> Any:
         if index is None:
             raise ValueError("the label bank is looked up by sample: pass index")
         return table_loss(
             logits,
             self.bank.rows,
-            index,
+            ignored_where(labels, index),
             momentum=self.momentum,
             update=self.training,
             unique_index=self.unique_index,
@@ -113,6 +113,8 @@ class ALRLoss(_RefiningLoss):
             reduction=reduction,
             unique_index=unique_index,
         )
+        if not 0 <= entropy_weight < torch.inf:
+            raise ValueError(f"entropy_weight must be 0 or more and finite, got {entropy_weight}")
         self.entropy_weight = entropy_weight
 
     def _after_warmup(
@@ -120,6 +122,7 @@ class ALRLoss(_RefiningLoss):
     ) -> Any:
         return self._refine(
             logits,
+            labels,
             index,
             entropy_weight=self.entropy_weight,
             reduction=self.reduction,
@@ -231,6 +234,7 @@ class SATLoss(_RefiningLoss):
     ) -> Any:
         loss, *grad, stats = self._refine(
             logits,
+            labels,
             index,
             entropy_weight=0.0,
             reduction="none",
@@ -242,7 +246,7 @@ class SATLoss(_RefiningLoss):
         if self.reduction == "mean":
             # What `_weight` makes sums to the rows that have a value; the mean is over those that
             # are not ignored, as everywhere.
-            weight = weight / (index >= 0).sum().clamp(min=1)
+            weight = weight / ((index >= 0) & (labels >= 0)).sum().clamp(min=1)
         loss = loss * weight
         if self.reduction != "none":
             loss = loss.sum()

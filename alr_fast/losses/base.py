@@ -11,6 +11,11 @@ from alr_fast.bank import LabelBank
 REDUCTIONS = ("mean", "sum", "none")
 
 
+def ignored_where(other: Tensor | None, keys: Tensor) -> Tensor:
+    """Labels or an index by which rows are looked up, -1 also where the other one ignores a row."""
+    return keys if other is None else keys.masked_fill(other < 0, -1)
+
+
 class Loss(nn.Module):
     """A training loss: two ways to call what a subclass computes in `_compute`.
 
@@ -21,6 +26,7 @@ class Loss(nn.Module):
 
     bank: LabelBank | None = None
     bank_at_zero: bool = False
+    _tables: tuple[str, ...] = ()
 
     def __init__(self, *, reduction: str = "mean") -> None:
         """Sets up the loss.
@@ -84,17 +90,17 @@ class Loss(nn.Module):
         """
         return self._compute(logits, labels, index, row_weight=row_weight, with_grad=True)
 
-    def _compute(
-        self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any
-    ) -> Any:
+    def _compute(self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any) -> Any:
         """The loss, or (loss, gradient) with the option ``with_grad``; see `loss_and_grad`."""
         raise NotImplementedError
 
-    def _cross_entropy(self, logits: Tensor, labels: Tensor, **options: Any) -> Any:
+    def _cross_entropy(
+        self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any
+    ) -> Any:
         """Cross entropy on the given labels; ``smoothing`` smooths them."""
         return label_loss(
             logits,
-            labels,
+            ignored_where(index, labels),
             reduction=self.reduction,
             status=None if self.bank is None else self.bank.status,
             **{"smoothing": 0.0, "entropy_weight": 0.0, **options},
@@ -112,13 +118,24 @@ class Loss(nn.Module):
         # Pinned rows stay on the host, so they do not tell where the bank is used.
         if self.bank is not None:
             self.bank.to(fn(torch.empty(0, device=self.bank.device)).device)
-        return super()._apply(fn, recurse)
+        tables = {name: self._buffers[name] for name in self._tables}
+        super()._apply(fn, recurse)
+        for name, table in tables.items():
+            # Nor do tables change their dtype: rounded, an inverse is none, and no fused loss reads
+            # float64.
+            moved = self._buffers[name]
+            self._buffers[name] = moved if moved.dtype == table.dtype else table.to(moved.device)
+        return self
 
     def _table(self, name: str, table: Tensor) -> None:
-        """Registers a constant table of target rows: moves with the module, is not in its state."""
+        """Registers a constant table of target rows: moves with the module and keeps its dtype.
+
+        It is not in the state of the module.
+        """
         # What decides about it is an option or a file; a state of the module need not repeat it.
         table = table.detach().clone(memory_format=torch.contiguous_format)
         self.register_buffer(name, table, persistent=False)
+        self._tables = (*self._tables, name)
 
 
 class WarmUpLoss(Loss):
@@ -176,14 +193,12 @@ class WarmUpLoss(Loss):
             raise RuntimeError(f"the warm-up of this loss is set by {right}")
         self.warming_up = done < self._warmup
 
-    def _compute(
-        self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any
-    ) -> Any:
+    def _compute(self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any) -> Any:
         if self.warming_up is None:
             name = "set_epoch(epoch)" if self._by_epoch else "set_step(step)"
             raise RuntimeError(f"call criterion.{name} first: it decides between the two phases")
         if self.warming_up:
-            return self._cross_entropy(logits, labels, **options)
+            return self._cross_entropy(logits, labels, index, **options)
         return self._after_warmup(logits, labels, index, **options)
 
     def _after_warmup(

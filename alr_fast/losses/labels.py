@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from alr_fast._operators import table_loss
-from alr_fast.losses.base import Loss, PlainLoss, WarmUpLoss
+from alr_fast.losses.base import Loss, PlainLoss, WarmUpLoss, ignored_where
 
 ROW_SUM_TOLERANCE = 1e-4  # of probabilities that were stored in 16 bits or as decimals
 
@@ -19,10 +19,8 @@ ROW_SUM_TOLERANCE = 1e-4  # of probabilities that were stored in 16 bits or as d
 class CrossEntropyLoss(Loss):
     """Cross entropy on the given labels."""
 
-    def _compute(
-        self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any
-    ) -> Any:
-        return self._cross_entropy(logits, labels, **options)
+    def _compute(self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any) -> Any:
+        return self._cross_entropy(logits, labels, index, **options)
 
 
 class LabelSmoothingLoss(WarmUpLoss):
@@ -58,7 +56,7 @@ class LabelSmoothingLoss(WarmUpLoss):
     def _after_warmup(
         self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any
     ) -> Any:
-        return self._cross_entropy(logits, labels, smoothing=self.smoothing, **options)
+        return self._cross_entropy(logits, labels, index, smoothing=self.smoothing, **options)
 
     def extra_repr(self) -> str:
         return f"smoothing={self.smoothing}, {self._warmup_text}, reduction={self.reduction!r}"
@@ -88,10 +86,9 @@ class SmearingLoss(Loss):
         super().__init__(reduction=reduction)
         self._table("matrix", _square(matrix, "matrix").float())
 
-    def _compute(
-        self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any
-    ) -> Any:
-        return _fixed_targets(logits, self.matrix, labels, self.reduction, **options)
+    def _compute(self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any) -> Any:
+        keys = ignored_where(index, labels)
+        return _fixed_targets(logits, self.matrix, keys, self.reduction, **options)
 
     def extra_repr(self) -> str:
         return f"{len(self.matrix)} classes, reduction={self.reduction!r}"
@@ -226,7 +223,7 @@ class DistillationLoss(Loss):
         result = _fixed_targets(
             logits,
             self.teacher,
-            index.masked_fill(labels < 0, -1),
+            ignored_where(labels, index),
             self.reduction,
             row_weight=row_weight,
             with_grad=with_grad,

@@ -25,7 +25,7 @@ from alr_fast.data.setup import Loaders
 from alr_fast.data.transform import Transform
 from alr_fast.distributed import World, choose_device, process_group
 from alr_fast.errors import SharedError, UserError
-from alr_fast.losses import ALRLoss
+from alr_fast.losses import ALRLoss, ELRLoss, SATLoss
 from alr_fast.sharded_bank import export_bank, label_statistics
 from alr_fast.train import evaluate
 from alr_fast.trainer import Trainer
@@ -136,11 +136,18 @@ def net():
     return nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.ReLU(), nn.Linear(20, CLASSES))
 
 
-def trained(world, config, loader):
+def trained(world, config, loader, method="alr"):
     """Weights, average of the weights, and the bank by sample, after a few epochs."""
     rows = loader.sampler.rows
-    bank = LabelBank.from_labels(torch.from_numpy(data().index.labels[rows]), CLASSES)
-    criterion = ALRLoss(bank, warmup_epochs=1, momentum=0.8, reduction="sum", unique_index=True)
+    labels = torch.from_numpy(data().index.labels[rows])
+    bank = LabelBank.from_labels(labels, CLASSES, one_hot=method != "elr")
+    options = {"momentum": 0.8, "reduction": "sum", "unique_index": True}
+    if method == "alr":
+        criterion = ALRLoss(bank, warmup_epochs=1, **options)
+    elif method == "sat":
+        criterion = SATLoss(bank, warmup_epochs=1, all_sum=world.sum, **options)
+    else:
+        criterion = ELRLoss(bank, **options)
     trainer = Trainer(net(), criterion, config, loader, world)
     progress = []
     for _ in range(EPOCHS):
@@ -165,15 +172,24 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("case", "size"), [*((case, 2) for case in CASES), ("pieces", 4)])
-def test_equal_to_one_process_with_the_same_batches(case, size):
+@pytest.mark.parametrize(
+    ("case", "size", "method"),
+    [
+        *((case, 2, "alr") for case in CASES),
+        ("pieces", 4, "alr"),
+        ("sgd", 2, "sat"),  # its weights are normalised over the batches of all
+        ("sgd", 4, "sat"),
+        ("sgd", 2, "elr"),
+    ],
+)
+def test_equal_to_one_process_with_the_same_batches(case, size, method):
     config = CASES[case]
-    parts = in_processes(size, _train_part, config)
+    parts = in_processes(size, _train_part, config, method)
     with process_group():
-        weights, table, progress = trained(World(0, 1, 1, CPU), config, Together(size))
+        weights, table, progress = trained(World(0, 1, 1, CPU), config, Together(size), method)
     assert not np.isnan(table).any()
-    one_hot = np.eye(CLASSES, dtype=np.float32)[data().index.labels]
-    changed = (table != one_hot).any(1)
+    start = np.eye(CLASSES, dtype=np.float32)[data().index.labels] * (method != "elr")
+    changed = (table != start).any(1)
     assert changed.sum() == SAMPLES - 1
     assert not changed[BROKEN]
     for theirs, their_table, their_progress in parts:
@@ -189,8 +205,8 @@ def test_equal_to_one_process_with_the_same_batches(case, size):
     assert (sum((~np.isnan(part[1])).astype(int) for part in parts) == 1).all()
 
 
-def _train_part(world, config):
-    return trained(world, config, loader_of(world.rank, world.size))
+def _train_part(world, config, method="alr"):
+    return trained(world, config, loader_of(world.rank, world.size), method)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -341,7 +357,7 @@ def _break(world, each):
     for number in range(each):
         loader.broken.report(world.size * number + world.rank, "test")
     try:
-        Loaders(loader, (), Choice("memory", "")).share_broken(world)
+        Loaders(loader, (), None, lambda: loader, Choice("memory", "")).share_broken(world)
     except SharedError as error:
         return str(error)
     return set(loader.broken.reasons), loader.broken.too_many

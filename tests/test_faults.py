@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -190,6 +191,13 @@ def slow(*values):
         slow(MIDDLE, "epoch 2 after step 3", ["--optim.warmup_steps", "12"]),
         slow(MIDDLE, "epoch 2 after step 3", ["--checkpoint.background", "false"]),
         slow(EVALUATION, "epoch 3 after step 0", ["--model.name", "conv-tiny"]),
+        (MIDDLE, "epoch 2 after step 3", ["--methods", "elr"]),
+        slow(MIDDLE, "epoch 2 after step 3", ["--methods", "sat", "--sat.warmup_epochs", "1"]),
+        slow(
+            MIDDLE,
+            "epoch 2 after step 3",
+            ["--methods", "ce,distillation", "--distillation.teacher", "ce"],
+        ),
     ],
 )
 def test_stopped_by_a_signal_it_goes_on_bit_by_bit(start, runs, undisturbed, stop, where, options):
@@ -550,7 +558,8 @@ def trainer_of(*argv):
         bank = LabelBank.from_labels(labels, 10)
         torch.manual_seed(0)
         model = build_model("conv-tiny", num_classes=10, in_channels=1, image_size=8)
-        criterion = METHODS["alr"](config, lambda: bank)
+        options = asdict(config.options["alr"])
+        criterion = METHODS["alr"](bank, **options, reduction="sum", unique_index=True)
         trainer = Trainer(model, criterion, config, loaders.train, world)
         yield SimpleNamespace(trainer=trainer, bank=bank, batches=list(loaders.train))
     torch.set_num_threads(threads)

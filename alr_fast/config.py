@@ -126,9 +126,9 @@ class NoiseConfig:
         kind: none (keep the labels as they are), symmetric (exactly int(rate * N) samples get a
             label drawn from all K classes, the true one included, so that about rate * (K-1)/K are
             wrong), symmetric-exclusive (drawn from the other K-1 classes, so that exactly
-            int(rate * N) are wrong), asymmetric (look-alikes among the classes of CIFAR-10, or digits), asymmetric-blocks5,
-            asymmetric-superclass (CIFAR-100), pair (each class to the next), instance (by the
-            pixels), or matrix (any transition matrix).
+            int(rate * N) are wrong), asymmetric (look-alikes among the classes of CIFAR-10 or of
+            digits), asymmetric-blocks5, asymmetric-superclass (CIFAR-100), pair (each class to the
+            next), instance (by the pixels), or matrix (any transition matrix).
         rate: Requested rate, 0 to 1; the share that really became wrong is reported.
         seed: Seed of the noise; null takes the seed of the run.
         matrix: File with the transition matrix, K rows of K probabilities, .npy or .csv.
@@ -145,8 +145,9 @@ class ModelConfig:
     """The net.
 
     Args:
-        name: conv-mini and conv-tiny (for 8x8 digits), conv-small (for 32x32 photographs), resnet18-cifar and
-            resnet34-cifar (timm's, with a stem for 32x32 photographs), or any timm name.
+        name: conv-mini and conv-tiny (for 8x8 digits), conv-small (for 32x32 photographs),
+            resnet18-cifar and resnet34-cifar (timm's, with a stem for 32x32 photographs), or any
+            timm name.
         pretrained: Start from timm's pretrained weights, which timm downloads (timm names only).
         ema_decay: Keep an exponential moving average of the weights with this decay, test it and
             save it instead of the weights; null for none.

@@ -227,7 +227,7 @@ def make_loss(name: str, run: "Run") -> Loss:
         SharedError: A file, net or bank that it needs cannot be had, or does not fit.
     """
     from alr_fast.sharded_bank import new_bank
-    from alr_fast.teacher import estimate_transition, teacher_probabilities
+    from alr_fast.teacher import find_transition, read_square, teacher_probabilities
 
     loss, world, index = METHODS[name], run.world, run.index
     arguments = _common(loss)
@@ -246,15 +246,16 @@ def make_loss(name: str, run: "Run") -> Loss:
         elif parameter.name == "all_sum":
             arguments["all_sum"] = world.sum if world.size > 1 else None
         elif parameter.name == "transition":
-            arguments["transition"] = torch.from_numpy(estimate_transition(run))
+            arguments["transition"] = torch.from_numpy(find_transition(run, name))
         elif parameter.name == "teacher":
             arguments["teacher"] = teacher_probabilities(option, run, option=f"{name}.teacher")
         elif parameter.annotation is Tensor:
-            arguments[parameter.name] = world.together(
-                lambda key=parameter.name, file=option: _read_table(
+            table = world.together(
+                lambda key=parameter.name, file=option: read_square(
                     file, index.num_classes, option=f"{name}.{key}"
                 )
             )
+            arguments[parameter.name] = torch.from_numpy(table)
         elif parameter.name not in _FROM_RUN:
             arguments[parameter.name] = option
 
@@ -291,15 +292,3 @@ def _documentation(loss: type[Loss]) -> str:
                 )
             return f"{title}\n\n{found}{arguments}"
     return title
-
-
-def _read_table(file: str, num_classes: int, *, option: str) -> Tensor:
-    from alr_fast.noise import read_matrix
-
-    table = torch.from_numpy(read_matrix(file))
-    if table.shape != (num_classes, num_classes):
-        shape = " x ".join(map(str, table.shape))
-        raise UserError(
-            f"--{option} {file}: {shape} numbers; the data set needs {num_classes} x {num_classes}"
-        )
-    return table

@@ -6,6 +6,7 @@ runs/20260131-235959-digits/
     metrics.png              accuracy and share of right labels per epoch
     METHOD.safetensors       weights of the last epoch
     METHOD_bank.safetensors  label bank of the last epoch, with the sample ids of its rows
+    METHOD_transition.csv    transition matrix that the method corrects with
     tensorboard/METHOD/      events
     wandb/, wandb.id         what Weights & Biases keeps here, and the run's id there
     checkpoints/NUMBER/      what `--resume` goes on from (`alr_fast.checkpoint`)

@@ -15,12 +15,19 @@ from alr_fast.errors import UserError
 from alr_fast.methods import METHODS
 from alr_fast.models import build_model
 from alr_fast.noise import read_matrix
-from alr_fast.transition import estimate_anchor, estimate_confident, known_transition
+from alr_fast.runs import replacing
+from alr_fast.transition import (
+    estimate_anchor,
+    estimate_confident,
+    known_transition,
+    transition_error,
+)
 
 if TYPE_CHECKING:
     from alr_fast.run import Run
 
 WEIGHTS = ".safetensors"
+TRANSITION = "_transition.csv"
 MOST_ESTIMATED = 1 << 26  # probabilities that an estimate is made from: 67,108 samples of 1,000
 
 
@@ -157,19 +164,45 @@ def teacher_probabilities(net: str, run: "Run", *, option: str) -> Tensor:
     return predict(model, loader, autocast, dtype=getattr(torch, run.config.bank.dtype))
 
 
-def estimate_transition(run: "Run") -> NDArray[np.float64]:
+def find_transition(run: "Run", method: str) -> NDArray[np.float64]:
     """The transition matrix that ``--transition`` asks for. All processes call this.
+
+    It is written to METHOD_transition.csv in the folder of the run, and where the true labels are
+    known, its error is said.
+
+    Args:
+        run: The run.
+        method: For which method.
 
     Raises:
         SharedError: A file or net that it needs cannot be had, or does not fit.
     """
+    matrix = _transition(run)
+    index, source = run.index, run.config.transition.source
+    path = run.path / f"{method}{TRANSITION}"
+
+    def write(folder: object) -> None:
+        with replacing(path) as fresh:
+            np.savetxt(fresh, matrix, delimiter=",", fmt="%.9g")
+
+    run.in_folder(write)
+    if index.clean_labels is not None and source != "known":
+        known = known_transition(index.clean_labels, index.labels, index.num_classes)
+        error = transition_error(matrix, known)
+        run.console.say(f"{method}: transition matrix ({source}) with an error of {error:.3f}")
+    return matrix
+
+
+def _transition(run: "Run") -> NDArray[np.float64]:
     options, index = run.config.transition, run.index
     if options.source == "known":
         return run.world.together(
             lambda: known_transition(index.clean_labels, index.labels, index.num_classes)
         )
     if options.source not in ("anchor", "confident"):
-        return run.world.together(lambda: read_matrix(options.source))
+        return run.world.together(
+            lambda: read_square(options.source, index.num_classes, option="transition.source")
+        )
     own = teacher_probabilities(options.net, run, option="transition.net")
     # Of a very large set a part will do: the rows of a process are in random order.
     most = max(MOST_ESTIMATED // index.num_classes // run.world.size, 1)
@@ -180,3 +213,18 @@ def estimate_transition(run: "Run") -> NDArray[np.float64]:
     if options.source == "anchor":
         return estimate_anchor(probabilities, percentile=options.percentile)
     return estimate_confident(probabilities, labels)
+
+
+def read_square(file: str, num_classes: int, *, option: str) -> NDArray[np.float64]:
+    """A matrix [K, K] from a file of numbers.
+
+    Raises:
+        UserError: It cannot be read, or has another size.
+    """
+    matrix = read_matrix(file)
+    if matrix.shape != (num_classes, num_classes):
+        shape = " x ".join(map(str, matrix.shape))
+        raise UserError(
+            f"--{option} {file}: {shape} numbers; the data set needs {num_classes} x {num_classes}"
+        )
+    return matrix

@@ -16,7 +16,6 @@ go to benchmarks/results, of which `python -m benchmarks.report` makes tables an
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -25,10 +24,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from alr_fast.data.setup import usable_cores
 from alr_fast.noise import NOISE_MODELS
 from benchmarks.grid import Cell, CellFailed, mean_rows, run_grid, split_noise
 from benchmarks.report_accuracy import accuracy_cells
-from benchmarks.results import FOLDER, ResultFile
+from benchmarks.results import FOLDER, ResultFile, as_text
 from benchmarks.tables import markdown, show
 
 # What is compared: methods that are trained, the one that counts last, and their options. A
@@ -110,12 +110,6 @@ SUITES = {
         seeds=1,
     ),
 }
-
-
-def noise_title(noise: str) -> str:
-    """``symmetric 40 %`` for ``symmetric-0.4``."""
-    kind, rate = split_noise(noise)
-    return f"{kind} {100 * rate:g} %" if rate else "no noise"
 
 
 def cells_of(
@@ -207,7 +201,7 @@ def grid_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespac
         extra = ("--data-root", str(Path(arguments.data_root).absolute()))
     elif arguments.data_root:
         parser.error(f"--suite {arguments.suite}: brings its own data; leave --data-root out")
-    cores = len(__import__("os").sched_getaffinity(0))
+    cores = usable_cores()
     jobs = arguments.jobs or (4 if on_gpu else cores)
     return {
         "folder": Path(arguments.folder).absolute() / arguments.suite,
@@ -256,12 +250,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.exit(130, "interrupted; the same command goes on\n")
     for row in rows:
         row["suite"] = f"accuracy_{arguments.suite}"
-    means = mean_rows(rows)
+    means = mean_rows(rows) if len({row["seed"] for row in rows}) > 1 else []
     show(f"{arguments.suite}: test accuracy in %", *accuracy_cells(rows))
     print(markdown(*accuracy_cells(rows)))
     if arguments.json:
-        text = json.dumps(rows + (means if len(means) < len(rows) else []), indent=1)
-        Path(arguments.json).write_text(text + "\n", encoding="utf-8")
+        Path(arguments.json).write_text(as_text([*rows, *means]), encoding="utf-8")
     elif not (arguments.methods or arguments.noise or arguments.seeds or arguments.epochs):
         print(f"rows in {ResultFile(FOLDER, rows[0]['environment']).write(rows)}")
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from benchmarks.host_cost import PARTS
 from benchmarks.loading import to_baseline
 from benchmarks.loading_variants import BASELINE
+from benchmarks.report_accuracy import SECTIONS as ACCURACY_SECTIONS
+from benchmarks.report_accuracy import plot_accuracy
 from benchmarks.report_training import SECTIONS as TRAINING_SECTIONS
 from benchmarks.results import FOLDER, latest
 from benchmarks.tables import NOT_MEASURED
@@ -70,6 +72,22 @@ _COMMANDS = (
         "processes together, a label bank from its making to its export, the operation over N, K, "
         "B; `--large` for 9.6 GB",
     ),
+    (
+        "`python -m benchmarks.accuracy`",
+        "test accuracy of all methods under label noise; `--suite` chooses data and net",
+    ),
+    (
+        "`python -m benchmarks.study`",
+        "what ALR's settings do, on samples put aside; `--suite` as above",
+    ),
+    (
+        "`python -m benchmarks.transitions`",
+        "how far estimated transition matrices are from the noise that was injected",
+    ),
+    (
+        "`python -m benchmarks.figures`",
+        "nothing: draws what runs of the trainer have written down",
+    ),
     ("`python -m benchmarks.report`", "nothing: makes this file"),
     ("`make bench`", "the CPU shapes under pytest-benchmark; leaves no rows"),
     (
@@ -87,9 +105,15 @@ _COMMAND_OF = {
     "ranks": "scaling",
     "bank": "scaling",
     "step_cost": "scaling",
+    "accuracy_digits": "accuracy --suite digits",
+    "accuracy_cifar10": "accuracy --suite cifar10 --data-root DIR",
+    "accuracy_cifar10-small": "accuracy --suite cifar10-small --data-root DIR",
+    "study_digits": "study --suite digits",
+    "study_cifar10": "study --suite cifar10 --data-root DIR",
+    "transitions": "transitions",
 }
 _PRACTICE = """\
-Each of the first six leaves a file named after device, date and commit and overwrites none; the
+Each of the first nine leaves a file named after device, date and commit and overwrites none; the
 tables show the latest. Before any timing, loss, gradient and bank of every variant are compared
 with the reference in float64, whole training steps with each other. The variants take turns.
 """
@@ -455,6 +479,7 @@ _SECTIONS: dict[str, tuple[str, str, Callable[[list[dict]], str]]] = {
         _pinned,
     ),
     **TRAINING_SECTIONS,
+    **ACCURACY_SECTIONS,
     "loading": (
         "Loading",
         "Photographs as JPEG, made by the command, -> random resized crop, mirrored, normalised, "
@@ -625,6 +650,11 @@ def _draw_panels(path: Path, panels: list[tuple[str, Collection]], draw: Callabl
 _PLOTS: dict[str, tuple[str, str, Callable[[Path, list[tuple[str, list[dict]]]], bool]]] = {
     "bandwidth": (PLOT, "GB/s of ideal bytes against K", _plot),
     "loading": (LOADING_PLOT, "photographs per second of each loader", _plot_loading),
+    **{
+        suite: (f"{suite.replace('_', '-')}.png", f"{title}: last epoch", plot_accuracy)
+        for suite, (title, _, _) in ACCURACY_SECTIONS.items()
+        if suite.startswith("accuracy")
+    },
 }
 
 

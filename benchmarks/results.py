@@ -23,6 +23,11 @@ def processor(environment: dict) -> str:
     return environment["gpu"] or environment["cpu"]
 
 
+def as_text(rows: Sequence[dict]) -> str:
+    """JSON with a line for each row."""
+    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
+
+
 class ResultFile:
     """The file of one run, `<device>-<YYYY-MM-DD>-<commit>.json`, or with -2, -3 ... at the end."""
 
@@ -43,7 +48,7 @@ class ResultFile:
         if self.path is None:
             self.path = self._new_path()
         unfinished = self.path.with_suffix(".part")
-        unfinished.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        unfinished.write_text(as_text(rows), encoding="utf-8")
         os.replace(unfinished, self.path)
         return self.path
 

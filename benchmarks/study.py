@@ -10,14 +10,14 @@ stopped, see `benchmarks.grid`.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 
-from benchmarks.accuracy import SUITES, add_grid_arguments, grid_arguments, noise_title
+from benchmarks.accuracy import SUITES, add_grid_arguments, grid_arguments
 from benchmarks.grid import Cell, CellFailed, mean_rows, run_grid
-from benchmarks.results import FOLDER, ResultFile
+from benchmarks.report_accuracy import study_cells
+from benchmarks.results import FOLDER, ResultFile, as_text
 from benchmarks.tables import show
 
 VALIDATION = "0.1"
@@ -67,38 +67,6 @@ def cells_of(suite: str, seeds: Sequence[int], epochs: int) -> list[Cell]:
     return made
 
 
-def ranked(rows: Sequence[dict]) -> list[tuple[str, dict[str, dict], float]]:
-    """Settings by their mean validation accuracy over all noises, the best first.
-
-    Returns:
-        Name, mean rows by noise, mean validation accuracy.
-    """
-    by_name: dict[str, dict[str, dict]] = {}
-    for row in mean_rows(rows):
-        by_name.setdefault(row["method"], {})[row["noise"]] = row
-    found = [
-        (name, of, sum(row["validation_accuracy_last"] for row in of.values()) / len(of))
-        for name, of in by_name.items()
-    ]
-    return sorted(found, key=lambda item: -item[2])
-
-
-def study_cells(rows: Sequence[dict]) -> tuple[list[str], list[list[str]]]:
-    """Names and lines of the table, the best setting first."""
-    found = ranked(rows)
-    noises = list(found[0][1])
-    names = ["setting", "validation, mean"]
-    names += [f"{noise_title(noise)}: {what}" for noise in noises for what in ("val.", "test")]
-    lines = []
-    for name, of, mean in found:
-        line = [name, f"{100 * mean:.2f}"]
-        for noise in noises:
-            for figure in ("validation_accuracy_last", "test_accuracy_last"):
-                line.append(f"{100 * of[noise][figure]:.1f}")
-        lines.append(line)
-    return names, lines
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -119,8 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         row["suite"] = f"study_{arguments.suite}"
     show("accuracy in %, the best setting by validation first", *study_cells(rows))
     if arguments.json:
-        text = json.dumps([*rows, *mean_rows(rows)], indent=1)
-        Path(arguments.json).write_text(text + "\n", encoding="utf-8")
+        Path(arguments.json).write_text(as_text([*rows, *mean_rows(rows)]), encoding="utf-8")
     elif arguments.epochs is None and arguments.seeds is None:
         print(f"rows in {ResultFile(FOLDER, rows[0]['environment']).write(rows)}")
 

@@ -187,8 +187,10 @@ def test_estimates_come_from_a_net_of_this_run_or_another(tmp_path, monkeypatch,
     np.testing.assert_allclose(found.sum(1), 1)
     words = ["--methods", "forward_correction", "--transition.source", source]
     words += ["--transition.net", str(run / "ce.safetensors")]
-    again, _ = transition_loss(tmp_path, monkeypatch, *words)
+    again, run = transition_loss(tmp_path, monkeypatch, *words)
     np.testing.assert_array_equal(again, found)
+    written = np.loadtxt(run / "forward_correction_transition.csv", delimiter=",")
+    np.testing.assert_allclose(written, found, rtol=1e-8)
 
 
 def test_a_matrix_from_a_file(tmp_path, monkeypatch):
@@ -226,7 +228,7 @@ def test_the_teacher_gives_its_probabilities_for_every_sample(tmp_path, monkeypa
     ("words", "message"),
     [
         (["--methods", "smearing", "--smearing.matrix", "FILE"], "2 x 3 numbers; .* needs 10 x 10"),
-        (["--methods", "forward_correction", "--transition.source", "FILE"], "must have shape"),
+        (["--methods", "forward_correction", "--transition.source", "FILE"], "2 x 3 numbers"),
         (
             ["--methods", "distillation", "--distillation.teacher", "alone.safetensors"],
             "alone.safetensors: cannot be read .*config.yaml beside",

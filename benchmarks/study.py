@@ -23,16 +23,16 @@ from benchmarks.tables import show
 VALIDATION = "0.1"
 SEEDS = (100, 101, 102)
 NOISES = {
-    "digits": ("none", "symmetric-0.4", "symmetric-0.6", "asymmetric-0.4"),
+    "digits": ("none", "symmetric-0.4", "symmetric-0.6", "symmetric-0.8", "asymmetric-0.4"),
     "cifar10": ("symmetric-0.4", "symmetric-0.8", "asymmetric-0.4"),
     "cifar10-small": ("symmetric-0.4",),
 }
 # Momentum, entropy weight, share of the epochs that are warm-up.
 MIDDLE = (0.9, 0.1, 1 / 6)
 MOMENTA = (0.5, 0.7, 0.9, 0.95, 0.99)
-ENTROPY_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
+ENTROPY_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 WARMUPS = (1 / 12, 1 / 6, 1 / 3, 1 / 2)
-CROSSINGS = tuple(product((0.7, 0.9), (0.0, 0.1, 0.4), (1 / 12, 1 / 6, 1 / 3)))
+CROSSINGS = tuple(product((0.7, 0.9), (0.1, 0.4, 0.8), (1 / 12, 1 / 6, 1 / 3)))
 
 
 def settings() -> list[tuple[float, float, float]]:

@@ -32,7 +32,13 @@ def known_transition(
 
     Returns:
         The matrix; a class without a sample keeps its label.
+
+    Raises:
+        UserError: A label outside [0, K).
     """
+    # One beyond would count for another class.
+    _check_labels(clean_labels, num_classes)
+    _check_labels(given_labels, num_classes)
     counts = np.bincount(clean_labels * num_classes + given_labels, minlength=num_classes**2)
     return _with_row_sums_of_one(counts.reshape(num_classes, num_classes).astype(np.float64))
 
@@ -79,10 +85,11 @@ def estimate_confident(
         The matrix; a class that no sample counts for keeps its label.
 
     Raises:
-        UserError: No sample.
+        UserError: No sample, or a label outside [0, K).
     """
     p = _checked(probabilities)
     num_classes = p.shape[1]
+    _check_labels(given_labels, num_classes)
     sizes = np.bincount(given_labels, minlength=num_classes).astype(np.float64)
     sums = np.zeros(num_classes)
     np.add.at(sums, given_labels, p[np.arange(len(p)), given_labels])
@@ -108,6 +115,14 @@ def _checked(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
     if p.ndim != 2 or 0 in p.shape:
         raise UserError(f"probabilities of shape {p.shape}: give a row for each sample")
     return p
+
+
+def _check_labels(labels: NDArray[np.int64], num_classes: int) -> None:
+    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise UserError(
+            f"labels {labels.min()} to {labels.max()}: must lie in 0 to {num_classes - 1}, the "
+            "classes of the matrix"
+        )
 
 
 def _with_row_sums_of_one(counts: Matrix) -> Matrix:

@@ -7,16 +7,16 @@ takes up what an interrupted one left. A line counts only for a cell with the sa
 
 import contextlib
 import json
-import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -195,29 +195,28 @@ def run_grid(
     rows = read_rows(folder, cells)
     left = [cell for cell in cells if cell.key not in rows]
     display = _Display(cells, rows, title, say)
-    if left:
-        pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_quiet)
-        try:
-            with display:
-                futures = [
-                    pool.submit(run_cell, cell, folder, extra, device, threads) for cell in left
-                ]
-                for future in as_completed(futures):
-                    row = future.result()
-                    with (folder / ROWS).open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(row) + "\n")
-                    rows[f"{row['method']}/{row['noise']}/{row['seed']}"] = row
-                    display.update()
-        except BrokenProcessPool as error:
-            raise CellFailed("a worker process died; the same command goes on") from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with display if left else contextlib.nullcontext():
+        for row in _finished(left, jobs, folder, extra, device, threads):
+            with (folder / ROWS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            rows[f"{row['method']}/{row['noise']}/{row['seed']}"] = row
+            display.update()
     return [rows[cell.key] for cell in cells]
 
 
-def _quiet() -> None:
-    # Libraries that the workers import take their number of threads from here.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+def _finished(cells: Sequence[Cell], jobs: int, *arguments: Any) -> Iterator[dict]:
+    """The rows of the cells as they are done, in worker processes where there are several jobs."""
+    if jobs == 1:
+        yield from (run_cell(cell, *arguments) for cell in cells)
+        return
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    try:
+        futures = [pool.submit(run_cell, cell, *arguments) for cell in cells]
+        yield from (future.result() for future in as_completed(futures))
+    except BrokenProcessPool as error:
+        raise CellFailed("a worker process died; the same command goes on") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 class _Display:

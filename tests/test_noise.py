@@ -132,7 +132,9 @@ def test_asymmetric_goes_by_name_not_by_id():
 
 
 def test_asymmetric_without_its_classes_names_kinds_that_fit():
-    with pytest.raises(UserError, match=r"classes of CIFAR-10 and of digits.* kinds that fit: sym") as info:
+    with pytest.raises(
+        UserError, match=r"classes of CIFAR-10 and of digits.* kinds that fit: sym"
+    ) as info:
         inject([0], num_classes=3, kind="asymmetric", rate=0.1, seed=0, class_names="abc")
     assert "blocks5" not in str(info.value)
     with pytest.raises(UserError, match=r"data set has others.*, asymmetric-blocks5, pair, "):
@@ -783,7 +785,10 @@ def test_command_reads_a_matrix(tmp_path, capsys, digits):
         ("--kind matrix --matrix t.csv", "t.csv: no such file"),
         ("--kind pair --rate 0.1 --seed -1", "--seed -1: must be 0 or more"),
         ("--kind pair --rate 0.1 --image-size 0", "--image-size 0: must be 1 or more"),
-        ("--kind asymmetric-superclass --rate 0.1", "superclass: made for .*CIFAR-100.*kinds that fit"),
+        (
+            "--kind asymmetric-superclass --rate 0.1",
+            "superclass: made for .*CIFAR-100.*kinds that fit",
+        ),
         ("--kind pair --rate 0.1 --data nosuch", "--data nosuch: no such data set"),
     ],
 )

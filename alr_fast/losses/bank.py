@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alr_fast._operators import table_loss
 from alr_fast.bank import LabelBank
-from alr_fast.losses.base import PlainLoss, WarmUpLoss, ignored_where
+from alr_fast.losses.base import PlainLoss, WarmUpLoss
 
 
 class _RefiningLoss(WarmUpLoss):
@@ -39,13 +39,13 @@ class _RefiningLoss(WarmUpLoss):
         """Whether the next call refines; None until `set_epoch` or `set_step` was called."""
         return None if self.warming_up is None else not self.warming_up
 
-    def _refine(self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any) -> Any:
+    def _refine(self, logits: Tensor, index: Tensor | None, **options: Any) -> Any:
         if index is None:
             raise ValueError("the label bank is looked up by sample: pass index")
         return table_loss(
             logits,
             self.bank.rows,
-            ignored_where(labels, index),
+            index,
             momentum=self.momentum,
             update=self.training,
             unique_index=self.unique_index,
@@ -122,7 +122,6 @@ class ALRLoss(_RefiningLoss):
     ) -> Any:
         return self._refine(
             logits,
-            labels,
             index,
             entropy_weight=self.entropy_weight,
             reduction=self.reduction,
@@ -234,7 +233,6 @@ class SATLoss(_RefiningLoss):
     ) -> Any:
         loss, *grad, stats = self._refine(
             logits,
-            labels,
             index,
             entropy_weight=0.0,
             reduction="none",
@@ -303,7 +301,8 @@ class ELRLoss(PlainLoss):
             unique_index: promise that no index occurs twice in a batch.
 
         Raises:
-            ValueError: the momentum is outside [0, 1], or the bank is in pinned memory.
+            ValueError: the momentum is outside [0, 1], or the bank is in pinned memory or rounds
+                stochastically.
         """
         super().__init__(reduction=reduction)
         if bank.placement == "pinned":
@@ -311,6 +310,8 @@ class ELRLoss(PlainLoss):
                 "ELR runs in plain PyTorch, which reads no pinned bank from a GPU: make the bank "
                 'with placement="device"'
             )
+        if bank.rounding_state is not None:
+            raise ValueError("ELR rounds to nearest: make the bank without rounding_seed")
         self.bank = bank
         self.momentum = _checked_momentum(momentum)
         self.weight = weight

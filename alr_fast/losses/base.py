@@ -5,15 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alr_fast._operators import label_loss
+from alr_fast._operators import label_loss, table_loss
 from alr_fast.bank import LabelBank
 
 REDUCTIONS = ("mean", "sum", "none")
-
-
-def ignored_where(other: Tensor | None, keys: Tensor) -> Tensor:
-    """Labels or an index by which rows are looked up, -1 also where the other one ignores a row."""
-    return keys if other is None else keys.masked_fill(other < 0, -1)
 
 
 class Loss(nn.Module):
@@ -50,9 +45,10 @@ class Loss(nn.Module):
 
         Args:
             logits: [B, K] float32, float16 or bfloat16 (float64 too on the CPU).
-            labels: [B] int64 or int32 given labels; below 0: row ignored.
-            index: [B] int64 or int32 positions of the samples in the bank or table; below 0: row
-                ignored. Losses that look up nothing by sample do without.
+            labels: [B] int64 or int32 given labels.
+            index: [B] int64 or int32 positions of the samples in the bank or table. Losses that
+                look up nothing by sample do without. A row with both below 0 is ignored: a loss
+                looks only at the one that it looks up its target by.
 
         Returns:
             The loss: a scalar, or [B] with reduction "none"; float32 (float64 for float64 logits).
@@ -94,16 +90,28 @@ class Loss(nn.Module):
         """The loss, or (loss, gradient) with the option ``with_grad``; see `loss_and_grad`."""
         raise NotImplementedError
 
-    def _cross_entropy(
-        self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any
-    ) -> Any:
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, **options: Any) -> Any:
         """Cross entropy on the given labels; ``smoothing`` smooths them."""
         return label_loss(
             logits,
-            ignored_where(index, labels),
+            labels,
             reduction=self.reduction,
             status=None if self.bank is None else self.bank.status,
             **{"smoothing": 0.0, "entropy_weight": 0.0, **options},
+        )
+
+    def _soft_cross_entropy(
+        self, logits: Tensor, table: Tensor, index: Tensor, **options: Any
+    ) -> Any:
+        """Cross entropy against rows of a table that stays as it is, one for each index."""
+        return table_loss(
+            logits,
+            table,
+            index,
+            momentum=1.0,
+            entropy_weight=0.0,
+            reduction=self.reduction,
+            **options,
         )
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -127,7 +135,7 @@ class Loss(nn.Module):
             self._buffers[name] = moved if moved.dtype == table.dtype else table.to(moved.device)
         return self
 
-    def _table(self, name: str, table: Tensor) -> None:
+    def _keep_table(self, name: str, table: Tensor) -> None:
         """Registers a constant table of target rows: moves with the module and keeps its dtype.
 
         It is not in the state of the module.
@@ -198,7 +206,7 @@ class WarmUpLoss(Loss):
             name = "set_epoch(epoch)" if self._by_epoch else "set_step(step)"
             raise RuntimeError(f"call criterion.{name} first: it decides between the two phases")
         if self.warming_up:
-            return self._cross_entropy(logits, labels, index, **options)
+            return self._cross_entropy(logits, labels, **options)
         return self._after_warmup(logits, labels, index, **options)
 
     def _after_warmup(

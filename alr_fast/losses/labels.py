@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alr_fast._operators import table_loss
-from alr_fast.losses.base import Loss, PlainLoss, WarmUpLoss, ignored_where
+from alr_fast.losses.base import Loss, PlainLoss, WarmUpLoss
 
 ROW_SUM_TOLERANCE = 1e-4  # of probabilities that were stored in 16 bits or as decimals
 
@@ -20,7 +19,7 @@ class CrossEntropyLoss(Loss):
     """Cross entropy on the given labels."""
 
     def _compute(self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any) -> Any:
-        return self._cross_entropy(logits, labels, index, **options)
+        return self._cross_entropy(logits, labels, **options)
 
 
 class LabelSmoothingLoss(WarmUpLoss):
@@ -56,7 +55,7 @@ class LabelSmoothingLoss(WarmUpLoss):
     def _after_warmup(
         self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any
     ) -> Any:
-        return self._cross_entropy(logits, labels, index, smoothing=self.smoothing, **options)
+        return self._cross_entropy(logits, labels, smoothing=self.smoothing, **options)
 
     def extra_repr(self) -> str:
         return f"smoothing={self.smoothing}, {self._warmup_text}, reduction={self.reduction!r}"
@@ -84,11 +83,10 @@ class SmearingLoss(Loss):
             ValueError: the matrix is not square, or not finite.
         """
         super().__init__(reduction=reduction)
-        self._table("matrix", _square(matrix, "matrix").float())
+        self._keep_table("matrix", _square(matrix, "matrix").float())
 
     def _compute(self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any) -> Any:
-        keys = ignored_where(index, labels)
-        return _fixed_targets(logits, self.matrix, keys, self.reduction, **options)
+        return self._soft_cross_entropy(logits, self.matrix, labels, **options)
 
     def extra_repr(self) -> str:
         return f"{len(self.matrix)} classes, reduction={self.reduction!r}"
@@ -146,7 +144,7 @@ class ForwardCorrectionLoss(PlainLoss):
             ValueError: the matrix is not square, or its rows are no probabilities.
         """
         super().__init__(reduction=reduction)
-        self._table("log_transition", check_transition(transition).T.log())
+        self._keep_table("log_transition", check_transition(transition).T.log())
 
     def rows(self, logits: Tensor, labels: Tensor, index: Tensor | None) -> Tensor:
         # -inf for a class that is never given this label; finite, so that no gradient is NaN.
@@ -163,8 +161,8 @@ class DistillationLoss(Loss):
 
     With temperature c it is `-c^2 sum_k t_k log softmax(z / c)_k`, where t is the teacher's
     distribution at that temperature, `softmax(log(p) / c)`: the factor keeps the gradient's size.
-    The given labels have no part in it, but that a label below 0 ignores its row. A teacher that was
-    trained with label smoothing helps under label noise (Lukasik et al., ICML 2020).
+    The given labels have no part in it. A teacher that was trained with label smoothing helps under
+    label noise (Lukasik et al., ICML 2020).
     """
 
     teacher: Tensor  # [N, K]
@@ -175,7 +173,7 @@ class DistillationLoss(Loss):
         """Sets up the loss.
 
         Args:
-            teacher: [N, K] float32, float16 or bfloat16 probabilities for every sample, at
+            teacher: [N, K] floating-point probabilities for every sample, at
                 temperature 1.
             temperature: c, above 0.
             reduction: "mean" over the rows not ignored, "sum" or "none".
@@ -198,9 +196,11 @@ class DistillationLoss(Loss):
                 "pass softmax(logits)"
             )
         self.temperature = temperature
+        if teacher.dtype == torch.float64:
+            teacher = teacher.float()
         if temperature != 1:
             teacher = (teacher.float().log() / temperature).softmax(-1).to(teacher.dtype)
-        self._table("teacher", teacher)
+        self._keep_table("teacher", teacher)
 
     def _compute(
         self,
@@ -220,13 +220,8 @@ class DistillationLoss(Loss):
             logits = logits / c
             weight = logits.new_full((len(logits),), c * c, dtype=torch.float32)
             row_weight = weight if row_weight is None else row_weight * weight
-        result = _fixed_targets(
-            logits,
-            self.teacher,
-            ignored_where(labels, index),
-            self.reduction,
-            row_weight=row_weight,
-            with_grad=with_grad,
+        result = self._soft_cross_entropy(
+            logits, self.teacher, index, row_weight=row_weight, with_grad=with_grad
         )
         if with_grad and c != 1:
             loss, grad = result
@@ -238,15 +233,6 @@ class DistillationLoss(Loss):
             f"{len(self.teacher)} samples, temperature={self.temperature}, "
             f"reduction={self.reduction!r}"
         )
-
-
-def _fixed_targets(
-    logits: Tensor, table: Tensor, index: Tensor, reduction: str, **options: Any
-) -> Any:
-    """Cross entropy against rows of a table, which stays as it is."""
-    return table_loss(
-        logits, table, index, momentum=1.0, entropy_weight=0.0, reduction=reduction, **options
-    )
 
 
 def check_transition(transition: Tensor) -> Tensor:

@@ -502,8 +502,8 @@ def resolve(config: Config) -> Config:
 
 
 def _check_nets(config: Config, methods: list[str], options: dict[str, Any]) -> None:
-    """What methods want of other nets and of the noise, as far as it can be known before."""
-    from alr_fast.teacher import check_teacher
+    """What methods want of other nets, as far as it can be known without data."""
+    from alr_fast.teacher import ESTIMATES, check_teacher
 
     for position, name in enumerate(methods):
         teacher = teacher_of(name, options[name])
@@ -512,15 +512,9 @@ def _check_nets(config: Config, methods: list[str], options: dict[str, Any]) -> 
         if not takes_transition(name):
             continue
         source = config.transition.source
-        if source in ("anchor", "confident"):
+        if source in ESTIMATES:
             check_teacher(config.transition.net, methods[:position], option="transition.net")
-        elif source == "known":
-            if config.noise.kind == "none" and config.data.label_file is None:
-                raise UserError(
-                    f"--transition.source known: method {name} needs true labels, and no noise is "
-                    "injected here; pass anchor, confident, or a file with the matrix"
-                )
-        elif not source.endswith((".npy", ".csv")):
+        elif source != "known" and not source.endswith((".npy", ".csv")):
             raise UserError(
                 f"--transition.source {source}: must be known, anchor, confident, or a .npy or "
                 ".csv file with the matrix"

@@ -48,6 +48,8 @@ from alr_fast.losses import (
 )
 
 if TYPE_CHECKING:
+    from alr_fast.config import Config
+    from alr_fast.data.index import SampleIndex
     from alr_fast.run import Run
 
 METHODS: dict[str, type[Loss]] = {
@@ -64,7 +66,8 @@ METHODS: dict[str, type[Loss]] = {
 }
 
 # What the run provides without an option of the method.
-_FROM_RUN = frozenset({"bank", "transition", "all_sum", "reduction", "unique_index"})
+_FROM_RUN = frozenset({"bank", "transition", "all_sum"})
+_FIXED = {"reduction": "sum", "unique_index": True}  # a loader gives every sample once an epoch
 _LEFT_OUT = frozenset({"self", "warmup_steps"})
 _DEFAULT_TEACHER = "label_smoothing"
 # What an argument means as an option, in front of what it means to the loss.
@@ -72,7 +75,7 @@ _NOTES = {
     "teacher": "a method that this run trains before, or RUN/METHOD.safetensors of a finished one;",
     "warmup_epochs": "(null in the trainer: a sixth of optim.epochs)",
 }
-_FILE_NOTE = "file of numbers, .npy or .csv:"
+_FILE_NOTE = "a file of numbers, .npy or .csv:"
 
 
 def method(name: str) -> Callable[[type[Loss]], type[Loss]]:
@@ -143,7 +146,7 @@ def options_of(name: str) -> type:
 def _options_of(name: str, loss: type[Loss]) -> type:
     columns = []
     for parameter in _parameters(loss).values():
-        if parameter.name in _FROM_RUN:
+        if parameter.name in _FROM_RUN or parameter.name in _FIXED:
             continue
         kind, default = parameter.annotation, parameter.default
         if kind is Tensor:
@@ -172,7 +175,7 @@ def default_options() -> dict[str, Any]:
 
 
 def checked_options(name: str, options: Any, *, epochs: int) -> Any:
-    """Options with a value for the warm-up, tried out on a loss for two samples.
+    """Options with a value for the warm-up, tried out on a loss for two classes.
 
     Args:
         name: The method.
@@ -194,26 +197,57 @@ def checked_options(name: str, options: Any, *, epochs: int) -> Any:
                 "the end; pass another one"
             )
         values["warmup_epochs"] = warmup
-    stand_ins: dict[str, Any] = {
-        "bank": LabelBank.from_labels(torch.tensor([0, 1]), 2),
-        "transition": torch.eye(2),
-    }
-    arguments = _common(METHODS[name]) | {
-        key: value for key, value in stand_ins.items() if key in _parameters(METHODS[name])
-    }
-    for key, value in values.items():
-        if _parameters(METHODS[name])[key].annotation is Tensor:
-            if value is None:
-                raise UserError(f"--{name}.{key}: missing; pass a file of numbers, .npy or .csv")
-            value = torch.eye(2)
-        arguments[key] = value
-    try:
-        METHODS[name](**arguments)
-    except (ValueError, TypeError) as error:
-        # Most messages begin with the name of the argument.
-        option = f"{name}." if str(error).split(" ")[0] in values else f"{name}: "
-        raise UserError(f"--{option}{error}") from error
-    return type(options)(**values)
+    made = type(options)(**values)
+
+    def provide(parameter: inspect.Parameter, option: str | None) -> Any:
+        if parameter.annotation is Tensor and parameter.name not in _FROM_RUN and option is None:
+            raise UserError(f"--{name}.{parameter.name}: missing; pass {_FILE_NOTE[:-1]}")
+        return _stand_in(parameter, 2)
+
+    _made(name, _arguments(name, made, provide))
+    return made
+
+
+def check_methods(config: "Config", index: "SampleIndex", *, channels: int, size: int) -> None:
+    """Finds out before training what the methods want of files, nets and noise.
+
+    Args:
+        config: Resolved configuration.
+        index: Training samples.
+        channels: Channels of the images.
+        size: Their side in pixels.
+
+    Raises:
+        UserError: It cannot be had, or does not fit the data.
+    """
+    from alr_fast.teacher import ESTIMATES, given_transition, load_net, read_square
+
+    def check_net(net: str, option: str) -> None:
+        if net not in METHODS:  # else it will have the shape of this run's
+            load_net(
+                Path(net),
+                num_classes=index.num_classes,
+                channels=channels,
+                image_size=size,
+                option=option,
+            )
+
+    for name in config.methods:
+
+        def provide(parameter: inspect.Parameter, option: str | None, name: str = name) -> Any:
+            if parameter.name == "transition":
+                if config.transition.source not in ESTIMATES:
+                    return torch.from_numpy(given_transition(config.transition, index))
+                check_net(config.transition.net, "transition.net")
+            elif parameter.name == "teacher":
+                check_net(option, f"{name}.teacher")
+            elif parameter.annotation is Tensor:
+                return torch.from_numpy(
+                    read_square(option, index.num_classes, option=f"{name}.{parameter.name}")
+                )
+            return _stand_in(parameter, index.num_classes)
+
+        _made(name, _arguments(name, config.options[name], provide))
 
 
 def make_loss(name: str, run: "Run") -> Loss:
@@ -229,49 +263,67 @@ def make_loss(name: str, run: "Run") -> Loss:
     from alr_fast.sharded_bank import new_bank
     from alr_fast.teacher import find_transition, read_square, teacher_probabilities
 
-    loss, world, index = METHODS[name], run.world, run.index
-    arguments = _common(loss)
-    for parameter in _parameters(loss).values():
-        option = getattr(run.config.options[name], parameter.name, None)
+    world, index = run.world, run.index
+
+    def provide(parameter: inspect.Parameter, option: str | None) -> Any:
         if parameter.name == "bank":
-            arguments["bank"] = new_bank(
+            return new_bank(
                 run.config.bank,
                 index,
                 run.loaders.train.sampler.rows,
                 world,
                 folder=run.path,
                 say=run.console.say,
-                one_hot=not loss.bank_at_zero,
+                one_hot=not METHODS[name].bank_at_zero,
             )
-        elif parameter.name == "all_sum":
-            arguments["all_sum"] = world.sum if world.size > 1 else None
-        elif parameter.name == "transition":
-            arguments["transition"] = torch.from_numpy(find_transition(run, name))
-        elif parameter.name == "teacher":
-            arguments["teacher"] = teacher_probabilities(option, run, option=f"{name}.teacher")
-        elif parameter.annotation is Tensor:
-            table = world.together(
-                lambda key=parameter.name, file=option: read_square(
-                    file, index.num_classes, option=f"{name}.{key}"
-                )
-            )
-            arguments[parameter.name] = torch.from_numpy(table)
-        elif parameter.name not in _FROM_RUN:
-            arguments[parameter.name] = option
+        if parameter.name == "all_sum":
+            return world.sum if world.size > 1 else None
+        if parameter.name == "transition":
+            return torch.from_numpy(find_transition(run, name))
+        option_name = f"{name}.{parameter.name}"
+        if parameter.name == "teacher":
+            return teacher_probabilities(option, run, option=option_name)
+        return torch.from_numpy(
+            world.together(lambda: read_square(option, index.num_classes, option=option_name))
+        )
 
-    def build() -> Loss:
-        try:
-            return loss(**arguments)
-        except ValueError as error:
-            raise UserError(f"--methods {name}: {error}") from error
-
-    return world.together(build).to(world.device)
+    arguments = _arguments(name, run.config.options[name], provide)
+    return world.together(lambda: _made(name, arguments)).to(world.device)
 
 
-def _common(loss: type[Loss]) -> dict[str, Any]:
-    # A loader gives every sample once an epoch.
-    fixed = {"reduction": "sum", "unique_index": True}
-    return {key: value for key, value in fixed.items() if key in _parameters(loss)}
+def _arguments(
+    name: str, options: Any, provide: Callable[[inspect.Parameter, Any], Any]
+) -> dict[str, Any]:
+    """The arguments of a loss: options, and what ``provide(parameter, option)`` gives."""
+    arguments = {}
+    for key, parameter in _parameters(METHODS[name]).items():
+        option = getattr(options, key, None)
+        if key in _FIXED:
+            arguments[key] = _FIXED[key]
+        elif key in _FROM_RUN or parameter.annotation is Tensor:
+            arguments[key] = provide(parameter, option)
+        else:
+            arguments[key] = option
+    return arguments
+
+
+def _made(name: str, arguments: dict[str, Any]) -> Loss:
+    try:
+        return METHODS[name](**arguments)
+    except (ValueError, TypeError) as error:
+        # Most messages begin with the name of the argument.
+        key = str(error).split(" ")[0]
+        is_option = key in arguments and key not in _FROM_RUN
+        raise UserError(
+            f"--{name}.{error}" if is_option else f"--methods {name}: {error}"
+        ) from error
+
+
+def _stand_in(parameter: inspect.Parameter, num_classes: int) -> Any:
+    """What a loss takes in place of what only a run can give."""
+    if parameter.name == "bank":
+        return LabelBank.from_labels(torch.tensor([0]), num_classes)
+    return None if parameter.name == "all_sum" else torch.eye(num_classes)
 
 
 @cache

@@ -10,6 +10,8 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from alr_fast.config import TransitionConfig
+from alr_fast.data.index import SampleIndex
 from alr_fast.data.loader import Loader
 from alr_fast.errors import UserError
 from alr_fast.methods import METHODS
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = ".safetensors"
 TRANSITION = "_transition.csv"
+ESTIMATES = ("anchor", "confident")  # sources of a transition matrix that ask a net
 MOST_ESTIMATED = 1 << 26  # probabilities that an estimate is made from: 67,108 samples of 1,000
 
 
@@ -195,14 +198,8 @@ def find_transition(run: "Run", method: str) -> NDArray[np.float64]:
 
 def _transition(run: "Run") -> NDArray[np.float64]:
     options, index = run.config.transition, run.index
-    if options.source == "known":
-        return run.world.together(
-            lambda: known_transition(index.clean_labels, index.labels, index.num_classes)
-        )
-    if options.source not in ("anchor", "confident"):
-        return run.world.together(
-            lambda: read_square(options.source, index.num_classes, option="transition.source")
-        )
+    if options.source not in ESTIMATES:
+        return run.world.together(lambda: given_transition(options, index))
     own = teacher_probabilities(options.net, run, option="transition.net")
     # Of a very large set a part will do: the rows of a process are in random order.
     most = max(MOST_ESTIMATED // index.num_classes // run.world.size, 1)
@@ -213,6 +210,22 @@ def _transition(run: "Run") -> NDArray[np.float64]:
     if options.source == "anchor":
         return estimate_anchor(probabilities, percentile=options.percentile)
     return estimate_confident(probabilities, labels)
+
+
+def given_transition(options: TransitionConfig, index: SampleIndex) -> NDArray[np.float64]:
+    """A transition matrix that asks no net: counted, or from a file.
+
+    Raises:
+        UserError: Nobody knows the true labels, or the file cannot be read or has another size.
+    """
+    if options.source != "known":
+        return read_square(options.source, index.num_classes, option="transition.source")
+    if index.clean_labels is None:
+        raise UserError(
+            "--transition.source known: nobody knows the true labels of this data set; pass anchor "
+            "or confident with --transition.net, or a file with the matrix"
+        )
+    return known_transition(index.clean_labels, index.labels, index.num_classes)
 
 
 def read_square(file: str, num_classes: int, *, option: str) -> NDArray[np.float64]:

@@ -98,7 +98,7 @@ def run(config, world, stop) -> None:
         with_labels,
     )
     from alr_fast.loggers import check_loggers
-    from alr_fast.methods import keeps_bank
+    from alr_fast.methods import check_methods, keeps_bank
     from alr_fast.models import build_model
     from alr_fast.resume import check_data, find_checkpoint
     from alr_fast.run import Run
@@ -158,6 +158,7 @@ def run(config, world, stop) -> None:
             return model.to(world.device, memory_format=torch.channels_last)
 
         new_model()  # an unknown or unsuitable net is known before images are decoded
+        check_methods(config, index, channels=data.train.channels, size=transform.size)
         loaders = make_loaders(
             config, data, transform, world=world, say=console.say, track=console.track
         )

@@ -128,16 +128,10 @@ def cells_of(
         options = (*suite.options, "--optim.epochs", str(epochs), *options)
         if name == "negative_smoothing":  # as its paper does
             options += (f"--label_smoothing.{_WARM_UP}", str(max(epochs // 6, 1)))
-        if name in ("backward_correction", "forward_correction") and noise == "none":
-            options += ("--transition.source", str(_write_identity(folder)))
         if name == "smearing":
             options += ("--smearing.matrix", str(_write_posterior(folder, noise, seed)))
         made.append(Cell(name, noise, seed, trained, options))
     return made
-
-
-def _write_identity(folder: Path) -> Path:
-    return _write_matrix(folder / "identity.csv", np.eye(10))
 
 
 def _write_posterior(folder: Path, noise: str, seed: int) -> Path:
@@ -158,10 +152,7 @@ def _write_posterior(folder: Path, noise: str, seed: int) -> Path:
     noisy = inject_noise(config, data, RunConsole("quiet"))
     # The other way round: from the given label to the true one.
     matrix = known_transition(noisy.labels, noisy.original, data.train.index.num_classes)
-    return _write_matrix(folder / f"posterior-{noise}-{seed}.csv", matrix)
-
-
-def _write_matrix(path: Path, matrix: np.ndarray) -> Path:
+    path = folder / f"posterior-{noise}-{seed}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savetxt(path, matrix, delimiter=",", fmt="%.17g")
     return path

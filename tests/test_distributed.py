@@ -148,13 +148,16 @@ def trained(world, config, loader, method="alr"):
         criterion = SATLoss(bank, warmup_epochs=1, all_sum=world.sum, **options)
     else:
         criterion = ELRLoss(bank, **options)
-    trainer = Trainer(net(), criterion, config, loader, world)
+    true = torch.where(torch.from_numpy(rows) % 3 == 0, (labels + 1) % CLASSES, labels)
+    trainer = Trainer(net(), criterion, config, loader, world, true_labels=true)
     progress = []
     for _ in range(EPOCHS):
         trainer.begin_epoch()
         for batch in loader:
             trainer.train_step(batch)
-        progress.append(trainer.progress(everywhere=True))
+        shares = trainer.prediction_shares()
+        assert list(shares) == ["clean_correct", "mislabelled_correct", "mislabelled_memorised"]
+        progress.append((*trainer.progress(everywhere=True), *shares.values()))
         trainer.end_epoch()
     table = np.full((SAMPLES, CLASSES), np.nan, np.float32)
     table[rows] = bank.rows.numpy()

@@ -8,7 +8,8 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from image_folder import write_folder
+from safetensors.torch import load_file, save_file
 
 from alr_fast import methods
 from alr_fast.cli import parse
@@ -103,10 +104,6 @@ def test_the_warm_up_is_a_sixth_where_it_is_not_given():
         ("--methods distillation", r"--distillation\.teacher label_smoothing: is not trained"),
         ("--methods distillation,label_smoothing", "put label_smoothing first in --methods"),
         ("--methods distillation --distillation.teacher x.safetensors", "neither a method .*nor"),
-        (
-            "--methods forward_correction --noise.kind none",
-            r"known: method forward_correction needs",
-        ),
         (
             "--methods forward_correction --transition.source mine",
             r"--transition\.source mine: must",
@@ -230,18 +227,45 @@ def test_the_teacher_gives_its_probabilities_for_every_sample(tmp_path, monkeypa
         (["--methods", "smearing", "--smearing.matrix", "FILE"], "2 x 3 numbers; .* needs 10 x 10"),
         (["--methods", "forward_correction", "--transition.source", "FILE"], "2 x 3 numbers"),
         (
-            ["--methods", "distillation", "--distillation.teacher", "alone.safetensors"],
+            ["--methods", "ce,distillation", "--distillation.teacher", "alone.safetensors"],
             "alone.safetensors: cannot be read .*config.yaml beside",
+        ),
+        (
+            ["--methods", "ce,backward_correction", "--transition.source", "flat.csv"],
+            "backward_correction: the transition matrix has no usable inverse",
         ),
     ],
 )
-def test_files_that_do_not_fit(tmp_path, capsys, monkeypatch, words, message):
+def test_files_that_do_not_fit_are_found_before_training(
+    tmp_path, capsys, monkeypatch, words, message
+):
     monkeypatch.chdir(tmp_path)
+    np.savetxt("flat.csv", np.full((10, 10), 0.1), delimiter=",")
     (tmp_path / "m.csv").write_text("1,2,3\n4,5,6\n")
     (tmp_path / "alone.safetensors").write_bytes(b"")
     words = [str(tmp_path / "m.csv") if word == "FILE" else word for word in words]
     assert main([*SMALL, *words, "--runs", str(tmp_path / "runs")]) == 2
     assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_net_of_other_classes_is_no_teacher(tmp_path, capsys):
+    run = train(tmp_path, "--methods", "ce")
+    weights = load_file(run / "ce.safetensors")
+    weights["head.weight"], weights["head.bias"] = torch.zeros(3, 64), torch.zeros(3)
+    save_file(weights, run / "ce.safetensors")
+    words = ["--methods", "distillation", "--distillation.teacher", str(run / "ce.safetensors")]
+    assert main([*SMALL, *words, "--runs", str(tmp_path / "others")]) == 2
+    assert "does not fit 10 classes and images of 1 channels" in capsys.readouterr().err
+    assert not (tmp_path / "others").exists()
+
+
+def test_nobody_knows_the_transition_without_true_labels(tmp_path, capsys):
+    write_folder(tmp_path / "data", train={"a": 6, "b": 6}, test={"a": 2, "b": 2})
+    words = ["--data-root", str(tmp_path / "data"), "--model.name", "conv-tiny"]
+    words += ["--methods", "forward_correction", "--runs", str(tmp_path / "runs")]
+    assert main(words) == 2
+    assert "--transition.source known: nobody knows" in capsys.readouterr().err
 
 
 def test_sat_is_given_the_sum_over_all_processes():

@@ -38,7 +38,7 @@ def alr_loss(
     index: Tensor,
     *,
     momentum: float = 0.9,
-    entropy_weight: float = 0.1,
+    entropy_weight: float = 0.4,
     reduction: str = "mean",
     row_weight: Tensor | None = None,
     update: bool = True,
@@ -58,7 +58,8 @@ def alr_loss(
             in pinned host memory with logits on a GPU.
         index: [B] int64 or int32, row of the bank for each row of the batch; below 0: row ignored.
         momentum: share of the old bank row in the target, in [0, 1].
-        entropy_weight: weight of the entropy term; 0 gives SELC.
+        entropy_weight: weight of the entropy term; 0 gives SELC. Its default and that of momentum
+            are this project's, not the paper's: see docs/method.md.
         reduction: "mean" over the rows not ignored (0 if there is none), "sum" or "none".
         row_weight: [B] constant factor on the loss of each row; "mean" still divides by the number
             of rows.
@@ -98,7 +99,7 @@ def alr_loss_and_grad(
     index: Tensor,
     *,
     momentum: float = 0.9,
-    entropy_weight: float = 0.1,
+    entropy_weight: float = 0.4,
     reduction: str = "mean",
     row_weight: Tensor | None = None,
     update: bool = True,

@@ -33,7 +33,7 @@ def alr_loss(
     index: Tensor,  # [B]
     *,
     momentum: float = 0.9,
-    entropy_weight: float = 0.1,
+    entropy_weight: float = 0.4,
     reduction: str = "mean",
     row_weight: Tensor | None = None,
     update: bool = True,

@@ -201,7 +201,7 @@ SECTIONS: dict[str, tuple[str, str, Callable[[list[dict]], str]]] = {
     ),
     "accuracy_cifar10-small": (
         "Accuracy under label noise: CIFAR-10 (JPEG), a part of it and a small net",
-        "For a CPU: 10,000 training and 5,000 test images, a small convolutional net, few epochs. "
+        "For a CPU: 10,000 training and 2,000 test images, a small convolutional net, few epochs. "
         f"It says little about the whole data set. {_ACCURACY_NOTE}",
         _accuracy,
     ),

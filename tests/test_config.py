@@ -27,7 +27,7 @@ def test_no_arguments_mean_the_recipe_digits():
     assert config.methods == ["ce", "alr"]
     assert (config.noise.kind, config.noise.rate, config.noise.seed) == ("symmetric", 0.4, 0)
     assert (config.optim.epochs, config.options["alr"].warmup_epochs) == (60, 10)
-    assert (config.options["alr"].momentum, config.options["alr"].entropy_weight) == (0.7, 0.1)
+    assert (config.options["alr"].momentum, config.options["alr"].entropy_weight) == (0.9, 0.4)
 
 
 @pytest.mark.parametrize("recipe", recipe_names())

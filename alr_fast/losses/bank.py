@@ -83,14 +83,14 @@ class ALRLoss(_RefiningLoss):
         warmup_epochs: int | None = None,
         warmup_steps: int | None = None,
         momentum: float = 0.9,
-        entropy_weight: float = 0.1,
+        entropy_weight: float = 0.4,
         reduction: str = "mean",
         unique_index: bool = False,
     ) -> None:
         """Sets up the loss.
 
-        The defaults of momentum and entropy weight are this project's: the paper's values could not
-        be had.
+        The defaults of momentum and entropy weight are this project's, since the paper's values
+        could not be had; docs/method.md says what they follow from.
 
         Args:
             bank: a row for every training sample.

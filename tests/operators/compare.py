@@ -117,7 +117,7 @@ def _magnitudes(
     z = problem.logits.double()
     is_alr = operation.startswith("alr_loss")
     a = momentum if is_alr else 1.0
-    lam = abs((0.1 if is_alr else 0.0) if entropy_weight is None else entropy_weight)
+    lam = abs((0.4 if is_alr else 0.0) if entropy_weight is None else entropy_weight)
     p = z.softmax(-1)
     # log p is a difference of numbers of the size of 1: its error is not smaller than theirs.
     log_p = 1 + z.log_softmax(-1).abs().masked_fill(p == 0, 0)

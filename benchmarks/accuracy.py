@@ -26,7 +26,7 @@ import torch
 
 from alr_fast.data.setup import usable_cores
 from alr_fast.noise import NOISE_MODELS
-from benchmarks.grid import Cell, CellFailed, mean_rows, run_grid, split_noise
+from benchmarks.grid import Cell, CellFailed, as_results, mean_rows, run_grid, split_noise
 from benchmarks.report_accuracy import accuracy_cells
 from benchmarks.results import FOLDER, ResultFile, as_text
 from benchmarks.tables import markdown, show
@@ -241,8 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.exit(1, f"{error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "interrupted; the same command goes on\n")
-    for row in rows:
-        row["suite"] = f"accuracy_{arguments.suite}"
+    rows = as_results(rows, f"accuracy_{arguments.suite}")
     means = mean_rows(rows) if len({row["seed"] for row in rows}) > 1 else []
     show(f"{arguments.suite}: test accuracy in %", *accuracy_cells(rows))
     print(markdown(*accuracy_cells(rows)))

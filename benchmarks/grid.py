@@ -264,6 +264,17 @@ class _Display:
         return table
 
 
+def as_results(rows: Sequence[dict], suite: str) -> list[dict]:
+    """The rows for a result file: with the name of their suite, without the words of their command.
+
+    Name, noise and seed tell what was run, and the words may hold paths of this machine.
+    """
+    return [
+        {"suite": suite, **{key: value for key, value in row.items() if key != "options"}}
+        for row in rows
+    ]
+
+
 FIGURES = (
     "test_accuracy_last",
     "test_accuracy_best",

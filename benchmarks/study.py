@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks.accuracy import SUITES, add_grid_arguments, grid_arguments
-from benchmarks.grid import Cell, CellFailed, mean_rows, run_grid
+from benchmarks.grid import Cell, CellFailed, as_results, mean_rows, run_grid
 from benchmarks.report_accuracy import study_cells
 from benchmarks.results import FOLDER, ResultFile, as_text
 from benchmarks.tables import show
@@ -83,8 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.exit(1, f"{error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "interrupted; the same command goes on\n")
-    for row in rows:
-        row["suite"] = f"study_{arguments.suite}"
+    rows = as_results(rows, f"study_{arguments.suite}")
     show("accuracy in %, the best setting by validation first", *study_cells(rows))
     if arguments.json:
         Path(arguments.json).write_text(as_text([*rows, *mean_rows(rows)]), encoding="utf-8")

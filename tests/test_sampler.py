@@ -124,3 +124,21 @@ def test_wrong_ranks_are_refused():
         Sampler(10, 2, rank=2, world_size=2)
     with pytest.raises(ValueError, match="too few for 4 ranks"):
         Sampler(3, 2, shuffle=True, rank=0, world_size=4)
+
+
+@pytest.mark.parametrize("per_class", [None, 3])
+def test_in_order_gives_every_row_of_a_rank_once(per_class):
+    labels = np.arange(103) % 5
+    for rank in range(3):
+        sampler = Sampler(
+            103, 8, shuffle=True, rank=rank, world_size=3, labels=labels, per_class=per_class
+        )
+        before = [batch.tolist() for batch in epoch_of(sampler)]
+        other = sampler.in_order(10)
+        assert other.rows is sampler.rows
+        batches = epoch_of(other, epoch=4)
+        assert np.concatenate(batches).tolist() == list(range(len(sampler.rows)))
+        assert [len(batch) for batch in batches[:-1]] == [10] * (other.steps - 1)
+        assert other.largest_batch == 10
+        # The training order is not touched.
+        assert [batch.tolist() for batch in epoch_of(sampler)] == before

@@ -338,7 +338,7 @@ def make_loaders(
         broken = BrokenSamples(split, options.max_broken, say, alone=world.size == 1)
         sampler = Sampler(
             len(split),
-            batch_size if training else _test_batch_size(own.size),
+            batch_size if training else evaluation_batch_size(own.size),
             shuffle=training,
             seed=config.seed,
             rank=world.rank,
@@ -380,7 +380,7 @@ def make_loaders(
         return make_loader(
             choice,
             data.train,
-            train.sampler.in_order(_test_batch_size(own.size)),
+            train.sampler.in_order(evaluation_batch_size(own.size)),
             own,
             decoded=pixels,
             device=world.device,
@@ -397,7 +397,8 @@ def make_loaders(
     )
 
 
-def _test_batch_size(size: int) -> int:
+def evaluation_batch_size(size: int) -> int:
+    """Images of ``size`` x ``size`` pixels in a batch that only goes forward."""
     return max(min(LARGEST_TEST_BATCH, TEST_BATCH_PIXELS // size**2), 1)
 
 

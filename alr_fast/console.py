@@ -128,6 +128,11 @@ class RunConsole:
         }
         if self.console.width < WIDTH:
             del columns["changed"], columns["img/s"]
+        if any(result["validation_accuracy_last"] is not None for result in methods.values()):
+            columns = {
+                "put aside": lambda r: percent(r["validation_accuracy_last"]),
+                **columns,
+            }
         table = Table(title=f"Last of {epochs} epochs (the best one is shown, never selected)")
         table.add_column("method")
         for title in columns:

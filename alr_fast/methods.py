@@ -106,9 +106,11 @@ def load_plugins(names: list[str]) -> None:
         try:
             if name.endswith(".py"):
                 path = Path(name).resolve()
-                spec = importlib.util.spec_from_file_location(path.stem, path)
+                # Under a name of its own: the file may be called like a module of somebody else.
+                own = f"alr_fast_plugin_{path.stem}"
+                spec = importlib.util.spec_from_file_location(own, path)
                 module = importlib.util.module_from_spec(spec)
-                sys.modules[path.stem] = module
+                sys.modules[own] = module
                 spec.loader.exec_module(module)
             else:
                 importlib.import_module(name)

@@ -35,6 +35,7 @@ from alr_fast.teacher import WEIGHTS, load_net
 from alr_fast.train import TRAIN_EXTRA
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from alr_fast.data.loader import Loader
@@ -172,9 +173,7 @@ def open_run(path: Path) -> FinishedRun:
         run = FinishedRun(path, json.loads((path / "summary.json").read_text(encoding="utf-8")))
         # All that is looked at later.
         _ = run.noise, run.summary["data"]["classes"]
-        _ = [
-            f"{m['test_accuracy_last']:f}{m['test_accuracy_best']:f}" for m in run.methods.values()
-        ]
+        _ = [float(result["test_accuracy_last"]) for result in run.methods.values()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path / 'summary.json'}: cannot be read ({type(error).__name__}: {error}); train the "
@@ -272,6 +271,10 @@ def _new_figure(height: int) -> "Figure":
     return Figure(figsize=(WIDTH / DPI, height / DPI), layout="constrained")
 
 
+def _whole_epochs(axes: "Axes") -> None:
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
@@ -326,12 +329,15 @@ def draw_memorisation(
         shown = 100 * series[name]
         axes.plot(series["epoch"], shown, style, color=color, marker=marker, lw=2, label=label)
     if right is not None:
-        axes.axhline(100 * right, color="#555555", ls=":", lw=1.2, label="given labels: right ones")
+        axes.axhline(
+            100 * right, color="#555555", ls=":", lw=1.2, label="share of right given labels"
+        )
     axes.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 102))
     axes.set_title(f"{title}\ntraining: {WHILE_TRAINING}", fontsize=10)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.margins(x=0.02)
+    _whole_epochs(axes)
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 
@@ -346,11 +352,11 @@ def shares(arguments: argparse.Namespace) -> tuple["Figure", str]:
     texts = []
     for method, (_, groups) in series.items():
         parts = [
-            f"{group}: "
+            f"{group} "
             + ", ".join(f"{_percent(values[-1])} {name}" for name, values in lines.items())
             for group, lines in groups.items()
         ]
-        texts.append(f"{method} {'; '.join(parts)}")
+        texts.append(f"{method}: {', '.join(parts)}")
     return draw_shares(series, title=run.noise), f"{run.noise}, last epoch: {'; '.join(texts)}"
 
 
@@ -413,11 +419,11 @@ def draw_shares(
                 step="post",
             )
             axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 100))
-            axes.set_title(f"{method}: {group}", fontsize=10)
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            _whole_epochs(axes)
+            if column == 0:
+                axes.set_ylabel(f"{group} (%)")
+        panels[0, column].set_title(method, fontsize=10)
         panels[-1, column].set_xlabel("epoch")
-    for axes in panels[:, 0]:
-        axes.set_ylabel("share of samples (%)")
     from matplotlib.patches import Patch
 
     names = {
@@ -536,7 +542,14 @@ def image_loader(
     from alr_fast.data.loader import choose_loader, for_evaluation, make_loader
     from alr_fast.data.memory import decode_all
     from alr_fast.data.sampler import Sampler
-    from alr_fast.data.setup import hold_out, leave_out, load_data, make_transform, usable_cores
+    from alr_fast.data.setup import (
+        evaluation_batch_size,
+        hold_out,
+        leave_out,
+        load_data,
+        make_transform,
+        usable_cores,
+    )
 
     path = run.path / "config.yaml"
     try:
@@ -560,7 +573,7 @@ def image_loader(
     order = np.random.default_rng(seed).permutation(len(data.test))
     split = data.test.take(np.sort(order[:samples]))
     choice = choose_loader("auto", split, transform, options.cache_mb)
-    sampler = Sampler(len(split), max(min(512, (1 << 23) // transform.size**2), 1))
+    sampler = Sampler(len(split), evaluation_batch_size(transform.size))
     workers = usable_cores() if options.workers is None else options.workers
     decoded = None
     if choice.name == "memory" and split.images.array is None:
@@ -619,7 +632,12 @@ def penultimate(
         for batch in batches:
             seen.clear()
             logits = net(batch["image"])
-            if not seen or seen[-1][1] is not logits:
+            # Some nets average two heads, or end in a convolution.
+            if not (
+                seen
+                and seen[-1][1].shape == logits.shape
+                and torch.allclose(seen[-1][1], logits, equal_nan=True)
+            ):
                 raise UserError(
                     f"{type(net).__name__}: this net does not end in one linear layer, so there "
                     "are no features to show; pass runs with another --model.name"
@@ -647,6 +665,7 @@ def embed(features: Tensor, *, perplexity: float, seed: int, what: object) -> ND
         UserError: They are too few, not finite or all the same.
     """
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits  # which scikit-learn needs, too
 
     if perplexity >= len(features):
         raise UserError(
@@ -659,7 +678,10 @@ def embed(features: Tensor, *, perplexity: float, seed: int, what: object) -> ND
             "show; train the run again with a lower --optim.lr"
         )
     reducer = TSNE(n_components=2, perplexity=perplexity, init="pca", random_state=seed)
-    return reducer.fit_transform(features.numpy()).astype(np.float64)
+    # In one thread: its many short steps take minutes where threads have to wait for each other
+    # on a busy machine, and the same points come out on every machine of a kind.
+    with threadpool_limits(1):
+        return reducer.fit_transform(features.numpy()).astype(np.float64)
 
 
 def draw_tsne(
@@ -675,12 +697,12 @@ def draw_tsne(
     """
     rows = -(-len(embeddings) // columns)
     side = min(WIDTH // columns, 600)
-    figure = _new_figure(rows * (side + 30) + 120)
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    figure = _new_figure(rows * (side + 45) + 120)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     few = len(classes) <= len(CLASS_COLORS)
     for axes in panels[len(embeddings) :]:
         axes.set_axis_off()
-    for axes, shown in zip(panels, embeddings, strict=False):
+    for number, (axes, shown) in enumerate(zip(panels, embeddings, strict=False)):
         size = 60 / columns / max(len(shown.labels) / 300, 1) ** 0.5
         if few:
             for k, name in enumerate(classes):
@@ -694,22 +716,24 @@ def draw_tsne(
                 vmin=0, vmax=len(classes) - 1,
             )  # fmt: skip
         axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
+        if number + columns >= len(embeddings):
+            axes.set_xlabel("t-SNE 1 (no unit)", fontsize=8)
+        if number % columns == 0:
+            axes.set_ylabel("t-SNE 2 (no unit)", fontsize=8)
+        between = ", " if columns <= 2 else "\n"  # narrow panels have no room for both
         axes.set_title(
-            f"{shown.method}, {shown.noise}\ntest accuracy {_percent(shown.test_accuracy)}",
+            f"{shown.method}{between}{shown.noise}\ntest accuracy {_percent(shown.test_accuracy)}",
             fontsize=9,
         )
     if few:
-        # Of axes of its own points: a class may have none among them.
         handles, names = panels[0].get_legend_handles_labels()
         figure.legend(
             handles, names, loc="outside lower center", ncols=5 if len(classes) > 5 else 10,
             fontsize=9, markerscale=(40 / handles[0].get_sizes()[0]) ** 0.5, title="true class",
         )  # fmt: skip
     else:
-        figure.colorbar(points, ax=list(panels), label="number of the true class", shrink=0.6)
+        figure.colorbar(points, ax=panels, label="number of the true class", shrink=0.6)
     figure.suptitle(f"{title}: features before the last layer", fontsize=10)
-    figure.supxlabel("t-SNE dimension 1 (no unit)", fontsize=9)
-    figure.supylabel("t-SNE dimension 2 (no unit)", fontsize=9)
     return figure
 
 

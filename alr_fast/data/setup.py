@@ -179,8 +179,8 @@ def hold_out(data: RunData, share: float, *, seed: int) -> RunData:
     size = int(share * len(data.train))
     if not 0 < size < len(data.train):
         raise UserError(
-            f"--data.validation {share}: puts {size} of {len(data.train):,} training samples aside; "
-            "pass a share that leaves some on both sides"
+            f"--data.validation {share}: puts {size} of {len(data.train):,} training samples "
+            "aside; pass a share that leaves some on both sides"
         )
     order = np.random.default_rng([seed, _HOLD_OUT]).permutation(len(data.train))
     aside = np.sort(order[:size])
@@ -329,8 +329,11 @@ def make_loaders(
             )
     dtype = getattr(torch, config.precision)
     made = []
-    evaluated = (*data.tests, *(() if data.validation is None else (data.validation,)))
-    for split, training in ((data.train, True), *((other, False) for other in evaluated)):
+    splits = [("training", data.train), *(("test", test) for test in data.tests)]
+    if data.validation is not None:
+        splits.append(("validation", data.validation))
+    for what, split in splits:
+        training = what == "training"
         own = transform if training else for_evaluation(transform)
         choice = choose_loader(
             _wanted_loader(options.loader, training), split, own, options.cache_mb
@@ -348,7 +351,6 @@ def make_loaders(
         )
         decoded = None
         if choice.name == "memory" and split.images.array is None:
-            what = "training" if training else "test" if split in data.tests else "validation"
             rows = sampler.rows
             decoded = decode_all(
                 split,

@@ -12,7 +12,8 @@ told the noise that was injected, which nobody knows in practice.
 
 The last epoch is the result; the best one is found with test labels and stands beside it only for
 comparison. The command goes on where it was stopped, see `benchmarks.grid`. Rows of a whole suite
-go to benchmarks/results, of which `python -m benchmarks.report` makes tables and plots.
+go to benchmarks/results, of which `python -m benchmarks.report` makes tables and plots; a table in
+Markdown and a plot of whatever was run lie in the folder of the grid.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import torch
 from alr_fast.data.setup import usable_cores
 from alr_fast.noise import NOISE_MODELS
 from benchmarks.grid import Cell, CellFailed, as_results, mean_rows, run_grid, split_noise
-from benchmarks.report_accuracy import accuracy_cells
+from benchmarks.report_accuracy import accuracy_cells, plot_accuracy
 from benchmarks.results import FOLDER, ResultFile, as_text
 from benchmarks.tables import markdown, show
 
@@ -244,7 +245,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = as_results(rows, f"accuracy_{arguments.suite}")
     means = mean_rows(rows) if len({row["seed"] for row in rows}) > 1 else []
     show(f"{arguments.suite}: test accuracy in %", *accuracy_cells(rows))
-    print(markdown(*accuracy_cells(rows)))
+    table, plot = options["folder"] / "accuracy.md", options["folder"] / "accuracy.png"
+    table.write_text(markdown(*accuracy_cells(rows)), encoding="utf-8")
+    plot_accuracy(plot, [(arguments.suite, rows)])
+    print(f"the same in Markdown: {table}; as a plot: {plot}")
     if arguments.json:
         Path(arguments.json).write_text(as_text([*rows, *means]), encoding="utf-8")
     elif not (arguments.methods or arguments.noise or arguments.seeds or arguments.epochs):

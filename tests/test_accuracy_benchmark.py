@@ -202,8 +202,10 @@ def test_the_command_writes_rows_and_means(tmp_path, capsys, monkeypatch):
         assert mean["seeds"] == len(own) == 2
         assert mean["test_accuracy_last"] == pytest.approx(statistics.fmean(own))
         assert mean["test_accuracy_last_std"] == pytest.approx(statistics.stdev(own))
-    shown = capsys.readouterr().out
-    assert "| symmetric-0.4 | `alr` |" in shown
+    assert "8 of 8 cells" in capsys.readouterr().out
+    folder = tmp_path / "digits"
+    assert "| symmetric-0.4 | `alr` |" in (folder / "accuracy.md").read_text()
+    assert (folder / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

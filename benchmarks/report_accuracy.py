@@ -183,8 +183,9 @@ def plot_accuracy(path: Path, found: list[tuple[str, list[dict]]]) -> bool:
 _ACCURACY_NOTE = (
     "One recipe for all methods, net, schedule and batches the same. `smearing`, "
     "`backward_correction` and `forward_correction` are told the noise that was injected, which "
-    "nobody knows in practice. Mean ± sample standard deviation over the seeds; bold: the highest "
-    "mean of a column."
+    "nobody knows in practice. `selc`, `sat` and `elr` have the momentum and weights of their public "
+    "code; ALR's come from the study below. Mean ± sample standard deviation over the seeds; bold: "
+    "the highest mean of a column."
 )
 
 # Suite -> title, note, and what makes its text; as `benchmarks.report` wants them.

@@ -137,6 +137,7 @@ def test_every_recipe_loads_its_data_set(train, tmp_path, recipe):
     write = {
         "animal10n": partial(write_animal10n, form="flat"),
         "cifar10": write_cifar10,
+        "cifar10-accuracy": write_cifar10,
         "cifar10-small": write_cifar10,
         "cifar100": write_cifar100,
         "clothing1m": write_clothing1m,

@@ -62,7 +62,7 @@ def _accuracy(rows: list[dict]) -> str:
     first = rows[0]
     facts = f"{first['train_samples']:,} training images, {first['epochs']} epochs, "
     seeds = sorted({row["seed"] for row in rows})
-    facts += f"seeds {', '.join(map(str, seeds))}."
+    facts += f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}."
     parts = [f"{facts} Test accuracy after the last epoch, in percent:\n"]
     parts.append(markdown(*by_method(rows, "test_accuracy_last")))
     parts.append("Of the best epoch, which test labels tell:\n")
@@ -183,7 +183,7 @@ def plot_accuracy(path: Path, found: list[tuple[str, list[dict]]]) -> bool:
 _ACCURACY_NOTE = (
     "One recipe for all methods, net, schedule and batches the same. `smearing`, "
     "`backward_correction` and `forward_correction` are told the noise that was injected, which "
-    "nobody knows in practice. `selc`, `sat` and `elr` have the momentum and weights of their public "
+    "nobody knows in practice. `selc`, `sat` and `elr` have momentum and weights of their public "
     "code; ALR's come from the study below. Mean ± sample standard deviation over the seeds; bold: "
     "the highest mean of a column."
 )

@@ -100,14 +100,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     net_epochs, epochs = ((1, 2), 2) if arguments.tiny else (NET_EPOCHS, 60)
     noises = NOISES[:1] if arguments.tiny else NOISES
     rows: list[dict] = []
+    file = None
     for noise in noises:
         for seed in range(arguments.seeds):
             rows += measure(noise, seed, net_epochs, epochs)
+            if not (arguments.tiny or arguments.json):
+                file = file or ResultFile(FOLDER, rows[0]["environment"])
+                file.write(rows)  # a run that is stopped leaves what it had
     show("transition matrices", *transition_cells(rows))
     if arguments.json:
         Path(arguments.json).write_text(as_text(rows), encoding="utf-8")
-    elif not arguments.tiny:
-        print(f"rows in {ResultFile(FOLDER, rows[0]['environment']).write(rows)}")
+    elif file is not None:
+        print(f"rows in {file.path}")
 
 
 if __name__ == "__main__":

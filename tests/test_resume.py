@@ -170,6 +170,12 @@ def test_auto_names_three_options_at_most(runs, make_run, find, said):
     assert said == [f"{BEGINS.format(runs)} ({FIRST} differs in {names}; and 1 more)"]
 
 
+def test_other_methods_are_named_as_such(make_run, find):
+    run = make_run(FIRST, "--methods", "ce,alr")  # "alr.momentum" sorts before "methods"
+    with pytest.raises(UserError, match=r"--methods \['ce'\]: the run .* has \['ce', 'alr'\]"):
+        find(run, "--methods", "ce")
+
+
 def test_what_was_changed_is_named_before_what_follows_from_it(make_run, find, said):
     run = make_run(FIRST)
     with pytest.raises(UserError, match=r"--optim\.epochs 90: the run .* has 60"):

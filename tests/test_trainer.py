@@ -65,6 +65,22 @@ def train(trainer, epochs=1):
     return trainer
 
 
+def test_predictions_are_counted_by_what_is_known_of_the_labels():
+    trainer = make_trainer(Config(optim=SGD), method="ce")
+    trainer._true = torch.tensor([1, 1, 0, 2, 2, 0])
+    labels = torch.tensor([1, 1, 2, 1, 0, -1])  # two right, three wrong, one without an image
+    predicted = torch.tensor([1, 0, 0, 2, 0, 1])  # the last one is the true class of sample 0
+    index = torch.tensor([0, 1, 2, 3, 4, -1])
+    logits = nn.functional.one_hot(predicted, CLASSES).float()
+    trainer._add(torch.tensor(1.0), logits, {"label": labels, "index": index})
+    trainer.sums[3] = 5  # valid samples, which a step counts
+    assert trainer.prediction_shares() == {
+        "clean_correct": 1 / 2,
+        "mislabelled_correct": 2 / 3,
+        "mislabelled_memorised": 1 / 3,
+    }
+
+
 VARIANTS = {
     "float32": Config(optim=SGD),
     "bfloat16": Config(optim=SGD, precision="bfloat16"),

@@ -516,7 +516,7 @@ def test_without_a_gpu_the_rest_of_the_check_runs(tmp_path: Path) -> None:
         "whole": "",
     }
     assert (tmp_path / "calls").read_text().splitlines() == [
-        "setup.py build_ext --inplace",
+        "setup.py egg_info build_ext --inplace",
         "-m benchmarks.report",
     ]
 

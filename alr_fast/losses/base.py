@@ -272,7 +272,8 @@ class PlainLoss(Loss):
                 f"must lie in [0, {classes}), or below 0 to ignore a row"
             )
         z = logits if logits.dtype == torch.float64 else logits.float()
-        z = z.masked_fill(~valid[:, None], 0).masked_fill(beyond[:, None], torch.nan)
+        # Added, not filled in: so the gradient is NaN, too.
+        z = z.masked_fill(~valid[:, None], 0) + torch.where(beyond, torch.nan, 0.0)[:, None]
         loss = self.rows(z, labels.clamp(0, classes - 1).long(), index)
         if row_weight is not None:
             loss = loss * row_weight.to(loss.dtype)

@@ -44,18 +44,28 @@ __device__ __forceinline__ float anew(float x) {
   return x;
 }
 
-// e^x for x <= 0, to about 2 units in the last place of the result and one of the exponent: one
-// multiplication and the hardware's 2^x, with results below the smallest normal number flushed to
-// 0.
-__device__ __forceinline__ float fast_exp(float x) {
-  constexpr float kLog2E = 1.44269504088896340736f;
+// 2^x by the hardware, to about 2 units in the last place; 0 below the smallest normal number.
+__device__ __forceinline__ float fast_exp2(float x) {
 #if defined(__CUDA_ARCH__)
   float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * kLog2E));
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 #else
-  return exp2f(x * kLog2E);
+  return exp2f(x);
 #endif
+}
+
+// e^x for x <= 0, to about 3 units in the last place whatever the size of x. Rounding x * log2(e)
+// alone would cost |x| / 2 of them, so what it takes away is put back.
+__device__ __forceinline__ float fast_exp(float x) {
+  constexpr float kLog2E = 1.44269504088896340736f;
+  constexpr float kLog2ELow = 1.92596299112661746887e-8f;  // log2(e) - kLog2E
+  constexpr float kLn2 = 0.69314718055994530942f;
+  constexpr float kZeroBelow = -150;  // 2^x is 0 there, and the rest below may be infinity - infinity
+  const float exponent = x * kLog2E;
+  const float rest = fmaf(x, kLog2ELow, fmaf(x, kLog2E, -exponent));
+  const float y = fast_exp2(exponent);
+  return exponent > kZeroBelow ? fmaf(y, rest * kLn2, y) : y;
 }
 
 // How an access treats the caches.

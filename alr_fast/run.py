@@ -176,6 +176,7 @@ class Run:
             self._store.save(self._number, tensors, progress, wait=stopping)
         else:
             tensors |= {"bank.rows": self._shard(bank.rows), "bank.ids": self._shard(self._ids)}
+            tensors |= self._history(trainer)
             # A bank in a file may be larger than the memory: no copy to write from.
             with bank.host_access():
                 wait = stopping or bank.placement == "file"
@@ -210,7 +211,7 @@ class Run:
         if bank is None:
             load(checkpoint, tensors)
         else:
-            self._load_with_bank(checkpoint, tensors, bank)
+            self._load_with_bank(checkpoint, tensors | self._history(trainer), bank)
         own = {n.removeprefix(rank): t for n, t in tensors.items() if n.startswith(rank)}
         trainer.restore(position, own if same else None)
         where = f"in epoch {trainer.epoch + 1} after step {trainer.step}"
@@ -246,6 +247,10 @@ class Run:
     @cached_property
     def _description(self) -> dict[str, Any]:
         return describe_data(self.index)
+
+    def _history(self, trainer: Trainer) -> dict[str, Tensor]:
+        named = trainer.history.tensors().items()
+        return {f"history.{name}": self._shard(entries) for name, entries in named}
 
     def _shard(self, rows: Tensor) -> Tensor:
         sampler = self.loaders.train.sampler

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from alr_fast.bank import LabelBank
 from alr_fast.bank_file import BankFileWriter
@@ -17,6 +18,7 @@ from alr_fast.config import BankConfig
 from alr_fast.data.index import SampleIndex
 from alr_fast.distributed import World
 from alr_fast.errors import UserError
+from alr_fast.history import COLUMNS, SampleHistory
 from alr_fast.loggers import Histogram
 from alr_fast.placement import check_placement, choose_placement, readable
 from alr_fast.runs import writing
@@ -116,12 +118,14 @@ class LabelStatistics:
         changed: Share that differs from the given one.
         nonfinite_rows: Samples whose logits were not finite since the last time.
         histograms: Of the confidence, where there is a bank.
+        refined: Labels of the samples of this process alone, int64 [n], on the CPU.
     """
 
     right: float | None
     changed: float
     nonfinite_rows: int
     histograms: dict[str, Histogram]
+    refined: Tensor
 
 
 def label_statistics(
@@ -152,17 +156,24 @@ def label_statistics(
         sum(changes) / len(index),
         sum(counts),
         {name: sum((other[name] for other in others), start) for name, start in first.items()},
+        labels,
     )
 
 
 def export_bank(
-    path: Path, bank: LabelBank, index: SampleIndex, rows: NDArray[np.int64], world: World
+    path: Path,
+    bank: LabelBank,
+    history: SampleHistory,
+    index: SampleIndex,
+    rows: NDArray[np.int64],
+    world: World,
 ) -> None:
     """Writes the rows of all processes into one file, ascending by id; process 0 writes it.
 
     Args:
         path: The file.
         bank: Of this process.
+        history: Of this process.
         index: All training samples.
         rows: Those of this process, int64 [n].
         world: The processes.
@@ -170,12 +181,19 @@ def export_bank(
     Raises:
         SharedError: The file cannot be written.
     """
+    parts = world.gather((rows, history.means()))
     with bank.host_access(), ExitStack() as stack:
 
         def begin() -> BankFileWriter | None:
-            return (
-                stack.enter_context(_writer(path, bank.rows.dtype, index)) if world.main else None
-            )
+            if not world.main:
+                return None
+            seen = {
+                name: torch.zeros(len(index), dtype=dtype) for name, dtype in COLUMNS.items()
+            }
+            for of_rank, columns in parts:
+                for name, column in columns.items():
+                    seen[name][torch.from_numpy(of_rank)] = column
+            return stack.enter_context(_writer(path, bank.rows.dtype, index, seen))
 
         def end() -> None:
             with writing(path):
@@ -187,8 +205,11 @@ def export_bank(
         world.together(end)
 
 
-def _writer(path: Path, dtype: torch.dtype, index: SampleIndex) -> BankFileWriter:
-    tensors = {"ids": torch.from_numpy(index.ids), "given_labels": torch.from_numpy(index.labels)}
+def _writer(
+    path: Path, dtype: torch.dtype, index: SampleIndex, tensors: dict[str, Tensor]
+) -> BankFileWriter:
+    tensors["ids"] = torch.from_numpy(index.ids)
+    tensors["given_labels"] = torch.from_numpy(index.labels)
     if index.clean_labels is not None:
         tensors["clean_labels"] = torch.from_numpy(index.clean_labels)
     return BankFileWriter(

@@ -262,6 +262,7 @@ def train_method(method: str, this, model: nn.Module) -> None:
         this: `alr_fast.run.Run`.
         model: Fresh net on the training device.
     """
+    from alr_fast.history import SampleHistory
     from alr_fast.methods import make_loss
     from alr_fast.profiling import Profile
     from alr_fast.run import steps_due
@@ -274,7 +275,12 @@ def train_method(method: str, this, model: nn.Module) -> None:
     criterion = make_loss(method, this)
     clean = this.index.clean_labels
     true = None if clean is None else torch.from_numpy(clean[loader.sampler.rows])
-    trainer = Trainer(model, criterion, config, loader, world, true_labels=true)
+    history = None
+    if criterion.bank is not None:
+        history = SampleHistory(criterion.bank.given_labels, world.device)
+    trainer = Trainer(
+        model, criterion, config, loader, world, true_labels=true, history=history
+    )
     before = this.restore(trainer, method)
     profile = Profile(trainer, wanted=config.log.profile and method == config.methods[-1])
     steps, every = len(loader), config.log.every
@@ -313,6 +319,8 @@ def train_method(method: str, this, model: nn.Module) -> None:
             ]
             this.loaders.share_broken(world)
             labels = label_statistics(criterion.bank, *bank_of)
+            if history is not None:
+                history.end_epoch(labels.refined)
             record = EpochRecord(
                 method=method,
                 epoch=trainer.epoch + 1,
@@ -340,7 +348,7 @@ def train_method(method: str, this, model: nn.Module) -> None:
             this.save_if_due(trainer, method, before)
     this.in_folder(RunFolder.save_weights, method, trainer.evaluated)
     if criterion.bank is not None:
-        export_bank(this.path / f"{method}_bank.safetensors", criterion.bank, *bank_of)
+        export_bank(this.path / f"{method}_bank.safetensors", criterion.bank, history, *bank_of)
     profile.show(this)
     this.finished.append(method)
 

@@ -17,6 +17,7 @@ from alr_fast.config import Config, OptimConfig
 from alr_fast.data.loader import Loader
 from alr_fast.distributed import World
 from alr_fast.errors import SharedError
+from alr_fast.history import SampleHistory
 
 # What `Trainer.sums` adds up over an epoch, in this process; the last four where true labels are
 # known: samples with a right given label, those of them predicted so, those with a wrong one
@@ -45,6 +46,7 @@ class Trainer:
         world: The processes of the run.
         true_labels: int64 [n], of the samples of this process in the order of its bank's rows;
             None where nobody knows them.
+        history: Takes what each sample's logits say; None to keep none.
 
     Attributes:
         model: The net; `evaluated` is what is tested and saved.
@@ -67,10 +69,12 @@ class Trainer:
         world: World,
         *,
         true_labels: Tensor | None = None,
+        history: SampleHistory | None = None,
     ) -> None:
         optim = config.optim
         self.model = model
         self.criterion = criterion
+        self.history = history
         self.loader = loader
         self.world = world
         self.net = _wrapped(model, config, world)
@@ -199,6 +203,8 @@ class Trainer:
 
     def _add(self, loss: Tensor, logits: Tensor, piece: dict[str, Tensor]) -> None:
         # A loss that is not finite would hide the others for the rest of the epoch.
+        if self.history is not None:
+            self.history.add(logits, piece["label"], piece["index"])
         finite, labels, predicted = loss.isfinite(), piece["label"], logits.argmax(1)
         as_given = predicted == labels
         self.sums[_LOSS] += torch.where(finite, loss, 0)

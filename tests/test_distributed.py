@@ -26,6 +26,7 @@ from alr_fast.data.transform import Transform
 from alr_fast.distributed import World, choose_device, process_group
 from alr_fast.errors import SharedError, UserError
 from alr_fast.losses import ALRLoss, ELRLoss, SATLoss
+from alr_fast.history import SampleHistory
 from alr_fast.sharded_bank import export_bank, label_statistics
 from alr_fast.train import evaluate
 from alr_fast.trainer import Trainer
@@ -318,7 +319,7 @@ def _export(world, path):
     index, rows = loader.split.index, loader.sampler.rows
     bank = LabelBank.from_labels(torch.from_numpy(index.labels[rows]), CLASSES)
     try:
-        export_bank(path, bank, index, rows, world)
+        export_bank(path, bank, SampleHistory(bank.given_labels, CPU), index, rows, world)
     except SharedError as error:
         return str(error)
     return "written"

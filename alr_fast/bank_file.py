@@ -1,14 +1,16 @@
-"""The bank of a finished run as a safetensors file, written piece by piece."""
+"""The bank of a finished run as a safetensors file, written and read piece by piece."""
 
+import errno
 import json
 import mmap
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from alr_fast.errors import UserError
@@ -198,6 +200,37 @@ class BankFileWriter:
         self._rows = self._file = None  # the mapping ends with the last tensor on it
         os.close(self._handle)
         self._part.unlink(missing_ok=True)
+
+
+def open_rows(path: str | os.PathLike) -> Callable[[slice], NDArray[np.float32]]:
+    """A function that reads rows of a bank file: `read(slice)` gives float32 [M, K].
+
+    The file is not mapped: what was read does not stay in the memory of the process.
+
+    Raises:
+        OSError: the file cannot be read.
+        KeyError, ValueError: it is no bank file.
+    """
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > os.path.getsize(path):
+            raise ValueError("not a safetensors file")
+        layout = json.loads(file.read(length))["rows"]
+    (num_samples, num_classes), (begin, _) = layout["shape"], layout["data_offsets"]
+    dtype = next(d for d, name in _DTYPE_NAMES.items() if name == layout["dtype"])
+    row_bytes = num_classes * dtype.itemsize
+
+    def read(rows: slice) -> NDArray[np.float32]:
+        start, stop, _ = rows.indices(num_samples)
+        with open(path, "rb") as file:
+            file.seek(8 + length + begin + start * row_bytes)
+            data = bytearray((stop - start) * row_bytes)
+            if file.readinto(data) < len(data):
+                raise OSError(errno.EIO, "the file has been cut off", os.fspath(path))
+        found = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        return found.view(stop - start, num_classes).float().numpy()
+
+    return read
 
 
 def _laid_out(

@@ -651,7 +651,7 @@ def load(
     """
 
     def compare() -> None:
-        saved = _saved_tensors(checkpoint)
+        saved = saved_tensors(checkpoint)
         for name, tensor in sorted(tensors.items()):
             if name not in saved:
                 raise UserError(
@@ -680,7 +680,7 @@ def load(
     _together(read, group)
 
 
-def _saved_tensors(checkpoint: Checkpoint) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+def saved_tensors(checkpoint: Checkpoint) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shape and dtype of each tensor in a checkpoint."""
     try:
         metadata = dcp.FileSystemReader(checkpoint.path).read_metadata()

@@ -42,6 +42,7 @@ from alr_fast.data.broken import BrokenSamples, write_exclusions
 from alr_fast.errors import UserError
 
 LOCK = ".lock"
+BANK = "_bank.safetensors"  # what the file of a method's label bank ends with
 
 if TYPE_CHECKING:
     from alr_fast.loggers import Histogram, Logger  # which takes EpochRecord from here

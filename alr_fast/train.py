@@ -91,6 +91,7 @@ def run(config, world, stop) -> None:
     from alr_fast.console import RunConsole, percent
     from alr_fast.data.setup import (
         hold_out,
+        inject_noise,
         leave_out,
         load_data,
         make_loaders,
@@ -123,7 +124,9 @@ def run(config, world, stop) -> None:
     layout = data.dataset.layout.name
     if config.recipe == FOLDER_RECIPE != layout and layout in recipe_names():
         console.say(f"recipe {layout} has a schedule for this data set: --recipe {layout}")
-    noise = world.from_main(lambda: inject_noise(config, data, console))
+    noise = world.from_main(
+        lambda: inject_noise(config.noise, config.data, data, console.track)
+    )
     if noise.kind != "none":
         data = with_labels(data, noise.labels)
     # After the noise, so that a list of broken files changes nobody else's label.
@@ -220,26 +223,6 @@ def run(config, world, stop) -> None:
         console.say(f"{this.path} (also {this.path.parent / 'latest'})")
 
 
-def inject_noise(config, data, console):
-    """The labels to train on, as `alr_fast.noise.inject` gives them."""
-    from alr_fast.data.setup import noise_features
-    from alr_fast.noise import inject, needs_features, read_matrix
-
-    features = None
-    if needs_features(config.noise.kind):
-        features = noise_features(config.data, data.train, console.track)
-    return inject(
-        data.train.index.labels,
-        num_classes=data.train.index.num_classes,
-        kind=config.noise.kind,
-        rate=config.noise.rate,
-        seed=config.noise.seed,
-        class_names=data.train.index.class_names,
-        features=features,
-        matrix=None if config.noise.matrix is None else read_matrix(config.noise.matrix),
-    )
-
-
 def synchronised(model: nn.Module, world) -> nn.Module:
     """The net with batch statistics over all processes.
 
@@ -266,7 +249,7 @@ def train_method(method: str, this, model: nn.Module) -> None:
     from alr_fast.methods import make_loss
     from alr_fast.profiling import Profile
     from alr_fast.run import steps_due
-    from alr_fast.runs import EpochRecord, RunFolder
+    from alr_fast.runs import BANK, EpochRecord, RunFolder
     from alr_fast.sharded_bank import export_bank, label_statistics
     from alr_fast.trainer import Trainer
 
@@ -348,7 +331,7 @@ def train_method(method: str, this, model: nn.Module) -> None:
             this.save_if_due(trainer, method, before)
     this.in_folder(RunFolder.save_weights, method, trainer.evaluated)
     if criterion.bank is not None:
-        export_bank(this.path / f"{method}_bank.safetensors", criterion.bank, history, *bank_of)
+        export_bank(this.path / f"{method}{BANK}", criterion.bank, history, *bank_of)
     profile.show(this)
     this.finished.append(method)
 

@@ -4,6 +4,8 @@ true. What the losses with a correction take, known or estimated.
 All matrices are float64 [K, K] with rows that sum to one.
 """
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -88,21 +90,40 @@ def estimate_confident(
         UserError: No sample, or a label outside [0, K).
     """
     p = _checked(probabilities)
-    num_classes = p.shape[1]
-    _check_labels(given_labels, num_classes)
-    sizes = np.bincount(given_labels, minlength=num_classes).astype(np.float64)
-    sums = np.zeros(num_classes)
-    np.add.at(sums, given_labels, p[np.arange(len(p)), given_labels])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        thresholds = np.where(sizes > 0, sums / sizes, np.inf)
-    confident = np.where(p >= thresholds, p, -1.0)
-    chosen = confident.argmax(axis=1)
-    counted = confident.max(axis=1) >= 0
-    joint = np.zeros((num_classes, num_classes))  # [given, true]
-    np.add.at(joint, (given_labels[counted], chosen[counted]), 1.0)
+    _check_labels(given_labels, p.shape[1])
+    return _with_row_sums_of_one(confident_counts(lambda: [(p, given_labels)], p.shape[1]).T)
+
+
+def confident_counts(
+    pieces: Callable[[], Iterable[tuple[NDArray[np.floating], NDArray[np.int64]]]],
+    num_classes: int,
+) -> Matrix:
+    """The counts of `estimate_confident`, of samples that are read twice, piece by piece.
+
+    Args:
+        pieces: Called for each reading; gives probabilities [M, K] and their given labels [M].
+        num_classes: Number of classes K.
+
+    Returns:
+        float64 [K, K] of (given, true): the rows add up to the number of samples of their label, or
+        to 0 where none of them was counted.
+    """
+    sizes, sums = np.zeros(num_classes), np.zeros(num_classes)
+    for p, labels in pieces():
+        sizes += np.bincount(labels, minlength=num_classes)
+        own = p[np.arange(len(p)), labels].astype(np.float64)
+        sums += np.bincount(labels, own, minlength=num_classes)
+    thresholds = np.divide(sums, sizes, out=np.full(num_classes, np.inf), where=sizes > 0)
+    joint = np.zeros(num_classes**2)
+    for p, labels in pieces():
+        confident = np.where(p >= thresholds, p, -1.0)
+        chosen = confident.argmax(axis=1)
+        counted = confident[np.arange(len(p)), chosen] >= 0
+        cells = (labels * num_classes + chosen)[counted]
+        joint += np.bincount(cells, minlength=num_classes**2)
+    joint = joint.reshape(num_classes, num_classes)
     rows = joint.sum(axis=1, keepdims=True)
-    joint *= np.divide(sizes[:, None], rows, out=np.zeros_like(rows), where=rows > 0)
-    return _with_row_sums_of_one(joint.T)
+    return joint * np.divide(sizes[:, None], rows, out=np.zeros_like(rows), where=rows > 0)
 
 
 def transition_error(estimate: Matrix, truth: Matrix) -> float:

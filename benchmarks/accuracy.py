@@ -144,15 +144,14 @@ def _write_posterior(folder: Path, noise: str, seed: int) -> Path:
     """
     from alr_fast.cli import parse
     from alr_fast.console import RunConsole
-    from alr_fast.data.setup import load_data
-    from alr_fast.train import inject_noise
+    from alr_fast.data.setup import inject_noise, load_data
     from alr_fast.transition import known_transition
 
     kind, rate = split_noise(noise)
     words = ["--seed", str(seed), "--noise.kind", kind]
     config = parse(words + (["--noise.rate", str(rate)] if rate else ["--noise.rate", "0"]))
     data = load_data(config.data, None, say=lambda text: None)
-    noisy = inject_noise(config, data, RunConsole("quiet"))
+    noisy = inject_noise(config.noise, config.data, data, RunConsole("quiet").track)
     # The other way round: from the given label to the true one.
     matrix = known_transition(noisy.labels, noisy.original, data.train.index.num_classes)
     path = folder / f"posterior-{noise}-{seed}.csv"

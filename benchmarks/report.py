@@ -14,6 +14,7 @@ from benchmarks.loading import to_baseline
 from benchmarks.loading_variants import BASELINE
 from benchmarks.report_accuracy import SECTIONS as ACCURACY_SECTIONS
 from benchmarks.report_accuracy import plot_accuracy
+from benchmarks.report_suspects import SECTIONS as SUSPECTS_SECTIONS
 from benchmarks.report_training import SECTIONS as TRAINING_SECTIONS
 from benchmarks.results import FOLDER, latest
 from benchmarks.tables import NOT_MEASURED
@@ -85,6 +86,10 @@ _COMMANDS = (
         "how far estimated transition matrices are from the noise that was injected",
     ),
     (
+        "`python -m benchmarks.suspects`",
+        "how well wrong labels are found, beside cleanlab; `--suite` as above",
+    ),
+    (
         "`python -m benchmarks.figures`",
         "nothing: draws what runs of the trainer have written down",
     ),
@@ -111,9 +116,12 @@ _COMMAND_OF = {
     "study_digits": "study --suite digits",
     "study_cifar10": "study --suite cifar10 --data-root DIR",
     "transitions": "transitions",
+    "suspects_digits": "suspects --suite digits",
+    "suspects_cifar10-small": "suspects --suite cifar10-small --data-root DIR",
+    "suspects_cifar10": "suspects --suite cifar10 --data-root DIR",
 }
 _PRACTICE = """\
-Each of the first nine leaves a file named after device, date and commit and overwrites none; the
+Each of the first ten leaves a file named after device, date and commit and overwrites none; the
 tables show the latest. Before any timing, loss, gradient and bank of every variant are compared
 with the reference in float64, whole training steps with each other. The variants take turns.
 """
@@ -480,6 +488,7 @@ _SECTIONS: dict[str, tuple[str, str, Callable[[list[dict]], str]]] = {
     ),
     **TRAINING_SECTIONS,
     **ACCURACY_SECTIONS,
+    **SUSPECTS_SECTIONS,
     "loading": (
         "Loading",
         "Photographs as JPEG, made by the command, -> random resized crop, mirrored, normalised, "

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alr_fast.config import Config, DataConfig
+from alr_fast.config import Config, DataConfig, NoiseConfig
 from alr_fast.data.broken import BrokenSamples, default_exclusion_file, read_exclusions
 from alr_fast.data.datasets import Dataset, Split, open_dataset
 from alr_fast.data.images import ArrayImages, BrokenImage, FileImages, prepare
@@ -22,6 +22,7 @@ from alr_fast.data.sampler import Sampler
 from alr_fast.data.transform import Transform
 from alr_fast.distributed import World
 from alr_fast.errors import UserError
+from alr_fast.noise import InjectedNoise, inject, needs_features, read_matrix
 
 LARGEST_DEFAULT_SIZE = 224
 LARGEST_TEST_BATCH = 512
@@ -420,6 +421,33 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # not everywhere
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def inject_noise(
+    noise: NoiseConfig, config: DataConfig, data: RunData, track: Callable[..., Iterable]
+) -> InjectedNoise:
+    """The labels to train on, as `alr_fast.noise.inject` gives them.
+
+    Args:
+        noise: Which noise.
+        config: How images are read, where the noise looks at them.
+        data: With the labels as the data set gives them.
+        track: See `make_loaders`.
+    """
+    features = None
+    if needs_features(noise.kind):
+        features = noise_features(config, data.train, track)
+    index = data.train.index
+    return inject(
+        index.labels,
+        num_classes=index.num_classes,
+        kind=noise.kind,
+        rate=noise.rate,
+        seed=noise.seed,
+        class_names=index.class_names,
+        features=features,
+        matrix=None if noise.matrix is None else read_matrix(noise.matrix),
+    )
 
 
 def noise_features(config: DataConfig, train: Split, track: Callable[..., Iterable]) -> np.ndarray:

@@ -1,0 +1,194 @@
+"""Writes what the label bank of a run says of each sample as a table.
+
+    python -m alr_fast.export runs/latest                # labels.parquet in the folder of the run
+    python -m alr_fast.export runs/latest --csv          # labels.csv
+    python -m alr_fast.export RUN --soft --output FILE   # with all probabilities, .parquet or .csv
+
+A row for each training sample, ascending by id:
+
+    id, path             which sample
+    given_label          the label that it was trained with, as a number
+    refined_label        the most probable one in the label bank
+    given_name, refined_name
+    score                suspicion of the given label, 0 to 1; above 1/2 are as many as the estimated
+                         noise rate says (`alr_fast.suspicion`)
+    given_probability, refined_probability
+                         of the two labels, in the bank
+    margin               probability of the given label minus the largest of another, -1 to 1
+    entropy              of the row of the bank, in nats
+    changes              how often the refined label changed in the last 10 epochs
+    given_loss           mean cross entropy of the given label over all epochs, in nats
+    clean_label          the true label, where it is known
+    probabilities        the row of the bank, with --soft (in CSV a column for each class)
+
+`python -m alr_fast.train --labels FILE` takes the table back; docs/labels.md says how. A run that
+was not finished is exported from its newest checkpoint. The bank is read in pieces.
+"""
+
+import contextlib
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from alr_fast.command import CommandParser, exit_status
+from alr_fast.data.index import PathTable
+from alr_fast.errors import UserError
+from alr_fast.refined import RefinedLabels, open_run
+from alr_fast.runs import replacing
+
+FORMAT = "alr_fast labels 1"
+SUFFIXES = (".parquet", ".csv")
+_PATH_CHUNK = 1 << 16  # paths that are looked at together
+
+
+def export(labels: RefinedLabels, path: Path, *, soft: bool = False) -> None:
+    """Writes the table; the file is there whole or as it was.
+
+    Args:
+        labels: Of a run.
+        path: File with one of `SUFFIXES`; one that exists is replaced.
+        soft: With all probabilities.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    writer = _csv_writer if path.suffix == ".csv" else _parquet_writer
+    with replacing(path) as fresh, writer(fresh, labels, soft) as write:
+        for rows in labels.slices():
+            write(labels.columns(rows, soft=soft))
+
+
+@contextlib.contextmanager
+def _csv_writer(
+    path: Path, labels: RefinedLabels, soft: bool
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    # Bytes of a path that are no UTF-8 are written as they are.
+    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        writer = csv.writer(file)
+        begun = False
+
+        def write(columns: dict[str, Any]) -> None:
+            nonlocal begun
+            rows = columns.pop("probabilities", None)
+            if rows is not None:
+                columns |= {f"p{k}": rows[:, k] for k in range(rows.shape[1])}
+            if not begun:
+                writer.writerow(columns)
+                begun = True
+            # Lists of Python's numbers: each is written in the fewest digits that give it back.
+            lists = [c if isinstance(c, list) else c.tolist() for c in columns.values()]
+            writer.writerows(zip(*lists, strict=True))
+
+        yield write
+
+
+@contextlib.contextmanager
+def _parquet_writer(
+    path: Path, labels: RefinedLabels, soft: bool
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    index = labels.index
+    path_type = pa.string() if _are_text(index.paths) else pa.binary()
+    facts = {
+        "format": FORMAT,
+        "method": labels.method,
+        "class_names": json.dumps(index.class_names),
+        "sample_fingerprint": index.sample_fingerprint(),
+    }
+    with contextlib.ExitStack() as stack:
+        writer = None
+
+        def array(name: str, column: Any) -> pa.Array:
+            if name == "probabilities":
+                flat = pa.array(column.reshape(-1))
+                return pa.FixedSizeListArray.from_arrays(flat, column.shape[1])
+            if name == "path":
+                as_bytes = [text.encode("utf-8", "surrogateescape") for text in column]
+                return pa.array(as_bytes if path_type == pa.binary() else column, path_type)
+            return pa.array(column)
+
+        def write(columns: dict[str, Any]) -> None:
+            nonlocal writer
+            table = pa.table({name: array(name, column) for name, column in columns.items()})
+            if writer is None:
+                schema = table.schema.with_metadata(facts)
+                writer = stack.enter_context(ParquetWriter(path, schema, compression="zstd"))
+            writer.write_table(table)
+
+        yield write
+
+
+def _are_text(paths: PathTable) -> bool:
+    """Whether all paths are UTF-8, as a column of text must be."""
+    try:
+        for first in range(0, len(paths), _PATH_CHUNK):
+            "".join(paths[first : first + _PATH_CHUNK]).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def add_run_arguments(parser: CommandParser) -> None:
+    """Arguments that name a run."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run, runs/latest say")
+    parser.add_argument("--method", metavar="METHOD",
+                        help="whose label bank (default: the last one that keeps one)")  # fmt: skip
+    parser.add_argument("--data-root", metavar="DIR", help="where the data is now, if it was moved")
+
+
+def summary_lines(labels: RefinedLabels) -> list[str]:
+    """What the bank says of the labels as a whole, and how far that is from the truth."""
+    from alr_fast.transition import known_transition, transition_error
+
+    index, noise = labels.index, labels.noise
+    lines = [
+        f"{labels.method}: {noise.rate:.1%} of {len(index):,} labels refined to another class"
+        + ("" if labels.complete else ", in a run that was not finished")
+    ]
+    if index.clean_labels is not None:
+        wrong = (index.labels != index.clean_labels).mean()
+        known = known_transition(index.clean_labels, index.labels, index.num_classes)
+        error = transition_error(noise.transition, known)
+        lines.append(
+            f"wrong are {wrong:.1%}; error of the estimated transition matrix {error:.3f} (0 to 2)"
+        )
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status: 0, or 2 for a wrong input."""
+
+    def action() -> None:
+        parser = CommandParser(prog="python -m alr_fast.export", description=__doc__.splitlines()[0])
+        add_run_arguments(parser)
+        parser.add_argument("--output", metavar="FILE", type=Path,
+                            help="file to write, .parquet or .csv (default RUN/labels.parquet)")  # fmt: skip
+        parser.add_argument("--csv", action="store_true", help="write RUN/labels.csv")
+        parser.add_argument("--soft", action="store_true", help="with the probability of each class")
+        arguments = parser.parse_args(argv)
+        if arguments.csv and arguments.output:
+            raise UserError("--csv: the name that --output gives decides; leave one of them out")
+        name = "labels.csv" if arguments.csv else "labels.parquet"
+        output = arguments.output or arguments.run / name
+        if output.suffix not in SUFFIXES:
+            raise UserError(f"--output {output}: name a file that ends with .parquet or .csv")
+        if not output.absolute().parent.is_dir() and arguments.output:
+            raise UserError(f"--output {output}: no folder {output.parent}; make it first")
+        with open_run(
+            arguments.run, method=arguments.method, data_root=arguments.data_root, say=print
+        ) as labels:
+            export(labels, output, soft=arguments.soft)
+            for line in summary_lines(labels):
+                print(line)
+        print(output)
+
+    return exit_status(action)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,361 @@
+"""The samples of a run as its label bank sees them, read piece by piece: what `alr_fast.export`,
+`alr_fast.report` and the table at the end of a run are made from."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from alr_fast.bank_file import open_rows
+from alr_fast.checkpoint import (
+    Checkpoint,
+    check_files,
+    load,
+    newest_checkpoint,
+    saved_tensors,
+    shard,
+)
+from alr_fast.config import DataConfig, NoiseConfig
+from alr_fast.data.datasets import Split, open_dataset
+from alr_fast.data.setup import hold_out, inject_noise, leave_out, load_data, with_labels
+from alr_fast.distributed import World, process_group
+from alr_fast.errors import UserError
+from alr_fast.history import COLUMNS, SampleHistory
+from alr_fast.placement import allocate_rows, read_in_order
+from alr_fast.resume import CHECKPOINTS, CONFIG, check_data
+from alr_fast.runs import BANK, is_finished
+from alr_fast.suspicion import (
+    LAST_EPOCHS,
+    NoiseEstimate,
+    estimate_noise,
+    recent_changes,
+    row_figures,
+    scores,
+)
+
+_PIECE_BYTES = 32 << 20  # of a piece of rows in float32; about five such arrays are in memory
+
+
+@dataclass(frozen=True, eq=False)
+class RefinedLabels:
+    """The label bank of a run with what belongs to its rows, ascending by id.
+
+    Attributes:
+        method: Method whose bank it is.
+        split: The samples, with the labels that were given to training.
+        history: `alr_fast.history.COLUMNS`, arrays [N]; empty where the bank has none.
+        read: ``read(rows)`` gives rows of the bank, float32 [M, K]; ``rows`` is a slice.
+        complete: Whether the method was trained to its end.
+    """
+
+    method: str
+    split: Split
+    history: dict[str, NDArray]
+    read: Callable[[slice], NDArray[np.float32]]
+    complete: bool = True
+
+    @property
+    def index(self):
+        """Ids, paths, labels and class names: a `SampleIndex`."""
+        return self.split.index
+
+    def slices(self) -> Iterator[slice]:
+        """The rows in pieces that fit into memory."""
+        step = max(_PIECE_BYTES // (4 * self.index.num_classes), 1)
+        for first in range(0, len(self.index), step):
+            yield slice(first, min(first + step, len(self.index)))
+
+    @cached_property
+    def noise(self) -> NoiseEstimate:
+        """What the bank says of the noise; reads the bank twice."""
+        return estimate_noise(
+            lambda: ((self.read(rows), self.index.labels[rows]) for rows in self.slices()),
+            self.index.num_classes,
+        )
+
+    @cached_property
+    def scores(self) -> NDArray[np.float32]:
+        """Score of suspicion of each sample, float32 [N]; reads the bank once more."""
+        unknown = np.full(len(self.index), np.nan, dtype=np.float32)
+        losses = self.history.get("given_loss", unknown)
+        found = [
+            self.noise.log_odds(self.read(rows), self.index.labels[rows], losses[rows])
+            for rows in self.slices()
+        ]
+        return scores(np.concatenate(found), self.noise.rate)
+
+    def most_suspicious(self, number: int, *, above: float = 0.0) -> NDArray[np.int64]:
+        """Rows of the most suspicious samples, the most suspicious first, by id on a tie.
+
+        Args:
+            number: At most so many.
+            above: Score that they must exceed.
+        """
+        order = np.argsort(-self.scores, kind="stable")[:number]
+        return order[self.scores[order] > above]
+
+    def columns(self, rows: slice, *, soft: bool = False) -> dict[str, Any]:
+        """What is known of some samples: the columns of an export, each an array or list [M].
+
+        Args:
+            rows: Which.
+            soft: With the whole row of the bank as ``probabilities``, float32 [M, K].
+        """
+        index, names = self.index, self.index.class_names
+        bank, given = self.read(rows), self.index.labels[rows]
+        figures = row_figures(bank, given)
+        refined = figures.pop("refined_label")
+        table: dict[str, Any] = {
+            "id": index.ids[rows],
+            "path": [index.paths[row] for row in range(rows.start, rows.stop)],
+            "given_label": given,
+            "refined_label": refined,
+            "given_name": [names[k] for k in given],
+            "refined_name": [names[k] for k in refined],
+            "score": self.scores[rows],
+            **figures,
+        }
+        if self.history:
+            table["changes"] = recent_changes(self.history["changes"][rows])
+            table["given_loss"] = self.history["given_loss"][rows]
+        if index.clean_labels is not None:
+            table["clean_label"] = index.clean_labels[rows]
+        if soft:
+            table["probabilities"] = bank
+        return table
+
+
+def of_bank_file(path: Path, method: str, split: Split) -> RefinedLabels:
+    """The labels that a finished method left, see `alr_fast.sharded_bank.export_bank`.
+
+    Args:
+        path: METHOD_bank.safetensors.
+        method: Its method.
+        split: The samples of the data set, some or all of which the bank has rows for.
+
+    Raises:
+        UserError: The file cannot be read, or belongs to other samples.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            names = set(file.keys())
+            saved = {name: file.get_tensor(name) for name in names - {"rows"}}
+            facts = file.metadata()
+        rows = open_rows(path)
+        classes = json.loads(facts["class_names"])
+        ids, given = saved["ids"], saved["given_labels"]
+        fingerprint = facts["sample_fingerprint"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(
+            f"{path}: cannot be read as a label bank ({reason}); train again, or pass another run"
+        ) from error
+    part = matching(path, split, ids, classes, fingerprint)
+    index = replace(part.index, labels=given, clean_labels=saved.get("clean_labels"))
+    return RefinedLabels(
+        method=method,
+        split=replace(part, index=index),
+        history={name: saved[name] for name in COLUMNS if name in saved},
+        read=rows,
+    )
+
+
+def matching(
+    path: Path, split: Split, ids: NDArray[np.int64], classes: list[str], fingerprint: str
+) -> Split:
+    """The samples of a split that have these ids.
+
+    Args:
+        path: File that says so, for messages.
+        split: The samples of the data set.
+        ids: Of some of them, int64 [M], ascending.
+        classes: Names of the classes.
+        fingerprint: Of ids and paths.
+
+    Raises:
+        UserError: The samples are others.
+    """
+    way_out = "pass the data of that run: --data-root DIR"
+    if list(split.index.class_names) != classes:
+        raise UserError(
+            f"{path}: was made with {len(classes)} classes ({_some(classes)}), the data set has "
+            f"{split.index.num_classes} ({_some(split.index.class_names)}); {way_out}"
+        )
+    part = None
+    with contextlib.suppress(KeyError):
+        part = split.take(split.index.rows_of(ids))
+    if part is None or part.index.sample_fingerprint() != fingerprint:
+        raise UserError(
+            f"{path}: its sample fingerprint is not the data's: the data set has other files than "
+            f"when it was trained on, or lists them in another order; {way_out}, as it was then"
+        )
+    return part
+
+
+def _some(names) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What of the configuration of a run tells which samples it had.
+
+    Attributes:
+        data: See `alr_fast.config.Config`, as for the attributes that follow.
+        noise, data_root, seed, methods: See there.
+    """
+
+    data: DataConfig
+    noise: NoiseConfig
+    data_root: str | None
+    seed: int
+    methods: list[str]
+
+
+def run_options(run: Path) -> RunOptions:
+    """Reads config.yaml of a run.
+
+    Raises:
+        UserError: It is not there, or cannot be read.
+    """
+    path = run / CONFIG
+    if not run.is_dir():
+        raise UserError(f"{run}: no such folder; pass the folder of a run, runs/latest for instance")
+    if not path.is_file():
+        raise UserError(
+            f"{run}: not the folder of a run, it has no {CONFIG}; pass one below runs/, or "
+            "runs/latest"
+        )
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return RunOptions(
+            data=DataConfig(**plain["data"]),
+            noise=NoiseConfig(**plain["noise"]),
+            data_root=plain["data_root"],
+            seed=plain["seed"],
+            methods=list(plain["methods"]),
+        )
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(
+            f"{path}: cannot be read ({reason}); use the version of alr_fast that wrote it"
+        ) from error
+
+
+@contextlib.contextmanager
+def open_run(
+    run: Path,
+    *,
+    method: str | None = None,
+    data_root: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Iterator[RefinedLabels]:
+    """The refined labels of a run: from its last epoch, or from the newest checkpoint of one that
+    has not been finished.
+
+    Args:
+        run: Folder of the run.
+        method: Whose; None for the last method that keeps a label bank.
+        data_root: Where the data is now, None where it was.
+        say: Takes a line of text.
+
+    Raises:
+        UserError: The run has no label bank yet, its files cannot be read, or the data is not the
+            one it was trained on.
+    """
+    options = run_options(run)
+    if data_root is not None:
+        options = replace(options, data_root=data_root)
+    left = [name for name in options.methods if (run / f"{name}{BANK}").is_file()]
+    if method is not None and method not in options.methods:
+        raise UserError(
+            f"--method {method}: not trained by {run}; it has {', '.join(options.methods)}"
+        )
+    if method is None and left:
+        method = left[-1]
+    if method in left:
+        dataset = open_dataset(options.data.name, options.data_root)
+        split = dataset.split(options.data.train_split)
+        yield of_bank_file(run / f"{method}{BANK}", method, split)
+        return
+    checkpoint = None if is_finished(run) else newest_checkpoint(run / CHECKPOINTS)
+    if checkpoint is None or method not in (None, checkpoint.progress["method"]):
+        what = f"method {method} has" if method else "it has"
+        state = (
+            f"the methods that keep one are {', '.join(left)}"
+            if left
+            else "train with a method that keeps one, alr for instance"
+        )
+        if not is_finished(run):
+            state = "it was not finished and left no checkpoint of one; --resume auto goes on"
+        raise UserError(f"{run}: {what} no label bank; {state}")
+    with process_group("cpu") as world:
+        yield _of_checkpoint(checkpoint, options, world, run, say)
+
+
+def _of_checkpoint(
+    checkpoint: Checkpoint,
+    options: RunOptions,
+    world: World,
+    run: Path,
+    say: Callable[[str], None],
+) -> RefinedLabels:
+    """The labels in a checkpoint, whatever number of processes wrote it.
+
+    Its rows are brought into a nameless file in the folder of the run: they may be larger than the
+    memory.
+    """
+    from alr_fast.console import RunConsole
+
+    check_files(checkpoint)
+    method = checkpoint.progress["method"]
+    data = load_data(options.data, options.data_root, say=say)
+    noise = inject_noise(options.noise, options.data, data, RunConsole("quiet").track)
+    if noise.kind != "none":
+        data = with_labels(data, noise.labels)
+    data = hold_out(leave_out(data), options.data.validation, seed=options.seed)
+    index = data.train.index
+    check_data(checkpoint, index, other_labels=False)
+    size, classes = len(index), index.num_classes
+    mesh = world.mesh("cpu")
+    history = SampleHistory(torch.from_numpy(index.labels), torch.device("cpu"))
+    ids = torch.empty(size, dtype=torch.int64)
+    small = {f"history.{name}": t for name, t in history.tensors().items()} | {"bank.ids": ids}
+    dtype = _dtype_of_rows(checkpoint)
+    if dtype is None:
+        raise UserError(
+            f"{checkpoint.path}: method {method} keeps no label bank; wait for one that does, or "
+            "train with alr"
+        )
+    rows = allocate_rows(
+        size, classes, dtype=dtype, device="cpu", placement="file", folder=run
+    )
+    with read_in_order(rows):
+        wanted = {**small, "bank.rows": rows}
+        load(checkpoint, {name: shard(t, 0, size, mesh) for name, t in wanted.items()})
+    epoch, step = (checkpoint.progress["position"][key] for key in ("epoch", "step"))
+    say(f"{method}: from {checkpoint.path}, in epoch {epoch + 1} after step {step}")
+    # A checkpoint has the rows in the order in which the processes own them.
+    place = torch.argsort(ids)
+    return RefinedLabels(
+        method=method,
+        split=data.train,
+        history={name: column.numpy()[place] for name, column in history.means().items()},
+        read=lambda some: rows[place[some]].float().numpy(),
+        complete=False,
+    )
+
+
+def _dtype_of_rows(checkpoint: Checkpoint) -> torch.dtype | None:
+    found = saved_tensors(checkpoint).get("bank.rows")
+    return None if found is None else found[1]

@@ -25,7 +25,12 @@ from alr_fast.methods import METHODS, load_plugins, options_of
 PROG = "python -m alr_fast.train"
 USAGE = f"{PROG} [--recipe NAME] [--config FILE] [--data-root DIR] [--OPTION VALUE ...]"
 # Options that are named without their group.
-_SHORT = {"data": "data.name", "log_every": "log.every", "profile": "log.profile"}
+_SHORT = {
+    "data": "data.name",
+    "labels": "data.label_file",
+    "log_every": "log.every",
+    "profile": "log.profile",
+}
 DESCRIPTION = """Trains an image classifier on noisy labels, once with each method, and compares
 them. Without options it runs the recipe digits. Options given here win over --config, which wins
 over the recipe."""

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from typing import Any, Literal
 
+from alr_fast.data.label_table import PROBABILITIES, is_label_table
 from alr_fast.errors import UserError
 from alr_fast.methods import (
     METHODS,
@@ -56,13 +57,19 @@ class DataConfig:
         test_split: Split that is tested on.
         ilsvrc12: Folder with the validation images of ILSVRC12, a second test set for webvision.
         label_file: Labels to train on instead of the given ones: an .npz file of python -m
-            alr_fast.noise, or the human labels of CIFAR-N (CIFAR-10_human.pt).
-        label_key: Which labels of CIFAR-N: aggre, worse, random1, random2, random3, noisy.
+            alr_fast.noise, the human labels of CIFAR-N (CIFAR-10_human.pt), or a .parquet or .csv
+            table of python -m alr_fast.export or of marks in a report. --labels for short.
+        label_key: Which labels: of CIFAR-N aggre, worse, random1, random2, random3 or noisy; of a
+            table a column, null for label (a person's) or refined_label, probabilities for soft
+            labels, which label banks then start from.
         loader: What turns the images into batches: memory (all images decoded once, at the
             training device), dali (NVIDIA DALI), torch (torchvision in worker processes); auto
             takes the first of them that can.
-        exclude: CSV list of samples that are left out, as python -m alr_fast.data verify writes it;
-            auto takes the list that verify wrote for this data set, none takes no list.
+        exclude: Samples that are left out: the CSV list that python -m alr_fast.data verify writes,
+            or a table of python -m alr_fast.export or of marks in a report; auto takes the list
+            that verify wrote for this data set, none takes no list.
+        exclude_above: Of a table of python -m alr_fast.export, leave out the samples with a score
+            of suspicion above this, 0 to 1. (Of marks, all but those marked keep are left out.)
         max_broken: Share of the files that are used of a split that may turn out broken before the
             run stops.
         limit: Train on this many images at most, the same number from every class; null for all.
@@ -100,6 +107,7 @@ class DataConfig:
     label_key: str | None = None
     loader: Literal["auto", "memory", "dali", "torch"] = "auto"
     exclude: str = "auto"
+    exclude_above: float = 0.5
     max_broken: float = 0.001
     limit: int | None = None
     test_limit: int | None = None
@@ -275,7 +283,7 @@ class LogConfig:
         every: Steps between two readings of loss and accuracy. Signals and the time for a
             checkpoint are looked at in the same rhythm. --log-every for short.
         show: What is printed: auto (a progress bar on a terminal, lines elsewhere), lines, quiet
-            (warnings and the final table), json (a JSON object a line, for programs).
+            (warnings and the final tables), json (a JSON object a line, for programs).
         to: Where each epoch goes besides: csv, tensorboard, wandb (pip install 'alr_fast[wandb]'),
             separated by commas.
         wandb_project: Project at Weights & Biases.
@@ -350,6 +358,11 @@ class Config:
         plain = asdict(self)
         options = plain.pop("options")
         return plain | {name: options[name] for name in words(self.methods)}
+
+
+def soft_labels(config: Config) -> str | None:
+    """The table whose soft labels a run trains on, None where it has hard ones."""
+    return config.data.label_file if config.data.label_key == PROBABILITIES else None
 
 
 def recipe_names() -> list[str]:
@@ -453,7 +466,7 @@ def resolve(config: Config) -> Config:
         )
     if data.label_key is not None and data.label_file is None:
         raise UserError(
-            f"--data.label_key {data.label_key}: needs --data.label_file, the file of CIFAR-N"
+            f"--data.label_key {data.label_key}: needs --data.label_file, whose labels it names"
         )
     if optim.milestones and optim.schedule != "step":
         raise UserError(f"--optim.milestones {optim.milestones}: need --optim.schedule step")
@@ -469,6 +482,14 @@ def resolve(config: Config) -> Config:
         )
     if not 0 <= data.max_broken <= 1:
         raise UserError(f"--data.max_broken {data.max_broken}: must lie between 0 and 1")
+    if not 0 <= data.exclude_above <= 1:
+        raise UserError(f"--data.exclude_above {data.exclude_above}: must lie between 0 and 1")
+    table = data.label_file is not None and is_label_table(data.label_file)
+    if table and config.noise.kind != "none":
+        raise UserError(
+            f"--data.label_file {data.label_file}: noise would be injected into these labels (by "
+            f"recipe {config.recipe}, if you did not ask for it); pass --noise.kind none"
+        )
     if not 0 <= data.validation < 1:
         raise UserError(f"--data.validation {data.validation}: must be 0 or more and below 1")
     channels = 1 if data.name == "digits" else 3

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from alr_fast.runs import EpochRecord
 
@@ -28,8 +29,9 @@ class RunConsole:
 
     Args:
         show: auto (a progress bar on a terminal, lines elsewhere), lines, quiet (warnings and the
-            final table), json (nothing but JSON objects on standard output, one a line; the key
-            ``event`` tells them apart: message, warning, progress, epoch, profile, summary).
+            final tables), json (nothing but JSON objects on standard output, one a line; the key
+            ``event`` tells them apart: message, warning, progress, epoch, profile, summary,
+            suspects).
         main: Whether this is process 0; the others print nothing, whatever is called.
     """
 
@@ -141,6 +143,40 @@ class RunConsole:
             table.add_row(name, *(cell(result) for cell in columns.values()))
         if self._main:
             self.console.print(table)
+
+    def suspects(self, method: str, samples: list[dict[str, Any]], *, report: str) -> None:
+        """Prints the samples whose labels are most suspicious.
+
+        Args:
+            method: Whose label bank says so.
+            samples: As `alr_fast.refined.RefinedLabels.samples` gives them, the most suspicious
+                first.
+            report: Command that shows more of them.
+        """
+        names = {"id": "id", "path": "path", "given": "given_name", "refined": "refined_name"}
+        shown = [{name: s[key] for name, key in names.items()} for s in samples]
+        scores = [float(sample["score"]) for sample in samples]
+        if self._json:
+            events = [
+                {**one, "id": int(one["id"]), "score": score}
+                for one, score in zip(shown, scores, strict=True)
+            ]
+            self._event("suspects", method=method, samples=events, report=report)
+            return
+        if not self._main:
+            return
+        if samples:
+            table = Table(title=f"Most suspicious labels, as {method} sees them")
+            table.add_column("id", justify="right", no_wrap=True)
+            for name in ("path", "given", "refined"):
+                table.add_column(name, overflow="fold")
+            table.add_column("score", justify="right", no_wrap=True)
+            for one, score in zip(shown, scores, strict=True):
+                table.add_row(*(Text(str(value)) for value in one.values()), f"{score:.3f}")
+            self.console.print(table)
+        else:
+            self.say(f"{method}: no suspicious labels")
+        self.console.print(f"all of them with images: {report}", markup=False)
 
     def shares(self, title: str, phases: dict[str, tuple[float, float]]) -> None:
         """Prints where the time goes.

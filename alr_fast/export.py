@@ -10,8 +10,8 @@ A row for each training sample, ascending by id:
     given_label          the label that it was trained with, as a number
     refined_label        the most probable one in the label bank
     given_name, refined_name
-    score                suspicion of the given label, 0 to 1; above 1/2 are as many as the estimated
-                         noise rate says (`alr_fast.suspicion`)
+    score                suspicion of the given label, 0 to 1; above 1/2 are as many as the
+                         estimated noise rate says (`alr_fast.suspicion`)
     given_probability, refined_probability
                          of the two labels, in the bank
     margin               probability of the given label minus the largest of another, -1 to 1
@@ -164,12 +164,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, or 2 for a wrong input."""
 
     def action() -> None:
-        parser = CommandParser(prog="python -m alr_fast.export", description=__doc__.splitlines()[0])
+        parser = CommandParser(
+            prog="python -m alr_fast.export", description=__doc__.splitlines()[0]
+        )
         add_run_arguments(parser)
-        parser.add_argument("--output", metavar="FILE", type=Path,
-                            help="file to write, .parquet or .csv (default RUN/labels.parquet)")  # fmt: skip
+        parser.add_argument(
+            "--output",
+            metavar="FILE",
+            type=Path,
+            help="file to write, .parquet or .csv (default RUN/labels.parquet)",
+        )
         parser.add_argument("--csv", action="store_true", help="write RUN/labels.csv")
-        parser.add_argument("--soft", action="store_true", help="with the probability of each class")
+        parser.add_argument(
+            "--soft", action="store_true", help="with the probability of each class"
+        )
         arguments = parser.parse_args(argv)
         if arguments.csv and arguments.output:
             raise UserError("--csv: the name that --output gives decides; leave one of them out")

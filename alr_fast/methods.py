@@ -72,7 +72,8 @@ _LEFT_OUT = frozenset({"self", "warmup_steps"})
 _DEFAULT_TEACHER = "label_smoothing"
 # What an argument means as an option, in front of what it means to the loss.
 _NOTES = {
-    "teacher": "a method that this run trains before, or RUN/METHOD.safetensors of a finished one;",
+    "teacher": "a method that this run trains before, RUN/METHOD.safetensors of a finished one, or "
+    "a table of soft labels of python -m alr_fast.export --soft;",
     "warmup_epochs": "(null in the trainer: a sixth of optim.epochs)",
 }
 _FILE_NOTE = "a file of numbers, .npy or .csv:"
@@ -222,6 +223,7 @@ def check_methods(config: "Config", index: "SampleIndex", *, channels: int, size
     Raises:
         UserError: It cannot be had, or does not fit the data.
     """
+    from alr_fast.data.label_table import is_label_table, read_probabilities
     from alr_fast.teacher import ESTIMATES, given_transition, load_net, read_square
 
     def check_net(net: str, option: str) -> None:
@@ -242,7 +244,10 @@ def check_methods(config: "Config", index: "SampleIndex", *, channels: int, size
                     return torch.from_numpy(given_transition(config.transition, index))
                 check_net(config.transition.net, "transition.net")
             elif parameter.name == "teacher":
-                check_net(option, f"{name}.teacher")
+                if is_label_table(option):  # one piece shows what is in it
+                    next(read_probabilities(option, index, option=f"{name}.teacher"), None)
+                else:
+                    check_net(option, f"{name}.teacher")
             elif parameter.annotation is Tensor:
                 return torch.from_numpy(
                     read_square(option, index.num_classes, option=f"{name}.{parameter.name}")
@@ -262,6 +267,7 @@ def make_loss(name: str, run: "Run") -> Loss:
     Raises:
         SharedError: A file, net or bank that it needs cannot be had, or does not fit.
     """
+    from alr_fast.config import soft_labels
     from alr_fast.sharded_bank import new_bank
     from alr_fast.teacher import find_transition, read_square, teacher_probabilities
 
@@ -277,6 +283,7 @@ def make_loss(name: str, run: "Run") -> Loss:
                 folder=run.path,
                 say=run.console.say,
                 one_hot=not METHODS[name].bank_at_zero,
+                soft_labels=soft_labels(run.config),
             )
         if parameter.name == "all_sum":
             return world.sum if world.size > 1 else None

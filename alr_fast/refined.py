@@ -33,7 +33,6 @@ from alr_fast.placement import allocate_rows, read_in_order
 from alr_fast.resume import CHECKPOINTS, CONFIG, check_data
 from alr_fast.runs import BANK, is_finished
 from alr_fast.suspicion import (
-    LAST_EPOCHS,
     NoiseEstimate,
     estimate_noise,
     recent_changes,
@@ -66,6 +65,11 @@ class RefinedLabels:
     def index(self):
         """Ids, paths, labels and class names: a `SampleIndex`."""
         return self.split.index
+
+    @cached_property
+    def refined(self) -> NDArray[np.int64]:
+        """Refined label of each sample, int64 [N]."""
+        return self.noise.refined
 
     def slices(self) -> Iterator[slice]:
         """The rows in pieces that fit into memory."""
@@ -101,6 +105,13 @@ class RefinedLabels:
         """
         order = np.argsort(-self.scores, kind="stable")[:number]
         return order[self.scores[order] > above]
+
+    def samples(self, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """The columns of single samples, a dictionary for each of these rows."""
+        return [
+            {name: column[0] for name, column in self.columns(slice(row, row + 1)).items()}
+            for row in rows.tolist()
+        ]
 
     def columns(self, rows: slice, *, soft: bool = False) -> dict[str, Any]:
         """What is known of some samples: the columns of an export, each an array or list [M].
@@ -230,7 +241,9 @@ def run_options(run: Path) -> RunOptions:
     """
     path = run / CONFIG
     if not run.is_dir():
-        raise UserError(f"{run}: no such folder; pass the folder of a run, runs/latest for instance")
+        raise UserError(
+            f"{run}: no such folder; pass the folder of a run, runs/latest for instance"
+        )
     if not path.is_file():
         raise UserError(
             f"{run}: not the folder of a run, it has no {CONFIG}; pass one below runs/, or "
@@ -337,9 +350,7 @@ def _of_checkpoint(
             f"{checkpoint.path}: method {method} keeps no label bank; wait for one that does, or "
             "train with alr"
         )
-    rows = allocate_rows(
-        size, classes, dtype=dtype, device="cpu", placement="file", folder=run
-    )
+    rows = allocate_rows(size, classes, dtype=dtype, device="cpu", placement="file", folder=run)
     with read_in_order(rows):
         wanted = {**small, "bank.rows": rows}
         load(checkpoint, {name: shard(t, 0, size, mesh) for name, t in wanted.items()})

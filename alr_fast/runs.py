@@ -202,7 +202,8 @@ def writing(path: Path) -> Iterator[None]:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "free some space" if full else "make it writable"
         raise UserError(
-            f"{path}: {error.strerror or error}; {remedy}, then --resume auto"
+            f"{path}: {error.strerror or error}; {remedy} and try again (a run that was stopped "
+            "goes on with --resume auto)"
         ) from error
 
 

@@ -16,6 +16,7 @@ from alr_fast.bank import LabelBank
 from alr_fast.bank_file import BankFileWriter
 from alr_fast.config import BankConfig
 from alr_fast.data.index import SampleIndex
+from alr_fast.data.label_table import read_probabilities
 from alr_fast.distributed import World
 from alr_fast.errors import UserError
 from alr_fast.history import COLUMNS, SampleHistory
@@ -33,6 +34,7 @@ def new_bank(
     folder: Path,
     say: Callable[[str], None],
     one_hot: bool = True,
+    soft_labels: str | None = None,
 ) -> LabelBank:
     """A bank that starts from the given labels; all processes make theirs.
 
@@ -44,9 +46,11 @@ def new_bank(
         folder: Where a bank in a file goes, unless the options name another folder.
         say: Takes a line of text.
         one_hot: False for a bank that starts at zero.
+        soft_labels: Table whose probabilities it starts from instead of the one-hot labels, where
+            they are listed; see `alr_fast.data.label_table`.
 
     Raises:
-        SharedError: It finds no room.
+        SharedError: It finds no room, or the table cannot be read.
     """
     num_bytes = _num_bytes(options, index, rows)
     placement, why = options.placement, "asked for"
@@ -67,9 +71,37 @@ def new_bank(
             one_hot=one_hot,
         )
     )
+    if soft_labels is not None and one_hot:
+        with bank.host_access():
+            world.together(
+                lambda: fill_rows(bank.rows, soft_labels, index, rows, option="data.label_file")
+            )
     each = " in each process" if world.size > 1 else ""
     say(f"label bank: {readable(num_bytes)}{each}, {placement} ({why})")
     return bank
+
+
+def fill_rows(
+    target: Tensor, table: str, index: SampleIndex, rows: NDArray[np.int64], *, option: str
+) -> None:
+    """Brings the soft labels of a table into rows, where it lists them.
+
+    Args:
+        target: [n, K], the rows of this process.
+        table: See `alr_fast.data.label_table`.
+        index: All training samples.
+        rows: Those of this process, int64 [n].
+        option: The option that names the table.
+
+    Raises:
+        UserError: The table cannot be read, or does not fit.
+    """
+    place = np.full(len(index), -1)
+    place[rows] = np.arange(len(rows))
+    for found, p in read_probabilities(table, index, option=option):
+        own = place[found] >= 0
+        where = torch.from_numpy(place[found][own]).to(target.device)
+        target[where] = torch.from_numpy(p[own]).to(target)
 
 
 def check_room(
@@ -187,9 +219,7 @@ def export_bank(
         def begin() -> BankFileWriter | None:
             if not world.main:
                 return None
-            seen = {
-                name: torch.zeros(len(index), dtype=dtype) for name, dtype in COLUMNS.items()
-            }
+            seen = {name: torch.zeros(len(index), dtype=dtype) for name, dtype in COLUMNS.items()}
             for of_rank, columns in parts:
                 for name, column in columns.items():
                     seen[name][torch.from_numpy(of_rank)] = column

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from alr_fast.transition import Matrix, confident_counts, known_transition
 
+SUSPICIOUS = 0.5  # scores above it are suspicious: as many as the estimated noise rate says
 LAST_EPOCHS = 10  # over which changes of the refined label are counted
 _HISTORY = 0.1  # weight of what the net said on the way, beside the bank
 _PATTERN = 0.4  # how far an estimated pattern is followed at most
@@ -97,17 +98,19 @@ def belief(
     return q
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class NoiseEstimate:
     """What the refined labels say of the label noise.
 
     Attributes:
+        refined: Refined labels, int64 [N].
         rate: Share of the given labels that are wrong, were the refined ones right.
         transition: float64 [K, K], the transition matrix that follows from the same.
         pattern: T of the score, float64 [K, K], see `shrunk`.
         trust: How much of a pattern it has, 0 to 1.
     """
 
+    refined: Labels
     rate: float
     transition: Matrix
     pattern: Matrix
@@ -155,6 +158,7 @@ def estimate_noise(
     pattern, trust = shrunk(confident_counts(scaled, num_classes).T)
     labels, better = np.concatenate(given), np.concatenate(refined)
     return NoiseEstimate(
+        refined=better,
         rate=float((labels != better).mean()),
         transition=known_transition(better, labels, num_classes),
         pattern=pattern,

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from alr_fast.config import TransitionConfig
 from alr_fast.data.index import SampleIndex
+from alr_fast.data.label_table import is_label_table
 from alr_fast.data.loader import Loader
 from alr_fast.errors import UserError
 from alr_fast.methods import METHODS
 from alr_fast.models import build_model
 from alr_fast.noise import read_matrix
 from alr_fast.runs import replacing
+from alr_fast.sharded_bank import fill_rows
 from alr_fast.transition import (
     estimate_anchor,
     estimate_confident,
@@ -61,10 +63,10 @@ def check_teacher(net: str, earlier: list[str], *, option: str) -> None:
                 f"--{option} {net}: is not trained by this run before; put {net} first in "
                 f"--methods, or pass the weights of a finished run, RUN/{net}{WEIGHTS}"
             )
-    elif not Path(net).is_file() or not net.endswith(WEIGHTS):
+    elif not Path(net).is_file() or not (net.endswith(WEIGHTS) or is_label_table(net)):
         raise UserError(
             f"--{option} {net}: neither a method ({', '.join(METHODS)}) nor a file of weights that "
-            f"a run left, RUN/METHOD{WEIGHTS}"
+            f"a run left, RUN/METHOD{WEIGHTS}, nor a table of its labels"
         )
 
 
@@ -140,7 +142,8 @@ def teacher_probabilities(net: str, run: "Run", *, option: str) -> Tensor:
     The images as they are, without crops and flips. All processes call this.
 
     Args:
-        net: A method that the run has trained, or a file of weights.
+        net: A method that the run has trained, a file of weights, or a table of soft labels (see
+            `alr_fast.data.label_table`); samples that it does not list get equal probabilities.
         run: The run.
         option: The option that names the net.
 
@@ -150,6 +153,13 @@ def teacher_probabilities(net: str, run: "Run", *, option: str) -> Tensor:
     Raises:
         SharedError: The net cannot be had, or does not fit.
     """
+    dtype = getattr(torch, run.config.bank.dtype)
+    if is_label_table(net):
+        index, rows = run.index, run.loaders.train.sampler.rows
+        shape = len(rows), index.num_classes
+        table = torch.full(shape, 1 / shape[1], dtype=dtype, device=run.world.device)
+        run.world.together(lambda: fill_rows(table, net, index, rows, option=option))
+        return table
     loader = run.loaders.in_order()
     model = run.world.together(
         lambda: load_net(
@@ -164,7 +174,7 @@ def teacher_probabilities(net: str, run: "Run", *, option: str) -> Tensor:
     autocast = torch.autocast(
         run.world.device.type, dtype=precision, enabled=precision != torch.float32
     )
-    return predict(model, loader, autocast, dtype=getattr(torch, run.config.bank.dtype))
+    return predict(model, loader, autocast, dtype=dtype)
 
 
 def find_transition(run: "Run", method: str) -> NDArray[np.float64]:

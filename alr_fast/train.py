@@ -124,9 +124,7 @@ def run(config, world, stop) -> None:
     layout = data.dataset.layout.name
     if config.recipe == FOLDER_RECIPE != layout and layout in recipe_names():
         console.say(f"recipe {layout} has a schedule for this data set: --recipe {layout}")
-    noise = world.from_main(
-        lambda: inject_noise(config.noise, config.data, data, console.track)
-    )
+    noise = world.from_main(lambda: inject_noise(config.noise, config.data, data, console.track))
     if noise.kind != "none":
         data = with_labels(data, noise.labels)
     # After the noise, so that a list of broken files changes nobody else's label.
@@ -220,7 +218,30 @@ def run(config, world, stop) -> None:
         }
         this.in_folder(RunFolder.finish, summary, this.records)
         console.table(results, epochs=config.optim.epochs, folder=this.path)
+        world.from_main(lambda: show_suspects(this, console))
         console.say(f"{this.path} (also {this.path.parent / 'latest'})")
+
+
+def show_suspects(this, console, number: int = 10) -> None:
+    """Prints the most suspicious labels by the last method that keeps a label bank.
+
+    Args:
+        this: `alr_fast.run.Run`, finished.
+        console: Where.
+        number: How many.
+    """
+    from alr_fast.methods import keeps_bank
+    from alr_fast.refined import of_bank_file
+    from alr_fast.runs import BANK
+    from alr_fast.suspicion import SUSPICIOUS
+
+    keeping = [method for method in this.config.methods if keeps_bank(method)]
+    if not keeping:
+        return
+    method = keeping[-1]
+    labels = of_bank_file(this.path / f"{method}{BANK}", method, this.loaders.train.split)
+    samples = labels.samples(labels.most_suspicious(number, above=SUSPICIOUS))
+    console.suspects(method, samples, report=f"python -m alr_fast.report {this.path}")
 
 
 def synchronised(model: nn.Module, world) -> nn.Module:
@@ -261,9 +282,7 @@ def train_method(method: str, this, model: nn.Module) -> None:
     history = None
     if criterion.bank is not None:
         history = SampleHistory(criterion.bank.given_labels, world.device)
-    trainer = Trainer(
-        model, criterion, config, loader, world, true_labels=true, history=history
-    )
+    trainer = Trainer(model, criterion, config, loader, world, true_labels=true, history=history)
     before = this.restore(trainer, method)
     profile = Profile(trainer, wanted=config.log.profile and method == config.methods[-1])
     steps, every = len(loader), config.log.every

@@ -257,12 +257,9 @@ def save(figure: "Figure", path: Path) -> None:
     Raises:
         UserError: It cannot be written.
     """
-    try:
-        with replacing(path) as fresh:
-            # Without the name of the software: the same figure is the same file.
-            figure.savefig(fresh, dpi=DPI, format="png", metadata={"Software": None})
-    except UserError as error:
-        raise UserError(str(error).removesuffix(", then --resume auto")) from error
+    with replacing(path) as fresh:
+        # Without the name of the software: the same figure is the same file.
+        figure.savefig(fresh, dpi=DPI, format="png", metadata={"Software": None})
 
 
 def _new_figure(height: int) -> "Figure":

@@ -26,7 +26,6 @@ The command goes on where it was stopped. Rows go to benchmarks/results, of whic
 import argparse
 import contextlib
 import io
-import json
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -200,9 +199,7 @@ def _predict(task: Task, words: list[str]) -> dict[str, np.ndarray]:
             for batch in loaders.train:
                 trainer.train_step(batch)
             trainer.end_epoch()
-        rows = predict(
-            model.eval(), loaders.validation, trainer.autocast, dtype=torch.float32
-        )
+        rows = predict(model.eval(), loaders.validation, trainer.autocast, dtype=torch.float32)
     return {
         "rows": rows.cpu().numpy(),
         "ids": index.ids[part],
@@ -245,9 +242,7 @@ def cleanlab_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, 
         scores[method] = -quality
         if method == "confidence_weighted_entropy":
             continue
-        issues = find_label_issues(
-            labels, probabilities, return_indices_ranked_by=method, n_jobs=1
-        )
+        issues = find_label_issues(labels, probabilities, return_indices_ranked_by=method, n_jobs=1)
         # Behind what it returns the others, by the same score.
         order = np.concatenate([issues, np.setdiff1d(np.argsort(quality, kind="stable"), issues,
                                                      assume_unique=True)])  # fmt: skip
@@ -378,7 +373,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="these seeds")
     parser.add_argument("--epochs", type=int, metavar="N", help="other than the suite's, to try")
     parser.add_argument("--jobs", type=int, metavar="N",
-                        help="trainings at once (default: one for each core, 6 on a GPU)")  # fmt: skip
+                        help="trainings at once (default: one a core, 6 on a GPU)")  # fmt: skip
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     parser.add_argument("--folder", default="runs/suspects", help="where results are kept")
     parser.add_argument("--json", metavar="FILE", help="write the rows there alone")

@@ -25,8 +25,8 @@ from alr_fast.data.setup import Loaders
 from alr_fast.data.transform import Transform
 from alr_fast.distributed import World, choose_device, process_group
 from alr_fast.errors import SharedError, UserError
-from alr_fast.losses import ALRLoss, ELRLoss, SATLoss
 from alr_fast.history import SampleHistory
+from alr_fast.losses import ALRLoss, ELRLoss, SATLoss
 from alr_fast.sharded_bank import export_bank, label_statistics
 from alr_fast.train import evaluate
 from alr_fast.trainer import Trainer

@@ -181,7 +181,10 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
 def test_what_cannot_be_written_is_told_in_one_line(tmp_path, number, remedy):
     with pytest.raises(UserError) as caught, writing(tmp_path / "x"):
         raise OSError(number, os.strerror(number))
-    assert str(caught.value) == f"{tmp_path / 'x'}: {remedy}, then --resume auto"
+    assert str(caught.value) == (
+        f"{tmp_path / 'x'}: {remedy} and try again (a run that was stopped goes on with --resume "
+        "auto)"
+    )
 
 
 def writes():

@@ -1,5 +1,5 @@
-"""Tables of labels by sample id, as `python -m alr_fast.export` and the report write them: labels to
-train on, hard or soft, or samples to leave out.
+"""Tables of labels by sample id, as `python -m alr_fast.export` and the report write them: labels
+to train on, hard or soft, or samples to leave out.
 
 CSV or Parquet, with the columns ``id`` and ``path`` to find the sample by and, for each use:
 
@@ -210,7 +210,8 @@ class _Table:
                 batch = {name: _chosen(values, known) for name, values in batch.items()}
             rows = places[known]
             for place, (row, path) in enumerate(zip(rows, batch["path"], strict=True)):
-                if index.paths[row] != path:
+                # The report puts an apostrophe before what a spreadsheet takes for a formula.
+                if index.paths[row] not in (path, path.removeprefix("'")):
                     self._stranger(batch, place)
             if seen[rows].any() or len(np.unique(rows)) < len(rows):
                 self.fail("lists a sample twice; keep one line of each")

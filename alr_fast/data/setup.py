@@ -15,6 +15,7 @@ from alr_fast.data.broken import BrokenSamples, default_exclusion_file, read_exc
 from alr_fast.data.datasets import Dataset, Split, open_dataset
 from alr_fast.data.images import ArrayImages, BrokenImage, FileImages, prepare
 from alr_fast.data.index import SampleIndex, balanced_rows
+from alr_fast.data.label_table import is_label_table, read_labels, read_left_out
 from alr_fast.data.layouts.packed import PackedImages
 from alr_fast.data.loader import Choice, Loader, choose_loader, for_evaluation, make_loader
 from alr_fast.data.memory import decode_all
@@ -75,14 +76,14 @@ def load_data(config: DataConfig, root: str | None, *, say: Callable[[str], None
         say(f"{dataset.layout.name}: {dataset.found.what}")
     train = dataset.split(config.train_split)
     if config.label_file is not None:
-        labels = _labels_of_file(config, train.index)
-        train = replace(train, index=train.index.with_noisy_labels(labels))
-        say(f"labels: those of {config.label_file}")
-    excluded = train.index.ids[_excluded_rows(train, config.exclude, say)]
+        index = _with_labels_of_file(config, train.index, say)
+        train = replace(train, index=index)
+    excluded = train.index.ids[_excluded_rows(train, config, config.exclude, say)]
     # A file names samples of the training split; verify writes a list for each.
     by_hand = config.exclude not in ("auto", "none")
     test = dataset.split(config.test_split)
-    test = _without(test, _excluded_rows(test, "none" if by_hand else config.exclude, say))
+    rows = _excluded_rows(test, config, "none" if by_hand else config.exclude, say)
+    test = _without(test, rows)
     if train.index.class_names != test.index.class_names:
         raise UserError(
             f"splits {config.train_split} and {config.test_split} of {root} have other classes; "
@@ -112,9 +113,26 @@ def _ilsvrc12(dataset: Dataset, root: str, test: SampleIndex) -> Split:
     return Split(listing.index, FileImages(found.root, listing.index.paths))
 
 
+def _with_labels_of_file(
+    config: DataConfig, index: SampleIndex, say: Callable[[str], None]
+) -> SampleIndex:
+    file = config.label_file
+    if not Path(file).is_file():
+        raise UserError(f"--data.label_file {file}: no such file")
+    if not is_label_table(file):
+        say(f"labels: those of {file}")
+        return index.with_noisy_labels(_labels_of_file(config, index))
+    labels, listed = read_labels(file, index, config.label_key, option="data.label_file")
+    differing = int((labels != index.labels).sum())
+    say(
+        f"labels: those of {file} for {listed:,} of {len(index):,} samples, {differing:,} other "
+        "than the data set's"
+    )
+    # Corrections, not noise: what is true is known no better than before.
+    return replace(index, labels=labels)
+
+
 def _labels_of_file(config: DataConfig, index: SampleIndex) -> np.ndarray:
-    if not Path(config.label_file).is_file():
-        raise UserError(f"--data.label_file {config.label_file}: no such file")
     if config.label_file.endswith(".npz"):
         if config.label_key is not None:
             raise UserError(
@@ -134,17 +152,24 @@ def _labels_of_file(config: DataConfig, index: SampleIndex) -> np.ndarray:
     return read_cifar_n(Path(config.label_file), config.label_key, index.labels)
 
 
-def _excluded_rows(split: Split, exclude: str, say: Callable[[str], None]) -> NDArray[np.int64]:
+def _excluded_rows(
+    split: Split, config: DataConfig, exclude: str, say: Callable[[str], None]
+) -> NDArray[np.int64]:
     excluded = np.empty(0, dtype=np.int64)
     if isinstance(split.images, PackedImages):
         excluded = split.images.absent()
         if len(excluded):
             say(f"{len(excluded):,} samples were left out when the data set was packed")
-    if split.images.array is not None:
-        return excluded  # no files that could be broken
-    path = default_exclusion_file(split) if exclude == "auto" else Path(exclude)
-    if exclude != "none" and (exclude != "auto" or path.exists()):
-        listed = read_exclusions(path, split.index)
+    listed = None
+    path = Path(exclude)
+    if exclude == "auto":
+        # Images in memory come from no files that could be broken.
+        path = None if split.images.array is not None else default_exclusion_file(split)
+    if exclude != "none" and path is not None and (exclude != "auto" or path.exists()):
+        if is_label_table(exclude):
+            listed = read_left_out(path, split.index, config.exclude_above)
+        if listed is None:
+            listed = read_exclusions(path, split.index)
         if len(listed):
             say(f"{len(listed):,} samples are left out, as {path} says")
         excluded = np.union1d(excluded, listed)

@@ -327,18 +327,19 @@ class ELRLoss(PlainLoss):
                 f"index {int(index[beyond][0])} is out of range for a bank of {len(bank)} rows"
             )
         places = torch.where(valid & ~beyond, index, 0)
+        # Added to the logits, so that loss and gradient are NaN.
+        logits = logits + torch.where(beyond, torch.nan, 0.0)[:, None]
         q = logits.softmax(-1).clamp(1e-4, 1 - 1e-4)
         with torch.no_grad():
             target = q / q.sum(-1, keepdim=True)
             target = self.momentum * bank[places].to(q.dtype) + (1 - self.momentum) * target
             finite = target.isfinite().all(-1)
-            self.bank.status[0] += (valid & ~finite).sum()
+            self.bank.status[0] += (valid & ~beyond & ~finite).sum()
             self.bank.status[1] += beyond.sum()
             if self.training:
                 self._store(places, target, valid & ~beyond & finite)
         loss = F.cross_entropy(logits, labels, reduction="none")
-        loss = loss + self.weight * (1 - (target * q).sum(-1)).log()
-        return loss.masked_fill(beyond, torch.nan)
+        return loss + self.weight * (1 - (target * q).sum(-1)).log()
 
     def _store(self, places: Tensor, target: Tensor, keep: Tensor) -> None:
         """Writes the rows to keep, of those with one index the last; waits for no device."""

@@ -1,0 +1,1 @@
+"""A page that shows which labels of a run are suspicious."""

@@ -1,0 +1,234 @@
+"""From the folder of a run to what its report shows."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alr_fast.console import duration, percent
+from alr_fast.data.datasets import Split
+from alr_fast.data.images import BrokenImage, decode_rgb, prepare
+from alr_fast.refined import RefinedLabels
+from alr_fast.report.page import ClassNoise, Panel, Report, Suspect
+from alr_fast.suspicion import SUSPICIOUS
+from alr_fast.transition import known_transition, transition_error
+
+# All thumbnails together, in bytes; in the page a third more. Longest side in pixels, and quality.
+_IMAGE_BYTES = 6 << 20
+_SIZES = ((128, 80), (96, 75), (64, 70), (48, 50))
+
+# Panels of curves: title, unit, column of metrics.csv.
+_PANELS = (
+    ("test accuracy", "%", "test_accuracy"),
+    ("right training labels", "%", "label_accuracy"),
+    ("changed training labels", "%", "labels_changed"),
+    ("wrong labels learnt by heart", "%", "mislabelled_memorised"),
+    ("training loss", "", "train_loss"),
+)
+
+
+def make_report(run: Path, labels: RefinedLabels, *, most: int) -> Report:
+    """Reads a run and its images.
+
+    Args:
+        run: Its folder.
+        labels: Its refined labels.
+        most: At most so many suspects.
+    """
+    index = labels.index
+    confusion = _confusion(labels)
+    chosen = labels.most_suspicious(most, above=SUSPICIOUS)
+    suspects, notes = _suspects(labels, chosen)
+    all_of_them = int((labels.scores > SUSPICIOUS).sum())
+    if all_of_them > len(suspects):
+        notes.insert(
+            0,
+            f"Of {all_of_them:,} suspicious samples the first {len(suspects):,} are here; --most "
+            "shows more, python -m alr_fast.export lists all.",
+        )
+    summary = _summary(run)
+    if not labels.complete:
+        notes.insert(0, "The run has not been finished: labels are those of its last checkpoint.")
+    records = _records(run)
+    if not records:
+        notes.append("No curves: the run has left no metrics.csv (--log.to csv).")
+    empty = np.flatnonzero(np.bincount(index.labels, minlength=index.num_classes) == 0)
+    if len(empty):
+        notes.append(f"{len(empty):,} of {index.num_classes:,} classes have no sample.")
+    return Report(
+        title=f"Suspicious labels: {summary.get('data', {}).get('name', run.resolve().name)}",
+        facts=_facts(run, labels, summary, all_of_them),
+        notes=notes,
+        class_names=index.class_names,
+        panels=_panels(records),
+        confusion=[
+            (int(given), int(refined), int(confusion[given, refined]))
+            for given, refined in zip(*np.nonzero(confusion), strict=True)
+        ],
+        classes=_classes(labels, confusion),
+        suspects=suspects,
+        samples=len(index),
+        key=f"{index.sample_fingerprint()[:16]}-{run.resolve().name}-{labels.method}",
+    )
+
+
+def _confusion(labels: RefinedLabels) -> NDArray[np.int64]:
+    """Samples by given and refined label, int64 [K, K]."""
+    k = labels.index.num_classes
+    cells = labels.index.labels * k + labels.refined
+    return np.bincount(cells, minlength=k * k).reshape(k, k)
+
+
+def _classes(labels: RefinedLabels, confusion: NDArray[np.int64]) -> list[ClassNoise]:
+    index = labels.index
+    wrong = None
+    if index.clean_labels is not None:
+        differing = index.labels[index.labels != index.clean_labels]
+        wrong = np.bincount(differing, minlength=index.num_classes)
+    return [
+        ClassNoise(
+            name=name,
+            samples=int(confusion[k].sum()),
+            changed=int(confusion[k].sum() - confusion[k, k]),
+            wrong=None if wrong is None else int(wrong[k]),
+        )
+        for k, name in enumerate(index.class_names)
+    ]
+
+
+def _facts(
+    run: Path, labels: RefinedLabels, summary: dict[str, Any], suspicious: int
+) -> list[tuple[str, str]]:
+    index, noise = labels.index, labels.noise
+    facts = [
+        ("run", run.resolve().name),
+        ("training images", f"{len(index):,} of {index.num_classes:,} classes"),
+        ("method", labels.method),
+    ]
+    for method, result in summary.get("methods", {}).items():
+        facts.append((f"test accuracy, {method}", percent(result["test_accuracy_last"])))
+    facts.append(("labels refined to another class", percent(noise.rate)))
+    facts.append(("suspicious samples", f"{suspicious:,}"))
+    if index.clean_labels is not None:
+        right = float((index.labels == index.clean_labels).mean())
+        refined = float((labels.refined == index.clean_labels).mean())
+        known = known_transition(index.clean_labels, index.labels, index.num_classes)
+        facts += [
+            ("labels wrong", percent(1 - right)),
+            ("labels right, given and refined", f"{percent(right)} and {percent(refined)}"),
+            (
+                "error of the estimated transition matrix, 0 to 2",
+                f"{transition_error(noise.transition, known):.3f}",
+            ),
+        ]
+    injected = summary.get("noise", {})
+    if injected.get("kind", "none") != "none":
+        facts.append(
+            ("noise injected", f"{injected['kind']} {percent(injected['requested_rate'])}")
+        )
+    if summary:
+        facts.append(("training", f"{summary['epochs']} epochs, {duration(summary['seconds'])}"))
+    return facts
+
+
+def _suspects(labels: RefinedLabels, rows: NDArray[np.int64]) -> tuple[list[Suspect], list[str]]:
+    """The samples of these rows with their thumbnails, and a note on those that have none."""
+    images, problems = _thumbnails(labels.split, rows)
+    suspects = [
+        Suspect(
+            id=int(one["id"]),
+            path=one["path"],
+            given=int(one["given_label"]),
+            refined=int(one["refined_label"]),
+            given_probability=float(one["given_probability"]),
+            refined_probability=float(one["refined_probability"]),
+            score=float(one["score"]),
+            changes=int(one.get("changes", 0)),
+            image=image,
+            image_problem=problem,
+        )
+        for one, image, problem in zip(labels.samples(rows), images, problems, strict=True)
+    ]
+    missing = [problem for problem in problems if problem]
+    notes = []
+    if missing:
+        notes.append(
+            f"{len(missing):,} of {len(suspects):,} images cannot be shown, the first because: "
+            f"{missing[0]}. If the data was moved, pass --data-root DIR."
+        )
+    return suspects, notes
+
+
+def _thumbnails(split: Split, rows: NDArray[np.int64]) -> tuple[list[bytes | None], list[str]]:
+    """Thumbnails as small as they must be, None where there is no image; and why there is none."""
+    for side, quality in _SIZES:
+        images: list[bytes | None] = []
+        problems, total = [], 0
+        for row in rows:
+            try:
+                images.append(_thumbnail(split, int(row), side, quality))
+                problems.append("")
+            except BrokenImage as error:
+                images.append(None)
+                problems.append(str(error))
+            total += len(images[-1] or b"")
+            if total > _IMAGE_BYTES:
+                break
+        else:
+            return images, problems
+    # Too many for the smallest, too: those behind go without.
+    left = len(rows) - len(images)
+    return images + [None] * left, problems + ["left out, the page would be too large"] * left
+
+
+def _thumbnail(split: Split, row: int, side: int, quality: int) -> bytes:
+    """An image of at most ``side`` pixels, as PNG where it is small, else as WebP."""
+    from PIL import Image
+
+    if split.images.array is not None:
+        pixels = split.images.array[row].transpose(1, 2, 0)
+    else:
+        pixels = decode_rgb(prepare(split.images.read(row))).permute(1, 2, 0).numpy()
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    image.thumbnail((side, side))
+    file = io.BytesIO()
+    if max(image.size) <= 32:
+        image.save(file, "PNG", optimize=True)
+    else:
+        image.save(file, "WebP", quality=quality)
+    return file.getvalue()
+
+
+def _summary(run: Path) -> dict[str, Any]:
+    try:
+        return json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # not finished
+
+
+def _records(run: Path) -> list[dict[str, str]]:
+    try:
+        with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except OSError:
+        return []
+
+
+def _panels(records: list[dict[str, str]]) -> list[Panel]:
+    panels = []
+    for title, unit, column in _PANELS:
+        factor = 100 if unit == "%" else 1
+        series: dict[str, tuple[list[int], list[float | None]]] = {}
+        for record in records:
+            value = record.get(column)
+            if value:
+                epochs, values = series.setdefault(record["method"], ([], []))
+                epochs.append(int(record["epoch"]))
+                values.append(factor * float(value))
+        if series:
+            panels.append(Panel(title, unit, series))
+    return panels

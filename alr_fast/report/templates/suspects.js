@@ -1,0 +1,419 @@
+// List of the suspicious images. DataTables searches, filters, orders and cuts into pages; its
+// table stays hidden, and the rows of the page that it would show become cards.
+
+const COLUMNS = [
+  { title: "score", data: "score", type: "num" },
+  { title: "probability of the refined label", data: "refinedProbability", type: "num" },
+  { title: "probability of the given label", data: "givenProbability", type: "num" },
+  { title: "changes of the refined class", data: "changes", type: "num" },
+  { title: "given class", data: "given", type: "num" },
+  { title: "refined class", data: "refined", type: "num" },
+  { title: "id", data: "id", type: "num", searchable: true },
+  { title: "path", data: "path", type: "string", searchable: true },
+];
+const KEYS = { 1: "keep", 2: "fix", 3: "unsure", 0: null };
+
+class SuspectList {
+  constructor(samples) {
+    this.samples = samples;
+    this.marks = new Marks(report.key);
+    this.filters = { given: null, refined: null, mark: "" };
+    this.cards = element("ul", { class: "cards", "aria-labelledby": "suspects-title" });
+    this.nothing = element("p", { class: "box quiet", hidden: true }, "No image matches.");
+    this.controls = Object.fromEntries(
+      ["given", "refined", "mark"].map((name) => [name, document.getElementById(`filter-${name}`)]),
+    );
+    this.orderBy = document.getElementById("order-by");
+    this.direction = document.getElementById("order-direction");
+    this.table = this.makeTable();
+    this.placeControls();
+    this.listen();
+    this.draw();
+    this.showMarks();
+  }
+
+  // --- table and controls -------------------------------------------------------------------
+
+  makeTable() {
+    // A text column is searched as HTML, so it is handed over escaped.
+    const text = DataTable.render.text();
+    const names = (sample) => {
+      return `${report.shownNames[sample.given]} → ${report.shownNames[sample.refined]}`;
+    };
+    const columns = [
+      ...COLUMNS.map((column) => ({ searchable: false, ...column })),
+      { title: "names", data: names, type: "string", searchable: true },
+    ];
+    const table = new DataTable("#suspect-table", {
+      data: this.samples,
+      columns: columns.map((column) => ({
+        ...column,
+        visible: false,
+        render: column.type === "string" ? text : undefined,
+      })),
+      autoWidth: false,
+      order: [[0, "desc"]],
+      pageLength: 24,
+      lengthMenu: [12, 24, 48, 96],
+      layout: {
+        topStart: "search",
+        topEnd: "pageLength",
+        bottomStart: "info",
+        bottomEnd: { paging: { buttons: 5 } },
+      },
+      language: {
+        search: "Search",
+        searchPlaceholder: "name, path, id",
+        lengthMenu: "Images per page _MENU_",
+        info: "Images _START_ to _END_ of _TOTAL_",
+        infoEmpty: "No images",
+        infoFiltered: "(of _MAX_ listed)",
+      },
+    });
+    const { filters, marks } = this;
+    table.search.fixed("given", (_, s) => filters.given === null || s.given === filters.given);
+    table.search.fixed(
+      "refined",
+      (_, s) => filters.refined === null || s.refined === filters.refined,
+    );
+    table.search.fixed("mark", (_, s) => {
+      const mark = marks.of(s);
+      const wanted = { "": true, none: mark === null, any: mark !== null };
+      return wanted[filters.mark] ?? mark === filters.mark;
+    });
+    return table;
+  }
+
+  placeControls() {
+    const container = this.table.table().container();
+    document.getElementById("search-place").append(container.querySelector(".dt-search"));
+    document.getElementById("length-place").append(container.querySelector(".dt-length"));
+    this.table.table().node().before(this.nothing, this.cards);
+    for (const name of ["given", "refined"]) {
+      const counts = new Map();
+      for (const sample of this.samples) {
+        counts.set(sample[name], (counts.get(sample[name]) ?? 0) + 1);
+      }
+      for (const [k, count] of [...counts].sort(([a], [b]) => a - b)) {
+        this.addClass(this.controls[name], k, count);
+      }
+    }
+    COLUMNS.forEach(({ title }, number) => {
+      this.orderBy.append(element("option", { value: number }, title));
+    });
+  }
+
+  addClass(select, k, count) {
+    select.append(element("option", { value: k }, `${report.shownNames[k]} (${count})`));
+  }
+
+  listen() {
+    for (const [name, select] of Object.entries(this.controls)) {
+      select.addEventListener("change", () => {
+        const { value } = select;
+        this.filter({ [name]: name === "mark" ? value : value === "" ? null : Number(value) });
+      });
+    }
+    for (const select of [this.orderBy, this.direction]) {
+      select.addEventListener("change", () => {
+        this.table.order([Number(this.orderBy.value), this.direction.value]).draw();
+      });
+    }
+    document
+      .getElementById("filters")
+      .addEventListener("submit", (event) => event.preventDefault());
+    document.getElementById("clear-filters").addEventListener("click", () => {
+      this.table.search("");
+      this.filter({ given: null, refined: null, mark: "" });
+      this.controls.given.focus();
+    });
+    for (const button of document.querySelectorAll(".pair")) {
+      button.addEventListener("click", () => this.choosePair(button));
+    }
+    document.getElementById("export-marks").addEventListener("click", () => {
+      download("marks.csv", marksCsv(this.samples, this.marks));
+    });
+    document.getElementById("clear-marks").addEventListener("click", () => {
+      const count = this.samples.filter((sample) => this.marks.of(sample) !== null).length;
+      if (
+        !window.confirm(
+          `Clear ${count === 1 ? "1 mark" : `all ${count} marks`}? This cannot be undone.`,
+        )
+      )
+        return;
+      this.marks.clear();
+      this.table.draw(false);
+      this.showMarks();
+      announce("All marks are cleared.");
+    });
+    // The same page in another tab.
+    window.addEventListener("storage", (event) => {
+      if (event.key !== this.marks.key && event.key !== null) return;
+      this.marks.read();
+      this.table.draw(false);
+      this.showMarks();
+    });
+    this.table.on("draw", () => this.draw());
+    this.table.on("page", () => {
+      const top = document.querySelector(".filtered");
+      if (top.getBoundingClientRect().top < 0) {
+        top.scrollIntoView({ behavior: reducedMotion.matches ? "auto" : "smooth" });
+      }
+    });
+    this.cards.addEventListener("click", (event) => this.onClick(event));
+    this.cards.addEventListener("keydown", (event) => this.onKey(event));
+    this.cards.addEventListener("focusin", (event) => this.activate(event.target.closest(".card")));
+  }
+
+  // --- filters ------------------------------------------------------------------------------
+
+  filter(change) {
+    Object.assign(this.filters, change);
+    const { given, refined, mark } = this.filters;
+    for (const [name, k] of Object.entries({ given, refined })) {
+      const select = this.controls[name];
+      // A pair of the confusion may be of classes that have no suspicious image.
+      if (k !== null && ![...select.options].some((option) => option.value === String(k))) {
+        this.addClass(select, k, 0);
+      }
+      select.value = k ?? "";
+    }
+    this.controls.mark.value = mark;
+    this.table.draw();
+  }
+
+  choosePair(button) {
+    if (button.getAttribute("aria-pressed") === "true") {
+      this.filter({ given: null, refined: null });
+      return;
+    }
+    this.filter({ given: Number(button.dataset.given), refined: Number(button.dataset.refined) });
+    const top = document.querySelector(".filtered");
+    top.scrollIntoView({ behavior: reducedMotion.matches ? "auto" : "smooth" });
+    document.getElementById("clear-filters").focus({ preventScroll: true });
+  }
+
+  showFilters() {
+    const { given, refined, mark } = this.filters;
+    const parts = [];
+    if (given !== null) parts.push(`given ${report.shownNames[given]}`);
+    if (refined !== null) parts.push(`refined ${report.shownNames[refined]}`);
+    if (mark !== "") parts.push(`mark: ${this.controls.mark.selectedOptions[0].text}`);
+    if (this.table.search() !== "") parts.push(`“${this.table.search()}”`);
+    const shown = this.table.page.info().recordsDisplay;
+    const filtered = parts.length > 0;
+    const text = `${thousands(shown)} of ${thousands(this.samples.length)} images`;
+    document.getElementById("filter-text").textContent = filtered
+      ? `${text}: ${parts.join(", ")}`
+      : text;
+    document.getElementById("clear-filters").hidden = !filtered;
+    for (const button of document.querySelectorAll(".pair")) {
+      const { dataset } = button;
+      const pressed = Number(dataset.given) === given && Number(dataset.refined) === refined;
+      button.setAttribute("aria-pressed", pressed);
+    }
+  }
+
+  // --- cards --------------------------------------------------------------------------------
+
+  /** Puts the rows of this page into the list; those of other pages are not in the document. */
+  draw() {
+    const focused = this.cards.contains(document.activeElement);
+    const before = this.position();
+    const rows = this.table.rows({ page: "current", search: "applied", order: "applied" });
+    this.shown = rows.data().toArray();
+    this.cards.replaceChildren(...this.shown.map((sample) => this.card(sample)));
+    this.nothing.hidden = this.shown.length > 0;
+    this.showFilters();
+    const cards = this.all();
+    if (cards.length === 0) {
+      if (focused) document.getElementById("suspects").focus();
+      return;
+    }
+    const next = cards[Math.min(Math.max(before, 0), cards.length - 1)];
+    if (focused) next.focus();
+    else this.activate(next);
+  }
+
+  all() {
+    return [...this.cards.querySelectorAll(".card")];
+  }
+
+  position() {
+    return this.all().findIndex((card) => card.tabIndex === 0);
+  }
+
+  card(sample) {
+    const given = report.shownNames[sample.given];
+    const refined = report.shownNames[sample.refined];
+    const label = (what, name, probability) =>
+      element(
+        "div",
+        { class: `label ${what}` },
+        element("dt", {}, what),
+        element("dd", { class: "name" }, element("bdi", {}, name)),
+        element("dd", { class: "probability" }, percent(probability)),
+      );
+    const fact = (what, value) =>
+      element("div", {}, element("dt", {}, what), element("dd", {}, value));
+    const buttons = MARKS.map((mark, number) =>
+      element(
+        "button",
+        { type: "button", tabindex: -1, "data-mark": mark, title: `${mark} (key ${number + 1})` },
+        mark,
+      ),
+    );
+    const card = element(
+      "article",
+      {
+        class: "card",
+        tabindex: -1,
+        "data-id": sample.id,
+        "aria-label": `Sample ${sample.id}: given ${given}, refined ${refined}`,
+        "aria-keyshortcuts": "1 2 3 0",
+      },
+      this.picture(sample, given, refined),
+      element(
+        "dl",
+        { class: "labels" },
+        label("given", given, sample.givenProbability),
+        label("refined", refined, sample.refinedProbability),
+      ),
+      element(
+        "dl",
+        { class: "details" },
+        fact("score", sample.score === null ? "–" : sample.score.toFixed(3)),
+        fact("changes", String(sample.changes)),
+        fact("id", String(sample.id)),
+      ),
+      element("p", { class: "path", title: sample.path }, element("bdi", {}, sample.path)),
+      element(
+        "div",
+        { class: "choice", role: "group", "aria-label": `Mark of sample ${sample.id}` },
+        ...buttons,
+      ),
+    );
+    this.showMark(card, this.marks.of(sample));
+    return element("li", {}, card);
+  }
+
+  picture(sample, given, refined) {
+    const frame = element("div", { class: "picture" });
+    if (sample.image === null) {
+      frame.append(element("p", { class: "problem" }, sample.problem));
+      return frame;
+    }
+    const image = element("img", {
+      alt: `Sample ${sample.id}: given ${given}, refined ${refined}`,
+      decoding: "async",
+      loading: "lazy",
+    });
+    image.addEventListener("load", () => {
+      // Enlarged smoothly, a handful of pixels would be a blur.
+      image.classList.toggle("tiny", image.naturalWidth < 48);
+    });
+    image.addEventListener("error", () => {
+      image.replaceWith(element("p", { class: "problem" }, "the thumbnail cannot be decoded"));
+    });
+    image.src = sample.image;
+    frame.append(image);
+    return frame;
+  }
+
+  /** Makes a card the one that the Tab key reaches, with its buttons. */
+  activate(card) {
+    if (!card) return;
+    for (const other of this.all()) {
+      const index = other === card ? 0 : -1;
+      other.tabIndex = index;
+      for (const button of other.querySelectorAll("button")) button.tabIndex = index;
+    }
+  }
+
+  // --- marks --------------------------------------------------------------------------------
+
+  onClick(event) {
+    const button = event.target.closest("button[data-mark]");
+    if (!button) return;
+    // The button of the mark that a card has takes it away.
+    const pressed = button.getAttribute("aria-pressed") === "true";
+    this.setMark(button.closest(".card"), pressed ? null : button.dataset.mark);
+  }
+
+  onKey(event) {
+    if (event.altKey || event.ctrlKey || event.metaKey || event.isComposing) return;
+    if (event.target.closest("input, select, textarea")) return;
+    const card = event.target.closest(".card");
+    if (!card) return;
+    if (event.key in KEYS) {
+      event.preventDefault();
+      this.setMark(card, KEYS[event.key]);
+      return;
+    }
+    const cards = this.all();
+    const lineStart = cards[0].getBoundingClientRect().top;
+    const perLine = cards.filter((c) => c.getBoundingClientRect().top === lineStart).length;
+    const here = cards.indexOf(card);
+    const steps = {
+      ArrowRight: 1,
+      j: 1,
+      ArrowLeft: -1,
+      k: -1,
+      ArrowDown: perLine,
+      ArrowUp: -perLine,
+      Home: -here,
+      End: cards.length - 1 - here,
+    };
+    if (!(event.key in steps)) return;
+    event.preventDefault();
+    const target = here + steps[event.key];
+    if (cards[target]) cards[target].focus();
+    else this.turnPage(Math.sign(steps[event.key]));
+  }
+
+  /** Goes on where a page ends: to the first card of the next one, to the last of the one before. */
+  turnPage(direction) {
+    const { page, pages } = this.table.page.info();
+    if (page + direction < 0 || page + direction >= pages) return;
+    this.table.page(page + direction).draw("page");
+    this.all()
+      .at(direction > 0 ? 0 : -1)
+      .focus();
+  }
+
+  setMark(card, mark) {
+    const sample = this.shown.find(({ id }) => id === Number(card.dataset.id));
+    this.marks.set(sample, mark);
+    this.showMark(card, mark);
+    this.showMarks();
+    announce(`Sample ${sample.id}: ${mark ?? "not marked"}. ${this.countText()}`);
+    // What no longer matches leaves at once: if it stayed, the next page would skip as many.
+    if (this.filters.mark !== "") this.table.draw(false);
+  }
+
+  showMark(card, mark) {
+    card.dataset.mark = mark ?? "";
+    for (const button of card.querySelectorAll("button[data-mark]")) {
+      button.setAttribute("aria-pressed", button.dataset.mark === mark);
+    }
+  }
+
+  countText() {
+    const count = (wanted) => this.samples.filter((sample) => wanted(this.marks.of(sample))).length;
+    const counts = MARKS.map((mark) => `${thousands(count((other) => other === mark))} ${mark}`);
+    const all = thousands(count((mark) => mark !== null));
+    return `${all} of ${thousands(this.samples.length)} marked: ${counts.join(", ")}`;
+  }
+
+  showMarks() {
+    document.getElementById("mark-counts").textContent = this.countText();
+    document.getElementById("marks-kept").textContent = this.marks.kept
+      ? "Marks are kept in this browser; export them to use them elsewhere."
+      : "Marks are not kept: this browser stores nothing for this page. Export them before you leave.";
+    const none = this.samples.every((sample) => this.marks.of(sample) === null);
+    document.getElementById("export-marks").disabled = none;
+    document.getElementById("clear-marks").disabled = none;
+  }
+}
+
+if (report.suspects.length > 0) new SuspectList(report.suspects);

@@ -120,7 +120,11 @@ def bank_cells(rows: list[dict]) -> Cells:
             [
                 *line,
                 spread(row, "update_ms", 3),
-                *(f"{row[f'{phase}_seconds']:.3g}" for phase in phases),
+                # Rows of before a phase was measured have none.
+                *(
+                    f"{row[name]:.3g}" if (name := f"{phase}_seconds") in row else ""
+                    for phase in phases
+                ),
                 _megabytes(row["checkpoint_bytes"]),
                 _megabytes(row["export_bytes"]),
                 f"{row['peak_megabytes']:,.0f} ({max(peaks, key=peaks.get)})",

@@ -1,5 +1,7 @@
 """Suite "bank" of `benchmarks.scaling`: what a label bank costs as it grows."""
 
+import ctypes
+import json
 import os
 import shutil
 import tempfile
@@ -10,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -19,10 +22,15 @@ from alr_fast import reference
 from alr_fast.bank import LabelBank
 from alr_fast.bank_file import BankFileWriter
 from alr_fast.checkpoint import CheckpointStore, check_files, load, newest_checkpoint, shard
+from alr_fast.data.datasets import Split
+from alr_fast.data.images import FileImages
+from alr_fast.data.index import PathTable, SampleIndex
 from alr_fast.data.sampler import Sampler
 from alr_fast.distributed import World
+from alr_fast.export import export
 from alr_fast.losses import ALRLoss
 from alr_fast.placement import available_memory, readable
+from alr_fast.refined import of_bank_file
 from benchmarks.loading_rows import percentiles
 from benchmarks.problem import dtype_name, environment
 from benchmarks.processes import Answers, Child
@@ -36,6 +44,7 @@ PHASES = {
     "check": "`check_files`, which goes before loading",
     "load": "`checkpoint.load`",
     "export": "`BankFileWriter`, rows in the order of the ids",
+    "table": "`alr_fast.export.export` of that file to Parquet, scores included: it is read 4 times",
     "write": "a plain file of as many bytes, flushed to the disk",
 }
 BATCH = 256
@@ -256,6 +265,7 @@ class _Run:
         order = torch.randperm(case.samples, generator=random)
         self._indices = order[: case.samples // BATCH * BATCH].view(-1, BATCH)
         self._sampled = order[-_SAMPLED:]
+        self._split = _split_of(self._labels, case.classes)
         # As in training: the rows lie in the order of the sampler, the file has that of the ids.
         self._positions = torch.from_numpy(Sampler(case.samples, BATCH, shuffle=True).rows)
 
@@ -356,27 +366,45 @@ class _Run:
         case, path = self._case, self._folder / "bank.safetensors"
         world = World(0, 1, 1, torch.device("cpu"))
 
-        def export() -> None:
+        def write() -> None:
             writer = BankFileWriter(
                 path,
                 num_samples=case.samples,
                 num_classes=case.classes,
                 dtype=case.dtype,
-                tensors={"given_labels": self._labels},
-                metadata={},
+                tensors={"given_labels": self._labels, "ids": torch.arange(case.samples)},
+                metadata={
+                    "class_names": json.dumps(self._split.index.class_names),
+                    "sample_fingerprint": self._split.index.sample_fingerprint(),
+                },
             )
             with bank.host_access(), writer:
                 for positions, rows in world.collect_rows(self._positions, bank.rows):
                     writer.write(positions, rows)
 
-        self._timed("export", export)
+        self._timed("export", write)
         self.sizes["export_bytes"] = path.stat().st_size
         with safe_open(path, "pt") as file:
             rows = file.get_slice("rows")
             for number in range(0, len(some), 16):
                 position = int(self._positions[self._sampled[number]])
                 assert torch.equal(rows[position : position + 1][0], some[number]), "export"
+        self._table(path)
         path.unlink()
+
+    def _table(self, path: Path) -> None:
+        import pyarrow
+        from pyarrow.parquet import ParquetFile
+
+        table = path.with_name("labels.parquet")
+        self._timed("table", lambda: export(of_bank_file(path, "alr", self._split), table))
+        self.sizes["table_bytes"] = table.stat().st_size
+        given = ParquetFile(table).read(["given_label"]).column(0).to_numpy()
+        assert (given == self._labels.numpy()).all(), "table"
+        table.unlink()
+        # What it keeps for later would count for the phases of the next round.
+        pyarrow.default_memory_pool().release_unused()
+        ctypes.CDLL(None).malloc_trim(0)
 
     def _write(self, bank: LabelBank) -> None:
         step = max(_BLOCK_BYTES // bank.rows[:1].nbytes, 1)
@@ -386,6 +414,19 @@ class _Run:
                 while left:
                     left = left[file.write(left) :]
             os.fsync(file.fileno())
+
+
+def _split_of(labels: Tensor, num_classes: int) -> Split:
+    """Samples with these labels, and a path each; there are no images."""
+    paths = PathTable.of(f"images/{number:07d}.jpg" for number in range(len(labels)))
+    index = SampleIndex(
+        ids=np.arange(len(labels)),
+        paths=paths,
+        labels=labels.numpy(),
+        clean_labels=None,
+        class_names=tuple(f"class {k}" for k in range(num_classes)),
+    )
+    return Split(index, FileImages(Path(), paths))
 
 
 def _folder_bytes(folder: Path) -> int:

@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from alr_fast import reference
 from alr_fast.bank import LabelBank
 from alr_fast.distributed import World
+from alr_fast.history import SampleHistory
 from alr_fast.losses import ALRLoss, CrossEntropyLoss
 from alr_fast.models import build_model
 from alr_fast.trainer import Trainer, make_optimizer
@@ -194,7 +195,10 @@ class Contest:
         }[variant]
         criterion = make()
         world = World(0, 1, 1, torch.device(self.device))
-        trainer = Trainer(self.model, criterion, self._config, self.batches, world)
+        history = None
+        if criterion.bank is not None:  # as `alr_fast.train` does
+            history = SampleHistory(self.batches.labels, world.device)
+        trainer = Trainer(self.model, criterion, self._config, self.batches, world, history=history)
         trainer.begin_epoch()
         return Stepper(trainer.train_step, lambda: trainer.progress()[0], criterion.bank)
 

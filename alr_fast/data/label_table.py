@@ -68,7 +68,7 @@ def read_labels(
             chosen = np.array([value != "" for value in given])
             try:
                 values = np.array([int(value) for value in given if value], dtype=np.int64)
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 table.fail(f"column {column} holds no whole numbers ({error})")
             outside = (values < 0) | (values >= index.num_classes)
             if outside.any():
@@ -77,7 +77,7 @@ def read_labels(
                     f"{index.num_classes} classes, 0 to {index.num_classes - 1}"
                 )
             if also:
-                for label, name in zip(values, columns[names], strict=True):
+                for label, name in zip(values, _chosen(columns[names], chosen), strict=True):
                     if index.class_names[label] != name:
                         table.fail(
                             f"calls class {label} {name}, the data set {index.class_names[label]}"
@@ -123,7 +123,7 @@ def read_left_out(path: Path, index: SampleIndex, above: float) -> NDArray[np.in
         for rows, columns in table.samples(index, [column]):
             values = columns[column]
             if column == "mark":
-                out = np.array([str(value).strip() not in (KEEP, "") for value in values])
+                out = np.array([str(value or "").strip() not in (KEEP, "") for value in values])
             else:
                 try:
                     out = np.array([float(value) for value in values]) > above
@@ -199,7 +199,7 @@ class _Table:
         for batch in self._batches(["id", "path", *columns], index.num_classes):
             try:
                 ids = np.array([int(value) for value in batch["id"]], dtype=np.int64)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 self.fail(f"column id holds no whole numbers ({error})")
             places = np.searchsorted(index.ids, ids)
             known = places < len(index)

@@ -28,10 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             prog="python -m alr_fast.report", description=__doc__.splitlines()[0]
         )
         add_run_arguments(parser)
-        parser.add_argument("--output", metavar="FILE", type=Path,
-                            help="file to write (default RUN/report.html)")  # fmt: skip
-        parser.add_argument("--most", metavar="N", type=int, default=500,
-                            help="suspicious samples on the page (default %(default)s)")  # fmt: skip
+        parser.add_argument(
+            "--output", metavar="FILE", type=Path, help="file to write (default RUN/report.html)"
+        )
+        parser.add_argument(
+            "--most",
+            metavar="N",
+            type=int,
+            default=500,
+            help="suspicious samples on the page (default %(default)s)",
+        )
         arguments = parser.parse_args(argv)
         if arguments.most < 0:
             raise UserError(f"--most {arguments.most}: pass 0 or more")

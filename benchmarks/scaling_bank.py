@@ -44,7 +44,7 @@ PHASES = {
     "check": "`check_files`, which goes before loading",
     "load": "`checkpoint.load`",
     "export": "`BankFileWriter`, rows in the order of the ids",
-    "table": "`alr_fast.export.export` of that file to Parquet, scores included: it is read 4 times",
+    "table": "`alr_fast.export.export` of that file to Parquet, with scores: it is read 4 times",
     "write": "a plain file of as many bytes, flushed to the disk",
 }
 BATCH = 256

@@ -15,8 +15,15 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 WIDTH, HEIGHT = 1200, 1950
 # Not of this page's making: without them Chromium does not start, or asks for things elsewhere.
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-         "--disable-dev-shm-usage", "--hide-scrollbars", f"--window-size={WIDTH},{HEIGHT}")  # fmt: skip
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    f"--window-size={WIDTH},{HEIGHT}",
+)
 
 
 def main(page: str, picture: str) -> None:

@@ -208,7 +208,7 @@ def open_rows(path: str | os.PathLike) -> Callable[[slice], NDArray[np.float32]]
     The file is not mapped: what was read does not stay in the memory of the process.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: the file cannot be read; `read` raises `UserError` then.
         KeyError, ValueError: it is no bank file.
     """
     with open(path, "rb") as file:
@@ -222,11 +222,17 @@ def open_rows(path: str | os.PathLike) -> Callable[[slice], NDArray[np.float32]]
 
     def read(rows: slice) -> NDArray[np.float32]:
         start, stop, _ = rows.indices(num_samples)
-        with open(path, "rb") as file:
-            file.seek(8 + length + begin + start * row_bytes)
-            data = bytearray((stop - start) * row_bytes)
-            if file.readinto(data) < len(data):
-                raise OSError(errno.EIO, "the file has been cut off", os.fspath(path))
+        data = bytearray((stop - start) * row_bytes)
+        try:
+            with open(path, "rb") as file:
+                file.seek(8 + length + begin + start * row_bytes)
+                if file.readinto(data) < len(data):
+                    raise OSError(errno.EIO, "it has been cut off")
+        except OSError as error:
+            raise UserError(
+                f"{path}: cannot be read as a label bank ({error.strerror}); train again, or pass "
+                "another run"
+            ) from error
         found = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
         return found.view(stop - start, num_classes).float().numpy()
 

@@ -655,8 +655,8 @@ def load(
         for name, tensor in sorted(tensors.items()):
             if name not in saved:
                 raise UserError(
-                    f"{checkpoint.path} has no {name!r}: resume with the settings that it was "
-                    "written with"
+                    f"{checkpoint.path} has no {name!r}: go on with the settings and the version "
+                    "of alr_fast that it was written with"
                 )
             # DCP would convert the dtype without a word.
             wanted, found = (tuple(tensor.shape), _dtype(tensor)), saved[name]

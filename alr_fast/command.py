@@ -1,9 +1,10 @@
 """What the commands of this package share: a mistake is one line, and the exit status tells."""
 
 import argparse
+import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from alr_fast.errors import SharedError, UserError
@@ -14,6 +15,26 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help lists every option")
+
+
+def printable(text: str) -> str:
+    """A text with bytes that are no UTF-8, as paths may have them, written ``\\xNN``."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
+def need(modules: Sequence[str], extra: str, *, what: str) -> None:
+    """Raises `UserError` where modules are missing.
+
+    Args:
+        modules: Their names.
+        extra: Extra of this package that installs them.
+        what: What needs them.
+    """
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"{what} needs {', '.join(missing)}, not installed: pip install 'alr_fast[{extra}]'"
+        )
 
 
 def exit_status(action: Callable[[], int | None], *, interrupted: str = "interrupted") -> int:

@@ -7,6 +7,7 @@ The options of a method are the arguments of its loss (`alr_fast.methods`).
 """
 
 import math
+import os
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from typing import Any, Literal
@@ -61,7 +62,7 @@ class DataConfig:
             table of python -m alr_fast.export or of marks in a report. --labels for short.
         label_key: Which labels: of CIFAR-N aggre, worse, random1, random2, random3 or noisy; of a
             table a column, null for label (a person's) or refined_label, probabilities for soft
-            labels, which label banks then start from.
+            labels, which the label banks of alr, selc and sat then start from.
         loader: What turns the images into batches: memory (all images decoded once, at the
             training device), dali (NVIDIA DALI), torch (torchvision in worker processes); auto
             takes the first of them that can.
@@ -507,11 +508,21 @@ def resolve(config: Config) -> Config:
     options = dict(config.options)
     for name in methods:
         options[name] = checked_options(name, options[name], epochs=optim.epochs)
+        if teacher_of(name, options[name]) is not None:
+            options[name] = replace(options[name], teacher=_without_links(options[name].teacher))
     _check_nets(config, methods, options)
     return replace(
         config,
         methods=methods,
         plugins=words(config.plugins),
+        data=replace(
+            data, label_file=_without_links(data.label_file), exclude=_without_links(data.exclude)
+        ),
+        transition=replace(
+            config.transition,
+            net=_without_links(config.transition.net),
+            source=_without_links(config.transition.source),
+        ),
         log=replace(config.log, to=words(config.log.to)),
         noise=replace(
             config.noise,
@@ -522,6 +533,17 @@ def resolve(config: Config) -> Config:
     )
 
 
+def _without_links(path: str | None) -> str | None:
+    """The path of a file as it is if no link leads to it, else where it is now.
+
+    The link runs/latest leads elsewhere when the run is finished that a file was named for by it.
+    """
+    if path is None or not os.path.isfile(path):
+        return path
+    real = os.path.realpath(path)
+    return path if real == os.path.abspath(path) else real
+
+
 def _check_nets(config: Config, methods: list[str], options: dict[str, Any]) -> None:
     """What methods want of other nets, as far as it can be known without data."""
     from alr_fast.teacher import ESTIMATES, check_teacher
@@ -529,7 +551,7 @@ def _check_nets(config: Config, methods: list[str], options: dict[str, Any]) -> 
     for position, name in enumerate(methods):
         teacher = teacher_of(name, options[name])
         if teacher is not None:
-            check_teacher(teacher, methods[:position], option=f"{name}.teacher")
+            check_teacher(teacher, methods[:position], option=f"{name}.teacher", tables=True)
         if not takes_transition(name):
             continue
         source = config.transition.source

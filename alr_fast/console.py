@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from alr_fast.command import printable
 from alr_fast.runs import EpochRecord
 
 EVERY_EPOCH = 20  # so many epochs get a line each
@@ -151,17 +152,20 @@ class RunConsole:
             method: Whose label bank says so.
             samples: As `alr_fast.refined.RefinedLabels.samples` gives them, the most suspicious
                 first.
-            report: Command that shows more of them.
+            report: Command that shows them and more with their images.
         """
-        names = {"id": "id", "path": "path", "given": "given_name", "refined": "refined_name"}
-        shown = [{name: s[key] for name, key in names.items()} for s in samples]
-        scores = [float(sample["score"]) for sample in samples]
+        shown = [
+            {
+                "id": int(sample["id"]),
+                "path": printable(sample["path"]),
+                "given": sample["given_name"],
+                "refined": sample["refined_name"],
+                "score": float(sample["score"]),
+            }
+            for sample in samples
+        ]
         if self._json:
-            events = [
-                {**one, "id": int(one["id"]), "score": score}
-                for one, score in zip(shown, scores, strict=True)
-            ]
-            self._event("suspects", method=method, samples=events, report=report)
+            self._event("suspects", method=method, samples=shown, report=report)
             return
         if not self._main:
             return
@@ -171,12 +175,12 @@ class RunConsole:
             for name in ("path", "given", "refined"):
                 table.add_column(name, overflow="fold")
             table.add_column("score", justify="right", no_wrap=True)
-            for one, score in zip(shown, scores, strict=True):
-                table.add_row(*(Text(str(value)) for value in one.values()), f"{score:.3f}")
+            for *texts, score in (one.values() for one in shown):
+                table.add_row(*(Text(str(text)) for text in texts), f"{score:.3f}")
             self.console.print(table)
+            self.console.print(f"with images: {report}", markup=False)
         else:
             self.say(f"{method}: no suspicious labels")
-        self.console.print(f"all of them with images: {report}", markup=False)
 
     def shares(self, title: str, phases: dict[str, tuple[float, float]]) -> None:
         """Prints where the time goes.

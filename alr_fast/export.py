@@ -28,23 +28,27 @@ was not finished is exported from its newest checkpoint. The bank is read in pie
 import contextlib
 import csv
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from alr_fast.command import CommandParser, exit_status
+from alr_fast.command import CommandParser, exit_status, need, printable
 from alr_fast.data.index import PathTable
+from alr_fast.data.label_table import SUFFIXES
 from alr_fast.errors import UserError
-from alr_fast.refined import RefinedLabels, open_run
 from alr_fast.runs import replacing
 
-FORMAT = "alr_fast labels 1"
-SUFFIXES = (".parquet", ".csv")
+if TYPE_CHECKING:
+    from alr_fast.refined import RefinedLabels  # which needs packages of the extra
+
+NEEDED = ("pyarrow", "safetensors", "yaml")  # of the extra train
 _PATH_CHUNK = 1 << 16  # paths that are looked at together
+_GROUP_ROWS = 1 << 16  # of a Parquet file, in which pieces are gathered
 
 
-def export(labels: RefinedLabels, path: Path, *, soft: bool = False) -> None:
+def export(labels: "RefinedLabels", path: Path, *, soft: bool = False) -> None:
     """Writes the table; the file is there whole or as it was.
 
     Args:
@@ -63,7 +67,7 @@ def export(labels: RefinedLabels, path: Path, *, soft: bool = False) -> None:
 
 @contextlib.contextmanager
 def _csv_writer(
-    path: Path, labels: RefinedLabels, soft: bool
+    path: Path, labels: "RefinedLabels", soft: bool
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
     # Bytes of a path that are no UTF-8 are written as they are.
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -87,40 +91,44 @@ def _csv_writer(
 
 @contextlib.contextmanager
 def _parquet_writer(
-    path: Path, labels: RefinedLabels, soft: bool
+    path: Path, labels: "RefinedLabels", soft: bool
 ) -> Iterator[Callable[[dict[str, Any]], None]]:
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
     index = labels.index
     path_type = pa.string() if _are_text(index.paths) else pa.binary()
-    facts = {
-        "format": FORMAT,
-        "method": labels.method,
-        "class_names": json.dumps(index.class_names),
-        "sample_fingerprint": index.sample_fingerprint(),
-    }
+    # The trainer compares the names of the classes; the method is for people.
+    facts = {"method": labels.method, "class_names": json.dumps(index.class_names)}
     with contextlib.ExitStack() as stack:
         writer = None
+        waiting: list[pa.Table] = []
 
         def array(name: str, column: Any) -> pa.Array:
             if name == "probabilities":
                 flat = pa.array(column.reshape(-1))
                 return pa.FixedSizeListArray.from_arrays(flat, column.shape[1])
-            if name == "path":
-                as_bytes = [text.encode("utf-8", "surrogateescape") for text in column]
-                return pa.array(as_bytes if path_type == pa.binary() else column, path_type)
+            if name == "path" and path_type == pa.binary():
+                return pa.array([os.fsencode(text) for text in column], path_type)
             return pa.array(column)
 
-        def write(columns: dict[str, Any]) -> None:
+        def flush() -> None:
             nonlocal writer
-            table = pa.table({name: array(name, column) for name, column in columns.items()})
+            if not waiting:
+                return
             if writer is None:
-                schema = table.schema.with_metadata(facts)
+                schema = waiting[0].schema.with_metadata(facts)
                 writer = stack.enter_context(ParquetWriter(path, schema, compression="zstd"))
-            writer.write_table(table)
+            writer.write_table(pa.concat_tables(waiting))
+            waiting.clear()
+
+        def write(columns: dict[str, Any]) -> None:
+            waiting.append(pa.table({name: array(name, c) for name, c in columns.items()}))
+            if soft or sum(table.num_rows for table in waiting) >= _GROUP_ROWS:
+                flush()
 
         yield write
+        flush()
 
 
 def _are_text(paths: PathTable) -> bool:
@@ -141,22 +149,19 @@ def add_run_arguments(parser: CommandParser) -> None:
     parser.add_argument("--data-root", metavar="DIR", help="where the data is now, if it was moved")
 
 
-def summary_lines(labels: RefinedLabels) -> list[str]:
+def summary_lines(labels: "RefinedLabels") -> list[str]:
     """What the bank says of the labels as a whole, and how far that is from the truth."""
-    from alr_fast.transition import known_transition, transition_error
-
-    index, noise = labels.index, labels.noise
+    index = labels.index
     lines = [
-        f"{labels.method}: {noise.rate:.1%} of {len(index):,} labels refined to another class"
-        + ("" if labels.complete else ", in a run that was not finished")
+        f"{labels.method}: {labels.noise.rate:.1%} of {len(index):,} labels refined to another "
+        f"class{'' if labels.complete else ', in a run that was not finished'}"
     ]
     if index.clean_labels is not None:
-        wrong = (index.labels != index.clean_labels).mean()
-        known = known_transition(index.clean_labels, index.labels, index.num_classes)
-        error = transition_error(noise.transition, known)
-        lines.append(
-            f"wrong are {wrong:.1%}; error of the estimated transition matrix {error:.3f} (0 to 2)"
-        )
+        lines.append(f"wrong are {(index.labels != index.clean_labels).mean():.1%}")
+        if labels.transition_error is not None:
+            lines[-1] += (
+                f"; error of the estimated transition matrix {labels.transition_error:.3f} (0 to 2)"
+            )
     return lines
 
 
@@ -179,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--soft", action="store_true", help="with the probability of each class"
         )
         arguments = parser.parse_args(argv)
+        need(NEEDED, "train", what="the export")
         if arguments.csv and arguments.output:
             raise UserError("--csv: the name that --output gives decides; leave one of them out")
         name = "labels.csv" if arguments.csv else "labels.parquet"
@@ -187,13 +193,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"--output {output}: name a file that ends with .parquet or .csv")
         if not output.absolute().parent.is_dir() and arguments.output:
             raise UserError(f"--output {output}: no folder {output.parent}; make it first")
+        from alr_fast.refined import open_run
+
         with open_run(
             arguments.run, method=arguments.method, data_root=arguments.data_root, say=print
         ) as labels:
             export(labels, output, soft=arguments.soft)
             for line in summary_lines(labels):
                 print(line)
-        print(output)
+        print(printable(str(output)))
 
     return exit_status(action)
 

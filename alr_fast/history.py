@@ -12,9 +12,8 @@ class SampleHistory:
 
     Attributes:
         loss: float32 [n], sum of the cross entropies of the given label over the passes.
-        margin: float32 [n], sum of `log p[given] - max log p[other]` over the passes: negative
-            where another class was held more probable.
-        passes: int32 [n], how often a sample was trained on.
+        passes: int32 [n], how often a sample was trained on (an epoch that another number of
+            processes begins anew counts twice).
         refined: int32 [n], its refined label after the last epoch.
         changes: int64 [n], a bit for each of the last `EPOCHS` epochs, the lowest one for the last:
             whether the refined label changed in it.
@@ -29,7 +28,6 @@ class SampleHistory:
         """
         n = len(given_labels)
         self.loss = torch.zeros(n, device=device)
-        self.margin = torch.zeros(n, device=device)
         self.passes = torch.zeros(n, dtype=torch.int32, device=device)
         self.refined = given_labels.to(device, torch.int32)
         self.changes = torch.zeros(n, dtype=torch.int64, device=device)
@@ -41,18 +39,13 @@ class SampleHistory:
         Args:
             logits: [B, K], floating.
             labels: int64 [B], given labels.
-            index: int64 [B], rows of the samples, each at most once; below 0 to ignore.
+            index: int64 [B], rows of the samples; below 0 to ignore.
         """
         rows = index.clamp(min=0)
-        given = labels.clamp(min=0)[:, None]
         log_p = logits.float().log_softmax(-1)
-        own = log_p.gather(1, given)
-        other = log_p.scatter(1, given, -torch.inf).amax(1, keepdim=True)
-        # One class alone has no other; a row that is not finite says nothing.
-        margin = torch.where(other.isfinite(), own - other, 0)
-        counted = ((index >= 0) & own.isfinite().squeeze(1)).float()
-        self.loss.index_add_(0, rows, torch.where(counted > 0, -own.squeeze(1), 0))
-        self.margin.index_add_(0, rows, torch.where(counted > 0, margin.squeeze(1), 0))
+        loss = -log_p.gather(1, labels.clamp(min=0)[:, None]).squeeze(1)
+        counted = (index >= 0) & loss.isfinite()
+        self.loss.index_add_(0, rows, torch.where(counted, loss, 0))
         self.passes.index_add_(0, rows, counted.int())
 
     def end_epoch(self, refined: Tensor) -> None:
@@ -73,15 +66,21 @@ class SampleHistory:
     def means(self) -> dict[str, Tensor]:
         """What the file of a bank keeps, on the CPU: `COLUMNS`.
 
-        ``given_loss`` and ``given_margin`` are means over the passes, NaN without any.
+        ``given_loss`` is the mean over the passes, NaN without any.
         """
         passes = torch.where(self.passes > 0, self.passes, torch.nan)
-        return {
-            "given_loss": (self.loss / passes).cpu(),
-            "given_margin": (self.margin / passes).cpu(),
-            "changes": self.changes.cpu(),
-        }
+        return {"given_loss": (self.loss / passes).cpu(), "changes": self.changes.cpu()}
+
+    def forget(self, changed: Tensor) -> None:
+        """Starts the sums anew where the given label is another one now.
+
+        Args:
+            changed: bool [n].
+        """
+        changed = changed.to(self.loss.device)
+        self.loss.masked_fill_(changed, 0)
+        self.passes.masked_fill_(changed, 0)
 
 
-_NAMES = ("loss", "margin", "passes", "refined", "changes")
-COLUMNS = {"given_loss": torch.float32, "given_margin": torch.float32, "changes": torch.int64}
+_NAMES = ("loss", "passes", "refined", "changes")
+COLUMNS = {"given_loss": torch.float32, "changes": torch.int64}

@@ -244,8 +244,9 @@ def check_methods(config: "Config", index: "SampleIndex", *, channels: int, size
                     return torch.from_numpy(given_transition(config.transition, index))
                 check_net(config.transition.net, "transition.net")
             elif parameter.name == "teacher":
-                if is_label_table(option):  # one piece shows what is in it
-                    next(read_probabilities(option, index, option=f"{name}.teacher"), None)
+                if is_label_table(option):
+                    for _ in read_probabilities(option, index, option=f"{name}.teacher"):
+                        pass  # all of it, before other methods are trained
                 else:
                     check_net(option, f"{name}.teacher")
             elif parameter.annotation is Tensor:

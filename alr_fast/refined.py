@@ -25,22 +25,25 @@ from alr_fast.checkpoint import (
 )
 from alr_fast.config import DataConfig, NoiseConfig
 from alr_fast.data.datasets import Split, open_dataset
-from alr_fast.data.setup import hold_out, inject_noise, leave_out, load_data, with_labels
 from alr_fast.distributed import World, process_group
 from alr_fast.errors import UserError
 from alr_fast.history import COLUMNS, SampleHistory
 from alr_fast.placement import allocate_rows, read_in_order
-from alr_fast.resume import CHECKPOINTS, CONFIG, check_data
+from alr_fast.resume import CHECKPOINTS, CONFIG, some_names
 from alr_fast.runs import BANK, is_finished
 from alr_fast.suspicion import (
+    MOST_CLASSES,
     NoiseEstimate,
+    distributions,
     estimate_noise,
     recent_changes,
     row_figures,
     scores,
 )
+from alr_fast.transition import known_transition, transition_error
 
-_PIECE_BYTES = 32 << 20  # of a piece of rows in float32; about five such arrays are in memory
+# Of a piece of rows in float32; about five such arrays are in memory. And lists of text.
+_PIECE_BYTES, _PIECE_ROWS = 32 << 20, 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +53,7 @@ class RefinedLabels:
     Attributes:
         method: Method whose bank it is.
         split: The samples, with the labels that were given to training.
-        history: `alr_fast.history.COLUMNS`, arrays [N]; empty where the bank has none.
+        history: `alr_fast.history.COLUMNS`, arrays [N].
         read: ``read(rows)`` gives rows of the bank, float32 [M, K]; ``rows`` is a slice.
         complete: Whether the method was trained to its end.
     """
@@ -67,13 +70,26 @@ class RefinedLabels:
         return self.split.index
 
     @cached_property
+    def transition_error(self) -> float | None:
+        """Error, 0 to 2, of the transition matrix that the refined labels stand for.
+
+        None where the true labels are not known, or the matrix is too large.
+        """
+        index = self.index
+        if index.clean_labels is None or index.num_classes > MOST_CLASSES:
+            return None
+        estimate = known_transition(self.refined, index.labels, index.num_classes)
+        truth = known_transition(index.clean_labels, index.labels, index.num_classes)
+        return transition_error(estimate, truth)
+
+    @cached_property
     def refined(self) -> NDArray[np.int64]:
         """Refined label of each sample, int64 [N]."""
         return self.noise.refined
 
     def slices(self) -> Iterator[slice]:
         """The rows in pieces that fit into memory."""
-        step = max(_PIECE_BYTES // (4 * self.index.num_classes), 1)
+        step = max(min(_PIECE_BYTES // (4 * self.index.num_classes), _PIECE_ROWS), 1)
         for first in range(0, len(self.index), step):
             yield slice(first, min(first + step, len(self.index)))
 
@@ -88,8 +104,7 @@ class RefinedLabels:
     @cached_property
     def scores(self) -> NDArray[np.float32]:
         """Score of suspicion of each sample, float32 [N]; reads the bank once more."""
-        unknown = np.full(len(self.index), np.nan, dtype=np.float32)
-        losses = self.history.get("given_loss", unknown)
+        losses = self.history["given_loss"]
         found = [
             self.noise.log_odds(self.read(rows), self.index.labels[rows], losses[rows])
             for rows in self.slices()
@@ -118,7 +133,8 @@ class RefinedLabels:
 
         Args:
             rows: Which.
-            soft: With the whole row of the bank as ``probabilities``, float32 [M, K].
+            soft: With the whole row of the bank, scaled to a sum of one, as ``probabilities``,
+                float32 [M, K].
         """
         index, names = self.index, self.index.class_names
         bank, given = self.read(rows), self.index.labels[rows]
@@ -134,13 +150,12 @@ class RefinedLabels:
             "score": self.scores[rows],
             **figures,
         }
-        if self.history:
-            table["changes"] = recent_changes(self.history["changes"][rows])
-            table["given_loss"] = self.history["given_loss"][rows]
+        table["changes"] = recent_changes(self.history["changes"][rows])
+        table["given_loss"] = self.history["given_loss"][rows]
         if index.clean_labels is not None:
             table["clean_label"] = index.clean_labels[rows]
         if soft:
-            table["probabilities"] = bank
+            table["probabilities"] = distributions(bank, given)
         return table
 
 
@@ -165,6 +180,7 @@ def of_bank_file(path: Path, method: str, split: Split) -> RefinedLabels:
         rows = open_rows(path)
         classes = json.loads(facts["class_names"])
         ids, given = saved["ids"], saved["given_labels"]
+        history = {name: saved[name] for name in COLUMNS}
         fingerprint = facts["sample_fingerprint"]
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
@@ -176,7 +192,7 @@ def of_bank_file(path: Path, method: str, split: Split) -> RefinedLabels:
     return RefinedLabels(
         method=method,
         split=replace(part, index=index),
-        history={name: saved[name] for name in COLUMNS if name in saved},
+        history=history,
         read=rows,
     )
 
@@ -199,8 +215,8 @@ def matching(
     way_out = "pass the data of that run: --data-root DIR"
     if list(split.index.class_names) != classes:
         raise UserError(
-            f"{path}: was made with {len(classes)} classes ({_some(classes)}), the data set has "
-            f"{split.index.num_classes} ({_some(split.index.class_names)}); {way_out}"
+            f"{path}: was made with {len(classes)} classes ({some_names(classes)}), the data set "
+            f"has {split.index.num_classes} ({some_names(split.index.class_names)}); {way_out}"
         )
     part = None
     with contextlib.suppress(KeyError):
@@ -213,23 +229,18 @@ def matching(
     return part
 
 
-def _some(names) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
 @dataclass(frozen=True)
 class RunOptions:
-    """What of the configuration of a run tells which samples it had.
+    """What of the configuration of a run tells where its samples are.
 
     Attributes:
-        data: See `alr_fast.config.Config`, as for the attributes that follow.
-        noise, data_root, seed, methods: See there.
+        data: See `alr_fast.config.Config`, as for the others.
+        noise, data_root, methods: See there.
     """
 
     data: DataConfig
     noise: NoiseConfig
     data_root: str | None
-    seed: int
     methods: list[str]
 
 
@@ -255,7 +266,6 @@ def run_options(run: Path) -> RunOptions:
             data=DataConfig(**plain["data"]),
             noise=NoiseConfig(**plain["noise"]),
             data_root=plain["data_root"],
-            seed=plain["seed"],
             methods=list(plain["methods"]),
         )
     except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
@@ -297,8 +307,7 @@ def open_run(
     if method is None and left:
         method = left[-1]
     if method in left:
-        dataset = open_dataset(options.data.name, options.data_root)
-        split = dataset.split(options.data.train_split)
+        split = open_dataset(options.data.name, options.data_root).split(options.data.train_split)
         yield of_bank_file(run / f"{method}{BANK}", method, split)
         return
     checkpoint = None if is_finished(run) else newest_checkpoint(run / CHECKPOINTS)
@@ -328,45 +337,37 @@ def _of_checkpoint(
     Its rows are brought into a nameless file in the folder of the run: they may be larger than the
     memory.
     """
-    from alr_fast.console import RunConsole
-
     check_files(checkpoint)
-    method = checkpoint.progress["method"]
-    data = load_data(options.data, options.data_root, say=say)
-    noise = inject_noise(options.noise, options.data, data, RunConsole("quiet").track)
-    if noise.kind != "none":
-        data = with_labels(data, noise.labels)
-    data = hold_out(leave_out(data), options.data.validation, seed=options.seed)
-    index = data.train.index
-    check_data(checkpoint, index, other_labels=False)
-    size, classes = len(index), index.num_classes
-    mesh = world.mesh("cpu")
-    history = SampleHistory(torch.from_numpy(index.labels), torch.device("cpu"))
-    ids = torch.empty(size, dtype=torch.int64)
-    small = {f"history.{name}": t for name, t in history.tensors().items()} | {"bank.ids": ids}
-    dtype = _dtype_of_rows(checkpoint)
-    if dtype is None:
+    method, saved = checkpoint.progress["method"], saved_tensors(checkpoint)
+    if "bank.rows" not in saved:
         raise UserError(
             f"{checkpoint.path}: method {method} keeps no label bank; wait for one that does, or "
             "train with alr"
         )
+    (size, classes), dtype = saved["bank.rows"]
+    ids, given = torch.empty(size, dtype=torch.int64), torch.empty(size, dtype=torch.int64)
+    history = SampleHistory(given, torch.device("cpu"))
     rows = allocate_rows(size, classes, dtype=dtype, device="cpu", placement="file", folder=run)
+    wanted = {f"history.{name}": t for name, t in history.tensors().items()}
+    wanted |= {"bank.ids": ids, "bank.given": given, "bank.rows": rows}
+    mesh = world.mesh("cpu")
     with read_in_order(rows):
-        wanted = {**small, "bank.rows": rows}
         load(checkpoint, {name: shard(t, 0, size, mesh) for name, t in wanted.items()})
     epoch, step = (checkpoint.progress["position"][key] for key in ("epoch", "step"))
     say(f"{method}: from {checkpoint.path}, in epoch {epoch + 1} after step {step}")
     # A checkpoint has the rows in the order in which the processes own them.
     place = torch.argsort(ids)
+    whole = open_dataset(options.data.name, options.data_root).split(options.data.train_split)
+    facts = checkpoint.progress["data"]
+    split = matching(checkpoint.path, whole, ids[place].numpy(), facts["classes"], facts["samples"])
+    clean = split.index.clean_labels
+    if clean is None and options.noise.kind != "none":
+        clean = split.index.labels  # noise was injected into them
+    index = replace(split.index, labels=given[place].numpy(), clean_labels=clean)
     return RefinedLabels(
         method=method,
-        split=data.train,
-        history={name: column.numpy()[place] for name, column in history.means().items()},
+        split=replace(split, index=index),
+        history={name: column[place].numpy() for name, column in history.means().items()},
         read=lambda some: rows[place[some]].float().numpy(),
         complete=False,
     )
-
-
-def _dtype_of_rows(checkpoint: Checkpoint) -> torch.dtype | None:
-    found = saved_tensors(checkpoint).get("bank.rows")
-    return None if found is None else found[1]

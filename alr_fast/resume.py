@@ -1,6 +1,6 @@
 """Which checkpoint a run goes on from, and whether it belongs to it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -158,8 +158,9 @@ def check_data(checkpoint: Checkpoint, index: SampleIndex, *, other_labels: bool
     if saved["classes"] != now["classes"]:
         raise UserError(
             f"{path}: was made with {len(saved['classes'])} classes "
-            f"({_some(saved['classes'])}), this data set has {len(now['classes'])} "
-            f"({_some(now['classes'])}); pass the --data-root of that run, or leave --resume out"
+            f"({some_names(saved['classes'])}), this data set has {len(now['classes'])} "
+            f"({some_names(now['classes'])}); pass the --data-root of that run, or leave "
+            "--resume out"
         )
     if saved["samples"] != now["samples"]:
         raise UserError(
@@ -198,7 +199,8 @@ def _read_config(run: Path) -> dict[str, Any]:
     return content
 
 
-def _some(names: list[str]) -> str:
+def some_names(names: Sequence[str]) -> str:
+    """The first of some names, for messages."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 

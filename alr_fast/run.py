@@ -175,8 +175,12 @@ class Run:
         if bank is None:
             self._store.save(self._number, tensors, progress, wait=stopping)
         else:
-            tensors |= {"bank.rows": self._shard(bank.rows), "bank.ids": self._shard(self._ids)}
-            tensors |= self._history(trainer)
+            tensors |= {
+                "bank.rows": self._shard(bank.rows),
+                "bank.ids": self._shard(self._ids),
+                "bank.given": self._shard(bank.given_labels),
+                **self._history(trainer),
+            }
             # A bank in a file may be larger than the memory: no copy to write from.
             with bank.host_access():
                 wait = stopping or bank.placement == "file"
@@ -212,6 +216,7 @@ class Run:
             load(checkpoint, tensors)
         else:
             self._load_with_bank(checkpoint, tensors | self._history(trainer), bank)
+            trainer.history.forget(self._given_then(checkpoint) != bank.given_labels)
         own = {n.removeprefix(rank): t for n, t in tensors.items() if n.startswith(rank)}
         trainer.restore(position, own if same else None)
         where = f"in epoch {trainer.epoch + 1} after step {trainer.step}"
@@ -247,6 +252,12 @@ class Run:
     @cached_property
     def _description(self) -> dict[str, Any]:
         return describe_data(self.index)
+
+    def _given_then(self, checkpoint: Checkpoint) -> Tensor:
+        """The given labels that a checkpoint was trained with, in the order of the bank's rows."""
+        given = torch.empty_like(self._ids)
+        load(checkpoint, {"bank.given": self._shard(given)})
+        return given
 
     def _history(self, trainer: Trainer) -> dict[str, Tensor]:
         named = trainer.history.tensors().items()

@@ -71,7 +71,9 @@ def new_bank(
             one_hot=one_hot,
         )
     )
-    if soft_labels is not None and one_hot:
+    if soft_labels is not None and not one_hot:
+        say("label bank: starts at zero, not from the soft labels")
+    elif soft_labels is not None:
         with bank.host_access():
             world.together(
                 lambda: fill_rows(bank.rows, soft_labels, index, rows, option="data.label_file")

@@ -21,10 +21,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.transition import Matrix, confident_counts, known_transition
+from alr_fast.transition import Matrix, confident_counts
 
 SUSPICIOUS = 0.5  # scores above it are suspicious: as many as the estimated noise rate says
 LAST_EPOCHS = 10  # over which changes of the refined label are counted
+MOST_CLASSES = 2048  # of which a pattern is estimated, a matrix [K, K]
 _HISTORY = 0.1  # weight of what the net said on the way, beside the bank
 _PATTERN = 0.4  # how far an estimated pattern is followed at most
 _LEAST = 1e-8  # of a probability, where a logarithm is taken
@@ -49,7 +50,7 @@ def row_figures(rows: Rows, given_labels: Labels) -> dict[str, NDArray]:
     at = np.arange(len(p)), given_labels
     refined = p.argmax(1)
     given, highest = p[at], p[at[0], refined]
-    entropy = -(p * np.log(np.where(p > 0, p, 1))).sum(1)
+    entropy = 0 - (p * np.log(np.where(p > 0, p, 1))).sum(1)  # not -0.0
     p[at] = -np.inf
     other = p.max(1)
     margin = given - np.where(np.isfinite(other), other, 0)  # of one class alone: no other
@@ -105,16 +106,13 @@ class NoiseEstimate:
     Attributes:
         refined: Refined labels, int64 [N].
         rate: Share of the given labels that are wrong, were the refined ones right.
-        transition: float64 [K, K], the transition matrix that follows from the same.
-        pattern: T of the score, float64 [K, K], see `shrunk`.
-        trust: How much of a pattern it has, 0 to 1.
+        pattern: T of the score by given label, float32 [K, K], see `shrunk`; None for that of
+            symmetric noise.
     """
 
     refined: Labels
     rate: float
-    transition: Matrix
-    pattern: Matrix
-    trust: float
+    pattern: NDArray[np.float32] | None
 
     def log_odds(
         self, rows: Rows, given_labels: Labels, given_loss: NDArray[np.float32]
@@ -127,7 +125,8 @@ class NoiseEstimate:
             given_loss: float32 [M], see `belief`.
         """
         weights = belief(distributions(rows, given_labels), given_labels, given_loss)
-        weights *= self.pattern.T.astype(np.float32)[given_labels]
+        if self.pattern is not None:
+            weights *= self.pattern[given_labels]
         at = np.arange(len(weights)), given_labels
         own = weights[at] + np.float32(_LEAST)
         weights[at] = 0
@@ -138,6 +137,8 @@ def estimate_noise(
     pieces: Callable[[], Iterable[tuple[Rows, Labels]]], num_classes: int
 ) -> NoiseEstimate:
     """Estimates the noise from a label bank that is read twice, piece by piece.
+
+    With more than `MOST_CLASSES` classes no pattern is looked for, and it is read once.
 
     Args:
         pieces: Called for each reading; gives rows [M, K] and their given labels [M].
@@ -155,15 +156,15 @@ def estimate_noise(
                 given.append(labels)
             yield p, labels
 
-    pattern, trust = shrunk(confident_counts(scaled, num_classes).T)
+    pattern = None
+    if num_classes <= MOST_CLASSES:
+        matrix, _ = shrunk(confident_counts(scaled, num_classes).T)
+        pattern = matrix.T.astype(np.float32)
+    else:
+        for _ in scaled():
+            pass
     labels, better = np.concatenate(given), np.concatenate(refined)
-    return NoiseEstimate(
-        refined=better,
-        rate=float((labels != better).mean()),
-        transition=known_transition(better, labels, num_classes),
-        pattern=pattern,
-        trust=trust,
-    )
+    return NoiseEstimate(refined=better, rate=float((labels != better).mean()), pattern=pattern)
 
 
 def shrunk(counts: Matrix) -> tuple[Matrix, float]:

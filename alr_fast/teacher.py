@@ -46,13 +46,14 @@ def weights_file(net: str, folder: Path) -> Path:
     return folder / f"{net}{WEIGHTS}" if net in METHODS else Path(net)
 
 
-def check_teacher(net: str, earlier: list[str], *, option: str) -> None:
+def check_teacher(net: str, earlier: list[str], *, option: str, tables: bool = False) -> None:
     """Finds out before training whether a net will be there.
 
     Args:
         net: A method, or a file of weights.
         earlier: Methods that the run trains before.
         option: The option that names the net.
+        tables: Whether a table of soft labels will do, too.
 
     Raises:
         UserError: It will not.
@@ -63,10 +64,10 @@ def check_teacher(net: str, earlier: list[str], *, option: str) -> None:
                 f"--{option} {net}: is not trained by this run before; put {net} first in "
                 f"--methods, or pass the weights of a finished run, RUN/{net}{WEIGHTS}"
             )
-    elif not Path(net).is_file() or not (net.endswith(WEIGHTS) or is_label_table(net)):
+    elif not Path(net).is_file() or not (net.endswith(WEIGHTS) or (tables and is_label_table(net))):
         raise UserError(
             f"--{option} {net}: neither a method ({', '.join(METHODS)}) nor a file of weights that "
-            f"a run left, RUN/METHOD{WEIGHTS}, nor a table of its labels"
+            f"a run left, RUN/METHOD{WEIGHTS}" + (", nor a table of soft labels" if tables else "")
         )
 
 
@@ -143,7 +144,7 @@ def teacher_probabilities(net: str, run: "Run", *, option: str) -> Tensor:
 
     Args:
         net: A method that the run has trained, a file of weights, or a table of soft labels (see
-            `alr_fast.data.label_table`); samples that it does not list get equal probabilities.
+            `alr_fast.data.label_table`); samples that it does not list keep their given label.
         run: The run.
         option: The option that names the net.
 
@@ -156,8 +157,9 @@ def teacher_probabilities(net: str, run: "Run", *, option: str) -> Tensor:
     dtype = getattr(torch, run.config.bank.dtype)
     if is_label_table(net):
         index, rows = run.index, run.loaders.train.sampler.rows
-        shape = len(rows), index.num_classes
-        table = torch.full(shape, 1 / shape[1], dtype=dtype, device=run.world.device)
+        table = torch.zeros(len(rows), index.num_classes, dtype=dtype, device=run.world.device)
+        given = torch.from_numpy(index.labels[rows]).to(run.world.device)
+        table.scatter_(1, given[:, None], 1)
         run.world.together(lambda: fill_rows(table, net, index, rows, option=option))
         return table
     loader = run.loaders.in_order()

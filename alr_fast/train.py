@@ -16,8 +16,8 @@ Exit status: 0, 2 for a wrong input, 75 when it was stopped by SIGTERM or SIGUSR
 checkpoint (`--resume auto` goes on), 130 when interrupted.
 """
 
-import importlib.util
 import math
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from alr_fast.command import exit_status
+from alr_fast.command import exit_status, need
 from alr_fast.errors import SharedError, UserError
 from alr_fast.stopping import EXIT_STOPPED, Stopped, StopSignals
 
@@ -53,11 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, see above."""
 
     def action() -> int:
-        missing = [name for name in TRAIN_EXTRA if importlib.util.find_spec(name) is None]
-        if missing:
-            raise UserError(
-                f"training needs {', '.join(missing)}, not installed: pip install 'alr_fast[train]'"
-            )
+        need(TRAIN_EXTRA, "train", what="training")
         from alr_fast.cli import parse
         from alr_fast.distributed import process_group
 
@@ -239,9 +235,14 @@ def show_suspects(this, console, number: int = 10) -> None:
     if not keeping:
         return
     method = keeping[-1]
-    labels = of_bank_file(this.path / f"{method}{BANK}", method, this.loaders.train.split)
-    samples = labels.samples(labels.most_suspicious(number, above=SUSPICIOUS))
-    console.suspects(method, samples, report=f"python -m alr_fast.report {this.path}")
+    try:
+        labels = of_bank_file(this.path / f"{method}{BANK}", method, this.loaders.train.split)
+        samples = labels.samples(labels.most_suspicious(number, above=SUSPICIOUS))
+    except (UserError, MemoryError) as error:  # the run itself is complete
+        console.warn(f"the most suspicious labels cannot be shown: {error}")
+        return
+    command = shlex.join(("python", "-m", "alr_fast.report", str(this.path)))
+    console.suspects(method, samples, report=command)
 
 
 def synchronised(model: nn.Module, world) -> nn.Module:

@@ -114,14 +114,12 @@ def confident_counts(
         own = p[np.arange(len(p)), labels].astype(np.float64)
         sums += np.bincount(labels, own, minlength=num_classes)
     thresholds = np.divide(sums, sizes, out=np.full(num_classes, np.inf), where=sizes > 0)
-    joint = np.zeros(num_classes**2)
+    joint = np.zeros((num_classes, num_classes))
     for p, labels in pieces():
         confident = np.where(p >= thresholds, p, -1.0)
         chosen = confident.argmax(axis=1)
         counted = confident[np.arange(len(p)), chosen] >= 0
-        cells = (labels * num_classes + chosen)[counted]
-        joint += np.bincount(cells, minlength=num_classes**2)
-    joint = joint.reshape(num_classes, num_classes)
+        np.add.at(joint, (labels[counted], chosen[counted]), 1.0)
     rows = joint.sum(axis=1, keepdims=True)
     return joint * np.divide(sizes[:, None], rows, out=np.zeros_like(rows), where=rows > 0)
 

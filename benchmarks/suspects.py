@@ -221,13 +221,10 @@ def own_scores(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {
         SCORE: scores(noise.log_odds(rows, given, loss), noise.rate),
         "without history": noise.log_odds(rows, given, np.full_like(loss, np.nan)),
-        "without pattern": replace(noise, pattern=np.ones_like(noise.pattern)).log_odds(
-            rows, given, loss
-        ),
+        "without pattern": replace(noise, pattern=None).log_odds(rows, given, loss),
         "bank: given probability": -figures["given_probability"],
         "bank: margin": -figures["margin"],
         "history: loss": loss,
-        "history: margin": -found["given_margin"],
     }
 
 
@@ -254,11 +251,13 @@ def cleanlab_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, 
 
 def cleanlab_noise(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, np.ndarray]:
     """Noise rate and transition matrix [true, given] as cleanlab estimates them."""
-    from cleanlab.count import compute_confident_joint, estimate_latent, num_label_issues
+    from cleanlab.count import compute_confident_joint, estimate_latent
+    from cleanlab.filter import find_label_issues
 
     joint = compute_confident_joint(labels, probabilities)
     _, noise_matrix, _ = estimate_latent(joint, labels)
-    return num_label_issues(labels, probabilities) / len(labels), noise_matrix.T
+    issues = find_label_issues(labels, probabilities, n_jobs=1)
+    return float(issues.mean()), noise_matrix.T
 
 
 def measure(
@@ -292,7 +291,8 @@ def measure(
         scoring = time.perf_counter() - begin
         if source == "alr_fast":
             noise_found = estimate_noise(lambda: [(refined["rows"], given)], classes)
-            estimate, matrix = noise_found.rate, noise_found.transition
+            estimate = noise_found.rate
+            matrix = known_transition(noise_found.refined, given, classes)
         else:
             probabilities = outside if "cross" in source else bank
             estimate, matrix = cleanlab_noise(given, probabilities)

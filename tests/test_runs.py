@@ -214,7 +214,8 @@ def test_a_full_disk_is_told_with_the_name_of_the_file(folder, monkeypatch, name
         write(folder)
     path = folder.path.parent / file if name == "latest" else folder.path / file
     assert str(caught.value) == (
-        f"{path}: No space left on device; free some space, then --resume auto"
+        f"{path}: No space left on device; free some space and try again (a run that was stopped "
+        "goes on with --resume auto)"
     )
     assert not path.exists()
     assert not [

@@ -13,6 +13,7 @@ Samples that a table does not list are left as they are.
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alr_fast.command import need
 from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
 
@@ -28,6 +30,9 @@ SUFFIXES = (".csv", ".parquet")
 PROBABILITIES = "probabilities"
 KEEP = "keep"  # a mark of the report
 _LABELS = ("label", "refined_label")  # the first of them that there is
+_PAIRS = (("given", "given_name"), ("refined", "refined_name"), ("given_label", "given_name"),
+          ("refined_label", "refined_name"))  # fmt: skip
+_SURROGATES = re.compile("[\ud800-\udfff]")  # bytes that are no UTF-8, see os.fsdecode
 _BATCH = 1 << 16  # rows read at once, fewer where they are long
 
 
@@ -61,13 +66,11 @@ def read_labels(
             return labels, listed
         column = key or next((name for name in _LABELS if name in table.names), _LABELS[-1])
         table.need(column)
-        names = f"{column.removesuffix('_label')}_name"
-        also = [names] if names in table.names else []
-        for rows, columns in table.samples(index, [column, *also]):
+        for rows, columns in table.samples(index, [column]):
             given = [str(value).strip() if value is not None else "" for value in columns[column]]
             chosen = np.array([value != "" for value in given])
             try:
-                values = np.array([int(value) for value in given if value], dtype=np.int64)
+                values = np.array([_whole(value) for value in given if value], dtype=np.int64)
             except (ValueError, OverflowError) as error:
                 table.fail(f"column {column} holds no whole numbers ({error})")
             outside = (values < 0) | (values >= index.num_classes)
@@ -76,12 +79,6 @@ def read_labels(
                     f"column {column} has the label {values[outside][0]}; the data set has "
                     f"{index.num_classes} classes, 0 to {index.num_classes - 1}"
                 )
-            if also:
-                for label, name in zip(values, _chosen(columns[names], chosen), strict=True):
-                    if index.class_names[label] != name:
-                        table.fail(
-                            f"calls class {label} {name}, the data set {index.class_names[label]}"
-                        )
             labels[rows[chosen]] = values
             listed += len(values)
     return labels, listed
@@ -119,6 +116,8 @@ def read_left_out(path: Path, index: SampleIndex, above: float) -> NDArray[np.in
     with _open(str(path), "data.exclude") as table:
         column = next((name for name in ("mark", "score") if name in table.names), None)
         if column is None:
+            if path.suffix.lower() != ".csv":  # which may be a list of `verify`
+                table.fail("has neither a column score nor mark, which say what is left out")
             return None
         for rows, columns in table.samples(index, [column]):
             values = columns[column]
@@ -148,11 +147,12 @@ def _probabilities(table: "_Table", index: SampleIndex) -> Iterator[tuple[NDArra
             table.fail(f"its probabilities are no numbers ({error})")
         if p.shape != (len(rows), k):
             table.fail(f"has {p.shape[-1]} probabilities a row, the data set {k} classes")
-        wrong = ~(np.isfinite(p).all(1) & (p >= 0).all(1) & (np.abs(p.sum(1) - 1) < 0.02))
+        sums = p.sum(1, keepdims=True)
+        wrong = ~(np.isfinite(p).all(1) & (p >= 0).all(1) & (np.abs(sums[:, 0] - 1) < 0.02))
         if wrong.any():
             sample = index.ids[rows[wrong][0]]
             table.fail(f"the probabilities of sample {sample} are no distribution")
-        yield rows, p
+        yield rows, p / sums
 
 
 class _Table:
@@ -190,15 +190,18 @@ class _Table:
             whole: Whether an id that the index does not have is an error; else it is passed over.
         """
         self.need("id", "path", *columns)
+        # Where names of classes stand beside their numbers, both must be those of the data.
+        pairs = [pair for pair in _PAIRS if set(pair) <= set(self.names) and self._classes is None]
+        wanted = dict.fromkeys((*columns, *(name for pair in pairs for name in pair)))
         if self._classes is not None and list(index.class_names) != self._classes:
             self.fail(
                 f"was made with the classes {', '.join(self._classes[:3])}, ..., the data set has "
                 f"{', '.join(index.class_names[:3])}, ...; pass the data that it was made from"
             )
         seen = np.zeros(len(index), dtype=bool)
-        for batch in self._batches(["id", "path", *columns], index.num_classes):
+        for batch in self._batches(["id", "path", *wanted], index.num_classes):
             try:
-                ids = np.array([int(value) for value in batch["id"]], dtype=np.int64)
+                ids = np.array([_whole(value) for value in batch["id"]], dtype=np.int64)
             except (TypeError, ValueError, OverflowError) as error:
                 self.fail(f"column id holds no whole numbers ({error})")
             places = np.searchsorted(index.ids, ids)
@@ -210,20 +213,55 @@ class _Table:
                 batch = {name: _chosen(values, known) for name, values in batch.items()}
             rows = places[known]
             for place, (row, path) in enumerate(zip(rows, batch["path"], strict=True)):
-                # The report puts an apostrophe before what a spreadsheet takes for a formula.
-                if index.paths[row] not in (path, path.removeprefix("'")):
+                if not _same(path, index.paths[row]):
                     self._stranger(batch, place)
+            for number, name in pairs:
+                for label, found in zip(batch[number], batch[name], strict=True):
+                    if label not in (None, ""):
+                        self._compare(label, found, index)
             if seen[rows].any() or len(np.unique(rows)) < len(rows):
                 self.fail("lists a sample twice; keep one line of each")
             seen[rows] = True
             if len(rows):
                 yield rows, batch
 
+    def _compare(self, label: Any, name: str, index: SampleIndex) -> None:
+        try:
+            there = index.class_names[_whole(label)]
+        except (ValueError, IndexError):
+            there = None
+        if there is None or not _same(name, there):
+            self.fail(
+                f"calls class {label} {name}, the data set "
+                + ("has no such class" if there is None else there)
+            )
+
     def _stranger(self, batch: dict[str, Any], place: int) -> None:
         self.fail(
             f"its sample {batch['id'][place]} ({batch['path'][place]}) is not in this data set; "
             "pass the data that it was made from"
         )
+
+
+def _same(written: str, text: str) -> bool:
+    """Whether a text of a table stands for this one.
+
+    The report puts an apostrophe before what a spreadsheet takes for a formula, and a browser
+    writes U+FFFD for each byte that is no UTF-8.
+    """
+    return written == text or written.removeprefix("'") == _SURROGATES.sub("\ufffd", text)
+
+
+def _whole(value: Any) -> int:
+    """A whole number, also as ``1.0``, which a column with empty cells often has.
+
+    Raises:
+        ValueError: It is none.
+    """
+    number = float(value)
+    if not number.is_integer():
+        raise ValueError(f"{value!r}")
+    return int(number)
 
 
 def _chosen(values: Any, keep: NDArray[np.bool_]) -> Any:
@@ -275,6 +313,7 @@ def _open_csv(path: str, option: str) -> Iterator[_Table]:
 
 @contextmanager
 def _open_parquet(path: str, option: str) -> Iterator[_Table]:
+    need(("pyarrow",), "train", what=f"--{option} {path}")
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
@@ -285,13 +324,14 @@ def _open_parquet(path: str, option: str) -> Iterator[_Table]:
                 size = max(_BATCH * 10 // num_classes, 1)
                 for batch in file.iter_batches(size, columns=list(columns)):
                     yield {
-                        name: _values(name, column)
+                        name: _values(name, column, table)
                         for name, column in zip(batch.schema.names, batch.columns, strict=True)
                     }
 
             facts = file.schema_arrow.metadata or {}
             classes = json.loads(facts[b"class_names"]) if b"class_names" in facts else None
-            yield _Table(path, option, file.schema_arrow.names, batches, classes)
+            table = _Table(path, option, file.schema_arrow.names, batches, classes)
+            yield table
     except pyarrow.ArrowException as error:
         reason = " ".join(str(error).split())
         raise UserError(
@@ -299,11 +339,21 @@ def _open_parquet(path: str, option: str) -> Iterator[_Table]:
         ) from error
 
 
-def _values(name: str, column: Any) -> Any:
+def _values(name: str, column: Any, table: _Table) -> Any:
+    """A column of a Parquet file as an array [M, K], or a list of numbers or texts."""
     if name == PROBABILITIES:
-        flat = column.flatten().to_numpy(zero_copy_only=False)
+        try:
+            lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+            flat = column.flatten().to_numpy(zero_copy_only=False)
+        except (AttributeError, TypeError, ValueError):
+            lengths = flat = np.empty(0)
+        if column.null_count or len(lengths) < len(column) or len(set(lengths.tolist())) > 1:
+            table.fail(f"column {PROBABILITIES} holds no lists of one length")
         return flat.reshape(len(column), -1) if len(column) else flat
     values = column.to_pylist()
-    if name == "path":
-        return [v.decode("utf-8", "surrogateescape") if isinstance(v, bytes) else v for v in values]
+    if name == "path" or name.endswith("_name"):
+        return [
+            v.decode("utf-8", "surrogateescape") if isinstance(v, bytes) else str(v or "")
+            for v in values
+        ]
     return values

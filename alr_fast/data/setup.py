@@ -75,6 +75,9 @@ def load_data(config: DataConfig, root: str | None, *, say: Callable[[str], None
     if root is not None:
         say(f"{dataset.layout.name}: {dataset.found.what}")
     train = dataset.split(config.train_split)
+    k = train.index.num_classes
+    # By the data set's own labels: with others the same images are trained on.
+    limited = balanced_rows(train.index.labels, k, config.limit, option="data.limit")
     if config.label_file is not None:
         index = _with_labels_of_file(config, train.index, say)
         train = replace(train, index=index)
@@ -89,9 +92,7 @@ def load_data(config: DataConfig, root: str | None, *, say: Callable[[str], None
             f"splits {config.train_split} and {config.test_split} of {root} have other classes; "
             "pass --data.train_split and --data.test_split of the same classes"
         )
-    k = train.index.num_classes
-    rows = balanced_rows(train.index.labels, k, config.limit, option="data.limit")
-    train = train if len(rows) == len(train) else train.take(rows)
+    train = train if len(limited) == len(train) else train.take(limited)
     rows = balanced_rows(test.index.labels, k, config.test_limit, option="data.test_limit")
     test = test if len(rows) == len(test) else test.take(rows)
     second = None

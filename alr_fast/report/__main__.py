@@ -13,11 +13,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alr_fast.command import CommandParser, exit_status
+from alr_fast.command import CommandParser, exit_status, need, printable
 from alr_fast.errors import UserError
-from alr_fast.export import add_run_arguments, summary_lines
-from alr_fast.refined import open_run
+from alr_fast.export import NEEDED, add_run_arguments, summary_lines
 from alr_fast.runs import replacing
+
+LARGEST = 20_000  # suspects on a page: a browser has to hold them
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,18 +40,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             help="suspicious samples on the page (default %(default)s)",
         )
         arguments = parser.parse_args(argv)
-        if arguments.most < 0:
-            raise UserError(f"--most {arguments.most}: pass 0 or more")
+        if not 0 <= arguments.most <= LARGEST:
+            raise UserError(f"--most {arguments.most}: must lie between 0 and {LARGEST}")
         output = arguments.output or arguments.run / "report.html"
         if arguments.output and not output.absolute().parent.is_dir():
             raise UserError(f"--output {output}: no folder {output.parent}; make it first")
-        try:
-            from alr_fast.report.content import make_report
-            from alr_fast.report.page import render
-        except ModuleNotFoundError as error:
-            raise UserError(
-                f"reports need {error.name}, not installed: pip install 'alr_fast[report]'"
-            ) from error
+        need((*NEEDED, "PIL"), "train", what="the report")
+        need(("jinja2", "plotly", "itables"), "report", what="the report")
+        from alr_fast.refined import open_run
+        from alr_fast.report.content import make_report
+        from alr_fast.report.page import render
+
         with open_run(
             arguments.run, method=arguments.method, data_root=arguments.data_root, say=print
         ) as labels:
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(line)
         with replacing(output) as fresh:
             fresh.write_text(render(report), encoding="utf-8")
-        print(output)
+        print(printable(str(output)))
 
     return exit_status(action)
 

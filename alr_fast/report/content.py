@@ -15,10 +15,11 @@ from alr_fast.data.images import BrokenImage, decode_rgb, prepare
 from alr_fast.refined import RefinedLabels
 from alr_fast.report.page import ClassNoise, Panel, Report, Suspect
 from alr_fast.suspicion import SUSPICIOUS
-from alr_fast.transition import known_transition, transition_error
 
-# All thumbnails together, in bytes; in the page a third more. Longest side in pixels, and quality.
-_IMAGE_BYTES = 6 << 20
+# Of the page; what stands in it beside the suspects, plotly.js most of all; of a suspect without
+# its path and image. All in bytes.
+_PAGE_BYTES, _OTHER_BYTES, _SUSPECT_BYTES = 14_500_000, 6_200_000, 160
+# Thumbnails: longest side in pixels, and quality.
 _SIZES = ((128, 80), (96, 75), (64, 70), (48, 50))
 
 _RIGHT = "right training labels"
@@ -43,6 +44,7 @@ def make_report(run: Path, labels: RefinedLabels, *, most: int) -> Report:
     """
     index = labels.index
     confusion = _confusion(labels)
+    by_class = np.bincount(index.labels, minlength=index.num_classes)
     chosen = labels.most_suspicious(most, above=SUSPICIOUS)
     suspects, notes = _suspects(labels, chosen)
     all_of_them = int((labels.scores > SUSPICIOUS).sum())
@@ -58,7 +60,7 @@ def make_report(run: Path, labels: RefinedLabels, *, most: int) -> Report:
     records = _records(run)
     if not records:
         notes.append("No curves: the run has left no metrics.csv (--log.to csv).")
-    empty = np.flatnonzero(np.bincount(index.labels, minlength=index.num_classes) == 0)
+    empty = np.flatnonzero(by_class == 0)
     if len(empty):
         notes.append(f"{len(empty):,} of {index.num_classes:,} classes have no sample.")
     return Report(
@@ -67,35 +69,34 @@ def make_report(run: Path, labels: RefinedLabels, *, most: int) -> Report:
         notes=notes,
         class_names=index.class_names,
         panels=_panels(records),
-        confusion=[
-            (int(given), int(refined), int(confusion[given, refined]))
-            for given, refined in zip(*np.nonzero(confusion), strict=True)
-        ],
-        classes=_classes(labels, confusion),
+        confusion=confusion,
+        classes=_classes(labels, by_class),
         suspects=suspects,
         samples=len(index),
         key=f"{index.sample_fingerprint()[:16]}-{run.resolve().name}-{labels.method}",
     )
 
 
-def _confusion(labels: RefinedLabels) -> NDArray[np.int64]:
-    """Samples by given and refined label, int64 [K, K]."""
+def _confusion(labels: RefinedLabels) -> list[tuple[int, int, int]]:
+    """Given and refined label of each pair that there is, and how many samples it has."""
     k = labels.index.num_classes
-    cells = labels.index.labels * k + labels.refined
-    return np.bincount(cells, minlength=k * k).reshape(k, k)
+    cells, counts = np.unique(labels.index.labels * k + labels.refined, return_counts=True)
+    return list(zip((cells // k).tolist(), (cells % k).tolist(), counts.tolist(), strict=True))
 
 
-def _classes(labels: RefinedLabels, confusion: NDArray[np.int64]) -> list[ClassNoise]:
+def _classes(labels: RefinedLabels, by_class: NDArray[np.int64]) -> list[ClassNoise]:
     index = labels.index
-    wrong = None
-    if index.clean_labels is not None:
-        differing = index.labels[index.labels != index.clean_labels]
-        wrong = np.bincount(differing, minlength=index.num_classes)
+
+    def differing(better: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.bincount(index.labels[index.labels != better], minlength=index.num_classes)
+
+    changed = differing(labels.refined)
+    wrong = None if index.clean_labels is None else differing(index.clean_labels)
     return [
         ClassNoise(
             name=name,
-            samples=int(confusion[k].sum()),
-            changed=int(confusion[k].sum() - confusion[k, k]),
+            samples=int(by_class[k]),
+            changed=int(changed[k]),
             wrong=None if wrong is None else int(wrong[k]),
         )
         for k, name in enumerate(index.class_names)
@@ -118,15 +119,17 @@ def _facts(
     if index.clean_labels is not None:
         right = float((index.labels == index.clean_labels).mean())
         refined = float((labels.refined == index.clean_labels).mean())
-        known = known_transition(index.clean_labels, index.labels, index.num_classes)
         facts += [
             ("labels wrong", percent(1 - right)),
             ("labels right, given and refined", f"{percent(right)} and {percent(refined)}"),
-            (
-                "error of the estimated transition matrix, 0 to 2",
-                f"{transition_error(noise.transition, known):.3f}",
-            ),
         ]
+        if labels.transition_error is not None:
+            facts.append(
+                (
+                    "error of the estimated transition matrix, 0 to 2",
+                    f"{labels.transition_error:.3f}",
+                )
+            )
     injected = summary.get("noise", {})
     if injected.get("kind", "none") != "none":
         facts.append(
@@ -149,7 +152,7 @@ def _suspects(labels: RefinedLabels, rows: NDArray[np.int64]) -> tuple[list[Susp
             given_probability=float(one["given_probability"]),
             refined_probability=float(one["refined_probability"]),
             score=float(one["score"]),
-            changes=int(one.get("changes", 0)),
+            changes=int(one["changes"]),
             image=image,
             image_problem=problem,
         )
@@ -167,6 +170,9 @@ def _suspects(labels: RefinedLabels, rows: NDArray[np.int64]) -> tuple[list[Susp
 
 def _thumbnails(split: Split, rows: NDArray[np.int64]) -> tuple[list[bytes | None], list[str]]:
     """Thumbnails as small as they must be, None where there is no image; and why there is none."""
+    # Characters beyond ASCII take six bytes each, images a third more than here.
+    texts = sum(_SUSPECT_BYTES + 6 * len(split.index.paths[int(row)]) for row in rows)
+    room = (_PAGE_BYTES - _OTHER_BYTES - texts) * 3 // 4
     for side, quality in _SIZES:
         images: list[bytes | None] = []
         problems, total = [], 0
@@ -178,7 +184,7 @@ def _thumbnails(split: Split, rows: NDArray[np.int64]) -> tuple[list[bytes | Non
                 images.append(None)
                 problems.append(str(error))
             total += len(images[-1] or b"")
-            if total > _IMAGE_BYTES:
+            if total > room:
                 break
         else:
             return images, problems

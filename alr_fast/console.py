@@ -158,8 +158,8 @@ class RunConsole:
             {
                 "id": int(sample["id"]),
                 "path": printable(sample["path"]),
-                "given": sample["given_name"],
-                "refined": sample["refined_name"],
+                "given": printable(sample["given_name"]),
+                "refined": printable(sample["refined_name"]),
                 "score": float(sample["score"]),
             }
             for sample in samples

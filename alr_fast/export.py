@@ -30,12 +30,13 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from alr_fast.command import CommandParser, exit_status, need, printable
-from alr_fast.data.index import PathTable
 from alr_fast.data.label_table import SUFFIXES
 from alr_fast.errors import UserError
 from alr_fast.runs import replacing
@@ -82,11 +83,16 @@ def _csv_writer(
             if not begun:
                 writer.writerow(columns)
                 begun = True
-            # Lists of Python's numbers: each is written in the fewest digits that give it back.
-            lists = [c if isinstance(c, list) else c.tolist() for c in columns.values()]
-            writer.writerows(zip(*lists, strict=True))
+            writer.writerows(zip(*map(_plain, columns.values()), strict=True))
 
         yield write
+
+
+def _plain(column: Any) -> Iterable[Any]:
+    """A column for CSV; a number of single precision in the fewest digits that give it back."""
+    if isinstance(column, list):
+        return column
+    return map(str, column) if column.dtype == np.float32 else column.tolist()
 
 
 @contextlib.contextmanager
@@ -97,7 +103,12 @@ def _parquet_writer(
     from pyarrow.parquet import ParquetWriter
 
     index = labels.index
-    path_type = pa.string() if _are_text(index.paths) else pa.binary()
+    texts = {
+        "path": index.paths,
+        "given_name": index.class_names,
+        "refined_name": index.class_names,
+    }
+    as_bytes = {name for name, column in texts.items() if not _are_text(column)}
     # The trainer compares the names of the classes; the method is for people.
     facts = {"method": labels.method, "class_names": json.dumps(index.class_names)}
     with contextlib.ExitStack() as stack:
@@ -108,8 +119,8 @@ def _parquet_writer(
             if name == "probabilities":
                 flat = pa.array(column.reshape(-1))
                 return pa.FixedSizeListArray.from_arrays(flat, column.shape[1])
-            if name == "path" and path_type == pa.binary():
-                return pa.array([os.fsencode(text) for text in column], path_type)
+            if name in as_bytes:
+                return pa.array([os.fsencode(text) for text in column], pa.binary())
             return pa.array(column)
 
         def flush() -> None:
@@ -131,11 +142,11 @@ def _parquet_writer(
         flush()
 
 
-def _are_text(paths: PathTable) -> bool:
-    """Whether all paths are UTF-8, as a column of text must be."""
+def _are_text(texts: Sequence[str]) -> bool:
+    """Whether all are UTF-8, as a column of text must be."""
     try:
-        for first in range(0, len(paths), _PATH_CHUNK):
-            "".join(paths[first : first + _PATH_CHUNK]).encode("utf-8")
+        for first in range(0, len(texts), _PATH_CHUNK):
+            "".join(texts[first : first + _PATH_CHUNK]).encode("utf-8")
     except UnicodeEncodeError:
         return False
     return True

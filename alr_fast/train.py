@@ -38,6 +38,7 @@ TRAIN_EXTRA = (
     "yaml",
     "rich",
     "PIL",
+    "pyarrow",
     "simplejpeg",
     "sklearn",
     "torchvision",

@@ -74,7 +74,7 @@ SUITES = {
     ),
     "cifar10": Suite(
         (*_CIFAR, "--data.limit", "20000", "--data.test_limit", "2000", "--optim.epochs", "20"),
-        seeds=(1,),
+        seeds=(0,),  # what the weights of the score were chosen on
     ),
 }
 

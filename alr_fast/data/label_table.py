@@ -227,9 +227,10 @@ class _Table:
 
     def _compare(self, label: Any, name: str, index: SampleIndex) -> None:
         try:
-            there = index.class_names[_whole(label)]
-        except (ValueError, IndexError):
-            there = None
+            number = _whole(label)
+        except (ValueError, OverflowError, TypeError):
+            number = -1
+        there = index.class_names[number] if 0 <= number < index.num_classes else None
         if there is None or not _same(name, there):
             self.fail(
                 f"calls class {label} {name}, the data set "

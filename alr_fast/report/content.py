@@ -20,6 +20,7 @@ from alr_fast.suspicion import SUSPICIOUS
 # its path and image. All in bytes.
 _PAGE_BYTES, _OTHER_BYTES, _SUSPECT_BYTES = 14_500_000, 6_200_000, 160
 # Thumbnails: longest side in pixels, and quality.
+_TOO_MUCH = "left out, the page would be too large"
 _SIZES = ((128, 80), (96, 75), (64, 70), (48, 50))
 
 _RIGHT = "right training labels"
@@ -158,8 +159,13 @@ def _suspects(labels: RefinedLabels, rows: NDArray[np.int64]) -> tuple[list[Susp
         )
         for one, image, problem in zip(labels.samples(rows), images, problems, strict=True)
     ]
-    missing = [problem for problem in problems if problem]
+    missing = [problem for problem in problems if problem not in ("", _TOO_MUCH)]
     notes = []
+    if _TOO_MUCH in problems:
+        notes.append(
+            f"{problems.count(_TOO_MUCH):,} images have no room on the page; a lower --most "
+            "leaves more to each."
+        )
     if missing:
         notes.append(
             f"{len(missing):,} of {len(suspects):,} images cannot be shown, the first because: "
@@ -190,7 +196,7 @@ def _thumbnails(split: Split, rows: NDArray[np.int64]) -> tuple[list[bytes | Non
             return images, problems
     # Too many for the smallest, too: those behind go without.
     left = len(rows) - len(images)
-    return images + [None] * left, problems + ["left out, the page would be too large"] * left
+    return images + [None] * left, problems + [_TOO_MUCH] * left
 
 
 def _thumbnail(split: Split, row: int, side: int, quality: int) -> bytes:

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from test_distributed import in_processes
 
@@ -61,6 +62,8 @@ def trained(tmp_path, capsys):
             # With a momentum of one the bank stays as it began.
             options += ["--alr.warmup_epochs", "0", "--alr.momentum", "1"]
         assert train([*options, *argv]) == 0
+        if methods == "ce":
+            return None
         return load_file(runs / "latest" / f"{methods}_bank.safetensors")
 
     return train_on
@@ -85,6 +88,25 @@ def test_refined_labels_are_trained_on(tables, columns, trained, name):
     assert torch.equal(bank["rows"].argmax(1), bank["given_labels"])
     # Corrections tell nothing of the truth.
     assert bank["clean_labels"].tolist() == columns["clean_label"]
+
+
+def test_a_limit_takes_the_same_images_whatever_the_labels(tables, columns, trained):
+    limit = ["--data.limit", "300"]
+    before = trained(*limit)["ids"].tolist()
+    bank = trained(*limit, "--labels", str(tables / "labels.parquet"))
+    assert bank["ids"].tolist() == before
+    refined = dict(zip(columns["id"], columns["refined_label"], strict=True))
+    assert bank["given_labels"].tolist() == [refined[sample] for sample in before]
+
+
+def test_a_table_that_a_link_leads_to_is_noted_down_where_it_is(tables, trained, tmp_path):
+    link = tmp_path / "latest"
+    link.symlink_to(tables)
+    for option in ("--labels", "--data.exclude"):
+        trained(option, str(link / "labels.parquet"), methods="ce")
+        config = yaml.safe_load((tmp_path / "runs/latest/config.yaml").read_text())
+        key = "label_file" if option == "--labels" else "exclude"
+        assert config["data"][key] == str(tables / "labels.parquet")
 
 
 @pytest.mark.parametrize("name", ["labels.parquet", "labels.csv"])

@@ -385,3 +385,35 @@ def test_estimate_in_pieces_is_that_of_the_whole():
     assert np.array_equal(parts.refined, whole.refined)
     assert parts.rate == whole.rate
     assert np.array_equal(parts.pattern, whole.pattern)
+
+
+def test_of_many_classes_no_pattern_is_looked_for(monkeypatch):
+    rng = np.random.default_rng(0)
+    rows = rng.dirichlet(np.ones(6), 200).astype(np.float32)
+    given = rng.integers(6, size=200)
+    readings = []
+
+    def pieces():
+        readings.append(1)
+        yield rows[:70], given[:70]
+        yield rows[70:], given[70:]
+
+    monkeypatch.setattr("alr_fast.suspicion.MOST_CLASSES", 5)
+    noise = estimate_noise(pieces, 6)
+    assert noise.pattern is None and len(readings) == 1
+    assert noise.refined.tolist() == rows.argmax(1).tolist()
+    assert noise.rate == (rows.argmax(1) != given).mean()
+    unknown = np.full(200, np.nan, dtype=np.float32)
+    own = rows[np.arange(200), given]
+    found = noise.log_odds(rows, given, unknown)
+    assert np.argsort(found).tolist() == np.argsort(-own).tolist()
+
+
+def test_sums_of_a_label_that_was_corrected_start_anew():
+    history = SampleHistory(torch.tensor([0, 1, 1]), CPU)
+    logits = log_of([0.5, 0.5], [0.2, 0.8], [0.9, 0.1])
+    history.add(logits, torch.tensor([0, 1, 1]), torch.arange(3))
+    before = history.loss.clone()
+    history.forget(torch.tensor([False, True, False]))
+    assert history.passes.tolist() == [1, 0, 1]
+    assert history.loss.tolist() == [before[0], 0, before[2]]

@@ -107,7 +107,8 @@ SECTIONS: dict[str, tuple[str, str, Callable[[list[dict]], str]]] = {
     ),
     "suspects_cifar10": (
         "Finding wrong labels: CIFAR-10 (JPEG), 20,000 images and a small net on a GPU",
-        "The weights of the score were chosen on this seed, and on another one of the digits. "
+        "Trained on the GPU, scored on a CPU afterwards. The weights of the score were chosen on "
+        "this seed, and on another one of the digits. "
         f"{_NOTE}",
         _suspects,
     ),

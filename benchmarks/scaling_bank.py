@@ -28,6 +28,7 @@ from alr_fast.data.index import PathTable, SampleIndex
 from alr_fast.data.sampler import Sampler
 from alr_fast.distributed import World
 from alr_fast.export import export
+from alr_fast.history import SampleHistory
 from alr_fast.losses import ALRLoss
 from alr_fast.placement import available_memory, readable
 from alr_fast.refined import of_bank_file
@@ -372,7 +373,11 @@ class _Run:
                 num_samples=case.samples,
                 num_classes=case.classes,
                 dtype=case.dtype,
-                tensors={"given_labels": self._labels, "ids": torch.arange(case.samples)},
+                tensors={
+                    "given_labels": self._labels,
+                    "ids": torch.arange(case.samples),
+                    **SampleHistory(self._labels, torch.device("cpu")).means(),
+                },
                 metadata={
                     "class_names": json.dumps(self._split.index.class_names),
                     "sample_fingerprint": self._split.index.sample_fingerprint(),

@@ -25,6 +25,7 @@ from alr_fast.checkpoint import (
 )
 from alr_fast.config import DataConfig, NoiseConfig
 from alr_fast.data.datasets import Split, open_dataset
+from alr_fast.data.index import SampleIndex
 from alr_fast.distributed import World, process_group
 from alr_fast.errors import UserError
 from alr_fast.history import COLUMNS, SampleHistory
@@ -65,8 +66,8 @@ class RefinedLabels:
     complete: bool = True
 
     @property
-    def index(self):
-        """Ids, paths, labels and class names: a `SampleIndex`."""
+    def index(self) -> SampleIndex:
+        """Ids, paths, labels and class names."""
         return self.split.index
 
     @cached_property

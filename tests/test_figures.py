@@ -677,7 +677,9 @@ def test_a_full_disk_leaves_the_old_figure(
 
     monkeypatch.setattr(os, "fsync", full)
     words = ["memorisation", str(run), "--output", str(path)]
-    assert_refused(words, r"figure\.png: No space left on device; free some space$", out, capsys)
+    assert_refused(
+        words, r"figure\.png: No space left on device; free some space and try again", out, capsys
+    )
 
 
 def test_missing_packages_are_named(

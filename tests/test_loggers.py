@@ -67,7 +67,7 @@ def test_csv_of_a_resumed_run_holds_what_it_goes_on_from(tmp_path):
 
 
 def test_csv_on_a_full_disk(tmp_path):
-    message = rf"{tmp_path}/metrics\.csv: No space left on device; free some space, then --resume"
+    message = rf"{tmp_path}/metrics\.csv: No space left on device; free some space and"
     (tmp_path / "metrics.csv").write_text("old")
     (tmp_path / ".metrics.csv.tmp").symlink_to("/dev/full")  # the system refuses every write
     with pytest.raises(UserError, match=message):

@@ -278,9 +278,10 @@ def _open(path: str, option: str) -> Iterator[_Table]:
         with opened(path, option) as table:
             yield table
     except OSError as error:
+        also = " or python -m alr_fast.data verify" if option == "data.exclude" else ""
         raise UserError(
-            f"--{option} {path}: {error.strerror or error}; name the file of python -m "
-            "alr_fast.export"
+            f"--{option} {path}: {error.strerror or error}; name a file that python -m "
+            f"alr_fast.export{also} wrote"
         ) from error
 
 

@@ -220,7 +220,7 @@ def test_a_table_that_is_not_there(tmp_path, capsys):
     message = message_of(capsys, *argv, "--labels", str(path))
     assert f"--data.label_file {path}: no such file" in message
     message = message_of(capsys, *argv, "--data.exclude", str(path))
-    assert f"--data.exclude {path}: No such file or directory; name the file of" in message
+    assert f"--data.exclude {path}: No such file or directory; name a file that" in message
     message = message_of(
         capsys, *argv, "--methods", "distillation", "--distillation.teacher", str(path)
     )

@@ -225,7 +225,7 @@ def test_a_table_that_is_not_there(tmp_path, capsys):
         capsys, *argv, "--methods", "distillation", "--distillation.teacher", str(path)
     )
     assert f"--distillation.teacher {path}: neither a method" in message
-    with pytest.raises(UserError, match=f"--x {tmp_path}/none.parquet: .*; name the file of"):
+    with pytest.raises(UserError, match=f"--x {tmp_path}/none.parquet: .*; name a file that"):
         read_labels(str(tmp_path / "none.parquet"), small_index(), None, option="x")
 
 

@@ -71,17 +71,23 @@ class RefinedLabels:
         return self.split.index
 
     @cached_property
-    def transition_error(self) -> float | None:
-        """Error, 0 to 2, of the transition matrix that the refined labels stand for.
+    def transition(self) -> NDArray[np.float64] | None:
+        """Transition matrix [K, K] that follows if the refined labels are right.
 
-        None where the true labels are not known, or the matrix is too large.
+        None with more than `MOST_CLASSES` classes.
         """
-        index = self.index
-        if index.clean_labels is None or index.num_classes > MOST_CLASSES:
+        if self.index.num_classes > MOST_CLASSES:
             return None
-        estimate = known_transition(self.refined, index.labels, index.num_classes)
+        return known_transition(self.refined, self.index.labels, self.index.num_classes)
+
+    @cached_property
+    def transition_error(self) -> float | None:
+        """Its error, 0 to 2; None where there is none or the true labels are not known."""
+        index = self.index
+        if self.transition is None or index.clean_labels is None:
+            return None
         truth = known_transition(index.clean_labels, index.labels, index.num_classes)
-        return transition_error(estimate, truth)
+        return transition_error(self.transition, truth)
 
     @cached_property
     def refined(self) -> NDArray[np.int64]:

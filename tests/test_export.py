@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from alr_fast.data.datasets import open_dataset
 from alr_fast.export import export, main
+from alr_fast.noise import read_matrix
 from alr_fast.refined import open_run
 from alr_fast.suspicion import distributions, recent_changes, row_figures
 from alr_fast.train import main as train
@@ -520,3 +522,33 @@ def test_class_names_that_are_no_utf8_are_written_as_bytes(tmp_path, run):
     table = pq.read_table(tmp_path / "labels.parquet")
     assert b"caf\xe9" in table.column("given_name").to_pylist()
     assert b",caf\xe9," in (tmp_path / "labels.csv").read_bytes()
+
+
+def test_the_transition_matrix_is_one_that_the_trainer_takes(run, tmp_path, capsys):
+    path = tmp_path / "matrix.csv"
+    assert main([str(run), "--transition", str(path)]) == 0
+    columns = pq.read_table(run / "labels.parquet").to_pydict()
+    counts = np.zeros((10, 10))
+    np.add.at(counts, (columns["refined_label"], columns["given_label"]), 1)
+    matrix = read_matrix(path)
+    assert matrix == pytest.approx(counts / counts.sum(1, keepdims=True), abs=1e-8)
+    argv = ["--methods", "forward_correction", "--transition.source", str(path)]
+    argv += ["--optim.epochs", "1", "--log.show", "quiet", "--runs", str(tmp_path / "runs")]
+    assert train(argv) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("m.npy", "name a file that ends with .csv"), ("no/m.csv", "no folder .*; make it first")],
+)
+def test_a_matrix_that_cannot_be_written(run, tmp_path, capsys, name, why):
+    path = tmp_path / name
+    assert main([str(run), "--transition", str(path)]) == 2
+    assert re.search(rf"--transition {path}: {why}", capsys.readouterr().err)
+    assert not path.exists()
+
+
+def test_of_many_classes_no_matrix_is_written(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("alr_fast.refined.MOST_CLASSES", 9)
+    assert main([str(run), "--transition", str(tmp_path / "m.csv")]) == 2
+    assert "no matrix is estimated of 10 classes" in capsys.readouterr().err

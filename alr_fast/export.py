@@ -142,6 +142,21 @@ def _parquet_writer(
         flush()
 
 
+def save_transition(labels: "RefinedLabels", path: Path) -> None:
+    """Writes the transition matrix that the refined labels stand for, K rows of K probabilities.
+
+    Raises:
+        UserError: There are too many classes, or the file cannot be written.
+    """
+    if labels.transition is None:
+        raise UserError(
+            f"--transition {path}: no matrix is estimated of {labels.index.num_classes:,} classes; "
+            "leave it out"
+        )
+    with replacing(path) as fresh:
+        np.savetxt(fresh, labels.transition, delimiter=",", fmt="%.9g")
+
+
 def _are_text(texts: Sequence[str]) -> bool:
     """Whether all are UTF-8, as a column of text must be."""
     try:
@@ -192,6 +207,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         parser.add_argument("--csv", action="store_true", help="write RUN/labels.csv")
         parser.add_argument(
+            "--transition",
+            metavar="FILE",
+            type=Path,
+            help="write the estimated transition matrix, too, a .csv that --transition.source of "
+            "the trainer takes",
+        )
+        parser.add_argument(
             "--soft", action="store_true", help="with the probability of each class"
         )
         arguments = parser.parse_args(argv)
@@ -202,13 +224,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         output = arguments.output or arguments.run / name
         if output.suffix not in SUFFIXES:
             raise UserError(f"--output {output}: name a file that ends with .parquet or .csv")
-        if not output.absolute().parent.is_dir() and arguments.output:
-            raise UserError(f"--output {output}: no folder {output.parent}; make it first")
+        for option, file in (("output", arguments.output), ("transition", arguments.transition)):
+            if file and not file.absolute().parent.is_dir():
+                raise UserError(f"--{option} {file}: no folder {file.parent}; make it first")
+        if arguments.transition and arguments.transition.suffix != ".csv":
+            raise UserError(f"--transition {arguments.transition}: name a file that ends with .csv")
         from alr_fast.refined import open_run
 
         with open_run(
             arguments.run, method=arguments.method, data_root=arguments.data_root, say=print
         ) as labels:
+            if arguments.transition:
+                save_transition(labels, arguments.transition)
             export(labels, output, soft=arguments.soft)
             for line in summary_lines(labels):
                 print(line)

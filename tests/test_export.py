@@ -30,12 +30,7 @@ COLUMNS = [
 OPTIONS = ["--optim.epochs", "7", "--alr.warmup_epochs", "3", "--alr.momentum", "0.6"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -748,11 +748,17 @@ def test_other_labels_are_refused_or_wanted(resume):
         "other given labels of the same samples",
         "--checkpoint.other_labels true",
     )
-    status, lines = resume.resume("--resume", "auto", "--checkpoint.other_labels", "true")
+    status, lines = resume.resume(
+        *("--resume", "auto", "--checkpoint.other_labels", "true", "--checkpoint.steps", "1")
+    )
     assert status == 0, lines
     assert any("alr: goes on in epoch 3 after step 1" in line for line in lines)
     saved = load_file(run_folder(resume.runs) / "alr_bank.safetensors")
     assert saved["given_labels"][2] == 1
+    # What was noted down of the label before is forgotten.
+    last = saved_tensors(newest_checkpoint(checkpoints(resume.runs)))
+    passes = dict(zip(last["bank.ids"].tolist(), last["history.passes"].tolist(), strict=True))
+    assert passes[2] < min(passes[i] for i in passes if i != 2)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "manifest"])

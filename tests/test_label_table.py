@@ -25,12 +25,7 @@ MARKS = ["id", "path", "given", "refined", "score", "mark", "label", "given_name
 QUIET = ["--log.to", "csv", "--log.show", "quiet"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

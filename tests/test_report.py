@@ -12,7 +12,6 @@ from image_folder import write_folder
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_report_browser import driver  # noqa: F401
 
 from alr_fast.refined import open_run
 from alr_fast.report import content
@@ -22,12 +21,7 @@ from alr_fast.train import main as train
 LARGEST = 15_000_000
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -396,7 +390,7 @@ def test_what_reports_need_is_named(run, monkeypatch, capsys, name, extra):
     assert not (run / "report.html").exists()
 
 
-def test_the_page_opens_without_an_error(run, driver):  # noqa: F811
+def test_the_page_opens_without_an_error(run, driver):
     from selenium.webdriver.support.wait import WebDriverWait
 
     page_of(run)

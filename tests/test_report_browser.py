@@ -4,53 +4,19 @@ import csv
 import functools
 import itertools
 import json
-import shutil
 import time
 from dataclasses import replace
 
 import pytest
 from report_pages import ATTACK, MISSING, NAMES, report, suspect, thumbnail
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.select import Select
 
 from alr_fast.report.page import ClassNoise, render
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.select import Select  # noqa: E402
-
-ARGUMENTS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-dev-shm-usage",
-    "--window-size=1280,1000",
-)
 PAIR = '.pair[data-given="{}"][data-refined="{}"]'
-
-
-@pytest.fixture(scope="session")
-def driver(tmp_path_factory):
-    chromedriver = shutil.which("chromedriver")
-    browsers = [shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")]
-    browser = next(filter(None, browsers), None)
-    if chromedriver is None or browser is None:
-        missing = "chromedriver" if browser else "chromium"
-        pytest.skip(f"no {missing} on this machine (Debian: chromium and chromium-driver)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    for argument in ARGUMENTS:
-        options.add_argument(argument)
-    downloads = tmp_path_factory.mktemp("downloads")
-    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    # Given a driver, selenium looks for none on the network.
-    driver = webdriver.Chrome(options=options, service=Service(chromedriver))
-    driver.downloads = downloads
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="session")

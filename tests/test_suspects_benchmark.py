@@ -29,7 +29,6 @@ def made(seed: int = 0, samples: int = 400, classes: int = 4) -> tuple[dict, lis
         "given": given,
         "clean": clean,
         "given_loss": -np.log(own),
-        "given_margin": np.log(own / (1 - own)),
         "seconds": np.array(2.0),
     }
     parts = np.array_split(rng.permutation(samples), FOLDS)

@@ -61,8 +61,7 @@ __device__ __forceinline__ float fast_exp(float x) {
   constexpr float kLog2E = 1.44269504088896340736f;
   constexpr float kLog2ELow = 1.92596299112661746887e-8f;  // log2(e) - kLog2E
   constexpr float kLn2 = 0.69314718055994530942f;
-  constexpr float kZeroBelow =
-      -150;  // 2^x is 0 there, and the rest below may be infinity - infinity
+  constexpr float kZeroBelow = -150;  // 2^x is 0 there, and the rest may be infinity - infinity
   const float exponent = x * kLog2E;
   const float rest = fmaf(x, kLog2ELow, fmaf(x, kLog2E, -exponent));
   const float y = fast_exp2(exponent);

@@ -318,3 +318,16 @@ def test_durations_with_decimals():
 
 def test_rates():
     assert [rate(x) for x in (0.25, 9.9, 10.2, 1234.6)] == ["0.2", "9.9", "10", "1,235"]
+
+
+@pytest.mark.parametrize("show", ["quiet", "json"])
+def test_suspects_whose_names_are_no_utf8_can_be_printed(monkeypatch, show):
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr("sys.stdout", screen)
+    sample = {"id": 3, "path": "a/\udce9.png", "given_name": "caf\udce9", "refined_name": "[b]x",
+              "score": 0.75}  # fmt: skip
+    RunConsole(show).suspects("alr", [sample], report="python -m alr_fast.report runs/x")
+    screen.flush()
+    text = screen.buffer.getvalue().decode("utf-8").replace("\\\\", "\\")
+    for part in (r"a/\xe9.png", r"caf\xe9", "[b]x", "0.75", "python -m alr_fast.report runs/x"):
+        assert part in text

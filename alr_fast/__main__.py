@@ -1,13 +1,13 @@
 """python -m alr_fast: what a bug report should contain."""
 
 import platform
-import sys
 
 import torch
 
 from alr_fast import __version__
 from alr_fast._C import build_info
 from alr_fast._operators import HAS_CUDA
+from alr_fast.utils.machine import _processor
 
 
 def main() -> None:
@@ -31,15 +31,6 @@ def main() -> None:
     }
     for name, fact in facts.items():
         print(f"{name + ':':<14}{fact}")
-
-
-def _processor() -> str:
-    if sys.platform == "linux":
-        with open("/proc/cpuinfo") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

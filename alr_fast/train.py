@@ -9,14 +9,13 @@
     python -m alr_fast.train --help
 
 Every method sees the same initial weights, batches, crops and schedule; only the loss differs. The
-last epoch is the result. `alr_fast.runs` says what a run leaves behind, docs/scaling.md how it uses
+last epoch is the result. `alr_fast.training.output.run_folder` says what a run leaves behind, docs/scaling.md how it uses
 several GPUs and goes on after it was stopped.
 
 Exit status: 0, 2 for a wrong input, 75 when it was stopped by SIGTERM or SIGUSR1 and wrote a
 checkpoint (`--resume auto` goes on), 130 when interrupted.
 """
 
-import math
 import shlex
 import sys
 import time
@@ -26,9 +25,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from alr_fast.command import exit_status, need
-from alr_fast.errors import SharedError, UserError
-from alr_fast.stopping import EXIT_STOPPED, Stopped, StopSignals
+from alr_fast.errors import UserError
+from alr_fast.training.loop import synchronised, train_method
+from alr_fast.training.signals import EXIT_STOPPED, Stopped, StopSignals
+from alr_fast.utils.command import exit_status, need
 
 # What `pip install 'alr_fast[train]'` adds: all are looked for at the start, so that none is missed
 # only when a finished run is about to be written.
@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def action() -> int:
         need(TRAIN_EXTRA, "train", what="training")
-        from alr_fast.cli import parse
-        from alr_fast.distributed import process_group
+        from alr_fast.training.config.command_line import parse
+        from alr_fast.training.distributed import process_group
 
         config = parse(sys.argv[1:] if argv is None else argv)
         with StopSignals() as stop, process_group(config.device) as world:
@@ -76,7 +76,7 @@ def run(config, world, stop) -> None:
 
     Args:
         config: What to do.
-        world: `alr_fast.distributed.World`, the processes that do it.
+        world: `alr_fast.training.distributed.World`, the processes that do it.
         stop: `StopSignals` that are looked at in the rhythm of ``log.every``.
 
     Raises:
@@ -84,24 +84,21 @@ def run(config, world, stop) -> None:
             is found before anything is written.
         Stopped: A signal came.
     """
-    from alr_fast.config import FOLDER_RECIPE, recipe_names
-    from alr_fast.console import RunConsole, percent
-    from alr_fast.data.setup import (
-        hold_out,
-        inject_noise,
-        leave_out,
-        load_data,
-        make_loaders,
-        make_transform,
-        with_labels,
-    )
-    from alr_fast.loggers import check_loggers
-    from alr_fast.methods import check_methods, keeps_bank
-    from alr_fast.models import build_model
-    from alr_fast.resume import check_data, find_checkpoint
-    from alr_fast.run import Run
-    from alr_fast.runs import RunFolder, check_runs, environment, method_summary
-    from alr_fast.sharded_bank import check_room
+    from alr_fast.training.config.schema import FOLDER_RECIPE, recipe_names
+    from alr_fast.training.criterion import check_methods
+    from alr_fast.training.loaders import make_loaders, make_transform
+    from alr_fast.training.methods import keeps_bank
+    from alr_fast.training.models import build_model
+    from alr_fast.training.output.display import RunConsole
+    from alr_fast.training.output.loggers import check_loggers
+    from alr_fast.training.output.records import method_summary
+    from alr_fast.training.output.run_folder import RunFolder, check_runs
+    from alr_fast.training.resume import check_data, find_checkpoint
+    from alr_fast.training.run import Run
+    from alr_fast.training.run_data import hold_out, inject_noise, leave_out, load_data, with_labels
+    from alr_fast.training.sharded_bank import check_room
+    from alr_fast.utils.machine import environment
+    from alr_fast.utils.text import percent
 
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     console = RunConsole(config.log.show, main=world.main)
@@ -223,14 +220,14 @@ def show_suspects(this, console, number: int = 10) -> None:
     """Prints the most suspicious labels by the last method that keeps a label bank.
 
     Args:
-        this: `alr_fast.run.Run`, finished.
+        this: `alr_fast.training.run.Run`, finished.
         console: Where.
         number: How many.
     """
-    from alr_fast.methods import keeps_bank
-    from alr_fast.refined import of_bank_file
-    from alr_fast.runs import BANK
-    from alr_fast.suspicion import SUSPICIOUS
+    from alr_fast.labels.suspicion import SUSPICIOUS
+    from alr_fast.training.methods import keeps_bank
+    from alr_fast.training.open_run import of_bank_file
+    from alr_fast.training.output.run_folder import BANK
 
     keeping = [method for method in this.config.methods if keeps_bank(method)]
     if not keeping:
@@ -244,140 +241,6 @@ def show_suspects(this, console, number: int = 10) -> None:
         return
     command = shlex.join(("python", "-m", "alr_fast.report", str(this.path)))
     console.suspects(method, samples, report=command)
-
-
-def synchronised(model: nn.Module, world) -> nn.Module:
-    """The net with batch statistics over all processes.
-
-    Raises:
-        UserError: Not on GPUs.
-    """
-    if world.device.type != "cuda":
-        raise UserError(
-            "--model.sync_batchnorm true: PyTorch synchronises batch statistics between GPUs only; "
-            "leave it out on the CPU"
-        )
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-
-
-def train_method(method: str, this, model: nn.Module) -> None:
-    """Trains one method to its end, from the start or from the checkpoint of the run.
-
-    Args:
-        method: Key of `alr_fast.methods.METHODS`.
-        this: `alr_fast.run.Run`.
-        model: Fresh net on the training device.
-    """
-    from alr_fast.history import SampleHistory
-    from alr_fast.methods import make_loss
-    from alr_fast.profiling import Profile
-    from alr_fast.run import steps_due
-    from alr_fast.runs import BANK, EpochRecord, RunFolder
-    from alr_fast.sharded_bank import export_bank, label_statistics
-    from alr_fast.trainer import Trainer
-
-    config, world, loader = this.config, this.world, this.loaders.train
-    bank_of = this.index, loader.sampler.rows, world
-    criterion = make_loss(method, this)
-    clean = this.index.clean_labels
-    true = None if clean is None else torch.from_numpy(clean[loader.sampler.rows])
-    history = None
-    if criterion.bank is not None:
-        history = SampleHistory(criterion.bank.given_labels, world.device)
-    trainer = Trainer(model, criterion, config, loader, world, true_labels=true, history=history)
-    before = this.restore(trainer, method)
-    profile = Profile(trainer, wanted=config.log.profile and method == config.methods[-1])
-    steps, every = len(loader), config.log.every
-    with this.console.training(
-        method,
-        epochs=config.optim.epochs,
-        steps=steps,
-        start_epoch=trainer.epoch,
-        start_step=trainer.step,
-    ) as display:
-        while trainer.epoch < config.optim.epochs:
-            begin = time.perf_counter() - before
-            trainer.begin_epoch()
-            for batch in profile.steps(loader):
-                trainer.train_step(batch)
-                if trainer.steps_made % every == 0 or steps_due(trainer, config):
-                    loss, accuracy, samples = trainer.progress()
-                    seconds = time.perf_counter() - begin
-                    rate = samples * world.size / seconds
-                    display.step(trainer.epoch, trainer.step, loss, accuracy, rate)
-                    trainer.check_skipped()
-                    this.save_if_due(trainer, method, seconds)
-
-            loss, accuracy, samples = trainer.progress(everywhere=True)
-            seconds = time.perf_counter() - begin
-            skipped = trainer.check_skipped()
-            if not math.isfinite(loss):
-                raise SharedError(
-                    f"{method}: the training loss of epoch {trainer.epoch + 1} is not finite; "
-                    + trainer.cure_for_nan
-                )
-            trainer.share_statistics()
-            tests = [
-                evaluate(trainer.evaluated, other, trainer.autocast)
-                for other in this.loaders.evaluated
-            ]
-            this.loaders.share_broken(world)
-            labels = label_statistics(criterion.bank, *bank_of)
-            if history is not None:
-                history.end_epoch(labels.refined)
-            record = EpochRecord(
-                method=method,
-                epoch=trainer.epoch + 1,
-                learning_rate=trainer.optimizer.param_groups[0]["lr"],
-                train_loss=loss,
-                train_accuracy=accuracy,
-                test_loss=tests[0][0],
-                test_accuracy=tests[0][1],
-                second_test_accuracy=tests[1][1] if len(this.loaders.tests) > 1 else None,
-                label_accuracy=labels.right,
-                labels_changed=labels.changed,
-                nonfinite_rows=labels.nonfinite_rows,
-                skipped_steps=skipped,
-                broken_samples=len(loader.broken.reasons),
-                samples_per_second=samples / seconds,
-                seconds=time.perf_counter() - begin,
-                validation_accuracy=tests[-1][1] if this.loaders.validation else None,
-                **trainer.prediction_shares(),
-            )
-            this.records.append(record)
-            this.in_folder(RunFolder.log_epoch, record, labels.histograms)
-            display.epoch(record)
-            trainer.end_epoch()
-            before = 0.0
-            this.save_if_due(trainer, method, before)
-    this.in_folder(RunFolder.save_weights, method, trainer.evaluated)
-    if criterion.bank is not None:
-        export_bank(this.path / f"{method}{BANK}", criterion.bank, history, *bank_of)
-    profile.show(this)
-    this.finished.append(method)
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, loader, autocast) -> tuple[float, float]:
-    """Mean cross entropy and accuracy over a loader, in all processes, each sample once."""
-    from torchmetrics import MeanMetric
-
-    def new_mean() -> MeanMetric:
-        return MeanMetric(nan_strategy="disable").set_dtype(torch.float64).to(loader.device)
-
-    model.eval()
-    mean_loss, accuracy = new_mean(), new_mean()
-    for batch in loader:
-        with autocast:
-            logits = model(batch["image"])
-        labels = batch["label"]
-        counted = (labels >= 0).double()  # -1 where a file gave no image
-        losses = nn.functional.cross_entropy(
-            logits.float(), labels, ignore_index=-1, reduction="none"
-        )
-        mean_loss.update(losses.double(), counted)
-        accuracy.update((logits.argmax(1) == labels).double(), counted)
-    return mean_loss.compute().item(), accuracy.compute().item()
 
 
 if __name__ == "__main__":

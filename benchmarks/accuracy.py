@@ -11,7 +11,7 @@ methods are those of their papers where they tell, see `VARIANTS`; smearing and 
 told the noise that was injected, which nobody knows in practice.
 
 The last epoch is the result; the best one is found with test labels and stands beside it only for
-comparison. The command goes on where it was stopped, see `benchmarks.grid`. Rows of a whole suite
+comparison. The command goes on where it was stopped, see `benchmarks.harness.grid`. Rows of a whole suite
 go to benchmarks/results, of which `python -m benchmarks.report` makes tables and plots; a table in
 Markdown and a plot of whatever was run lie in the folder of the grid.
 """
@@ -25,12 +25,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alr_fast.data.setup import usable_cores
 from alr_fast.noise import NOISE_MODELS
-from benchmarks.grid import Cell, CellFailed, as_results, mean_rows, run_grid, split_noise
-from benchmarks.report_accuracy import accuracy_cells, plot_accuracy
-from benchmarks.results import FOLDER, ResultFile, as_text
-from benchmarks.tables import markdown, show
+from alr_fast.utils.machine import usable_cores
+from benchmarks.harness.grid import Cell, CellFailed, run_grid, split_noise
+from benchmarks.harness.results import FOLDER, ResultFile, as_results, as_text, mean_rows
+from benchmarks.tables.accuracy import accuracy_cells, plot_accuracy
+from benchmarks.tables.markdown import markdown, show
 
 # What is compared: methods that are trained, the one that counts last, and their options. A
 # distillation trains its teacher itself.
@@ -59,7 +59,7 @@ class Suite:
         options: Words of the command line, the same for all cells.
         epochs: Epochs.
         methods: Names of `VARIANTS`.
-        noises: See `benchmarks.grid.split_noise`; the most telling first.
+        noises: See `benchmarks.harness.grid.split_noise`; the most telling first.
         seeds: How many.
         needs_root: Whether it wants ``--data-root``.
     """
@@ -142,10 +142,10 @@ def _write_posterior(folder: Path, noise: str, seed: int) -> Path:
 
     Of the noise that is injected into the digits under this seed.
     """
-    from alr_fast.cli import parse
-    from alr_fast.console import RunConsole
-    from alr_fast.data.setup import inject_noise, load_data
-    from alr_fast.transition import known_transition
+    from alr_fast.noise.transition import known_transition
+    from alr_fast.training.config.command_line import parse
+    from alr_fast.training.output.display import RunConsole
+    from alr_fast.training.run_data import inject_noise, load_data
 
     kind, rate = split_noise(noise)
     words = ["--seed", str(seed), "--noise.kind", kind]
@@ -177,7 +177,7 @@ def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def grid_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> dict:
-    """Checked arguments of `benchmarks.grid.run_grid`, those of `add_grid_arguments`."""
+    """Checked arguments of `benchmarks.harness.grid.run_grid`, those of `add_grid_arguments`."""
     for name in ("seeds", "epochs", "jobs"):
         value = getattr(arguments, name)
         if value is not None and value < 1:

@@ -20,9 +20,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.problem import CASES, TINY_CASES, Case, Problem, dtype_name, environment
-from benchmarks.results import FOLDER, ResultFile
-from benchmarks.timing import take_turns
+from benchmarks.harness.environment import environment
+from benchmarks.harness.results import FOLDER, ResultFile
+from benchmarks.harness.timing import take_turns
+from benchmarks.kernels.problem import CASES, TINY_CASES, Case, Problem, dtype_name
 
 # Calls of a variant before the next one has its turn: enough to get over the threads that the last
 # one leaves spinning (compiled code brings an OpenMP runtime of its own).

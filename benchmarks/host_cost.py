@@ -17,25 +17,13 @@ from rich.table import Table
 from torch import Tensor
 
 from alr_fast import functional
-from benchmarks.problem import OPTIONS, Case, Problem, environment
-from benchmarks.results import FOLDER, ResultFile, percentiles
-from benchmarks.timing import host_turn, take_turns
+from benchmarks.harness.environment import environment
+from benchmarks.harness.results import FOLDER, ResultFile, percentiles
+from benchmarks.harness.timing import host_turn, take_turns
+from benchmarks.kernels.problem import OPTIONS, Case, Problem
 
 CASE = Case(256, 14)
 _STEPS = 100  # a turn
-
-# What each part is; "step" is measured against "native step".
-PARTS = {
-    "step": "`alr_loss`, then `backward`",
-    "forward": "`alr_loss` alone",
-    "loss and gradient": "`alr_loss_and_grad`",
-    "operator": "the operator itself, on all rows",
-    "operator, one row": "the same on one row: dispatch, checks, outputs, launch",
-    "empty function, step": "an `autograd.Function` that does nothing, then `backward`",
-    "empty function, forward": "the same without `backward`",
-    "leaf": "`logits.detach().requires_grad_()`, part of each step and forward",
-    "native step": "`(x * 2).sum()`, then `backward`",
-}
 
 
 class _Empty(torch.autograd.Function):

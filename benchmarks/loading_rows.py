@@ -4,8 +4,8 @@ import contextlib
 import importlib.metadata
 from collections.abc import Sequence
 
-from benchmarks.problem import environment
-from benchmarks.results import fifths
+from benchmarks.harness.environment import environment
+from benchmarks.harness.results import fifths
 
 
 def facts(device: str = "cpu") -> dict[str, object]:

@@ -6,7 +6,7 @@ Momentum, entropy weight and length of the warm-up, one at a time around a middl
 crossings that matter. A tenth of the training samples, with their wrong labels, is put aside, and
 the setting with the best mean accuracy on it over all noises is the one to take: nothing is chosen
 on test labels. Seeds are others than those of `benchmarks.accuracy`. It goes on where it was
-stopped, see `benchmarks.grid`.
+stopped, see `benchmarks.harness.grid`.
 """
 
 import argparse
@@ -15,10 +15,10 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks.accuracy import SUITES, add_grid_arguments, grid_arguments
-from benchmarks.grid import Cell, CellFailed, as_results, mean_rows, run_grid
-from benchmarks.report_accuracy import study_cells
-from benchmarks.results import FOLDER, ResultFile, as_text
-from benchmarks.tables import show
+from benchmarks.harness.grid import Cell, CellFailed, run_grid
+from benchmarks.harness.results import FOLDER, ResultFile, as_results, as_text, mean_rows
+from benchmarks.tables.accuracy import study_cells
+from benchmarks.tables.markdown import show
 
 VALIDATION = "0.1"
 SEEDS = (100, 101, 102)

@@ -4,7 +4,7 @@
     python -m benchmarks.suspects --suite cifar10-small --data-root DIR
 
 For each kind and rate of noise ALR is trained once, and its label bank and history give the score
-(`alr_fast.suspicion`). cleanlab gets the labels and
+(`alr_fast.labels.suspicion`). cleanlab gets the labels and
 
 - the same final probabilities, the rows of that bank; and
 - those that its documentation recommends, out of sample: five nets are trained with cross entropy,
@@ -36,12 +36,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from alr_fast.data.setup import usable_cores
-from benchmarks.grid import Cell, as_results
-from benchmarks.problem import environment
-from benchmarks.report_suspects import SCORE, suspects_cells
-from benchmarks.results import FOLDER, ResultFile, as_text
-from benchmarks.tables import show
+from alr_fast.utils.machine import usable_cores
+from benchmarks.harness.environment import environment
+from benchmarks.harness.grid import Cell
+from benchmarks.harness.results import FOLDER, ResultFile, as_results, as_text
+from benchmarks.tables.markdown import show
+from benchmarks.tables.suspects import SCORE, suspects_cells
 
 FOLDS = 5
 NOISES = tuple(
@@ -114,7 +114,7 @@ def train(
         task: What to train.
         options: Words of the command line, the same for all tasks.
         folder: Takes the file.
-        device: See `alr_fast.config.Config.device`.
+        device: See `alr_fast.training.config.schema.Config.device`.
         threads: Threads of the CPU.
 
     Returns:
@@ -157,21 +157,15 @@ def _predict(task: Task, words: list[str]) -> dict[str, np.ndarray]:
     """Trains with cross entropy on all but a fold, and predicts that."""
     from sklearn.model_selection import StratifiedKFold
 
-    from alr_fast.cli import parse
-    from alr_fast.console import RunConsole
-    from alr_fast.data.setup import (
-        inject_noise,
-        leave_out,
-        load_data,
-        make_loaders,
-        make_transform,
-        with_labels,
-    )
-    from alr_fast.distributed import process_group
     from alr_fast.losses import CrossEntropyLoss
-    from alr_fast.models import build_model
-    from alr_fast.teacher import predict
-    from alr_fast.trainer import Trainer
+    from alr_fast.training.config.command_line import parse
+    from alr_fast.training.distributed import process_group
+    from alr_fast.training.loaders import make_loaders, make_transform
+    from alr_fast.training.models import build_model
+    from alr_fast.training.output.display import RunConsole
+    from alr_fast.training.run_data import inject_noise, leave_out, load_data, with_labels
+    from alr_fast.training.teacher import predict
+    from alr_fast.training.trainer import Trainer
 
     config, console = parse(words), RunConsole("quiet")
     data = load_data(config.data, config.data_root, say=console.say)
@@ -213,7 +207,7 @@ def _predict(task: Task, words: list[str]) -> dict[str, np.ndarray]:
 
 def own_scores(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The score of alr_fast, and what it is made of."""
-    from alr_fast.suspicion import estimate_noise, row_figures, scores
+    from alr_fast.labels.suspicion import estimate_noise, row_figures, scores
 
     rows, given, loss = found["rows"], found["given"], found["given_loss"]
     noise = estimate_noise(lambda: [(rows, given)], rows.shape[1])
@@ -266,8 +260,8 @@ def measure(
     """The rows of a cell of the table."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    from alr_fast.suspicion import estimate_noise
-    from alr_fast.transition import known_transition, transition_error
+    from alr_fast.labels.suspicion import estimate_noise
+    from alr_fast.noise.transition import known_transition, transition_error
 
     given, clean = refined["given"], refined["clean"]
     wrong = given != clean
@@ -334,7 +328,7 @@ def run(
         noises: Kinds and rates.
         seeds: Of each.
         extra: More words of the command line.
-        device: See `alr_fast.config.Config.device`.
+        device: See `alr_fast.training.config.schema.Config.device`.
         jobs: Trainings at once.
     """
     folder.mkdir(parents=True, exist_ok=True)

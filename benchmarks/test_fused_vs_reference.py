@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from benchmarks.problem import CASES, Problem, environment
+from benchmarks.harness.environment import environment
+from benchmarks.kernels.problem import CASES, Problem
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)

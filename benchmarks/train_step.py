@@ -3,7 +3,7 @@
     python -m benchmarks.train_step
 
 zero_grad, forward, loss, backward, optimizer, scheduler and the sums of an epoch, through
-`alr_fast.trainer.Trainer.train_step`, with images of random pixels in memory. Beside it a loop
+`alr_fast.training.trainer.Trainer.train_step`, with images of random pixels in memory. Beside it a loop
 written by hand with torch's cross entropy, which keeps no sums. All variants train one and the same
 net, so that where its weights lie in memory favours nobody; each has an optimizer of its own.
 
@@ -36,18 +36,19 @@ from torch import Tensor, nn
 
 from alr_fast import reference
 from alr_fast.bank import LabelBank
-from alr_fast.distributed import World
-from alr_fast.history import SampleHistory
+from alr_fast.bank.history import SampleHistory
 from alr_fast.losses import ALRLoss, CrossEntropyLoss
-from alr_fast.models import build_model
-from alr_fast.trainer import Trainer, make_optimizer
+from alr_fast.training.distributed import World
+from alr_fast.training.models import build_model
+from alr_fast.training.optim import make_optimizer
+from alr_fast.training.trainer import Trainer
+from benchmarks.harness.environment import environment
+from benchmarks.harness.results import FOLDER, ResultFile
+from benchmarks.harness.synthetic import Batches, training_config
+from benchmarks.harness.timing import host_turn
 from benchmarks.loading_rows import percentiles
-from benchmarks.problem import environment
-from benchmarks.report_training import train_step_cells
-from benchmarks.results import FOLDER, ResultFile
-from benchmarks.synthetic import Batches, training_config
-from benchmarks.tables import show
-from benchmarks.timing import host_turn
+from benchmarks.tables.markdown import show
+from benchmarks.tables.training import train_step_cells
 
 VARIANTS = {
     "plain": "a loop by hand with `F.cross_entropy`, without sums",
@@ -74,7 +75,7 @@ class Case:
 
     Attributes:
         name: In the rows.
-        model: See `alr_fast.models`.
+        model: See `alr_fast.training.models`.
         shape: Channels and side of the images.
         batch: B.
         classes: K.

@@ -5,7 +5,7 @@
 For each noise and seed a net is trained with cross entropy for few and for many epochs; from each
 the matrix is estimated from anchor points and from confident counts, and forward correction is
 trained with it, beside forward correction that is told the matrix. The error is that of
-`alr_fast.transition.transition_error`: mean over the classes of the summed absolute differences, 0
+`alr_fast.noise.transition.transition_error`: mean over the classes of the summed absolute differences, 0
 to 2. Rows go to benchmarks/results.
 """
 
@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from alr_fast.noise.transition import transition_error
 from alr_fast.train import main as train
-from alr_fast.transition import transition_error
-from benchmarks.grid import split_noise
-from benchmarks.problem import environment
-from benchmarks.report_accuracy import transition_cells
-from benchmarks.results import FOLDER, ResultFile, as_text
-from benchmarks.tables import show
+from benchmarks.harness.environment import environment
+from benchmarks.harness.grid import split_noise
+from benchmarks.harness.results import FOLDER, ResultFile, as_text
+from benchmarks.tables.accuracy import transition_cells
+from benchmarks.tables.markdown import show
 
 NOISES = ("symmetric-0.2", "symmetric-0.4", "symmetric-0.6", "asymmetric-0.4")
 NET_EPOCHS = (10, 60)

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from alr_fast.command import CommandParser, exit_status
 from alr_fast.errors import UserError
+from alr_fast.utils.command import CommandParser, exit_status
 
 PROG = "python -m alr_fast.data"
 _SECONDS_PER_LINE = 30  # where there is no terminal to draw a bar on
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
 
     def action() -> int:
-        from alr_fast.data.setup import usable_cores
+        from alr_fast.utils.machine import usable_cores
 
         options = _parser().parse_args(argv)
         if options.workers is None:
@@ -131,7 +131,7 @@ class _Show:
     """Progress bars on a terminal, plain lines elsewhere."""
 
     def __init__(self) -> None:
-        from alr_fast.console import RunConsole
+        from alr_fast.training.output.display import RunConsole
 
         self._run = RunConsole()
 

@@ -14,9 +14,6 @@ import numpy as np
 from alr_fast.data.images import FileImages, Images
 from alr_fast.data.index import PathTable, SampleIndex
 from alr_fast.data.layouts import (
-    Found,
-    Layout,
-    Listing,
     animal10n,
     cifar,
     clothing1m,
@@ -27,6 +24,7 @@ from alr_fast.data.layouts import (
     table,
     webvision,
 )
+from alr_fast.data.layouts.base import Found, Layout, Listing
 from alr_fast.errors import UserError
 
 # In the order in which `auto` takes the first that fits. A folder of classes fits the most, so it

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.command import need
 from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
+from alr_fast.utils.command import need
 
 SUFFIXES = (".csv", ".parquet")
 PROBABILITIES = "probabilities"

@@ -5,7 +5,7 @@ alone. So all of them cut the same parts, and a resumed epoch goes on with the s
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -111,3 +111,8 @@ class Draws(NamedTuple):
     place: NDArray[np.float64]
     shape: NDArray[np.float64]
     flip: NDArray[np.bool_]
+
+
+def for_evaluation(transform: Transform) -> Transform:
+    """The same square of every image: its middle, as it is."""
+    return replace(transform, crop="center", padding=0, flip=False, randaugment=None)

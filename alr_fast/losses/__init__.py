@@ -16,16 +16,13 @@
 own derives from `PlainLoss`, or from `Loss` where it calls the fused operation.
 """
 
-from alr_fast.losses.bank import ALRLoss, ELRLoss, SATLoss, SELCLoss
+from alr_fast.losses.alr import ALRLoss, SELCLoss
 from alr_fast.losses.base import Loss, PlainLoss, WarmUpLoss
-from alr_fast.losses.labels import (
-    BackwardCorrectionLoss,
-    CrossEntropyLoss,
-    DistillationLoss,
-    ForwardCorrectionLoss,
-    LabelSmoothingLoss,
-    SmearingLoss,
-)
+from alr_fast.losses.correction import BackwardCorrectionLoss, ForwardCorrectionLoss, SmearingLoss
+from alr_fast.losses.cross_entropy import CrossEntropyLoss, LabelSmoothingLoss
+from alr_fast.losses.distillation import DistillationLoss
+from alr_fast.losses.elr import ELRLoss
+from alr_fast.losses.sat import SATLoss
 
 __all__ = [
     "ALRLoss",

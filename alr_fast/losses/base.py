@@ -282,3 +282,9 @@ class PlainLoss(Loss):
             return loss
         total = loss.sum()
         return total / valid.sum().clamp(min=1) if self.reduction == "mean" else total
+
+
+def _checked_momentum(momentum: float) -> float:
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
+    return momentum

@@ -13,10 +13,11 @@ import re
 import sys
 from collections.abc import Sequence
 
-from alr_fast.command import CommandParser, exit_status
 from alr_fast.errors import UserError
 from alr_fast.noise.files import check_output, read_matrix, save_labels
-from alr_fast.noise.models import NOISE_MODELS, check_noise, inject, needs_features
+from alr_fast.noise.inject import check_noise, inject, needs_features
+from alr_fast.noise.models import NOISE_MODELS
+from alr_fast.utils.command import CommandParser, exit_status
 
 PROG = "python -m alr_fast.noise"
 RATELESS = ("none", "matrix")
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> str:
     if needs_features(options.kind):
         features = split.images.array
         if features is None:
-            from alr_fast.data.memory import decode_all
+            from alr_fast.data.loaders.memory import decode_all
 
             decoded = decode_all(split, options.image_size)
             features = decoded.array

@@ -11,7 +11,7 @@ from alr_fast.functional import alr_loss
 from alr_fast.losses import CrossEntropyLoss, ELRLoss, SATLoss, SELCLoss
 
 from . import cases
-from .cases import CLASSES, GIVEN, INDEX, REDUCTIONS, ROWS, check, close, numbers, reduced
+from helpers.loss_cases import CLASSES, GIVEN, INDEX, REDUCTIONS, ROWS, check, close, numbers, reduced
 
 LABELS = torch.tensor([2, 0, 1, 1, 3, 0])
 

@@ -9,7 +9,7 @@ from torch import nn
 from alr_fast import LabelBank
 from alr_fast.losses import ELRLoss, Loss, PlainLoss, WarmUpLoss
 
-from .cases import (
+from helpers.loss_cases import (
     CASES,
     CLASSES,
     GIVEN,

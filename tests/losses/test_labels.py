@@ -14,7 +14,7 @@ from alr_fast.losses import (
     SmearingLoss,
 )
 
-from .cases import (
+from helpers.loss_cases import (
     CASES,
     CLASSES,
     F64,

@@ -20,9 +20,9 @@ from alr_fast.losses import (
     SELCLoss,
     SmearingLoss,
 )
-from alr_fast.transition import symmetric_transition
+from alr_fast.noise.transition import symmetric_transition
 
-from .cases import REDUCTIONS
+from helpers.loss_cases import REDUCTIONS
 
 moderately = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 reductions = st.sampled_from(REDUCTIONS)

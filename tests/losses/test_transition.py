@@ -6,7 +6,7 @@ import torch
 
 from alr_fast.errors import UserError
 from alr_fast.losses import BackwardCorrectionLoss, ForwardCorrectionLoss
-from alr_fast.transition import (
+from alr_fast.noise.transition import (
     estimate_anchor,
     estimate_confident,
     known_transition,

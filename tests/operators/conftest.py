@@ -1,7 +1,7 @@
 """Fixtures of the tests of the operations."""
 
 import pytest
-from problems import threads
+from helpers.problems import threads
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import make_problem
+from helpers.problems import make_problem
 from torch.autograd import gradcheck
 
 from alr_fast.functional import (

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from compare import same_bits
-from problems import make_problem
+from helpers.compare import same_bits
+from helpers.problems import make_problem
 
 from alr_fast.functional import (
     alr_loss,

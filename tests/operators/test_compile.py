@@ -4,8 +4,8 @@ import re
 
 import pytest
 import torch
-from compare import same_bits
-from problems import make_problem, run_fused
+from helpers.compare import same_bits
+from helpers.problems import make_problem, run_fused
 from torch._dynamo.backends.debugging import aot_eager
 from torch._inductor.utils import run_and_get_code
 from torch.utils.checkpoint import checkpoint

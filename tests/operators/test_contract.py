@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from compare import assert_accurate, check, same_bits
-from problems import OPERATIONS, make_problem, problem_for, run_eager, run_exact, run_fused
+from helpers.compare import assert_accurate, check, same_bits
+from helpers.problems import OPERATIONS, make_problem, problem_for, run_eager, run_exact, run_fused
 
 from alr_fast import ALRLoss, LabelBank
 from alr_fast.functional import alr_loss

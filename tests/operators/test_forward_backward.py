@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from compare import check, same_bits
-from problems import (
+from helpers.compare import check, same_bits
+from helpers.problems import (
     OPERATIONS,
     make_problem,
     problem_for,

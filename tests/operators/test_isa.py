@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from compare import check
-from problems import OPERATIONS, make_problem, problem_for, run_exact, run_fused
+from helpers.compare import check
+from helpers.problems import OPERATIONS, make_problem, problem_for, run_exact, run_fused
 
 from alr_fast import _C
 from alr_fast.functional import alr_loss, alr_loss_and_grad, soft_target_cross_entropy

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
-from compare import same_bits
-from problems import make_problem, run_exact, run_fused
+from helpers.compare import same_bits
+from helpers.problems import make_problem, run_exact, run_fused
 
 from alr_fast import ALRLoss, LabelBank
 from alr_fast.functional import alr_loss, alr_loss_and_grad

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from compare import assert_right
-from problems import Problem, Result, make_problem
+from helpers.compare import assert_right
+from helpers.problems import Problem, Result, make_problem
 
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 OPTIONS = dict(momentum=0.7, entropy_weight=0.3, reduction="mean")

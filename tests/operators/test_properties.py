@@ -2,10 +2,10 @@
 
 import torch
 import torch.nn.functional as F
-from compare import check
+from helpers.compare import check
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import OPERATIONS, Problem
+from helpers.problems import OPERATIONS, Problem
 
 from alr_fast.functional import (
     alr_loss,

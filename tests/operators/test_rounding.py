@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from compare import same_bits
-from problems import make_problem, problem_for, run_fused, threads
+from helpers.compare import same_bits
+from helpers.problems import make_problem, problem_for, run_fused, threads
 from torch import nn
 
 from alr_fast import ALRLoss, LabelBank

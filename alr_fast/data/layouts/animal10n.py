@@ -11,7 +11,7 @@ import numpy as np
 
 from alr_fast.data.images import ArrayImages
 from alr_fast.data.index import PathTable
-from alr_fast.data.layouts import (
+from alr_fast.data.layouts.base import (
     IMAGE_SUFFIXES,
     Found,
     Layout,

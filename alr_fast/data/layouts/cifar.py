@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from alr_fast.data.images import ArrayImages
 from alr_fast.data.index import PathTable
-from alr_fast.data.layouts import Found, Layout, Listing, checked_names, new_index, present
+from alr_fast.data.layouts.base import Found, Layout, Listing, new_index, present
+from alr_fast.data.layouts.lists import checked_names
 from alr_fast.errors import UserError
 
 CIFAR10_CLASSES = (

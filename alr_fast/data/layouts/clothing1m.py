@@ -11,18 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from alr_fast.data.layouts import (
-    Found,
-    Layout,
-    Listing,
-    PathList,
-    class_lines,
-    labelled_lines,
-    new_index,
-    numbered_lines,
-    present,
-    shown,
-)
+from alr_fast.data.layouts.base import Found, Layout, Listing, new_index, present
+from alr_fast.data.layouts.lists import PathList, class_lines, labelled_lines, numbered_lines, shown
 from alr_fast.errors import UserError
 
 NUM_CLASSES = 14

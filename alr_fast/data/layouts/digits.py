@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from alr_fast.data.images import ArrayImages
-from alr_fast.data.layouts import Found, Layout, Listing, new_index
+from alr_fast.data.layouts.base import Found, Layout, Listing, new_index
 
 TEST_SHARE = 0.2
 SPLIT_SEED = 0  # one fixed split, whatever the seed of the run: figures of different seeds compare

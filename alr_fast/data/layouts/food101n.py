@@ -11,18 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from alr_fast.data.layouts import (
-    IMAGE_SUFFIXES,
-    Found,
-    Layout,
-    Listing,
-    PathList,
-    checked_names,
-    new_index,
-    numbered_lines,
-    present,
-    shown,
-)
+from alr_fast.data.layouts.base import IMAGE_SUFFIXES, Found, Layout, Listing, new_index, present
+from alr_fast.data.layouts.lists import PathList, checked_names, numbered_lines, shown
 from alr_fast.errors import UserError
 
 _TRAIN = "meta/imagelist.tsv"

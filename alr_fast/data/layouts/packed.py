@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from alr_fast.data.images import BrokenImage, ShardImages
 from alr_fast.data.index import PathTable, SampleIndex
-from alr_fast.data.layouts import Found, Layout, Listing
+from alr_fast.data.layouts.base import Found, Layout, Listing
 from alr_fast.errors import UserError
 
 MANIFEST = "packed.json"

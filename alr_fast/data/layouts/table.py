@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.layouts import Found, Layout, Listing, PathList, new_index, shown
+from alr_fast.data.layouts.base import Found, Layout, Listing, new_index
+from alr_fast.data.layouts.lists import PathList, shown
 from alr_fast.errors import UserError
 
 SUFFIXES = (".csv", ".tsv", ".parquet")

@@ -13,20 +13,16 @@ from pathlib import Path
 import numpy as np
 
 from alr_fast.data.index import PathTable
-from alr_fast.data.layouts import (
+from alr_fast.data.layouts.base import (
     IMAGE_SUFFIXES,
     Found,
     Layout,
     Listing,
-    PathList,
-    joined,
     list_images,
     new_index,
-    numbered_lines,
     present,
-    read_list,
-    shown,
 )
+from alr_fast.data.layouts.lists import PathList, joined, numbered_lines, read_list, shown
 from alr_fast.errors import UserError
 
 MINI_CLASSES = 50

@@ -1,0 +1,402 @@
+"""The label bank: one row of class probabilities for every training sample."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alr_fast.bank.placement import allocate_rows, check_placement, read_in_order
+
+BANK_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+# Entries of the status tensor, as the kernels count them (csrc/alr_params.h).
+_NONFINITE, _OUT_OF_RANGE = 0, 1
+_COUNTERS = 2
+_STATUS_SIZE = 4  # the rest is scratch of the kernels
+
+_CHUNK_ELEMENTS = 1 << 24  # elements of the bank that are filled or summarised in one go
+
+
+class LabelBank:
+    """Refined targets of the training set, updated in place by the fused operation.
+
+    The bank belongs to a run as the weights do: save `state_dict()` with every checkpoint. It is a
+    plain object, not a module with buffers, because DistributedDataParallel would overwrite the
+    buffers of every rank with those of rank 0. On a GPU all work with a bank belongs on one stream
+    at a time.
+
+    Attributes:
+        rows: [N, K] tensor, row i for the sample with index i; float32, float16 or bfloat16. Host
+            code that reads or writes them itself does so within `host_access`.
+        placement: where the rows lie: "device" (with the logits), "pinned" (host memory that the
+            GPU reads and writes) or "file"; see `alr_fast.bank.placement`.
+        given_labels: [N] int64 tensor on the CPU, the labels that the bank started from.
+        sample_fingerprint: name of the sample list (ids and paths) that the rows belong to, or
+            None.
+        status: [4] int64 tensor on the device of the logits, in which the kernels count rows with
+            non-finite logits and indices out of range; read it through `check`.
+        rounding_state: None, or [2] int64 tensor (seed, calls so far) on the device of the logits:
+            then 16-bit rows are rounded stochastically, so that small steps of the average are not
+            lost.
+    """
+
+    def __init__(
+        self,
+        rows: Tensor,
+        given_labels: Tensor,
+        *,
+        sample_fingerprint: str | None = None,
+        rounding_seed: int | None = None,
+        device: torch.device | str | None = None,
+        placement: str = "device",
+        folder: str | os.PathLike | None = None,
+    ) -> None:
+        """Wraps existing rows; most callers want `from_labels`.
+
+        Args:
+            rows: [N, K] float32, float16 or bfloat16, contiguous.
+            given_labels: [N] integer class of each sample, in [0, K).
+            sample_fingerprint: see the class.
+            rounding_seed: seed of stochastic rounding, None for rounding to nearest.
+            device: where the logits will be; that of `rows` where None.
+            placement: what `rows` are: memory of that device, or "pinned" or "file".
+            folder: for working copies of a bank in a file.
+
+        Raises:
+            TypeError: the dtype of `rows` is none of the three.
+            ValueError: a shape is wrong, a label is outside [0, K), or device, placement and the
+                place of the rows do not go together.
+        """
+        if rows.dtype not in BANK_DTYPES:
+            raise TypeError(
+                f"bank dtype {rows.dtype} is not supported: use float32, float16 or bfloat16"
+            )
+        if rows.ndim != 2 or 0 in rows.shape or not rows.is_contiguous():
+            raise ValueError(
+                "bank rows must be a contiguous [samples, classes] tensor with at least one of "
+                f"each, got shape {tuple(rows.shape)}, strides {rows.stride()}"
+            )
+        device = rows.device if device is None else torch.device(device)
+        check_placement(placement, device)
+        expected = device.type if placement == "device" else "cpu"
+        if rows.device.type != expected:
+            raise ValueError(
+                f"bank rows are on {rows.device}, with logits on {device} and placement "
+                f"{placement} they belong on {expected}: move them, or leave device out"
+            )
+        self.rows = rows
+        self.placement = placement
+        self._folder = folder
+        self.given_labels = _checked_labels(given_labels, rows.shape[1])
+        if len(self.given_labels) != len(rows):
+            raise ValueError(
+                f"given_labels has {len(self.given_labels)} entries for {len(rows)} bank rows"
+            )
+        self.sample_fingerprint = sample_fingerprint
+        self.status = torch.zeros(_STATUS_SIZE, dtype=torch.int64, device=device)
+        self.rounding_state = (
+            None
+            if rounding_seed is None
+            else torch.tensor([rounding_seed, 0], dtype=torch.int64, device=device)
+        )
+
+    @classmethod
+    def from_labels(
+        cls,
+        labels: Tensor,
+        num_classes: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+        sample_fingerprint: str | None = None,
+        rounding_seed: int | None = None,
+        placement: str = "device",
+        folder: str | os.PathLike | None = None,
+        one_hot: bool = True,
+    ) -> "LabelBank":
+        """Starts a bank at the one-hot given labels.
+
+        Args:
+            labels: [N] integer class of each sample, in [0, num_classes).
+            num_classes: number of classes K.
+            dtype: storage of the rows: float32, float16 or bfloat16.
+            device: where the logits will be; that of `labels` where None.
+            sample_fingerprint: names the sample list; a state of another list is then refused.
+            rounding_seed: seed of stochastic rounding of a 16-bit bank, None to round to nearest.
+            placement: where the rows go: "device", "pinned" (with a GPU) or "file" (on the CPU);
+                `alr_fast.bank.placement.choose_placement` chooses by size.
+            folder: where the file of placement "file" goes, on a disk with room for the bank.
+            one_hot: False starts all rows at zero, as early-learning regularisation does.
+
+        Returns:
+            A bank with N rows.
+
+        Raises:
+            TypeError: `dtype` is none of the three, or the labels are not integers.
+            ValueError: there is no label, one is outside [0, num_classes), or the placement does
+                not exist.
+            UserError: the placement does not go with the device, or its memory or file cannot be
+                had.
+        """
+        if dtype not in BANK_DTYPES:
+            raise TypeError(
+                f"bank dtype {dtype} is not supported: use float32, float16 or bfloat16"
+            )
+        device = labels.device if device is None else torch.device(device)
+        labels = _checked_labels(labels, num_classes)
+        rows = allocate_rows(
+            len(labels),
+            num_classes,
+            dtype=dtype,
+            device=device,
+            placement=placement,
+            folder=folder,
+        )
+        size = _chunk_rows(num_classes)
+        for some, of_these in zip(rows.split(size), labels.split(size), strict=True):
+            some.scatter_(1, of_these.to(rows.device)[:, None], int(one_hot))
+        return cls(
+            rows,
+            labels,
+            sample_fingerprint=sample_fingerprint,
+            rounding_seed=rounding_seed,
+            device=device,
+            placement=placement,
+            folder=folder,
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        n, k = self.rows.shape
+        where = "" if self.placement == "device" else f", placement={self.placement}"
+        return f"LabelBank({n} samples, {k} classes, {self.rows.dtype}, {self.device}{where})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the logits have to be; the rows are there, too, with placement "device"."""
+        return self.status.device
+
+    @property
+    def num_classes(self) -> int:
+        return self.rows.shape[1]
+
+    @property
+    def label_fingerprint(self) -> str:
+        """Name of the given labels: equal for equal labels in equal order."""
+        return hashlib.sha256(self.given_labels.numpy()).hexdigest()
+
+    def to(self, device: torch.device | str) -> "LabelBank":
+        """Prepares the bank for logits on a device, in place; the dtype stays.
+
+        The rows move with placement "device"; pinned rows and those in a file stay where they are.
+
+        Returns:
+            The bank itself.
+
+        Raises:
+            UserError: the rows are in a file, and the device is not the CPU.
+        """
+        if self.placement == "device":
+            self.rows = self.rows.to(device)
+        elif self.placement == "file":
+            check_placement("file", device)
+        else:
+            self._wait_for_gpu()  # whatever comes next reads the rows without asking the GPU
+        self.status = self.status.to(device)
+        if self.rounding_state is not None:
+            self.rounding_state = self.rounding_state.to(device)
+        return self
+
+    def check(self) -> int:
+        """Reads and resets the counters of the kernels; waits for the device once.
+
+        Call it where the loop waits anyway: when it logs, saves or ends an epoch.
+
+        Returns:
+            Number of rows with non-finite logits or loss since the last call. Rows with non-finite
+            logits did not change the bank.
+
+        Raises:
+            IndexError: a row came with an index beyond the bank. It changed nothing, and its loss
+                was NaN. (On the CPU the operation itself raises.)
+        """
+        counts = self.status[:_COUNTERS].tolist()
+        self.status[:_COUNTERS].zero_()
+        if counts[_OUT_OF_RANGE]:
+            raise IndexError(
+                f"{counts[_OUT_OF_RANGE]} batch rows had an index beyond the bank's {len(self)} "
+                "rows: index must be the position of the sample in the training set that the bank "
+                "was made for"
+            )
+        return counts[_NONFINITE]
+
+    @contextmanager
+    def host_access(self) -> Iterator[None]:
+        """For host code that goes through all of `rows`: to save, copy or export them.
+
+        Pinned rows are waited for, since the GPU may still be writing what was launched before. Of
+        a file the kernel reads ahead in the block, which it otherwise does not.
+        """
+        self._wait_for_gpu()
+        with read_in_order(self.rows) if self.placement == "file" else nullcontext():
+            yield
+
+    def refined_labels(self) -> Tensor:
+        """Most probable class of each sample, the lowest on a tie: [N] int64, with the rows.
+
+        A row of zeros knows nothing yet: its sample has the given label.
+        """
+        size = _chunk_rows(self.num_classes)
+        with self.host_access():
+            refined = []
+            for chunk, given in zip(self._chunks(), self.given_labels.split(size), strict=True):
+                highest, labels = chunk.max(-1)
+                refined.append(torch.where(highest > 0, labels, given.to(labels.device)))
+            return torch.cat(refined)
+
+    def confidence(self) -> Tensor:
+        """Probability of the refined label of each sample: [N] float32, with the rows."""
+        with self.host_access():
+            return torch.cat([chunk.amax(-1).float() for chunk in self._chunks()])
+
+    def class_counts(self) -> Tensor:
+        """Number of samples that each refined class has: [K] int64, with the rows."""
+        return torch.bincount(self.refined_labels(), minlength=self.num_classes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a run needs to go on; the tensors are the bank's own, not copies.
+
+        Whoever saves the rows while the bank is in use does so within `host_access`.
+        """
+        self._wait_for_gpu()
+        return {
+            "rows": self.rows,
+            "given_labels": self.given_labels,
+            "rounding_state": self.rounding_state,
+            "sample_fingerprint": self.sample_fingerprint,
+            "label_fingerprint": self.label_fingerprint,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], *, allow_other_labels: bool = False) -> None:
+        """Takes over a saved state; refuses one that belongs to something else, changing nothing.
+
+        Args:
+            state: what `state_dict` returned.
+            allow_other_labels: accept a state that started from other given labels for the same
+                samples (a corrected list, say). The bank keeps its own `given_labels` then.
+
+        Raises:
+            KeyError: an entry is missing.
+            ValueError: the state is of other samples, of another shape or dtype, or of other
+                labels.
+        """
+        missing = self.state_dict().keys() - state.keys()
+        if missing:
+            raise KeyError(
+                f"bank state lacks {sorted(missing)}: it is not a LabelBank.state_dict()"
+            )
+        rows = state["rows"]
+        if rows.shape != self.rows.shape:
+            raise ValueError(
+                f"bank state has shape {tuple(rows.shape)}, this bank {tuple(self.rows.shape)}: "
+                f"it belongs to another data set"
+            )
+        if state["sample_fingerprint"] != self.sample_fingerprint:
+            raise ValueError(
+                f"bank state belongs to the samples {state['sample_fingerprint']}, this bank to "
+                f"{self.sample_fingerprint}: use the sample list (same files, same order) of that "
+                "run"
+            )
+        if rows.dtype != self.rows.dtype:
+            raise ValueError(
+                f"bank state is {rows.dtype}, this bank {self.rows.dtype}: make the bank with "
+                f"dtype={rows.dtype}"
+            )
+        if state["label_fingerprint"] != self.label_fingerprint and not allow_other_labels:
+            raise ValueError(
+                "bank state started from other given labels: pass allow_other_labels=True if that "
+                "is intended"
+            )
+        rounding_state = state["rounding_state"]
+        if rounding_state is not None and (
+            rounding_state.shape != (2,) or rounding_state.dtype != torch.int64
+        ):
+            raise ValueError(
+                "bank state has a rounding_state that is not an int64 tensor [2]: it is damaged"
+            )
+        if (rounding_state is None) != (self.rounding_state is None):
+            raise ValueError(
+                "bank state and bank differ in stochastic rounding: make the bank with "
+                + ("rounding_seed=None" if rounding_state is None else "a rounding_seed")
+            )
+        with self.host_access():
+            self.rows.copy_(rows)
+        if self.rounding_state is not None:
+            self.rounding_state.copy_(rounding_state)
+
+    @contextmanager
+    def preserved(self) -> Iterator[None]:
+        """Puts rows and counters back at the end of the block.
+
+        For the warm-up calls before a CUDA graph is captured, which would otherwise count as
+        training.
+        """
+        live = [self.status[:_COUNTERS]]
+        if self.rounding_state is not None:
+            live.append(self.rounding_state)
+        saved = [t.clone() for t in live]
+        saved_rows = self._copied_rows()
+        try:
+            yield
+        finally:
+            with self.host_access():
+                self.rows.copy_(saved_rows)
+            for tensor, copy in zip(live, saved, strict=True):
+                tensor.copy_(copy)
+
+    def _copied_rows(self) -> Tensor:
+        with self.host_access():
+            if self.placement != "file":
+                return self.rows.clone()
+            # In memory there may be no room for the rows.
+            copy = allocate_rows(
+                *self.rows.shape,
+                dtype=self.rows.dtype,
+                device=self.device,
+                placement=self.placement,
+                folder=self._folder,
+            )
+            return copy.copy_(self.rows)
+
+    def _wait_for_gpu(self) -> None:
+        if self.placement == "pinned" and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _chunks(self) -> tuple[Tensor, ...]:
+        return self.rows.split(_chunk_rows(self.num_classes))
+
+
+def _chunk_rows(num_classes: int) -> int:
+    return max(1, _CHUNK_ELEMENTS // num_classes)
+
+
+def _checked_labels(labels: Tensor, num_classes: int) -> Tensor:
+    """The labels as int64 on the CPU, in memory of their own."""
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels must be integers, got {labels.dtype}")
+    if labels.ndim != 1 or len(labels) == 0:
+        raise ValueError(f"labels must have shape [samples], got {tuple(labels.shape)}")
+    labels = labels.detach().to("cpu", torch.int64, copy=True)
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"labels must lie in [0, {num_classes}), got {low} to {high}: check num_classes, and "
+            "drop samples without a label before making the bank"
+        )
+    return labels

@@ -1,0 +1,171 @@
+"""Strict checks of one image file: what `verify` reports about it."""
+
+import io
+import os
+import re
+import struct
+import zlib
+
+from alr_fast.data.decode import MAX_PIXELS, Encoded, decode_with_pillow, prepare
+from alr_fast.data.images import BrokenImage
+from alr_fast.data.layouts import packed
+
+# Why a file is excluded, in the order of the table.
+MISSING, UNREADABLE, EMPTY = "missing", "unreadable", "empty"
+NO_IMAGE, TRUNCATED, DAMAGED = "not an image", "truncated", "damaged"
+PIXELS, TOO_LARGE, UNKNOWN = "damaged pixels", "too large", "unknown kind of JPEG"
+KINDS = (
+    *(MISSING, UNREADABLE, EMPTY, NO_IMAGE, TRUNCATED),
+    *(DAMAGED, PIXELS, TOO_LARGE, UNKNOWN, packed.LEFT_OUT),
+)
+# What is worth knowing of files that are fine; bit k of a note is entry k.
+NOTES = ("CMYK", "gray", "16 bits", "other format than its name says", "turned by EXIF")
+_CMYK, _GRAY, _DEEP, _FORMAT, _TURNED = (1 << k for k in range(len(NOTES)))
+
+_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".png": "PNG", ".webp": "WEBP"} | {
+    ".gif": "GIF",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+# Warnings of libjpeg about headers: the pixels are what they were meant to be.
+_HARMLESS = re.compile(
+    "unknown JFIF revision|Unknown Adobe color transform|Invalid SOS parameters|bad ICC marker"
+)
+
+
+class Broken(Exception):
+    """What is wrong with a file.
+
+    Attributes:
+        kind: One of `KINDS`.
+        reason: What the decoder said.
+    """
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.kind if self.reason in ("", self.kind) else f"{self.kind} ({self.reason})"
+
+
+def examine(data: bytes, name: str = "") -> int:
+    """Reads an encoded image to its end.
+
+    Args:
+        data: The file.
+        name: Its name, to compare the suffix with what it holds; without one nothing is compared.
+
+    Returns:
+        Bits of `NOTES`.
+
+    Raises:
+        Broken: It gives no image, or a damaged one.
+    """
+    try:
+        encoded = prepare(data)
+        is_jpeg = data[:2] == b"\xff\xd8"
+        if is_jpeg:
+            _decode_strictly(data)
+        elif encoded.data is data:  # PPM was decoded by `prepare`
+            decode_with_pillow(data)
+        if data[:4] == b"\x89PNG":
+            _count_png_pixels(data)
+    except BrokenImage as error:
+        raise Broken(_kind(data, str(error)), str(error)) from None
+    return _notes(data, name, encoded) if not is_jpeg else _jpeg_notes(data, name, encoded)
+
+
+def _decode_strictly(data: bytes) -> None:
+    """Decodes a JPEG; releases the interpreter lock meanwhile."""
+    import simplejpeg
+
+    try:
+        # Gray and fast: all coefficients are read, which is what counts, but not all are used.
+        simplejpeg.decode_jpeg(data, "GRAY", fastdct=True, fastupsample=True, min_factor=8)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        if _HARMLESS.search(reason):
+            simplejpeg.decode_jpeg(data, "GRAY", min_factor=8, strict=False)
+        elif "subsampling" in reason:  # one that its interface has no name for
+            decode_with_pillow(data)
+        else:
+            raise Broken(PIXELS, reason) from None
+
+
+def _count_png_pixels(data: bytes) -> None:
+    """Refuses a PNG that ends early though its checksums are right: Pillow paints the rest black.
+
+    Source of the chunks: ISO/IEC 15948.
+    """
+    width, height, depth, colours, *_, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    if interlaced:
+        return  # in seven passes, which are rare
+    bits = width * depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colours, 1)
+    expected = height * (1 + -(-bits // 8))
+    stream, found, position, kind = zlib.decompressobj(), 0, 8, b""
+    while kind != b"IEND":
+        length = int.from_bytes(data[position : position + 4], "big")
+        kind = data[position + 4 : position + 8]
+        if kind == b"IDAT":
+            try:
+                found += len(stream.decompress(data[position + 8 : position + 8 + length]))
+            except zlib.error as error:
+                raise Broken(PIXELS, str(error)) from None
+        position += 12 + length
+    if found < expected:
+        raise Broken(TRUNCATED, f"{found:,} of {expected:,} bytes of pixels")
+
+
+def _kind(data: bytes, reason: str) -> str:
+    """Sorts what `prepare` and Pillow say."""
+    if not data:
+        return EMPTY
+    size = re.fullmatch(r"(\d+) x (\d+) pixels", reason)
+    if size:
+        return TOO_LARGE if int(size[1]) * int(size[2]) > MAX_PIXELS else DAMAGED
+    for kind, pattern in (
+        (NO_IMAGE, "not an image"),
+        (UNKNOWN, "a kind of JPEG|a JPEG of"),
+        (TRUNCATED, "cut off|truncated|Truncated|ends before"),
+        (TOO_LARGE, "decompression bomb"),
+    ):
+        if re.search(pattern, reason):
+            return kind
+    return DAMAGED
+
+
+def _jpeg_notes(data: bytes, name: str, encoded: Encoded) -> int:
+    import simplejpeg
+
+    try:
+        colours = simplejpeg.decode_jpeg_header(data, strict=False)[2]
+    except ValueError:
+        return _notes(data, name, encoded)
+    return (
+        _CMYK * (colours in ("CMYK", "YCCK"))
+        | _GRAY * (colours == "Gray")
+        | _TURNED * (encoded.orientation != 1)
+        | _FORMAT * (_expected(name) not in (None, "JPEG"))
+    )
+
+
+def _notes(data: bytes, name: str, encoded: Encoded) -> int:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        kind = {"MPO": "JPEG"}.get(image.format, image.format)
+        deep = image.mode.startswith("I") or (kind == "PNG" and data[24] == 16)
+        return (
+            _CMYK * (image.mode == "CMYK")
+            | _GRAY * (image.mode in ("1", "L", "LA") or image.mode.startswith(("I", "F")))
+            | _DEEP * deep
+            | _TURNED * (image.getexif().get(0x0112, 1) in range(2, 9))
+            | _FORMAT * (_expected(name) not in (None, kind))
+        )
+
+
+def _expected(name: str) -> str | None:
+    return _FORMATS.get(os.path.splitext(name)[1].lower())

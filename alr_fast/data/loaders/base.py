@@ -1,0 +1,131 @@
+"""What every loader gives, and which one is taken.
+
+A batch is a dictionary of tensors on the training device:
+
+    image  [B, C, S, S]  augmented and normalised, in the training dtype, channels last
+    label  int64 [B]     given label
+    index  int64 [B]     position among the rows this rank owns: the row in its label bank
+
+A sample whose file gave no image has label and index -1, which every loss ignores.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from alr_fast.data.broken import BrokenSamples
+from alr_fast.data.datasets import Split
+from alr_fast.data.sampler import Sampler
+from alr_fast.data.transform import Transform
+
+
+class Loader(ABC):
+    """Batches of one split: every sample of an epoch exactly once, in the sampler's order.
+
+    Args:
+        split: Samples and images.
+        sampler: Order, shards and batches.
+        transform: What is done to the pixels.
+        device: Where batches are wanted.
+        dtype: Type of the images.
+        workers: Processes or threads that read and decode.
+        broken: Takes the samples that give no image; None counts them without a limit.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        sampler: Sampler,
+        transform: Transform,
+        *,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        workers: int = 1,
+        broken: BrokenSamples | None = None,
+    ) -> None:
+        self.split = split
+        self.sampler = sampler
+        self.transform = transform
+        self.device = device
+        self.dtype = dtype
+        self.workers = workers
+        self.broken = BrokenSamples(split, 1.0) if broken is None else broken
+        self.epoch = 0
+        self.start = 0
+        self._labels = torch.from_numpy(np.array(split.index.labels[sampler.rows]))
+
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Chooses what the next pass gives.
+
+        Args:
+            epoch: Number of the epoch, from 0: decides about order and augmentation.
+            start: First step of the pass, to go on in the middle of an epoch.
+        """
+        self.epoch = epoch
+        self.start = start
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch."""
+        return self.sampler.steps
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        # A generator by itself: an iteration that is left early ends its work right away.
+        yield from self._batches(self.epoch, self.start)
+
+    @abstractmethod
+    def _batches(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
+        """The batches of an epoch from step ``start`` on."""
+
+    def _batch(
+        self, image: Tensor, positions: NDArray[np.int64], broken: dict[int, str]
+    ) -> dict[str, Tensor]:
+        """The batch of these images.
+
+        Args:
+            image: Normalised, [B, C, S, S], on the device.
+            positions: Positions of the samples among this rank's rows.
+            broken: Place in the batch -> reason, for those that gave no image.
+        """
+        index = torch.tensor(positions)
+        label = self._labels[index]
+        if broken:
+            places = list(broken)
+            for place, reason in broken.items():
+                self.broken.report(int(self.sampler.rows[positions[place]]), reason)
+            index[places] = label[places] = -1
+        return {
+            "image": image,
+            "label": label.to(self.device, non_blocking=True),
+            "index": index.to(self.device, non_blocking=True),
+        }
+
+
+class Normalise:
+    """``(pixel / 255 - mean) / std`` as one multiplication and one addition.
+
+    Args:
+        transform: Mean and standard deviation.
+        channels: Channels C of the images.
+        device: Where the images are.
+        dtype: Type of the result.
+    """
+
+    def __init__(
+        self, transform: Transform, channels: int, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        mean = torch.tensor(transform.mean, dtype=torch.float32).expand(channels)
+        std = torch.tensor(transform.std, dtype=torch.float32).expand(channels)
+        # For a row of pixels: a vector of three would be slow to broadcast.
+        self._scale = (1 / (255 * std)).repeat(transform.size).to(device)
+        self._shift = (-mean / std).repeat(transform.size).to(device)
+        self._dtype = dtype
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Images [B, C, S, S], channels last, of pixels uint8 [B, S, S, C]."""
+        rows = pixels.flatten(2).float()
+        rows = rows.mul_(self._scale).add_(self._shift).to(self._dtype)
+        return rows.view(pixels.shape).permute(0, 3, 1, 2)

@@ -1,0 +1,302 @@
+"""The page of a report: one HTML file that holds its data, its images, its code and its styles.
+
+`render` turns a `Report` into text. Where each part is made:
+
+    templates/page.html    structure; summary, confusion and classes are plain HTML (Jinja2)
+    templates/page.css     colours of both schemes as custom properties, then layout
+    templates/page.js      helpers, colour scheme, plots (plotly.js) and the table of the classes
+    templates/marks.js     marks: where they are kept, their CSV
+    templates/suspects.js  list of suspects: search, filters, order and pages are DataTables' own
+
+Nothing is fetched when the page is opened: plotly.js comes with plotly, DataTables with itables,
+both are written into the page. A Content-Security-Policy names the scripts by their hashes, so that
+text from a path or a class name could not run as code even if it got into the page unescaped.
+"""
+
+import base64
+import hashlib
+import heapq
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from importlib import resources
+from typing import Any
+
+import jinja2
+import plotly.graph_objects as go
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from alr_fast.labels.report.model import Panel, Report, Suspect
+
+MATRIX_CLASSES = 30  # with more classes, pairs are listed instead of a table of all of them
+MAX_PAIRS = 40
+# A script element ends early at a "</script", and does not end at all where a "<script" follows a
+# "<!--".
+_SCRIPT_BREAKERS = re.compile(r"<(?=!--|/script)", re.IGNORECASE)
+_IMAGE_KINDS = (
+    ("image/png", re.compile(rb"\x89PNG\r\n\x1a\n")),
+    ("image/jpeg", re.compile(rb"\xff\xd8\xff")),
+    ("image/webp", re.compile(rb"RIFF....WEBP", re.DOTALL)),
+)
+
+
+def render(report: Report) -> str:
+    """Returns the page, which can be written as UTF-8.
+
+    Raises:
+        ValueError: A class number without a name, an id that two suspects share, or a thumbnail
+            that is none of PNG, JPEG and WebP.
+    """
+    _check(report)
+    figures = [_figure(panel) for panel in report.panels]
+    # The library of the plots is most of the page's size, and left out where nothing is plotted.
+    plotly_js = _script(get_plotlyjs()) if any(figures) else None
+    table_js = _script(_library("dt_bundle.js"))
+    page_js = _script("\n".join(_template(f"{name}.js") for name in ("page", "marks", "suspects")))
+    scripts = [script for script in (plotly_js, table_js, page_js) if script is not None]
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"thousands": _count, "percent": _percent}
+    page = environment.from_string(_template("page.html")).render(
+        report=report,
+        names=_shown_names(report.class_names),
+        panels=[_panel(panel) for panel in report.panels],
+        confusion=_confusion(report),
+        truth=any(c.wrong is not None for c in report.classes),
+        data=_json(_data(report, figures)),
+        policy=_policy(scripts),
+        css=Markup(_template("page.css")),
+        table_css=Markup(_library("dt_bundle.css")),
+        plotly_js=plotly_js,
+        table_js=table_js,
+        page_js=page_js,
+    )
+    # Names of files that are no UTF-8 hold lone surrogates, which no page can hold.
+    return page.encode("utf-8", "replace").decode("utf-8")
+
+
+def _check(report: Report) -> None:
+    """Refuses what the page could only show wrongly."""
+    classes = range(len(report.class_names))
+    numbers = {k for suspect in report.suspects for k in (suspect.given, suspect.refined)}
+    numbers |= {k for given, refined, _ in report.confusion for k in (given, refined)}
+    nameless = sorted(k for k in numbers if k not in classes)
+    if nameless:
+        raise ValueError(f"class {nameless[0]} has no name: there are {len(classes)} class names")
+    ids = Counter(suspect.id for suspect in report.suspects)
+    shared = [id for id, count in ids.items() if count > 1]
+    if shared:
+        raise ValueError(
+            f"{ids[shared[0]]} suspects have the id {shared[0]}; marks need unique ids"
+        )
+
+
+def _template(name: str) -> str:
+    return resources.files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
+
+
+def _library(name: str) -> str:
+    """A file of the DataTables bundle that itables ships for pages without a network."""
+    return resources.files("itables").joinpath("html", name).read_text(encoding="utf-8")
+
+
+def _script(source: str) -> Markup:
+    """Source code that can stand in a script element, as a browser will read it there."""
+    source = source.replace("\r\n", "\n").replace("\r", "\n")
+    return Markup(_SCRIPT_BREAKERS.sub(r"\\x3C", source))
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """Content-Security-Policy: these scripts, inline styles, embedded images, nothing else."""
+    hashes = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
+    sources = " ".join(f"'sha256-{digest}'" for digest in hashes)
+    return (
+        f"default-src 'none'; script-src {sources}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _json(value: Any) -> Markup:
+    """JSON for a script element: ASCII, and without a ``<`` that could open or end a tag."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _data(report: Report, figures: list[dict[str, Any] | None]) -> dict[str, Any]:
+    """What the scripts of the page read."""
+    return {
+        "key": report.key,
+        "names": list(report.class_names),
+        "shownNames": _shown_names(report.class_names),
+        "figures": figures,
+        "suspects": [
+            {
+                "id": suspect.id,
+                "path": suspect.path,
+                "given": suspect.given,
+                "refined": suspect.refined,
+                "givenProbability": _finite(suspect.given_probability),
+                "refinedProbability": _finite(suspect.refined_probability),
+                "score": _finite(suspect.score),
+                "changes": suspect.changes,
+                "image": _data_uri(suspect),
+                "problem": suspect.image_problem or "no image",
+            }
+            for suspect in report.suspects
+        ],
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    """A number as JSON can hold it."""
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _data_uri(suspect: Suspect) -> str | None:
+    if suspect.image is None:
+        return None
+    for kind, start in _IMAGE_KINDS:
+        if start.match(suspect.image):
+            return f"data:{kind};base64,{base64.b64encode(suspect.image).decode()}"
+    raise ValueError(f"thumbnail of sample {suspect.id}: neither PNG nor JPEG nor WebP")
+
+
+def _shown_names(names: tuple[str, ...]) -> list[str]:
+    """Names that tell the classes apart: the number is added where a name is empty or shared."""
+    counts = Counter(names)
+    shown = []
+    for k, name in enumerate(names):
+        if not name.strip():
+            shown.append(f"class {k}")
+        else:
+            shown.append(name if counts[name] == 1 else f"{name} (class {k})")
+    return shown
+
+
+def _figure(panel: Panel) -> dict[str, Any] | None:
+    """The plot as plotly.js takes it, without colours: these follow the reader's colour scheme."""
+    curves = {name: _points(*series) for name, series in panel.series.items()}
+    if not any(y is not None for points in curves.values() for _, y in points):
+        return None
+    epochs = [epoch for points in curves.values() for epoch, _ in points]
+    short = max(epochs) - min(epochs) < 12
+    figure = go.Figure(
+        data=[
+            go.Scatter(
+                x=[epoch for epoch, _ in points],
+                y=[y for _, y in points],
+                # The legend understands some HTML, links included.
+                name=_plain(name),
+                # A curve of a few points is hard to see, one of a single point invisible.
+                mode="lines+markers" if len(points) <= 12 else "lines",
+                hovertemplate=f"%{{y:.4~g}}{panel.unit}",
+            )
+            for name, points in curves.items()
+        ],
+        layout=go.Layout(
+            template=go.layout.Template(),
+            # There are no epochs between whole numbers.
+            xaxis={"title": {"text": "epoch"}, "tickformat": "d", "dtick": 1 if short else None},
+            yaxis={"ticksuffix": panel.unit},
+            showlegend=True,
+        ),
+    )
+    return figure.to_plotly_json()
+
+
+def _points(epochs: Iterable[int], values: Iterable[float | None]) -> list[tuple[int, Any]]:
+    return [(int(epoch), _finite(v)) for epoch, v in zip(epochs, values, strict=True)]
+
+
+def _plain(text: str) -> str:
+    """Text that plotly.js shows as it is."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _panel(panel: Panel) -> dict[str, Any]:
+    """A panel in words and as a table, for those who do not see the plot."""
+    curves = {name: dict(_points(*series)) for name, series in panel.series.items()}
+    sentences = []
+    for name, points in curves.items():
+        known = {epoch: value for epoch, value in points.items() if value is not None}
+        if not known:
+            sentences.append(f"{name}: no values")
+            continue
+        last, low, high = max(known), min(known, key=known.get), max(known, key=known.get)
+        sentences.append(
+            f"{name}: {_value(known[last], panel.unit)} after epoch {last}, "
+            f"lowest {_value(known[low], panel.unit)} (epoch {low}), "
+            f"highest {_value(known[high], panel.unit)} (epoch {high})"
+        )
+    epochs = sorted({epoch for points in curves.values() for epoch in points})
+    return {
+        "title": panel.title,
+        "names": list(curves),
+        "plotted": any(value is not None for c in curves.values() for value in c.values()),
+        "text": f"{panel.title} over the epochs. {'; '.join(sentences)}.",
+        "rows": [
+            (epoch, [_value(points.get(epoch), panel.unit) for points in curves.values()])
+            for epoch in epochs
+        ],
+    }
+
+
+def _value(value: float | None, unit: str) -> str:
+    if value is None:
+        return "\N{EN DASH}"
+    return f"{value:.1f}%" if unit == "%" else f"{value:.4g}{unit}"
+
+
+def _confusion(report: Report) -> dict[str, Any]:
+    """Given against refined labels: the whole table, or the strongest pairs if it is too large."""
+    names = _shown_names(report.class_names)
+    total = Counter()
+    for given, _, count in report.confusion:
+        total[given] += count
+    strongest = max((n for given, refined, n in report.confusion if given != refined), default=0)
+
+    def cell(given: int, refined: int, count: int) -> dict[str, Any]:
+        share = 0.0 if given == refined or not count else count / strongest
+        part = f", {_percent(count, total[given])} of this class" if count else ""
+        return {
+            "given": given,
+            "refined": refined,
+            "count": count,
+            "share": round(share, 4),
+            "text": f"given {names[given]}, refined {names[refined]}: {_samples(count)}{part}",
+        }
+
+    kept = sum(count for given, refined, count in report.confusion if given == refined)
+    view: dict[str, Any] = {"kept": kept, "all": sum(total.values()), "rows": [], "pairs": []}
+    view["moved"] = view["all"] - kept
+    classes = range(len(names))
+    if len(names) <= MATRIX_CLASSES:
+        counts = {(given, refined): count for given, refined, count in report.confusion}
+        view["rows"] = [[cell(g, r, counts.get((g, r), 0)) for r in classes] for g in classes]
+    else:
+        moved = [entry for entry in report.confusion if entry[0] != entry[1]]
+        view["pairs"] = [
+            cell(*entry) for entry in heapq.nlargest(MAX_PAIRS, moved, key=lambda entry: entry[2])
+        ]
+        view["number"] = len(moved)
+    return view
+
+
+def _samples(count: int) -> str:
+    return "1 sample" if count == 1 else f"{_count(count)} samples"
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f}%"

@@ -1,0 +1,109 @@
+"""Early-learning regularisation (Liu et al., NeurIPS 2020)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from alr_fast.bank import LabelBank
+from alr_fast.losses.base import PlainLoss, _checked_momentum
+
+
+class ELRLoss(PlainLoss):
+    """Early-learning regularisation (Liu et al., NeurIPS 2020).
+
+    `CE(y) + weight * log(1 - <t, q>)` with the clamped prediction `q = clamp(p, 1e-4, 1 - 1e-4)`
+    and `t = momentum * bank[index] + (1 - momentum) * q / sum(q)`, q detached in t, which becomes
+    the sample's row. The bank starts at zero, so make it with `LabelBank.from_labels(...,
+    one_hot=False)`. There is no warm-up: in early epochs t is small.
+
+    The inner product is no cross entropy, so this is plain PyTorch beside the fused operation. Of
+    an index that occurs twice in a batch every row reads the old bank row, and the last one that is
+    finite is kept, as everywhere.
+    """
+
+    bank: LabelBank
+    bank_at_zero = True
+
+    def __init__(
+        self,
+        bank: LabelBank,
+        *,
+        momentum: float = 0.7,
+        weight: float = 3.0,
+        reduction: str = "mean",
+        unique_index: bool = False,
+    ) -> None:
+        """Sets up the loss.
+
+        The defaults are those of the public code for CIFAR-10 with symmetric noise (for asymmetric
+        noise 0.9 and 1, for CIFAR-100 0.9 and 7).
+
+        Args:
+            bank: a row for every training sample, on the device of the logits or in a file.
+            momentum: share of the old row in the new one, in [0, 1] (beta in the paper).
+            weight: weight of the regularisation term (lambda in the paper).
+            reduction: "mean" over the rows not ignored, "sum" or "none".
+            unique_index: promise that no index occurs twice in a batch.
+
+        Raises:
+            ValueError: the momentum is outside [0, 1], or the bank is in pinned memory or rounds
+                stochastically.
+        """
+        super().__init__(reduction=reduction)
+        if bank.placement == "pinned":
+            raise ValueError(
+                "ELR runs in plain PyTorch, which reads no pinned bank from a GPU: make the bank "
+                'with placement="device"'
+            )
+        if bank.rounding_state is not None:
+            raise ValueError("ELR rounds to nearest: make the bank without rounding_seed")
+        self.bank = bank
+        self.momentum = _checked_momentum(momentum)
+        self.weight = weight
+        self.unique_index = unique_index
+
+    def rows(self, logits: Tensor, labels: Tensor, index: Tensor | None) -> Tensor:
+        if index is None:
+            raise ValueError("the label bank is looked up by sample: pass index")
+        bank = self.bank.rows
+        valid, beyond = index >= 0, index >= len(bank)
+        if index.device.type == "cpu" and beyond.any():
+            raise IndexError(
+                f"index {int(index[beyond][0])} is out of range for a bank of {len(bank)} rows"
+            )
+        places = torch.where(valid & ~beyond, index, 0)
+        # Added to the logits, so that loss and gradient are NaN.
+        logits = logits + torch.where(beyond, torch.nan, 0.0)[:, None]
+        q = logits.softmax(-1).clamp(1e-4, 1 - 1e-4)
+        with torch.no_grad():
+            target = q / q.sum(-1, keepdim=True)
+            target = self.momentum * bank[places].to(q.dtype) + (1 - self.momentum) * target
+            finite = target.isfinite().all(-1)
+            self.bank.status[0] += (valid & ~beyond & ~finite).sum()
+            self.bank.status[1] += beyond.sum()
+            if self.training:
+                self._store(places, target, valid & ~beyond & finite)
+        loss = F.cross_entropy(logits, labels, reduction="none")
+        return loss + self.weight * (1 - (target * q).sum(-1)).log()
+
+    def _store(self, places: Tensor, target: Tensor, keep: Tensor) -> None:
+        """Writes the rows to keep, of those with one index the last; waits for no device."""
+        bank = self.bank.rows
+        if not self.unique_index:
+            order = torch.arange(len(places), device=places.device)
+            # Compared pairwise: a batch is small beside the bank.
+            later = (places[:, None] == places) & (order > order[:, None]) & keep
+            keep = keep & ~later.any(1)
+        if len(places) == 0:
+            return
+        # Picking rows out would wait for the device: those not kept repeat the first that is. If
+        # there is none, all repeat what the bank holds.
+        rows = torch.where(keep[:, None], target.to(bank.dtype), bank[places])
+        source = torch.where(keep, torch.arange(len(keep), device=keep.device), keep.int().argmax())
+        bank.index_copy_(0, places[source], rows[source])
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.bank}, momentum={self.momentum}, weight={self.weight}, "
+            f"reduction={self.reduction!r}"
+        )

@@ -1,0 +1,208 @@
+"""From command-line words to a checked `Config`: every mistake becomes one line."""
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, NoReturn
+
+import jsonargparse
+import yaml
+
+from alr_fast.errors import UserError
+from alr_fast.training.config.check import resolve
+from alr_fast.training.config.schema import (
+    DEFAULT_RECIPE,
+    FOLDER_RECIPE,
+    Config,
+    recipe_names,
+    recipe_text,
+    words,
+)
+from alr_fast.training.methods import METHODS, load_plugins, options_of
+
+PROG = "python -m alr_fast.train"
+USAGE = f"{PROG} [--recipe NAME] [--config FILE] [--data-root DIR] [--OPTION VALUE ...]"
+# Options that are named without their group.
+_SHORT = {
+    "data": "data.name",
+    "labels": "data.label_file",
+    "log_every": "log.every",
+    "profile": "log.profile",
+}
+DESCRIPTION = """Trains an image classifier on noisy labels, once with each method, and compares
+them. Without options it runs the recipe digits. Options given here win over --config, which wins
+over the recipe."""
+
+
+def parse(argv: Sequence[str]) -> Config:
+    """Configuration of a run, checked and complete.
+
+    Args:
+        argv: Words of the command line, without the name of the program.
+
+    Raises:
+        UserError: Unknown or wrong option, recipe or value.
+        SystemExit: Status 0 after ``--help`` or ``--print_config``.
+    """
+    given, left = _scan([_with_underscores(word) for word in _with_profile_value(argv)])
+    in_files = _read_config_files(given.config)
+    load_plugins(words(given.plugins or in_files.get("plugins") or ""))
+    recipe = _chosen_recipe(given, in_files)
+    if given.data_root is not None:
+        left.append(f"--data_root={given.data_root}")
+    if given.plugins is not None:
+        left.append(f"--plugins={given.plugins}")
+    # Files first: for the parser the later word wins, here an option does, wherever it stands.
+    left = [f"--config={path}" for path in given.config] + left
+    parser = _parser(recipe)
+    parsed = parser.instantiate(parser.parse_args(left))
+    values = {f.name: getattr(parsed, f.name) for f in fields(Config) if f.name != "options"}
+    options = {name: getattr(parsed, name) for name in METHODS}
+    config = Config(**{**values, "recipe": recipe, "options": options})
+    asked = any(word.partition("=")[0] == "--noise.rate" for word in left)
+    if asked and config.noise.kind == "none" and config.noise.rate:
+        raise UserError(
+            f"--noise.rate {config.noise.rate}: no noise is injected by recipe {recipe}; "
+            "add --noise.kind symmetric"
+        )
+    return resolve(config)
+
+
+class _Parser(jsonargparse.ArgumentParser):
+    """A parser whose complaint is a `UserError` of one line instead of a page of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        message = " ".join(message.split()).replace("typing.", "").rstrip(".")
+        message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("NoneType", "null")
+        message = re.sub(r"^Parser key \"(.+?)\": ", r"--\1: ", message)
+        message = re.sub(
+            r"Does not validate .*? Subtypes: \[(.+)\] Errors: .* Given value: (.*)",
+            r"Expected one of \1. Got value: \2",
+            message,
+        )
+        unknown = re.search(r"^unrecognized arguments: --([\w.]+)", message) or re.search(
+            r"^Group '(?P<group>[\w.]+)' does not accept option '([\w.]+)'", message
+        )
+        if unknown:
+            option = ".".join(unknown.groups())
+            options = [word for action in self._actions for word in action.option_strings]
+            close = difflib.get_close_matches(f"--{option}", options, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            message = f"--{option}: no such option{hint}"
+        raise UserError(f"{message}; --help lists every option")
+
+
+def _parser(recipe: str) -> jsonargparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROG,
+        usage=USAGE,
+        description=DESCRIPTION,
+        formatter_class=_HelpFormatter,
+    )
+    parser.add_argument(
+        "--recipe",
+        type=str,
+        default=DEFAULT_RECIPE,
+        help=f"Shipped recipe that the other options start from: {', '.join(recipe_names())}.",
+    )
+    parser.add_argument(
+        "--config",
+        action="config",
+        metavar="FILE",
+        help="YAML file of options, like config.yaml in the folder of a run.",
+    )
+    parser.add_argument(
+        "--data-root",
+        "--data_root",
+        dest="data_root",
+        type=str | None,
+        default=None,
+        metavar="DIR",
+        help="Folder with the data as it was downloaded, or a CSV or Parquet list. Without "
+        f"--recipe it selects the recipe {FOLDER_RECIPE}.",
+    )
+    parser.add_class_arguments(Config, skip={"recipe", "data_root", "options"})
+    for name in METHODS:
+        parser.add_class_arguments(options_of(name), name)
+    parser.set_defaults(_flat(yaml.safe_load(recipe_text(recipe))))
+    for action in parser._actions:  # "--data FILE" and the like: --config does all of them
+        if action.help == "Path to a configuration file.":
+            action.help = argparse.SUPPRESS
+    return parser
+
+
+class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=100)
+
+
+def _with_underscores(word: str) -> str:
+    """Lets --data.crop-padding stand for --data.crop_padding, and _SHORT for what it stands for."""
+    if not word.startswith("--") or word == "--":
+        return word
+    option, equals, value = word.partition("=")
+    option = option[2:].replace("-", "_")
+    return "--" + _SHORT.get(option, option) + equals + value
+
+
+def _with_profile_value(argv: Sequence[str]) -> list[str]:
+    """Lets --profile stand for --profile=true where no value follows."""
+    return [
+        f"{word}=true" if word == "--profile" and following.startswith("-") else word
+        for word, following in zip(argv, [*argv[1:], "--"], strict=False)
+    ]
+
+
+def _scan(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Picks out what must be known before the parser exists; returns it and the other words."""
+    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    scan.add_argument("--recipe")
+    scan.add_argument("--config", action="append", default=[])
+    scan.add_argument("--data_root")
+    scan.add_argument("--plugins")
+    try:
+        return scan.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; --help lists every option") from error
+
+
+def _chosen_recipe(given: argparse.Namespace, in_files: dict[str, Any]) -> str:
+    if given.recipe or in_files.get("recipe"):
+        return given.recipe or str(in_files["recipe"])
+    has_root = given.data_root or in_files.get("data_root")
+    return FOLDER_RECIPE if has_root else DEFAULT_RECIPE
+
+
+def _read_config_files(paths: list[str]) -> dict[str, Any]:
+    in_files: dict[str, Any] = {}
+    for path in paths:
+        in_files.update(_read_config_file(path))
+    return in_files
+
+
+def _read_config_file(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--config {path}: not valid YAML: {reason}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path}: must hold options as 'name: value' lines")
+    return content
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

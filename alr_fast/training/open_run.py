@@ -1,0 +1,252 @@
+"""The refined labels of a run folder: of a finished run, or of its newest checkpoint."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from alr_fast.bank.file import open_rows
+from alr_fast.bank.history import COLUMNS, SampleHistory
+from alr_fast.bank.placement import allocate_rows, read_in_order
+from alr_fast.data.datasets import Split, open_dataset
+from alr_fast.errors import UserError
+from alr_fast.labels.refined import RefinedLabels
+from alr_fast.training.checkpoint.manifest import Checkpoint, check_files, newest_checkpoint
+from alr_fast.training.checkpoint.shards import shard
+from alr_fast.training.checkpoint.store import load, saved_tensors
+from alr_fast.training.config.schema import DataConfig, NoiseConfig
+from alr_fast.training.distributed import World, process_group
+from alr_fast.training.output.run_folder import BANK, CHECKPOINTS, CONFIG, is_finished
+from alr_fast.utils.command import CommandParser
+from alr_fast.utils.text import some_names
+
+
+def of_bank_file(path: Path, method: str, split: Split) -> RefinedLabels:
+    """The labels that a finished method left, see `alr_fast.training.sharded_bank.export_bank`.
+
+    Args:
+        path: METHOD_bank.safetensors.
+        method: Its method.
+        split: The samples of the data set, some or all of which the bank has rows for.
+
+    Raises:
+        UserError: The file cannot be read, or belongs to other samples.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            names = set(file.keys())
+            saved = {name: file.get_tensor(name) for name in names - {"rows"}}
+            facts = file.metadata()
+        rows = open_rows(path)
+        classes = json.loads(facts["class_names"])
+        ids, given = saved["ids"], saved["given_labels"]
+        history = {name: saved[name] for name in COLUMNS}
+        fingerprint = facts["sample_fingerprint"]
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(
+            f"{path}: cannot be read as a label bank ({reason}); train again, or pass another run"
+        ) from error
+    part = matching(path, split, ids, classes, fingerprint)
+    index = replace(part.index, labels=given, clean_labels=saved.get("clean_labels"))
+    return RefinedLabels(
+        method=method,
+        split=replace(part, index=index),
+        history=history,
+        read=rows,
+    )
+
+
+def matching(
+    path: Path, split: Split, ids: NDArray[np.int64], classes: list[str], fingerprint: str
+) -> Split:
+    """The samples of a split that have these ids.
+
+    Args:
+        path: File that says so, for messages.
+        split: The samples of the data set.
+        ids: Of some of them, int64 [M], ascending.
+        classes: Names of the classes.
+        fingerprint: Of ids and paths.
+
+    Raises:
+        UserError: The samples are others.
+    """
+    way_out = "pass the data of that run: --data-root DIR"
+    if list(split.index.class_names) != classes:
+        raise UserError(
+            f"{path}: was made with {len(classes)} classes ({some_names(classes)}), the data set "
+            f"has {split.index.num_classes} ({some_names(split.index.class_names)}); {way_out}"
+        )
+    part = None
+    with contextlib.suppress(KeyError):
+        part = split.take(split.index.rows_of(ids))
+    if part is None or part.index.sample_fingerprint() != fingerprint:
+        raise UserError(
+            f"{path}: its sample fingerprint is not the data's: the data set has other files than "
+            f"when it was trained on, or lists them in another order; {way_out}, as it was then"
+        )
+    return part
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What of the configuration of a run tells where its samples are.
+
+    Attributes:
+        data: See `alr_fast.training.config.schema.Config`, as for the others.
+        noise, data_root, methods: See there.
+    """
+
+    data: DataConfig
+    noise: NoiseConfig
+    data_root: str | None
+    methods: list[str]
+
+
+def run_options(run: Path) -> RunOptions:
+    """Reads config.yaml of a run.
+
+    Raises:
+        UserError: It is not there, or cannot be read.
+    """
+    path = run / CONFIG
+    if not run.is_dir():
+        raise UserError(
+            f"{run}: no such folder; pass the folder of a run, runs/latest for instance"
+        )
+    if not path.is_file():
+        raise UserError(
+            f"{run}: not the folder of a run, it has no {CONFIG}; pass one below runs/, or "
+            "runs/latest"
+        )
+    try:
+        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return RunOptions(
+            data=DataConfig(**plain["data"]),
+            noise=NoiseConfig(**plain["noise"]),
+            data_root=plain["data_root"],
+            methods=list(plain["methods"]),
+        )
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UserError(
+            f"{path}: cannot be read ({reason}); use the version of alr_fast that wrote it"
+        ) from error
+
+
+@contextlib.contextmanager
+def open_run(
+    run: Path,
+    *,
+    method: str | None = None,
+    data_root: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Iterator[RefinedLabels]:
+    """The refined labels of a run: from its last epoch, or from the newest checkpoint of one that
+    has not been finished.
+
+    Args:
+        run: Folder of the run.
+        method: Whose; None for the last method that keeps a label bank.
+        data_root: Where the data is now, None where it was.
+        say: Takes a line of text.
+
+    Raises:
+        UserError: The run has no label bank yet, its files cannot be read, or the data is not the
+            one it was trained on.
+    """
+    options = run_options(run)
+    if data_root is not None:
+        options = replace(options, data_root=data_root)
+    left = [name for name in options.methods if (run / f"{name}{BANK}").is_file()]
+    if method is not None and method not in options.methods:
+        raise UserError(
+            f"--method {method}: not trained by {run}; it has {', '.join(options.methods)}"
+        )
+    if method is None and left:
+        method = left[-1]
+    if method in left:
+        split = open_dataset(options.data.name, options.data_root).split(options.data.train_split)
+        yield of_bank_file(run / f"{method}{BANK}", method, split)
+        return
+    checkpoint = None if is_finished(run) else newest_checkpoint(run / CHECKPOINTS)
+    if checkpoint is None or method not in (None, checkpoint.progress["method"]):
+        what = f"method {method} has" if method else "it has"
+        state = (
+            f"the methods that keep one are {', '.join(left)}"
+            if left
+            else "train with a method that keeps one, alr for instance"
+        )
+        if not is_finished(run):
+            state = "it was not finished and left no checkpoint of one; --resume auto goes on"
+        raise UserError(f"{run}: {what} no label bank; {state}")
+    with process_group("cpu") as world:
+        yield _of_checkpoint(checkpoint, options, world, run, say)
+
+
+def _of_checkpoint(
+    checkpoint: Checkpoint,
+    options: RunOptions,
+    world: World,
+    run: Path,
+    say: Callable[[str], None],
+) -> RefinedLabels:
+    """The labels in a checkpoint, whatever number of processes wrote it.
+
+    Its rows are brought into a nameless file in the folder of the run: they may be larger than the
+    memory.
+    """
+    check_files(checkpoint)
+    method, saved = checkpoint.progress["method"], saved_tensors(checkpoint)
+    if "bank.rows" not in saved:
+        raise UserError(
+            f"{checkpoint.path}: method {method} keeps no label bank; wait for one that does, or "
+            "train with alr"
+        )
+    (size, classes), dtype = saved["bank.rows"]
+    ids, given = torch.empty(size, dtype=torch.int64), torch.empty(size, dtype=torch.int64)
+    history = SampleHistory(given, torch.device("cpu"))
+    rows = allocate_rows(size, classes, dtype=dtype, device="cpu", placement="file", folder=run)
+    wanted = {f"history.{name}": t for name, t in history.tensors().items()}
+    wanted |= {"bank.ids": ids, "bank.given": given, "bank.rows": rows}
+    mesh = world.mesh("cpu")
+    with read_in_order(rows):
+        load(checkpoint, {name: shard(t, 0, size, mesh) for name, t in wanted.items()})
+    epoch, step = (checkpoint.progress["position"][key] for key in ("epoch", "step"))
+    say(f"{method}: from {checkpoint.path}, in epoch {epoch + 1} after step {step}")
+    # A checkpoint has the rows in the order in which the processes own them.
+    place = torch.argsort(ids)
+    whole = open_dataset(options.data.name, options.data_root).split(options.data.train_split)
+    facts = checkpoint.progress["data"]
+    split = matching(checkpoint.path, whole, ids[place].numpy(), facts["classes"], facts["samples"])
+    clean = split.index.clean_labels
+    if clean is None and options.noise.kind != "none":
+        clean = split.index.labels  # noise was injected into them
+    index = replace(split.index, labels=given[place].numpy(), clean_labels=clean)
+    return RefinedLabels(
+        method=method,
+        split=replace(split, index=index),
+        history={name: column[place].numpy() for name, column in history.means().items()},
+        read=lambda some: rows[place[some]].float().numpy(),
+        complete=False,
+    )
+
+
+NEEDED = ("pyarrow", "safetensors", "yaml")  # of the extra train
+
+
+def add_run_arguments(parser: CommandParser) -> None:
+    """Arguments that name a run."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run, runs/latest say")
+    parser.add_argument("--method", metavar="METHOD",
+                        help="whose label bank (default: the last one that keeps one)")  # fmt: skip
+    parser.add_argument("--data-root", metavar="DIR", help="where the data is now, if it was moved")

@@ -1,0 +1,161 @@
+"""Figures of an epoch and of a method: records, summary, plot."""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alr_fast.utils.files import replacing
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What is known after one epoch of one method; accuracies are fractions of 1.
+
+    Attributes:
+        method: Name of the method.
+        epoch: Number of the epoch, counted from 1.
+        learning_rate: Learning rate that the next step would have.
+        train_loss: Mean training loss.
+        train_accuracy: Share of training samples predicted as their given label.
+        test_loss: Mean cross entropy on the test set.
+        test_accuracy: Share of test samples predicted right.
+        second_test_accuracy: The same for the second test set, None where there is none.
+        label_accuracy: Share of training labels that are right now, None where nobody knows.
+        labels_changed: Share of training labels that differ from the given ones now.
+        nonfinite_rows: Samples whose logits were not finite.
+        skipped_steps: Steps of this epoch that were left out, their gradients not being finite.
+        broken_samples: Training samples that gave no image so far.
+        samples_per_second: Training samples a second, over all processes, evaluation not counted.
+        seconds: Time that the epoch took, evaluation included.
+        validation_accuracy: Share of the training samples put aside that were predicted as their
+            given label, None where there are none.
+        clean_correct: Of the training samples whose given label is right, the share predicted so,
+            while training, with crops and flips; None where nobody knows, as for the two that
+            follow.
+        mislabelled_correct: Of those whose given label is wrong, the share predicted as the class
+            that is right.
+        mislabelled_memorised: Of the same, the share predicted as the wrong given label.
+    """
+
+    method: str
+    epoch: int
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    second_test_accuracy: float | None
+    label_accuracy: float | None
+    labels_changed: float
+    nonfinite_rows: int
+    skipped_steps: int
+    broken_samples: int
+    samples_per_second: float
+    seconds: float
+    validation_accuracy: float | None = None
+    clean_correct: float | None = None
+    mislabelled_correct: float | None = None
+    mislabelled_memorised: float | None = None
+
+
+def method_summary(history: list[EpochRecord], label_accuracy_before: float | None) -> dict:
+    """What ``summary.json`` says about one method.
+
+    Args:
+        history: Its epochs, in order; the last one is the result.
+        label_accuracy_before: Share of the given labels that are right, None where nobody knows.
+    """
+    last = history[-1]
+    best = max(history, key=lambda record: record.test_accuracy)  # shown, never selected on
+    return {
+        "test_accuracy_last": last.test_accuracy,
+        "test_accuracy_best": best.test_accuracy,
+        "best_epoch": best.epoch,
+        "validation_accuracy_last": last.validation_accuracy,
+        "label_accuracy_before": label_accuracy_before,
+        "label_accuracy_after": last.label_accuracy,
+        "labels_changed": last.labels_changed,
+        "train_accuracy_last": last.train_accuracy,
+        "nonfinite_rows": sum(record.nonfinite_rows for record in history),
+        "skipped_steps": sum(record.skipped_steps for record in history),
+        "samples_per_second": sum(record.samples_per_second for record in history) / len(history),
+        "seconds": sum(record.seconds for record in history),
+    }
+
+
+def plot_records(records: list[EpochRecord], path: Path) -> None:
+    """Draws test accuracy and the state of the training labels over the epochs as a PNG."""
+    from matplotlib.figure import Figure  # without pyplot: needs no display and keeps no state
+
+    known = any(record.label_accuracy is not None for record in records)
+    panels = (
+        ("test accuracy", "test_accuracy"),
+        ("share of right training labels", "label_accuracy")
+        if known
+        else ("share of changed training labels", "labels_changed"),
+    )
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    for axes, (title, column) in zip(figure.subplots(1, 2), panels, strict=True):
+        for method in dict.fromkeys(record.method for record in records):
+            own = [record for record in records if record.method == method]
+            axes.plot([r.epoch for r in own], [100 * getattr(r, column) for r in own], label=method)
+        axes.set(title=title, xlabel="epoch", ylabel="%")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    with replacing(path) as fresh:
+        figure.savefig(fresh, dpi=120, format="png")
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many values lie in each bin; processes add theirs up.
+
+    Attributes:
+        counts: Values in each bin.
+        edges: Borders of the bins, ascending, one more than there are bins.
+    """
+
+    counts: list[int]
+    edges: list[float]
+
+    def __post_init__(self) -> None:
+        if len(self.edges) != len(self.counts) + 1:
+            raise ValueError(f"{len(self.counts)} bins need one more edge, not {len(self.edges)}")
+
+    def __add__(self, other: "Histogram") -> "Histogram":
+        if self.edges != other.edges:
+            raise ValueError("histograms with different bins cannot be added")
+        return Histogram(
+            [a + b for a, b in zip(self.counts, other.counts, strict=True)], self.edges
+        )
+
+    @classmethod
+    def of_probabilities(cls, values: Tensor, *, bins: int = 20) -> "Histogram":
+        """Counts probabilities in bins of equal width; 1 belongs to the last one.
+
+        Args:
+            values: Any shape, floating point, 0 to 1 up to rounding; those that are not finite are
+                left out.
+            bins: How many bins.
+        """
+        values = values.detach().flatten().double()
+        # Not torch.histc, which has no deterministic form on CUDA.
+        places = (values[values.isfinite()] * bins).long().clamp(0, bins - 1)
+        counts = torch.bincount(places, minlength=bins).tolist()
+        return cls(counts, [edge / bins for edge in range(bins + 1)])
+
+
+def _plain(record: EpochRecord) -> dict[str, Any]:
+    """For JSON, which has no NaN: the net may give one on a test set."""
+    plain = asdict(record)
+    plain["test_loss"] = record.test_loss if math.isfinite(record.test_loss) else None
+    return plain
+
+
+def _record(plain: dict[str, Any]) -> EpochRecord:
+    test_loss = plain["test_loss"]
+    return EpochRecord(**{**plain, "test_loss": math.nan if test_loss is None else test_loss})

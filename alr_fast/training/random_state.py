@@ -1,0 +1,44 @@
+"""State of the random number generators of Python, NumPy and torch."""
+
+import math
+import random
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The random numbers of Python, NumPy and torch that come next, as tensors on the CPU."""
+    _, python, next_gauss = random.getstate()
+    _, numbers, position, has_gauss, gauss = np.random.get_state()
+    state = {
+        "random.python": torch.tensor(python, dtype=torch.int64),
+        "random.python_gauss": torch.tensor(
+            math.nan if next_gauss is None else next_gauss, dtype=torch.float64
+        ),
+        "random.numpy": torch.from_numpy(numbers.astype(np.int64)),
+        "random.numpy_rest": torch.tensor([position, has_gauss, gauss], dtype=torch.float64),
+        "random.torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["random.cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
+    """Takes over what `random_state` gave."""
+    next_gauss = state["random.python_gauss"].item()
+    random.setstate(
+        (
+            3,
+            tuple(state["random.python"].tolist()),
+            None if math.isnan(next_gauss) else next_gauss,
+        )
+    )
+    position, has_gauss, gauss = state["random.numpy_rest"].tolist()
+    numbers = state["random.numpy"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", numbers, int(position), int(has_gauss), gauss))
+    torch.set_rng_state(state["random.torch"])
+    if "random.cuda" in state:
+        torch.cuda.set_rng_state(state["random.cuda"], device)

@@ -1,0 +1,100 @@
+"""Facts about this machine: memory, cores, processor, versions."""
+
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PROC = Path("/proc")
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def available_memory() -> int:
+    """Bytes of host memory that this process can still take without swapping.
+
+    What the kernel calls available, or what the limit of a control group (a container's, a batch
+    system's) leaves where that is less; where neither is known, all memory of the machine.
+    """
+    figures = [*_meminfo_available(), *_cgroup_available()]
+    if figures:
+        return min(figures)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _meminfo_available() -> list[int]:
+    for line in _lines(_PROC / "meminfo"):
+        name, _, figure = line.partition(":")
+        if name == "MemAvailable":
+            return [int(figure.split()[0]) * 1024]
+    return []
+
+
+def _cgroup_available() -> list[int]:
+    """What each limit above this process leaves: of its control group and of those around it."""
+    figures = []
+    for line in _lines(_PROC / "self" / "cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2
+            root, prefix = _CGROUPS, ""
+            limit, used = "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            root, prefix = _CGROUPS / "memory", "total_"
+            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        # A container may see a path that exists outside of it only: its own group is the root then.
+        parts = [part for part in path.split("/") if part]
+        for depth in range(len(parts) + 1):
+            group = root.joinpath(*parts[:depth])
+            allowed, taken = _lines(group / limit), _lines(group / used)
+            if not allowed or not taken or allowed[0] == "max":
+                continue
+            # Pages of files that were not used lately are given back before the limit is reached.
+            spare = 0
+            for entry in _lines(group / "memory.stat"):
+                name, _, figure = entry.partition(" ")
+                if name == f"{prefix}inactive_file":
+                    spare = int(figure)
+            figures.append(max(0, int(allowed[0]) - int(taken[0]) + spare))
+    return figures
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def environment(device: torch.device, precision: str) -> dict[str, Any]:
+    """What a run was made with, for ``summary.json``."""
+    from alr_fast import __version__
+
+    return {
+        "alr_fast": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+    }
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not everywhere
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

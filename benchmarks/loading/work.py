@@ -1,0 +1,179 @@
+"""What the benchmark of the loaders loads: photographs, shards of them, and small images."""
+
+import io
+import statistics
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from alr_fast.data.datasets import Dataset, Split, open_dataset
+from alr_fast.data.images import FileImages
+from alr_fast.data.index import PathTable
+from alr_fast.data.layouts import folder as folder_layout
+from alr_fast.data.layouts.base import Found, new_index
+from alr_fast.data.pack import Packer
+from alr_fast.data.transform import Transform
+
+_NORMALISE = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large everything is.
+
+    Attributes:
+        photo: Longer and shorter side of a photograph.
+        bytes: What a file of it is to have, about.
+        size: Side of the crop.
+        batch: Photographs in a batch.
+        small_files: Images of 32 x 32 pixels that are made where no CIFAR-10 is given.
+        small_turn: Batches of those in a turn.
+        decode_turn: Of those, how many are decoded in a turn.
+        samples: Lines in the lists of the index.
+        opens: How often the index is opened from the cache.
+    """
+
+    photo: tuple[int, int] = (500, 375)
+    bytes: int = 70_000
+    size: int = 224
+    batch: int = 64
+    small_files: int = 8192
+    small_turn: int = 200
+    decode_turn: int = 4096
+    samples: int = 2_400_000
+    opens: int = 5
+
+
+TINY = Scale((40, 32), 900, 16, 4, 256, 2, 64, 2000, 2)
+SMALL_SIZE, SMALL_BATCH = 32, 128
+
+
+class Work:
+    """What all loaders have in common: files, shards, and how they are to be loaded.
+
+    Args:
+        folder: Where files are made.
+        files: Number of photographs.
+        threads: Threads or worker processes of each loader.
+        device: ``cpu`` or ``cuda``.
+        scale: See `Scale`.
+        cifar: Folder of CIFAR-10 as JPEG files, ``train/<class>/*``; None makes small images.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        files: int,
+        threads: int,
+        device: str,
+        scale: Scale,
+        cifar: Path | None = None,
+    ) -> None:
+        self.folder = folder
+        self.files = files
+        self.threads = threads
+        self.device = device
+        self.scale = scale
+        self.cifar = cifar
+        self.transform = Transform(
+            scale.size, "resized", scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=True, **_NORMALISE
+        )
+        self.small_transform = Transform(SMALL_SIZE, "pad", padding=4, flip=True, **_NORMALISE)
+
+    @cached_property
+    def photos(self) -> Split:
+        """The photographs; row by row the files."""
+        return write_images(self.folder / "photos", self.files, self.scale.photo, self.scale.bytes)
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """The files of the photographs."""
+        return [self.photos.images.name(row) for row in range(self.files)]
+
+    @cached_property
+    def shards(self) -> Split:
+        """The photographs as records of tar files; labels are the numbers of the files."""
+        return write_shards(self.folder / "shards", self.photos)
+
+    @cached_property
+    def small(self) -> Split:
+        """Images of 32 x 32 pixels."""
+        if self.cifar is not None:
+            listing = folder_layout.read(folder_layout.find(self.cifar), "train")
+            return Split(listing.index, FileImages(self.cifar, listing.index.paths))
+        size = (SMALL_SIZE, SMALL_SIZE)
+        return write_images(self.folder / "small", self.scale.small_files, size, 1000)
+
+    @cached_property
+    def small_part(self) -> Split:
+        """As many of those as are decoded in a turn."""
+        return self.small.take(np.arange(min(self.scale.decode_turn, len(self.small))))
+
+    @property
+    def small_source(self) -> str:
+        """What the small images are."""
+        return "CIFAR-10 (JPEG)" if self.cifar is not None else "generated 32 x 32 JPEGs"
+
+
+def write_images(root: Path, count: int, sides: tuple[int, int], size: int) -> Split:
+    """Makes JPEGs with the spectrum of photographs: smooth at all scales, and noise.
+
+    Args:
+        root: Folder to make.
+        count: Number of files; every third one is upright.
+        sides: Longer and shorter side in pixels.
+        size: Bytes of a file; the quality is chosen so that a few come close to it on average.
+    """
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    long, short = sides
+    noise = rng.normal(0, 6, (2 * long, 2 * long, 3)).astype(np.float32)
+
+    def pixels(number: int) -> Image.Image:
+        width, height = (short, long) if number % 3 == 2 else (long, short)
+        top, left = rng.integers(0, long, 2)
+        image = noise[top : top + height, left : left + width] + 110
+        for cells, strength in ((4, 55), (12, 30), (40, 18)):
+            coarse = rng.normal(0, strength, (cells, cells, 3)).clip(-127, 127) + 128
+            smooth = Image.fromarray(coarse.astype(np.uint8)).resize(
+                (width, height), Image.Resampling.BICUBIC
+            )
+            image = image + (np.asarray(smooth, dtype=np.float32) - 128)
+        return Image.fromarray(image.clip(0, 255).astype(np.uint8))
+
+    def encode(image: Image.Image, quality: int) -> bytes:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=quality)
+        return file.getvalue()
+
+    tried = [pixels(number) for number in range(min(count, 6))]
+    quality = min(
+        range(50, 96),
+        key=lambda q: abs(statistics.fmean(len(encode(image, q)) for image in tried) - size),
+    )
+    names = []
+    for number in range(count):
+        name = f"train/{number % _CLASSES}/{number:06d}.jpg"
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(encode(pixels(number), quality))
+        names.append(name)
+    table = PathTable.of(names)
+    labels = np.arange(count) % _CLASSES
+    index = new_index(table, labels, tuple(map(str, range(_CLASSES))))
+    return Split(index, FileImages(root, table))
+
+
+def write_shards(root: Path, split: Split) -> Split:
+    """The same images, packed."""
+    # The number of a file stands in for its label, to see that each comes once.
+    numbers = np.arange(len(split))
+    index = new_index(split.index.paths, numbers, tuple(map(str, numbers)))
+    source = Dataset(folder_layout.LAYOUT, Found(split.images.root, "photographs"))
+    packer = Packer(root, shard_mb=32, workers=1, track=lambda rows, **_: rows)
+    plans = packer.check(source, {"train": Split(index, split.images)}, "none")
+    packer.pack(plans["train"])
+    return open_dataset("packed", root).split("train")

@@ -1,0 +1,480 @@
+"""Where bank rows go: the choice by size, pinned memory, files, and the memory a file saves."""
+
+import errno
+import gc
+import json
+import mmap
+import os
+import resource
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+
+from alr_fast._operators import HAS_CUDA
+from alr_fast.bank import placement
+from alr_fast.bank.placement import allocate_rows, choose_placement, read_in_order
+from alr_fast.errors import UserError
+from alr_fast.utils.machine import available_memory
+
+GB = 10**9
+
+needs_gpu = pytest.mark.skipif(
+    not (torch.cuda.is_available() and HAS_CUDA), reason="needs a GPU that pins host memory"
+)
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """Sets what the machine has: memory(host, gpu), in bytes."""
+
+    def set_to(host, gpu=0):
+        monkeypatch.setattr(placement, "available_memory", lambda: host)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (gpu, 2 * gpu))
+
+    return set_to
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "processes", "expected", "why"),
+    [
+        (5 * GB, 1, "device", "5.0 GB, within a quarter of the 20.0 GB available"),
+        (5 * GB + 1, 1, "file", "5.0 GB, more than a quarter of the 20.0 GB available"),
+        (96 * GB // 10, 1, "file", "9.6 GB, more than a quarter of the 20.0 GB available"),
+        (GB, 5, "device", "5 x 1.0 GB, within a quarter of the 20.0 GB available"),
+        (GB + 1, 5, "file", "5 x 1.0 GB, more than a quarter of the 20.0 GB available"),
+        (34 * 10**6, 1, "device", "34 MB, within a quarter of the 20.0 GB available"),
+        (400, 1, "device", "0 kB, within a quarter of the 20.0 GB available"),
+    ],
+)
+def test_on_the_cpu_a_quarter_of_the_memory_decides(memory, num_bytes, processes, expected, why):
+    memory(20 * GB)
+    choice = choose_placement(num_bytes, "cpu", processes=processes)
+    assert (choice.placement, choice.why) == (expected, why)
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "processes", "expected", "why"),
+    [
+        (8 * GB, 1, "device", "8.0 GB, within half of the 16.0 GB free on the GPU"),
+        # Each process has a GPU of its own, whatever the host has.
+        (8 * GB, 9, "device", "8.0 GB, within half of the 16.0 GB free on the GPU"),
+        (8 * GB + 1, 1, "pinned", "8.0 GB, more than half of the 16.0 GB free on the GPU"),
+        (30 * GB, 1, "pinned", "30.0 GB, more than half of the 16.0 GB free on the GPU"),
+        (10 * GB, 3, "pinned", "10.0 GB, more than half of the 16.0 GB free on the GPU"),
+    ],
+)
+def test_on_a_gpu_half_of_its_memory_decides(memory, num_bytes, processes, expected, why):
+    memory(60 * GB, 16 * GB)
+    choice = choose_placement(num_bytes, "cuda:0", processes=processes)
+    assert (choice.placement, choice.why) == (expected, why)
+
+
+@pytest.mark.parametrize(("num_bytes", "processes"), [(30 * GB + 1, 1), (10 * GB + 1, 3)])
+def test_a_bank_that_fits_nowhere_is_refused(memory, num_bytes, processes):
+    memory(60 * GB, 16 * GB)
+    together = "3 x 10.0 GB" if processes == 3 else "30.0 GB"
+    message = f"half of the 16.0 GB free on the GPU, {together} more than half of the 60.0 GB"
+    with pytest.raises(UserError, match=message + ".*--bank.dtype bfloat16.*processes or nodes"):
+        choose_placement(num_bytes, "cuda:0", processes=processes)
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Makes /proc and /sys/fs/cgroup of a machine: machine({path: text})."""
+
+    def make(files):
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        monkeypatch.setattr(placement, "_PROC", tmp_path / "proc")
+        monkeypatch.setattr(placement, "_CGROUPS", tmp_path / "cgroup")
+
+    return make
+
+
+MEMINFO = {"proc/meminfo": "MemTotal: 64 kB\nMemAvailable:      40 kB\nSwapFree: 0 kB\n"}
+STAT = "anon 5\ninactive_file 1000\nactive_file 7\n"
+V2 = {"proc/self/cgroup": "0::/job/step\n"}
+V1 = {"proc/self/cgroup": "9:name=systemd:/x\n4:cpu,memory:/job\n0::/x\n"}
+
+MACHINES = {
+    "no control group": (MEMINFO, 40960),
+    "no limit": ({**MEMINFO, **V2, "cgroup/job/memory.max": "max\n"}, 40960),
+    "a limit of the group": (
+        {
+            **MEMINFO,
+            **V2,
+            "cgroup/job/step/memory.max": "30000\n",
+            "cgroup/job/step/memory.current": "20000\n",
+            "cgroup/job/step/memory.stat": STAT,
+        },
+        11000,
+    ),
+    "a limit of the group around it": (
+        {
+            **MEMINFO,
+            **V2,
+            "cgroup/job/step/memory.max": "max\n",
+            "cgroup/job/step/memory.current": "20000\n",
+            "cgroup/job/memory.max": "30000\n",
+            "cgroup/job/memory.current": "21000\n",
+        },
+        9000,
+    ),
+    "a container's own group": (
+        {
+            **MEMINFO,
+            "proc/self/cgroup": "0::/\n",
+            "cgroup/memory.max": "30000\n",
+            "cgroup/memory.current": "20000\n",
+        },
+        10000,
+    ),
+    "a limit above what is there": (
+        {
+            **MEMINFO,
+            **V2,
+            "cgroup/job/memory.max": "90000\n",
+            "cgroup/job/memory.current": "20000\n",
+        },
+        40960,
+    ),
+    "a limit that is exceeded": (
+        {
+            **MEMINFO,
+            **V2,
+            "cgroup/job/memory.max": "30000\n",
+            "cgroup/job/memory.current": "31000\n",
+        },
+        0,
+    ),
+    "version 1": (
+        {
+            **MEMINFO,
+            **V1,
+            "cgroup/memory/job/memory.limit_in_bytes": "30000\n",
+            "cgroup/memory/job/memory.usage_in_bytes": "20000\n",
+            "cgroup/memory/job/memory.stat": "inactive_file 1\ntotal_inactive_file 500\n",
+        },
+        10500,
+    ),
+    "version 1 in a container": (
+        {
+            **MEMINFO,
+            **V1,
+            "cgroup/memory/memory.limit_in_bytes": "30000\n",
+            "cgroup/memory/memory.usage_in_bytes": "20000\n",
+        },
+        10000,
+    ),
+    "version 1 without a limit": (
+        {
+            **MEMINFO,
+            **V1,
+            "cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+            "cgroup/memory/memory.usage_in_bytes": "20000\n",
+        },
+        40960,
+    ),
+    "a limit and no meminfo": (
+        {**V2, "cgroup/job/memory.max": "30000\n", "cgroup/job/memory.current": "20000\n"},
+        10000,
+    ),
+    "nothing known": ({}, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
+}
+
+
+@pytest.mark.parametrize("case", MACHINES)
+def test_available_memory(machine, case):
+    files, expected = MACHINES[case]
+    machine(files)
+    assert available_memory() == expected
+
+
+def test_this_machine_has_memory():
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 10**7 < available_memory() <= physical
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("where", ["device", "file"])
+def test_rows_are_zeros_of_that_shape(tmp_path, dtype, where):
+    rows = allocate_rows(5, 3, dtype=dtype, device="cpu", placement=where, folder=tmp_path)
+    assert (rows.shape, rows.dtype, rows.device.type) == ((5, 3), dtype, "cpu")
+    assert rows.is_contiguous()
+    assert not rows.any()
+    rows[4, 2] = 0.5
+    assert rows.sum() == 0.5
+
+
+def mapping_of(rows):
+    """The line of /proc/self/maps that holds the rows: range, access, ..., file."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        low, high = (int(x, 16) for x in line.split()[0].split("-"))
+        if low <= rows.data_ptr() < high:
+            return line
+
+
+def flags_of(rows):
+    """What the kernel notes down about the mapping of the rows."""
+    here = mapping_of(rows).split()[0]
+    _, _, after = Path("/proc/self/smaps").read_text().partition(here)
+    return after.partition("VmFlags:")[2].split("\n")[0].split()
+
+
+def test_a_file_has_no_name_and_all_its_space(tmp_path):
+    before = os.statvfs(tmp_path).f_bfree
+    rows = allocate_rows(
+        8192, 1000, dtype=torch.float32, device="cpu", placement="file", folder=tmp_path
+    )
+    taken = (before - os.statvfs(tmp_path).f_bfree) * os.statvfs(tmp_path).f_frsize
+    assert list(tmp_path.iterdir()) == []
+    line = mapping_of(rows)
+    assert " rw-s " in line
+    assert f"{tmp_path}/bank_" in line
+    assert line.endswith("(deleted)")
+    # Others write on this disk, too, hence the half.
+    assert taken > rows.nbytes / 2
+    handles = [os.readlink(f.path) for f in os.scandir("/proc/self/fd") if os.path.islink(f.path)]
+    assert sum(str(tmp_path) in name for name in handles) <= 1
+    part = rows[3]
+    del rows
+    gc.collect()
+    part.fill_(1)  # any view keeps the file
+    address = part.data_ptr()
+    del part
+    gc.collect()
+    assert f"{tmp_path}/bank_" not in Path("/proc/self/maps").read_text(), hex(address)
+
+
+def test_the_kernel_reads_ahead_only_in_order(tmp_path):
+    rows = allocate_rows(
+        99, 1000, dtype=torch.float32, device="cpu", placement="file", folder=tmp_path
+    )
+    assert "rr" in flags_of(rows)
+    with pytest.raises(ZeroDivisionError), read_in_order(rows):
+        assert "rr" not in flags_of(rows)
+        raise ZeroDivisionError
+    assert "rr" in flags_of(rows)
+
+
+def test_a_disk_that_is_too_small_is_refused_at_once(tmp_path, monkeypatch):
+    def full(handle, offset, size):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    message = (
+        rf"needs a file of 4.0 GB in {tmp_path}, which failed: No space left on device.*"
+        "--bank.folder.*--bank.dtype bfloat16"
+    )
+    with pytest.raises(UserError, match=message):
+        allocate_rows(
+            10**6, 1000, dtype=torch.float32, device="cpu", placement="file", folder=tmp_path
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def largest_file():
+    """Limits the size of files to 4 MB, as a quota would."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("reserves", [True, False])
+def test_a_real_limit_is_an_error_and_no_signal(tmp_path, monkeypatch, largest_file, reserves):
+    def unsupported(*_):
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    if not reserves:
+        monkeypatch.setattr(os, "posix_fallocate", unsupported)
+    options = dict(dtype=torch.float32, device="cpu", placement="file", folder=tmp_path)
+    assert allocate_rows(1000, 1000, **options).fill_(1).sum() == 10**6
+    message = f"needs a file of 4 MB in {tmp_path}, which failed: File too large"
+    with pytest.raises(UserError, match=message):
+        allocate_rows(1001, 1000, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        (dict(placement="disk"), ValueError, "one of device, pinned, file, got 'disk'"),
+        (dict(placement="auto"), ValueError, "choose_placement chooses by size"),
+        (
+            dict(placement="file", device="cuda:0"),
+            UserError,
+            "the logits are on cuda:0: use pinned",
+        ),
+        (dict(placement="pinned"), UserError, "training on a GPU.*CPU: use device, or file"),
+        (dict(placement="file"), UserError, "needs a folder on a disk: pass folder"),
+        (dict(placement="file", folder="/none"), UserError, "of 0 kB in /none.*No such file"),
+        (dict(placement="device", samples=0), ValueError, "at least one sample and one class"),
+        (dict(placement="file", classes=0), ValueError, "at least one sample and one class"),
+    ],
+)
+def test_what_cannot_be_is_refused(options, error, message):
+    options = dict(samples=5, classes=3, device="cpu") | options
+    with pytest.raises(error, match=message):
+        allocate_rows(options.pop("samples"), options.pop("classes"), dtype=torch.half, **options)
+
+
+class FakeCuda:
+    """Stands for torch.cuda.cudart(): notes down what is registered."""
+
+    def __init__(self, result=0):
+        self.result, self.calls = result, []
+
+    def cudaHostRegister(self, address, size, flags):
+        self.calls.append(("register", address, size, flags))
+        return self.result
+
+    def cudaHostUnregister(self, address):
+        self.calls.append(("unregister", address))
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    def make(**options):
+        cuda = FakeCuda(**options)
+        monkeypatch.setattr(torch.cuda, "cudart", lambda: cuda)
+        monkeypatch.setattr(torch.cuda, "device", nullcontext)
+        return cuda
+
+    return make
+
+
+def pinned_rows(dtype=torch.bfloat16):
+    return allocate_rows(3000, 5, dtype=dtype, device="cuda:0", placement="pinned")
+
+
+def test_pinned_rows_are_registered_as_long_as_they_are_used(fake_cuda):
+    cuda = fake_cuda()
+    rows = pinned_rows()
+    assert (rows.shape, rows.dtype, rows.device.type) == ((3000, 5), torch.bfloat16, "cpu")
+    assert not rows.any()
+    address = rows.data_ptr()
+    assert cuda.calls == [("register", address, 30_000, 0)]  # exactly as much as is needed
+    assert address % mmap.PAGESIZE == 0
+    assert " rw-p " in mapping_of(rows)
+    assert "dc" in flags_of(rows)  # a forked process gets no copy of it
+    view = rows[7]
+    del rows
+    gc.collect()
+    assert len(cuda.calls) == 1
+    view.fill_(1)
+    del view
+    gc.collect()
+    assert cuda.calls[1:] == [("unregister", address)]
+
+
+def test_a_forked_process_leaves_the_registration_alone(fake_cuda, monkeypatch):
+    cuda = fake_cuda()
+    rows = pinned_rows()
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    del rows
+    gc.collect()
+    assert len(cuda.calls) == 1
+
+
+def test_memory_that_cannot_be_pinned_is_refused(fake_cuda):
+    cuda = fake_cuda(result=2)
+    with pytest.raises(UserError, match=r"30 kB of host memory.*CUDA error 2\): free host memory"):
+        pinned_rows()
+    gc.collect()
+    assert len(cuda.calls) == 1  # nothing is unpinned that was not pinned
+
+
+@needs_gpu
+def test_pinned_rows_are_pinned():
+    rows = pinned_rows(torch.float32)
+    assert rows.is_pinned()
+    assert not rows.any()
+    view = rows[5:]
+    del rows
+    gc.collect()
+    assert view.is_pinned()
+
+
+# Peaks of anonymous memory, in MB, are sampled by a thread, in a process that does nothing else.
+BIG = """
+import json, sys, threading, time, torch
+from alr_fast import LabelBank
+from alr_fast.bank_file import BankFileWriter
+from alr_fast.functional import alr_loss_and_grad
+
+folder, k = sys.argv[1], 1000
+torch.set_num_threads(1)
+
+def anonymous():
+    for line in open("/proc/self/status"):
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024 / 1e6
+
+def sample():
+    while not over:
+        peaks[phase] = max(peaks.get(phase, 0), anonymous())
+        time.sleep(0.002)
+
+def use(where, samples):
+    global phase, over, peaks
+    base, phase, over, peaks = anonymous(), "make", False, {}
+    thread = threading.Thread(target=sample)
+    thread.start()
+    labels = torch.arange(samples) % k
+    bank = LabelBank.from_labels(labels, k, device="cpu", placement=where, folder=folder)
+    phase = "train"
+    g = torch.Generator().manual_seed(0)
+    for _ in range(30):
+        index = torch.randint(samples, (256,), generator=g)
+        alr_loss_and_grad(torch.randn(256, k, generator=g), bank.rows, index)
+    phase = "summary"
+    assert bank.class_counts().sum() == samples
+    changed = int((bank.confidence() < 1).sum())
+    phase = "export"
+    with BankFileWriter(
+        f"{folder}/bank.safetensors", num_samples=samples, num_classes=k, dtype=torch.float32,
+        tensors={"given_labels": labels}, metadata={},
+    ) as writer:
+        with bank.host_access():
+            writer.write(torch.arange(samples), bank.rows)
+    over = True
+    thread.join()
+    return {"changed": changed, **{name: peak - base for name, peak in peaks.items()}}
+
+use("file", 1000)  # what the libraries keep from the first use on
+big, small = use("file", int(sys.argv[2])), use("device", 25_000)
+print(json.dumps({"file": big, "device": small}))
+"""
+
+
+def test_a_bank_in_a_file_is_never_in_memory(tmp_path):
+    found = anonymous_peaks(tmp_path, 200_000)
+    in_file, in_memory = found["file"], found["device"]
+    assert 7000 < in_file.pop("changed") <= 30 * 256
+    assert in_file.keys() == {"make", "train", "summary", "export"}
+    assert max(in_file.values()) < 100, found  # of 800 MB
+    # The figures do see the 100 MB of a bank that is in memory.
+    assert min(in_memory[phase] for phase in ("train", "summary", "export")) > 90, found
+    (exported,) = tmp_path.iterdir()
+    assert exported.name == "bank.safetensors"
+    exported.unlink()  # pytest keeps the folders of the last runs
+
+
+def anonymous_peaks(folder, samples):
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run(
+        [sys.executable, "-c", BIG, str(folder), str(samples)],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)

@@ -1,0 +1,408 @@
+"""From the folder of a run to the page of its report."""
+
+import importlib.util
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from helpers.image_folder import write_folder
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from alr_fast.labels.report import content
+from alr_fast.report import main
+from alr_fast.train import main as train
+from alr_fast.training.open_run import open_run
+
+LARGEST = 15_000_000
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Folder of a finished run with checkpoints; no test writes into it."""
+    runs = tmp_path_factory.mktemp("digits") / "runs"
+    argv = ["--methods", "ce,alr", "--optim.epochs", "5", "--alr.warmup_epochs", "2"]
+    argv += ["--alr.momentum", "0.5", "--checkpoint.steps", "60", "--log.to", "csv"]
+    assert train([*argv, "--log.show", "quiet", "--runs", str(runs)]) == 0
+    return (runs / "latest").resolve()
+
+
+@pytest.fixture
+def run(digits, tmp_path):
+    """A copy of the run."""
+    return shutil.copytree(digits, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """Images that a table names, with a class of one sample: their folder, and that of a run."""
+    base = tmp_path_factory.mktemp("photographs")
+    sets = {"a": 12, "b": 12, "c": 1}
+    root = base / "set"
+    images = write_folder(root / "all", train=sets, test={"a": 4, "b": 4}, size=(90, 60))
+    for split in ("train", "test"):
+        paths = sorted(path.relative_to(root) for path in (images / split).rglob("*.png"))
+        lines = [f"{path},{path.parent.name}" for path in paths]
+        (root / f"{split}.csv").write_text("\n".join(["path,label", *lines]) + "\n")
+    argv = ["--data-root", str(root), "--runs", str(base / "runs"), "--optim.epochs", "2"]
+    argv += ["--optim.batch_size", "8", "--data.workers", "1", "--data.image_size", "16"]
+    argv += ["--alr.warmup_epochs", "0", "--alr.momentum", "0.3", "--methods", "alr"]
+    assert train([*argv, "--log.to", "csv", "--log.show", "quiet"]) == 0
+    return root, (base / "runs" / "latest").resolve()
+
+
+@pytest.fixture
+def with_doubts(photographs, tmp_path):
+    """Copies of the images and of the run, whose bank doubts every second label."""
+    root, run = photographs
+    root, run = shutil.copytree(root, tmp_path / "set"), shutil.copytree(run, tmp_path / "run")
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace(str(photographs[0]), str(root)))
+
+    def doubt(bank):
+        given, rows = bank["given_labels"], bank["rows"]
+        rows.fill_(0.05)
+        rows[torch.arange(25), given] = 0.9
+        rows[::2] = 0.04
+        rows[torch.arange(0, 25, 2), (given[::2] + 1) % 3] = 0.92
+
+    rewrite_bank(run, doubt)
+    return root, run
+
+
+def rewrite_bank(run, change):
+    """Changes what the bank file of a run holds."""
+    path = run / "alr_bank.safetensors"
+    with safe_open(path, "pt") as file:
+        facts = file.metadata()
+    bank = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    change(bank)
+    save_file(bank, path, metadata=facts)
+
+
+def read_page(path):
+    """Text, data of the scripts, facts and notes of a page."""
+    text = path.read_text(encoding="utf-8")
+    data = re.search(r'<script type="application/json" id="report-data">(.*?)</script>', text)[1]
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", text))
+    notes = re.search(r'<ul class="notes".*?</ul>', text, re.DOTALL)
+    notes = re.findall(r"<li>(.*?)</li>", notes[0]) if notes else []
+    return text, json.loads(data), facts, notes
+
+
+def page_of(run, *argv):
+    assert main([str(run), *argv]) == 0
+    return read_page(run / "report.html")
+
+
+def percent(share):
+    return f"{100 * share:.1f}%"
+
+
+def test_the_report_of_a_run(run, capsys):
+    text, data, facts, notes = page_of(run)
+    assert len(text.encode()) < LARGEST
+    with open_run(run) as labels:
+        rows = labels.most_suspicious(500, above=0.5)
+        wanted = labels.samples(rows)
+        suspicious = int((labels.scores > 0.5).sum())
+        rate = labels.noise.rate
+        given, refined, true = labels.index.labels, labels.refined, labels.index.clean_labels
+    assert [s["id"] for s in data["suspects"]] == [s["id"] for s in wanted] != []
+    found = [s["score"] for s in data["suspects"]]
+    assert found == sorted(found, reverse=True) and min(found) > 0.5
+    for suspect, sample in zip(data["suspects"], wanted, strict=True):
+        assert (suspect["path"], suspect["problem"]) == (sample["path"], "no image")
+        assert (suspect["given"], suspect["refined"]) == (
+            sample["given_label"],
+            sample["refined_label"],
+        )
+        assert suspect["givenProbability"] == pytest.approx(sample["given_probability"])
+        assert suspect["refinedProbability"] == pytest.approx(sample["refined_probability"])
+        assert suspect["score"] == pytest.approx(sample["score"])
+        assert suspect["changes"] == sample["changes"]
+        assert suspect["image"].startswith("data:image/png;base64,")
+    assert max(s["changes"] for s in data["suspects"]) > 0
+
+    summary = json.loads((run / "summary.json").read_text())
+    assert facts["run"] == "run" and facts["method"] == "alr"
+    assert facts["training images"] == "1,437 of 10 classes"
+    for method in ("ce", "alr"):
+        accuracy = summary["methods"][method]["test_accuracy_last"]
+        assert facts[f"test accuracy, {method}"] == percent(accuracy)
+    alr = summary["methods"]["alr"]
+    assert facts["labels refined to another class"] == percent(alr["labels_changed"])
+    assert percent(rate) == percent(alr["labels_changed"])
+    assert facts["suspicious samples"] == f"{suspicious:,}"
+    assert facts["labels wrong"] == percent(summary["noise"]["realised_rate"])
+    assert facts["labels right, given and refined"] == (
+        f"{percent(alr['label_accuracy_before'])} and {percent(alr['label_accuracy_after'])}"
+    )
+    assert facts["noise injected"] == "symmetric 40.0%"
+    assert facts["training"].startswith("5 epochs, ")
+    assert notes == []
+    assert "<title>Suspicious labels: digits</title>" in text
+    assert capsys.readouterr().out.splitlines()[-1] == str(run / "report.html")
+
+    with open_run(run) as labels:
+        report = content.make_report(run, labels, most=3)
+    cells = {(g, r): n for g, r, n in report.confusion}
+    assert sum(cells.values()) == 1437 and min(cells.values()) > 0
+    for g, r in ((0, 0), (3, 5), (8, 1)):
+        assert cells.get((g, r), 0) == ((given == g) & (refined == r)).sum()
+    for k, noise in enumerate(report.classes):
+        own = given == k
+        assert (noise.name, noise.samples) == (str(k), own.sum())
+        assert noise.changed == (own & (refined != k)).sum()
+        assert noise.wrong == (own & (true != k)).sum()
+
+
+def test_curves_are_those_of_the_metrics(run):
+    with open_run(run) as labels:
+        panels = {p.title: p for p in content.make_report(run, labels, most=0).panels}
+    assert list(panels)[:2] == ["test accuracy", "right training labels"]
+    summary = json.loads((run / "summary.json").read_text())
+    for method in ("ce", "alr"):
+        epochs, values = panels["test accuracy"].series[method]
+        assert epochs == [1, 2, 3, 4, 5]
+        last = summary["methods"][method]["test_accuracy_last"]
+        assert values[-1] == pytest.approx(100 * last)
+        assert panels["training loss"].unit == ""
+        assert 0 < panels["training loss"].series[method][1][-1] < 5
+
+
+def test_thumbnails_are_the_images(run):
+    with open_run(run) as labels:
+        (png,), (problem,) = content._thumbnails(labels.split, np.array([7]))
+        pixels = labels.split.images.array[7, 0]
+    assert problem == ""
+    (run / "a.png").write_bytes(png)
+    assert np.array_equal(np.array(Image.open(run / "a.png")), pixels)
+
+
+def test_most_says_how_many_are_left_out(run):
+    everything = page_of(run)[1]["suspects"]
+    _, data, facts, notes = page_of(run, "--most", "7")
+    assert data["suspects"] == everything[:7]
+    assert notes == [
+        f"Of {facts['suspicious samples']} suspicious samples the first 7 are here; --most shows "
+        "more, python -m alr_fast.export lists all."
+    ]
+    _, data, _, notes = page_of(run, "--most", "0")
+    assert data["suspects"] == [] and "the first 0 are here" in notes[0]
+
+
+def test_a_run_that_doubts_no_label(run):
+    def believe(bank):
+        bank["rows"] = torch.eye(10)[bank["given_labels"]]
+
+    rewrite_bank(run, believe)
+    text, data, facts, notes = page_of(run)
+    assert data["suspects"] == notes == []
+    assert facts["suspicious samples"] == "0"
+    assert facts["labels refined to another class"] == "0.0%"
+    assert "looks suspicious" in text
+
+
+def test_a_run_without_curves(run):
+    (run / "metrics.csv").unlink()
+    text, data, facts, notes = page_of(run)
+    assert notes == ["No curves: the run has left no metrics.csv (--log.to csv)."]
+    assert data["figures"] == [] and facts["test accuracy, ce"]
+    assert len(text) < len(page_of_size_with_curves(run))
+
+
+def page_of_size_with_curves(run):
+    (run / "metrics.csv").write_text("method,epoch,test_accuracy\nce,1,0.5\nce,2,\nce,3,0.75\n")
+    return page_of(run)[0]
+
+
+def test_a_run_that_was_not_finished(run, capsys):
+    whole = page_of(run)[1]["suspects"]
+    for name in ("summary.json", "alr_bank.safetensors"):
+        (run / name).unlink()
+    text, data, facts, notes = page_of(run)
+    assert notes == ["The run has not been finished: labels are those of its last checkpoint."]
+    assert [s["id"] for s in data["suspects"]] == [s["id"] for s in whole]
+    assert "<title>Suspicious labels: run</title>" in text
+    assert "training" not in facts and facts["labels wrong"]
+    assert "in a run that was not finished" in capsys.readouterr().out
+
+
+def test_images_that_cannot_be_read_are_told(with_doubts, capsys):
+    root, run = with_doubts
+    shown = page_of(run)[1]["suspects"]
+    assert len(shown) == 13 and all(s["image"] for s in shown)
+    gone, broken = shown[2], shown[5]
+    (root / gone["path"]).unlink()
+    (root / broken["path"]).write_bytes((root / broken["path"]).read_bytes()[:100])
+    _, data, _, notes = page_of(run)
+    for before, now in zip(shown, data["suspects"], strict=True):
+        if before["id"] not in (gone["id"], broken["id"]):
+            assert now == before
+    assert data["suspects"][2] == gone | {"image": None, "problem": "no such file"}
+    assert data["suspects"][5] == broken | {"image": None, "problem": "the PNG is cut off"}
+    assert notes == [
+        "2 of 13 images cannot be shown, the first because: no such file. If the data was moved, "
+        "pass --data-root DIR."
+    ]
+
+
+def test_photographs_are_shrunk_to_webp(with_doubts, tmp_path):
+    _, run = with_doubts
+    with open_run(run) as labels:
+        (large,), _ = content._thumbnails(labels.split, np.array([3]))
+        small = content._thumbnail(labels.split, 3, 48, 50)
+    for name, data, size in (("large", large, (90, 60)), ("small", small, (48, 32))):
+        path = tmp_path / name
+        path.write_bytes(data)
+        with Image.open(path) as image:
+            assert (image.format, image.size, image.mode) == ("WEBP", size, "RGB")
+
+
+def test_the_images_of_a_page_have_a_limit(with_doubts, monkeypatch):
+    """Smaller and coarser ones until they fit, and where even those do not, fewer of them."""
+    _, run = with_doubts
+    with open_run(run) as labels:
+        rows = labels.most_suspicious(99, above=0.5)
+        sizes = [
+            [len(content._thumbnail(labels.split, row, *size)) for row in rows]
+            for size in content._SIZES
+        ]
+        totals = [sum(of_size) for of_size in sizes]
+        assert totals == sorted(totals, reverse=True)
+        # Paths take room, too; what is encoded takes a third more.
+        texts = sum(content._SUSPECT_BYTES + 6 * len(labels.index.paths[row]) for row in rows)
+
+        def make_room(image_bytes):
+            page = content._OTHER_BYTES + texts + -(-image_bytes * 4 // 3)
+            monkeypatch.setattr(content, "_PAGE_BYTES", page)
+
+        for limit, of_size in zip(totals, sizes, strict=True):
+            make_room(limit)
+            images, problems = content._thumbnails(labels.split, rows)
+            assert [len(image) for image in images] == of_size
+            assert problems == [""] * 13
+        make_room(sum(sizes[-1][:4]))
+        images, problems = content._thumbnails(labels.split, rows)
+    assert [image is not None for image in images] == [True] * 5 + [False] * 8
+    assert problems == [""] * 5 + ["left out, the page would be too large"] * 8
+    _, data, _, notes = page_of(run)
+    assert [s["image"] is None for s in data["suspects"]] == [False] * 5 + [True] * 8
+    assert "8 images have no room on the page" in notes[0]
+
+
+def test_a_full_page_stays_small(with_doubts, monkeypatch):
+    """Noise, which cannot be compressed, and the limits as they are."""
+    _, run = with_doubts
+    image = np.random.default_rng(0).bytes(700_000)
+    webp = b"RIFF\0\0\0\0WEBP" + image
+    monkeypatch.setattr(content, "_thumbnail", lambda split, row, side, quality: webp)
+    text, data, _, _ = page_of(run)
+    shown = sum(s["image"] is not None for s in data["suspects"])
+    assert shown < 13
+    # The one that is too much is there, too; of real thumbnails it is a few kilobytes.
+    assert len(text) - len(image) * 4 / 3 < content._PAGE_BYTES < LARGEST
+    assert len(text) > 0.8 * content._PAGE_BYTES
+
+
+def test_a_class_without_samples(with_doubts):
+    _, run = with_doubts
+
+    def rename(bank):
+        bank["given_labels"][bank["given_labels"] == 2] = 0
+
+    rewrite_bank(run, rename)
+    with open_run(run) as labels:
+        report = content.make_report(run, labels, most=9)
+    (noise,) = [noise for noise in report.classes if noise.name == "c"]
+    assert (noise.samples, noise.changed, noise.wrong) == (0, 0, None)
+    assert "1 of 3 classes have no sample." in report.notes
+    text, data, facts, _ = page_of(run)
+    assert "no samples" in text and data["suspects"]
+    assert "labels wrong" not in facts and "noise injected" not in facts
+
+
+def test_another_place_for_the_page_and_the_data(with_doubts, tmp_path, capsys):
+    root, run = with_doubts
+    moved, output = root.rename(tmp_path / "moved"), tmp_path / "mine.html"
+    assert main([str(run), "--output", str(output)]) == 2
+    assert str(root) in capsys.readouterr().err and not output.exists()
+    assert main([str(run), "--output", str(output), "--data-root", str(moved)]) == 0
+    assert all(s["image"] for s in read_page(output)[1]["suspects"])
+    assert not (run / "report.html").exists()
+
+
+def test_marks_of_a_run_and_its_methods_are_kept_apart(run, tmp_path):
+    key = page_of(run)[1]["key"]
+    other = shutil.copytree(run, tmp_path / "other")
+    shutil.copy(other / "alr_bank.safetensors", other / "elr_bank.safetensors")
+    config = other / "config.yaml"
+    config.write_text(config.read_text().replace("- alr\n", "- alr\n- elr\n"))
+    assert (page_of(other)[2])["method"] == "elr"
+    keys = {key, page_of(other)[1]["key"], page_of(other, "--method", "alr")[1]["key"]}
+    assert page_of(other, "--method", "alr")[2]["method"] == "alr"
+    assert len(keys) == 3
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--most", "-1"], "--most -1: must lie between 0 and 20000"),
+        (["--most", "20001"], "--most 20001: must lie between 0 and 20000"),
+        (["--most", "few"], "argument --most: invalid int value: 'few'; --help lists every option"),
+        (["--method", "elr"], "--method elr: not trained by"),
+        (["--method", "ce"], "method ce has no label bank; the methods that keep one are alr"),
+        (["--output", "none/a.html"], "--output none/a.html: no folder none; make it first"),
+    ],
+)
+def test_wrong_options(run, tmp_path, monkeypatch, capsys, argv, message):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(run.iterdir())
+    assert main([str(run), *argv]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("error: ") and error.count("\n") == 1
+    assert sorted(run.iterdir()) == before
+
+
+def test_a_folder_that_is_no_run(tmp_path, capsys):
+    assert main([str(tmp_path / "none")]) == 2
+    assert f"{tmp_path / 'none'}: no such folder; pass the folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"), [("plotly", "report"), ("itables", "report"), ("safetensors", "train")]
+)
+def test_what_reports_need_is_named(run, monkeypatch, capsys, name, extra):
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda n: None if n == name else find(n))
+    assert main([str(run)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: the report needs {name}, not installed: pip install 'alr_fast[{extra}]'\n"
+    )
+    assert not (run / "report.html").exists()
+
+
+def test_the_page_opens_without_an_error(run, driver):
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    page_of(run)
+    driver.get_log("browser")
+    driver.get((run / "report.html").as_uri())
+    ids = driver.execute_script(
+        "return [...document.querySelectorAll('.card')].map((c) => Number(c.dataset.id))"
+    )
+    with open_run(run) as labels:
+        assert ids == labels.most_suspicious(len(ids), above=0.5).tolist() != []
+    # It is loaded when it comes into view.
+    driver.execute_script("document.querySelector('.card img').scrollIntoView()")
+    width = "return document.querySelector('.card img').naturalWidth"
+    WebDriverWait(driver, 10).until(lambda driver: driver.execute_script(width) == 8)
+    assert [entry["message"] for entry in driver.get_log("browser")] == []

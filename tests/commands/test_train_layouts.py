@@ -1,0 +1,162 @@
+"""The training command on a tiny set of every layout, as a user would point it at a download."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from helpers.image_folder import write_folder
+from helpers.layouts import (
+    write_animal10n,
+    write_cifar10,
+    write_cifar100,
+    write_cifar_n,
+    write_clothing1m,
+    write_food101n,
+    write_ilsvrc12,
+    write_table,
+    write_webvision,
+)
+from safetensors.torch import load_file
+
+from alr_fast.data import open_dataset
+from alr_fast.data.loaders.choose import has_dali
+from alr_fast.train import main
+from alr_fast.training.config.schema import recipe_names
+from alr_fast.training.models import build_model
+
+HAS_DALI = has_dali()
+FILES = "dali" if HAS_DALI else "torch"  # what auto takes for random crops
+
+write_two_classes = partial(write_folder, train={"a": 6, "b": 6}, test={"a": 2, "b": 2})
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Trains for one epoch with tiny images; returns the summary and what was said."""
+
+    def run(root, *argv):
+        given = ["--data-root", str(root), "--runs", str(tmp_path / "runs"), "--methods", "alr"]
+        given += ["--model.name", "conv-tiny", "--optim.epochs", "1", "--alr.warmup_epochs", "0"]
+        given += ["--optim.batch_size", "16", "--data.workers", "1"]
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # tiny nets gain nothing from threads
+        try:
+            assert main([*given, *map(str, argv)]) == 0
+        finally:
+            torch.set_num_threads(threads)
+        return json.loads((tmp_path / "runs" / "latest" / "summary.json").read_text())
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("layout", "write", "loader"),
+    [
+        ("cifar10", write_cifar10, "memory"),
+        ("cifar100", write_cifar100, "memory"),
+        ("clothing1m", partial(write_clothing1m, convention="A"), FILES),
+        ("clothing1m", partial(write_clothing1m, convention="B"), FILES),
+        ("webvision", write_webvision, FILES),
+        ("webvision-mini", partial(write_webvision, flickr=False), FILES),
+        ("animal10n", partial(write_animal10n, form="records"), "memory"),
+        ("animal10n", partial(write_animal10n, form="flat"), FILES),
+        ("food101n", write_food101n, FILES),
+        ("folder", write_two_classes, FILES),
+        ("table", write_table, FILES),  # the file all.csv in it
+    ],
+)
+def test_a_download_trains_as_it_is(train, tmp_path, capsys, layout, write, loader):
+    root = tmp_path / "down load"
+    write(root)
+    if layout == "table":
+        root = root / "all.csv"
+    options = [] if loader == "memory" else ["--data.crop", "resized", "--data.image_size", "16"]
+    summary = train(root, *options)
+    text = capsys.readouterr().out
+    assert text.startswith(f"{layout}: ")
+    assert str(root) in text.splitlines()[0]
+    assert f"loader: {loader}" in text
+    assert summary["data"]["name"] == layout
+    split = open_dataset("auto", root).split("train")
+    assert summary["data"]["train_samples"] == len(split)
+    assert summary["data"]["sample_fingerprint"] == split.index.sample_fingerprint()
+    assert summary["data"]["broken_samples"] == 0
+    bank = load_file(tmp_path / "runs" / "latest" / "alr_bank.safetensors")
+    assert bank["ids"].tolist() == list(range(len(split)))
+    one_hot = torch.nn.functional.one_hot(bank["given_labels"], bank["rows"].shape[1])
+    assert (bank["rows"] != one_hot).any(1).all()  # every sample was seen
+
+
+def test_packed_shards_train_without_what_was_left_out(train, tmp_path, capsys):
+    from alr_fast.data.__main__ import main as data_main
+
+    write_two_classes(tmp_path / "set", size=(40, 32), suffix=".jpg")
+    (tmp_path / "set" / "train" / "b" / "001.jpg").write_bytes(b"")
+    assert data_main(["pack", str(tmp_path / "set"), str(tmp_path / "packed")]) == 0
+    summary = train(tmp_path / "packed", "--data.crop", "resized", "--data.image_size", "16")
+    text = capsys.readouterr().out
+    assert "1 samples were left out when the data set was packed" in text
+    assert f"loader: {FILES}" in text
+    assert (summary["data"]["train_samples"], summary["data"]["broken_samples"]) == (11, 0)
+    bank = load_file(tmp_path / "runs" / "latest" / "alr_bank.safetensors")
+    assert bank["ids"].tolist() == [i for i in range(12) if i != 7]
+
+
+def test_folders_of_digits_are_animals_when_they_are_called_so(train, tmp_path):
+    write_animal10n(tmp_path / "set", form="folders")
+    summary = train(tmp_path / "set", "--data.name", "animal10n", "--data.image_size", "16")
+    assert summary["data"]["classes"][3] == "coyote"
+
+
+def test_human_labels_of_cifar(train, tmp_path):
+    expected = write_cifar10(tmp_path / "set")
+    clean = np.array([label for _, label in expected["train"]])
+    written = write_cifar_n(tmp_path / "human.pt", clean)
+    options = ["--data.label_file", tmp_path / "human.pt", "--data.label_key"]
+    summary = train(tmp_path / "set", *options, "worse")
+    right = (np.array(written["worse_label"]) == clean).mean()
+    assert summary["methods"]["alr"]["label_accuracy_before"] == pytest.approx(right)
+
+
+@pytest.mark.parametrize("form", ["wnids", "numbers", "list"])
+def test_second_test_set_of_webvision(train, tmp_path, form):
+    write_webvision(tmp_path / "set", flickr=False)
+    write_ilsvrc12(tmp_path / "ilsvrc", form)
+    options = ["--data.ilsvrc12", tmp_path / "ilsvrc", "--data.image_size", "16"]
+    train(tmp_path / "set", *options)
+    rows = (tmp_path / "runs" / "latest" / "metrics.csv").read_text().splitlines()
+    column = rows[0].split(",").index("second_test_accuracy")
+    assert 0 <= float(rows[1].split(",")[column]) <= 1
+
+
+@pytest.mark.parametrize("recipe", [name for name in recipe_names() if name != "digits"])
+def test_every_recipe_loads_its_data_set(train, tmp_path, recipe):
+    """The shipped recipes, with a small net and small images in the place of theirs."""
+    write = {
+        "animal10n": partial(write_animal10n, form="flat"),
+        "cifar10": write_cifar10,
+        "cifar10-accuracy": write_cifar10,
+        "cifar10-small": write_cifar10,
+        "cifar100": write_cifar100,
+        "clothing1m": write_clothing1m,
+        "folder": write_two_classes,
+        "webvision": write_webvision,
+        "webvision-mini": write_webvision,
+    }[recipe]
+    write(tmp_path / "set")
+    smaller = ["--recipe", recipe, "--model.pretrained", "false", "--optim.milestones", "[]"]
+    smaller += ["--optim.schedule", "cosine"]
+    if "cifar" not in recipe:
+        smaller += ["--data.image_size", "16"]
+        if recipe not in ("animal10n", "folder", "webvision"):
+            smaller += ["--data.resize", "18"]
+    summary = train(tmp_path / "set", *smaller)
+    assert summary["recipe"] == recipe
+
+
+@pytest.mark.parametrize("name", ["resnet34-cifar", "vgg19_bn", "inception_resnet_v2", "resnet50"])
+def test_the_nets_of_the_recipes_exist(name):
+    with torch.device("meta"):
+        assert build_model(name, num_classes=14, in_channels=3, image_size=227)

@@ -1,0 +1,430 @@
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers.image_folder import write_folder
+
+from alr_fast.data import datasets
+from alr_fast.data.broken import default_exclusion_file, read_exclusions, write_exclusions
+from alr_fast.data.datasets import open_dataset
+from alr_fast.data.images import BrokenImage
+from alr_fast.data.index import PathTable, SampleIndex, balanced_rows
+from alr_fast.data.layouts.digits import read_digits
+from alr_fast.errors import UserError
+from alr_fast.noise import inject, save_labels
+from alr_fast.training.config.schema import DataConfig
+from alr_fast.training.loaders import make_transform
+from alr_fast.training.run_data import leave_out, load_data
+
+FOLDER = DataConfig(name="folder", workers=1)
+
+
+def load(root, **changes):
+    data = load_data(replace(FOLDER, **changes), str(root), say=lambda text: None)
+    return leave_out(data).train, data.test
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_folder(tmp_path / "set", train={"a": 6, "b": 4}, test={"a": 2, "b": 3})
+
+
+def index_of(labels, ids=None, paths=None, classes=3):
+    labels = np.asarray(labels)
+    ids = np.arange(len(labels)) if ids is None else np.asarray(ids)
+    return SampleIndex(
+        ids=ids,
+        paths=[f"p{i}" for i in ids] if paths is None else paths,
+        labels=labels,
+        clean_labels=None,
+        class_names=tuple("abcdef"[:classes]),
+    )
+
+
+def test_paths_as_bytes():
+    names = ["a/b.jpg", "1,2.jpg", "with blank.jpg", "\u6f22/\u00e9.jpg", os.fsdecode(b"\xff.jpg")]
+    table = PathTable.of(names)
+    assert list(table) == names
+    assert table == names
+    assert table[-1] == names[-1]
+    assert table[1:3] == names[1:3]
+    part = table.take(np.array([0, 3, 4]))
+    assert list(part) == [names[0], names[3], names[4]]
+    assert part.blob is table.blob
+    assert list(part.take(np.array([1]))) == [names[3]]
+    for wrong in ("", "a\0b"):
+        with pytest.raises(ValueError, match="not a path"):
+            PathTable.of(["a", wrong])
+
+
+def test_fingerprint_of_a_part_is_that_of_the_same_list():
+    names = [f"d/{i}.jpg" for i in range(10)]
+    rows = np.array([0, 1, 2, 5, 9])
+    part = index_of([0] * 10, paths=names).take(rows)
+    alone = index_of([0] * 5, ids=rows, paths=[names[row] for row in rows])
+    assert part.sample_fingerprint() == alone.sample_fingerprint()
+
+
+def test_a_subset_keeps_ids_and_finds_rows():
+    index = index_of([0, 1, 2, 0, 1]).take(np.array([1, 3, 4]))
+    assert index.ids.tolist() == [1, 3, 4]
+    assert index.paths == ["p1", "p3", "p4"]
+    assert index.labels.tolist() == [1, 0, 1]
+    assert index.rows_of([4, 1]).tolist() == [2, 0]
+    for missing in (0, 2, 9):
+        with pytest.raises(KeyError, match=str(missing)):
+            index.rows_of([1, missing])
+
+
+def test_fingerprints_name_samples_and_labels_apart():
+    index = index_of([0, 1, 2])
+    relabelled = index.with_noisy_labels(np.array([1, 1, 2]))
+    assert relabelled.sample_fingerprint() == index.sample_fingerprint()
+    assert relabelled.label_fingerprint() != index.label_fingerprint()
+    assert relabelled.clean_labels.tolist() == [0, 1, 2]
+    for other in (
+        index_of([0, 1, 2], ids=[0, 1, 3], paths=index.paths),
+        index_of([0, 1, 2], paths=["p0", "p1", "q2"]),
+        index_of([0, 1, 2], paths=["p0", "p1p", "2"]),  # the same letters, cut elsewhere
+    ):
+        assert other.sample_fingerprint() != index.sample_fingerprint()
+        assert other.label_fingerprint() == index.label_fingerprint()
+
+
+def test_known_clean_labels_stay_clean():
+    index = replace(index_of([1, 1, 2]), clean_labels=np.array([0, 1, 2]))
+    assert index.with_noisy_labels(np.array([2, 2, 2])).clean_labels.tolist() == [0, 1, 2]
+
+
+def test_wrong_columns_are_refused():
+    with pytest.raises(ValueError, match="paths has 2 entries, ids has 3"):
+        index_of([0, 1, 2], paths=["x", "y"])
+    with pytest.raises(ValueError, match=r"\[0, 2\)"):
+        index_of([0, 1, 2], classes=2)
+
+
+def test_balanced_rows():
+    labels = np.array([0] * 50 + [1] * 50 + [2] * 3)
+    rows = balanced_rows(labels, 3, 20, option="x")
+    assert np.bincount(labels[rows]).tolist() == [7, 7, 3]  # 20 = 7 + 7 + 6, and 3 is all there is
+    assert (np.diff(rows) > 0).all()
+    assert np.array_equal(rows, balanced_rows(labels, 3, 20, option="x"))
+    assert balanced_rows(labels, 3, None, option="x").tolist() == list(range(103))
+    assert len(balanced_rows(labels, 3, 500, option="x")) == 103
+    with pytest.raises(UserError, match=r"data\.limit 2: below the number of classes, 3"):
+        balanced_rows(labels, 3, 2, option="data.limit")
+
+
+def test_digits_are_split_by_class_and_always_alike():
+    train, test = (read_digits(split).index for split in ("train", "test"))
+    assert (len(train), len(test)) == (1437, 360)
+    assert not set(train.paths) & set(test.paths)
+    assert len({*train.paths, *test.paths}) == 1797
+    assert list(train.paths) == sorted(train.paths)
+    assert train.ids.tolist() == list(range(1437))
+    shares = np.bincount(train.labels) / np.bincount(np.r_[train.labels, test.labels])
+    assert np.abs(shares - 0.8).max() < 0.01
+    images = open_dataset("digits", None).split("test").images
+    assert images.array.shape == (360, 1, 8, 8)
+    assert images.array.max() == 255
+    assert read_digits("train").index.sample_fingerprint() == train.sample_fingerprint()
+
+
+def test_digits_pixels_belong_to_their_labels():
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    listing = read_digits("test")
+    for row in (0, 100, 359):
+        original = int(listing.index.paths[row].split("/")[1])
+        assert listing.index.labels[row] == digits.target[original]
+        pixels = listing.images.array[row][0]
+        assert np.abs(pixels / 255 * 16 - digits.images[original]).max() < 0.05
+
+
+@pytest.mark.parametrize("test_name", ["test", "val"])
+def test_folder_layout(tmp_path, test_name):
+    write_folder(tmp_path, train={"b": 2, "a": 3}, test={"b": 1}, test_name=test_name)
+    (tmp_path / "train" / "a" / "notes.txt").write_text("no image")
+    (tmp_path / "train" / "a" / ".hidden.png").write_text("no image")
+    (tmp_path / "train" / ".cache").mkdir()
+    train, test = (open_dataset("auto", tmp_path).split(s).index for s in ("train", "test"))
+    assert train.class_names == ("a", "b")
+    assert train.paths == [f"train/{p}.png" for p in ("a/000", "a/001", "a/002", "b/000", "b/001")]
+    assert train.labels.tolist() == [0, 0, 0, 1, 1]
+    assert train.clean_labels is None
+    assert test.paths == [f"{test_name}/b/000.png"]
+    assert test.labels.tolist() == [1]  # by name: the test folder lacks class a
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPG", ".jpeg", ".png", ".webp"])
+def test_kinds_of_files(tmp_path, suffix):
+    write_folder(tmp_path, train={"a": 1, "b": 1}, test={"a": 1}, suffix=suffix)
+    assert [len(split) for split in load(tmp_path)] == [2, 1]
+
+
+def test_a_link_that_leads_nowhere_shifts_no_id(root):
+    path = root / "train" / "a" / "002.png"
+    path.unlink()
+    path.symlink_to("/no/such/file")
+    train, _ = load(root)
+    assert len(train) == 10
+    with pytest.raises(BrokenImage, match="no such file"):
+        train.images.read(2)
+
+
+def test_limit_keeps_ids_and_files(root):
+    whole, _ = load(root)
+    part, test = load(root, limit=4, test_limit=2)
+    assert (len(part), len(test)) == (4, 2)
+    assert part.index.ids.max() > 3
+    for row, sample in enumerate(part.index.ids):
+        assert part.index.paths[row] == whole.index.paths[sample]
+        assert part.images.read(row) == whole.images.read(sample)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda r: None, "no such folder"),
+        (lambda r: r.write_text(""), "is not a folder, and no list; looked for"),
+        (lambda r: r.mkdir(), "the folder is empty; looked for .*train/<class>"),
+        (lambda r: (r / "images").mkdir(parents=True), r"none of .*\(found: images\); looked for"),
+        (
+            lambda r: write_folder(r, train={"a": 1, "b": 1}, test={"a": 1}, test_name="eval"),
+            r"none of the known layouts in it \(found: eval, train; is .*val/ missing",
+        ),
+        (
+            lambda r: [(r / s).mkdir(parents=True) for s in ("train", "test")],
+            r"none of the known layouts in it \(found: test, train\)",
+        ),
+        (lambda r: write_folder(r, train={"a": 2}, test={"a": 1}), r"only one class \(a\)"),
+        (
+            lambda r: write_folder(r, train={"a": 1, "b": 1}, test={"c": 1}),
+            r"test/c: this class is not one of the training classes",
+        ),
+        (
+            lambda r: write_folder(r, train={"a": 1, "b": 0}, test={"a": 1}),
+            "train/b: no images in this class folder",
+        ),
+    ],
+)
+@pytest.mark.parametrize("name", ["auto", "folder"])
+def test_wrong_folder_is_named_with_the_way_out(tmp_path, prepare, message, name):
+    prepare(tmp_path / "set")
+    with pytest.raises(UserError, match=message) as error:
+        load(tmp_path / "set", name=name)
+    assert str(tmp_path / "set") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_flat_folders_are_no_folders_of_classes(tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.jpg").write_bytes(b"")
+        (tmp_path / f"{name}.csv").write_text(f"path,label\n{name}/0.jpg,0\n")
+    assert open_dataset("auto", tmp_path).layout.name == "table"
+
+
+def test_auto_shows_all_that_was_looked_for(tmp_path):
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(UserError) as error:
+        open_dataset("auto", tmp_path)
+    assert all(f"{layout.name}: {layout.looked_for}" in str(error.value)
+               for layout in datasets.LAYOUTS.values())  # fmt: skip
+    with pytest.raises(UserError, match="has no split nosuch; there is train, test"):
+        open_dataset("digits", None).split("nosuch")
+    with pytest.raises(UserError, match="--data-root"):
+        open_dataset("folder", None)
+    with pytest.raises(UserError, match="nosuch: no such data set; there is auto, digits"):
+        open_dataset("nosuch", tmp_path)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALR_FAST_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "index"
+
+
+def settle(root):
+    """Makes every file and folder as old as on a disk that nobody touches."""
+    for path in [root, *root.rglob("*")]:
+        os.utime(path, (1e9, 1e9))
+
+
+def listed(monkeypatch):
+    """Counts how often a layout lists a split."""
+    calls = []
+    layout = datasets.LAYOUTS["folder"]
+
+    def read(found, split):
+        calls.append(split)
+        return layout.read(found, split)
+
+    monkeypatch.setitem(datasets.LAYOUTS, "folder", replace(layout, read=read))
+    return calls
+
+
+def test_second_opening_reads_the_cache(root, cache, monkeypatch):
+    settle(root)
+    calls = listed(monkeypatch)
+    first = open_dataset("folder", root).split("train")
+    again = open_dataset("folder", root).split("train")
+    assert calls == ["train"]
+    assert isinstance(again.index.paths.blob, np.memmap)
+    assert again.index.paths == first.index.paths
+    assert np.array_equal(again.index.labels, first.index.labels)
+    assert again.index.class_names == first.index.class_names
+    assert again.index.sample_fingerprint() == first.index.sample_fingerprint()
+    assert again.images.read(3) == first.images.read(3)
+    assert open_dataset("folder", root).split("test").index.paths[0].startswith("test/")
+    assert not [p for p in root.rglob("*") if p.name.endswith(".npy")]
+
+
+@pytest.mark.parametrize(
+    "change", ["added", "removed", "new time", "damaged", "empty", "short", "other version"]
+)
+def test_a_changed_source_is_read_anew(root, cache, monkeypatch, change):
+    settle(root)
+    calls = listed(monkeypatch)
+    before = open_dataset("folder", root).split("train").index.paths[:]
+    (facts,) = cache.glob("*/facts.json")
+    if change == "added":
+        (root / "train" / "a" / "zzz.png").write_bytes(b"")
+    elif change == "removed":
+        (root / "train" / "b" / "000.png").unlink()
+    elif change == "new time":
+        os.utime(root / "train" / "b", (1e9 + 1, 1e9 + 1))
+    elif change == "damaged":
+        (facts.parent / "paths.npy").write_bytes(b"not an array")
+    elif change == "empty":
+        (facts.parent / "labels.npy").write_bytes(b"")
+    elif change == "short":
+        np.save(facts.parent / "labels.npy", np.zeros(3, np.int64))
+    else:
+        facts.write_text(json.dumps({**json.loads(facts.read_text()), "version": 0}))
+    after = open_dataset("folder", root).split("train").index.paths[:]
+    assert calls == ["train", "train"]
+    assert len(after) - len(before) == {"added": 1, "removed": -1}.get(change, 0)
+
+
+def test_a_test_split_depends_on_the_training_classes(tmp_path, cache):
+    root = write_folder(
+        tmp_path / "set", train={"a": 1, "c": 1}, test={"a": 1, "c": 1}, test_name="val"
+    )
+    settle(root)
+    assert open_dataset("folder", root).split("test").index.labels.tolist() == [0, 1]
+    (root / "train" / "b").mkdir()
+    (root / "train" / "b" / "x.png").write_bytes(b"")
+    assert open_dataset("folder", root).split("test").index.labels.tolist() == [0, 2]
+    settle(root)
+    open_dataset("folder", root).split("test")
+    (root / "test" / "b").mkdir(parents=True)
+    (root / "test" / "b" / "y.png").write_bytes(b"")
+    assert open_dataset("folder", root).split("test").index.paths == ["test/b/y.png"]
+
+
+def test_what_has_just_changed_is_not_cached(root, cache, monkeypatch):
+    calls = listed(monkeypatch)
+    for _ in range(2):
+        open_dataset("folder", root).split("train")
+    assert calls == ["train", "train"]
+    assert not list(cache.rglob("*"))
+
+
+def test_two_lists_in_one_folder_have_a_cache_each(tmp_path, cache):
+    for name, label in (("one", 0), ("two", 1)):
+        lines = [f"{k}.jpg,{(k + label) % 2},{s}" for k, s in enumerate(("train", "train", "test"))]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["path,label,split", *lines]) + "\n")
+        os.utime(tmp_path / f"{name}.csv", (1e9, 1e9))
+    for _ in range(2):
+        for name, labels in (("one", [0, 1]), ("two", [1, 0])):
+            split = open_dataset("table", tmp_path / f"{name}.csv").split("train")
+            assert split.index.labels.tolist() == labels
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(root, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ALR_FAST_CACHE", str(tmp_path / "file"))
+    settle(root)
+    assert len(open_dataset("folder", root).split("train")) == 10
+
+
+def test_excluded_samples_shift_no_id(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("ALR_FAST_CACHE", str(tmp_path / "cache"))
+    whole, test = load(root)
+    rows = [(i, whole.index.paths[i], "broken") for i in (7, 2)]
+    for path, option in ((default_exclusion_file(whole), "auto"), (tmp_path / "x.csv", None)):
+        write_exclusions(path, rows)
+        part, same = load(root, exclude=option or str(path))
+        assert part.index.ids.tolist() == [0, 1, 3, 4, 5, 6, 8, 9]
+        assert [part.index.paths[r] for r in (2, 6)] == [whole.index.paths[i] for i in (3, 8)]
+        assert part.images.read(6) == whole.images.read(8)
+        assert len(same) == len(test)
+    assert len(load(root, exclude="none")[0]) == 10
+    # A copy has faults of its own.
+    shutil.copytree(root, tmp_path / "copy")
+    assert len(load(tmp_path / "copy")[0]) == 10
+    write_exclusions(default_exclusion_file(test), [(4, test.index.paths[4], "broken")])
+    assert [len(split) for split in load(root)] == [8, 4]
+    # A list that is named is one of the training split.
+    assert [len(split) for split in load(root, exclude=str(tmp_path / "x.csv"))] == [8, 5]
+
+
+@pytest.mark.parametrize("row", [(11, "train/a/000.png"), (1, "train/a/000.png"), ("x", "y")])
+def test_exclusions_of_another_data_set_are_refused(root, tmp_path, row):
+    whole, _ = load(root)
+    write_exclusions(tmp_path / "x.csv", [(*row, "broken")])
+    with pytest.raises(UserError, match=r"x\.csv: its sample .* is not in this data set"):
+        read_exclusions(tmp_path / "x.csv", whole.index)
+    with pytest.raises(UserError, match=r"exclude .*nosuch\.csv: No such file.*verify"):
+        load(root, exclude=str(tmp_path / "nosuch.csv"))
+    (tmp_path / "other.csv").write_text("name,label\na,1\n")
+    with pytest.raises(UserError, match=r"other\.csv: is no exclusion list, it lacks the columns"):
+        load(root, exclude=str(tmp_path / "other.csv"))
+
+
+def test_labels_of_a_file_take_the_place_of_the_given_ones(root, tmp_path):
+    whole, _ = load(root)
+    noise = inject(whole.index.labels, num_classes=2, kind="symmetric-exclusive", rate=0.5, seed=0)
+    save_labels(tmp_path / "noisy.npz", noise, whole.index)
+    part, _ = load(root, label_file=str(tmp_path / "noisy.npz"), limit=4)
+    assert np.array_equal(part.index.labels, noise.labels[part.index.ids])
+    assert np.array_equal(part.index.clean_labels, whole.index.labels[part.index.ids])
+    with pytest.raises(UserError, match=r"label_file .*nosuch: no such file"):
+        load(root, label_file=str(tmp_path / "nosuch"))
+    with pytest.raises(UserError, match="label_key worse: is for the labels of CIFAR-N"):
+        load(root, label_file=str(tmp_path / "noisy.npz"), label_key="worse")
+
+
+@pytest.mark.parametrize(
+    ("changes", "size", "resize"),
+    [
+        ({}, 10, 10),  # the shorter side of the first image
+        ({"image_size": 6}, 6, 6),
+        ({"image_size": 224, "crop": "random"}, 224, 256),
+        ({"image_size": 227, "crop": "resized", "resize": 256}, 227, 256),
+    ],
+)
+def test_sizes(tmp_path, changes, size, resize):
+    write_folder(tmp_path, train={"a": 1, "b": 1}, test={"a": 1}, size=(12, 10))
+    config = replace(FOLDER, **changes)
+    transform = make_transform(config, load(tmp_path)[0])
+    assert (transform.size, transform.resize) == (size, resize)
+
+
+def test_impossible_sizes(tmp_path):
+    write_folder(tmp_path, train={"a": 1, "b": 1}, test={"a": 1})
+    train, _ = load(tmp_path)
+    with pytest.raises(UserError, match="resize 100: is below the image size, 224"):
+        make_transform(replace(FOLDER, image_size=224, resize=100), train)
+    digits = open_dataset("digits", None).split("train")
+    with pytest.raises(UserError, match="crop resized: images that come as arrays"):
+        make_transform(replace(FOLDER, crop="resized"), digits)
+    for path in (tmp_path / "train").rglob("*.png"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"a/000\.png cannot be read as an image .*nor can those"):
+        make_transform(FOLDER, train)

@@ -1,0 +1,551 @@
+"""Tables of labels by sample id: from a run into the trainer, and every refusal."""
+
+import csv
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from training.test_distributed import in_processes
+
+from alr_fast.data.broken import read_exclusions, write_exclusions
+from alr_fast.data.datasets import open_dataset
+from alr_fast.data.index import SampleIndex
+from alr_fast.data.label_table import read_labels, read_left_out, read_probabilities
+from alr_fast.errors import UserError
+from alr_fast.export import main as export
+from alr_fast.train import main as train
+from alr_fast.training.sharded_bank import fill_rows
+
+MARKS = ["id", "path", "given", "refined", "score", "mark", "label", "given_name", "refined_name"]
+QUIET = ["--log.to", "csv", "--log.show", "quiet"]
+
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """A folder with labels.parquet and labels.csv of a run on the digits, with probabilities."""
+    folder = tmp_path_factory.mktemp("tables")
+    argv = ["--methods", "alr", "--optim.epochs", "6", "--alr.warmup_epochs", "2"]
+    assert train([*argv, "--alr.momentum", "0.6", *QUIET, "--runs", str(folder / "runs")]) == 0
+    for name in ("labels.parquet", "labels.csv"):
+        argv = [str(folder / "runs/latest"), "--soft", "--output", str(folder / name)]
+        assert export(argv) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def columns(tables):
+    return pq.read_table(tables / "labels.parquet").to_pydict()
+
+
+@pytest.fixture
+def trained(tmp_path, capsys):
+    """Trains an epoch on the digits without noise; returns what its bank file holds."""
+
+    def train_on(*argv, methods="alr"):
+        runs = tmp_path / "runs"
+        options = ["--methods", methods, "--optim.epochs", "1", "--noise.kind", "none"]
+        options += ["--noise.rate", "0", *QUIET, "--runs", str(runs)]
+        if methods == "alr":
+            # With a momentum of one the bank stays as it began.
+            options += ["--alr.warmup_epochs", "0", "--alr.momentum", "1"]
+        assert train([*options, *argv]) == 0
+        if methods == "ce":
+            return None
+        return load_file(runs / "latest" / f"{methods}_bank.safetensors")
+
+    return train_on
+
+
+def message_of(capsys, *argv):
+    assert train([*argv, *QUIET]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    return error
+
+
+@pytest.mark.parametrize("name", ["labels.parquet", "labels.csv"])
+def test_refined_labels_are_trained_on(tables, columns, trained, name):
+    bank = trained("--labels", str(tables / name))
+    assert bank["given_labels"].tolist() == columns["refined_label"]
+    assert columns["refined_label"] != columns["given_label"]
+    assert bank["ids"].tolist() == columns["id"]
+    assert torch.equal(bank["rows"].argmax(1), bank["given_labels"])
+    # Corrections tell nothing of the truth.
+    assert bank["clean_labels"].tolist() == columns["clean_label"]
+
+
+def test_a_limit_takes_the_same_images_whatever_the_labels(tables, columns, trained):
+    limit = ["--data.limit", "300"]
+    before = trained(*limit)["ids"].tolist()
+    bank = trained(*limit, "--labels", str(tables / "labels.parquet"))
+    assert bank["ids"].tolist() == before
+    refined = dict(zip(columns["id"], columns["refined_label"], strict=True))
+    assert bank["given_labels"].tolist() == [refined[sample] for sample in before]
+
+
+def test_a_table_that_a_link_leads_to_is_noted_down_where_it_is(tables, trained, tmp_path):
+    link = tmp_path / "latest"
+    link.symlink_to(tables)
+    for option in ("--labels", "--data.exclude"):
+        trained(option, str(link / "labels.parquet"), methods="ce")
+        config = yaml.safe_load((tmp_path / "runs/latest/config.yaml").read_text())
+        key = "label_file" if option == "--labels" else "exclude"
+        assert config["data"][key] == str(tables / "labels.parquet")
+
+
+@pytest.mark.parametrize("name", ["labels.parquet", "labels.csv"])
+def test_soft_labels_are_what_a_bank_starts_from(tables, columns, trained, name):
+    argv = ["--labels", str(tables / name), "--data.label_key", "probabilities"]
+    bank = trained(*argv)
+    assert torch.allclose(bank["rows"], torch.tensor(columns["probabilities"]), atol=1e-6)
+    assert bank["given_labels"].tolist() == columns["refined_label"]
+
+
+def test_soft_labels_of_some_samples_leave_the_others_as_they_are(tables, trained, tmp_path):
+    part = pq.read_table(tables / "labels.parquet").slice(100, 50)
+    pq.write_table(part, tmp_path / "part.parquet")
+    argv = ["--labels", str(tmp_path / "part.parquet"), "--data.label_key", "probabilities"]
+    rows = trained(*argv)["rows"]
+    index = open_dataset("digits", None).split("train").index
+    wanted = torch.eye(10)[torch.from_numpy(index.labels)]
+    wanted[100:150] = torch.tensor(part["probabilities"].to_pylist())
+    assert torch.allclose(rows, wanted, atol=1e-6)
+
+
+def test_another_column_of_labels(tables, columns, trained):
+    bank = trained("--labels", str(tables / "labels.csv"), "--data.label_key", "given_label")
+    assert bank["given_labels"].tolist() == columns["given_label"]
+
+
+def test_distillation_from_a_table(tables, tmp_path, capsys):
+    argv = ["--methods", "distillation", "--optim.epochs", "1", "--runs", str(tmp_path / "runs")]
+    argv += ["--log.to", "csv", "--log.show", "quiet", "--noise.kind", "none"]
+    table = tables / "labels.parquet"
+    assert train([*argv, "--distillation.teacher", str(table)]) == 0
+    pq.write_table(pq.read_table(table).drop_columns("probabilities"), tmp_path / "hard.parquet")
+    hard = tmp_path / "hard.parquet"
+    message = message_of(capsys, *argv, "--distillation.teacher", str(hard))
+    assert f"--distillation.teacher {hard}: has no probabilities of 10 classes; export" in message
+
+
+def test_suspicious_samples_are_left_out(tables, columns, trained):
+    scores = dict(zip(columns["id"], columns["score"], strict=True))
+    for above, argv in ((0.5, []), (0.3, ["--data.exclude_above", "0.3"])):
+        bank = trained("--data.exclude", str(tables / "labels.csv"), *argv)
+        kept = [sample for sample, score in scores.items() if score <= above]
+        assert bank["ids"].tolist() == kept
+        assert 0 < len(kept) < 1437
+    assert trained("--data.exclude", str(tables / "labels.parquet"))["ids"].tolist() == [
+        sample for sample, score in scores.items() if score <= 0.5
+    ]
+
+
+@pytest.fixture
+def marks(columns, tmp_path):
+    """Marks as a report writes them, of samples whose refined label is another, and of others."""
+    path = tmp_path / "marks.csv"
+    changed = [i for i in columns["id"] if columns["given_label"][i] != columns["refined_label"][i]]
+    marked = {}
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(MARKS)
+        for number, i in enumerate(changed[:30]):
+            mark = ("keep", "fix", "unsure")[number % 3]
+            given, refined = columns["given_label"][i], columns["refined_label"][i]
+            label = {"keep": given, "fix": refined, "unsure": ""}[mark]
+            marked[i] = mark, label
+            names = columns["given_name"][i], columns["refined_name"][i]
+            line = [i, columns["path"][i], given, refined, columns["score"][i], mark, label, *names]
+            writer.writerow([f"'{x}" if column == "path" and number % 2 else x
+                             for column, x in zip(MARKS, line, strict=True)])  # fmt: skip
+    return path, marked
+
+
+def test_marks_change_only_the_labels_that_a_person_has_given(marks, trained):
+    path, marked = marks
+    labels = trained("--labels", str(path))["given_labels"].tolist()
+    wanted = open_dataset("digits", None).split("train").index.labels.tolist()
+    before = list(wanted)
+    for i, (_, label) in marked.items():
+        if label != "":
+            wanted[i] = label
+    assert labels == wanted != before
+
+
+def test_marks_leave_out_all_but_what_is_kept(marks, trained):
+    path, marked = marks
+    out = {i for i, (mark, _) in marked.items() if mark != "keep"}
+    assert len(out) == 20
+    ids = trained("--data.exclude", str(path))["ids"].tolist()
+    assert ids == [i for i in range(1437) if i not in out]
+
+
+def test_a_list_of_broken_files_is_no_table_of_labels(trained, tmp_path):
+    index = open_dataset("digits", None).split("train").index
+    path = tmp_path / "list.csv"
+    write_exclusions(path, [(i, index.paths[i], "cut off") for i in (3, 1000)])
+    assert read_left_out(path, index, 0.5) is None
+    assert read_exclusions(path, index).tolist() == [3, 1000]
+    ids = trained("--data.exclude", str(path))["ids"].tolist()
+    assert ids == [i for i in range(1437) if i not in (3, 1000)]
+
+
+def test_noise_is_not_injected_into_the_labels_of_a_table(tables, tmp_path, capsys):
+    table, runs = str(tables / "labels.csv"), tmp_path / "runs"
+    message = message_of(capsys, "--labels", table, "--runs", str(runs))
+    assert f"--data.label_file {table}: noise would be injected into these labels" in message
+    assert "pass --noise.kind none" in message
+    assert not runs.exists()
+
+
+def test_a_table_that_is_not_there(tmp_path, capsys):
+    argv = ["--noise.kind", "none", "--runs", str(tmp_path / "runs")]
+    path = tmp_path / "none.csv"
+    message = message_of(capsys, *argv, "--labels", str(path))
+    assert f"--data.label_file {path}: no such file" in message
+    message = message_of(capsys, *argv, "--data.exclude", str(path))
+    assert f"--data.exclude {path}: No such file or directory; name a file that" in message
+    message = message_of(
+        capsys, *argv, "--methods", "distillation", "--distillation.teacher", str(path)
+    )
+    assert f"--distillation.teacher {path}: neither a method" in message
+    with pytest.raises(UserError, match=f"--x {tmp_path}/none.parquet: .*; name a file that"):
+        read_labels(str(tmp_path / "none.parquet"), small_index(), None, option="x")
+
+
+def small_index(classes=3, names=None):
+    ids = np.array([0, 2, 3, 7])  # as of a split of which some samples are left out
+    return SampleIndex(
+        ids=ids,
+        paths=[f"p{i}" for i in ids] if names is None else names,
+        labels=np.array([0, 1, 2, 0]),
+        clean_labels=None,
+        class_names=tuple("abcdef"[:classes]),
+    )
+
+
+@pytest.fixture(params=["csv", "parquet"])
+def write(request, tmp_path):
+    """Writes columns as a table of each kind."""
+
+    def write(columns):
+        path = tmp_path / f"table.{request.param}"
+        if request.param == "csv":
+            with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+                writer = csv.writer(file)
+                flat = {}
+                for name, column in columns.items():
+                    if name == "probabilities":
+                        rows = list(zip(*column, strict=True))
+                        flat |= {f"p{k}": values for k, values in enumerate(rows)}
+                    else:
+                        flat[name] = column
+                writer.writerow(flat)
+                writer.writerows(zip(*flat.values(), strict=True))
+        else:
+            pq.write_table(pa.table(columns), path)
+        return path
+
+    write.kind = request.param
+    return write
+
+
+def labels_of(path, index=None, key=None):
+    labels, listed = read_labels(str(path), index or small_index(), key, option="labels")
+    return labels.tolist(), listed
+
+
+def probabilities_of(path, index=None):
+    parts = list(read_probabilities(str(path), index or small_index(), option="labels"))
+    return np.concatenate([rows for rows, _ in parts]), np.concatenate([p for _, p in parts])
+
+
+def test_labels_in_any_order_and_of_some_samples(write):
+    path = write({"id": [7, 2], "path": ["p7", "p2"], "refined_label": [2, 0]})
+    assert labels_of(path) == ([0, 0, 2, 2], 2)
+
+
+def test_a_persons_label_goes_before_the_refined_one(write):
+    path = write(
+        {
+            "id": [0, 2, 3],
+            "path": ["p0", "p2", "p3"],
+            "refined_label": [2, 2, 1],
+            "label": ["1", "", "0"],
+        }
+    )
+    assert labels_of(path) == ([1, 1, 0, 0], 2)
+    assert labels_of(path, key="refined_label") == ([2, 2, 1, 0], 3)
+    with pytest.raises(UserError, match="has no column mine; it has id, path, refined_label, lab"):
+        labels_of(path, key="mine")
+
+
+def test_names_of_classes_are_compared_where_there_is_a_label(write):
+    lines = {"id": [0, 2], "path": ["p0", "p2"], "refined_label": ["", "1"]}
+    assert labels_of(write(lines | {"refined_name": ["of none", "b"]})) == ([0, 1, 2, 0], 1)
+    with pytest.raises(UserError, match="calls class 1 c, the data set b"):
+        labels_of(write(lines | {"refined_name": ["a", "c"]}))
+    # Also of the given label, which is not read otherwise.
+    given = {"given": [0, 1], "given_name": ["a", "c"]}
+    with pytest.raises(UserError, match="calls class 1 c, the data set b"):
+        labels_of(write(lines | given))
+    with pytest.raises(UserError, match="calls class 7 c, the data set has no such class"):
+        labels_of(write(lines | given | {"given": [0, 7]}))
+
+
+def test_whole_numbers_as_columns_with_gaps_have_them(write):
+    path = write({"id": ["0.0", "2"], "path": ["p0", "p2"], "label": ["1.0", "2.0"]})
+    assert labels_of(path) == ([1, 2, 2, 0], 2)
+    with pytest.raises(UserError, match=r"column label holds no whole numbers .*1\.5"):
+        labels_of(write(GOOD | {"label": ["1.5", "2"]}))
+
+
+def test_probabilities_are_scaled_to_a_sum_of_one(write):
+    lines = {"id": [0, 2], "path": ["p0", "p2"]}
+    _, p = probabilities_of(write(lines | {"probabilities": [[0.5, 0.25, 0.26], [0, 0.99, 0]]}))
+    assert p == pytest.approx(np.array([[50 / 101, 25 / 101, 26 / 101], [0, 1, 0]]), abs=1e-6)
+
+
+def test_a_browser_writes_bytes_that_are_no_utf_8_as_one_sign(write):
+    index = small_index(names=[os.fsdecode(b"=\xff0"), "p2", "p3", "p7"])
+    path = write({"id": [0], "path": ["'=\ufffd0"], "label": [2]})
+    assert labels_of(path, index) == ([2, 1, 2, 0], 1)
+
+
+def test_the_most_probable_class_is_the_label(write):
+    rows = [[0.25, 0.25, 0.5], [0.5, 0.25, 0.25]]
+    path = write({"id": [2, 7], "path": ["p2", "p7"], "probabilities": rows})
+    assert labels_of(path, key="probabilities") == ([0, 2, 2, 0], 2)
+    rows_found, p = probabilities_of(path)
+    assert rows_found.tolist() == [1, 3] and p.dtype == np.float32
+    assert p.tolist() == rows
+
+
+def test_soft_labels_of_samples_that_are_left_out_are_passed_over(write):
+    path = write({"id": [1, 2, 9], "path": ["p1", "p2", "p9"], "probabilities": [[1, 0, 0]] * 3})
+    rows, p = probabilities_of(path)
+    assert (rows.tolist(), p.tolist()) == ([1], [[1, 0, 0]])
+
+
+def test_long_tables_come_in_batches(write, monkeypatch):
+    monkeypatch.setattr("alr_fast.data.label_table._BATCH", 1)
+    ids = np.arange(20)
+    index = SampleIndex(ids, [f"p{i}" for i in ids], ids % 3, None, ("a", "b", "c"))
+    rows = np.eye(3)[(ids + 1) % 3].tolist()
+    lines = {"id": ids.tolist(), "path": list(index.paths), "probabilities": rows}
+    path = write(lines | {"label": ((ids + 1) % 3).tolist(), "score": (ids / 20).tolist()})
+    batches = list(read_probabilities(str(path), index, option="labels"))
+    assert [len(found) for found, _ in batches] == [3] * 6 + [2]
+    assert np.concatenate([p for _, p in batches]).tolist() == rows
+    assert labels_of(path, index) == (((ids + 1) % 3).tolist(), 20)
+    assert read_left_out(path, index, 0.74).tolist() == [15, 16, 17, 18, 19]
+    again = [*lines["id"][:-1], 0], [*lines["path"][:-1], "p0"]  # in another batch
+    path = write({"id": again[0], "path": again[1], "label": [0] * 20})
+    with pytest.raises(UserError, match="lists a sample twice; keep one line of each"):
+        labels_of(path, index)
+
+
+def test_paths_that_are_no_utf_8(write):
+    names = [os.fsdecode(name) for name in (b"p\xff0", b"p2", b"p\xe9", b"p7")]
+    index = small_index(names=names)
+    listed = [names[2], names[0]]
+    if write.kind == "parquet":
+        listed = [os.fsencode(name) for name in listed]
+    path = write({"id": [3, 0], "path": listed, "label": [0, 1]})
+    assert labels_of(path, index) == ([1, 1, 0, 0], 2)
+
+
+def test_an_apostrophe_before_a_path_is_the_reports(write):
+    index = small_index(names=["=1+1", "'quoted", "p3", "p7"])
+    lines = {"id": [0, 2], "path": ["'=1+1", "'quoted"], "label": [1, 2]}
+    assert labels_of(write(lines), index) == ([1, 2, 2, 0], 2)
+
+
+def test_samples_that_are_left_out_by_mark_and_by_score(write):
+    lines = {"id": [0, 2, 3, 7], "path": ["p0", "p2", "p3", "p7"]}
+    by_score = write(lines | {"score": [0.9, 0.5, 0.51, 0.0]})
+    assert read_left_out(by_score, small_index(), 0.5).tolist() == [0, 2]
+    assert read_left_out(by_score, small_index(), 0.9).tolist() == []
+    by_mark = write(lines | {"score": [0.9] * 4, "mark": ["keep", "fix", "", " unsure "]})
+    assert read_left_out(by_mark, small_index(), 0.0).tolist() == [1, 3]
+    if write.kind == "csv":  # it may be a list of broken files
+        assert read_left_out(write(lines), small_index(), 0.5) is None
+    else:
+        with pytest.raises(UserError, match="has neither a column score nor mark"):
+            read_left_out(write(lines), small_index(), 0.5)
+
+
+def test_a_mark_that_is_null_is_no_mark(tmp_path):
+    path = tmp_path / "marks.parquet"
+    lines = {"id": [0, 2], "path": ["p0", "p2"], "mark": pa.array([None, "fix"])}
+    pq.write_table(pa.table(lines), path)
+    assert read_left_out(path, small_index(), 0.5).tolist() == [1]
+
+
+GOOD = {"id": [0, 2], "path": ["p0", "p2"], "label": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ({"path": ["p0"], "label": [1]}, "has no column id; it has path, label. Name the file of"),
+        ({"id": [0], "label": [1]}, "has no column path; it has id, label"),
+        ({"id": [0], "path": ["p0"]}, "has no column refined_label; it has id, path"),
+        (GOOD | {"id": [0, 1]}, r"its sample 1 \(p2\) is not in this data set; pass the data"),
+        (GOOD | {"id": [0, 8]}, r"its sample 8 \(p2\) is not in this data set"),
+        (GOOD | {"id": [-1, 2]}, r"its sample -1 \(p0\) is not in this data set"),
+        (GOOD | {"path": ["p0", "q2"]}, r"its sample 2 \(q2\) is not in this data set"),
+        (GOOD | {"path": ["''p0", "p2"]}, r"its sample 0 \(''p0\) is not in this data set"),
+        (GOOD | {"id": ["0", "x"]}, "column id holds no whole numbers .*'x'"),
+        (GOOD | {"id": ["0", "1" + 20 * "0"]}, "column id holds no whole numbers"),
+        (GOOD | {"id": [2, 2], "path": ["p2", "p2"]}, "lists a sample twice; keep one line"),
+        (
+            GOOD | {"label": [1, 3]},
+            "column label has the label 3; the data set has 3 classes, 0 to",
+        ),
+        (GOOD | {"label": [-1, 2]}, "column label has the label -1; the data set has 3 classes"),
+        (GOOD | {"label": ["cat", "2"]}, "column label holds no whole numbers .*'cat'"),
+        (GOOD | {"label": ["1" + 20 * "0", "2"]}, "column label holds no whole numbers"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(write, lines, message):
+    path = write(lines)
+    with pytest.raises(UserError, match=f"^--labels {path}: {message}"):
+        labels_of(path)
+
+
+SURE = [[1.0, 0, 0], [0, 0.5, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[1.0, 0, 0], [0.5, 0.5, 0.1]], "the probabilities of sample 2 are no distribution"),
+        ([[0.0, 0, 0], [1, 0, 0]], "the probabilities of sample 0 are no distribution"),
+        ([[1.2, -0.2, 0], [1, 0, 0]], "the probabilities of sample 0 are no distribution"),
+        ([[np.nan, 0.5, 0.5], [1, 0, 0]], "the probabilities of sample 0 are no distribution"),
+        ([[1.0, 0], [0, 1]], "has (2 probabilities a row, the data set 3 classes|no column p2)"),
+        ([[1.0, 0, 0, 0]] * 2, "has (4 probabilities a row|no probabilities of 3 classes)"),
+    ],
+)
+def test_probabilities_that_do_not_fit_are_refused(write, rows, message):
+    path = write({"id": [0, 2], "path": ["p0", "p2"], "probabilities": rows})
+    for read in (probabilities_of, lambda path: labels_of(path, key="probabilities")):
+        with pytest.raises(UserError, match=f"^--labels {path}: {message}"):
+            read(path)
+
+
+def test_a_table_without_probabilities(write):
+    path = write(GOOD)
+    with pytest.raises(UserError, match=f"{path}: has no probabilities of 3 classes; export it"):
+        probabilities_of(path)
+    assert probabilities_of(write({"id": [0, 2], "path": ["p0", "p2"], "probabilities": SURE}))
+
+
+@pytest.mark.parametrize("column", ["score", "mark"])
+def test_a_list_of_samples_to_leave_out_that_does_not_fit(write, column):
+    lines = {"id": [0, 5], "path": ["p0", "p5"], column: ["0.7", "0.8"]}
+    path = write(lines)
+    with pytest.raises(UserError, match=rf"--data.exclude {path}: its sample 5 \(p5\) is not"):
+        read_left_out(path, small_index(), 0.5)
+
+
+def test_scores_that_are_no_numbers(write):
+    path = write({"id": [0], "path": ["p0"], "score": ["high"]})
+    with pytest.raises(UserError, match=f"{path}: column score holds no numbers"):
+        read_left_out(path, small_index(), 0.5)
+
+
+def test_probabilities_that_are_no_numbers(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("id,path,p0,p1,p2\n0,p0,1,0,none\n")
+    with pytest.raises(UserError, match=f"{path}: its probabilities are no numbers"):
+        probabilities_of(str(path))
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([[1.0, 0, 0], None], pa.list_(pa.float32())),
+        pa.array([[1.0, 0, 0], [1.0]]),
+        pa.array(["1", "2"]),
+    ],
+)
+def test_probabilities_that_are_no_lists_of_one_length(tmp_path, column):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"id": [0, 2], "path": ["p0", "p2"], "probabilities": column}), path)
+    with pytest.raises(UserError, match=f"{path}: column probabilities holds no lists of one len"):
+        probabilities_of(path)
+
+
+@pytest.mark.parametrize("paths", [[None, "p2"], [0, 2]])
+def test_paths_that_are_no_text(tmp_path, paths):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table(GOOD | {"path": paths}), path)
+    with pytest.raises(UserError, match=f"{path}: its sample 0 .* is not in this data set"):
+        labels_of(path)
+
+
+def test_other_classes_are_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pa.table(GOOD).replace_schema_metadata({"class_names": '["a", "b", "x"]'})
+    pq.write_table(table, path)
+    message = "made with the classes a, b, x, ..., the data set has a, b, c, ...; pass the data"
+    with pytest.raises(UserError, match=f"{path}: was {message}"):
+        labels_of(str(path))
+    pq.write_table(table.replace_schema_metadata({"class_names": '["a", "b", "c"]'}), path)
+    assert labels_of(str(path)) == ([1, 2, 2, 0], 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,path,label\n0,p0,1\n2,p2\n", ", line 3: has not as many fields as the header; corr"),
+        ("id,path,label\n0,p0,1,4\n", ", line 2: has not as many fields as the header"),
+        ("", ": has no column refined_label"),
+        ("id,path,label\n0,p0," + "1" * 200_000, ": is not a CSV table: field larger than"),
+    ],
+)
+def test_lines_of_a_csv_that_are_wrong(tmp_path, text, message):
+    path = tmp_path / "a.csv"
+    path.write_text(text)
+    with pytest.raises(UserError, match=f"^--labels {path}{message}"):
+        labels_of(str(path))
+
+
+def test_a_csv_as_spreadsheets_write_it(tmp_path):
+    path = tmp_path / "A.CSV"
+    path.write_bytes('\ufeffid,path,label\r\n"0",p0,1\r\n2,p2,\r\n'.encode())
+    assert labels_of(str(path)) == ([1, 1, 2, 0], 1)
+
+
+@pytest.mark.parametrize("keep", [0, 20, -10])
+def test_a_broken_parquet_file(tmp_path, keep):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table(GOOD), path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=f"^--labels {path}: cannot be read as Parquet .*export it"):
+        labels_of(str(path))
+
+
+def fill_shard(world, path):
+    index = small_index()
+    rows = np.array([[3, 0], [1, 2]][world.rank])
+    target = torch.full((2, 3), -1.0)
+    fill_rows(target, path, index, rows, option="labels")
+    return target.tolist()
+
+
+def test_every_process_fills_its_own_rows(write):
+    soft = {0: [0.5, 0.25, 0.25], 2: [0, 1, 0], 7: [0.125, 0.25, 0.625]}
+    path = write({"id": list(soft), "path": ["p0", "p2", "p7"], "probabilities": [*soft.values()]})
+    parts = in_processes(2, fill_shard, str(path))
+    assert parts == [[soft[7], soft[0]], [soft[2], [-1, -1, -1]]]  # of sample 3 nothing is said

@@ -1,0 +1,327 @@
+"""`python -m alr_fast.data verify`: what it excludes, what it keeps, and how it goes on."""
+
+import csv
+import os
+import shutil
+
+import numpy as np
+import pytest
+from helpers import broken_files
+from helpers.image_folder import write_folder
+
+from alr_fast.data import verify as module
+from alr_fast.data.__main__ import main
+from alr_fast.data.broken import default_exclusion_file
+from alr_fast.data.datasets import open_dataset
+from alr_fast.data.examine import KINDS, NOTES
+from alr_fast.data.verify import Known, verify_split
+from alr_fast.training.config.schema import DataConfig
+from alr_fast.training.run_data import leave_out, load_data
+
+# What `verify` calls each kind of broken file.
+EXPECTED = {
+    "missing": "missing",
+    "directory": "unreadable",
+    "unreadable": "unreadable",
+    "empty": "empty",
+    "one byte": "not an image",
+    "only a start": "truncated",
+    "html": "not an image",
+    "zeros": "not an image",
+    "truncated": "truncated",
+    "slightly truncated": "truncated",
+    "without the end marker": "truncated",
+    "zeroed tail and end": "truncated",
+    "progressive truncated": "truncated",
+    "headers alone": "truncated",
+    "long Huffman table": "truncated",
+    "Huffman counts": "damaged",
+    "12 bits": "unknown kind of JPEG",
+    "arithmetic JPEG": "unknown kind of JPEG",
+    "lossless JPEG": "unknown kind of JPEG",
+    "no tables": "damaged pixels",
+    "huge": "too large",
+    "no pixels": "damaged",
+    "png truncated": "truncated",
+    "png slightly truncated": "truncated",
+    "png of zeros": "damaged",
+    "png damaged pixels": "damaged",
+    "png of few pixels": "truncated",
+    "webp truncated": "truncated",
+    "webp slightly truncated": "truncated",
+    "webp damaged pixels": "damaged",
+    "gif truncated": "truncated",
+    "bmp truncated": "truncated",
+    "tiff truncated": "truncated",
+    "flipped bits": "damaged pixels",
+    "zero tail": "damaged pixels",
+    "missing rows": "damaged pixels",
+    "too tall": "damaged pixels",
+}
+OTHER_FORMAT = "other format than its name says"
+REMARKS = {
+    "cmyk": {"CMYK"},
+    "gray": {"gray"},
+    "turned": {"turned by EXIF"},
+    "upside down": {"turned by EXIF"},
+    "png": {OTHER_FORMAT},
+    "png 16 bits": {OTHER_FORMAT, "gray", "16 bits"},
+    "png gray": {OTHER_FORMAT, "gray"},
+    "png 1 bit": {OTHER_FORMAT, "gray"},
+    "png transparent": {OTHER_FORMAT},
+    "png palette": {OTHER_FORMAT},
+    "png turned": {OTHER_FORMAT, "turned by EXIF"},
+    "webp": {OTHER_FORMAT},
+    "webp lossless": {OTHER_FORMAT},
+    "webp turned": {OTHER_FORMAT, "turned by EXIF"},
+    "webp animated": {OTHER_FORMAT},
+    "gif": {OTHER_FORMAT},
+    "gif animated": {OTHER_FORMAT},
+    "bmp": {OTHER_FORMAT},
+    "tiff": {OTHER_FORMAT},
+}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALR_FAST_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def zoo(tmp_path):
+    """A table of files of every kind, ``train/<kind>.jpg``; a good test file."""
+    kinds = [
+        kind for kind in broken_files.KINDS if kind != "unreadable" or os.geteuid()
+    ]  # root may read everything
+    for kind in kinds:
+        broken_files.write_broken(tmp_path / f"train/{kind}.jpg", kind)
+    broken_files.write_good(tmp_path / "test/0.jpg")
+    broken_files.write_good(tmp_path / "test/1.jpg")
+    rows = [f"train/{kind}.jpg,{k % 2},train" for k, kind in enumerate(kinds)]
+    rows += ["test/0.jpg,0,test", "test/1.jpg,1,test"]
+    (tmp_path / "set.csv").write_text("path,label,split\n" + "\n".join(rows) + "\n")
+    return tmp_path / "set.csv"
+
+
+def small(tmp_path, count=100):
+    return write_folder(
+        tmp_path / "set",
+        train={"a": count // 2, "b": count // 2},
+        test={"a": 2, "b": 2},
+        suffix=".jpg",
+    )
+
+
+def listed(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def list_of(root, split="train"):
+    return default_exclusion_file(open_dataset("auto", root).split(split))
+
+
+def examined(monkeypatch, stop_after=None):
+    """The rows that are read; reading is interrupted after so many."""
+    rows = []
+    examine = module._Scan._examine
+
+    def counting(self, row):
+        if len(rows) == stop_after:
+            raise KeyboardInterrupt
+        rows.append(row)
+        return examine(self, row)
+
+    monkeypatch.setattr(module._Scan, "_examine", counting)
+    return rows
+
+
+def test_every_kind_of_file(zoo, capsys):
+    index = open_dataset("auto", zoo).split("train").index
+    assert main(["verify", str(zoo)]) == 1
+    found = {}
+    for line in listed(list_of(zoo)):
+        assert index.paths[int(line["id"])] == line["path"]
+        kind = line["path"].removeprefix("train/").removesuffix(".jpg")
+        found[kind] = line["reason"].split(" (")[0]
+    skipped = set() if os.geteuid() else {"unreadable"}
+    assert found == {k: v for k, v in EXPECTED.items() if k not in skipped}
+    assert set(EXPECTED.values()) <= set(KINDS)
+    assert set(EXPECTED) | set(broken_files.FINE) == set(broken_files.KINDS)
+    assert listed(list_of(zoo, "test")) == []  # header alone
+    output = capsys.readouterr().out
+    assert f"train: {len(index)} files, {len(found)} excluded" in output
+    assert str(list_of(zoo)) in output
+
+
+def test_what_is_fine_is_remarked_upon(zoo):
+    dataset = open_dataset("auto", zoo)
+    split = dataset.split("train")
+    report = verify_split(split, dataset.found.root, workers=2)
+    found = {}
+    for row, bits in enumerate(report.notes.tolist()):
+        if bits:
+            kind = split.index.paths[row].removeprefix("train/").removesuffix(".jpg")
+            found[kind] = {note for k, note in enumerate(NOTES) if bits >> k & 1}
+    assert found == REMARKS
+    again = verify_split(split, dataset.found.root, workers=2)
+    assert again.notes.tolist() == report.notes.tolist()
+    assert again.read == len(again.broken) == len(report.broken)
+
+
+def test_training_leaves_out_what_was_listed_and_no_id_shifts(tmp_path):
+    root = small(tmp_path)
+    before = open_dataset("folder", root).split("train").index
+    for kind, row in (("truncated", 3), ("flipped bits", 70)):
+        broken_files.write_broken(root / before.paths[row], kind)
+    assert main(["verify", str(root), "--split", "train"]) == 1
+    said = []
+    train = leave_out(load_data(DataConfig(name="auto"), str(root), say=said.append)).train.index
+    kept = np.setdiff1d(np.arange(100), [3, 70])
+    assert train.ids.tolist() == kept.tolist()
+    assert train.paths == before.take(kept).paths
+    assert any("2 samples are left out" in line for line in said)
+    assert (
+        len(
+            leave_out(
+                load_data(DataConfig(name="auto", exclude="none"), str(root), say=print)
+            ).train
+        )
+        == 100
+    )
+    # Repaired, the list is empty again.
+    for row in (3, 70):
+        broken_files.write_good(root / before.paths[row])
+    assert main(["verify", str(root), "--split", "train"]) == 0
+    assert len(leave_out(load_data(DataConfig(name="auto"), str(root), say=print)).train) == 100
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_an_interrupted_scan_goes_on(tmp_path, monkeypatch, capsys, workers):
+    root = small(tmp_path, 1000)
+    broken_files.write_broken(root / "train/a/010.jpg", "truncated")
+    call = ["verify", str(root), "--split", "train", "--workers", workers]
+    with monkeypatch.context() as patch:
+        first = examined(patch, stop_after=600)
+        assert main(call) == 130
+    assert "the next call goes on" in capsys.readouterr().err
+    assert not list_of(root).exists()
+    second = examined(monkeypatch)
+    assert main(call) == 1
+    # Chunks that threads had begun are lost, and what was broken is looked at again.
+    assert len(second) <= 1000 - 600 + 1 + 32 * (4 * int(workers) + 1 + int(workers))
+    assert set(first) | set(second) == set(range(1000))
+    assert [line["path"] for line in listed(list_of(root))] == ["train/a/010.jpg"]
+
+
+def test_what_has_changed_is_read_again(tmp_path, monkeypatch):
+    root = small(tmp_path)
+    assert main(["verify", str(root)]) == 0
+    broken_files.write_broken(root / "train/a/007.jpg", "truncated")
+    rows = examined(monkeypatch)
+    assert main(["verify", str(root)]) == 1
+    assert rows == [7]
+    os.remove(root / "train/b/000.jpg")  # listed anew, so other ids, and another fingerprint
+    assert main(["verify", str(root), "--split", "train"]) == 1
+    assert len(rows) == 1 + 99
+
+
+def rot(path):
+    """Spoils a file whose size and time of change stay as they were."""
+    stat = path.stat()
+    path.write_bytes(path.read_bytes()[:-2] + b"\0\0")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_again_reads_all(tmp_path):
+    root = small(tmp_path)
+    assert main(["verify", str(root)]) == 0
+    rot(root / "train/a/007.jpg")
+    assert main(["verify", str(root)]) == 0
+    assert main(["verify", str(root), "--again"]) == 1
+
+
+def test_another_copy_of_the_same_samples_is_read(tmp_path):
+    root = small(tmp_path)
+    shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copy2)
+    rot(root / "train/a/007.jpg")
+    assert main(["verify", str(tmp_path / "copy")]) == 0
+    assert main(["verify", str(root)]) == 1
+
+
+def test_a_file_in_two_splits_is_read_once(tmp_path, monkeypatch):
+    dataset = open_dataset("folder", small(tmp_path))
+    root, whole = dataset.found.root, dataset.split("train")
+    broken_files.write_broken(root / whole.index.paths[41], "empty")
+    part = whole.take(np.arange(40, 60))
+    known, rows = Known(), examined(monkeypatch)
+    verify_split(whole, root, workers=2, known=known)
+    assert len(rows) == 100
+    report = verify_split(part, root, workers=2, known=known)
+    assert len(rows) == 101
+    assert list(report.broken) == [1]
+
+
+def test_files_of_one_split_alone_are_read(tmp_path, monkeypatch):
+    dataset = open_dataset("folder", small(tmp_path))
+    root, whole = dataset.found.root, dataset.split("train")
+    broken_files.write_broken(root / whole.index.paths[70], "empty")
+    known, rows = Known(), examined(monkeypatch)
+    verify_split(whole.take(np.arange(40, 60)), root, workers=2, known=known)
+    report = verify_split(whole, root, workers=2, known=known)
+    assert sorted(rows[20:]) == [*range(40), *range(60, 100)]
+    assert list(report.broken) == [70]
+
+
+def test_output_names_the_list(tmp_path):
+    root = small(tmp_path)
+    broken_files.write_broken(root / "train/a/007.jpg", "html")
+    path = tmp_path / "mine.csv"
+    assert main(["verify", str(root), "--split", "train", "--output", str(path)]) == 1
+    assert listed(path) == [{"id": "7", "path": "train/a/007.jpg", "reason": "not an image"}]
+    assert not list_of(root).exists()
+    config = DataConfig(name="auto", exclude=str(path))
+    assert len(leave_out(load_data(config, str(root), say=print)).train) == 99
+
+
+def test_arrays_need_no_verification(capsys):
+    assert main(["verify", ".", "--data", "digits"]) == 0
+    assert "nothing to verify" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--output", "x.csv"], "name one with --split"),
+        (["--split", "val"], "folder has no split val"),
+        (["--split", "train", "--output", "no/such/x.csv"], "no file can be written there"),
+        (["--data", "nonsense"], "--data nonsense: no such data set"),
+        (["--workers", "0"], "--workers 0: must be 1 or more"),
+        (["--nonsense"], "--help lists every option"),
+    ],
+)
+def test_wrong_input_is_one_line(tmp_path, capsys, extra, message):
+    root = small(tmp_path)
+    assert main(["verify", str(root), *extra]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert message in error
+    assert not list_of(root).exists()
+
+
+def test_a_missing_root_is_named(tmp_path, capsys):
+    assert main(["verify", str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'nowhere'}: no such folder\n"
+
+
+def test_all_names_every_odd_file(tmp_path, capsys):
+    root = small(tmp_path)
+    names = [f"train/a/{number:03d}.jpg" for number in range(5)]
+    for name in names:
+        broken_files.write_broken(root / name, "gray")
+    assert main(["verify", str(root), "--split", "train"]) == 0
+    few = capsys.readouterr().out
+    assert [name in few for name in names] == [True] * 3 + [False] * 2
+    assert main(["verify", str(root), "--split", "train", "--all"]) == 0
+    every = capsys.readouterr().out
+    assert all(name in every for name in names)

@@ -1,0 +1,382 @@
+"""Trainings in processes of their own, for the tests of what may happen to one.
+
+A start of Python with all that a training imports takes seconds. So one process, this file as a
+script, imports it once and forks each training from there.
+"""
+
+import contextlib
+import csv
+import ctypes
+import errno
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+_SECONDS = 120  # a training that takes longer hangs
+_PR_SET_PDEATHSIG = 1
+
+
+class Server:
+    """The process that forks trainings; `close` ends it and them."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # One thread: tiny nets gain nothing from more, and there is none to lose in a fork.
+            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+            text=True,
+        )
+        self._started: list[Training] = []
+
+    def start(
+        self,
+        *argv: object,
+        log: Path,
+        faults: dict[str, dict] | None = None,
+        processes: int | None = None,
+        restarts: int = 0,
+    ) -> "Training":
+        """Starts a training.
+
+        Args:
+            argv: Options of ``python -m alr_fast.train``.
+            log: Gets stdout and stderr.
+            faults: Functions of this module that are called first, with their arguments.
+            processes: Start so many by torchrun; None for a single one without it.
+            restarts: How often torchrun starts them again.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        request = {
+            "argv": [str(word) for word in argv],
+            "log": str(log),
+            "faults": faults or {},
+            "processes": processes,
+            "restarts": restarts,
+        }
+        self._started.append(Training(self, self._ask(**request), log))
+        return self._started[-1]
+
+    def status(self, pid: int) -> int | None:
+        """Exit status of a training, -9 after SIGKILL; None while it runs."""
+        return self._ask(wait=pid)
+
+    def close(self) -> None:
+        """Ends the server and all that it started."""
+        for training in self._started:
+            training.end()
+        self._process.communicate()
+
+    def _ask(self, **request) -> int | None:
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+
+class Training:
+    """A training that was started; its pid is its own until `status` is known."""
+
+    def __init__(self, server: Server, pid: int, log: Path) -> None:
+        self.pid = pid
+        self.log = log
+        self._server = server
+        self._status: int | None = None
+
+    @property
+    def status(self) -> int | None:
+        """Exit status, -9 after SIGKILL; None while it runs."""
+        if self._status is None:
+            self._status = self._server.status(self.pid)
+        return self._status
+
+    @property
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self.log.read_text()
+
+    def wait(self) -> int:
+        """Its exit status, when it has one."""
+        self.until(lambda: self.status is not None)
+        return self.status
+
+    def until(self, condition: Callable[[], object]) -> bool:
+        """Returns when a condition holds, or the training has ended: whether the former."""
+        end = time.monotonic() + _SECONDS
+        while not condition():
+            if self.status is not None:
+                return bool(condition())
+            if time.monotonic() > end:
+                self.end()
+                raise TimeoutError(f"a training hangs: {self.output}")
+            time.sleep(0.001)
+        return True
+
+    def send(self, number: int) -> bool:
+        """Sends a signal; whether there still was somebody to get it."""
+        if self.status is not None:
+            return False
+        os.kill(self.pid, number)
+        return True
+
+    def end(self) -> None:
+        """Kills it with all that it started."""
+        if self.status is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            while self.status is None:
+                time.sleep(0.001)
+
+
+def _serve() -> None:
+    import torch
+    import torch._dynamo
+    import torch.distributed.run
+
+    import alr_fast.data.loaders.torch
+    import alr_fast.noise
+    import alr_fast.train
+    import alr_fast.training.checkpoint.store
+    import alr_fast.training.config.command_line
+    import alr_fast.training.output.display
+    import alr_fast.training.output.loggers
+    import alr_fast.training.output.run_folder
+    import alr_fast.training.profiling
+    import alr_fast.training.resume
+    import alr_fast.training.run_data
+    import alr_fast.training.trainer
+    from alr_fast.training.config.schema import Config
+
+    for module in ("docstring_parser", "safetensors.torch", "torchmetrics.classification"):
+        __import__(module)
+    torch.compiler.cudagraph_mark_step_begin()  # imports torch._inductor
+    alr_fast.training.output.records.plot_records = lambda records, path: None  # takes a second
+    alr_fast.training.run_data.load_data(Config().data, None, say=lambda line: None)
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            pid, status = os.waitpid(request["wait"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+        else:
+            answer = os.fork()
+            if answer == 0:
+                status = _train(request)
+                sys.stdout.flush()
+                os._exit(status)  # taking down all that was imported takes a second
+        print(json.dumps(answer), flush=True)
+
+
+def _train(request: dict) -> int:
+    import numpy as np
+    import torch
+
+    os.setsid()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number, path, flags in (
+        (0, os.devnull, os.O_RDONLY),
+        (1, request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+    ):
+        handle = os.open(path, flags, 0o644)
+        os.dup2(handle, number)
+        os.close(handle)
+    os.dup2(1, 2)
+    # Every process begins with random numbers of its own; a fork has those of the server.
+    torch.seed()
+    np.random.seed(int.from_bytes(os.urandom(4), "little"))
+    random.seed()
+    add_nets()
+    for name, arguments in request["faults"].items():
+        globals()[name](**arguments)
+    if request["processes"] is None:
+        from alr_fast.train import main
+
+        return main(request["argv"])
+    return _torchrun(request)
+
+
+def _torchrun(request: dict) -> int:
+    """What the command torchrun does, but its processes are forks of this one."""
+    import alr_fast.train
+
+    words = ["--standalone", "--run-path", "--start-method", "fork"]
+    words += ["--nproc-per-node", str(request["processes"])]
+    words += ["--max-restarts", str(request["restarts"]), "--monitor-interval", "0.02"]
+    try:
+        torch_run = sys.modules["torch.distributed.run"]
+        torch_run.main([*words, alr_fast.train.__file__, *request["argv"]])
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def add_nets() -> None:
+    """Adds "dropout", a small net that uses random numbers of torch, NumPy and Python."""
+    from alr_fast.training.models import MODELS
+
+    MODELS["dropout"] = _dropout_net
+
+
+def _dropout_net(num_classes: int, in_channels: int):
+    import numpy as np
+    from torch import nn
+
+    # NumPy and Python are nobody's business but the net's: a new training of it seeds them, and
+    # one that goes on must find them where they were.
+    random.seed(1)
+    np.random.seed(1)
+
+    class Noise(nn.Module):
+        def forward(self, images):
+            if not self.training:
+                return images
+            return images * (1 + 0.1 * random.gauss(0, 1) + 0.1 * np.random.normal())
+
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 12, 3, padding=1, bias=False),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        Noise(),
+        nn.Dropout(0.2),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(12 * 16, num_classes),
+    )
+
+
+def _around_steps(before=None, after=None) -> None:
+    """Calls functions before and after each training step, with its number in this process."""
+    from alr_fast.training.trainer import Trainer
+
+    genuine, made = Trainer.train_step, [0]
+
+    def train_step(self, batch):
+        number, made[0] = made[0], made[0] + 1
+        if before is not None:
+            batch = before(self, number, batch)
+        genuine(self, batch)
+        if after is not None:
+            after(number + 1)
+
+    Trainer.train_step = train_step
+
+
+def signal_after(number: int, steps: int) -> None:
+    """The process gets a signal after so many steps."""
+    _around_steps(after=lambda made: made == steps and os.kill(os.getpid(), number))
+
+
+def signal_group_after(number: int, steps: int) -> None:
+    """All processes of the training get a signal from outside, as from Slurm or a shell."""
+
+    def after(made: int) -> None:
+        if made != steps:
+            return
+        sender = os.fork()
+        if sender == 0:
+            try:
+                os.killpg(os.getpgrp(), number)
+            finally:
+                os._exit(0)
+        os.waitpid(sender, 0)
+        time.sleep(0.3)  # a process that dies of it is dead by then
+
+    _around_steps(after=after)
+
+
+def signal_in_evaluation(number: int, calls: int) -> None:
+    """The process gets a signal when it evaluates for so manyth time."""
+    import alr_fast.train as train
+
+    genuine, made = train.evaluate, [0]
+
+    def evaluate(*arguments):
+        made[0] += 1
+        if made[0] == calls:
+            os.kill(os.getpid(), number)
+        return genuine(*arguments)
+
+    train.evaluate = evaluate
+
+
+def kill_rank(rank: int, steps: int) -> None:
+    """One rank dies at its first life, when checkpoints are complete and so many steps made."""
+
+    def after(made: int) -> None:
+        first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+        if first and made == steps and int(os.environ["RANK"]) == rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _around_steps(after=after)
+
+
+def nan_images(first: int, last: int) -> None:
+    """The images of these steps are NaN."""
+
+    def before(trainer, number: int, batch: dict) -> dict:
+        if first <= number <= last:
+            batch = {**batch, "image": batch["image"] * float("nan")}
+        return batch
+
+    _around_steps(before=before)
+
+
+def limit_files(num_bytes: int, after_steps: int) -> None:
+    """The kernel refuses files beyond a size, from a step on."""
+
+    def limit(made: int) -> None:
+        if made == after_steps:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, resource.RLIM_INFINITY))
+
+    _around_steps(after=limit)
+
+
+def full_disk(name: str, mode: str, at: int) -> None:
+    """A file cannot be opened for writing when that is tried for so manyth time."""
+    genuine, tried = Path.open, [0]
+
+    wanted = mode
+
+    def open_path(self, mode="r", *arguments, **options):
+        if self.name == name and mode == wanted:
+            tried[0] += 1
+            if tried[0] == at:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+        return genuine(self, mode, *arguments, **options)
+
+    Path.open = open_path
+
+
+def run_folder(runs: Path) -> Path:
+    """The one folder of a run."""
+    (folder,) = [p for p in runs.iterdir() if not p.is_symlink()]
+    return folder
+
+
+def metrics(runs: Path) -> list[dict[str, str]]:
+    """The lines of the CSV file, without the columns that tell the time."""
+    with (run_folder(runs) / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    timing = ("seconds", "samples_per_second")
+    return [{k: v for k, v in row.items() if k not in timing} for row in rows]
+
+
+def outcome(runs: Path) -> dict:
+    """All that a run computed, weights and bank as bytes."""
+    folder = run_folder(runs)
+    found = {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
+    return {**found, "metrics": metrics(runs)}
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,239 @@
+import re
+from dataclasses import fields, is_dataclass
+
+import pytest
+import yaml
+
+from alr_fast.errors import UserError
+from alr_fast.training.config.command_line import parse
+from alr_fast.training.config.schema import Config, recipe_names
+
+
+def options(cls=Config, prefix="--"):
+    for field in fields(cls):
+        default = getattr(cls(), field.name)
+        if cls is Config and field.name == "options":
+            for name, own in default.items():
+                yield from options(type(own), f"{prefix}{name}.")
+        elif is_dataclass(default):
+            yield from options(type(default), f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
+def test_no_arguments_mean_the_recipe_digits():
+    config = parse([])
+    assert config.recipe == "digits"
+    assert config.methods == ["ce", "alr"]
+    assert (config.noise.kind, config.noise.rate, config.noise.seed) == ("symmetric", 0.4, 0)
+    assert (config.optim.epochs, config.options["alr"].warmup_epochs) == (60, 10)
+    assert (config.options["alr"].momentum, config.options["alr"].entropy_weight) == (0.9, 0.4)
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_every_shipped_recipe_parses(recipe):
+    argv = ["--recipe", recipe]
+    if recipe != "digits":
+        argv += ["--data-root", "somewhere"]
+    assert parse(argv).recipe == recipe
+
+
+def test_the_recipes_named_in_the_documents_are_shipped():
+    assert {"digits", "cifar10"} <= set(recipe_names())
+
+
+def test_command_line_wins_over_file_wins_over_recipe(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("optim: {epochs: 7, lr: 0.5}\nnoise: {rate: 0.2}\n")
+    config = parse(["--optim.epochs", "5", "--config", str(file)])
+    assert config.optim.epochs == 5  # command line
+    assert config.optim.lr == 0.5  # file
+    assert config.noise.rate == 0.2  # file
+    assert config.noise.kind == "symmetric"  # recipe
+    assert config.optim.sgd_momentum == 0.9  # default
+
+
+def test_a_config_file_can_name_the_recipe(tmp_path):
+    file = tmp_path / "my.yaml"
+    file.write_text("recipe: cifar10\ndata_root: somewhere\n")
+    config = parse(["--config", str(file)])
+    assert config.recipe == "cifar10"
+    assert config.model.name == "resnet34-cifar"
+
+
+def test_data_root_alone_means_the_recipe_folder():
+    config = parse(["--data-root", "somewhere"])
+    assert (config.recipe, config.data.name, config.data_root) == ("folder", "auto", "somewhere")
+    assert config.noise.kind == "none"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--methods", "alr"],
+        ["--methods=alr"],
+        ["--methods", "[alr]"],
+    ],
+)
+def test_spellings_of_methods(argv):
+    assert parse(argv).methods == ["alr"]
+
+
+def test_dashes_and_underscores_are_the_same():
+    argv = ["--data.crop-padding=3", "--log-every", "4", "--data_root", "a-b", "--recipe=folder"]
+    config = parse(argv)
+    assert (config.data.crop_padding, config.log.every, config.data_root) == (3, 4, "a-b")
+
+
+@pytest.mark.parametrize(
+    ("argv", "wanted"),
+    [
+        ("", False),
+        ("--profile", True),
+        ("--profile true", True),
+        ("--profile false", False),
+        ("--profile=true", True),
+        ("--profile=false", False),
+        ("--log.profile true", True),
+    ],
+)
+def test_spellings_of_the_profile(argv, wanted):
+    config = parse([*argv.split(), "--seed", "3"])
+    assert (config.log.profile, config.seed) == (wanted, 3)
+    assert parse(["--seed", "3", *argv.split()]).log.profile == wanted
+
+
+@pytest.mark.parametrize("names", ["csv,wandb", "[csv, wandb]", " csv, wandb "])
+def test_spellings_of_the_loggers(names):
+    assert parse(["--log.to", names]).log.to == ["csv", "wandb"]
+
+
+@pytest.mark.parametrize("argv", [["--data", "auto"], ["--data=auto"], ["--data.name", "auto"]])
+def test_spellings_of_the_data_set(argv):
+    assert parse(["--recipe", "cifar10", "--data-root", "x", *argv]).data.name == "auto"
+
+
+def test_dotted_overrides():
+    argv = "--noise.kind symmetric-exclusive --noise.rate 0.25 --optim.epochs 3 --data.limit 200"
+    argv += " --bank.dtype bfloat16 --alr.momentum 0.9 --alr.entropy_weight 0 --seed 4"
+    config = parse(argv.split())
+    assert (config.noise.kind, config.noise.rate) == ("symmetric-exclusive", 0.25)
+    assert (config.noise.seed, config.data.limit, config.bank.dtype) == (4, 200, "bfloat16")
+    assert (config.options["alr"].momentum, config.options["alr"].entropy_weight) == (0.9, 0.0)
+    assert config.options["alr"].warmup_epochs == 1  # a sixth of three epochs, one at least
+
+
+def test_one_epoch_has_no_warmup():
+    assert parse(["--optim.epochs", "1"]).options["alr"].warmup_epochs == 0
+
+
+def test_print_config_can_be_read_back(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(["--optim.epochs", "9", "--print_config"])
+    assert not stop.value.code
+    text = capsys.readouterr().out
+    assert yaml.safe_load(text)["optim"]["epochs"] == 9
+    file = tmp_path / "printed.yaml"
+    file.write_text(text)
+    assert parse(["--config", str(file)]) == parse(["--optim.epochs", "9"])
+
+
+def test_resolved_config_can_be_read_back(tmp_path):
+    file = tmp_path / "config.yaml"
+    config = parse(["--optim.epochs", "9"])
+    file.write_text(yaml.safe_dump(config.as_dict()))
+    assert parse(["--config", str(file)]) == config
+
+
+def test_help_describes_every_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for option in options():
+        option = "--data-root" if option == "--data_root" else option
+        assert re.search(re.escape(option) + r"[ ,]", text), option
+    entries = re.split(r"\n  (?=-)", text)[1:]
+    assert len(entries) >= len(list(options()))
+    for entry in entries:
+        words = re.sub(r"^(-\S+[ ,]*|[A-Z_]+\s|\{.*?\}|\[=flags\])*", "", " ".join(entry.split()))
+        assert len(re.sub(r"\(type:.*", "", words).split()) >= 2, entry
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--recipe nosuch", "nosuch.*cifar10, cifar10-accuracy, cifar10-small, cifar100"),
+        ("--recipe", "--recipe.*expected one argument"),
+        ("--methods ce,nosuch", "nosuch.*ce, label_smoothing, .*alr"),
+        ("--methods ,", "name one or more"),
+        ("--methods ce,ce", "each once"),
+        ("--noise.kind nosuch", "nosuch.*symmetric"),
+        ("--noise.rate 1.5", r"--noise\.rate 1\.5: must lie between 0 and 1"),
+        ("--noise.rate x", r"--noise\.rate: Expected a float. Got value: x"),
+        ("--optim.epochs 0", r"--optim\.epochs 0: must be 1 or more"),
+        ("--optim.lr 0", r"--optim\.lr 0"),
+        ("--optim.lr .nan", r"--optim\.lr"),
+        (
+            "--alr.warmup_epochs 60",
+            r"alr\.warmup_epochs 60 \(of the recipe, if .* below --optim\.epochs 60",
+        ),
+        ("--alr.warmup_epochs -1", r"warmup_epochs -1"),
+        ("--alr.momentum 1.2", r"--alr\.momentum must lie in \[0, 1\], got 1\.2"),
+        ("--alr.entropy_weight -1", r"--alr\.entropy_weight must be 0 or more .*, got -1"),
+        ("--bank.dtype float64", r"--bank\.dtype: .*float32.* Got value: float64"),
+        ("--data.limit 0", r"--data\.limit 0"),
+        ("--data.mean 3", r"--data\.mean: Expected one of list\[float\], null. Got value: 3"),
+        ("--data.mean [.1,.2]", r"--data\.mean .* 1 channels"),
+        ("--data.std [0]", r"--data\.std"),
+        ("--data.lmit 3", r"--data\.lmit: no such option; did you mean --data\.limit\?"),
+        ("--recipe cifar10", r"cifar10 needs data set cifar10: pass --data-root DIR"),
+        ("--optim.gamma 0", r"--optim\.gamma 0"),
+        (
+            "--optim.schedule step --optim.milestones [3,2]",
+            r"milestones \[3, 2\]: must be ascending",
+        ),
+        ("--optim.milestones [3]", r"milestones \[3\]: need --optim\.schedule step"),
+        ("--data.randaugment_magnitude 31", r"randaugment_magnitude 31: .* 0 and 30"),
+        ("--data.max_broken 2", r"max_broken 2\.0: .* 0 and 1"),
+        ("--data.label_key worse", r"label_key worse: needs --data\.label_file"),
+        ("--noise.kind matrix", r"--noise\.matrix FILE: give both or neither"),
+        ("--noise.matrix x.npy", r"--noise\.matrix FILE: give both or neither"),
+        ("--recipe digits --data-root /tmp", r"--data-root /tmp: recipe digits brings its own"),
+        ("--data-root x --noise.rate 0.4", r"--noise\.rate 0\.4: .* --noise\.kind symmetric"),
+        ("--config /no/such.yaml", "/no/such.yaml: No such file"),
+        ("--profile stray", r"--log\.profile: Expected a bool\. Got value: stray"),
+        ("--profile=", r"--log\.profile: Expected a bool"),
+        ("stray", "stray"),
+    ],
+)
+def test_wrong_input_is_one_line_that_names_it(argv, message):
+    with pytest.raises(UserError, match=message) as error:
+        parse(argv.split())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim: {epocs: 3}", r"--optim\.epocs: no such option; did you mean --optim\.epochs\?"),
+        ("optin: {epochs: 3}", r"optin"),
+        ("optim: [3", "not valid YAML"),
+        ("3", "name: value"),
+        ("optim: {epochs: many}", r"--optim\.epochs: Expected a int. Got value: many"),
+    ],
+)
+def test_wrong_config_file(tmp_path, text, message):
+    file = tmp_path / "my.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        parse(["--config", str(file)])
+    assert "\n" not in str(error.value)
+
+
+def test_warm_up_is_free_without_alr():
+    assert parse(["--methods", "ce", "--optim.epochs", "1"]).optim.epochs == 1
+
+
+def test_no_noise_has_no_rate():
+    assert parse(["--noise.kind", "none"]).noise.rate == 0.0

@@ -1,0 +1,226 @@
+"""Which run and checkpoint `--resume` chooses, without a training."""
+
+import shutil
+
+import pytest
+import torch
+import torch.distributed as dist
+import yaml
+
+from alr_fast.errors import UserError
+from alr_fast.training.checkpoint.manifest import MANIFEST
+from alr_fast.training.checkpoint.store import CheckpointStore
+from alr_fast.training.config.command_line import parse
+from alr_fast.training.output.run_folder import CHECKPOINTS
+from alr_fast.training.resume import find_checkpoint
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _group():
+    """A group of this one process."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The folder of a checkpoint with the number 1."""
+    store = CheckpointStore(tmp_path_factory.mktemp("made"), keep=1, say=print)
+    store.save(1, {"x": torch.ones(1)}, {}, wait=True)
+    store.close()
+    return store.folder / "000000001"
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def make_run(runs, checkpoint):
+    """Makes the folder of a run as it was left."""
+
+    def make(name, *argv, finished=False, checkpoints=True, change=lambda options: None):
+        run = runs / name
+        (run / CHECKPOINTS).mkdir(parents=True)
+        options = parse(["--runs", str(runs), *argv]).as_dict()
+        change(options)
+        (run / "config.yaml").write_text(yaml.safe_dump(options))
+        if checkpoints:
+            shutil.copytree(checkpoint, run / CHECKPOINTS / checkpoint.name)
+        if finished:
+            (run / "summary.json").write_text("{}")
+        return run
+
+    return make
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def warned():
+    return []
+
+
+@pytest.fixture
+def find(runs, said, warned):
+    def find(resume, *argv):
+        config = parse(["--runs", str(runs), "--resume", str(resume), *argv])
+        return find_checkpoint(config, say=said.append, warn=warned.append)
+
+    return find
+
+
+FIRST, SECOND, THIRD = (f"20260131-00000{number}-digits" for number in (1, 2, 3))
+BEGINS = "--resume auto: no unfinished run of this configuration in {}; a new one begins"
+
+
+def test_a_link_means_the_run_that_it_leads_to(runs, make_run, find):
+    run = make_run(FIRST)
+    (runs / "latest").symlink_to(run.name)
+    # Else "latest" would be made to lead to itself when the run is finished.
+    found, checkpoint = find(runs / "latest")
+    assert (found, checkpoint.path) == (run, run / CHECKPOINTS / "000000001")
+    found, checkpoint = find(runs / "latest" / CHECKPOINTS / "000000001")
+    assert (found, checkpoint.path) == (run, run / CHECKPOINTS / "000000001")
+
+
+def test_a_finished_run_is_not_gone_on_with(make_run, find):
+    run = make_run(FIRST, finished=True)
+    path = run / CHECKPOINTS / "000000001"
+    assert find(run) == find(path) == find("auto") == (run, None)
+    (path / MANIFEST).write_text("damaged")
+    assert find(run) == find(path) == (run, None)
+    shutil.rmtree(run / CHECKPOINTS)
+    assert find(run) == (run, None)
+    with pytest.raises(UserError, match=r"--seed 3: the run .* has 0; pass that"):
+        find(run, "--seed", "3")
+
+
+def test_a_run_without_a_checkpoint_is_refused(make_run, find):
+    run = make_run(FIRST, checkpoints=False)
+    for _ in range(2):
+        with pytest.raises(UserError, match=f"--resume {run}: has no complete checkpoint"):
+            find(run)
+        shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
+
+
+def test_a_folder_of_something_else_is_refused(runs, make_run, find):
+    run = make_run(FIRST)
+    for path in (runs, run / CHECKPOINTS):
+        with pytest.raises(UserError, match=f"{path}: neither the folder of a run nor one of its"):
+            find(path)
+    with pytest.raises(UserError, match="no such folder"):
+        find(runs / "none")
+
+
+def test_a_configuration_that_cannot_be_read_is_refused(make_run, find):
+    run = make_run(FIRST)
+    (run / "config.yaml").write_text("seed: [3")
+    with pytest.raises(UserError, match=rf"{run}/config\.yaml: cannot be read .*--resume") as error:
+        find(run)
+    assert "\n" not in str(error.value)
+
+
+def test_auto_takes_the_newest_run_of_this_configuration(make_run, find, said, warned):
+    make_run(FIRST)
+    run = make_run(SECOND)
+    make_run(THIRD, "--seed", "1")
+    assert find("auto", "--log-every", "7")[0] == run
+    assert (said, warned) == ([], [])
+
+
+@pytest.mark.parametrize("text", ["seed: [3", "", "- 3", b"\xff\xfe\xff"])
+def test_auto_passes_over_a_configuration_that_cannot_be_read(make_run, find, warned, text):
+    run, other = make_run(FIRST), make_run(SECOND)
+    path = other / "config.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert find("auto")[0] == run
+    (line,) = warned
+    assert line.startswith(f"{path}: cannot be read (")
+    assert line.endswith("): --resume auto passes this run over")
+    assert "\n" not in line
+
+
+def test_auto_says_that_a_new_run_begins(runs, find, said):
+    assert find("auto") is None
+    assert said == [BEGINS.format(runs)]
+
+
+def test_auto_says_what_differs_in_the_newest_run_of_the_recipe(runs, make_run, find, said):
+    make_run(FIRST, "--seed", "9")
+    make_run(SECOND, "--optim.lr", "0.1")
+    make_run(THIRD, "--recipe", "folder", "--data-root", "x")
+    assert find("auto") is None
+    assert said == [f"{BEGINS.format(runs)} ({SECOND} differs in optim.lr: 0.1, now 0.01)"]
+
+
+def test_auto_names_three_options_at_most(runs, make_run, find, said):
+    make_run(FIRST, "--seed", "1", "--noise.seed", "0", "--optim.lr", "0.1", "--data.limit", "50")
+    assert find("auto", "--optim.nesterov", "false") is None
+    names = "data.limit: 50, now null; optim.lr: 0.1, now 0.01; optim.nesterov: true, now false"
+    assert said == [f"{BEGINS.format(runs)} ({FIRST} differs in {names}; and 1 more)"]
+
+
+def test_other_methods_are_named_as_such(make_run, find):
+    run = make_run(FIRST, "--methods", "ce,alr")  # "alr.momentum" sorts before "methods"
+    with pytest.raises(UserError, match=r"--methods \['ce'\]: the run .* has \['ce', 'alr'\]"):
+        find(run, "--methods", "ce")
+
+
+def test_what_was_changed_is_named_before_what_follows_from_it(make_run, find, said):
+    run = make_run(FIRST)
+    with pytest.raises(UserError, match=r"--optim\.epochs 90: the run .* has 60"):
+        find(run, "--optim.epochs", "90")
+    assert find("auto", "--optim.epochs", "90") is None
+    assert "optim.epochs: 60, now 90; alr.warmup_epochs: 10, now 15" in said[0]
+
+
+def test_auto_says_where_there_is_no_checkpoint_yet(runs, make_run, find, said):
+    make_run(FIRST, checkpoints=False)
+    assert find("auto") is None
+    assert said == [f"{BEGINS.format(runs)} ({FIRST} has no complete checkpoint)"]
+
+
+def test_an_option_that_there_was_not_had_its_default(make_run, find):
+    def forget(options):
+        del options["optim"]["clip_norm"], options["optim"]["accumulate"], options["bank"]
+
+    run = make_run(FIRST, change=forget)
+    assert find("auto")[0] == find(run)[0] == run
+    with pytest.raises(UserError, match=r"--optim\.accumulate 2: the run .* has 1; pass that"):
+        find(run, "--optim.accumulate", "2")
+    with pytest.raises(UserError, match=r"--bank\.dtype bfloat16: the run .* has float32"):
+        find(run, "--bank.dtype", "bfloat16")
+
+
+@pytest.mark.parametrize("value", [None, 3])
+def test_an_option_that_there_is_no_more_differs(make_run, find, said, value):
+    run = make_run(FIRST, change=lambda options: options["optim"].update(magic=value))
+    assert find("auto") is None
+    then = "null" if value is None else "3"
+    assert said[0].endswith(f"({FIRST} differs in optim.magic: {then}, now no such option)")
+    with pytest.raises(UserError, match=r"has the option optim\.magic, which this version"):
+        find(run)
+
+
+LABELS = [
+    ["--data.label_file", "corrected.npz"],
+    ["--noise.kind", "none"],
+    ["--noise.rate", "0.2", "--noise.seed", "5"],
+]
+
+
+@pytest.mark.parametrize("changed", LABELS)
+def test_other_labels_may_come_from_elsewhere(make_run, find, changed):
+    run = make_run(FIRST)
+    assert find("auto", *changed) is None
+    with pytest.raises(UserError, match=f"{changed[0]} .*the run"):
+        find(run, *changed)
+    wanted = ["--checkpoint.other_labels", "true"]
+    assert find("auto", *changed, *wanted)[0] == find(run, *changed, *wanted)[0] == run
+    assert find("auto", *changed, *wanted, "--data.limit", "9") is None

@@ -17,8 +17,13 @@ from alr_fast.noise.files import (
     read_matrix,
     save_labels,
 )
-from alr_fast.noise.inject import InjectedNoise, check_noise, inject, needs_features
-from alr_fast.noise.models import NOISE_MODELS
+from alr_fast.noise.injection import (
+    NOISE_MODELS,
+    InjectedNoise,
+    check_noise,
+    inject,
+    needs_features,
+)
 
 __all__ = [
     "NOISE_MODELS",

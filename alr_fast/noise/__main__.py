@@ -15,8 +15,7 @@ from collections.abc import Sequence
 
 from alr_fast.errors import UserError
 from alr_fast.noise.files import check_output, read_matrix, save_labels
-from alr_fast.noise.inject import check_noise, inject, needs_features
-from alr_fast.noise.models import NOISE_MODELS
+from alr_fast.noise.injection import NOISE_MODELS, check_noise, inject, needs_features
 from alr_fast.utils.command import CommandParser, exit_status
 
 PROG = "python -m alr_fast.noise"

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.errors import UserError
-from alr_fast.noise.inject import InjectedNoise, describe
+from alr_fast.noise.injection import InjectedNoise, describe
 
 if TYPE_CHECKING:
     from alr_fast.data.index import SampleIndex

@@ -12,14 +12,12 @@ from alr_fast.noise.models import (
     _cumulative,
     _members_by_class,
     _need_two_classes,
-    noise_model,
 )
 
 INSTANCE_SPREAD = 0.1  # standard deviation of the samples' own rates, the value of the paper
 BLOCK_BYTES = 32 << 20  # features that are widened to float64 at a time
 
 
-@noise_model("instance")
 def instance(request: NoiseRequest) -> NDArray[np.int64]:
     """Noise that depends on the sample (Xia et al., NeurIPS 2020).
 

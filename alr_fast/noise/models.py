@@ -54,26 +54,12 @@ class NoiseRequest:
 
 NoiseModel = Callable[[NoiseRequest], NDArray[np.int64]]  # noisy labels, int64 [N], a new array
 
-NOISE_MODELS: dict[str, NoiseModel] = {}
 
-
-def noise_model(name: str) -> Callable[[NoiseModel], NoiseModel]:
-    """Enters a function into `NOISE_MODELS` under the name used in configurations."""
-
-    def register(model: NoiseModel) -> NoiseModel:
-        NOISE_MODELS[name] = model
-        return model
-
-    return register
-
-
-@noise_model("none")
 def none(request: NoiseRequest) -> NDArray[np.int64]:
     """Labels as they are."""
     return request.labels.copy()
 
 
-@noise_model("symmetric")
 def symmetric(request: NoiseRequest) -> NDArray[np.int64]:
     """Exactly ``int(rate * N)`` samples get a label uniform over all K classes."""
     labels, rng = request.labels, request.rng
@@ -83,7 +69,6 @@ def symmetric(request: NoiseRequest) -> NDArray[np.int64]:
     return noisy
 
 
-@noise_model("symmetric-exclusive")
 def symmetric_exclusive(request: NoiseRequest) -> NDArray[np.int64]:
     """Exactly ``int(rate * N)`` samples get a label uniform over the K - 1 wrong classes."""
     _need_two_classes(request)
@@ -95,7 +80,6 @@ def symmetric_exclusive(request: NoiseRequest) -> NDArray[np.int64]:
     return noisy
 
 
-@noise_model("asymmetric")
 def asymmetric(request: NoiseRequest) -> NDArray[np.int64]:
     """Look-alikes. CIFAR-10: truck to automobile, bird to airplane, deer to horse, cat to dog and
     back. Digits: 2 to 7, 3 to 8, 7 to 1, 5 to 6 and back.
@@ -115,7 +99,6 @@ def asymmetric(request: NoiseRequest) -> NDArray[np.int64]:
     )
 
 
-@noise_model("asymmetric-blocks5")
 def asymmetric_blocks5(request: NoiseRequest) -> NDArray[np.int64]:
     """Every class to the next one in its block of five ids, the fifth to the first.
 
@@ -132,7 +115,6 @@ def asymmetric_blocks5(request: NoiseRequest) -> NDArray[np.int64]:
     return _flip_classes(request, ids // 5 * 5 + (ids + 1) % 5)
 
 
-@noise_model("asymmetric-superclass")
 def asymmetric_superclass(request: NoiseRequest) -> NDArray[np.int64]:
     """CIFAR-100: every class to the next one in its superclass, the fifth to the first.
 
@@ -153,14 +135,12 @@ def asymmetric_superclass(request: NoiseRequest) -> NDArray[np.int64]:
     return _flip_classes(request, target)
 
 
-@noise_model("pair")
 def pair(request: NoiseRequest) -> NDArray[np.int64]:
     """Every class k to ``(k + 1) % K`` (Han et al., NeurIPS 2018)."""
     _need_two_classes(request)
     return _flip_classes(request, (np.arange(request.num_classes) + 1) % request.num_classes)
 
 
-@noise_model("matrix")
 def matrix(request: NoiseRequest) -> NDArray[np.int64]:
     """A sample of class y gets the label j with probability ``matrix[y, j]``; ignores the rate."""
     if request.matrix is None:

@@ -18,6 +18,7 @@ from alr_fast._operators import HAS_CUDA
 from alr_fast.bank import placement
 from alr_fast.bank.placement import allocate_rows, choose_placement, read_in_order
 from alr_fast.errors import UserError
+from alr_fast.utils import machine as machine_facts
 from alr_fast.utils.machine import available_memory
 
 GB = 10**9
@@ -90,8 +91,8 @@ def machine(tmp_path, monkeypatch):
         for name, text in files.items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(text)
-        monkeypatch.setattr(placement, "_PROC", tmp_path / "proc")
-        monkeypatch.setattr(placement, "_CGROUPS", tmp_path / "cgroup")
+        monkeypatch.setattr(machine_facts, "_PROC", tmp_path / "proc")
+        monkeypatch.setattr(machine_facts, "_CGROUPS", tmp_path / "cgroup")
 
     return make
 
@@ -406,7 +407,7 @@ def test_pinned_rows_are_pinned():
 BIG = """
 import json, sys, threading, time, torch
 from alr_fast import LabelBank
-from alr_fast.bank_file import BankFileWriter
+from alr_fast.bank.file import BankFileWriter
 from alr_fast.functional import alr_loss_and_grad
 
 folder, k = sys.argv[1], 1000

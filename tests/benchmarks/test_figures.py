@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks.tsne_figure.tsne import Embedding
 from helpers.image_folder import write_folder
 from matplotlib.colors import to_hex
 from PIL import Image
@@ -23,7 +24,8 @@ from alr_fast import train
 from alr_fast.errors import UserError
 from alr_fast.training.models import build_model
 from benchmarks.figures import __main__ as figures
-from benchmarks.figures.tsne import Embedding
+from benchmarks.figures import curves, runs, style
+from benchmarks.figures import tsne as tsne_figure
 
 pytest.importorskip("timm", reason="training needs the extra train")
 
@@ -160,11 +162,11 @@ def test_memorisation_draws_the_accuracies_of_the_metrics(
 
 @pytest.mark.parametrize("method", ["ce", "alr"])
 def test_memorisation_lines_are_in_percent(run: Path, method: str) -> None:
-    series = figures.memorisation_series(figures.open_run(run), method)
+    series = curves.memorisation_series(runs.open_run(run), method)
     assert list(series["epoch"]) == list(range(1, EPOCHS + 1))
     for name in ("train_accuracy", "test_accuracy"):
         assert (series[name] == column(run, method, name)).all()
-    figure = figures.draw_memorisation(series, 0.64, title="title")
+    figure = curves.draw_memorisation(series, 0.64, title="title")
     (axes,) = figure.axes
     training, test, right = axes.lines
     assert list(training.get_xdata()) == list(range(1, EPOCHS + 1))
@@ -174,7 +176,7 @@ def test_memorisation_lines_are_in_percent(run: Path, method: str) -> None:
     assert axes.get_ylabel() == "accuracy (%)"
     assert "while training" in axes.get_title()
     # Without true labels there is no such line.
-    assert len(figures.draw_memorisation(series, None, title="").axes[0].lines) == 2
+    assert len(curves.draw_memorisation(series, None, title="").axes[0].lines) == 2
 
 
 def test_memorisation_names_the_best_epoch(
@@ -201,7 +203,7 @@ def test_shares_are_those_of_the_metrics(
     assert_png(path)
     (line,) = capsys.readouterr().out.splitlines()
     for method in ("ce", "alr"):
-        epochs, groups = figures.share_series(figures.open_run(run), method)
+        epochs, groups = curves.share_series(runs.open_run(run), method)
         assert list(epochs) == list(range(1, EPOCHS + 1))
         right, wrong = groups.values()
         assert (right["correct"] == column(run, method, "clean_correct")).all()
@@ -232,7 +234,7 @@ def test_shares_of_known_predictions(
 def test_no_share_is_below_zero(broken_run: Callable) -> None:
     copy = broken_run(change_metrics(mislabelled_correct="0.9", mislabelled_memorised="0.1"))
     assert 1 - 0.9 - 0.1 < 0  # in binary
-    _, groups = figures.share_series(figures.open_run(copy), "ce")
+    _, groups = curves.share_series(runs.open_run(copy), "ce")
     assert (groups["mislabelled samples"]["incorrect"] == 0).all()
 
 
@@ -243,11 +245,11 @@ def test_shares_are_stacked(epochs: int) -> None:
     wrong = {"correct": x, "memorised": x / 2, "incorrect": 1 - 1.5 * x}
     groups = {"samples with a right label": right, "mislabelled samples": wrong}
     numbers = np.arange(1.0, epochs + 1)
-    figure = figures.draw_shares({m: (numbers, groups) for m in ("ce", "alr", "sat")}, title="t")
+    figure = curves.draw_shares({m: (numbers, groups) for m in ("ce", "alr", "sat")}, title="t")
     assert len(figure.axes) == 6
     assert [axes.get_title() for axes in figure.axes[:3]] == ["ce", "alr", "sat"]
     assert "while training" in figure.get_suptitle()
-    colors = {"correct": figures.BLUE, "memorised": figures.ORANGE, "incorrect": figures.GREY}
+    colors = {"correct": style.BLUE, "memorised": style.ORANGE, "incorrect": style.GREY}
     for row, (group, shares) in enumerate(groups.items()):
         assert figure.axes[3 * row].get_ylabel() == f"{group} (%)"
         for axes in figure.axes[3 * row : 3 * row + 3]:
@@ -267,16 +269,16 @@ def test_shares_are_stacked(epochs: int) -> None:
 
 
 def loader_of(run: Path, samples: int = 1000, seed: int = 0, data_root: str | None = None):
-    return figures.image_loader(
-        figures.open_run(run), samples=samples, seed=seed, data_root=data_root, device=CPU
+    return tsne_figure.image_loader(
+        runs.open_run(run), samples=samples, seed=seed, data_root=data_root, device=CPU
     )
 
 
 @pytest.mark.parametrize("method", ["ce", "alr"])
 def test_features_of_a_run_give_its_logits_and_its_accuracy(run: Path, method: str) -> None:
     loader = loader_of(run)
-    net = figures.load_for(figures.open_run(run), method, loader)
-    features, logits, labels = figures.penultimate(net, loader)
+    net = tsne_figure.load_for(runs.open_run(run), method, loader)
+    features, logits, labels = tsne_figure.penultimate(net, loader)
     assert features.shape == (360, net.head.in_features)
     torch.testing.assert_close(features @ net.head.weight.T + net.head.bias, logits)
     with torch.no_grad():
@@ -304,7 +306,7 @@ def test_features_of_other_nets(name: str, size: int, width: int) -> None:
         {"image": images[:2], "label": torch.tensor([4, -1])},  # -1: the file gave no image
         {"image": images[2:], "label": torch.tensor([6])},
     ]
-    features, logits, labels = figures.penultimate(net, batches)
+    features, logits, labels = tsne_figure.penultimate(net, batches)
     assert features.shape == (2, width)
     assert labels.tolist() == [4, 6]
     with torch.no_grad():
@@ -336,7 +338,7 @@ class TwoHeads(nn.Module):
 def test_nets_without_one_last_linear_layer_are_refused(net: nn.Module) -> None:
     batch = {"image": torch.randn(2, 3, 2, 2), "label": torch.tensor([0, 1])}
     with pytest.raises(UserError, match=r"does not end in one linear layer.*--model\.name"):
-        figures.penultimate(net, [batch])
+        tsne_figure.penultimate(net, [batch])
     assert not any(module._forward_hooks for module in net.modules())
 
 
@@ -365,8 +367,8 @@ def test_image_files_that_have_moved(
     assert_png(out / "figure.png")
     assert "t-SNE of 35 test images" in capsys.readouterr().out  # one gives no image any more
     loader = loader_of(run, data_root=str(root))
-    _, logits, labels = figures.penultimate(
-        figures.load_for(figures.open_run(run), "ce", loader), loader
+    _, logits, labels = tsne_figure.penultimate(
+        tsne_figure.load_for(runs.open_run(run), "ce", loader), loader
     )
     right = int((logits.argmax(1) == labels).sum())
     assert abs(right - 36 * summary(run)["methods"]["ce"]["test_accuracy_last"]) < 1.001
@@ -386,8 +388,10 @@ def test_tsne_has_a_panel_for_each_run_and_method(
 
     other = broken_run(change_summary(other_results))
     drawn = []
-    draw = figures.draw_tsne
-    monkeypatch.setattr(figures, "draw_tsne", lambda *a, **o: drawn.append((a, o)) or draw(*a, **o))
+    draw = tsne_figure.draw_tsne
+    monkeypatch.setattr(
+        tsne_figure, "draw_tsne", lambda *a, **o: drawn.append((a, o)) or draw(*a, **o)
+    )
     path = out / "figure.png"
     words = ["--samples", "60", "--perplexity", "8", "--output", str(path)]
     assert figures.main(["tsne", str(run), str(other), *words]) == 0
@@ -435,21 +439,21 @@ def embedding(classes: int, samples: int, method: str = "ce") -> Embedding:
 def test_points_have_the_colour_of_their_true_class() -> None:
     shown = [embedding(10, 200), embedding(10, 4, "alr")]
     names = [f"class {k}" for k in range(10)]
-    figure = figures.draw_tsne(shown, names, columns=2, title="title")
+    figure = tsne_figure.draw_tsne(shown, names, columns=2, title="title")
     assert len(figure.axes) == 2
     for axes, e in zip(figure.axes, shown, strict=True):
         assert axes.get_title() == f"{e.method}, symmetric 20 %\ntest accuracy 87.5 %"
         assert len(axes.collections) == 10
         for k, points in enumerate(axes.collections):
             np.testing.assert_array_equal(points.get_offsets(), e.points[e.labels == k])
-            assert to_hex(points.get_facecolor()[0]) == figures.CLASS_COLORS[k]
+            assert to_hex(points.get_facecolor()[0]) == style.CLASS_COLORS[k]
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == names
 
 
 def test_more_classes_than_colours_have_a_scale() -> None:
     e = embedding(100, 300)
-    figure = figures.draw_tsne([e], [str(k) for k in range(100)], columns=1, title="title")
+    figure = tsne_figure.draw_tsne([e], [str(k) for k in range(100)], columns=1, title="title")
     axes, scale = figure.axes
     (points,) = axes.collections
     np.testing.assert_array_equal(points.get_array(), e.labels)
@@ -464,7 +468,7 @@ def test_a_full_figure_stays_small(out: Path) -> None:
     shown = [embedding(10, 2000, "negative_smoothing") for _ in range(8)]
     names = [f"class {k}" for k in range(10)]
     path = out / "figure.png"
-    figures.save(figures.draw_tsne(shown, names, columns=4, title="title"), path)
+    style.save(tsne_figure.draw_tsne(shown, names, columns=4, title="title"), path)
     assert_png(path)
 
 
@@ -476,7 +480,7 @@ def test_agreement_counts_nearest_neighbours() -> None:
 
 def test_noise_in_words(run: Path) -> None:
     def noise(kind: str, rate: float) -> str:
-        return figures.FinishedRun(
+        return runs.FinishedRun(
             run, {"noise": {"kind": kind, "requested_rate": rate}, "methods": {}}
         ).noise
 

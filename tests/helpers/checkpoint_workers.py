@@ -22,6 +22,7 @@ from torch.distributed.checkpoint import filesystem
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from alr_fast.errors import SharedError
+from alr_fast.training.checkpoint import manifest, shards
 from alr_fast.training.checkpoint import store as cp
 
 _SECONDS = 90  # a group that takes longer hangs
@@ -136,12 +137,12 @@ def bounds(name: str, rank: int, world: int) -> tuple[int, int]:
 
 def save_shards(rank: int, world: int, folder: Path, chunk_bytes: int, in_background: bool) -> None:
     """Saves the shards, a tensor that all have and one of each rank alone."""
-    cp.CHUNK_BYTES = chunk_bytes
+    shards.CHUNK_BYTES = chunk_bytes
     mesh = init_device_mesh("cpu", (world,))
     tensors = {}
     for name, rows in whole().items():
         a, b = bounds(name, rank, world)
-        tensors[name] = cp.shard(rows[a:b].clone(), a, len(rows), mesh)
+        tensors[name] = shards.shard(rows[a:b].clone(), a, len(rows), mesh)
     tensors["weight"] = torch.arange(12.0).reshape(3, 4)
     tensors[f"rank{rank}.rng"] = torch.tensor([rank])
     store = cp.CheckpointStore(folder, keep=1, say=print, background=in_background)
@@ -152,16 +153,16 @@ def save_shards(rank: int, world: int, folder: Path, chunk_bytes: int, in_backgr
 
 def load_shards(rank: int, world: int, folder: Path, chunk_bytes: int) -> dict:
     """Loads into buffers of this number of ranks; the rows that this rank got, by name."""
-    cp.CHUNK_BYTES = chunk_bytes
+    shards.CHUNK_BYTES = chunk_bytes
     mesh = init_device_mesh("cpu", (world,))
     rows = {"weight": torch.zeros(3, 4)}
     tensors = dict(rows)
     for name, tensor in whole().items():
         a, b = bounds(name, rank, world)
         rows[name] = torch.full_like(tensor[a:b], -1)
-        tensors[name] = cp.shard(rows[name], a, len(tensor), mesh)
-    checkpoint = cp.newest_checkpoint(folder)
-    cp.check_files(checkpoint)
+        tensors[name] = shards.shard(rows[name], a, len(tensor), mesh)
+    checkpoint = manifest.newest_checkpoint(folder)
+    manifest.check_files(checkpoint)
     cp.load(checkpoint, tensors)
     # As lists: a tensor would go through shared memory, which is gone with this process.
     return {name: tensor.tolist() for name, tensor in rows.items()}
@@ -173,7 +174,7 @@ def fail_on_one(rank: int, world: int, folder: Path) -> dict:
     lines: list[str] = []
     store = cp.CheckpointStore(folder, keep=3, say=lines.append)
     rows = torch.arange(8.0)[4 * rank : 4 * rank + 4].clone()
-    tensors = {"bank": cp.shard(rows, 4 * rank, 8, mesh), "weight": torch.ones(3)}
+    tensors = {"bank": shards.shard(rows, 4 * rank, 8, mesh), "weight": torch.ones(3)}
     seen = {}
 
     def save(name: str, number: int, wait: bool) -> None:
@@ -185,15 +186,15 @@ def fail_on_one(rank: int, world: int, folder: Path) -> dict:
     with failing_writes(no_space()) if rank == 1 else contextlib.nullcontext():
         save("background", 2, False)
         save("foreground", 3, True)
-    genuine = cp._host_copy
+    genuine = shards._host_copy
     if rank == 1:
-        cp._host_copy = _no_memory
+        shards._host_copy = _no_memory
     save("staging", 4, False)
-    cp._host_copy = genuine
+    shards._host_copy = genuine
     save("last", 5, False)
     store.close()
 
-    newest = cp.newest_checkpoint(folder)
+    newest = manifest.newest_checkpoint(folder)
     before = rows.clone()
     wanted = tensors if rank == 0 else {**tensors, "other": torch.ones(1)}
     seen["missing name"] = _error(lambda: cp.load(newest, wanted))
@@ -201,7 +202,7 @@ def fail_on_one(rank: int, world: int, folder: Path) -> dict:
     if rank == 0:
         (newest.path / "__1_0.distcp").write_bytes(b"")
     dist.barrier()
-    seen["damage"] = _error(lambda: cp.check_files(newest))
+    seen["damage"] = _error(lambda: manifest.check_files(newest))
     # Past the check of the files: a file that cannot be read, on one rank.
     seen["unreadable"] = _error(lambda: cp.load(newest, {"bank": tensors["bank"]}))
     seen["rows kept"] = torch.equal(rows, before) if rank == 1 else True
@@ -246,7 +247,7 @@ def exceed_file_size(rank: int, world: int, folder: Path) -> list:
 def save_forever(rank: int, world: int, folder: Path, in_background: bool, started) -> None:
     """Saves until it is killed; each number twice, so that checkpoints are replaced, too."""
     store = cp.CheckpointStore(folder, keep=2, say=print, background=in_background)
-    newest = cp.newest_checkpoint(folder)
+    newest = manifest.newest_checkpoint(folder)
     number = newest.number if newest else 1
     started.set()
     while True:
@@ -274,14 +275,14 @@ def anonymous_memory(rank: int, world: int, folder: Path, megabytes: int) -> dic
         files[0][block : block + (1 << 16)] = block
     store = cp.CheckpointStore(folder / "checkpoints", keep=1, say=print)
     store.save(1, {"x": torch.ones(3)}, {}, wait=True)  # what DCP itself needs once
-    shards = [cp.shard(file, 0, len(file), mesh) for file in files]
+    shards = [shards.shard(file, 0, len(file), mesh) for file in files]
     with _peak() as peak:
         store.save(2, {"bank": shards[0]}, {}, wait=True)
     sizes["saving"] = peak[0]
     assert store.last_error is None
-    checkpoint = cp.newest_checkpoint(folder / "checkpoints")
+    checkpoint = manifest.newest_checkpoint(folder / "checkpoints")
     with _peak() as peak:
-        cp.check_files(checkpoint)
+        manifest.check_files(checkpoint)
         cp.load(checkpoint, {"bank": shards[1]})
     sizes["loading"] = peak[0]
     for a, b in zip(files[0].split(1 << 16), files[1].split(1 << 16), strict=True):

@@ -10,8 +10,9 @@ accuracy which a rounded calculation can have, and no zero or stale result passe
 from typing import Any
 
 import torch
-from helpers.problems import Problem, Result, run_eager, run_exact, run_fused
 from torch import Tensor
+
+from helpers.problems import Problem, Result, run_eager, run_exact, run_fused
 
 # A few roundings, those of a few terms and of the result.
 _FLOOR_ULPS = 4

@@ -295,9 +295,9 @@ def signal_group_after(number: int, steps: int) -> None:
 
 def signal_in_evaluation(number: int, calls: int) -> None:
     """The process gets a signal when it evaluates for so manyth time."""
-    import alr_fast.train as train
+    from alr_fast.training import loop
 
-    genuine, made = train.evaluate, [0]
+    genuine, made = loop.evaluate, [0]
 
     def evaluate(*arguments):
         made[0] += 1
@@ -305,7 +305,7 @@ def signal_in_evaluation(number: int, calls: int) -> None:
             os.kill(os.getpid(), number)
         return genuine(*arguments)
 
-    train.evaluate = evaluate
+    loop.evaluate = evaluate
 
 
 def kill_rank(rank: int, steps: int) -> None:

@@ -4,14 +4,23 @@ and cross entropy phases, modes, state, moves, and life inside other modules."""
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import loss_cases as cases
+from helpers.loss_cases import (
+    CLASSES,
+    GIVEN,
+    INDEX,
+    REDUCTIONS,
+    ROWS,
+    check,
+    close,
+    numbers,
+    reduced,
+)
 from torch import nn
 
 from alr_fast import ALRLoss, LabelBank
 from alr_fast.functional import alr_loss
 from alr_fast.losses import CrossEntropyLoss, ELRLoss, SATLoss, SELCLoss
-
-from . import cases
-from helpers.loss_cases import CLASSES, GIVEN, INDEX, REDUCTIONS, ROWS, check, close, numbers, reduced
 
 LABELS = torch.tensor([2, 0, 1, 1, 3, 0])
 

@@ -12,10 +12,12 @@ from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
 from alr_fast.noise import (
     NOISE_MODELS,
+    classes,
     inject,
+    injection,
+    instance,
     load_labels,
     load_noise,
-    models,
     needs_features,
     read_matrix,
     save_labels,
@@ -34,7 +36,7 @@ CIFAR100_COARSE = """
     5 19 8 8 15 13 14 17 18 10 16 4 17 4 2 0 17 4 18 17 10 3 2 12 12 16 12 1 9 19 2 10 0 1 16 12 9
     13 15 13 16 19 2 4 6 19 5 5 8 19 18 1 2 15 6 0 17 8 14 13
 """
-CIFAR100 = tuple(sorted(name for names in models.CIFAR100_SUPERCLASSES.values() for name in names))
+CIFAR100 = tuple(sorted(name for names in classes.CIFAR100_SUPERCLASSES.values() for name in names))
 
 # What every kind needs beside labels and rate, for 20,000 samples of CIFAR-10's classes.
 FEATURES = np.random.default_rng(8).integers(256, size=(N, 2, 3), dtype=np.uint8)
@@ -159,12 +161,12 @@ def test_superclass_table_is_that_of_the_data_set():
     coarse = [int(number) for number in CIFAR100_COARSE.split()]
     position = {
         name: number
-        for number, names in enumerate(models.CIFAR100_SUPERCLASSES.values())
+        for number, names in enumerate(classes.CIFAR100_SUPERCLASSES.values())
         for name in names
     }
     assert [position[name] for name in CIFAR100] == coarse
-    assert list(models.CIFAR100_SUPERCLASSES) == sorted(models.CIFAR100_SUPERCLASSES)
-    for names in models.CIFAR100_SUPERCLASSES.values():
+    assert list(classes.CIFAR100_SUPERCLASSES) == sorted(classes.CIFAR100_SUPERCLASSES)
+    for names in classes.CIFAR100_SUPERCLASSES.values():
         assert list(names) == sorted(names)
 
 
@@ -262,7 +264,7 @@ def test_matrix_takes_the_uniform_numbers_row_by_row():
 
 
 def test_matrix_rows_that_are_a_little_short_of_one_give_no_label_too_many(monkeypatch):
-    monkeypatch.setattr(models, "ROW_SUM_TOLERANCE", 0.5)
+    monkeypatch.setattr(injection, "ROW_SUM_TOLERANCE", 0.5)
     labels = np.zeros(10_000, dtype=np.int64)
     noise = inject(
         labels, num_classes=2, kind="matrix", rate=0, seed=0, matrix=[[0.3, 0.3], [0.3, 0.3]]
@@ -323,7 +325,7 @@ def test_instance_is_its_definition(rate, monkeypatch):
     rng = np.random.default_rng(1)
     labels = rng.choice([0, 1, 3, 4], size=400)  # a class without samples takes its weights too
     features = rng.integers(256, size=(400, 3, 2, 2), dtype=np.uint8)
-    monkeypatch.setattr(models, "BLOCK_BYTES", 8 * 12 * 7)  # seven samples a block
+    monkeypatch.setattr(instance, "BLOCK_BYTES", 8 * 12 * 7)  # seven samples a block
     noise = inject(labels, num_classes=5, kind="instance", rate=rate, seed=6, features=features)
     assert noise.labels.tolist() == instance_by_hand(labels, 5, features, rate, 6)
 

@@ -3,9 +3,9 @@
 import torch
 import torch.nn.functional as F
 from helpers.compare import check
+from helpers.problems import OPERATIONS, Problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from helpers.problems import OPERATIONS, Problem
 
 from alr_fast.functional import (
     alr_loss,

@@ -15,6 +15,7 @@ from helpers import checkpoint_workers as workers
 from torch.distributed.device_mesh import init_device_mesh
 
 from alr_fast.errors import SharedError, UserError
+from alr_fast.training.checkpoint import dcp, manifest, shards
 from alr_fast.training.checkpoint import store as cp
 
 
@@ -62,11 +63,11 @@ def _saved(store, *numbers, tensors=None):
         store.save(number, tensors or {"x": torch.tensor([number])}, {"step": number})
     store.wait()
     assert store.last_error is None
-    return cp.list_checkpoints(store.folder)
+    return manifest.list_checkpoints(store.folder)
 
 
 def _value(checkpoint):
-    cp.check_files(checkpoint)
+    manifest.check_files(checkpoint)
     x = torch.zeros(1, dtype=torch.int64)
     cp.load(checkpoint, {"x": x})
     return x.item()
@@ -100,7 +101,7 @@ def test_tensors_come_back_bit_by_bit(make_store, in_background):
     store.save(7, tensors, progress)
     store.wait()
 
-    checkpoint = cp.newest_checkpoint(store.folder)
+    checkpoint = manifest.newest_checkpoint(store.folder)
     assert (store.written, store.last_error) == (7, None)
     assert (checkpoint.number, checkpoint.world_size) == (7, 1)
     assert checkpoint.torch_version == torch.__version__
@@ -109,7 +110,7 @@ def test_tensors_come_back_bit_by_bit(make_store, in_background):
     loaded["to_contiguous"] = torch.zeros(4, 3, 5, 5)
     loaded["nn.parameter"] = torch.nn.Parameter(torch.zeros(3))
     strides = {name: tensor.stride() for name, tensor in loaded.items()}
-    cp.check_files(checkpoint)
+    manifest.check_files(checkpoint)
     cp.load(checkpoint, loaded)
     for name, tensor in tensors.items():
         assert _bits(loaded[name]) == _bits(tensor), name
@@ -126,25 +127,26 @@ def test_a_rank_may_ask_for_less(make_store):
 @pytest.mark.parametrize("in_background", [True, False])
 def test_chunks_that_do_not_meet(make_store, mesh, monkeypatch, in_background):
     rows, ids = torch.randn(50, 3), torch.arange(50)
-    monkeypatch.setattr(cp, "CHUNK_BYTES", 7 * 12)
-    tensors = {"rows": cp.shard(rows, 0, 50, mesh), "ids": cp.shard(ids, 0, 50, mesh)}
-    assert len(cp._chunks(tensors["rows"]).local_shards()) == 8  # of 7 rows, the last of one
-    assert len(cp._chunks(tensors["ids"]).local_shards()) == 5  # of 10 numbers
+    monkeypatch.setattr(shards, "CHUNK_BYTES", 7 * 12)
+    tensors = {"rows": shards.shard(rows, 0, 50, mesh), "ids": shards.shard(ids, 0, 50, mesh)}
+    assert len(shards._chunks(tensors["rows"]).local_shards()) == 8  # of 7 rows, the last of one
+    assert len(shards._chunks(tensors["ids"]).local_shards()) == 5  # of 10 numbers
     (checkpoint,) = _saved(make_store(background=in_background), 1, tensors=tensors)
     for size in (1, 30 * 12, 11 * 12, 1 << 20):
-        monkeypatch.setattr(cp, "CHUNK_BYTES", size)
+        monkeypatch.setattr(shards, "CHUNK_BYTES", size)
         got, got_ids = torch.zeros(50, 3), torch.zeros(50, dtype=torch.int64)
         cp.load(
-            checkpoint, {"rows": cp.shard(got, 0, 50, mesh), "ids": cp.shard(got_ids, 0, 50, mesh)}
+            checkpoint,
+            {"rows": shards.shard(got, 0, 50, mesh), "ids": shards.shard(got_ids, 0, 50, mesh)},
         )
         assert torch.equal(got, rows)
         assert torch.equal(got_ids, ids)
 
 
 def test_chunks_lie_on_the_same_grid(mesh, monkeypatch):
-    monkeypatch.setattr(cp, "CHUNK_BYTES", 10 * 8)
+    monkeypatch.setattr(shards, "CHUNK_BYTES", 10 * 8)
     monkeypatch.setattr(type(mesh), "size", lambda self, *_: 2)
-    starts = cp._chunks(cp.shard(torch.arange(28), 7, 90, mesh)).local_offsets()
+    starts = shards._chunks(shards.shard(torch.arange(28), 7, 90, mesh)).local_offsets()
     assert [start[0] for start in starts] == [7, 10, 20, 30]
 
 
@@ -160,12 +162,12 @@ def test_chunks_lie_on_the_same_grid(mesh, monkeypatch):
 )
 def test_a_wrong_shard_is_refused(mesh, shape, offset, total, message):
     with pytest.raises(ValueError, match=message):
-        cp.shard(torch.zeros(shape), offset, total, mesh)
+        shards.shard(torch.zeros(shape), offset, total, mesh)
 
 
 def test_a_shard_on_another_device_than_the_mesh_is_refused(mesh):
     with pytest.raises(ValueError, match='device_type="meta"'):
-        cp.shard(torch.zeros(4, 2, device="meta"), 0, 4, mesh)
+        shards.shard(torch.zeros(4, 2, device="meta"), 0, 4, mesh)
 
 
 def test_a_dtensor_of_another_kind_is_refused(make_store, mesh):
@@ -179,14 +181,14 @@ class _Gate:
 
     def __init__(self, monkeypatch):
         self.reached, self.open = threading.Event(), threading.Event()
-        write_data = cp._Writer.write_data
+        write_data = dcp._Writer.write_data
 
         def held(writer, plan, planner):
             self.reached.set()
             assert self.open.wait(20)
             return write_data(writer, plan, planner)
 
-        monkeypatch.setattr(cp._Writer, "write_data", held)
+        monkeypatch.setattr(dcp._Writer, "write_data", held)
 
 
 def test_training_may_change_tensors_while_they_are_written(make_store, mesh, monkeypatch):
@@ -194,7 +196,7 @@ def test_training_may_change_tensors_while_they_are_written(make_store, mesh, mo
     store = make_store()
     rows, weight = torch.arange(20.0).reshape(10, 2), torch.arange(4.0)
     progress = {"losses": [1.0]}
-    store.save(1, {"rows": cp.shard(rows, 0, 10, mesh), "weight": weight}, progress)
+    store.save(1, {"rows": shards.shard(rows, 0, 10, mesh), "weight": weight}, progress)
     assert gate.reached.wait(20)
     assert store.written is None
     rows.zero_()
@@ -203,8 +205,8 @@ def test_training_may_change_tensors_while_they_are_written(make_store, mesh, mo
     gate.open.set()
     store.wait()
     got, got_weight = torch.zeros(10, 2), torch.zeros(4)
-    checkpoint = cp.newest_checkpoint(store.folder)
-    cp.load(checkpoint, {"rows": cp.shard(got, 0, 10, mesh), "weight": got_weight})
+    checkpoint = manifest.newest_checkpoint(store.folder)
+    cp.load(checkpoint, {"rows": shards.shard(got, 0, 10, mesh), "weight": got_weight})
     assert got.flatten().tolist() == list(range(20))
     assert got_weight.tolist() == [0, 1, 2, 3]
     assert checkpoint.progress == {"losses": [1.0]}
@@ -218,7 +220,7 @@ def test_a_save_waits_for_the_one_before(make_store, monkeypatch):
     timer.start()
     store.save(2, {"x": torch.tensor([2])}, {}, wait=True)
     assert gate.open.is_set()
-    assert [c.number for c in cp.list_checkpoints(store.folder)] == [1, 2]
+    assert [c.number for c in manifest.list_checkpoints(store.folder)] == [1, 2]
     assert store.written == 2
 
 
@@ -226,7 +228,7 @@ def test_numbers_are_ordered_as_numbers(make_store):
     checkpoints = _saved(make_store(keep=9), 10, 9, 1_000_000_000, 999_999_999)
     assert [c.number for c in checkpoints] == [9, 10, 999_999_999, 1_000_000_000]
     assert checkpoints[0].path.name == "000000009"
-    assert cp.newest_checkpoint(checkpoints[0].path.parent).number == 1_000_000_000
+    assert manifest.newest_checkpoint(checkpoints[0].path.parent).number == 1_000_000_000
 
 
 def test_only_the_newest_are_kept(make_store):
@@ -249,7 +251,7 @@ def test_one_that_was_passed_over_takes_no_place_of_a_whole_one(make_store, line
     with workers.failing_writes(workers.no_space()):
         store.save(10, {"x": torch.ones(1)}, {}, wait=True)
     assert lines[0].endswith("checkpoint 5 stands")
-    assert [c.number for c in cp.list_checkpoints(store.folder)] == [3, 5, 9]
+    assert [c.number for c in manifest.list_checkpoints(store.folder)] == [3, 5, 9]
     assert [c.number for c in _saved(store, 10)] == [5, 10]
     assert [c.number for c in _saved(store, 11)] == [10, 11]
 
@@ -279,14 +281,14 @@ def test_what_is_not_complete_is_not_seen(make_store, tmp_path):
     shutil.copytree(whole, store.folder / "best")
     shutil.copytree(whole, store.folder / "7")
     shutil.copytree(whole, store.folder / "000000008")
-    (store.folder / "000000008" / cp.MANIFEST).unlink()
+    (store.folder / "000000008" / manifest.MANIFEST).unlink()
     (store.folder / "000000009").write_text("a file")
-    assert [c.number for c in cp.list_checkpoints(store.folder)] == [4]
-    assert cp.newest_checkpoint(store.folder).number == 4
-    assert cp.list_checkpoints(tmp_path / "nowhere") == []
-    assert cp.newest_checkpoint(tmp_path / "nowhere") is None
+    assert [c.number for c in manifest.list_checkpoints(store.folder)] == [4]
+    assert manifest.newest_checkpoint(store.folder).number == 4
+    assert manifest.list_checkpoints(tmp_path / "nowhere") == []
+    assert manifest.newest_checkpoint(tmp_path / "nowhere") is None
     with pytest.raises(UserError, match=r"000000008 is not a complete checkpoint.*000000004"):
-        cp.read_manifest(store.folder / "000000008")
+        manifest.read_manifest(store.folder / "000000008")
 
 
 def test_a_new_store_tidies_up(make_store):
@@ -300,7 +302,7 @@ def test_a_new_store_tidies_up(make_store):
     (folder / ".hidden").mkdir()
     make_store()
     assert _names(store) == [".hidden", "000000002", "000000003"]
-    assert _value(cp.newest_checkpoint(folder)) == 3
+    assert _value(manifest.newest_checkpoint(folder)) == 3
 
 
 def _flip(file, position):
@@ -310,10 +312,10 @@ def _flip(file, position):
 
 
 def _read_all(path):
-    cp.check_files(cp.read_manifest(path))
+    manifest.check_files(manifest.read_manifest(path))
 
 
-@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", cp.MANIFEST])
+@pytest.mark.parametrize("name", ["__0_0.distcp", ".metadata", manifest.MANIFEST])
 def test_any_damage_is_refused_and_an_older_one_offered(make_store, name):
     older, newest = _saved(make_store(), 1, 2, tensors={"x": torch.arange(100)})
     file = newest.path / name
@@ -333,7 +335,7 @@ def test_any_damage_is_refused_and_an_older_one_offered(make_store, name):
         assert "\n" not in message
         assert f"--resume {older.path}" in message, damage
         assert str(file if damage != "gone" else newest.path) in message, damage
-        if name != cp.MANIFEST and damage in ("one byte less", "empty"):
+        if name != manifest.MANIFEST and damage in ("one byte less", "empty"):
             assert "truncated" in message
         elif damage == "gone":
             assert "missing" in message or "No such file" in message
@@ -344,23 +346,23 @@ def test_any_damage_is_refused_and_an_older_one_offered(make_store, name):
 
 def test_every_byte_of_the_manifest_counts(make_store):
     (checkpoint,) = _saved(make_store(), 1)
-    file = checkpoint.path / cp.MANIFEST
+    file = checkpoint.path / manifest.MANIFEST
     good = file.read_bytes()
     for position in range(len(good)):
         for bit in (1, 32):  # 32 turns blanks, quotes and digits into something else, too
             file.write_bytes(good[:position] + bytes([good[position] ^ bit]) + good[position + 1 :])
             with pytest.raises(UserError):
-                cp.read_manifest(checkpoint.path)
-    assert cp.list_checkpoints(checkpoint.path.parent) == []
+                manifest.read_manifest(checkpoint.path)
+    assert manifest.list_checkpoints(checkpoint.path.parent) == []
     with pytest.raises(UserError, match="changed"):  # rather than none
-        cp.newest_checkpoint(checkpoint.path.parent)
+        manifest.newest_checkpoint(checkpoint.path.parent)
 
 
 def test_only_a_whole_checkpoint_is_offered(make_store):
     checkpoints = _saved(make_store(keep=9), 1, 2, 3, 4)
     _flip(checkpoints[3].path / "__0_0.distcp", 300)
     _flip(checkpoints[2].path / "__0_0.distcp", 300)
-    (checkpoints[1].path / cp.MANIFEST).write_text("{}")
+    (checkpoints[1].path / manifest.MANIFEST).write_text("{}")
     for damaged in checkpoints[1:]:
         with pytest.raises(UserError, match=f"--resume {checkpoints[0].path}$"):
             _read_all(damaged.path)
@@ -372,17 +374,17 @@ def test_only_a_whole_checkpoint_is_offered(make_store):
 
 def test_a_manifest_of_a_later_format_is_refused(make_store):
     (checkpoint,) = _saved(make_store(), 1)
-    fields = json.loads((checkpoint.path / cp.MANIFEST).read_bytes())
+    fields = json.loads((checkpoint.path / manifest.MANIFEST).read_bytes())
     del fields["sha256"]
     fields["format"] = 2
-    (checkpoint.path / cp.MANIFEST).write_bytes(cp._encoded(fields))
+    (checkpoint.path / manifest.MANIFEST).write_bytes(manifest._encoded(fields))
     with pytest.raises(UserError, match="newer alr_fast"):
-        cp.read_manifest(checkpoint.path)
+        manifest.read_manifest(checkpoint.path)
 
 
 def test_what_does_not_fit_is_refused_before_anything_changes(make_store, mesh):
     rows = torch.ones(6, 2, dtype=torch.float16)
-    tensors = {"a": torch.ones(3), "rows": cp.shard(rows, 0, 6, mesh)}
+    tensors = {"a": torch.ones(3), "rows": shards.shard(rows, 0, 6, mesh)}
     (checkpoint,) = _saved(make_store(), 1, tensors=tensors)
     a = torch.zeros(3)
 
@@ -395,8 +397,8 @@ def test_what_does_not_fit_is_refused_before_anything_changes(make_store, mesh):
     refused("has no 'zz'", "zz", torch.zeros(3))
     refused(r"'a' as torch.float32 \[3\], but torch.float64 \[3\]", "a", torch.zeros(3).double())
     refused(r"'a' as torch.float32 \[3\], but torch.float32 \[4\]", "a", torch.zeros(4))
-    refused(r"'rows' as torch.float16 \[6, 2\]", "rows", cp.shard(zeros, 0, 6, mesh))
-    refused(r"'rows' as torch.float16 \[6, 2\]", "rows", cp.shard(zeros.half().T, 0, 2, mesh))
+    refused(r"'rows' as torch.float16 \[6, 2\]", "rows", shards.shard(zeros, 0, 6, mesh))
+    refused(r"'rows' as torch.float16 \[6, 2\]", "rows", shards.shard(zeros.half().T, 0, 2, mesh))
     assert not zeros.any()
 
 
@@ -460,7 +462,7 @@ def test_a_full_disk_is_said_and_training_goes_on(make_store, lines, wait, after
 def test_an_error_at_the_end_leaves_the_former(make_store, lines, monkeypatch, number, call):
     store = make_store()
     _saved(store, 1)
-    genuine, calls = cp._flush_folder, []
+    genuine, calls = manifest._flush_folder, []
 
     def fail(folder):
         calls.append(folder)
@@ -468,12 +470,12 @@ def test_an_error_at_the_end_leaves_the_former(make_store, lines, monkeypatch, n
             raise workers.no_space()
         genuine(folder)
 
-    monkeypatch.setattr(cp, "_flush_folder", fail)
+    monkeypatch.setattr(manifest, "_flush_folder", fail)
     store.save(number, {"x": torch.tensor([88])}, {})
     store.wait()
     assert len(lines) == 1
     assert not any(name.startswith(".") for name in _names(store))
-    checkpoints = cp.list_checkpoints(store.folder)
+    checkpoints = manifest.list_checkpoints(store.folder)
     # After the rename (call 2) the new one may stand: it is whole, only not known to be durable.
     assert [_value(c) for c in checkpoints] in ([[1]] if call == 1 else [[1, 88], [88]])
 
@@ -495,7 +497,7 @@ def test_the_former_comes_back_when_it_cannot_be_replaced(make_store, lines, mon
         store.wait()
     assert len(lines) == 1
     assert _names(store) == ["000000001"]
-    assert _value(cp.newest_checkpoint(store.folder)) == 1
+    assert _value(manifest.newest_checkpoint(store.folder)) == 1
 
 
 def test_the_first_checkpoint_may_fail_too(make_store, lines):
@@ -554,7 +556,7 @@ def test_of_several_failures_an_interruption_counts():
         raise cp.CheckpointException("write", {i: (f, None) for i, f in enumerate(failures)})
 
     with pytest.raises(KeyboardInterrupt):
-        cp._call_dcp(fail)
+        dcp._call_dcp(fail)
 
 
 @pytest.mark.parametrize(
@@ -562,7 +564,7 @@ def test_of_several_failures_an_interruption_counts():
 )
 def test_any_number_of_processes_reads_what_others_wrote(tmp_path, saving, loading, in_background):
     workers.run_ranks(saving, workers.save_shards, tmp_path, 64, in_background)
-    checkpoint = cp.newest_checkpoint(tmp_path)
+    checkpoint = manifest.newest_checkpoint(tmp_path)
     assert checkpoint.progress == {"rank": 0, "loss": 0.1 + 0.2}
     assert checkpoint.world_size == saving
     assert {name for name in checkpoint.files if "distcp" in name} == {
@@ -600,7 +602,7 @@ def test_a_failure_on_one_rank_is_one_of_all(tmp_path):
     assert "__1_0.distcp is truncated: 0 of" in seen["damage"]
     assert seen["damage"].endswith(f"--resume {tmp_path / '000000001'}")
     assert seen["unreadable"] is not None
-    assert [c.number for c in cp.list_checkpoints(tmp_path)] == [1, 5]
+    assert [c.number for c in manifest.list_checkpoints(tmp_path)] == [1, 5]
 
 
 def test_the_kernel_refuses_to_write(tmp_path):
@@ -625,14 +627,14 @@ def test_a_kill_at_any_moment_leaves_whole_checkpoints(tmp_path):
             time.sleep(moments.uniform(0.1, 0.4))
             process.kill()
             process.join()
-        checkpoints = cp.list_checkpoints(tmp_path)
+        checkpoints = manifest.list_checkpoints(tmp_path)
         visible = [name for name in os.listdir(tmp_path) if not name.startswith(".")]
         interrupted += len(visible) < len(os.listdir(tmp_path))
         assert sorted(visible) == [c.path.name for c in checkpoints]
         # The newest may have been about to be replaced: the next store puts it back.
         assert newest <= 1 or checkpoints[-1].number >= newest - 1
         for checkpoint in checkpoints:
-            cp.check_files(checkpoint)
+            manifest.check_files(checkpoint)
             weight = torch.zeros(1 << 18, dtype=torch.int64)
             cp.load(checkpoint, {"weight": weight})
             assert (weight == checkpoint.number).all()

@@ -129,8 +129,8 @@ def test_tensorboard_on_a_full_disk_is_one_line(tmp_path):
 import resource, sys
 from pathlib import Path
 from helpers.records import record
-from alr_fast.command import exit_status
-from alr_fast.loggers import TensorBoardLogger
+from alr_fast.utils.command import exit_status
+from alr_fast.training.output.loggers import TensorBoardLogger
 
 def action():
     logger = TensorBoardLogger(Path(sys.argv[1]), [])
@@ -324,8 +324,8 @@ def test_wandb_offline_for_real(tmp_path):
 import sys
 from pathlib import Path
 from helpers.records import record
-from alr_fast.config import Config, LogConfig
-from alr_fast.loggers import Histogram, check_loggers, make_loggers
+from alr_fast.training.config.schema import Config, LogConfig
+from alr_fast.training.output.loggers import Histogram, check_loggers, make_loggers
 
 check_loggers(["wandb"])
 config = Config(methods=["ce", "alr"], log=LogConfig(to=["wandb"], show="quiet"))

@@ -29,7 +29,7 @@ SMALL += ["--log.show", "quiet", "--optim.batch_size", "50"]
 PLUGIN = '''
 import torch
 from alr_fast.losses import PlainLoss
-from alr_fast.methods import method
+from alr_fast.training.methods import method
 
 @method("{name}")
 class MyLoss(PlainLoss):

@@ -237,8 +237,8 @@ def test_weights_that_the_disk_really_has_no_room_for(folder):
     code = """
 import resource, sys, torch
 from pathlib import Path
-from alr_fast.command import exit_status
-from alr_fast.runs import RunFolder
+from alr_fast.utils.command import exit_status
+from alr_fast.training.output.run_folder import RunFolder
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 folder = RunFolder.open(Path(sys.argv[1]))
 sys.exit(exit_status(lambda: folder.save_weights("ce", torch.nn.Linear(100, 100))))

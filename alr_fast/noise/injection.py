@@ -7,8 +7,22 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from alr_fast.errors import UserError
-from alr_fast.noise.models import NOISE_MODELS, NoiseRequest
+from alr_fast.noise import models
+from alr_fast.noise.instance import instance
+from alr_fast.noise.models import NoiseModel, NoiseRequest
 
+# By the names that configurations use.
+NOISE_MODELS: dict[str, NoiseModel] = {
+    "none": models.none,
+    "symmetric": models.symmetric,
+    "symmetric-exclusive": models.symmetric_exclusive,
+    "asymmetric": models.asymmetric,
+    "asymmetric-blocks5": models.asymmetric_blocks5,
+    "asymmetric-superclass": models.asymmetric_superclass,
+    "pair": models.pair,
+    "instance": instance,
+    "matrix": models.matrix,
+}
 ROW_SUM_TOLERANCE = 1e-6  # what decimals in a file leave of a row that sums to one
 
 

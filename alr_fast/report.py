@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from alr_fast.training.open_run import open_run
 
         with open_run(
-            arguments.run, method=arguments.method, data_root=arguments.data_root, say=print
+            arguments.run, method=arguments.method, data_root=arguments.data_root, log=print
         ) as labels:
             report = make_report(arguments.run, labels, most=arguments.most)
             for line in summary_lines(labels):

@@ -89,7 +89,7 @@ def run(config, world, stop) -> None:
     from alr_fast.training.loaders import make_loaders, make_transform
     from alr_fast.training.methods import keeps_bank
     from alr_fast.training.models import build_model
-    from alr_fast.training.output.display import RunConsole
+    from alr_fast.training.output.display import RunDisplay
     from alr_fast.training.output.loggers import check_loggers
     from alr_fast.training.output.records import method_summary
     from alr_fast.training.output.run_folder import RunFolder, check_runs
@@ -101,35 +101,35 @@ def run(config, world, stop) -> None:
     from alr_fast.utils.text import percent
 
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    console = RunConsole(config.log.show, main=world.main)
+    console = RunDisplay(config.log.show, main=world.main)
 
     def check_and_find():
         check_runs(config.runs)
         check_loggers(config.log.to)
-        return find_checkpoint(config, say=console.say, warn=console.warn)
+        return find_checkpoint(config, log=console.log, warn=console.warn)
 
     found = world.from_main(check_and_find)
     if found is not None and found[1] is None:
-        console.say(f"{found[0]}: has finished already; leave --resume out to train again")
+        console.log(f"{found[0]}: has finished already; leave --resume out to train again")
         return
 
     # Data and noise. Everything that can be wrong with them comes to light here.
-    data = world.main_first(lambda: load_data(config.data, config.data_root, say=console.say))
+    data = world.main_first(lambda: load_data(config.data, config.data_root, log=console.log))
     layout = data.dataset.layout.name
     if config.recipe == FOLDER_RECIPE != layout and layout in recipe_names():
-        console.say(f"recipe {layout} has a schedule for this data set: --recipe {layout}")
+        console.log(f"recipe {layout} has a schedule for this data set: --recipe {layout}")
     noise = world.from_main(lambda: inject_noise(config.noise, config.data, data, console.track))
     if noise.kind != "none":
         data = with_labels(data, noise.labels)
     # After the noise, so that a list of broken files changes nobody else's label.
     whole = leave_out(data)
-    data = world.together(lambda: hold_out(whole, config.data.validation, seed=config.seed))
+    data = world.on_all_ranks(lambda: hold_out(whole, config.data.validation, seed=config.seed))
     index = data.train.index
     before = None
     if index.clean_labels is not None:
         before = float((index.labels == index.clean_labels).mean())
     if found is not None:
-        world.together(
+        world.on_all_ranks(
             lambda: check_data(found[1], index, other_labels=config.checkpoint.other_labels)
         )
 
@@ -155,16 +155,16 @@ def run(config, world, stop) -> None:
         new_model()  # an unknown or unsuitable net is known before images are decoded
         check_methods(config, index, channels=data.train.channels, size=transform.size)
         loaders = make_loaders(
-            config, data, transform, world=world, say=console.say, track=console.track
+            config, data, transform, world=world, log=console.log, track=console.track
         )
         if any(keeps_bank(method) for method in config.methods):
             rows = loaders.train.sampler.rows
             check_room(config.bank, index, rows, world, runs=Path(config.runs))
         return new_model, loaders
 
-    new_model, loaders = world.together(set_up)
+    new_model, loaders = world.on_all_ranks(set_up)
     loaders.share_broken(world)
-    console.say(
+    console.log(
         f"{config.recipe}: {len(data.train):,} training and {len(data.test):,} test images, "
         f"{index.num_classes} classes; noise: {noise.kind}"
         + (f" {percent(noise.requested_rate)}" if noise.kind != "none" else "")
@@ -213,7 +213,7 @@ def run(config, world, stop) -> None:
         this.in_folder(RunFolder.finish, summary, this.records)
         console.table(results, epochs=config.optim.epochs, folder=this.path)
         world.from_main(lambda: show_suspects(this, console))
-        console.say(f"{this.path} (also {this.path.parent / 'latest'})")
+        console.log(f"{this.path} (also {this.path.parent / 'latest'})")
 
 
 def show_suspects(this, console, number: int = 10) -> None:
@@ -226,7 +226,7 @@ def show_suspects(this, console, number: int = 10) -> None:
     """
     from alr_fast.labels.suspicion import SUSPICIOUS
     from alr_fast.training.methods import keeps_bank
-    from alr_fast.training.open_run import of_bank_file
+    from alr_fast.training.open_run import from_bank_file
     from alr_fast.training.output.run_folder import BANK
 
     keeping = [method for method in this.config.methods if keeps_bank(method)]
@@ -234,7 +234,7 @@ def show_suspects(this, console, number: int = 10) -> None:
         return
     method = keeping[-1]
     try:
-        labels = of_bank_file(this.path / f"{method}{BANK}", method, this.loaders.train.split)
+        labels = from_bank_file(this.path / f"{method}{BANK}", method, this.loaders.train.split)
         samples = labels.samples(labels.most_suspicious(number, above=SUSPICIOUS))
     except (UserError, MemoryError) as error:  # the run itself is complete
         console.warn(f"the most suspicious labels cannot be shown: {error}")

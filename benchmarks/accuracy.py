@@ -144,14 +144,14 @@ def _write_posterior(folder: Path, noise: str, seed: int) -> Path:
     """
     from alr_fast.noise.transition import known_transition
     from alr_fast.training.config.command_line import parse
-    from alr_fast.training.output.display import RunConsole
     from alr_fast.training.run_data import inject_noise, load_data
+    from alr_fast.utils.console import Console
 
     kind, rate = split_noise(noise)
     words = ["--seed", str(seed), "--noise.kind", kind]
     config = parse(words + (["--noise.rate", str(rate)] if rate else ["--noise.rate", "0"]))
-    data = load_data(config.data, None, say=lambda text: None)
-    noisy = inject_noise(config.noise, config.data, data, RunConsole("quiet").track)
+    data = load_data(config.data, None, log=lambda text: None)
+    noisy = inject_noise(config.noise, config.data, data, Console("quiet").track)
     # The other way round: from the given label to the true one.
     matrix = known_transition(noisy.labels, noisy.original, data.train.index.num_classes)
     path = folder / f"posterior-{noise}-{seed}.csv"

@@ -162,13 +162,13 @@ def _predict(task: Task, words: list[str]) -> dict[str, np.ndarray]:
     from alr_fast.training.distributed import process_group
     from alr_fast.training.loaders import make_loaders, make_transform
     from alr_fast.training.models import build_model
-    from alr_fast.training.output.display import RunConsole
     from alr_fast.training.run_data import inject_noise, leave_out, load_data, with_labels
     from alr_fast.training.teacher import predict
     from alr_fast.training.trainer import Trainer
+    from alr_fast.utils.console import Console
 
-    config, console = parse(words), RunConsole("quiet")
-    data = load_data(config.data, config.data_root, say=console.say)
+    config, console = parse(words), Console("quiet")
+    data = load_data(config.data, config.data_root, log=console.log)
     noise = inject_noise(config.noise, config.data, data, console.track)
     whole = leave_out(with_labels(data, noise.labels))
     index = whole.train.index
@@ -178,7 +178,7 @@ def _predict(task: Task, words: list[str]) -> dict[str, np.ndarray]:
     transform = make_transform(config.data, data.train)
     with process_group(config.device) as world:
         loaders = make_loaders(
-            config, data, transform, world=world, say=console.say, track=console.track
+            config, data, transform, world=world, log=console.log, track=console.track
         )
         torch.manual_seed(config.seed)
         model = build_model(

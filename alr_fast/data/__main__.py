@@ -62,15 +62,15 @@ def run_verify(options: argparse.Namespace) -> int:
 
     show = _Show()
     dataset = open_dataset(options.data, options.root)
-    show.say(f"{dataset.layout.name}: {dataset.found.what}")
+    show.log(f"{dataset.layout.name}: {dataset.found.what}")
     if dataset.layout.name == packed.LAYOUT.name:
         # Before anything else: of a changed shard every finding would be wrong.
         packed.check_shards(
             dataset.found, options.split, partial(show.track_all, "Comparing checksums")
         )
-    splits = chosen_splits(dataset, options.split, show.say)
+    splits = chosen_splits(dataset, options.split, show.log)
     for name in [name for name, split in splits.items() if split.images.array is not None]:
-        show.say(f"{name}: its images come as arrays, there is nothing to verify")
+        show.log(f"{name}: its images come as arrays, there is nothing to verify")
         del splits[name]
     if not splits:
         return 0
@@ -92,7 +92,7 @@ def run_verify(options: argparse.Namespace) -> int:
         seconds = time.monotonic() - began
         show.report(name, report, seconds, most=None if options.all else 3)
         if report.broken:
-            show.say(
+            show.log(
                 f"{name}: list written to {files[name]}; training on this split leaves these files "
                 + ("out by itself" if output is None else f"out with --data.exclude {output}")
             )
@@ -114,16 +114,16 @@ def run_pack(options: argparse.Namespace) -> int:
     out = Path(options.out)
     packer = Packer(out, shard_mb=options.shard_mb, workers=options.workers, track=show.track)
     dataset = open_dataset(options.data, options.root)
-    show.say(f"{dataset.layout.name}: {dataset.found.what}")
-    splits = chosen_splits(dataset, options.split, show.say)
+    show.log(f"{dataset.layout.name}: {dataset.found.what}")
+    splits = chosen_splits(dataset, options.split, show.log)
     for name, plan in packer.check(dataset, splits, options.exclude).items():
         packed = packer.pack(plan)
         remark = f", {packed.left_out:,} left out" if packed.left_out else ""
-        show.say(
+        show.log(
             f"{name}: {len(plan.split):,} samples{remark}, in {packed.shards:,} shards of "
             f"{packed.size / 2**20:,.0f} MiB; {packed.written:,} of them written now"
         )
-    show.say(f"train on them with --data-root {out}")
+    show.log(f"train on them with --data-root {out}")
     return 0
 
 
@@ -131,20 +131,20 @@ class _Show:
     """Progress bars on a terminal, plain lines elsewhere."""
 
     def __init__(self) -> None:
-        from alr_fast.training.output.display import RunConsole
+        from alr_fast.utils.console import Console
 
-        self._run = RunConsole()
+        self._run = Console()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Prints one line."""
-        self._run.say(text)
+        self._run.log(text)
 
     def track(self, items: Iterable, *, description: str, total: int) -> Iterator:
         """Passes the items on while a bar or lines show how many there were."""
-        if self._run.console.is_terminal:
+        if self._run.terminal.is_terminal:
             yield from self._run.track(items, description=description, total=total)
             return
-        self.say(f"{description}: {total:,}")
+        self.log(f"{description}: {total:,}")
         began = shown = time.monotonic()
         for done, item in enumerate(items, 1):
             yield item
@@ -152,7 +152,7 @@ class _Show:
             if now - shown > _SECONDS_PER_LINE:
                 shown = now
                 speed = done / (now - began)
-                self.say(f"{description}: {done:,} of {total:,}, {speed:,.0f} a second")
+                self.log(f"{description}: {done:,} of {total:,}, {speed:,.0f} a second")
 
     def track_all(self, description: str, items: list) -> Iterator:
         """`track` for a list."""
@@ -165,7 +165,7 @@ class _Show:
 
         total, broken = len(report.index), len(report.broken)
         speed = f", {report.read / seconds:,.0f} a second" if report.read > 1000 else ""
-        self.say(
+        self.log(
             f"{name}: {total:,} files, {broken:,} excluded; {report.read:,} read in "
             f"{seconds:.1f} s{speed}, the others were found fine before"
             if report.read < total
@@ -184,7 +184,7 @@ class _Show:
             table.add_row(
                 Text(kind), f"{count:,}", "excluded" if is_broken else "kept", Text(shown)
             )
-        self._run.console.print(table)
+        self._run.terminal.print(table)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,7 +21,7 @@ class BrokenSamples:
         split: The samples.
         max_share: Largest share of them that may be broken before the run stops.
         alone: Whether `report` may stop it; with several processes only `merge` does, in all.
-        say: Takes a line of text for each broken sample, once.
+        log: Takes a line of text for each broken sample, once.
 
     Attributes:
         reasons: id -> (path, reason).
@@ -31,13 +31,13 @@ class BrokenSamples:
         self,
         split: Split,
         max_share: float = 0.001,
-        say: Callable[[str], None] = lambda text: None,
+        log: Callable[[str], None] = lambda text: None,
         *,
         alone: bool = True,
     ) -> None:
         self._split = split
         self._max_share = max_share
-        self._say = say
+        self._say = log
         self._alone = alone
         self.reasons: dict[int, tuple[str, str]] = {}
 

@@ -209,12 +209,12 @@ class _Table:
             known[known] = index.ids[places[known]] == ids[known]
             if not known.all():
                 if whole:
-                    self._stranger(batch, int(np.argmin(known)))
+                    self._unknown_sample(batch, int(np.argmin(known)))
                 batch = {name: _chosen(values, known) for name, values in batch.items()}
             rows = places[known]
             for place, (row, path) in enumerate(zip(rows, batch["path"], strict=True)):
                 if not _same(path, index.paths[row]):
-                    self._stranger(batch, place)
+                    self._unknown_sample(batch, place)
             for number, name in pairs:
                 for label, found in zip(batch[number], batch[name], strict=True):
                     if label not in (None, ""):
@@ -237,7 +237,7 @@ class _Table:
                 + ("has no such class" if there is None else there)
             )
 
-    def _stranger(self, batch: dict[str, Any], place: int) -> None:
+    def _unknown_sample(self, batch: dict[str, Any], place: int) -> None:
         self.fail(
             f"its sample {batch['id'][place]} ({batch['path'][place]}) is not in this data set; "
             "pass the data that it was made from"

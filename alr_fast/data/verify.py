@@ -260,14 +260,14 @@ def _scanned(scan: _Scan, rows: NDArray, workers: int) -> Iterator[tuple]:
 
 
 def chosen_splits(
-    dataset: Dataset, names: Iterable[str], say: Callable[[str], None]
+    dataset: Dataset, names: Iterable[str], log: Callable[[str], None]
 ) -> dict[str, Split]:
     """The named splits, or all that can be read; ``train`` always must be.
 
     Args:
         dataset: Where they are.
         names: Their names; none for all.
-        say: Takes a line for each split that cannot be read.
+        log: Takes a line for each split that cannot be read.
 
     Raises:
         UserError: A named split, or ``train``, cannot be read.
@@ -282,7 +282,7 @@ def chosen_splits(
         except UserError as error:
             if asked or name == "train":
                 raise
-            say(f"{name}: passed over ({error})")
+            log(f"{name}: passed over ({error})")
     return splits
 
 

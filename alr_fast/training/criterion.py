@@ -102,7 +102,7 @@ def make_loss(name: str, run: "Run") -> Loss:
                 run.loaders.train.sampler.rows,
                 world,
                 folder=run.path,
-                say=run.console.say,
+                log=run.console.log,
                 one_hot=not METHODS[name].bank_at_zero,
                 soft_labels=soft_labels(run.config),
             )
@@ -114,11 +114,11 @@ def make_loss(name: str, run: "Run") -> Loss:
         if parameter.name == "teacher":
             return teacher_probabilities(option, run, option=option_name)
         return torch.from_numpy(
-            world.together(lambda: read_square(option, index.num_classes, option=option_name))
+            world.on_all_ranks(lambda: read_square(option, index.num_classes, option=option_name))
         )
 
     arguments = _arguments(name, run.config.options[name], provide)
-    return world.together(lambda: _made(name, arguments)).to(world.device)
+    return world.on_all_ranks(lambda: _made(name, arguments)).to(world.device)
 
 
 TRANSITION = "_transition.csv"
@@ -150,14 +150,14 @@ def find_transition(run: "Run", method: str) -> NDArray[np.float64]:
     if index.clean_labels is not None and source != "known":
         known = known_transition(index.clean_labels, index.labels, index.num_classes)
         error = transition_error(matrix, known)
-        run.console.say(f"{method}: transition matrix ({source}) with an error of {error:.3f}")
+        run.console.log(f"{method}: transition matrix ({source}) with an error of {error:.3f}")
     return matrix
 
 
 def _transition(run: "Run") -> NDArray[np.float64]:
     options, index = run.config.transition, run.index
     if options.source not in ESTIMATES:
-        return run.world.together(lambda: given_transition(options, index))
+        return run.world.on_all_ranks(lambda: given_transition(options, index))
     own = teacher_probabilities(options.net, run, option="transition.net")
     # Of a very large set a part will do: the rows of a process are in random order.
     most = max(MOST_ESTIMATED // index.num_classes // run.world.size, 1)

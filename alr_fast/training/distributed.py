@@ -92,7 +92,7 @@ class World:
             self._meshes[device_type] = init_device_mesh(device_type, (self.size,))
         return self._meshes[device_type]
 
-    def together(self, action: Callable[[], Any]) -> Any:
+    def on_all_ranks(self, action: Callable[[], Any]) -> Any:
         """What ``action()`` gives here; what goes wrong in one process ends all of them.
 
         The action must not wait for other processes.
@@ -118,13 +118,15 @@ class World:
         return result
 
     def main_first(self, action: Callable[[], Any]) -> Any:
-        """`together`, but process 0 goes before the others, which find what it left in a cache."""
-        first = self.together(action if self.main else lambda: None)
-        return first if self.size == 1 else self.together(lambda: first if self.main else action())
+        """`on_all_ranks`, but process 0 goes before the others, which find what it left in a cache."""
+        first = self.on_all_ranks(action if self.main else lambda: None)
+        return (
+            first if self.size == 1 else self.on_all_ranks(lambda: first if self.main else action())
+        )
 
     def from_main(self, action: Callable[[], Any]) -> Any:
         """What ``action()`` gives in process 0, in all of them."""
-        return self.broadcast(self.together(action if self.main else lambda: None))
+        return self.broadcast(self.on_all_ranks(action if self.main else lambda: None))
 
     def collect_rows(self, positions: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Brings rows of all processes to process 0, piece by piece.

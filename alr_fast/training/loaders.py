@@ -116,7 +116,7 @@ class Loaders:
                 for part in parts:
                     broken.merge(part[number])
 
-        world.together(merge)
+        world.on_all_ranks(merge)
 
 
 def make_loaders(
@@ -125,7 +125,7 @@ def make_loaders(
     transform: Transform,
     *,
     world: World,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     track: Callable[..., Iterable],
 ) -> Loaders:
     """Builds the loaders; decodes this process's images here where they are kept in memory.
@@ -135,7 +135,7 @@ def make_loaders(
         data: What `load_data` gave, with the labels to train on.
         transform: What is done to training images.
         world: The processes of the run, and where batches are wanted.
-        say: Takes a line of text.
+        log: Takes a line of text.
         track: ``track(iterable, description=str, total=int)`` shows progress.
 
     Raises:
@@ -176,7 +176,7 @@ def make_loaders(
         choice = choose_loader(
             _wanted_loader(options.loader, training), split, own, options.cache_mb
         )
-        broken = BrokenSamples(split, options.max_broken, say, alone=world.size == 1)
+        broken = BrokenSamples(split, options.max_broken, log, alone=world.size == 1)
         sampler = Sampler(
             len(split),
             batch_size if training else evaluation_batch_size(own.size),
@@ -213,7 +213,7 @@ def make_loaders(
         made.append((loader, choice, decoded))
     (train, choice, pixels), *others = made
     loaders = [loader for loader, _, _ in others]
-    say(f"loader: {choice.name} ({choice.why})")
+    log(f"loader: {choice.name} ({choice.why})")
 
     def in_order() -> Loader:
         own = for_evaluation(transform)

@@ -78,7 +78,7 @@ def train_method(method: str, this, model: nn.Module) -> None:
             if not math.isfinite(loss):
                 raise SharedError(
                     f"{method}: the training loss of epoch {trainer.epoch + 1} is not finite; "
-                    + trainer.cure_for_nan
+                    + trainer.nan_advice
                 )
             trainer.share_statistics()
             tests = [

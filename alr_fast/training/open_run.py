@@ -27,7 +27,7 @@ from alr_fast.utils.command import CommandParser
 from alr_fast.utils.text import some_names
 
 
-def of_bank_file(path: Path, method: str, split: Split) -> RefinedLabels:
+def from_bank_file(path: Path, method: str, split: Split) -> RefinedLabels:
     """The labels that a finished method left, see `alr_fast.training.sharded_bank.export_bank`.
 
     Args:
@@ -149,7 +149,7 @@ def open_run(
     *,
     method: str | None = None,
     data_root: str | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Iterator[RefinedLabels]:
     """The refined labels of a run: from its last epoch, or from the newest checkpoint of one that
     has not been finished.
@@ -158,7 +158,7 @@ def open_run(
         run: Folder of the run.
         method: Whose; None for the last method that keeps a label bank.
         data_root: Where the data is now, None where it was.
-        say: Takes a line of text.
+        log: Takes a line of text.
 
     Raises:
         UserError: The run has no label bank yet, its files cannot be read, or the data is not the
@@ -176,7 +176,7 @@ def open_run(
         method = left[-1]
     if method in left:
         split = open_dataset(options.data.name, options.data_root).split(options.data.train_split)
-        yield of_bank_file(run / f"{method}{BANK}", method, split)
+        yield from_bank_file(run / f"{method}{BANK}", method, split)
         return
     checkpoint = None if is_finished(run) else newest_checkpoint(run / CHECKPOINTS)
     if checkpoint is None or method not in (None, checkpoint.progress["method"]):
@@ -190,7 +190,7 @@ def open_run(
             state = "it was not finished and left no checkpoint of one; --resume auto goes on"
         raise UserError(f"{run}: {what} no label bank; {state}")
     with process_group("cpu") as world:
-        yield _of_checkpoint(checkpoint, options, world, run, say)
+        yield _of_checkpoint(checkpoint, options, world, run, log)
 
 
 def _of_checkpoint(
@@ -198,7 +198,7 @@ def _of_checkpoint(
     options: RunOptions,
     world: World,
     run: Path,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> RefinedLabels:
     """The labels in a checkpoint, whatever number of processes wrote it.
 
@@ -222,7 +222,7 @@ def _of_checkpoint(
     with read_in_order(rows):
         load(checkpoint, {name: shard(t, 0, size, mesh) for name, t in wanted.items()})
     epoch, step = (checkpoint.progress["position"][key] for key in ("epoch", "step"))
-    say(f"{method}: from {checkpoint.path}, in epoch {epoch + 1} after step {step}")
+    log(f"{method}: from {checkpoint.path}, in epoch {epoch + 1} after step {step}")
     # A checkpoint has the rows in the order in which the processes own them.
     place = torch.argsort(ids)
     whole = open_dataset(options.data.name, options.data_root).split(options.data.train_split)

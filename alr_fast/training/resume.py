@@ -42,7 +42,7 @@ _FOLLOWING = ("warmup_epochs", "noise.seed")
 
 
 def find_checkpoint(
-    config: Config, *, say: Callable[[str], None], warn: Callable[[str], None]
+    config: Config, *, log: Callable[[str], None], warn: Callable[[str], None]
 ) -> tuple[Path, Checkpoint | None] | None:
     """The run to go on with, and its checkpoint: None where a new run is to be started.
 
@@ -51,7 +51,7 @@ def find_checkpoint(
 
     Args:
         config: Resolved configuration.
-        say: Takes a line that tells why ``--resume auto`` starts a new run.
+        log: Takes a line that tells why ``--resume auto`` starts a new run.
         warn: Takes a line about a run whose configuration cannot be read.
 
     Returns:
@@ -64,7 +64,7 @@ def find_checkpoint(
     if config.resume == "none":
         return None
     if config.resume == "auto":
-        return _find_newest(config, say, warn)
+        return _find_newest(config, log, warn)
     path = Path(config.resume)
     if not path.is_dir():
         raise UserError(
@@ -108,7 +108,7 @@ def find_checkpoint(
 
 
 def _find_newest(
-    config: Config, say: Callable[[str], None], warn: Callable[[str], None]
+    config: Config, log: Callable[[str], None], warn: Callable[[str], None]
 ) -> tuple[Path, Checkpoint | None] | None:
     """What `find_checkpoint` gives for ``--resume auto``."""
     nearest = ""
@@ -127,7 +127,7 @@ def _find_newest(
                 return run, found
         if not nearest and then.get("recipe") == config.recipe:
             nearest = f" ({run.name} {_difference(differing)})"
-    say(
+    log(
         f"--resume auto: no unfinished run of this configuration in {config.runs}; a new one "
         f"begins{nearest}"
     )

@@ -20,7 +20,7 @@ from alr_fast.training.checkpointer import steps_due
 from alr_fast.training.config.schema import Config
 from alr_fast.training.distributed import World
 from alr_fast.training.loaders import Loaders
-from alr_fast.training.output.display import RunConsole
+from alr_fast.training.output.display import RunDisplay
 from alr_fast.training.output.loggers import make_loggers
 from alr_fast.training.output.records import EpochRecord, _plain, _record
 from alr_fast.training.output.run_folder import CHECKPOINTS, RunFolder
@@ -55,7 +55,7 @@ class Run:
         config: Config,
         world: World,
         loaders: Loaders,
-        console: RunConsole,
+        console: RunDisplay,
         stop: StopSignals,
         found: tuple[Path, Checkpoint] | None,
     ) -> None:
@@ -71,7 +71,7 @@ class Run:
         self._number = 0  # of the last checkpoint
         self._saved_at = time.monotonic()
         if found is not None:
-            self._take_up(found[1])
+            self._load_progress(found[1])
 
         def open_folder() -> Path | None:
             if world.main:
@@ -90,14 +90,14 @@ class Run:
             self._store = CheckpointStore(
                 self.path / CHECKPOINTS,
                 keep=config.checkpoint.keep,
-                say=console.warn,
+                log=console.warn,
                 background=config.checkpoint.background,
                 resumed_from=None if found is None else found[1].number,
             )
             closing.callback(self._store.close)
             self._closing = closing.pop_all()
 
-    def _take_up(self, checkpoint: Checkpoint) -> None:
+    def _load_progress(self, checkpoint: Checkpoint) -> None:
         check_files(checkpoint)
         self._restored = checkpoint
         # Above a newer one that was passed over, too, because it is damaged.
@@ -126,7 +126,7 @@ class Run:
         Raises:
             SharedError: It cannot be written.
         """
-        self.world.together(lambda: write(self._folder, *what) if self.world.main else None)
+        self.world.on_all_ranks(lambda: write(self._folder, *what) if self.world.main else None)
 
     def save_if_due(self, trainer: Trainer, method: str, seconds: float) -> None:
         """Writes a checkpoint where steps, time or a signal ask for one.
@@ -144,11 +144,11 @@ class Run:
         minutes = self.config.checkpoint.minutes
         late = minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
         signal = self._stop.received
-        late, stopping, spoilt = self.world.any(
+        late, stopping, too_many_broken = self.world.any(
             late and self.world.main, signal is not None, self.loaders.train.broken.too_many
         )
         due = late or stopping or steps_due(trainer, self.config)
-        if due or spoilt:
+        if due or too_many_broken:
             self.loaders.share_broken(self.world)
         if not due:
             return
@@ -201,7 +201,7 @@ class Run:
         checkpoint, self._restored = self._restored, None
         position, rank = checkpoint.progress["position"], f"rank{self.world.rank}."
         same = checkpoint.world_size == self.world.size
-        trainer.settle()
+        trainer.warm_up_ddp()
         tensors, bank = trainer.tensors(), trainer.criterion.bank
         if not same:
             tensors = {name: t for name, t in tensors.items() if not name.startswith(rank)}
@@ -217,7 +217,7 @@ class Run:
         where = f"in epoch {trainer.epoch + 1} after step {trainer.step}"
         if trainer.epoch == self.config.optim.epochs:
             where = "after its last epoch"
-        self.console.say(f"{method}: goes on {where}, from {checkpoint.path}")
+        self.console.log(f"{method}: goes on {where}, from {checkpoint.path}")
         if not same and position["step"]:
             self.console.warn(
                 f"the checkpoint is from the middle of an epoch with {checkpoint.world_size} as "

@@ -52,32 +52,32 @@ class RunData:
         return (self.test,) if self.second_test is None else (self.test, self.second_test)
 
 
-def load_data(config: DataConfig, root: str | None, *, say: Callable[[str], None]) -> RunData:
+def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None]) -> RunData:
     """Finds the data set of a configuration and lists its splits; opens no image.
 
     Args:
         config: Which data set, and how much of it.
         root: Folder with the data as it was downloaded; None for digits.
-        say: Takes a line of text about what was found.
+        log: Takes a line of text about what was found.
 
     Raises:
         UserError: The data cannot be used; the message names the input and the way out.
     """
     dataset = open_dataset(config.name, root)
     if root is not None:
-        say(f"{dataset.layout.name}: {dataset.found.what}")
+        log(f"{dataset.layout.name}: {dataset.found.what}")
     train = dataset.split(config.train_split)
     k = train.index.num_classes
     # By the data set's own labels: with others the same images are trained on.
     limited = balanced_rows(train.index.labels, k, config.limit, option="data.limit")
     if config.label_file is not None:
-        index = _with_labels_of_file(config, train.index, say)
+        index = _with_labels_of_file(config, train.index, log)
         train = replace(train, index=index)
-    excluded = train.index.ids[_excluded_rows(train, config, config.exclude, say)]
+    excluded = train.index.ids[_excluded_rows(train, config, config.exclude, log)]
     # A file names samples of the training split; verify writes a list for each.
     by_hand = config.exclude not in ("auto", "none")
     test = dataset.split(config.test_split)
-    rows = _excluded_rows(test, config, "none" if by_hand else config.exclude, say)
+    rows = _excluded_rows(test, config, "none" if by_hand else config.exclude, log)
     test = _without(test, rows)
     if train.index.class_names != test.index.class_names:
         raise UserError(
@@ -107,17 +107,17 @@ def _ilsvrc12(dataset: Dataset, root: str, test: SampleIndex) -> Split:
 
 
 def _with_labels_of_file(
-    config: DataConfig, index: SampleIndex, say: Callable[[str], None]
+    config: DataConfig, index: SampleIndex, log: Callable[[str], None]
 ) -> SampleIndex:
     file = config.label_file
     if not Path(file).is_file():
         raise UserError(f"--data.label_file {file}: no such file")
     if not is_label_table(file):
-        say(f"labels: those of {file}")
+        log(f"labels: those of {file}")
         return index.with_noisy_labels(_labels_of_file(config, index))
     labels, listed = read_labels(file, index, config.label_key, option="data.label_file")
     differing = int((labels != index.labels).sum())
-    say(
+    log(
         f"labels: those of {file} for {listed:,} of {len(index):,} samples, {differing:,} other "
         "than the data set's"
     )
@@ -146,13 +146,13 @@ def _labels_of_file(config: DataConfig, index: SampleIndex) -> np.ndarray:
 
 
 def _excluded_rows(
-    split: Split, config: DataConfig, exclude: str, say: Callable[[str], None]
+    split: Split, config: DataConfig, exclude: str, log: Callable[[str], None]
 ) -> NDArray[np.int64]:
     excluded = np.empty(0, dtype=np.int64)
     if isinstance(split.images, PackedImages):
         excluded = split.images.absent()
         if len(excluded):
-            say(f"{len(excluded):,} samples were left out when the data set was packed")
+            log(f"{len(excluded):,} samples were left out when the data set was packed")
     listed = None
     path = Path(exclude)
     if exclude == "auto":
@@ -164,7 +164,7 @@ def _excluded_rows(
         if listed is None:
             listed = read_exclusions(path, split.index)
         if len(listed):
-            say(f"{len(listed):,} samples are left out, as {path} says")
+            log(f"{len(listed):,} samples are left out, as {path} says")
         excluded = np.union1d(excluded, listed)
     return excluded
 

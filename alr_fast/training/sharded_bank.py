@@ -33,7 +33,7 @@ def new_bank(
     world: World,
     *,
     folder: Path,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
     one_hot: bool = True,
     soft_labels: str | None = None,
 ) -> LabelBank:
@@ -45,7 +45,7 @@ def new_bank(
         rows: Those of this process, int64 [n].
         world: The processes.
         folder: Where a bank in a file goes, unless the options name another folder.
-        say: Takes a line of text.
+        log: Takes a line of text.
         one_hot: False for a bank that starts at zero.
         soft_labels: Table whose probabilities it starts from instead of the one-hot labels, where
             they are listed; see `alr_fast.data.label_table`.
@@ -60,7 +60,7 @@ def new_bank(
             lambda: choose_placement(num_bytes, world.device, processes=world.local_size)
         )
         placement, why = choice.placement, choice.why
-    bank = world.together(
+    bank = world.on_all_ranks(
         lambda: LabelBank.from_labels(
             torch.from_numpy(index.labels[rows]),
             index.num_classes,
@@ -73,14 +73,14 @@ def new_bank(
         )
     )
     if soft_labels is not None and not one_hot:
-        say("label bank: starts at zero, not from the soft labels")
+        log("label bank: starts at zero, not from the soft labels")
     elif soft_labels is not None:
         with bank.host_access():
-            world.together(
+            world.on_all_ranks(
                 lambda: fill_rows(bank.rows, soft_labels, index, rows, option="data.label_file")
             )
     each = " in each process" if world.size > 1 else ""
-    say(f"label bank: {readable(num_bytes)}{each}, {placement} ({why})")
+    log(f"label bank: {readable(num_bytes)}{each}, {placement} ({why})")
     return bank
 
 
@@ -232,10 +232,10 @@ def export_bank(
             with writing(path):
                 stack.close()
 
-        file = world.together(begin)
+        file = world.on_all_ranks(begin)
         for positions, some in world.collect_rows(torch.from_numpy(rows), bank.rows):
             file.write(positions, some)
-        world.together(end)
+        world.on_all_ranks(end)
 
 
 def _writer(

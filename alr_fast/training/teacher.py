@@ -119,10 +119,10 @@ def teacher_probabilities(net: str, run: "Run", *, option: str) -> Tensor:
         table = torch.zeros(len(rows), index.num_classes, dtype=dtype, device=run.world.device)
         given = torch.from_numpy(index.labels[rows]).to(run.world.device)
         table.scatter_(1, given[:, None], 1)
-        run.world.together(lambda: fill_rows(table, net, index, rows, option=option))
+        run.world.on_all_ranks(lambda: fill_rows(table, net, index, rows, option=option))
         return table
     loader = run.loaders.in_order()
-    model = run.world.together(
+    model = run.world.on_all_ranks(
         lambda: load_net(
             weights_file(net, run.path),
             num_classes=run.index.num_classes,

@@ -255,8 +255,7 @@ class Trainer:
         if in_a_row >= self._optim.max_skipped:
             raise SharedError(
                 f"the gradients of the last {in_a_row} steps, up to step {self.step} of epoch "
-                f"{self.epoch + 1}, were not finite and the weights stand still; "
-                + self.cure_for_nan
+                f"{self.epoch + 1}, were not finite and the weights stand still; " + self.nan_advice
             )
         # Steps that were left out have run through batch normalisation all the same.
         if in_epoch and not all(b.isfinite().all() for b in self._statistics):
@@ -271,7 +270,7 @@ class Trainer:
         return in_epoch
 
     @property
-    def cure_for_nan(self) -> str:
+    def nan_advice(self) -> str:
         """What a user can try against losses that are not finite."""
         return (
             f"try a lower --optim.lr (now {self._optim.lr}), more --optim.warmup_steps, "
@@ -316,7 +315,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
         }
 
-    def settle(self) -> None:
+    def warm_up_ddp(self) -> None:
         """Brings a fresh trainer into the shape that it has after a first step; changes its state.
 
         DistributedDataParallel sends gradients in another grouping from the second step on, and

@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,8 @@ def _lines(path: Path) -> list[str]:
 
 def environment(device: torch.device, precision: str) -> dict[str, Any]:
     """What a run was made with, for ``summary.json``."""
-    from alr_fast import __version__
-
     return {
-        "alr_fast": __version__,
+        "alr_fast": version("alr_fast"),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -148,7 +148,7 @@ def image_loader(
         options = replace(config.data, ilsvrc12=None)
         if options.limit is None:  # else they decide which training images there are
             options = replace(options, label_file=None, label_key=None)
-        data = load_data(options, config.data_root, say=lambda text: None)
+        data = load_data(options, config.data_root, log=lambda text: None)
         # As in training: the first training image may decide about the size of all.
         data = hold_out(leave_out(data), options.validation, seed=config.seed)
         transform = for_evaluation(make_transform(options, data.train))

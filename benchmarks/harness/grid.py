@@ -169,7 +169,7 @@ def run_grid(
     threads: int,
     extra: Sequence[str] = (),
     title: str = "",
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> list[dict]:
     """Trains what is not there yet, and shows how far it is.
 
@@ -179,7 +179,7 @@ def run_grid(
         jobs: Cells at once.
         device: See `run_cell`, as for ``threads`` and ``extra``.
         title: Of the table.
-        say: Takes a line, where there is no terminal to show a table.
+        log: Takes a line, where there is no terminal to show a table.
 
     Returns:
         A row for each cell, in their order.
@@ -192,7 +192,7 @@ def run_grid(
     folder.mkdir(parents=True, exist_ok=True)
     rows = read_rows(folder, cells)
     left = [cell for cell in cells if cell.key not in rows]
-    display = _Display(cells, rows, title, say)
+    display = _Display(cells, rows, title, log)
     with display if left else contextlib.nullcontext():
         for row in _finished(left, jobs, folder, extra, device, threads):
             with (folder / ROWS).open("a", encoding="utf-8") as file:
@@ -221,9 +221,9 @@ class _Display:
     """Names by noises: mean of the last epoch so far, and how many seeds are in it."""
 
     def __init__(
-        self, cells: Sequence[Cell], rows: dict[str, dict], title: str, say: Callable[[str], None]
+        self, cells: Sequence[Cell], rows: dict[str, dict], title: str, log: Callable[[str], None]
     ) -> None:
-        self._cells, self._rows, self._title, self._say = cells, rows, title, say
+        self._cells, self._rows, self._title, self._say = cells, rows, title, log
         self._began, self._before = time.monotonic(), len(rows)
         self._console = Console()
         self._live = Live(console=self._console, auto_refresh=False)

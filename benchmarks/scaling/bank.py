@@ -32,7 +32,7 @@ from alr_fast.training.checkpoint.manifest import check_files, newest_checkpoint
 from alr_fast.training.checkpoint.shards import shard
 from alr_fast.training.checkpoint.store import CheckpointStore, load
 from alr_fast.training.distributed import World
-from alr_fast.training.open_run import of_bank_file
+from alr_fast.training.open_run import from_bank_file
 from alr_fast.utils.machine import available_memory
 from alr_fast.utils.text import readable
 from benchmarks.harness.environment import environment
@@ -327,7 +327,7 @@ class _Run:
     def _checkpoint(self, bank: LabelBank, some: Tensor) -> None:
         said: list[str] = []
         folder = self._folder / "checkpoints"
-        store = CheckpointStore(folder, keep=1, say=said.append)
+        store = CheckpointStore(folder, keep=1, log=said.append)
         total = self._case.samples
         tensors = {
             "bank.rows": shard(bank.rows, 0, total, self._mesh),
@@ -395,7 +395,7 @@ class _Run:
         from pyarrow.parquet import ParquetFile
 
         table = path.with_name("labels.parquet")
-        self._timed("table", lambda: export(of_bank_file(path, "alr", self._split), table))
+        self._timed("table", lambda: export(from_bank_file(path, "alr", self._split), table))
         self.sizes["table_bytes"] = table.stat().st_size
         given = ParquetFile(table).read(["given_label"]).column(0).to_numpy()
         assert (given == self._labels.numpy()).all(), "table"

@@ -27,7 +27,7 @@ def cell(name="ce", noise="symmetric-0.4", seed=0, methods=("ce",), options=TINY
 
 def grid_of(cells, folder, **options):
     return run_grid(
-        cells, folder, **{"jobs": 1, "device": "cpu", "threads": 1, "say": lambda text: None,
+        cells, folder, **{"jobs": 1, "device": "cpu", "threads": 1, "log": lambda text: None,
                           **options}
     )  # fmt: skip
 
@@ -73,7 +73,7 @@ def test_the_smearing_matrix_is_what_the_noise_did_to_the_labels(tmp_path):
     matrix = np.loadtxt(accuracy._write_posterior(tmp_path, "asymmetric-0.4", 3), delimiter=",")
     from alr_fast.training.run_data import load_data
 
-    index = load_data(parse([]).data, None, say=print).train.index
+    index = load_data(parse([]).data, None, log=print).train.index
     noise = inject(
         index.labels, num_classes=10, kind="asymmetric", rate=0.4, seed=3, class_names="0123456789"
     )
@@ -144,7 +144,7 @@ def test_a_cell_that_fails_says_why_and_where(tmp_path):
 def test_a_grid_runs_in_workers_and_takes_up_what_is_there(tmp_path, monkeypatch):
     cells = [cell(seed=seed) for seed in (0, 1, 2)]
     said = []
-    first = grid_of(cells[:2], tmp_path, say=said.append)
+    first = grid_of(cells[:2], tmp_path, log=said.append)
     assert [row["seed"] for row in first] == [0, 1]
     assert said[0].endswith("0 of 2 cells are there")
     assert said[-1].startswith("2 of 2 cells")

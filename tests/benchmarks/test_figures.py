@@ -14,8 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.tsne_figure.tsne import Embedding
-from helpers.image_folder import write_folder
 from matplotlib.colors import to_hex
 from PIL import Image
 from torch import nn
@@ -26,6 +24,8 @@ from alr_fast.training.models import build_model
 from benchmarks.figures import __main__ as figures
 from benchmarks.figures import curves, runs, style
 from benchmarks.figures import tsne as tsne_figure
+from benchmarks.figures.tsne import Embedding
+from helpers.image_folder import write_folder
 
 pytest.importorskip("timm", reason="training needs the extra train")
 

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers.image_folder import write_folder
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -23,6 +22,7 @@ from alr_fast.labels.table import export
 from alr_fast.noise import read_matrix
 from alr_fast.train import main as train
 from alr_fast.training.open_run import open_run
+from helpers.image_folder import write_folder
 
 COLUMNS = [
     *("id", "path", "given_label", "refined_label", "given_name", "refined_name", "score"),

@@ -8,7 +8,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from helpers.image_folder import write_folder
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -17,6 +16,7 @@ from alr_fast.labels.report import content
 from alr_fast.report import main
 from alr_fast.train import main as train
 from alr_fast.training.open_run import open_run
+from helpers.image_folder import write_folder
 
 LARGEST = 15_000_000
 

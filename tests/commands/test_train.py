@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers.image_folder import write_folder
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -28,6 +27,7 @@ from alr_fast.training.loop import evaluate
 from alr_fast.training.models import build_model
 from alr_fast.training.output.records import EpochRecord, method_summary
 from alr_fast.training.profiling import PHASES
+from helpers.image_folder import write_folder
 
 EPOCHS = 6
 

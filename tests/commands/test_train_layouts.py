@@ -6,6 +6,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
+
+from alr_fast.data import open_dataset
+from alr_fast.data.loaders.choose import has_dali
+from alr_fast.train import main
+from alr_fast.training.config.schema import recipe_names
+from alr_fast.training.models import build_model
 from helpers.image_folder import write_folder
 from helpers.layouts import (
     write_animal10n,
@@ -18,13 +25,6 @@ from helpers.layouts import (
     write_table,
     write_webvision,
 )
-from safetensors.torch import load_file
-
-from alr_fast.data import open_dataset
-from alr_fast.data.loaders.choose import has_dali
-from alr_fast.train import main
-from alr_fast.training.config.schema import recipe_names
-from alr_fast.training.models import build_model
 
 HAS_DALI = has_dali()
 FILES = "dali" if HAS_DALI else "torch"  # what auto takes for random crops

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers.image_folder import write_folder
 
 from alr_fast.data import datasets
 from alr_fast.data.broken import default_exclusion_file, read_exclusions, write_exclusions
@@ -18,12 +17,13 @@ from alr_fast.noise import inject, save_labels
 from alr_fast.training.config.schema import DataConfig
 from alr_fast.training.loaders import make_transform
 from alr_fast.training.run_data import leave_out, load_data
+from helpers.image_folder import write_folder
 
 FOLDER = DataConfig(name="folder", workers=1)
 
 
 def load(root, **changes):
-    data = load_data(replace(FOLDER, **changes), str(root), say=lambda text: None)
+    data = load_data(replace(FOLDER, **changes), str(root), log=lambda text: None)
     return leave_out(data).train, data.test
 
 

@@ -3,11 +3,11 @@ import struct
 
 import numpy as np
 import pytest
-from helpers.broken_files import BROKEN, FINE, ONLY_VERIFY, good_bytes
 
 from alr_fast.data.decode import decode_rgb, decode_with_pillow, prepare
 from alr_fast.data.images import BrokenImage, FileImages, ShardImages
 from alr_fast.data.index import PathTable
+from helpers.broken_files import BROKEN, FINE, ONLY_VERIFY, good_bytes
 
 # Their headers are in order: only a decoder can tell.
 PASS_THE_CHECK = {"Huffman counts", "no tables"}

@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from training.test_distributed import in_processes
 
 from alr_fast.data.broken import read_exclusions, write_exclusions
 from alr_fast.data.datasets import open_dataset
@@ -20,6 +19,7 @@ from alr_fast.errors import UserError
 from alr_fast.export import main as export
 from alr_fast.train import main as train
 from alr_fast.training.sharded_bank import fill_rows
+from training.test_distributed import in_processes
 
 MARKS = ["id", "path", "given", "refined", "score", "mark", "label", "given_name", "refined_name"]
 QUIET = ["--log.to", "csv", "--log.show", "quiet"]

@@ -10,6 +10,14 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
+from alr_fast.data.cifar_n import read_cifar_n
+from alr_fast.data.datasets import LAYOUTS, open_dataset
+from alr_fast.data.layouts import cifar, webvision
+from alr_fast.data.layouts.base import Found
+from alr_fast.data.layouts.lists import read_list
+from alr_fast.errors import UserError
 from helpers.image_folder import write_folder
 from helpers.layouts import (
     CIFAR10_NAMES,
@@ -31,14 +39,6 @@ from helpers.layouts import (
     write_table,
     write_webvision,
 )
-from PIL import Image
-
-from alr_fast.data.cifar_n import read_cifar_n
-from alr_fast.data.datasets import LAYOUTS, open_dataset
-from alr_fast.data.layouts import cifar, webvision
-from alr_fast.data.layouts.base import Found
-from alr_fast.data.layouts.lists import read_list
-from alr_fast.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers.broken_files import BROKEN, FINE
-from helpers.image_folder import write_folder
 from PIL import Image
 
 from alr_fast.data.broken import BrokenSamples
@@ -22,6 +20,8 @@ from alr_fast.data.loaders.memory import MemoryLoader, decode_all
 from alr_fast.data.sampler import Sampler
 from alr_fast.data.transform import Transform, for_evaluation
 from alr_fast.errors import UserError
+from helpers.broken_files import BROKEN, FINE
+from helpers.image_folder import write_folder
 
 CPU = torch.device("cpu")
 UNTESTABLE = {"unreadable"} if os.geteuid() == 0 else set()  # root may read everything
@@ -412,7 +412,7 @@ def spoilt(tmp_path_factory):
 def test_every_good_sample_once_and_every_broken_one_named(name, spoilt):
     split, broken = spoilt
     said = []
-    limit = BrokenSamples(split, max_share=0.011, say=said.append)
+    limit = BrokenSamples(split, max_share=0.011, log=said.append)
     transform = Transform(12, crop="pad" if name == "memory" else "resized", resize=12, flip=True)
     loader = loader_of(name, split, transform, batch_size=64, workers=2, broken=limit)
     for epoch in range(3):

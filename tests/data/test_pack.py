@@ -7,8 +7,6 @@ import tarfile
 
 import numpy as np
 import pytest
-from helpers import broken_files
-from helpers.image_folder import write_folder
 from PIL import Image
 
 from alr_fast.data import pack as module
@@ -21,6 +19,8 @@ from alr_fast.data.pack import Packer
 from alr_fast.errors import UserError
 from alr_fast.training.config.schema import DataConfig
 from alr_fast.training.run_data import leave_out, load_data
+from helpers import broken_files
+from helpers.image_folder import write_folder
 
 BROKEN = {5: "truncated", 6: "html", 55: "png truncated"}
 
@@ -271,7 +271,7 @@ def test_excluded_files_are_left_out_and_lists_carry_over(root, tmp_path, capsys
     with pytest.raises(BrokenImage, match="left out when packed: excluded: damaged pixels"):
         split.images.read(20)
     # Training on the shards does without them, whatever lists there are.
-    train = leave_out(load_data(DataConfig(name="auto"), str(out), say=print)).train
+    train = leave_out(load_data(DataConfig(name="auto"), str(out), log=print)).train
     assert train.index.ids.tolist() == [i for i in range(60) if i not in {*BROKEN, 20}]
     assert main(["verify", str(out)]) == 1
     assert "left out when packed" in capsys.readouterr().out

@@ -6,8 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-from helpers import broken_files
-from helpers.image_folder import write_folder
 
 from alr_fast.data import verify as module
 from alr_fast.data.__main__ import main
@@ -17,6 +15,8 @@ from alr_fast.data.examine import KINDS, NOTES
 from alr_fast.data.verify import Known, verify_split
 from alr_fast.training.config.schema import DataConfig
 from alr_fast.training.run_data import leave_out, load_data
+from helpers import broken_files
+from helpers.image_folder import write_folder
 
 # What `verify` calls each kind of broken file.
 EXPECTED = {
@@ -176,7 +176,7 @@ def test_training_leaves_out_what_was_listed_and_no_id_shifts(tmp_path):
         broken_files.write_broken(root / before.paths[row], kind)
     assert main(["verify", str(root), "--split", "train"]) == 1
     said = []
-    train = leave_out(load_data(DataConfig(name="auto"), str(root), say=said.append)).train.index
+    train = leave_out(load_data(DataConfig(name="auto"), str(root), log=said.append)).train.index
     kept = np.setdiff1d(np.arange(100), [3, 70])
     assert train.ids.tolist() == kept.tolist()
     assert train.paths == before.take(kept).paths
@@ -184,7 +184,7 @@ def test_training_leaves_out_what_was_listed_and_no_id_shifts(tmp_path):
     assert (
         len(
             leave_out(
-                load_data(DataConfig(name="auto", exclude="none"), str(root), say=print)
+                load_data(DataConfig(name="auto", exclude="none"), str(root), log=print)
             ).train
         )
         == 100
@@ -193,7 +193,7 @@ def test_training_leaves_out_what_was_listed_and_no_id_shifts(tmp_path):
     for row in (3, 70):
         broken_files.write_good(root / before.paths[row])
     assert main(["verify", str(root), "--split", "train"]) == 0
-    assert len(leave_out(load_data(DataConfig(name="auto"), str(root), say=print)).train) == 100
+    assert len(leave_out(load_data(DataConfig(name="auto"), str(root), log=print)).train) == 100
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])
@@ -281,7 +281,7 @@ def test_output_names_the_list(tmp_path):
     assert listed(path) == [{"id": "7", "path": "train/a/007.jpg", "reason": "not an image"}]
     assert not list_of(root).exists()
     config = DataConfig(name="auto", exclude=str(path))
-    assert len(leave_out(load_data(config, str(root), say=print)).train) == 99
+    assert len(leave_out(load_data(config, str(root), log=print)).train) == 99
 
 
 def test_arrays_need_no_verification(capsys):

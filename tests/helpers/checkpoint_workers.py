@@ -145,7 +145,7 @@ def save_shards(rank: int, world: int, folder: Path, chunk_bytes: int, in_backgr
         tensors[name] = shards.shard(rows[a:b].clone(), a, len(rows), mesh)
     tensors["weight"] = torch.arange(12.0).reshape(3, 4)
     tensors[f"rank{rank}.rng"] = torch.tensor([rank])
-    store = cp.CheckpointStore(folder, keep=1, say=print, background=in_background)
+    store = cp.CheckpointStore(folder, keep=1, log=print, background=in_background)
     store.save(5, tensors, {"rank": rank, "loss": 0.1 + 0.2})
     store.close()
     assert (store.written, store.last_error) == (5, None)
@@ -172,7 +172,7 @@ def fail_on_one(rank: int, world: int, folder: Path) -> dict:
     """Rank 1 alone fails, in each way that a rank may; what each rank saw."""
     mesh = init_device_mesh("cpu", (world,))
     lines: list[str] = []
-    store = cp.CheckpointStore(folder, keep=3, say=lines.append)
+    store = cp.CheckpointStore(folder, keep=3, log=lines.append)
     rows = torch.arange(8.0)[4 * rank : 4 * rank + 4].clone()
     tensors = {"bank": shards.shard(rows, 4 * rank, 8, mesh), "weight": torch.ones(3)}
     seen = {}
@@ -224,7 +224,7 @@ def _no_memory(tensor: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
 def exceed_file_size(rank: int, world: int, folder: Path) -> list:
     """The kernel refuses to write beyond 1 MiB, then no longer."""
     lines: list[str] = []
-    store = cp.CheckpointStore(folder, keep=3, say=lines.append)
+    store = cp.CheckpointStore(folder, keep=3, log=lines.append)
     tensors = {"weight": torch.arange(1 << 20)}
     seen = []
     store.save(1, {"weight": torch.ones(3)}, {})
@@ -246,7 +246,7 @@ def exceed_file_size(rank: int, world: int, folder: Path) -> list:
 
 def save_forever(rank: int, world: int, folder: Path, in_background: bool, started) -> None:
     """Saves until it is killed; each number twice, so that checkpoints are replaced, too."""
-    store = cp.CheckpointStore(folder, keep=2, say=print, background=in_background)
+    store = cp.CheckpointStore(folder, keep=2, log=print, background=in_background)
     newest = manifest.newest_checkpoint(folder)
     number = newest.number if newest else 1
     started.set()
@@ -273,7 +273,7 @@ def anonymous_memory(rank: int, world: int, folder: Path, megabytes: int) -> dic
     ]
     for block in range(0, len(files[0]), 1 << 16):
         files[0][block : block + (1 << 16)] = block
-    store = cp.CheckpointStore(folder / "checkpoints", keep=1, say=print)
+    store = cp.CheckpointStore(folder / "checkpoints", keep=1, log=print)
     store.save(1, {"x": torch.ones(3)}, {}, wait=True)  # what DCP itself needs once
     shards = [shards.shard(file, 0, len(file), mesh) for file in files]
     with _peak() as peak:

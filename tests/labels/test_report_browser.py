@@ -8,7 +8,6 @@ import time
 from dataclasses import replace
 
 import pytest
-from helpers.report_pages import ATTACK, MISSING, NAMES, report, suspect, thumbnail
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -16,6 +15,7 @@ from selenium.webdriver.support.select import Select
 
 from alr_fast.labels.report.model import ClassNoise
 from alr_fast.labels.report.page import render
+from helpers.report_pages import ATTACK, MISSING, NAMES, report, suspect, thumbnail
 
 PAIR = '.pair[data-given="{}"][data-refined="{}"]'
 

@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from helpers.report_pages import ATTACK, MISSING, report, suspect, thumbnail
 
 from alr_fast.labels.report import page as module
 from alr_fast.labels.report.model import ClassNoise, Panel
 from alr_fast.labels.report.page import render
+from helpers.report_pages import ATTACK, MISSING, report, suspect, thumbnail
 
 TEMPLATES = Path(module.__file__).parent / "templates"
 

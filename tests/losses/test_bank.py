@@ -4,6 +4,11 @@ and cross entropy phases, modes, state, moves, and life inside other modules."""
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
+
+from alr_fast import ALRLoss, LabelBank
+from alr_fast.functional import alr_loss
+from alr_fast.losses import CrossEntropyLoss, ELRLoss, SATLoss, SELCLoss
 from helpers import loss_cases as cases
 from helpers.loss_cases import (
     CLASSES,
@@ -16,11 +21,6 @@ from helpers.loss_cases import (
     numbers,
     reduced,
 )
-from torch import nn
-
-from alr_fast import ALRLoss, LabelBank
-from alr_fast.functional import alr_loss
-from alr_fast.losses import CrossEntropyLoss, ELRLoss, SATLoss, SELCLoss
 
 LABELS = torch.tensor([2, 0, 1, 1, 3, 0])
 

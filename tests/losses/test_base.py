@@ -4,6 +4,10 @@ import copy
 
 import pytest
 import torch
+from torch import nn
+
+from alr_fast import LabelBank
+from alr_fast.losses import ELRLoss, Loss, PlainLoss, WarmUpLoss
 from helpers.loss_cases import (
     CASES,
     CLASSES,
@@ -17,10 +21,6 @@ from helpers.loss_cases import (
     numbers,
     reduced,
 )
-from torch import nn
-
-from alr_fast import LabelBank
-from alr_fast.losses import ELRLoss, Loss, PlainLoss, WarmUpLoss
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 every_loss = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -4,6 +4,15 @@ import math
 
 import pytest
 import torch
+
+from alr_fast.losses import (
+    BackwardCorrectionLoss,
+    CrossEntropyLoss,
+    DistillationLoss,
+    ForwardCorrectionLoss,
+    LabelSmoothingLoss,
+    SmearingLoss,
+)
 from helpers.loss_cases import (
     CASES,
     CLASSES,
@@ -18,15 +27,6 @@ from helpers.loss_cases import (
     close,
     distributions,
     numbers,
-)
-
-from alr_fast.losses import (
-    BackwardCorrectionLoss,
-    CrossEntropyLoss,
-    DistillationLoss,
-    ForwardCorrectionLoss,
-    LabelSmoothingLoss,
-    SmearingLoss,
 )
 
 ROWS = torch.arange(len(LABELS))

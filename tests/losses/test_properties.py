@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import torch
-from helpers.loss_cases import REDUCTIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -22,6 +21,7 @@ from alr_fast.losses import (
     SmearingLoss,
 )
 from alr_fast.noise.transition import symmetric_transition
+from helpers.loss_cases import REDUCTIONS
 
 moderately = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 reductions = st.sampled_from(REDUCTIONS)

@@ -6,7 +6,6 @@ import re
 
 import numpy as np
 import pytest
-from helpers.image_folder import write_folder
 
 from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
@@ -23,6 +22,7 @@ from alr_fast.noise import (
     save_labels,
 )
 from alr_fast.noise.__main__ import main
+from helpers.image_folder import write_folder
 
 N, K = 20_000, 10
 CLEAN = np.random.default_rng(7).integers(K, size=N)

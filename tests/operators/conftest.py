@@ -1,6 +1,7 @@
 """Fixtures of the tests of the operations."""
 
 import pytest
+
 from helpers.problems import threads
 
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from helpers.problems import make_problem
 from torch.autograd import gradcheck
 
 from alr_fast.functional import (
@@ -11,6 +10,7 @@ from alr_fast.functional import (
     label_smoothing_cross_entropy,
     soft_target_cross_entropy,
 )
+from helpers.problems import make_problem
 
 F64 = torch.float64
 OPS = torch.ops.alr_fast

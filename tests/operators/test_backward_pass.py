@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from helpers.compare import same_bits
-from helpers.problems import make_problem
 from torch.utils.checkpoint import checkpoint
 
 from alr_fast import ALRLoss, LabelBank, reference
@@ -13,6 +11,8 @@ from alr_fast.functional import (
     label_smoothing_cross_entropy,
     soft_target_cross_entropy,
 )
+from helpers.compare import same_bits
+from helpers.problems import make_problem
 
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 

@@ -2,8 +2,6 @@
 
 import pytest
 import torch
-from helpers.compare import same_bits
-from helpers.problems import make_problem
 
 from alr_fast.functional import (
     alr_loss,
@@ -11,6 +9,8 @@ from alr_fast.functional import (
     label_smoothing_cross_entropy,
     soft_target_cross_entropy,
 )
+from helpers.compare import same_bits
+from helpers.problems import make_problem
 
 B, K, N = 4, 6, 11
 

@@ -4,8 +4,6 @@ import re
 
 import pytest
 import torch
-from helpers.compare import same_bits
-from helpers.problems import make_problem, run_fused
 from torch._dynamo.backends.debugging import aot_eager
 from torch._inductor.utils import run_and_get_code
 from torch.utils.checkpoint import checkpoint
@@ -17,6 +15,8 @@ from alr_fast.functional import (
     label_smoothing_cross_entropy,
     soft_target_cross_entropy,
 )
+from helpers.compare import same_bits
+from helpers.problems import make_problem, run_fused
 
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from helpers.compare import assert_accurate, check, same_bits
-from helpers.problems import OPERATIONS, make_problem, problem_for, run_eager, run_exact, run_fused
 
 from alr_fast import ALRLoss, LabelBank
 from alr_fast.functional import alr_loss
+from helpers.compare import assert_accurate, check, same_bits
+from helpers.problems import OPERATIONS, make_problem, problem_for, run_eager, run_exact, run_fused
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 INF, NAN = float("inf"), float("nan")

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+
+from alr_fast.functional import alr_loss
 from helpers.compare import check, same_bits
 from helpers.problems import (
     OPERATIONS,
@@ -11,8 +13,6 @@ from helpers.problems import (
     run_fused,
     skip_float64_on_cuda,
 )
-
-from alr_fast.functional import alr_loss
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 

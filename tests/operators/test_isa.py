@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from helpers.compare import check
-from helpers.problems import OPERATIONS, make_problem, problem_for, run_exact, run_fused
 
 from alr_fast import _C
 from alr_fast.functional import alr_loss, alr_loss_and_grad, soft_target_cross_entropy
+from helpers.compare import check
+from helpers.problems import OPERATIONS, make_problem, problem_for, run_exact, run_fused
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 BUILD = _C.build_info()

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 import torch
-from helpers.compare import same_bits
-from helpers.problems import make_problem, run_exact, run_fused
 
 from alr_fast import ALRLoss, LabelBank
 from alr_fast.functional import alr_loss, alr_loss_and_grad
+from helpers.compare import same_bits
+from helpers.problems import make_problem, run_exact, run_fused
 
 F32, BF16 = torch.float32, torch.bfloat16
 CLASSES = 1000

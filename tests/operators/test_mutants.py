@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from helpers.compare import assert_right
 from helpers.problems import Problem, Result, make_problem
 

@@ -2,8 +2,6 @@
 
 import torch
 import torch.nn.functional as F
-from helpers.compare import check
-from helpers.problems import OPERATIONS, Problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +11,8 @@ from alr_fast.functional import (
     label_smoothing_cross_entropy,
     soft_target_cross_entropy,
 )
+from helpers.compare import check
+from helpers.problems import OPERATIONS, Problem
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from helpers.compare import same_bits
-from helpers.problems import make_problem, problem_for, run_fused, threads
 from torch import nn
 
 from alr_fast import ALRLoss, LabelBank
 from alr_fast.functional import alr_loss
+from helpers.compare import same_bits
+from helpers.problems import make_problem, problem_for, run_fused, threads
 
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 

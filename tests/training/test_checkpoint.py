@@ -11,12 +11,12 @@ import time
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import checkpoint_workers as workers
 from torch.distributed.device_mesh import init_device_mesh
 
 from alr_fast.errors import SharedError, UserError
 from alr_fast.training.checkpoint import dcp, manifest, shards
 from alr_fast.training.checkpoint import store as cp
+from helpers import checkpoint_workers as workers
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,7 +45,7 @@ def make_store(tmp_path, lines):
 
     def make(**options):
         stores.append(
-            cp.CheckpointStore(tmp_path / "c", **{"keep": 3, "say": lines.append} | options)
+            cp.CheckpointStore(tmp_path / "c", **{"keep": 3, "log": lines.append} | options)
         )
         return stores[-1]
 
@@ -427,13 +427,13 @@ def test_a_wrong_call_raises(make_store, number, progress, error):
 
 def test_a_store_must_keep_one(tmp_path):
     with pytest.raises(ValueError, match="keep must be at least 1, got 0"):
-        cp.CheckpointStore(tmp_path, keep=0, say=print)
+        cp.CheckpointStore(tmp_path, keep=0, log=print)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SharedError, match=r"Not a directory|File exists"):
-        cp.CheckpointStore(tmp_path / "file" / "c", keep=1, say=print)
+        cp.CheckpointStore(tmp_path / "file" / "c", keep=1, log=print)
 
 
 @pytest.mark.parametrize("wait", [True, False])

@@ -5,12 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from helpers.records import record
 
 from alr_fast.training.output import display as module
-from alr_fast.training.output.display import RunConsole
+from alr_fast.training.output.display import RunDisplay
 from alr_fast.training.output.records import method_summary
 from alr_fast.utils.text import duration, rate
+from helpers.records import record
 
 EPOCH = (
     "  alr  epoch 2/3  loss 0.3888  acc 65.8%  test acc 98.9%  changed 34.0%"
@@ -58,7 +58,7 @@ def terminal(monkeypatch):
 
 def everything(console):
     """Calls whatever a run calls."""
-    console.say("hello a:100:b [bold]x")
+    console.log("hello a:100:b [bold]x")
     console.warn("look out")
     assert list(console.track([1, 2], description="decoding", total=2)) == [1, 2]
     history = [record(e) for e in (1, 2, 3)]
@@ -74,7 +74,7 @@ def everything(console):
 
 def train_lines(capsys, clock, *, epochs, seconds=1.0, start=0, **changes):
     """Numbers of the epochs that have a line, and the lines."""
-    console = RunConsole("lines")
+    console = RunDisplay("lines")
     with console.training("alr", epochs=epochs, steps=4, start_epoch=start) as display:
         for epoch in range(start + 1, epochs + 1):
             clock.now += seconds
@@ -85,7 +85,7 @@ def train_lines(capsys, clock, *, epochs, seconds=1.0, start=0, **changes):
 
 @pytest.mark.parametrize("show", ["auto", "lines"])
 def test_lines_without_a_terminal(capsys, clock, show):
-    everything(RunConsole(show))
+    everything(RunDisplay(show))
     out, err = capsys.readouterr()
     lines = out.splitlines()
     assert lines[:2] == ["hello a:100:b [bold]x", "decoding: 2"]
@@ -103,7 +103,7 @@ def test_lines_without_a_terminal(capsys, clock, show):
 
 def test_lines_on_a_terminal_draw_no_bar(terminal, capsys):
     out = terminal(100)
-    everything(RunConsole("lines"))
+    everything(RunDisplay("lines"))
     assert EPOCH in out.getvalue()
     assert "━╸" not in out.getvalue()
     assert "777 img/s" not in out.getvalue()
@@ -112,7 +112,7 @@ def test_lines_on_a_terminal_draw_no_bar(terminal, capsys):
 @pytest.mark.parametrize("columns", [80, 120])
 def test_bar_on_a_terminal(terminal, capsys, clock, columns):
     out = terminal(columns)
-    console = RunConsole()
+    console = RunDisplay()
     with console.training("alr", epochs=60, steps=4, start_epoch=30) as display:
         clock.now += 5
         display.step(30, 2, 1.5, 0.25, 777.0)
@@ -133,20 +133,20 @@ def test_bar_on_a_terminal(terminal, capsys, clock, columns):
 
 def test_a_resumed_bar_starts_where_the_run_is(terminal):
     terminal(100)
-    with RunConsole().training("alr", epochs=6, steps=4, start_epoch=2, start_step=3) as display:
+    with RunDisplay().training("alr", epochs=6, steps=4, start_epoch=2, start_step=3) as display:
         (task,) = display._progress.tasks
         assert (task.completed, task.fields["epoch"]) == (11, 3)
 
 
 def test_track_shows_a_bar_on_a_terminal(terminal):
     out = terminal(100)
-    assert list(RunConsole().track([1, 2], description="decoding", total=2)) == [1, 2]
+    assert list(RunDisplay().track([1, 2], description="decoding", total=2)) == [1, 2]
     assert "100%" in out.getvalue()
     assert "decoding: 2" not in out.getvalue()
 
 
 def test_quiet_prints_warnings_and_the_table(capsys):
-    everything(RunConsole("quiet"))
+    everything(RunDisplay("quiet"))
     out, err = capsys.readouterr()
     assert out.startswith("Last of 3 epochs")
     assert out.count("\n") == 6
@@ -155,14 +155,14 @@ def test_quiet_prints_warnings_and_the_table(capsys):
 
 def test_quiet_on_a_terminal_draws_no_bar(terminal):
     out = terminal(100)
-    everything(RunConsole("quiet"))
+    everything(RunDisplay("quiet"))
     assert "img/s test" not in out.getvalue()
     assert "decoding" not in out.getvalue()
     assert "method" in out.getvalue()
 
 
 def test_json_is_an_object_a_line(capsys, clock):
-    results = everything(RunConsole("json"))
+    results = everything(RunDisplay("json"))
     out, err = capsys.readouterr()
     events = [json.loads(line) for line in out.splitlines()]
     assert err == ""
@@ -183,7 +183,7 @@ def test_json_is_an_object_a_line(capsys, clock):
 
 
 def test_json_has_no_progress_more_than_once_a_second(capsys, clock):
-    with RunConsole("json").training("ce", epochs=1, steps=9) as display:
+    with RunDisplay("json").training("ce", epochs=1, steps=9) as display:
         for step, late in enumerate([0, 0.5, 0.75, 1.0, 1.5, 2.25], start=1):
             clock.now = 2000 + late
             display.step(0, step, 1.0, 0.5, 10.0)
@@ -192,7 +192,7 @@ def test_json_has_no_progress_more_than_once_a_second(capsys, clock):
 
 
 def test_json_has_null_for_what_is_no_number(capsys):
-    with RunConsole("json").training("alr", epochs=1, steps=1) as display:
+    with RunDisplay("json").training("alr", epochs=1, steps=1) as display:
         display.epoch(record(1, test_loss=float("nan"), train_loss=float("inf")))
     event = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
     assert (event["test_loss"], event["train_loss"], event["second_test_accuracy"]) == (None,) * 3
@@ -202,7 +202,7 @@ def test_json_has_null_for_what_is_no_number(capsys):
 @pytest.mark.parametrize("columns", [None, 100])
 def test_other_processes_print_nothing(terminal, capsys, show, columns):
     out = terminal(columns) if columns else None
-    everything(RunConsole(show, main=False))
+    everything(RunDisplay(show, main=False))
     assert tuple(capsys.readouterr()) == ("", "")
     assert out is None or out.getvalue() == ""
 
@@ -237,7 +237,7 @@ def test_time_left_is_told_from_the_epochs_of_this_process(capsys, clock):
 
 
 def test_a_run_resumed_within_an_epoch_counts_its_own_steps(capsys, clock):
-    console = RunConsole("lines")
+    console = RunDisplay("lines")
     with console.training("alr", epochs=4, steps=10, start_epoch=1, start_step=8) as display:
         clock.now += 6
         display.epoch(record(2))  # 2 steps in 6 s, 20 more
@@ -245,7 +245,7 @@ def test_a_run_resumed_within_an_epoch_counts_its_own_steps(capsys, clock):
 
 
 def test_no_time_is_told_before_the_first_step(capsys, clock):
-    with RunConsole("json").training("alr", epochs=4, steps=10, start_epoch=1) as display:
+    with RunDisplay("json").training("alr", epochs=4, steps=10, start_epoch=1) as display:
         clock.now += 6
         display.step(1, 0, 1.0, 0.5, 10.0)
     assert json.loads(capsys.readouterr().out)["seconds_left"] is None
@@ -284,13 +284,13 @@ def results():
 
 
 def test_table(capsys):
-    RunConsole().table(results(), epochs=60, folder=Path("x"))
+    RunDisplay().table(results(), epochs=60, folder=Path("x"))
     assert capsys.readouterr().out == TABLE
 
 
 def test_a_narrow_terminal_has_fewer_columns(terminal):
     out = terminal(80)
-    RunConsole().table(results(), epochs=60, folder=Path("x"))
+    RunDisplay().table(results(), epochs=60, folder=Path("x"))
     assert "img/s" not in out.getvalue()
     assert "changed" not in out.getvalue()
     assert "3 h 05 min" in out.getvalue()
@@ -327,7 +327,7 @@ def test_suspects_whose_names_are_no_utf8_can_be_printed(monkeypatch, show):
     monkeypatch.setattr("sys.stdout", screen)
     sample = {"id": 3, "path": "a/\udce9.png", "given_name": "caf\udce9", "refined_name": "[b]x",
               "score": 0.75}  # fmt: skip
-    RunConsole(show).suspects("alr", [sample], report="python -m alr_fast.report runs/x")
+    RunDisplay(show).suspects("alr", [sample], report="python -m alr_fast.report runs/x")
     screen.flush()
     text = screen.buffer.getvalue().decode("utf-8").replace("\\\\", "\\")
     for part in (r"a/\xe9.png", r"caf\xe9", "[b]x", "0.75", "python -m alr_fast.report runs/x"):

@@ -291,9 +291,9 @@ def _agree(world):
     first = world.from_main(lambda: {"first": [world.rank]})
     messages = []
     for action in (
-        lambda: world.together(lambda: fails_in(1, "process 1 cannot")),
+        lambda: world.on_all_ranks(lambda: fails_in(1, "process 1 cannot")),
         lambda: world.main_first(lambda: fails_in(0, "0 cannot")),
-        lambda: world.together(lambda: 1 / (2 - world.rank)),
+        lambda: world.on_all_ranks(lambda: 1 / (2 - world.rank)),
     ):
         try:
             action()
@@ -349,7 +349,7 @@ def _look(world):
     return found.right, found.changed, found.nonfinite_rows, found.histograms["confidence"].counts
 
 
-def test_broken_samples_of_all_processes_count_together():
+def test_broken_samples_of_all_processes_count_on_all_ranks():
     assert in_processes(2, _break, 1) == [({0, 1}, False)] * 2
     messages = in_processes(2, _break, 2)  # 4 of 103, where 3 may be
     assert messages[0] == messages[1]

@@ -20,9 +20,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import training_process
-from helpers.image_folder import write_folder
-from helpers.training_process import metrics, outcome, run_folder
 from safetensors.torch import load_file
 
 from alr_fast.training.checkpoint.manifest import list_checkpoints, newest_checkpoint
@@ -34,6 +31,9 @@ from alr_fast.training.methods import METHODS
 from alr_fast.training.models import build_model
 from alr_fast.training.run_data import load_data, with_labels
 from alr_fast.training.trainer import Trainer
+from helpers import training_process
+from helpers.image_folder import write_folder
+from helpers.training_process import metrics, outcome, run_folder
 
 pytestmark = pytest.mark.faults
 
@@ -415,7 +415,7 @@ def given_labels(limit):
     from alr_fast.noise import inject
 
     config = parse([*OPTIONS, "--data.limit", str(limit)])
-    index = load_data(config.data, None, say=lambda line: None).train.index
+    index = load_data(config.data, None, log=lambda line: None).train.index
     noise = inject(
         index.labels, num_classes=10, kind=config.noise.kind, rate=config.noise.rate, seed=0
     )
@@ -538,11 +538,11 @@ def trainer_of(*argv):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with process_group("cpu") as world:
-        data = load_data(config.data, None, say=lambda line: None)
+        data = load_data(config.data, None, log=lambda line: None)
         data = with_labels(data, data.train.index.labels)
         transform = make_transform(config.data, data.train)
         loaders = make_loaders(
-            config, data, transform, world=world, say=lambda line: None, track=lambda x, **_: x
+            config, data, transform, world=world, log=lambda line: None, track=lambda x, **_: x
         )
         labels = torch.from_numpy(data.train.index.labels[loaders.train.sampler.rows])
         bank = LabelBank.from_labels(labels, 10)

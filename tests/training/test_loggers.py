@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.records import record
 
 from alr_fast.errors import UserError
 from alr_fast.training.config.schema import Config, LogConfig
@@ -20,6 +19,7 @@ from alr_fast.training.output.loggers import (
     make_loggers,
 )
 from alr_fast.training.output.records import EpochRecord, Histogram
+from helpers.records import record
 
 
 def rows(folder):

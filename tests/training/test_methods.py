@@ -8,7 +8,6 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from helpers.image_folder import write_folder
 from safetensors.torch import load_file, save_file
 
 from alr_fast.errors import UserError
@@ -22,6 +21,7 @@ from alr_fast.training.config.schema import Config
 from alr_fast.training.methods import METHODS, keeps_bank, options_of
 from alr_fast.training.run_data import load_data
 from alr_fast.training.teacher import load_net
+from helpers.image_folder import write_folder
 
 SMALL = ["--data.limit", "200", "--data.test_limit", "50", "--optim.epochs", "2"]
 SMALL += ["--log.show", "quiet", "--optim.batch_size", "50"]
@@ -167,7 +167,7 @@ def transition_loss(tmp_path, monkeypatch, *words):
 def test_the_known_transition_is_that_of_the_injected_noise(tmp_path, monkeypatch):
     found, _ = transition_loss(tmp_path, monkeypatch, "--methods", "forward_correction")
     config = parse(SMALL)
-    index = load_data(config.data, None, say=print).train.index
+    index = load_data(config.data, None, log=print).train.index
     noise = inject(index.labels, num_classes=10, kind="symmetric", rate=0.4, seed=0)
     expected = noise.counts / noise.counts.sum(1, keepdims=True)
     np.testing.assert_allclose(found, expected)
@@ -209,7 +209,7 @@ def test_the_teacher_gives_its_probabilities_for_every_sample(tmp_path, monkeypa
     monkeypatch.setitem(METHODS, "distillation", Watched)
     words = ["--methods", "ce,distillation", "--distillation.teacher", "ce"]
     run = train(tmp_path, *words)
-    data = load_data(parse(SMALL).data, None, say=print)
+    data = load_data(parse(SMALL).data, None, log=print)
     order = np.random.default_rng([0, 0]).permutation(len(data.train))  # as the sampler shuffles
     pixels = torch.from_numpy(data.train.images.array[order]).float()
     net = load_net(run / "ce.safetensors", num_classes=10, channels=1, image_size=8, option="test")
@@ -306,7 +306,7 @@ def test_shares_of_predictions_add_up_to_the_training_accuracy(tmp_path):
     run = train(tmp_path, "--methods", "ce", "--optim.epochs", "3")
     lines = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()]
     config = parse(SMALL)
-    index = load_data(config.data, None, say=print).train.index
+    index = load_data(config.data, None, log=print).train.index
     noise = inject(index.labels, num_classes=10, kind="symmetric", rate=0.4, seed=0)
     clean = float((noise.labels == noise.original).mean())
     for line in lines[1:]:

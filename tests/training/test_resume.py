@@ -26,7 +26,7 @@ def _group():
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """The folder of a checkpoint with the number 1."""
-    store = CheckpointStore(tmp_path_factory.mktemp("made"), keep=1, say=print)
+    store = CheckpointStore(tmp_path_factory.mktemp("made"), keep=1, log=print)
     store.save(1, {"x": torch.ones(1)}, {}, wait=True)
     store.close()
     return store.folder / "000000001"
@@ -70,7 +70,7 @@ def warned():
 def find(runs, said, warned):
     def find(resume, *argv):
         config = parse(["--runs", str(runs), "--resume", str(resume), *argv])
-        return find_checkpoint(config, say=said.append, warn=warned.append)
+        return find_checkpoint(config, log=said.append, warn=warned.append)
 
     return find
 

@@ -8,7 +8,6 @@ import sys
 import pytest
 import torch
 import yaml
-from helpers.records import record
 from safetensors.torch import load_file
 
 from alr_fast.data.broken import BrokenSamples
@@ -18,6 +17,7 @@ from alr_fast.training.output.loggers import Logger
 from alr_fast.training.output.records import Histogram, method_summary
 from alr_fast.training.output.run_folder import LOCK, RunFolder, check_runs, find_runs, is_finished
 from alr_fast.utils.files import replacing, writing
+from helpers.records import record
 
 
 class Notes(Logger):

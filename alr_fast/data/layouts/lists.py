@@ -134,9 +134,9 @@ class PathList:
             UserError: A path is absolute, leaves the root, holds a zero byte or stands in the list
                 twice; the message names list and line.
         """
-        return (self._normalised() if self._dubious() else self)._table()
+        return (self._normalised() if self._needs_normalising() else self)._table()
 
-    def _dubious(self) -> bool:
+    def _needs_normalising(self) -> bool:
         blob = self._blob
         parts = (b"..", b"//", b"\0/", b"\0./", b"/./")
         return (

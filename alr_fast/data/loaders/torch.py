@@ -76,10 +76,10 @@ def _leave_signals_to_parent(worker: int) -> None:
         return
     # Not ignored: with it the parent ends a worker that hangs, and waits for it without a limit.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_heed_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
 
 
-def _heed_parent(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)

@@ -28,7 +28,7 @@ def _reason(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def _together(step: Callable[[], _T], group: dist.ProcessGroup | None) -> list[_T]:
+def _on_all_ranks(step: Callable[[], _T], group: dist.ProcessGroup | None) -> list[_T]:
     """Runs a step on every rank: the results of all ranks, or on all the error of the first.
 
     Raises:

@@ -12,7 +12,7 @@ from typing import Any
 import torch.distributed as dist
 
 from alr_fast.errors import SharedError, UserError
-from alr_fast.training.checkpoint.dcp import _reason, _together
+from alr_fast.training.checkpoint.dcp import _on_all_ranks, _reason
 
 MANIFEST = "manifest.json"
 _FORMAT = 1
@@ -96,11 +96,11 @@ def check_files(checkpoint: Checkpoint, group: dist.ProcessGroup | None = None) 
             checkpoint that is whole.
     """
     rank, world = dist.get_rank(group), dist.get_world_size(group)
-    damages = _together(lambda: _damage(checkpoint, slice(rank, None, world)), group)
+    damages = _on_all_ranks(lambda: _damage(checkpoint, slice(rank, None, world)), group)
     damage = next((damage for damage in damages if damage), None)
     if damage is None:
         return
-    offers = _together(lambda: _offer(checkpoint.path) if rank == 0 else "", group)
+    offers = _on_all_ranks(lambda: _offer(checkpoint.path) if rank == 0 else "", group)
     raise SharedError(damage + offers[0])
 
 

@@ -32,7 +32,7 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, Def
 from torch.distributed.device_mesh import DeviceMesh
 
 from alr_fast.errors import UserError
-from alr_fast.training.checkpoint.dcp import _call_dcp, _reason, _together, _Writer
+from alr_fast.training.checkpoint.dcp import _call_dcp, _on_all_ranks, _reason, _Writer
 from alr_fast.training.checkpoint.manifest import (
     _FORMAT,
     _METADATA,
@@ -70,7 +70,7 @@ class CheckpointStore:
         folder: Path,
         *,
         keep: int,
-        say: Callable[[str], None],
+        log: Callable[[str], None],
         background: bool = True,
         resumed_from: int | None = None,
     ) -> None:
@@ -79,7 +79,7 @@ class CheckpointStore:
         Args:
             folder: The same folder on all ranks; made where there is none.
             keep: How many checkpoints stay, 1 or more.
-            say: Takes a line for the user, on rank 0, in the background from another thread.
+            log: Takes a line for the user, on rank 0, in the background from another thread.
             background: Whether `save` may write in the background.
             resumed_from: Number of the checkpoint that the run went on from. Those with higher
                 ones were passed over, because they are damaged, say: they go when the first new
@@ -95,7 +95,7 @@ class CheckpointStore:
         self.written: int | None = None
         self.last_error: str | None = None
         self._keep = keep
-        self._say = say
+        self._say = log
         self._background = background
         # Of its own, so that the thread's messages never meet those of the training. DCP wants a
         # group for objects, and gloo is the one that needs no GPU.
@@ -104,7 +104,7 @@ class CheckpointStore:
         self._rank = dist.get_rank(self._group)
         self._thread: ThreadPoolExecutor | None = None
         self._writing: Future[None] | None = None
-        _together(self._prepare_folder, self._group)
+        _on_all_ranks(self._prepare_folder, self._group)
         # After that, so that all ranks see the same.
         above = math.inf if resumed_from is None else resumed_from
         self._passed_over = {path for path in _numbered(self.folder) if int(path.name) > above}
@@ -199,7 +199,7 @@ class CheckpointStore:
                 self._publish(number, {k: v for part in parts for k, v in part.items()}, progress)
 
         try:
-            _together(begin, self._group)
+            _on_all_ranks(begin, self._group)
             # Not ahead: the copies of GPU tensors need no stream of their own, the disk is slower.
             writer = _Writer(temporary, sync_files=True, per_thread_copy_ahead=0)
             planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
@@ -208,8 +208,8 @@ class CheckpointStore:
                     tensors, storage_writer=writer, planner=planner, process_group=self._group
                 )
             )
-            parts = _together(hashed, self._group)
-            _together(publish, self._group)
+            parts = _on_all_ranks(hashed, self._group)
+            _on_all_ranks(publish, self._group)
         except Exception as error:
             self._fail(number, _reason(error))
             return
@@ -327,8 +327,8 @@ def load(
             # Each rank reads for itself; the plans need no coordination.
             _call_dcp(lambda: dcp.load(state, storage_reader=reader, planner=planner, no_dist=True))
 
-    _together(compare, group)
-    _together(read, group)
+    _on_all_ranks(compare, group)
+    _on_all_ranks(read, group)
 
 
 def saved_tensors(checkpoint: Checkpoint) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:

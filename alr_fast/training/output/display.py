@@ -1,77 +1,30 @@
 """Progress of training on the terminal, as lines or as JSON."""
 
 import contextlib
-import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from alr_fast.training.output.records import EpochRecord
+from alr_fast.utils.console import WIDTH, Console
 from alr_fast.utils.text import duration, percent, printable, rate
 
 EVERY_EPOCH = 20  # so many epochs get a line each
 LINES_PER_METHOD = 10  # of more, about so many do
 LINE_SECONDS = 10.0  # and each that ends longer than this after the last line
 PROGRESS_SECONDS = 1.0  # from one progress event of json to the next, at least
-WIDTH = 100  # columns of what does not go to a terminal
 
 
-class RunConsole:
-    """Prints for one run.
-
-    Args:
-        show: auto (a progress bar on a terminal, lines elsewhere), lines, quiet (warnings and the
-            final tables), json (nothing but JSON objects on standard output, one a line; the key
-            ``event`` tells them apart: message, warning, progress, epoch, profile, summary,
-            suspects).
-        main: Whether this is process 0; the others print nothing, whatever is called.
-    """
-
-    def __init__(
-        self, show: Literal["auto", "lines", "quiet", "json"] = "auto", *, main: bool = True
-    ) -> None:
-        # Texts are shown as they are: "12:100:b" in a path is no emoji.
-        self.console = Console(highlight=False, soft_wrap=True, emoji=False)
-        if not self.console.is_terminal:
-            self.console.width = WIDTH
-        self._bars = main and show == "auto" and self.console.is_terminal
-        self._lines = main and show in ("auto", "lines") and not self._bars
-        self._json = main and show == "json"
-        self._main = main
-
-    def say(self, text: str) -> None:
-        """Prints one line."""
-        if self._json:
-            self._event("message", text=text)
-        elif self._bars or self._lines:
-            self.console.print(text, markup=False)
-
-    def warn(self, text: str) -> None:
-        """Tells what the user should know of, in quiet, too; on standard error except in json."""
-        if self._json:
-            self._event("warning", text=text)
-        elif self._main:
-            print(f"warning: {text}", file=sys.stderr, flush=True)
-
-    def track(self, items: Iterable, *, description: str, total: int) -> Iterator:
-        """Passes the items on while a bar shows how many there were."""
-        if not self._bars:
-            self.say(f"{description}: {total:,}")
-            yield from items
-            return
-        with Progress(
-            console=self.console, transient=True, redirect_stderr=sys.stderr.isatty()
-        ) as progress:
-            yield from progress.track(items, total=total, description=description)
+class RunDisplay(Console):
+    """Prints the progress and the results of one training run; arguments as for `Console`."""
 
     @contextlib.contextmanager
     def training(
@@ -94,12 +47,12 @@ class RunConsole:
             TextColumn("{task.fields[test]}"),
             TextColumn("{task.fields[left]}"),
         ]
-        if self.console.width >= WIDTH:
+        if self.terminal.width >= WIDTH:
             columns.append(TimeElapsedColumn())
         progress = Progress(
             *columns,
-            console=self.console,
-            disable=not self._bars,
+            console=self.terminal,
+            disable=not self.bars,
             expand=True,
             # Warnings go above the bar; into a file, where standard error is one.
             redirect_stderr=sys.stderr.isatty(),
@@ -117,8 +70,8 @@ class RunConsole:
             epochs: Number of the last epoch.
             folder: Folder of the run; only json tells it here.
         """
-        if self._json:
-            self._event("summary", epochs=epochs, methods=methods, folder=str(folder))
+        if self.json:
+            self.event("summary", epochs=epochs, methods=methods, folder=str(folder))
             return
         columns = {
             "test acc": lambda r: percent(r["test_accuracy_last"]),
@@ -129,7 +82,7 @@ class RunConsole:
             "img/s": lambda r: rate(r["samples_per_second"]),
             "time": lambda r: duration(r["seconds"], digits=1),
         }
-        if self.console.width < WIDTH:
+        if self.terminal.width < WIDTH:
             del columns["changed"], columns["img/s"]
         if any(result["validation_accuracy_last"] is not None for result in methods.values()):
             columns = {
@@ -142,8 +95,8 @@ class RunConsole:
             table.add_column(title, justify="right", no_wrap=True)
         for name, result in methods.items():
             table.add_row(name, *(cell(result) for cell in columns.values()))
-        if self._main:
-            self.console.print(table)
+        if self.main:
+            self.terminal.print(table)
 
     def suspects(self, method: str, samples: list[dict[str, Any]], *, report: str) -> None:
         """Prints the samples whose labels are most suspicious.
@@ -164,10 +117,10 @@ class RunConsole:
             }
             for sample in samples
         ]
-        if self._json:
-            self._event("suspects", method=method, samples=shown, report=report)
+        if self.json:
+            self.event("suspects", method=method, samples=shown, report=report)
             return
-        if not self._main:
+        if not self.main:
             return
         if samples:
             table = Table(title=f"Most suspicious labels, as {method} sees them")
@@ -177,10 +130,10 @@ class RunConsole:
             table.add_column("score", justify="right", no_wrap=True)
             for *texts, score in (one.values() for one in shown):
                 table.add_row(*(Text(str(text)) for text in texts), f"{score:.3f}")
-            self.console.print(table)
-            self.console.print(f"with images: {report}", markup=False)
+            self.terminal.print(table)
+            self.terminal.print(f"with images: {report}", markup=False)
         else:
-            self.say(f"{method}: no suspicious labels")
+            self.log(f"{method}: no suspicious labels")
 
     def shares(self, title: str, phases: dict[str, tuple[float, float]]) -> None:
         """Prints where the time goes.
@@ -189,25 +142,21 @@ class RunConsole:
             title: What the time was measured over.
             phases: For each name its time in seconds, and its share of the whole, 0 to 1.
         """
-        if self._json:
+        if self.json:
             named = {name: {"seconds": s, "share": share} for name, (s, share) in phases.items()}
-            self._event("profile", title=title, phases=named)
-        elif self._bars or self._lines:
+            self.event("profile", title=title, phases=named)
+        elif self.bars or self.lines:
             table = Table("", title=title, title_justify="left", box=None, pad_edge=False)
             table.add_column("time", justify="right")
             table.add_column("share", justify="right")
             for name, (seconds, share) in phases.items():
                 time_spent = f"{1000 * seconds:,.1f} ms" if seconds < 10 else duration(seconds)
                 table.add_row(name, time_spent, percent(share))
-            self.console.print(table)
-
-    def _event(self, event: str, **values: Any) -> None:
-        line = json.dumps({"event": event, **_json_value(values)}, allow_nan=False)
-        print(line, flush=True)
+            self.terminal.print(table)
 
 
 class TrainingDisplay:
-    """Progress of one method, as `RunConsole.training` opens it.
+    """Progress of one method, as `RunDisplay.training` opens it.
 
     Where lines are printed, each epoch has one if there are `EVERY_EPOCH` or fewer. Of more, these
     have one: the first and the last of this process, those that divide the run into
@@ -224,7 +173,7 @@ class TrainingDisplay:
 
     def __init__(
         self,
-        owner: RunConsole,
+        owner: RunDisplay,
         progress: Progress,
         method: str,
         *,
@@ -273,9 +222,9 @@ class TrainingDisplay:
             left=_left(left),
         )
         now = time.monotonic()
-        if self._owner._json and now - self._last_event >= PROGRESS_SECONDS:
+        if self._owner.json and now - self._last_event >= PROGRESS_SECONDS:
             self._last_event = now
-            self._owner._event(
+            self._owner.event(
                 "progress",
                 method=self._method,
                 epoch=epoch + 1,
@@ -299,11 +248,11 @@ class TrainingDisplay:
             test=f"test {percent(record.test_accuracy)}",
             left=_left(left),
         )
-        if self._owner._json:
-            self._owner._event("epoch", **asdict(record), epochs=self._epochs, seconds_left=left)
-        elif self._owner._lines and self._line_is_due(record.epoch):
+        if self._owner.json:
+            self._owner.event("epoch", **asdict(record), epochs=self._epochs, seconds_left=left)
+        elif self._owner.lines and self._line_is_due(record.epoch):
             self._last_line = time.monotonic()
-            self._owner.say(self._line(record, left))
+            self._owner.log(self._line(record, left))
 
     def _line_is_due(self, epoch: int) -> bool:
         return (
@@ -349,12 +298,3 @@ def _live(loss: float, accuracy: float, samples_per_second: float) -> str:
 
 def _left(seconds: float | None) -> str:
     return f"{duration(seconds)} left" if seconds else ""
-
-
-def _json_value(value: Any) -> Any:
-    """The value with null for what JSON has no number for: infinity and NaN."""
-    if isinstance(value, dict):
-        return {key: _json_value(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_value(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

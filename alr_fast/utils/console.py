@@ -1,0 +1,75 @@
+"""Messages of a command: lines, warnings, progress bars, or JSON objects for programs."""
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+from rich.console import Console as RichConsole
+from rich.progress import Progress
+
+WIDTH = 100  # columns where the output is not a terminal
+
+
+class Console:
+    """Prints the messages of a command.
+
+    Args:
+        show: auto (a progress bar on a terminal, lines elsewhere), lines, quiet (warnings and the
+            final tables), json (nothing but JSON objects on standard output, one a line; the key
+            ``event`` tells them apart: message, warning, progress, epoch, profile, summary,
+            suspects).
+        main: Whether this is process 0; the others print nothing, whatever is called.
+    """
+
+    def __init__(
+        self, show: Literal["auto", "lines", "quiet", "json"] = "auto", *, main: bool = True
+    ) -> None:
+        # Texts are shown as they are: "12:100:b" in a path is no emoji.
+        self.terminal = RichConsole(highlight=False, soft_wrap=True, emoji=False)
+        if not self.terminal.is_terminal:
+            self.terminal.width = WIDTH
+        self.bars = main and show == "auto" and self.terminal.is_terminal
+        self.lines = main and show in ("auto", "lines") and not self.bars
+        self.json = main and show == "json"
+        self.main = main
+
+    def log(self, text: str) -> None:
+        """Prints one line."""
+        if self.json:
+            self.event("message", text=text)
+        elif self.bars or self.lines:
+            self.terminal.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """Tells what the user should know of, in quiet, too; on standard error except in json."""
+        if self.json:
+            self.event("warning", text=text)
+        elif self.main:
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def track(self, items: Iterable, *, description: str, total: int) -> Iterator:
+        """Passes the items on while a bar shows how many there were."""
+        if not self.bars:
+            self.log(f"{description}: {total:,}")
+            yield from items
+            return
+        with Progress(
+            console=self.terminal, transient=True, redirect_stderr=sys.stderr.isatty()
+        ) as progress:
+            yield from progress.track(items, total=total, description=description)
+
+    def event(self, event: str, **values: Any) -> None:
+        """Prints one JSON object, if standard output is to hold nothing else."""
+        line = json.dumps({"event": event, **_without_nan(values)}, allow_nan=False)
+        print(line, flush=True)
+
+
+def _without_nan(value: Any) -> Any:
+    """The value with null for what JSON has no number for: infinity and NaN."""
+    if isinstance(value, dict):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

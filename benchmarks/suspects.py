@@ -173,7 +173,7 @@ def _predict(task: Task, words: list[str]) -> dict[str, np.ndarray]:
     whole = leave_out(with_labels(data, noise.labels))
     index = whole.train.index
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=task.seed)
-    rest, part = list(folds.split(index.ids, index.labels))[task.fold]
+    rest, part = list(folds.split(index.sample_ids, index.labels))[task.fold]
     data = replace(whole, train=whole.train.take(rest), validation=whole.train.take(part))
     transform = make_transform(config.data, data.train)
     with process_group(config.device) as world:
@@ -196,7 +196,7 @@ def _predict(task: Task, words: list[str]) -> dict[str, np.ndarray]:
         rows = predict(model.eval(), loaders.validation, trainer.autocast, dtype=torch.float32)
     return {
         "rows": rows.cpu().numpy(),
-        "ids": index.ids[part],
+        "ids": index.sample_ids[part],
         "given": index.labels[part],
         "clean": index.clean_labels[part],
     }

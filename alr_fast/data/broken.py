@@ -48,7 +48,7 @@ class BrokenSamples:
             UserError: More than the accepted share of the split is broken, and this is the only
                 process.
         """
-        sample = int(self._split.index.ids[row])
+        sample = int(self._split.index.sample_ids[row])
         if sample in self.reasons:
             return
         name = self._split.images.name(row)

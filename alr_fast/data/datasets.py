@@ -187,7 +187,7 @@ class _CacheEntry:
             }
             offsets = arrays["offsets"]
             index = SampleIndex(
-                ids=np.arange(len(offsets) - 1),
+                sample_ids=np.arange(len(offsets) - 1),
                 paths=PathTable(arrays["paths"], offsets[:-1], offsets[1:]),
                 labels=arrays["labels"],
                 clean_labels=arrays.get("clean_labels"),

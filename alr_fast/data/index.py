@@ -4,7 +4,7 @@ them.
 A sample's id is its position in the list of the whole split as the data set gives it, or in the
 sorted listing where there is no list. It stays the same when only a part of the set is used. Inside
 a run the bank has one row for each sample used; ``index`` in a batch is that row, and
-``SampleIndex.ids[row]`` is the id.
+``SampleIndex.sample_ids[row]`` is the id.
 """
 
 import hashlib
@@ -90,7 +90,7 @@ class SampleIndex:
     """Samples of one split, one entry a row.
 
     Attributes:
-        ids: Stable sample ids, int64 [N], ascending.
+        sample_ids: Stable sample ids, int64 [N], ascending.
         paths: For each row the path below the root, with forward slashes: a `PathTable`, or any
             sequence of paths, which becomes one.
         labels: Given labels, int64 [N]: what training sees.
@@ -98,7 +98,7 @@ class SampleIndex:
         class_names: Names of the K classes; a label is a position in this tuple.
     """
 
-    ids: NDArray[np.int64]
+    sample_ids: NDArray[np.int64]
     paths: PathTable
     labels: NDArray[np.int64]
     clean_labels: NDArray[np.int64] | None
@@ -107,34 +107,34 @@ class SampleIndex:
     def __post_init__(self) -> None:
         if not isinstance(self.paths, PathTable):
             object.__setattr__(self, "paths", PathTable.of(self.paths))
-        n = len(self.ids)
+        n = len(self.sample_ids)
         for name in ("paths", "labels", "clean_labels"):
             column = getattr(self, name)
             if column is not None and len(column) != n:
-                raise ValueError(f"{name} has {len(column)} entries, ids has {n}")
+                raise ValueError(f"{name} has {len(column)} entries, sample_ids has {n}")
         if n and not (self.labels.min() >= 0 and self.labels.max() < self.num_classes):
             raise ValueError(f"labels must lie in [0, {self.num_classes})")
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.sample_ids)
 
     @property
     def num_classes(self) -> int:
         """Number of classes K."""
         return len(self.class_names)
 
-    def rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    def rows_of(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Rows, int64 [M], of the samples with these ids.
 
         Raises:
             KeyError: An id that this index does not hold.
         """
-        ids = np.asarray(ids, dtype=np.int64)
-        rows = np.searchsorted(self.ids, ids)
-        found = rows < len(self.ids)
-        found[found] = self.ids[rows[found]] == ids[found]
+        sample_ids = np.asarray(sample_ids, dtype=np.int64)
+        rows = np.searchsorted(self.sample_ids, sample_ids)
+        found = rows < len(self.sample_ids)
+        found[found] = self.sample_ids[rows[found]] == sample_ids[found]
         if not found.all():
-            raise KeyError(f"no sample with id {int(ids[~found][0])}")
+            raise KeyError(f"no sample with id {int(sample_ids[~found][0])}")
         return rows
 
     def with_noisy_labels(self, labels: NDArray[np.int64]) -> "SampleIndex":
@@ -147,7 +147,7 @@ class SampleIndex:
         clean = None if self.clean_labels is None else self.clean_labels[rows]
         return replace(
             self,
-            ids=self.ids[rows],
+            sample_ids=self.sample_ids[rows],
             paths=self.paths.take(rows),
             labels=self.labels[rows],
             clean_labels=clean,
@@ -155,7 +155,7 @@ class SampleIndex:
 
     def sample_fingerprint(self) -> str:
         """SHA-256 (hex) of ids and relative paths: equal for the same samples, on any machine."""
-        digest = hashlib.sha256(self.ids.astype("<i8").tobytes())
+        digest = hashlib.sha256(self.sample_ids.astype("<i8").tobytes())
         self.paths.update(digest)
         return digest.hexdigest()
 

@@ -150,7 +150,7 @@ def _probabilities(table: "_Table", index: SampleIndex) -> Iterator[tuple[NDArra
         sums = p.sum(1, keepdims=True)
         wrong = ~(np.isfinite(p).all(1) & (p >= 0).all(1) & (np.abs(sums[:, 0] - 1) < 0.02))
         if wrong.any():
-            sample = index.ids[rows[wrong][0]]
+            sample = index.sample_ids[rows[wrong][0]]
             table.fail(f"the probabilities of sample {sample} are no distribution")
         yield rows, p / sums
 
@@ -204,9 +204,9 @@ class _Table:
                 ids = np.array([_whole(value) for value in batch["id"]], dtype=np.int64)
             except (TypeError, ValueError, OverflowError) as error:
                 self.fail(f"column id holds no whole numbers ({error})")
-            places = np.searchsorted(index.ids, ids)
+            places = np.searchsorted(index.sample_ids, ids)
             known = places < len(index)
-            known[known] = index.ids[places[known]] == ids[known]
+            known[known] = index.sample_ids[places[known]] == ids[known]
             if not known.all():
                 if whole:
                     self._unknown_sample(batch, int(np.argmin(known)))

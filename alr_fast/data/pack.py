@@ -251,7 +251,7 @@ def _excluded(split: Split, exclude: str) -> dict[int, str]:
     rows = read_exclusions(path, split.index)
     with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
         reasons = {int(line["id"]): line.get("reason") or "" for line in csv.DictReader(file)}
-    return {int(row): f"excluded: {reasons[int(split.index.ids[row])]}" for row in rows}
+    return {int(row): f"excluded: {reasons[int(split.index.sample_ids[row])]}" for row in rows}
 
 
 def _existing(path: Path) -> Path:

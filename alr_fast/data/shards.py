@@ -166,7 +166,7 @@ class _Writer:
 
     def add(self, row: int, record: tuple[str, bytes] | str) -> None:
         index = self._plan.split.index
-        sample = int(index.ids[row])
+        sample = int(index.sample_ids[row])
         if isinstance(record, str):
             self._left_out[str(sample)] = (index.paths[row], record)
             return

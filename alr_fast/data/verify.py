@@ -54,7 +54,7 @@ class Report:
     def exclusions(self) -> list[tuple[int, str, str]]:
         """Id, path and reason of each broken file."""
         return [
-            (int(self.index.ids[row]), self.index.paths[row], str(what))
+            (int(self.index.sample_ids[row]), self.index.paths[row], str(what))
             for row, what in self.broken.items()
         ]
 

@@ -127,7 +127,7 @@ class RefinedLabels:
         figures = row_figures(bank, given)
         refined = figures.pop("refined_label")
         table: dict[str, Any] = {
-            "id": index.ids[rows],
+            "id": index.sample_ids[rows],
             "path": [index.paths[row] for row in range(rows.start, rows.stop)],
             "given_label": given,
             "refined_label": refined,

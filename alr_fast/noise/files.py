@@ -66,7 +66,7 @@ def save_labels(
     path = Path(path)
     values = {
         "format": FORMAT,
-        "ids": index.ids.astype(np.int64),
+        "ids": index.sample_ids.astype(np.int64),
         "labels": noise.labels,
         "original": noise.original,
         "class_names": np.array(index.class_names, dtype=np.str_),
@@ -141,7 +141,7 @@ def load_noise(path: str | os.PathLike, index: "SampleIndex") -> InjectedNoise:
                 "was made for"
             )
 
-    ids, wanted = saved["ids"], np.asarray(index.ids)
+    ids, wanted = saved["ids"], np.asarray(index.sample_ids)
     rows = np.searchsorted(ids, wanted)
     found = rows < len(ids)
     found[found] = ids[rows[found]] == wanted[found]

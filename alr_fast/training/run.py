@@ -242,7 +242,7 @@ class Run:
     @cached_property
     def _ids(self) -> Tensor:
         """Ids of the samples that this process owns, int64, in the order of its bank's rows."""
-        return torch.from_numpy(self.index.ids[self.loaders.train.sampler.rows])
+        return torch.from_numpy(self.index.sample_ids[self.loaders.train.sampler.rows])
 
     @cached_property
     def _description(self) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None
     if config.label_file is not None:
         index = _with_labels_of_file(config, train.index, log)
         train = replace(train, index=index)
-    excluded = train.index.ids[_excluded_rows(train, config, config.exclude, log)]
+    excluded = train.index.sample_ids[_excluded_rows(train, config, config.exclude, log)]
     # A file names samples of the training split; verify writes a list for each.
     by_hand = config.exclude not in ("auto", "none")
     test = dataset.split(config.test_split)
@@ -175,7 +175,7 @@ def _without(split: Split, rows: NDArray[np.int64]) -> Split:
 
 def leave_out(data: RunData) -> RunData:
     """The same data without the excluded training samples; the ids of the others stay."""
-    rows = np.flatnonzero(np.isin(data.train.index.ids, data.excluded))
+    rows = np.flatnonzero(np.isin(data.train.index.sample_ids, data.excluded))
     return replace(data, train=_without(data.train, rows))
 
 

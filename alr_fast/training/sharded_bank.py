@@ -241,7 +241,7 @@ def export_bank(
 def _writer(
     path: Path, dtype: torch.dtype, index: SampleIndex, tensors: dict[str, Tensor]
 ) -> BankFileWriter:
-    tensors["ids"] = torch.from_numpy(index.ids)
+    tensors["ids"] = torch.from_numpy(index.sample_ids)
     tensors["given_labels"] = torch.from_numpy(index.labels)
     if index.clean_labels is not None:
         tensors["clean_labels"] = torch.from_numpy(index.clean_labels)

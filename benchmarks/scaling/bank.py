@@ -418,7 +418,7 @@ def _split_of(labels: Tensor, num_classes: int) -> Split:
     """Samples with these labels, and a path each; there are no images."""
     paths = PathTable.of(f"images/{number:07d}.jpg" for number in range(len(labels)))
     index = SampleIndex(
-        ids=np.arange(len(labels)),
+        sample_ids=np.arange(len(labels)),
         paths=paths,
         labels=labels.numpy(),
         clean_labels=None,

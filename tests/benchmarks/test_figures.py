@@ -346,10 +346,10 @@ def test_samples_are_test_images_drawn_by_the_seed(run: Path) -> None:
     everything = loader_of(run).split
     assert len(everything) == 360
     drawn = [loader_of(run, samples=50, seed=seed).split for seed in (0, 0, 1)]
-    ids = [split.index.ids.tolist() for split in drawn]
+    ids = [split.index.sample_ids.tolist() for split in drawn]
     assert ids[0] == ids[1] != ids[2]
     assert len(set(ids[0])) == 50
-    where = {sample: row for row, sample in enumerate(everything.index.ids.tolist())}
+    where = {sample: row for row, sample in enumerate(everything.index.sample_ids.tolist())}
     rows = [where[sample] for sample in ids[0]]
     assert (drawn[0].images.array == everything.images.array[rows]).all()
     assert (drawn[0].index.labels == everything.index.labels[rows]).all()

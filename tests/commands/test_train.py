@@ -149,7 +149,7 @@ def test_bank_is_saved_with_its_ids(digits_run):
     path = runs / "latest" / "alr_bank.safetensors"
     saved = load_file(path)
     train = open_dataset("digits", None).split("train").index
-    assert saved["ids"].tolist() == train.ids.tolist()
+    assert saved["ids"].tolist() == train.sample_ids.tolist()
     assert np.array_equal(saved["clean_labels"], train.labels)
     assert saved["rows"].shape == (1437, 10)
     torch.testing.assert_close(saved["rows"].sum(1), torch.ones(1437), atol=1e-4, rtol=0)

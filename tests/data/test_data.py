@@ -36,7 +36,7 @@ def index_of(labels, ids=None, paths=None, classes=3):
     labels = np.asarray(labels)
     ids = np.arange(len(labels)) if ids is None else np.asarray(ids)
     return SampleIndex(
-        ids=ids,
+        sample_ids=ids,
         paths=[f"p{i}" for i in ids] if paths is None else paths,
         labels=labels,
         clean_labels=None,
@@ -70,7 +70,7 @@ def test_fingerprint_of_a_part_is_that_of_the_same_list():
 
 def test_a_subset_keeps_ids_and_finds_rows():
     index = index_of([0, 1, 2, 0, 1]).take(np.array([1, 3, 4]))
-    assert index.ids.tolist() == [1, 3, 4]
+    assert index.sample_ids.tolist() == [1, 3, 4]
     assert index.paths == ["p1", "p3", "p4"]
     assert index.labels.tolist() == [1, 0, 1]
     assert index.rows_of([4, 1]).tolist() == [2, 0]
@@ -100,7 +100,7 @@ def test_known_clean_labels_stay_clean():
 
 
 def test_wrong_columns_are_refused():
-    with pytest.raises(ValueError, match="paths has 2 entries, ids has 3"):
+    with pytest.raises(ValueError, match="paths has 2 entries, sample_ids has 3"):
         index_of([0, 1, 2], paths=["x", "y"])
     with pytest.raises(ValueError, match=r"\[0, 2\)"):
         index_of([0, 1, 2], classes=2)
@@ -124,7 +124,7 @@ def test_digits_are_split_by_class_and_always_alike():
     assert not set(train.paths) & set(test.paths)
     assert len({*train.paths, *test.paths}) == 1797
     assert list(train.paths) == sorted(train.paths)
-    assert train.ids.tolist() == list(range(1437))
+    assert train.sample_ids.tolist() == list(range(1437))
     shares = np.bincount(train.labels) / np.bincount(np.r_[train.labels, test.labels])
     assert np.abs(shares - 0.8).max() < 0.01
     images = open_dataset("digits", None).split("test").images
@@ -180,8 +180,8 @@ def test_limit_keeps_ids_and_files(root):
     whole, _ = load(root)
     part, test = load(root, limit=4, test_limit=2)
     assert (len(part), len(test)) == (4, 2)
-    assert part.index.ids.max() > 3
-    for row, sample in enumerate(part.index.ids):
+    assert part.index.sample_ids.max() > 3
+    for row, sample in enumerate(part.index.sample_ids):
         assert part.index.paths[row] == whole.index.paths[sample]
         assert part.images.read(row) == whole.images.read(sample)
 
@@ -360,7 +360,7 @@ def test_excluded_samples_shift_no_id(root, tmp_path, monkeypatch):
     for path, option in ((default_exclusion_file(whole), "auto"), (tmp_path / "x.csv", None)):
         write_exclusions(path, rows)
         part, same = load(root, exclude=option or str(path))
-        assert part.index.ids.tolist() == [0, 1, 3, 4, 5, 6, 8, 9]
+        assert part.index.sample_ids.tolist() == [0, 1, 3, 4, 5, 6, 8, 9]
         assert [part.index.paths[r] for r in (2, 6)] == [whole.index.paths[i] for i in (3, 8)]
         assert part.images.read(6) == whole.images.read(8)
         assert len(same) == len(test)
@@ -392,8 +392,8 @@ def test_labels_of_a_file_take_the_place_of_the_given_ones(root, tmp_path):
     noise = inject(whole.index.labels, num_classes=2, kind="symmetric-exclusive", rate=0.5, seed=0)
     save_labels(tmp_path / "noisy.npz", noise, whole.index)
     part, _ = load(root, label_file=str(tmp_path / "noisy.npz"), limit=4)
-    assert np.array_equal(part.index.labels, noise.labels[part.index.ids])
-    assert np.array_equal(part.index.clean_labels, whole.index.labels[part.index.ids])
+    assert np.array_equal(part.index.labels, noise.labels[part.index.sample_ids])
+    assert np.array_equal(part.index.clean_labels, whole.index.labels[part.index.sample_ids])
     with pytest.raises(UserError, match=r"label_file .*nosuch: no such file"):
         load(root, label_file=str(tmp_path / "nosuch"))
     with pytest.raises(UserError, match="label_key worse: is for the labels of CIFAR-N"):

@@ -63,7 +63,7 @@ def check(root, name, expected, *, auto=None):
     for split in dataset.layout.splits:
         data = dataset.split(split)
         assert pairs(data.index) == expected[split]
-        assert data.index.ids.tolist() == list(range(len(expected[split])))
+        assert data.index.sample_ids.tolist() == list(range(len(expected[split])))
         if data.images.array is None:
             for path in data.index.paths:
                 with Image.open(os.path.join(dataset.found.root, path)) as image:
@@ -517,7 +517,7 @@ def test_webvision(tmp_path, end):
     assert (
         fingerprint
         == type(index)(
-            ids=np.arange(130),
+            sample_ids=np.arange(130),
             paths=[path for path, _ in expected["train"]],
             labels=np.zeros(130, np.int64),
             clean_labels=None,
@@ -590,7 +590,7 @@ def test_ilsvrc12_is_mapped_by_wordnet_id(tmp_path, form, inside):
     assert isinstance(found, Found) and found.root == tmp_path / "val"
     assert len(listing.index) == 50  # and 2 of other classes left out
     assert listing.index.class_names == names
-    assert listing.index.ids.tolist() == list(range(50))
+    assert listing.index.sample_ids.tolist() == list(range(50))
     for path, label in pairs(listing.index):
         k = order[label]
         number = int(path.rsplit("_", 1)[1].removesuffix(".JPEG"))

@@ -67,7 +67,7 @@ def test_the_same_samples_come_back(root, tmp_path):
     assert pack(root, out) == 0
     for name in ("train", "test"):
         before, after = (open_dataset("auto", path).split(name) for path in (root, out))
-        assert after.index.ids.tolist() == before.index.ids.tolist()
+        assert after.index.sample_ids.tolist() == before.index.sample_ids.tolist()
         assert after.index.paths == before.index.paths
         assert after.index.labels.tolist() == before.index.labels.tolist()
         assert after.index.class_names == before.index.class_names
@@ -91,7 +91,7 @@ def test_a_part_keeps_its_reasons(root, tmp_path):
     assert pack(root, tmp_path / "out") == 0
     split = open_dataset("packed", tmp_path / "out").split("train")
     part = split.take(np.array([4, 6, 20, 59]))
-    assert part.index.ids.tolist() == [4, 6, 20, 59]
+    assert part.index.sample_ids.tolist() == [4, 6, 20, 59]
     with pytest.raises(BrokenImage, match="left out when packed: not an image"):
         part.images.read(1)
     assert part.images.read(3) == split.images.read(59)
@@ -272,7 +272,7 @@ def test_excluded_files_are_left_out_and_lists_carry_over(root, tmp_path, capsys
         split.images.read(20)
     # Training on the shards does without them, whatever lists there are.
     train = leave_out(load_data(DataConfig(name="auto"), str(out), log=print)).train
-    assert train.index.ids.tolist() == [i for i in range(60) if i not in {*BROKEN, 20}]
+    assert train.index.sample_ids.tolist() == [i for i in range(60) if i not in {*BROKEN, 20}]
     assert main(["verify", str(out)]) == 1
     assert "left out when packed" in capsys.readouterr().out
     # And what goes into the shards is part of the plan.

@@ -178,7 +178,7 @@ def test_training_leaves_out_what_was_listed_and_no_id_shifts(tmp_path):
     said = []
     train = leave_out(load_data(DataConfig(name="auto"), str(root), log=said.append)).train.index
     kept = np.setdiff1d(np.arange(100), [3, 70])
-    assert train.ids.tolist() == kept.tolist()
+    assert train.sample_ids.tolist() == kept.tolist()
     assert train.paths == before.take(kept).paths
     assert any("2 samples are left out" in line for line in said)
     assert (

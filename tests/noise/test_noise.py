@@ -472,7 +472,7 @@ def test_wrong_input(labels, options, message):
 def make_index(n=30, names=("a", "b", "ü"), prefix="train"):
     labels = np.arange(n) % len(names)
     return SampleIndex(
-        ids=np.arange(n),
+        sample_ids=np.arange(n),
         paths=[f"{prefix}/{i:03d}.png" for i in range(n)],
         labels=labels,
         clean_labels=None,
@@ -484,7 +484,7 @@ def relabelled(index):
     """The same samples, one with another given label."""
     labels = index.labels.copy()
     labels[4] = (labels[4] + 1) % index.num_classes
-    return SampleIndex(index.ids, index.paths, labels, None, index.class_names)
+    return SampleIndex(index.sample_ids, index.paths, labels, None, index.class_names)
 
 
 @pytest.fixture

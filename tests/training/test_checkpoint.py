@@ -553,7 +553,7 @@ def test_an_interruption_passes(make_store, lines, monkeypatch, interruption):
 def test_of_several_failures_an_interruption_counts():
     def fail():
         failures = [OSError("full"), KeyboardInterrupt(), ValueError("odd")]
-        raise cp.CheckpointException("write", {i: (f, None) for i, f in enumerate(failures)})
+        raise dcp.CheckpointException("write", {i: (f, None) for i, f in enumerate(failures)})
 
     with pytest.raises(KeyboardInterrupt):
         dcp._call_dcp(fail)

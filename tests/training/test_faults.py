@@ -419,8 +419,8 @@ def given_labels(limit):
     noise = inject(
         index.labels, num_classes=10, kind=config.noise.kind, rate=config.noise.rate, seed=0
     )
-    labels = torch.full((int(index.ids.max()) + 1,), -1)
-    labels[torch.from_numpy(index.ids)] = torch.from_numpy(noise.labels)
+    labels = torch.full((int(index.sample_ids.max()) + 1,), -1)
+    labels[torch.from_numpy(index.sample_ids)] = torch.from_numpy(noise.labels)
     return labels
 
 

@@ -109,7 +109,7 @@ def new_index(
 ) -> SampleIndex:
     """The index of a whole split: ids count its rows."""
     return SampleIndex(
-        ids=np.arange(len(paths)),
+        sample_ids=np.arange(len(paths)),
         paths=paths,
         labels=labels,
         clean_labels=clean_labels,

@@ -209,7 +209,7 @@ def _columns(
     if any(column.shape != (n,) for column in (labels, *where)):
         raise ValueError("columns of another length")
     index = SampleIndex(
-        ids=np.arange(n),
+        sample_ids=np.arange(n),
         paths=PathTable(blob, offsets[:-1], offsets[1:]),
         labels=labels,
         clean_labels=load("clean_labels") if plan["clean_labels"] else None,

@@ -83,7 +83,7 @@ def test_importing_the_library_brings_in_no_training_package():
     heavy = (
         "timm torchvision sklearn matplotlib jsonargparse nvidia.dali pandas scipy PIL yaml rich"
     )
-    own = "data models train config cli recipes"
+    own = "data noise labels training train export report"
     done = python(
         "-c",
         "import sys, torch; before = set(sys.modules)\n"
@@ -93,6 +93,29 @@ def test_importing_the_library_brings_in_no_training_package():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+def test_the_library_works_without_the_extras():
+    extras = {
+        "PIL", "itables", "jinja2", "jsonargparse", "matplotlib", "nvidia.dali", "plotly", "pyarrow",
+        "rich", "safetensors", "simplejpeg", "sklearn", "tensorboard", "timm", "torchmetrics",
+        "torchvision", "wandb", "yaml",
+    }  # fmt: skip
+    done = python(
+        "-c",
+        "import sys\n"
+        f"for name in {sorted(extras)}: sys.modules[name] = None  # importing it fails\n"
+        "import torch, alr_fast, alr_fast.functional, alr_fast.reference, alr_fast.losses\n"
+        "import alr_fast.bank, alr_fast.noise, alr_fast.labels.refined, alr_fast.labels.suspicion\n"
+        "import alr_fast.labels.table\n"
+        "bank = alr_fast.LabelBank.from_labels(torch.tensor([0, 1, 2]), num_classes=3)\n"
+        "criterion = alr_fast.ALRLoss(bank, warmup_epochs=0)\n"
+        "logits, index = torch.randn(3, 3, requires_grad=True), torch.arange(3)\n"
+        "criterion(logits, bank.given_labels, index).backward()\n"
+        "print(bank.refined_labels().tolist(), logits.grad.isfinite().all().item())",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[0, 1, 2] True\n"
 
 
 # The choice of the CUDA kernel.

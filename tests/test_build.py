@@ -1,4 +1,4 @@
-"""The build: its facts, the choice of kernel, light imports, clear errors of the CUDA set-up."""
+"""Tests of the build: facts, choice of the kernel, light imports, errors of the CUDA set-up."""
 
 import os
 import re
@@ -228,7 +228,7 @@ def test_launch_plan_refuses(arguments, message):
 
 
 def configure(tmp_path, *options, nvcc=None, torch_cuda="'13.2'"):
-    """Configures the project beside a stand-in for torch, where nvcc, if any, says `nvcc`."""
+    """Configures the project with a fake torch, and with a fake nvcc that prints `nvcc`."""
     tools = {name: shutil.which(name, path=tool_path()) for name in ("cmake", "ninja", "c++")}
     missing = [name for name, found in tools.items() if found is None]
     if missing:
@@ -253,7 +253,7 @@ def configure(tmp_path, *options, nvcc=None, torch_cuda="'13.2'"):
             f"-DCMAKE_MAKE_PROGRAM={tools['ninja']}",
             f"-DCMAKE_CXX_COMPILER={tools['c++']}",
             f"-DPython_EXECUTABLE={sys.executable}",
-            # Programs are looked for in tmp_path alone: a toolkit of this machine is not found.
+            # PATH is tmp_path alone, so that no toolkit of this machine is found.
             f"-DCMAKE_FIND_ROOT_PATH={tmp_path}",
             "-DCMAKE_FIND_ROOT_PATH_MODE_PROGRAM=ONLY",
             "-DCMAKE_CXX_COMPILER_WORKS=1",
@@ -307,7 +307,7 @@ def test_one_clear_error_of_the_cuda_set_up(tmp_path, fault):
     machine, option, message = FAULTS[fault]
     done = configure(tmp_path, option, **machine)
     assert done.returncode != 0
-    assert message in " ".join(done.stderr.split())  # cmake breaks lines
+    assert message in " ".join(done.stderr.split())  # cmake wraps lines
     assert done.stderr.count("CMake Error") == 1
     assert "CMake Warning" not in done.stderr
 
@@ -317,6 +317,6 @@ def test_building_without_torch_says_so_in_one_line(tmp_path):
     done = python("setup.py", "-q", "build_ext", f"-b{tmp_path}", PYTHONPATH=str(tmp_path))
     assert done.returncode != 0
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
-    assert "needs the torch that it will run with: `pip install torch`" in line
+    assert "needs the torch that it will run with: run `pip install torch`" in line
     assert "--no-build-isolation" in line
     assert "Traceback" not in done.stderr

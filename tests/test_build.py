@@ -97,9 +97,9 @@ def test_importing_the_library_brings_in_no_training_package():
 
 def test_the_library_works_without_the_extras():
     extras = {
-        "PIL", "itables", "jinja2", "jsonargparse", "matplotlib", "nvidia.dali", "plotly", "pyarrow",
-        "rich", "safetensors", "simplejpeg", "sklearn", "tensorboard", "timm", "torchmetrics",
-        "torchvision", "wandb", "yaml",
+        "PIL", "itables", "jinja2", "jsonargparse", "matplotlib", "nvidia.dali", "plotly",
+        "pyarrow", "rich", "safetensors", "simplejpeg", "sklearn", "tensorboard", "timm",
+        "torchmetrics", "torchvision", "wandb", "yaml",
     }  # fmt: skip
     done = python(
         "-c",

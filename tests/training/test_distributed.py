@@ -349,7 +349,7 @@ def _look(world):
     return found.right, found.changed, found.nonfinite_rows, found.histograms["confidence"].counts
 
 
-def test_broken_samples_of_all_processes_count_on_all_ranks():
+def test_broken_samples_of_all_processes_count_together():
     assert in_processes(2, _break, 1) == [({0, 1}, False)] * 2
     messages = in_processes(2, _break, 2)  # 4 of 103, where 3 may be
     assert messages[0] == messages[1]

@@ -1,11 +1,17 @@
-"""Which loader turns a split into batches, and how it is made."""
+"""Chooses the loader of a split and builds it."""
 
 import importlib.util
 from dataclasses import dataclass
 
+import torch
+
+from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split
 from alr_fast.data.images import ArrayImages
-from alr_fast.data.loaders.base import Loader
+from alr_fast.data.loaders.base import Loader, SamplerT
+from alr_fast.data.loaders.dali import DaliLoader
+from alr_fast.data.loaders.memory import Decoded, MemoryLoader
+from alr_fast.data.loaders.torch import TorchLoader
 from alr_fast.data.transform import Transform
 from alr_fast.errors import UserError
 
@@ -13,8 +19,8 @@ LOADERS = ("memory", "dali", "torch")
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Which loader is taken.
+class LoaderChoice:
+    """The chosen loader.
 
     Attributes:
         name: One of `LOADERS`.
@@ -27,73 +33,88 @@ class Choice:
 
 def has_dali() -> bool:
     """Whether NVIDIA DALI is installed; does not import it."""
-    # Looking for a module in a package that is missing would raise.
+    # Looking for a module in a missing package would raise.
     return all(importlib.util.find_spec(name) is not None for name in ("nvidia", "nvidia.dali"))
 
 
-def choose_loader(name: str, split: Split, transform: Transform, cache_mb: int) -> Choice:
-    """Decides between the loaders.
+def choose_loader(loader: str, split: Split, transform: Transform, cache_mb: int) -> LoaderChoice:
+    """Chooses a loader.
 
     Args:
-        name: One of `LOADERS`, or ``auto``.
-        split: What is loaded.
-        transform: What is done to the pixels.
+        loader: One of `LOADERS`, or ``auto``.
+        split: Samples and images.
+        transform: Crops, augmentation and normalisation.
         cache_mb: Limit for decoded images in memory, in MiB.
 
     Raises:
-        UserError: The named loader cannot load this, or its library is not installed.
+        UserError: The named loader cannot load this split, or its library is not installed.
     """
-    needed = len(split) * 3 * transform.size**2
-    fits = needed <= cache_mb << 20
-    with_dali = has_dali()
     if isinstance(split.images, ArrayImages):
-        if name not in ("auto", "memory"):
+        if loader not in ("auto", "memory"):
             raise UserError(
-                f"--data.loader {name}: the images of this data set are arrays in memory, which "
-                "only the loader memory takes; leave --data.loader out"
+                "the images of this data set are arrays in memory, which only the loader memory "
+                "takes; pass auto",
+                argument="loader",
+                value=loader,
             )
-        return Choice("memory", "the images come as arrays")
-    whole = transform.crop in ("center", "pad") and transform.randaugment is None
-    if name == "memory" and not (whole and fits):
+        return LoaderChoice("memory", "the images come as arrays")
+    needed = len(split) * 3 * transform.size**2
+    memory_can = transform.cacheable and needed <= cache_mb << 20
+    if loader == "memory" and not memory_can:
         raise UserError(
-            f"--data.loader memory: needs --data.crop center or pad, no RandAugment, and "
-            f"--data.cache_mb of {-(-needed // 2**20)} or more"
+            "needs crop center or pad, no RandAugment, and cache_mb of "
+            f"{-(-needed // 2**20)} or more",
+            argument="loader",
+            value=loader,
         )
-    if name == "dali" and not with_dali:
+    dali_can = has_dali()
+    if loader == "dali" and not dali_can:
         raise UserError(
-            "--data.loader dali: NVIDIA DALI is not installed; pip install 'alr_fast[dali]', or "
-            "pass --data.loader torch"
+            "NVIDIA DALI is not installed; pip install 'alr_fast[dali]', or pass torch",
+            argument="loader",
+            value=loader,
         )
-    if name != "auto":
-        return Choice(name, "asked for")
-    if whole and fits:
-        return Choice(
-            "memory",
-            f"all images at {transform.size} x {transform.size} fit into {cache_mb} MiB",
-        )
-    if with_dali:
-        return Choice("dali", "NVIDIA DALI is installed")
-    return Choice("torch", "NVIDIA DALI is not installed: pip install 'alr_fast[dali]'")
+    if loader != "auto":
+        return LoaderChoice(loader, "asked for")
+    if memory_can:
+        size = f"{transform.size} x {transform.size}"
+        return LoaderChoice("memory", f"all images at {size} fit into {cache_mb} MiB")
+    if dali_can:
+        return LoaderChoice("dali", "NVIDIA DALI is installed")
+    return LoaderChoice("torch", "NVIDIA DALI is not installed: pip install 'alr_fast[dali]'")
 
 
-def make_loader(choice: Choice, split: Split, *args, decoded=None, **options) -> Loader:
-    """The loader of a choice; the other arguments are those of `Loader`.
+def make_loader(
+    choice: LoaderChoice,
+    split: Split,
+    sampler: SamplerT,
+    transform: Transform,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    workers: int = 1,
+    broken: BrokenSamples | None = None,
+    decoded: Decoded | None = None,
+) -> Loader[SamplerT]:
+    """Builds the chosen loader.
 
     Args:
-        choice: What `choose_loader` gave.
-        split: Samples and images.
-        args: Sampler and transform.
-        decoded: For ``memory`` and images in files, what `alr_fast.data.loaders.memory.decode_all` gave.
-        options: Options of `Loader`.
+        choice: Result of `choose_loader`.
+        split, sampler, transform, device, dtype, workers, broken: See `Loader`.
+        decoded: For ``memory`` with images in files: result of `decode_all` for the sampler's rows.
     """
-    if choice.name == "dali":
-        from alr_fast.data.loaders.dali import DaliLoader
-
-        return DaliLoader(split, *args, **options)
-    if choice.name == "torch":
-        from alr_fast.data.loaders.torch import TorchLoader
-
-        return TorchLoader(split, *args, **options)
-    from alr_fast.data.loaders.memory import MemoryLoader
-
-    return MemoryLoader(split, *args, decoded=decoded, **options)
+    if choice.name == "memory":
+        return MemoryLoader(
+            split,
+            sampler,
+            transform,
+            device=device,
+            dtype=dtype,
+            workers=workers,
+            broken=broken,
+            decoded=decoded,
+        )
+    decoding = DaliLoader if choice.name == "dali" else TorchLoader
+    return decoding(
+        split, sampler, transform, device=device, dtype=dtype, workers=workers, broken=broken
+    )

@@ -12,7 +12,7 @@ from alr_fast.data.decode import prepare
 from alr_fast.data.images import ArrayImages, BrokenImage
 from alr_fast.data.loaders.base import Loader
 from alr_fast.data.loaders.choose import LoaderChoice, choose_loader, make_loader
-from alr_fast.data.loaders.memory import decode_all
+from alr_fast.data.loaders.memory import Decoded, decode_all
 from alr_fast.data.sampler import Sampler, SequentialSampler, ShuffledSampler
 from alr_fast.data.transform import Transform, for_evaluation
 from alr_fast.errors import UserError, naming_options
@@ -166,7 +166,7 @@ def make_loaders(
                 + "; raise it"
             )
     dtype = getattr(torch, config.precision)
-    made = []
+    made: list[tuple[Loader, LoaderChoice, Decoded | None]] = []
     splits = [("training", data.train), *(("test", test) for test in data.tests)]
     if data.validation is not None:
         splits.append(("validation", data.validation))

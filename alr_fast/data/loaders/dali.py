@@ -151,7 +151,11 @@ class DaliLoader(Loader[SamplerT]):
         parts = max(min(2 * self.workers, len(index)), 1)
         bounds = np.linspace(0, len(index), parts + 1).astype(int).tolist()
         return [
-            pool.submit(self._read, index[a:b], Draws(*(column[a:b] for column in draws)))
+            pool.submit(
+                self._read,
+                index[a:b],
+                Draws(draws.place[a:b], draws.shape[a:b], draws.flip[a:b]),
+            )
             for a, b in pairwise(bounds)
         ]
 

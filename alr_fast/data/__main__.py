@@ -14,13 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alr_fast.data.broken import default_exclusion_file, write_exclusions
+from alr_fast.data.datasets import Dataset, Split, open_dataset
+from alr_fast.data.layouts import packed
+from alr_fast.data.pack import Packer
+from alr_fast.data.verify import KnownFiles, VerifyReport, verify_split
 from alr_fast.errors import UserError, naming_options
 from alr_fast.utils.command import CommandParser, exit_status
+from alr_fast.utils.machine import usable_cores
 
 if TYPE_CHECKING:
-    from alr_fast.data.datasets import Dataset, Split
-    from alr_fast.data.verify import VerifyReport
-    from alr_fast.utils.console import Console
+    from alr_fast.utils.console import Console  # needs rich, which --help does not
 
 PROG = "python -m alr_fast.data"
 _SECONDS_PER_LINE = 30  # of progress without a terminal
@@ -34,8 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
 
     def action() -> int:
-        from alr_fast.utils.machine import usable_cores
-
         options = _parser().parse_args(argv)
         if options.workers is None:
             options.workers = usable_cores()
@@ -56,10 +58,6 @@ def run_verify(options: argparse.Namespace) -> int:
     Raises:
         UserError: A wrong input; no list is written.
     """
-    from alr_fast.data.broken import write_exclusions
-    from alr_fast.data.datasets import open_dataset
-    from alr_fast.data.layouts import packed
-    from alr_fast.data.verify import KnownFiles, verify_split
     from alr_fast.utils.console import Console
 
     console = Console()
@@ -116,8 +114,6 @@ def run_pack(options: argparse.Namespace) -> int:
     Raises:
         UserError: A wrong input.
     """
-    from alr_fast.data.datasets import open_dataset
-    from alr_fast.data.pack import Packer
     from alr_fast.utils.console import Console
 
     console = Console()
@@ -134,26 +130,24 @@ def run_pack(options: argparse.Namespace) -> int:
         splits = _chosen_splits(dataset, options.split, console.log)
         plans = packer.check(dataset, splits, options.exclude)
     for name, plan in plans.items():
-        packed = packer.pack(plan)
-        remark = f", {packed.left_out:,} left out" if packed.left_out else ""
+        result = packer.pack(plan)
+        remark = f", {result.left_out:,} left out" if result.left_out else ""
         console.log(
-            f"{name}: {len(plan.split):,} samples{remark}, in {packed.shards:,} shards of "
-            f"{packed.size / 2**20:,.0f} MiB; {packed.written:,} of them written now"
+            f"{name}: {len(plan.split):,} samples{remark}, in {result.shards:,} shards of "
+            f"{result.size / 2**20:,.0f} MiB; {result.written:,} of them written now"
         )
     console.log(f"train on them with --data-root {out}")
     return 0
 
 
 def _chosen_splits(
-    dataset: "Dataset", names: Iterable[str], log: Callable[[str], None]
-) -> dict[str, "Split"]:
+    dataset: Dataset, names: Iterable[str], log: Callable[[str], None]
+) -> dict[str, Split]:
     """The named splits; without names all readable ones, and always ``train``.
 
     Raises:
         UserError: A named split, or ``train``, cannot be read.
     """
-    from alr_fast.data.layouts import packed
-
     chosen = list(dict.fromkeys(names))
     if not chosen and dataset.layout.name == packed.LAYOUT.name:
         chosen = list(packed.read_manifest(dataset.found.root)["splits"])
@@ -168,14 +162,12 @@ def _chosen_splits(
     return splits
 
 
-def _exclusion_lists(splits: dict[str, "Split"], output: Path | None) -> dict[str, Path]:
+def _exclusion_lists(splits: dict[str, Split], output: Path | None) -> dict[str, Path]:
     """The file for the exclusion list of each split.
 
     Raises:
         UserError: One file for several splits, or a folder that does not exist.
     """
-    from alr_fast.data.broken import default_exclusion_file
-
     if output is None:
         return {name: default_exclusion_file(split) for name, split in splits.items()}
     if len(splits) != 1:
@@ -189,7 +181,7 @@ def _exclusion_lists(splits: dict[str, "Split"], output: Path | None) -> dict[st
 
 
 def _print_report(
-    console: "Console", name: str, report: "VerifyReport", seconds: float, most: int | None
+    console: "Console", name: str, report: VerifyReport, seconds: float, most: int | None
 ) -> None:
     """Prints the findings in a split, with at most ``most`` paths each."""
     from rich.table import Table

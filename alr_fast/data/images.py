@@ -21,30 +21,26 @@ class BrokenImage(Exception):
 
 
 class Images(Protocol):
-    """Images of one split by row."""
+    """Images of one split by row.
+
+    Attributes:
+        array: All pixels, uint8 [N, C, S, S], if they are in memory, else None.
+        root: Folder of the images.
+    """
 
     @property
-    def array(self) -> NDArray[np.uint8] | None:
-        """All pixels, uint8 [N, C, S, S], if they are in memory, else None."""
+    def array(self) -> NDArray[np.uint8] | None: ...
 
     @property
-    def root(self) -> Path:
-        """Folder of the images."""
+    def root(self) -> Path: ...
 
     def __len__(self) -> int: ...
 
-    def take(self, rows: NDArray[np.int64]) -> "Images":
-        """The images of these rows."""
+    def take(self, rows: NDArray[np.int64]) -> "Images": ...
 
-    def name(self, row: int) -> str:
-        """Name of an image, for messages."""
+    def name(self, row: int) -> str: ...
 
-    def read(self, row: int) -> bytes:
-        """The encoded bytes of an image.
-
-        Raises:
-            BrokenImage: They cannot be read.
-        """
+    def read(self, row: int) -> bytes: ...
 
 
 class ArrayImages:

@@ -3,7 +3,8 @@
 No loader shuffles, skips or pads by itself. Every sample is therefore seen exactly once per epoch,
 on exactly one rank, and resuming needs no state other than the epoch and the step.
 
-An ``index`` counts the rows of one rank: it is also the row of the sample in the rank's label bank.
+An ``index`` numbers the samples of one rank: it is the index in the label bank of that rank, and
+``rows[index]`` is the row in the split.
 """
 
 from abc import ABC, abstractmethod
@@ -41,13 +42,7 @@ class Sampler(ABC):
     largest_batch: int
 
     def __init__(
-        self,
-        num_samples: int,
-        batch_size: int,
-        *,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
+        self, num_samples: int, batch_size: int, *, seed: int, rank: int, world_size: int
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank {rank} is not one of {world_size}")

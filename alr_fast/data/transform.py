@@ -5,7 +5,6 @@ cut the same parts, and a resumed epoch continues with the same crops.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -56,7 +55,7 @@ class Transform:
         return self.crop in ("center", "pad") and self.randaugment is None
 
     def draw(self, rng: np.random.Generator, batch: int) -> "Draws":
-        """Random numbers for a batch; their count depends on ``resized`` alone."""
+        """Random numbers for a batch; all crops except ``resized`` draw the same number of them."""
         tries = _TRIES if self.crop == "resized" else 0
         return Draws(
             place=rng.random((batch, 2)),
@@ -64,13 +63,7 @@ class Transform:
             flip=rng.random(batch) < 0.5 if self.flip else np.zeros(batch, dtype=bool),
         )
 
-    def box(
-        self,
-        height: int,
-        width: int,
-        place: Sequence[float] | NDArray[np.float64] = (),
-        shape: Sequence[Sequence[float]] | NDArray[np.float64] = (),
-    ) -> Box:
+    def box(self, height: int, width: int, place=(), shape=()) -> Box:
         """Part of an image that becomes the square: top, left, height, width.
 
         Args:

@@ -4,7 +4,7 @@ A batch is a dictionary of tensors on the training device:
 
     image  [B, C, S, S]  augmented and normalised, in the training dtype, channels last
     label  int64 [B]     given label
-    index  int64 [B]     row in the label bank of this rank, see `alr_fast.data.sampler`
+    index  int64 [B]     index in the label bank of this rank, see `alr_fast.data.sampler`
 
 A sample with an unreadable image has label and index -1, which every loss ignores.
 """

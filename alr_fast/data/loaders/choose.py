@@ -7,7 +7,6 @@ import torch
 
 from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split
-from alr_fast.data.images import ArrayImages
 from alr_fast.data.loaders.base import Loader, SamplerT
 from alr_fast.data.loaders.dali import DaliLoader
 from alr_fast.data.loaders.memory import Decoded, MemoryLoader
@@ -49,37 +48,29 @@ def choose_loader(loader: str, split: Split, transform: Transform, cache_mb: int
     Raises:
         UserError: The named loader cannot load this split, or its library is not installed.
     """
-    if isinstance(split.images, ArrayImages):
-        if loader not in ("auto", "memory"):
-            raise UserError(
-                "the images of this data set are arrays in memory, which only the loader memory "
-                "takes; pass auto",
-                argument="loader",
-                value=loader,
-            )
+    arrays = split.images.array is not None
+    needed_mb = -(-len(split) * 3 * transform.size**2 // 2**20)
+    fits = transform.cacheable and needed_mb <= cache_mb
+    problem = None
+    if arrays and loader in ("dali", "torch"):
+        problem = (
+            "the images of this data set are arrays in memory, which only the loader memory "
+            "supports; pass auto"
+        )
+    elif loader == "memory" and not (arrays or fits):
+        problem = f"needs crop center or pad, no RandAugment, and cache_mb of {needed_mb} or more"
+    elif loader == "dali" and not has_dali():
+        problem = "NVIDIA DALI is not installed; pip install 'alr_fast[dali]', or pass torch"
+    if problem is not None:
+        raise UserError(problem, argument="loader", value=loader)
+    if arrays:
         return LoaderChoice("memory", "the images come as arrays")
-    needed = len(split) * 3 * transform.size**2
-    memory_can = transform.cacheable and needed <= cache_mb << 20
-    if loader == "memory" and not memory_can:
-        raise UserError(
-            "needs crop center or pad, no RandAugment, and cache_mb of "
-            f"{-(-needed // 2**20)} or more",
-            argument="loader",
-            value=loader,
-        )
-    dali_can = has_dali()
-    if loader == "dali" and not dali_can:
-        raise UserError(
-            "NVIDIA DALI is not installed; pip install 'alr_fast[dali]', or pass torch",
-            argument="loader",
-            value=loader,
-        )
     if loader != "auto":
         return LoaderChoice(loader, "asked for")
-    if memory_can:
+    if fits:
         size = f"{transform.size} x {transform.size}"
         return LoaderChoice("memory", f"all images at {size} fit into {cache_mb} MiB")
-    if dali_can:
+    if has_dali():
         return LoaderChoice("dali", "NVIDIA DALI is installed")
     return LoaderChoice("torch", "NVIDIA DALI is not installed: pip install 'alr_fast[dali]'")
 

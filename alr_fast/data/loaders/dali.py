@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, pairwise
 from typing import Any
 
@@ -20,12 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alr_fast.data.broken import BrokenSamples
-from alr_fast.data.datasets import Split
 from alr_fast.data.decode import Encoded, prepare
 from alr_fast.data.images import BrokenImage
 from alr_fast.data.loaders.base import Loader, SamplerT
-from alr_fast.data.transform import Draws, Transform
+from alr_fast.data.transform import Draws
 
 _IN_FLIGHT = 3  # batches that DALI works on while the model trains
 _READ_AHEAD = 2  # further batches that are being read
@@ -71,14 +70,8 @@ class _Input:
     def one(self, position: int) -> "_Input":
         """The sample at a position as a batch."""
         only = slice(position, position + 1)
-        return _Input(
-            self.index[only],
-            self.data[only],
-            self.boxes[only],
-            self.flip[only],
-            self.offsets[only],
-            {},
-        )
+        boxes, offsets = self.boxes[only], self.offsets[only]
+        return _Input(self.index[only], self.data[only], boxes, self.flip[only], offsets, {})
 
     def leave_out(self, position: int, reason: str) -> None:
         self.broken[position] = reason
@@ -93,22 +86,12 @@ class DaliLoader(Loader[SamplerT]):
     resumed or run again.
     """
 
-    def __init__(
-        self,
-        split: Split,
-        sampler: SamplerT,
-        transform: Transform,
-        *,
-        device: torch.device,
-        dtype: torch.dtype = torch.float32,
-        workers: int = 1,
-        broken: BrokenSamples | None = None,
-    ) -> None:
-        super().__init__(
-            split, sampler, transform, device=device, dtype=dtype, workers=workers, broken=broken
-        )
-        self._pipeline: Any = None  # built when the first batch is fed
-        self._undecodable: dict[int, str] = {}  # row -> reason, found by `_find_undecodable`
+    _pipeline: Any = None  # built when the first batch is fed
+
+    @cached_property
+    def _undecodable(self) -> dict[int, str]:
+        """Row -> reason, filled by `_find_undecodable`."""
+        return {}
 
     def _batches(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
         steps = self.sampler.batches(epoch, start)

@@ -13,7 +13,6 @@ import csv
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +31,10 @@ from alr_fast.data.layouts.packed import (
     column_file,
     read_manifest,
 )
-from alr_fast.data.shards import PLAN_KEYS, Record, Shard, ShardPlan, ShardWriter
+from alr_fast.data.shards import PLAN_KEYS, Shard, ShardPlan, ShardWriter
 from alr_fast.errors import UserError
 from alr_fast.utils.files import locked, replacing, write_json
+from alr_fast.utils.threads import map_ahead
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Packer:
             raise UserError(f"{out}: is not empty, and not a packed data set; name a new folder")
         self.out = out
         self.shard_bytes = shard_mb << 20
-        self.workers = max(workers, 1)
+        self.workers = workers
         self.track = track
         self.manifest: dict[str, Any] = {"version": VERSION, "splits": {}}
         if has_manifest:
@@ -169,21 +169,20 @@ class Packer:
             "offset": np.zeros(n, np.int64),
             "size": np.zeros(n, np.int64),
         }
-        shards: list[Shard] = []
+        shards: list[dict[str, Any]] = []
         left_out: dict[str, tuple[str, str]] = {}
         written = 0
-        with ThreadPoolExecutor(self.workers) as pool:
-            rows = self._packed_rows(plan, pool)
-            for shard in self.track(rows, description=f"Packing {plan.name}", total=n):
-                if shard is None:
-                    continue
-                written += shard.fresh
-                left_out |= shard.left_out
-                if shard.rows:
-                    columns["shard"][shard.rows] = len(shards)
-                    columns["offset"][shard.rows] = shard.offsets
-                    columns["size"][shard.rows] = shard.sizes
-                    shards.append(shard)
+        rows = self._packed_rows(plan)
+        for shard in self.track(rows, description=f"Packing {plan.name}", total=n):
+            if shard is None:
+                continue
+            written += shard.fresh
+            left_out |= shard.left_out
+            if shard.rows:
+                columns["shard"][shard.rows] = len(shards)
+                columns["offset"][shard.rows] = shard.offsets
+                columns["size"][shard.rows] = shard.sizes
+                shards.append({"name": shard.name, "bytes": shard.bytes, "sha256": shard.sha256})
         if not shards:
             path, reason = next(iter(left_out.values()))
             raise UserError(
@@ -191,16 +190,11 @@ class Packer:
                 f"{plan.name}; restore them, or pack other splits"
             )
         self._write_index(plan, columns)
-        entries = [{"name": s.name, "bytes": s.bytes, "sha256": s.sha256} for s in shards]
-        self._write_manifest(plan, shards=entries, left_out=left_out)
-        return Packed(
-            shards=len(shards),
-            written=written,
-            size=sum(shard.bytes for shard in shards),
-            left_out=len(left_out),
-        )
+        self._write_manifest(plan, shards=shards, left_out=left_out)
+        size = sum(shard["bytes"] for shard in shards)
+        return Packed(len(shards), written, size, len(left_out))
 
-    def _packed_rows(self, plan: ShardPlan, pool: ThreadPoolExecutor) -> Iterator[Shard | None]:
+    def _packed_rows(self, plan: ShardPlan) -> Iterator[Shard | None]:
         """Yields once for each row, for the progress: the shard for its last row, else None."""
         for number in range(plan.num_shards):
             rows = plan.rows(number)
@@ -210,7 +204,8 @@ class Packer:
                 yield shard
                 continue
             with closing(ShardWriter(self.out, plan, number)) as writer:
-                for record in _read_ahead(pool, plan.record, rows):
+                # 64 images ahead: all images of a shard might not fit into memory.
+                for record in map_ahead(plan.record, rows, workers=self.workers, ahead=64):
                     writer.add(record)
                     if record.row != rows[-1]:
                         yield None
@@ -242,14 +237,6 @@ class Packer:
         entry = {**plan.facts, "shards": shards, "left_out": left_out}
         self.manifest["splits"][plan.name] = entry
         write_json(self.out / MANIFEST, self.manifest)
-
-
-def _read_ahead(
-    pool: ThreadPoolExecutor, read: Callable[[int], Record], rows: range
-) -> Iterator[Record]:
-    # 64 images at a time: all images of a shard at once might not fit into memory.
-    for start in range(0, len(rows), 64):
-        yield from pool.map(read, rows[start : start + 64])
 
 
 def _excluded(split: Split, exclude: str) -> dict[int, str]:

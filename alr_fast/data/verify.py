@@ -11,9 +11,7 @@ reads only the files that have changed or were broken.
 
 import hashlib
 import os
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +27,7 @@ from alr_fast.data.index import SampleIndex
 from alr_fast.data.layouts import packed
 from alr_fast.errors import UserError
 from alr_fast.utils.files import locked, replacing
+from alr_fast.utils.threads import map_ahead
 
 _RECORD = np.dtype([("size", "<i8"), ("time", "<i8"), ("fine", "u1"), ("notes", "u1")])
 _VERSION = 1  # of the records: raise it when `examine` changes its results
@@ -115,7 +114,7 @@ def verify_split(
             records["fine"] = 0
         if known is not None:
             known.fill(split.index, records)
-        with closing(_scan(_Scanner(split), records, max(workers, 1))) as results:
+        with closing(_scan(split, records, workers)) as results:
             result: _Result
             for result in progress(results):
                 if result.record is None:
@@ -128,6 +127,17 @@ def verify_split(
         if known is not None:
             known.add(split.index, records)
     return VerifyReport(split.index, broken, notes, read)
+
+
+def _scan(split: Split, records: NDArray, workers: int) -> Generator["_Result", None, None]:
+    # A thread takes consecutive rows, and a copy of their records: those are written meanwhile.
+    chunks = (
+        (first, np.array(records[first : first + _CHUNK]))
+        for first in range(0, len(records), _CHUNK)
+    )
+    scanner = _Scanner(split)
+    for results in map_ahead(scanner.scan, chunks, workers=workers, ahead=4 * workers):
+        yield from results
 
 
 @contextmanager
@@ -219,13 +229,9 @@ class _Scanner:
         if isinstance(split.images, ShardImages):
             self._shard_stamps = [_stamp_of(path) for path in split.images.shards]
 
-    def scan(self, first: int, records: NDArray) -> list[_Result]:
-        """Results for consecutive rows.
-
-        Args:
-            first: The first row.
-            records: Their records from earlier scans.
-        """
+    def scan(self, chunk: tuple[int, NDArray]) -> list[_Result]:
+        """Results for consecutive rows: the first row, and the records of earlier scans."""
+        first, records = chunk
         return [self._scan_file(row, record) for row, record in enumerate(records.tolist(), first)]
 
     def _scan_file(self, row: int, record: tuple[int, int, int, int]) -> _Result:
@@ -263,20 +269,3 @@ class _Scanner:
 def _stamp_of(path: str | Path) -> Stamp:
     stat = os.stat(path)
     return stat.st_size, stat.st_mtime_ns
-
-
-def _scan(scanner: _Scanner, records: NDArray, workers: int) -> Generator[_Result, None, None]:
-    """The result for each row, in order; threads work ahead."""
-    pool = ThreadPoolExecutor(workers)
-    try:
-        ahead: deque[Future[list[_Result]]] = deque()
-        for first in range(0, len(records), _CHUNK):
-            # A copy: the records are written while threads read.
-            before = np.array(records[first : first + _CHUNK])
-            ahead.append(pool.submit(scanner.scan, first, before))
-            if len(ahead) > 4 * workers:
-                yield from ahead.popleft().result()
-        while ahead:
-            yield from ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

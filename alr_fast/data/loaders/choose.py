@@ -1,7 +1,9 @@
 """Chooses the loader of a split and builds it."""
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -94,18 +96,11 @@ def make_loader(
         split, sampler, transform, device, dtype, workers, broken: See `Loader`.
         decoded: For ``memory`` with images in files: result of `decode_all` for the sampler's rows.
     """
-    if choice.name == "memory":
-        return MemoryLoader(
-            split,
-            sampler,
-            transform,
-            device=device,
-            dtype=dtype,
-            workers=workers,
-            broken=broken,
-            decoded=decoded,
-        )
-    decoding = DaliLoader if choice.name == "dali" else TorchLoader
-    return decoding(
+    loaders: dict[str, Callable[..., Loader[SamplerT]]] = {
+        "memory": partial(MemoryLoader, decoded=decoded),
+        "dali": DaliLoader,
+        "torch": TorchLoader,
+    }
+    return loaders[choice.name](
         split, sampler, transform, device=device, dtype=dtype, workers=workers, broken=broken
     )

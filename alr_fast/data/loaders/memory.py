@@ -1,9 +1,7 @@
 """The loader for small images: all of them are decoded once, kept on the training device, and
 augmented there a batch at a time."""
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +16,7 @@ from alr_fast.data.decode import decode_rgb, prepare, resize_part
 from alr_fast.data.images import BrokenImage
 from alr_fast.data.loaders.base import Loader, Normalise, SamplerT
 from alr_fast.data.transform import Draws, Transform
+from alr_fast.utils.threads import map_ahead
 
 
 @dataclass(frozen=True)
@@ -70,19 +69,12 @@ def decode_all(
         except BrokenImage as error:
             reasons[position] = str(error)
 
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
-        for _ in progress(_bounded_map(pool, decode, range(len(rows)))):
-            pass
+    for _ in progress(map_ahead(decode, range(len(rows)), workers=workers, ahead=1024)):
+        pass
     if broken is not None:
         for position in sorted(reasons, key=lambda position: rows[position]):
             broken.report(int(rows[position]), reasons[position])
     return Decoded(array, reasons)
-
-
-def _bounded_map(pool: ThreadPoolExecutor, function: Callable, positions: range) -> Iterable:
-    # Executor.map would create millions of futures at once for a large split.
-    for start in range(0, len(positions), 1024):
-        yield from pool.map(function, itertools.islice(positions, start, start + 1024))
 
 
 class MemoryLoader(Loader[SamplerT]):

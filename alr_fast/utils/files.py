@@ -1,7 +1,8 @@
-"""Writing files: atomic replacement, errors as one line, reserved space."""
+"""Writing files: atomic replacement, locks, errors as one line, reserved space."""
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -80,12 +81,32 @@ def replacing(path: Path) -> Iterator[Path]:
             raise
 
 
-def _write_json(path: Path, content: dict) -> None:
-    _write_text(path, json.dumps(content) + "\n")
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file with a text, as `replacing` does."""
+    with replacing(path) as fresh:
+        fresh.write_text(text, encoding="utf-8")
 
 
-def _write_text(path: Path, text: str) -> None:
-    """Replaces a file in one step."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+def write_json(path: Path, content: dict) -> None:
+    """Replaces a file with a JSON object, as `replacing` does."""
+    write_text(path, json.dumps(content) + "\n")
+
+
+@contextlib.contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Holds an exclusive lock on a file, which is created if it is missing.
+
+    Args:
+        path: The file.
+        busy: Message of the error if another process holds the lock.
+
+    Raises:
+        UserError: Another process holds the lock.
+        OSError: The file cannot be opened.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(busy) from None
+        yield

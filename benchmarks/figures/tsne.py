@@ -134,7 +134,7 @@ def image_loader(
     """
     from alr_fast.data.loaders.choose import choose_loader, make_loader
     from alr_fast.data.loaders.memory import decode_all
-    from alr_fast.data.sampler import Sampler
+    from alr_fast.data.sampler import SequentialSampler
     from alr_fast.data.transform import for_evaluation
     from alr_fast.training.config.command_line import parse
     from alr_fast.training.loaders import evaluation_batch_size, make_transform
@@ -163,7 +163,7 @@ def image_loader(
     order = np.random.default_rng(seed).permutation(len(data.test))
     split = data.test.take(np.sort(order[:samples]))
     choice = choose_loader("auto", split, transform, options.cache_mb)
-    sampler = Sampler(len(split), evaluation_batch_size(transform.size))
+    sampler = SequentialSampler(len(split), evaluation_batch_size(transform.size))
     workers = usable_cores() if options.workers is None else options.workers
     decoded = None
     if choice.name == "memory" and split.images.array is None:

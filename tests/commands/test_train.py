@@ -20,7 +20,7 @@ from alr_fast.data.images import ArrayImages
 from alr_fast.data.layouts.base import new_index
 from alr_fast.data.loaders.base import Loader
 from alr_fast.data.loaders.memory import MemoryLoader
-from alr_fast.data.sampler import Sampler
+from alr_fast.data.sampler import SequentialSampler
 from alr_fast.data.transform import Transform
 from alr_fast.train import TRAIN_EXTRA, main
 from alr_fast.training.loop import evaluate
@@ -474,7 +474,10 @@ def test_evaluation_uses_and_leaves_the_running_statistics():
     images = ArrayImages(np.arange(40, dtype=np.uint8).reshape(10, 1, 2, 2))
     index = new_index([f"p{i}" for i in range(10)], np.arange(10) % 3, ("a", "b", "c"))
     loader = MemoryLoader(
-        Split(index, images), Sampler(10, 10), Transform(2, mean=(0.1,)), device=torch.device("cpu")
+        Split(index, images),
+        SequentialSampler(10, 10),
+        Transform(2, mean=(0.1,)),
+        device=torch.device("cpu"),
     )
     (batch,) = loader
     before = {name: t.clone() for name, t in model.state_dict().items()}

@@ -19,9 +19,9 @@ from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split
 from alr_fast.data.images import ArrayImages
 from alr_fast.data.layouts.base import new_index
-from alr_fast.data.loaders.choose import Choice
+from alr_fast.data.loaders.choose import LoaderChoice
 from alr_fast.data.loaders.memory import Decoded, MemoryLoader
-from alr_fast.data.sampler import Sampler
+from alr_fast.data.sampler import SequentialSampler, ShuffledSampler
 from alr_fast.data.transform import Transform
 from alr_fast.errors import SharedError, UserError
 from alr_fast.losses import ALRLoss, ELRLoss, SATLoss
@@ -100,7 +100,7 @@ def data():
 
 def loader_of(rank, size):
     split = data()
-    sampler = Sampler(SAMPLES, BATCH // size, shuffle=True, seed=4, rank=rank, world_size=size)
+    sampler = ShuffledSampler(SAMPLES, BATCH // size, seed=4, rank=rank, world_size=size)
     broken = {place: "test" for place in np.flatnonzero(sampler.rows == BROKEN).tolist()}
     decoded = Decoded(split.images.array[sampler.rows], broken)
     return MemoryLoader(split, sampler, Transform(6, mean=(0.5,)), decoded=decoded, device=CPU)
@@ -111,7 +111,7 @@ class Together:
 
     def __init__(self, size):
         self.parts = [loader_of(rank, size) for rank in range(size)]
-        self.sampler = Sampler(SAMPLES, BATCH, shuffle=True, seed=4)
+        self.sampler = ShuffledSampler(SAMPLES, BATCH, seed=4)
 
     def __len__(self):
         return len(self.parts[0])
@@ -242,7 +242,7 @@ def test_evaluation_counts_every_sample_once(samples):
 
 def _evaluate(world, samples):
     split = data().take(np.arange(samples))
-    sampler = Sampler(samples, 4, rank=world.rank, world_size=world.size)
+    sampler = SequentialSampler(samples, 4, rank=world.rank, world_size=world.size)
     loader = MemoryLoader(split, sampler, Transform(6), device=CPU)
     return evaluate(net(), loader, torch.autocast("cpu", enabled=False))
 
@@ -362,7 +362,7 @@ def _break(world, each):
     for number in range(each):
         loader.broken.report(world.size * number + world.rank, "test")
     try:
-        Loaders(loader, (), None, lambda: loader, Choice("memory", "")).share_broken(world)
+        Loaders(loader, (), None, lambda: loader, LoaderChoice("memory", "")).share_broken(world)
     except SharedError as error:
         return str(error)
     return set(loader.broken.reasons), loader.broken.too_many

@@ -70,7 +70,7 @@ def test_a_check_leaves_nothing_behind(tmp_path, runs):
     [
         # Not even root can write here, although os.access returns True.
         ("/proc/runs", r"cannot be written \(.+\); pass another folder"),
-        ("file", "is not a folder; pass another one"),
+        ("file", "is not a folder; pass another folder"),
         ("file/runs", r"cannot be written \(Not a directory\)"),
         ("nowhere", "is not a folder"),
     ],

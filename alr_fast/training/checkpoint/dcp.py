@@ -21,8 +21,8 @@ from alr_fast.training import distributed
 _T = TypeVar("_T")
 
 
-def on_all_ranks(step: Callable[[], _T], group: dist.ProcessGroup | None) -> _T:
-    """Runs a step on every rank of a group and returns its result on this rank.
+def on_all_ranks(step: Callable[[], _T], group: dist.ProcessGroup | None = None) -> _T:
+    """Runs a step on every rank of a group, by default all, and returns its result on this rank.
 
     Raises:
         SharedError: The step raised an `Exception` on a rank.

@@ -51,7 +51,7 @@ def numbered_folders(folder: Path) -> list[Path]:
         names = [name for name in os.listdir(folder) if re.fullmatch(NUMBER, name)]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    paths = [Path(folder) / name for name in sorted(names, key=int)]
+    paths = [folder / name for name in sorted(names, key=int)]
     return [path for path in paths if (path / MANIFEST).is_file()]
 
 
@@ -91,9 +91,9 @@ def read_manifest(path: Path) -> Checkpoint:
             newest older checkpoint that is intact.
     """
     try:
-        return _parse(Path(path))
+        return _parse(path)
     except UserError as error:
-        raise UserError(f"{error}{_offer(Path(path))}") from None
+        raise UserError(f"{error}{_offer(path)}") from None
 
 
 def write_manifest(
@@ -120,25 +120,21 @@ def write_manifest(
         os.fsync(stream.fileno())
 
 
-def check_files(checkpoint: Checkpoint, group: dist.ProcessGroup | None = None) -> None:
-    """Compares size and SHA-256 of every file with the manifest; the ranks share the work.
-
-    Args:
-        checkpoint: The checkpoint, the same on all ranks.
-        group: The ranks that call this, None for all ranks of the default group.
+def check_files(checkpoint: Checkpoint) -> None:
+    """Compares size and SHA-256 of every file with the manifest; all ranks share the work.
 
     Raises:
         SharedError: A file is missing, truncated or changed. The message offers the newest older
             checkpoint that is intact.
     """
-    share = slice(dist.get_rank(group), None, dist.get_world_size(group))
+    share = slice(dist.get_rank(), None, dist.get_world_size())
 
     def check() -> None:
         damage = _damage(checkpoint, share)
         if damage is not None:
             raise UserError(damage + _offer(checkpoint.path))
 
-    on_all_ranks(check, group)
+    on_all_ranks(check)
 
 
 def size_and_digest(file: Path, *, flush: bool = False) -> tuple[int, str]:

@@ -279,10 +279,8 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def load(
-    checkpoint: Checkpoint, tensors: dict[str, Tensor], group: dist.ProcessGroup | None = None
-) -> None:
-    """Reads a checkpoint into tensors, in place; call `check_files` first.
+def load(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
+    """Reads a checkpoint into tensors, in place; all ranks call this, after `check_files`.
 
     The number of processes and the distribution of the rows may differ from those at saving.
 
@@ -290,14 +288,13 @@ def load(
         checkpoint: The checkpoint.
         tensors: By name. Each rank passes the tensors that it needs; others are not read. They may
             be on any device, with any strides. Those from `shard` get the rows of this rank.
-        group: The ranks that call this, None for all ranks of the default group.
 
     Raises:
         SharedError: The checkpoint lacks a name, or has it with another shape or dtype: then no
             tensor was changed. Or a file cannot be read.
     """
-    on_all_ranks(lambda: _check_tensors(checkpoint, tensors), group)
-    on_all_ranks(lambda: load_tensors(without_empty_shards(tensors), checkpoint.path), group)
+    on_all_ranks(lambda: _check_tensors(checkpoint, tensors))
+    on_all_ranks(lambda: load_tensors(without_empty_shards(tensors), checkpoint.path))
 
 
 def _check_tensors(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:

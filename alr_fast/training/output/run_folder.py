@@ -192,7 +192,7 @@ def check_runs(runs: str) -> None:
     path = Path(runs)
     # os.path, because methods of Path raise for a folder without permission.
     if os.path.lexists(path) and not os.path.isdir(path):
-        raise UserError("is not a folder; pass another one", argument="runs", value=runs)
+        raise UserError("is not a folder; pass another folder", argument="runs", value=runs)
     latest = path / "latest"
     if os.path.exists(latest) and not os.path.islink(latest):
         raise UserError(f"{latest}: must be free for the link to the last run; move it away")

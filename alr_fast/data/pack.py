@@ -149,7 +149,7 @@ class Packer:
         try:
             (self.out / INDEX_FOLDER).mkdir(parents=True, exist_ok=True)
             busy = f"{self.out}: another process is packing into it; wait until it has finished"
-            with locked(self.out / INDEX_FOLDER / "lock", busy):
+            with locked(self.out / INDEX_FOLDER / "lock", busy=busy):
                 return self._pack(plan)
         except OSError as error:
             raise UserError(

@@ -155,7 +155,7 @@ def _stored_records(split: Split, root: Path) -> Iterator[NDArray]:
             f"{folder}: {error.strerror or error}; set ALR_FAST_CACHE to a writable folder"
         ) from error
     busy = f"{root}: another process is verifying these files; wait until it has finished"
-    with locked(folder / "lock", busy):
+    with locked(folder / "lock", busy=busy):
         records = _load_records(folder / f"rows-{_VERSION}.npy", len(split))
         try:
             yield records

@@ -12,9 +12,9 @@ from alr_fast.training.methods import METHODS
 from alr_fast.training.output.run_folder import (
     CHECKPOINTS,
     CONFIG,
-    _read_config,
     find_runs,
     is_finished,
+    read_config,
 )
 from alr_fast.utils.text import some_names
 
@@ -81,7 +81,7 @@ def find_checkpoint(
             "auto finds the newest one"
         )
     try:
-        differing = _differing(config, _read_config(run))
+        differing = _differing(config, read_config(run))
     except UserError as error:
         raise UserError(f"{error}; pass another --resume") from error
     for name, (now, then) in differing.items():
@@ -114,7 +114,7 @@ def _find_newest(
     nearest = ""
     for run in find_runs(Path(config.runs)):
         try:
-            then = _read_config(run)
+            then = read_config(run)
         except UserError as error:
             warn(f"{error}: --resume auto passes this run over")
             continue

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import WEIGHTS
 from alr_fast.training.teacher import load_net
 from benchmarks.figures.runs import FinishedRun, check_methods, open_run
@@ -75,7 +75,8 @@ def tsne(arguments: argparse.Namespace) -> tuple["Figure", str]:
         )
     if not 0 <= arguments.seed < 1 << 32:
         raise UserError(f"--seed {arguments.seed}: must be 0 or more and below 2^32")
-    device = choose_device(arguments.device)
+    with naming_options(device="device"):
+        device = choose_device(arguments.device)
     runs = [open_run(path) for path in dict.fromkeys(arguments.run)]
     wanted = [
         check_methods(run, arguments.methods or list(run.methods), option="methods") for run in runs

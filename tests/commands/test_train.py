@@ -187,7 +187,7 @@ def test_output_without_a_terminal_is_plain_text(digits_run):
     assert "1,437 training and 360 test images, 10 classes; noise: symmetric 40.0%" in text
     assert sum(line.startswith("   ce  epoch") for line in text.splitlines()) == EPOCHS
     assert max(map(len, text.splitlines())) <= 120
-    assert any("test acc" in line and "labels right" in line for line in text.splitlines()[-8:])
+    assert any("test acc" in line and "label acc" in line for line in text.splitlines()[-8:])
 
 
 def test_the_same_command_gives_the_same_figures(train_folder):

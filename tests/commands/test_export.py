@@ -123,7 +123,9 @@ def test_the_table_agrees_with_the_bank(run, capsys):
     assert json.loads(facts["class_names"]) == list(train_index.class_names)
     first, second, last = capsys.readouterr().out.splitlines()
     assert first == f"alr: {changed / 1437:.1%} of 1,437 labels refined to another class"
-    assert second.startswith(f"wrong are {wrong.mean():.1%}; error of the estimated transition")
+    assert second.startswith(
+        f"{wrong.mean():.1%} of the given labels are wrong; error of the estimated transition"
+    )
     assert last == str(run / "labels.parquet")
 
 
@@ -191,7 +193,7 @@ def test_the_truth_is_told_only_where_it_is_known(folder_run, tmp_path, capsys):
     _, run = folder_run
     assert main([str(run), "--output", str(tmp_path / "a.csv")]) == 0
     out = capsys.readouterr().out
-    assert "wrong are" not in out and len(out.splitlines()) == 2
+    assert "are wrong" not in out and len(out.splitlines()) == 2
     assert list(lines_of(tmp_path / "a.csv")[0]) == COLUMNS
 
 
@@ -375,7 +377,7 @@ def test_a_method_that_keeps_no_bank_or_was_not_trained(run, capsys):
     [
         (["--output", "a.txt"], "--output a.txt: name a file that ends with .parquet or .csv"),
         (["--output", "no/such/a.csv"], "--output no/such/a.csv: no folder no/such; make it first"),
-        (["--csv", "--output", "a.csv"], "--csv: the name that --output gives decides"),
+        (["--csv", "--output", "a.csv"], "--csv: --output names the file already; leave"),
         (["--soft", "1"], "unrecognized arguments: 1; --help lists every option"),
     ],
 )
@@ -538,4 +540,4 @@ def test_a_matrix_that_cannot_be_written(run, tmp_path, capsys, name, why):
 def test_of_many_classes_no_matrix_is_written(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("alr_fast.labels.refined.MOST_CLASSES", 9)
     assert main([str(run), "--transition", str(tmp_path / "m.csv")]) == 2
-    assert "no matrix is estimated of 10 classes" in capsys.readouterr().err
+    assert "m.csv: no matrix is estimated for 10 classes" in capsys.readouterr().err

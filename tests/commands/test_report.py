@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from alr_fast.labels.report import content
-from alr_fast.report import main
+from alr_fast.report import main, run_facts
 from alr_fast.train import main as train
 from alr_fast.training.open_run import open_run
 from helpers.image_folder import write_folder
@@ -141,18 +141,18 @@ def test_the_report_of_a_run(run, capsys):
     assert facts["labels refined to another class"] == percent(alr["labels_changed"])
     assert percent(rate) == percent(alr["labels_changed"])
     assert facts["suspicious samples"] == f"{suspicious:,}"
-    assert facts["labels wrong"] == percent(summary["noise"]["realised_rate"])
-    assert facts["labels right, given and refined"] == (
+    assert facts["wrong labels"] == percent(summary["noise"]["realised_rate"])
+    assert facts["label accuracy, given and refined"] == (
         f"{percent(alr['label_accuracy_before'])} and {percent(alr['label_accuracy_after'])}"
     )
-    assert facts["noise injected"] == "symmetric 40.0%"
+    assert facts["injected noise"] == "symmetric 40.0%"
     assert facts["training"].startswith("5 epochs, ")
     assert notes == []
     assert "<title>Suspicious labels: digits</title>" in text
     assert capsys.readouterr().out.splitlines()[-1] == str(run / "report.html")
 
     with open_run(run) as labels:
-        report = content.make_report(run, labels, most=3)
+        report = content.make_report(labels, **run_facts(run), most=3)
     cells = {(g, r): n for g, r, n in report.confusion}
     assert sum(cells.values()) == 1437 and min(cells.values()) > 0
     for g, r in ((0, 0), (3, 5), (8, 1)):
@@ -166,8 +166,9 @@ def test_the_report_of_a_run(run, capsys):
 
 def test_curves_are_those_of_the_metrics(run):
     with open_run(run) as labels:
-        panels = {p.title: p for p in content.make_report(run, labels, most=0).panels}
-    assert list(panels)[:2] == ["test accuracy", "right training labels"]
+        report = content.make_report(labels, **run_facts(run), most=0)
+    panels = {panel.title: panel for panel in report.panels}
+    assert list(panels)[:2] == ["test accuracy", "label accuracy"]
     summary = json.loads((run / "summary.json").read_text())
     for method in ("ce", "alr"):
         epochs, values = panels["test accuracy"].series[method]
@@ -192,11 +193,11 @@ def test_most_says_how_many_are_left_out(run):
     _, data, facts, notes = page_of(run, "--most", "7")
     assert data["suspects"] == everything[:7]
     assert notes == [
-        f"Of {facts['suspicious samples']} suspicious samples the first 7 are here; --most shows "
+        f"The first 7 of {facts['suspicious samples']} suspicious samples are here; --most shows "
         "more, python -m alr_fast.export lists all."
     ]
     _, data, _, notes = page_of(run, "--most", "0")
-    assert data["suspects"] == [] and "the first 0 are here" in notes[0]
+    assert data["suspects"] == [] and "The first 0 of " in notes[0]
 
 
 def test_a_run_that_doubts_no_label(run):
@@ -214,7 +215,7 @@ def test_a_run_that_doubts_no_label(run):
 def test_a_run_without_curves(run):
     (run / "metrics.csv").unlink()
     text, data, facts, notes = page_of(run)
-    assert notes == ["No curves: the run has left no metrics.csv (--log.to csv)."]
+    assert notes == ["No curves: the run has no metrics.csv (--log.to csv)."]
     assert data["figures"] == [] and facts["test accuracy, ce"]
     assert len(text) < len(page_of_size_with_curves(run))
 
@@ -229,10 +230,10 @@ def test_a_run_that_was_not_finished(run, capsys):
     for name in ("summary.json", "alr_bank.safetensors"):
         (run / name).unlink()
     text, data, facts, notes = page_of(run)
-    assert notes == ["The run has not been finished: labels are those of its last checkpoint."]
+    assert notes == ["The run was not finished: the labels are those of its last checkpoint."]
     assert [s["id"] for s in data["suspects"]] == [s["id"] for s in whole]
     assert "<title>Suspicious labels: run</title>" in text
-    assert "training" not in facts and facts["labels wrong"]
+    assert "training" not in facts and facts["wrong labels"]
     assert "in a run that was not finished" in capsys.readouterr().out
 
 
@@ -250,8 +251,8 @@ def test_images_that_cannot_be_read_are_told(with_doubts, capsys):
     assert data["suspects"][2] == gone | {"image": None, "problem": "no such file"}
     assert data["suspects"][5] == broken | {"image": None, "problem": "the PNG is cut off"}
     assert notes == [
-        "2 of 13 images cannot be shown, the first because: no such file. If the data was moved, "
-        "pass --data-root DIR."
+        "2 of 13 images cannot be shown (first: no such file). If the data was moved, pass "
+        "--data-root DIR."
     ]
 
 
@@ -321,13 +322,13 @@ def test_a_class_without_samples(with_doubts):
 
     rewrite_bank(run, rename)
     with open_run(run) as labels:
-        report = content.make_report(run, labels, most=9)
+        report = content.make_report(labels, **run_facts(run), most=9)
     (noise,) = [noise for noise in report.classes if noise.name == "c"]
     assert (noise.samples, noise.changed, noise.wrong) == (0, 0, None)
-    assert "1 of 3 classes have no sample." in report.notes
+    assert "1 of 3 classes have no samples." in report.notes
     text, data, facts, _ = page_of(run)
     assert "no samples" in text and data["suspects"]
-    assert "labels wrong" not in facts and "noise injected" not in facts
+    assert "wrong labels" not in facts and "injected noise" not in facts
 
 
 def test_another_place_for_the_page_and_the_data(with_doubts, tmp_path, capsys):

@@ -16,8 +16,8 @@ The score is high for suspicious labels. cleanlab's label quality score is low f
 with ``1 - score``.
 
 benchmarks/suspects.py compares the score with its parts and with cleanlab. The two weights below
-were chosen with it, on one seed of the digits and of 20,000 photographs of CIFAR-10; the published
-tables use other seeds.
+were chosen with it, on one seed of the digits, which is not in its table, and on one seed of 20,000
+photographs of CIFAR-10, which is.
 """
 
 from collections.abc import Callable, Iterable, Iterator

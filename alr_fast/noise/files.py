@@ -118,13 +118,13 @@ def load_noise(path: str | os.PathLike, index: SampleIndex) -> InjectedNoise:
     if len(names) != index.num_classes:
         raise UserError(
             f"{path}: made for {len(names)} classes, the data set has {index.num_classes}; "
-            "pass that data set"
+            "pass the data set of the file"
         )
     for k, (there, here) in enumerate(zip(names, index.class_names, strict=True)):
         if there != here:
             raise UserError(
                 f"{path}: made for other classes (class {k} is {there}, in the data set {here}); "
-                "pass that data set"
+                "pass the data set of the file"
             )
 
     ids, wanted = saved["ids"], np.asarray(index.sample_ids)
@@ -138,8 +138,8 @@ def load_noise(path: str | os.PathLike, index: SampleIndex) -> InjectedNoise:
         )
     if len(wanted) == len(ids) and saved["sample_fingerprint"].item() != index.sample_fingerprint():
         raise UserError(
-            f"{path}: made for other samples (their paths differ); pass that data set, or make the "
-            "file again"
+            f"{path}: made for other samples (their paths differ); pass the data set of the file, "
+            "or make the file again"
         )
     original = saved["original"][rows]
     changed = np.flatnonzero(original != index.labels)
@@ -147,8 +147,8 @@ def load_noise(path: str | os.PathLike, index: SampleIndex) -> InjectedNoise:
         row = changed[0]
         raise UserError(
             f"{path}: made from other labels (first: id {wanted[row]} was {names[original[row]]}, "
-            f"in the data set {names[index.labels[row]]}); pass that data set, or make the file "
-            "again"
+            f"in the data set {names[index.labels[row]]}); pass the data set of the file, or make "
+            "the file again"
         )
     return describe(
         saved["labels"][rows],

@@ -175,7 +175,7 @@ def test_numbers_that_are_none():
     data = data_of(text)[1]
     assert data["figures"] == [None, None]
     assert data["suspects"][0]["score"] is None
-    assert text.count("No values were noted.") == 2
+    assert text.count("No values were logged.") == 2
     assert "Truly wrong" not in text  # nobody knows of any class
     assert "no samples" in text
 

@@ -14,7 +14,7 @@
 
 `inject` therefore reports the realised rate, too.
 
-A new model is one function under ``@noise_model("name")``.
+A new model is a function of a `NoiseRequest` and an entry in `injection.NOISE_MODELS`.
 """
 
 from collections.abc import Callable

@@ -15,10 +15,7 @@ Matrix = NDArray[np.float64]
 
 
 def symmetric_transition(num_classes: int, rate: float) -> Matrix:
-    """Matrix of symmetric noise that redraws a share ``rate`` of the labels from all classes:
-
-    `(1 - rate) I + (rate / K) J`.
-    """
+    """`(1 - rate) I + (rate / K) J`: a share ``rate`` of the labels is redrawn from all classes."""
     return (1 - rate) * np.eye(num_classes) + rate / num_classes
 
 

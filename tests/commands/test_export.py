@@ -85,7 +85,7 @@ def test_the_table_agrees_with_the_bank(run, capsys):
     assert columns["changes"].max() > 0
     changed = int((rows.argmax(1) != given).sum())
     assert (columns["score"] > 0.5).sum() == changed > 100
-    # What it is for: most labels that it doubts are wrong.
+    # The purpose of the score: most suspicious labels are wrong.
     wrong = columns["given_label"] != columns["clean_label"]
     assert wrong[columns["score"] > 0.5].mean() > 0.8
 
@@ -116,7 +116,7 @@ def test_parquet_and_csv_hold_the_same(run, soft):
     assert list(lines[0]) == list(table)
     for name, column in table.items():
         found = [type(column[0])(line[name]) for line in lines]
-        if isinstance(column[0], float):  # of single precision, in as many digits as that needs
+        if isinstance(column[0], float):  # single precision, with as many digits as necessary
             found = np.array(found, dtype=np.float32).tolist()
             assert max(len(line[name]) for line in lines) < 17
         assert found == column, name
@@ -160,7 +160,7 @@ def test_a_bank_of_sixteen_bits(folder_run, tmp_path):
     assert not (run / "labels.parquet").exists()
 
 
-def test_the_truth_is_told_only_where_it_is_known(folder_run, tmp_path, capsys):
+def test_unknown_true_labels_are_left_out(folder_run, tmp_path, capsys):
     _, run = folder_run
     assert main([str(run), "--output", str(tmp_path / "a.csv")]) == 0
     out = capsys.readouterr().out
@@ -173,7 +173,7 @@ def test_rows_that_are_not_scaled_are_exported_as_distributions(run):
     with safe_open(path, "pt") as file:
         facts = file.metadata()
     bank = load_file(path)
-    # As early-learning regularisation leaves them, whose rows begin at zero.
+    # As in early-learning regularisation, whose rows begin at zero.
     before = torch.tensor(exported(run, "--soft")["probabilities"].to_pylist())
     bank["rows"] *= 0.6
     bank["rows"][5] = 0
@@ -206,7 +206,7 @@ def test_small_pieces_without_probabilities_are_gathered(run, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("name", ["pyarrow", "safetensors"])
-def test_what_the_export_needs_is_named(run, monkeypatch, capsys, name):
+def test_missing_packages_are_named(run, monkeypatch, capsys, name):
     find = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda n: None if n == name else find(n))
     message = refused(capsys, run)
@@ -215,7 +215,7 @@ def test_what_the_export_needs_is_named(run, monkeypatch, capsys, name):
     )
 
 
-def test_another_output_replaces_what_is_there(run, tmp_path, capsys):
+def test_output_replaces_an_existing_file(run, tmp_path, capsys):
     output = tmp_path / "mine.csv"
     output.write_text("old")
     assert main([str(run), "--output", str(output)]) == 0
@@ -224,9 +224,9 @@ def test_another_output_replaces_what_is_there(run, tmp_path, capsys):
     assert not list(run.glob("labels.*"))
 
 
-def test_a_name_that_is_no_utf_8_comes_through(moved):
+def test_a_path_that_is_not_utf_8_is_written_as_bytes(moved):
     root, run = moved
-    # As if it had been called so when the run was made.
+    # As if this had been the name when the run was trained.
     odd = os.fsencode(root) + b"/train/a/000\xff.png"
     os.rename(root / "train/a/000.png", odd)
     index = open_dataset("folder", str(root)).split("train").index
@@ -293,7 +293,7 @@ def test_a_run_without_a_bank_ends_without_suspects(tmp_path, capsys):
     assert "suspicious" not in out and "alr_fast.report" not in out
 
 
-def test_a_run_that_doubts_no_label_says_so(tmp_path, capsys):
+def test_a_run_without_suspicious_labels_says_so(tmp_path, capsys):
     out, run = end_of_a_run(
         *(tmp_path, capsys, "--methods", "alr", "--alr.momentum", "0.99"),
         *("--noise.kind", "none", "--log.show", "lines"),
@@ -304,7 +304,7 @@ def test_a_run_that_doubts_no_label_says_so(tmp_path, capsys):
         assert len(labels.most_suspicious(10, above=0.5)) == 0
 
 
-def test_class_names_that_are_no_utf8_are_written_as_bytes(tmp_path, run):
+def test_class_names_that_are_not_utf_8_are_written_as_bytes(tmp_path, run):
     names = ("caf\udce9", *"123456789")
     with open_run(run) as labels:
         index = replace(labels.index, class_names=names)
@@ -316,7 +316,7 @@ def test_class_names_that_are_no_utf8_are_written_as_bytes(tmp_path, run):
     assert b",caf\xe9," in (tmp_path / "labels.csv").read_bytes()
 
 
-def test_the_transition_matrix_is_one_that_the_trainer_takes(run, tmp_path, capsys):
+def test_training_takes_the_transition_matrix(run, tmp_path, capsys):
     path = tmp_path / "matrix.csv"
     assert main([str(run), "--transition", str(path)]) == 0
     columns = pq.read_table(run / "labels.parquet").to_pydict()
@@ -340,7 +340,7 @@ def test_a_matrix_that_cannot_be_written(run, tmp_path, capsys, name, why):
     assert not path.exists()
 
 
-def test_of_many_classes_no_matrix_is_written(run, tmp_path, monkeypatch, capsys):
+def test_no_matrix_is_written_for_many_classes(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("alr_fast.labels.refined.MOST_CLASSES", 9)
     assert main([str(run), "--transition", str(tmp_path / "m.csv")]) == 2
     assert "m.csv: no matrix is estimated for 10 classes" in capsys.readouterr().err

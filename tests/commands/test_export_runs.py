@@ -37,7 +37,7 @@ def moved(folder_run, tmp_path):
 
 
 def unfinish(run):
-    """Leaves what a run has that was stopped after its last checkpoint."""
+    """Makes a run look as if it was stopped after its last checkpoint."""
     for name in ("summary.json", "alr_bank.safetensors"):
         (run / name).unlink()
 
@@ -51,11 +51,11 @@ def test_an_unfinished_run_is_exported_from_its_checkpoint(run, capsys):
     unfinish(run)
     capsys.readouterr()
     table = exported(run, "--soft").to_pydict()
-    said, first, *_ = capsys.readouterr().out.splitlines()[-4:]
+    source, first, *_ = capsys.readouterr().out.splitlines()[-4:]
     newest = checkpoints_of(run)[-1]
-    assert said.startswith(f"alr: from {newest}, in epoch ")
+    assert source.startswith(f"alr: from {newest}, in epoch ")
     assert first.endswith("1,437 labels refined to another class, in a run that was not finished")
-    # It is of the end of the last epoch: the bank of the finished run.
+    # The checkpoint is from the end of the last epoch: it has the final bank.
     assert list(table) == list(wanted)
     given_loss = table.pop("given_loss"), wanted.pop("given_loss")
     assert given_loss[0] == pytest.approx(given_loss[1], nan_ok=True)
@@ -63,7 +63,7 @@ def test_an_unfinished_run_is_exported_from_its_checkpoint(run, capsys):
     assert not [p for p in run.iterdir() if "bank" in p.name]
 
 
-def test_an_earlier_checkpoint_is_of_its_moment(run, capsys):
+def test_an_earlier_checkpoint_has_the_labels_of_its_time(run, capsys):
     wanted = exported(run).to_pydict()
     changes = load_file(run / "alr_bank.safetensors")["changes"].numpy()
     unfinish(run)
@@ -71,7 +71,7 @@ def test_an_earlier_checkpoint_is_of_its_moment(run, capsys):
     assert len(checkpoints_of(run)) == 1
     capsys.readouterr()
     table = exported(run).to_pydict()
-    # After the last step, but before the epoch ended and its changes were noted.
+    # From after the last step, but before the changes of that epoch were recorded.
     assert "in epoch 7 after step 12\n" in capsys.readouterr().out
     assert table["refined_label"] == wanted["refined_label"]
     assert table["changes"] == recent_changes(changes >> 1).tolist() != wanted["changes"]
@@ -155,7 +155,7 @@ def test_wrong_options(run, tmp_path, monkeypatch, capsys, argv, message):
 
 
 @pytest.mark.parametrize("size", [0, 5, 1000, -4])
-def test_a_bank_that_was_cut_off(run, capsys, size):
+def test_a_truncated_bank(run, capsys, size):
     path = run / "alr_bank.safetensors"
     with path.open("r+b") as file:
         file.truncate(size if size >= 0 else path.stat().st_size + size)
@@ -164,7 +164,7 @@ def test_a_bank_that_was_cut_off(run, capsys, size):
     assert "train again, or pass another run" in message
 
 
-def test_a_file_that_is_no_bank(run, capsys):
+def test_a_file_without_a_bank(run, capsys):
     (run / "ce.safetensors").replace(run / "alr_bank.safetensors")
     assert "cannot be read as a label bank" in refused(capsys, run)
 

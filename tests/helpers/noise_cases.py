@@ -1,4 +1,4 @@
-"""Labels, and all that each kind of noise needs, for the tests of noise."""
+"""Labels and arguments of each kind of noise, for the tests of noise."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ CIFAR10 = (
     *("dog", "frog", "horse", "ship", "truck"),
 )
 CIFAR100 = tuple(sorted(name for names in classes.CIFAR100_SUPERCLASSES.values() for name in names))
-# What every kind needs beside labels and rate, for 20,000 samples of CIFAR-10's classes.
+# Arguments of each kind beside labels and rate, for 20,000 samples of the classes of CIFAR-10.
 FEATURES = np.random.default_rng(8).integers(256, size=(N, 2, 3), dtype=np.uint8)
 MATRIX = np.full((K, K), 0.05) + np.eye(K) * 0.5
 NEEDS = {

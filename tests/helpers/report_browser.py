@@ -14,7 +14,7 @@ PAIR = '.pair[data-given="{}"][data-refined="{}"]'
 
 
 class Page:
-    """An open page and what a reader does with it."""
+    """An open page and the actions of a reader."""
 
     def __init__(self, driver, path):
         self.driver, self.path = driver, path
@@ -36,7 +36,7 @@ class Page:
         return self.js("document.querySelector(arguments[0]).textContent.trim()", selector)
 
     def click(self, selector):
-        # A smooth scroll may be under way: the element is clicked where it is.
+        # The page may still be scrolling smoothly.
         self.js("document.querySelector(arguments[0]).scrollIntoView({block: 'center'})", selector)
         self.one(selector).click()
 
@@ -44,7 +44,7 @@ class Page:
         Select(self.one(f"#{name}")).select_by_value(str(value))
 
     def ids(self):
-        """Samples on the page of the list, in order."""
+        """Samples on the current page of the list, in order."""
         return self.js("[...document.querySelectorAll('.card')].map((c) => Number(c.dataset.id))")
 
     def search(self, text):
@@ -56,7 +56,7 @@ class Page:
         return self.one(f'.card[data-id="{id}"]')
 
     def focused(self):
-        """The sample whose card has the focus, None elsewhere."""
+        """The sample whose card has the focus, or None."""
         return self.js("Number(document.activeElement.closest('.card')?.dataset.id ?? NaN)")
 
     def press(self, *keys):
@@ -67,7 +67,7 @@ class Page:
         self.js("document.querySelector(`.card[data-id='${arguments[0]}']`).focus()", id)
 
     def mark_of(self, id):
-        """The mark that a card shows: its pressed buttons, which should be one at most."""
+        """The mark of a card: its pressed button (a list if there are several, wrongly)."""
         pressed = self.card(id).find_elements(By.CSS_SELECTOR, 'button[aria-pressed="true"]')
         return ", ".join(button.text for button in pressed) or None
 
@@ -96,5 +96,5 @@ def resize(driver, width, height=800):
 
 
 def by_score(**wanted):
-    """Ids of the usual suspects with these values, most suspicious first."""
+    """Ids of the usual suspects with these attributes, most suspicious first."""
     return [s.id for s in report().suspects if all(getattr(s, k) == v for k, v in wanted.items())]

@@ -20,13 +20,13 @@ def test_nothing_is_requested(page_with_curves):
     page.click("#export-marks")
     events = [json.loads(e["message"])["message"] for e in page.driver.get_log("performance")]
     sent = [e["params"]["request"]["url"] for e in events if "requestWillBeSent" in e["method"]]
-    assert page.path.as_uri() in sent  # that is, requests are seen at all
+    assert page.path.as_uri() in sent  # requests are logged at all
     assert [url for url in sent if url.split(":")[0] not in ("file", "data", "blob")] == []
     assert [url for url in sent if url.startswith("file:") and url != page.path.as_uri()] == []
     assert page.js("performance.getEntriesByType('resource').map((e) => e.name)") == []
 
 
-def test_policy_stops_code_that_is_no_script_of_the_page(page):
+def test_policy_stops_code_from_elsewhere(page):
     page.js(
         "document.body.insertAdjacentHTML('beforeend', arguments[0])", "<img src=x onerror=pwned=1>"
     )
@@ -35,7 +35,7 @@ def test_policy_stops_code_that_is_no_script_of_the_page(page):
     )
     time.sleep(0.2)
     assert page.js("window.pwned") is None
-    # The handler and the script are refused; the image, no data: address, is, too.
+    # Handler and script are refused, and the image, too: it is not a data: address.
     assert sum("Content Security Policy" in message for message in page.log()) >= 3
 
 
@@ -83,7 +83,7 @@ def test_a_thousand_classes_and_suspects(open_page):
             classes=[ClassNoise(name, k, k // 3, None) for k, name in enumerate(names)],
         )
     )
-    assert len(page.all(".cards img")) == 24  # those of this page alone are in the document
+    assert len(page.all(".cards img")) == 24  # only those of this page are in the document
     assert len(page.all(".pairs .pair")) == 40
     page.click(PAIR.format(2, 15))
     assert page.ids() == [2]
@@ -91,12 +91,12 @@ def test_a_thousand_classes_and_suspects(open_page):
 
 
 def test_keyboard_in_the_confusion(page):
-    """One stop of the Tab key, arrow keys from number to number, Enter filters."""
+    """Tab reaches the matrix once, arrow keys move from number to number, Enter filters."""
     assert len(page.all('.matrix button[tabindex="0"]')) == 1
     page.js("document.querySelector('.matrix button').focus()")
     page.press(Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
-    assert page.js("document.activeElement.dataset")["refined"] == "2"  # where the row ends
-    # Over an empty cell: frog is never refined to dog.
+    assert page.js("document.activeElement.dataset")["refined"] == "2"  # the end of the row
+    # Across an empty cell: frog is never refined to dog.
     page.press(Keys.ARROW_DOWN, Keys.ARROW_LEFT)
     assert page.js("{...document.activeElement.dataset}") == {"given": "2", "refined": "0"}
     page.press(Keys.ENTER)
@@ -113,7 +113,7 @@ def test_classes_are_sorted_and_may_be_empty(page):
     assert first()[0] == "dog" and first()[-1] == "never seen"  # most changed first
     assert page.text("#class-table tbody tr:last-child").count("no samples") == 2
     page.click("#class-table thead th:nth-child(2)")
-    page.until(lambda: first()[:2] == ["never seen", ATTACK])  # drawn a little later
+    page.until(lambda: first()[:2] == ["never seen", ATTACK])  # redrawn a little later
 
 
 def test_missing_and_broken_images(open_page):
@@ -156,7 +156,7 @@ def test_narrow_windows(page_with_curves):
     assert overhang() == 0
     assert (
         page.js("document.querySelector('#class-table').scrollWidth") > width
-    )  # something is wide
+    )  # the table is wider than the window
 
 
 def test_dark_scheme(page_with_curves):

@@ -96,7 +96,7 @@ def test_mark_by_mouse_and_reload(page):
     page.open()
     assert (page.mark_of(4), page.mark_of(2), page.mark_of(0)) == ("fix", "unsure", None)
     assert page.text("#mark-counts") == "2 of 60 marked: 0 keep, 1 fix, 1 unsure"
-    page.click('.card[data-id="4"] [data-mark="fix"]')  # again: takes it away
+    page.click('.card[data-id="4"] [data-mark="fix"]')  # again: removes it
     assert page.mark_of(4) is None
     assert page.stored() == {"2": "unsure"}
 
@@ -115,7 +115,7 @@ def test_keys_mark_and_move(page):
     assert page.focused() == per_line > 1
     page.press(Keys.ARROW_UP, Keys.ARROW_LEFT, Keys.END)
     assert page.focused() == 23
-    page.press(Keys.ARROW_RIGHT)  # on to the next page, and back
+    page.press(Keys.ARROW_RIGHT)  # to the next page and back
     assert page.focused() == 24
     page.press(Keys.ARROW_LEFT, Keys.HOME)
     assert page.focused() == 0
@@ -132,7 +132,7 @@ def test_keys_do_not_mark_while_typing_or_with_modifiers(page):
 
 
 def test_keyboard_alone(page):
-    """The skip link, then Tab: the first card, its buttons, and out of the list again."""
+    """The skip link, then Tab to the first card, its buttons, and out of the list."""
     page.press(Keys.TAB)
     assert page.js("document.activeElement.className") == "skip"
     page.press(Keys.ENTER)
@@ -159,7 +159,7 @@ def test_filter_by_mark(page):
     assert page.ids() == [0, 1, 2]
     page.choose("filter-mark", "none")
     assert page.ids() == by_score()[3:27]
-    # What is marked leaves the list, the focus goes to the card that takes its place.
+    # A marked card leaves the list; the focus moves to the card in its place.
     page.focus(4)
     page.press("1")
     assert page.ids() == [3, *by_score()[5:28]]
@@ -234,7 +234,7 @@ def test_export(page):
         expected = report().suspects[int(row["id"])]
         mark = marks[expected.id]
         label = {"keep": expected.given, "fix": expected.refined, "unsure": ""}[mark]
-        # A path that starts like a formula has an apostrophe in front.
+        # A path with the start of a formula has an apostrophe in front.
         path = f"'{expected.path}" if expected.path.startswith("=") else expected.path
         assert row == {
             "id": str(expected.id),

@@ -20,7 +20,7 @@ def digits():
     return open_dataset("digits", None).split("train")
 
 
-def test_command_writes_what_inject_gives(tmp_path, capsys, digits):
+def test_command_writes_the_labels_of_inject(tmp_path, capsys, digits):
     path = tmp_path / "noisy.npz"
     words = ["--data", "digits", "--kind", "pair", "--rate", "0.45", "--seed", "3"]
     assert main([*words, "--output", str(path)]) == 0
@@ -33,7 +33,7 @@ def test_command_writes_what_inject_gives(tmp_path, capsys, digits):
     ]
 
 
-def test_command_gives_the_pixels_to_instance_noise(tmp_path, digits):
+def test_command_passes_the_pixels_to_instance_noise(tmp_path, digits):
     path = tmp_path / "noisy.npz"
     words = ["--data", "digits", "--kind", "instance", "--rate", "0.3", "--output", str(path)]
     assert main(words) == 0
@@ -115,14 +115,14 @@ def test_command_errors_are_one_line(tmp_path, capsys, monkeypatch, words, messa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_command_overwrites_when_told(tmp_path, capsys, digits):
+def test_command_overwrites_only_if_told(tmp_path, capsys, digits):
     path = tmp_path / "noisy.npz"
     path.write_text("mine")
     words = ["--data", "digits", "--kind", "pair", "--rate", "1", "--output", str(path)]
     assert main(words) == 2
     assert path.read_text() == "mine"
     assert "exists already" in capsys.readouterr().err
-    # Known before the data set is read, which may take long.
+    # Refused before the data set is read, which may take long.
     assert main([*words, "--data", "auto", "--data-root", str(tmp_path / "nosuch")]) == 2
     assert "exists already" in capsys.readouterr().err
     assert main([*words, "--overwrite"]) == 0

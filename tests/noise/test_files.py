@@ -30,7 +30,7 @@ def make_index(n=30, names=("a", "b", "ü"), prefix="train"):
 
 
 def relabelled(index):
-    """The same samples, one with another given label."""
+    """The same samples, one of them with another given label."""
     labels = index.labels.copy()
     labels[4] = (labels[4] + 1) % index.num_classes
     return SampleIndex(index.sample_ids, index.paths, labels, None, index.class_names)
@@ -59,7 +59,7 @@ def test_round_trip(saved):
     assert [file.name for file in path.parent.iterdir()] == ["noisy.npz"]
 
 
-def test_file_holds_no_pickles_and_says_what_it_is(saved):
+def test_content_of_the_file(saved):
     path, noise, index = saved
     with np.load(path, allow_pickle=False) as archive:
         content = {name: archive[name].tolist() for name in archive.files}
@@ -86,7 +86,7 @@ def test_a_subset_gets_the_labels_of_its_ids(saved):
     assert part.requested_rate == 0.4
 
 
-def test_a_file_of_a_subset_serves_that_subset_alone(tmp_path):
+def test_a_file_of_a_subset_is_for_that_subset_alone(tmp_path):
     index = make_index()
     part = index.take(np.arange(10, 20))
     noise = inject(part.labels, num_classes=3, kind="pair", rate=0.5, seed=0)
@@ -108,13 +108,13 @@ def test_a_file_of_a_subset_serves_that_subset_alone(tmp_path):
     ],
     ids=["class-count", "class-names", "more-samples", "paths", "labels", "labels-of-a-subset"],
 )
-def test_a_foreign_data_set_is_refused(saved, change, message):
+def test_another_data_set_is_refused(saved, change, message):
     path, _, index = saved
     with pytest.raises(UserError, match=rf"noisy\.npz: .*{message}"):
         load_labels(path, change(index))
 
 
-def test_a_file_that_is_there_stays(saved):
+def test_an_existing_file_stays(saved):
     path, noise, index = saved
     before = path.read_bytes()
     with pytest.raises(UserError, match=r"noisy\.npz: exists already; .*overwrite"):
@@ -127,7 +127,7 @@ def test_a_file_that_is_there_stays(saved):
     assert load_labels(path, index).tolist() == other.labels.tolist()
 
 
-def test_a_write_that_fails_leaves_what_was_there(saved, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(saved, monkeypatch):
     path, noise, index = saved
     before = path.read_bytes()
 
@@ -153,7 +153,7 @@ def test_places_that_cannot_be_written(saved, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
-def test_file_can_be_read_by_those_whom_the_umask_lets(saved):
+def test_the_mode_of_the_file_follows_the_umask(saved):
     path, *_ = saved
     plain = path.with_name("plain")
     plain.touch()
@@ -166,7 +166,7 @@ def npy(array):
     return buffer.getvalue()
 
 
-def spoilt(**changes):
+def with_arrays(**changes):
     def spoil(path):
         with np.load(path) as archive:
             arrays = {name: archive[name] for name in archive.files}
@@ -185,16 +185,19 @@ def spoilt(**changes):
         (lambda path: path.write_bytes(path.read_bytes()[:-200]), "not a file of noisy labels"),
         (lambda path: path.write_bytes(pickle.dumps([1, 2])), "not a file of noisy labels"),
         (lambda path: path.write_bytes(npy(np.arange(3))), r"\(a single array\)"),
-        (spoilt(ids=None), r"\(ids is not a file"),
-        (spoilt(labels=np.array([None] * 30)), "not a file of noisy labels.*allow_pickle"),
-        (spoilt(labels=np.zeros(30)), "labels is float64"),
-        (spoilt(labels=np.full(30, 3)), "labels holds labels of more than 3 classes"),
-        (spoilt(labels=np.zeros(29, int)), "labels has 29 entries, ids has 30"),
-        (spoilt(ids=np.arange(30)[::-1]), "ids do not ascend"),
-        (spoilt(format=np.array("alr_fast noisy labels 2")), "format .* 2, this version reads"),
+        (with_arrays(ids=None), r"\(ids is not a file"),
+        (with_arrays(labels=np.array([None] * 30)), "not a file of noisy labels.*allow_pickle"),
+        (with_arrays(labels=np.zeros(30)), "labels is float64"),
+        (with_arrays(labels=np.full(30, 3)), "labels holds labels of more than 3 classes"),
+        (with_arrays(labels=np.zeros(29, int)), "labels has 29 entries, ids has 30"),
+        (with_arrays(ids=np.arange(30)[::-1]), "ids do not ascend"),
+        (
+            with_arrays(format=np.array("alr_fast noisy labels 2")),
+            "format .* 2, this version reads",
+        ),
     ],
 )
-def test_files_that_are_no_noisy_labels(saved, spoil, message):
+def test_files_without_noisy_labels(saved, spoil, message):
     path, _, index = saved
     spoil(path)
     with pytest.raises(UserError, match=rf"^.*noisy\.npz: .*{message}") as info:

@@ -40,9 +40,9 @@ def instance_by_hand(labels, num_classes, features, rate, seed):
 @pytest.mark.parametrize("rate", [0.1, 0.45, 0.9])
 def test_instance_is_its_definition(rate, monkeypatch):
     rng = np.random.default_rng(1)
-    labels = rng.choice([0, 1, 3, 4], size=400)  # a class without samples takes its weights too
+    labels = rng.choice([0, 1, 3, 4], size=400)  # class 2 has no samples, but draws its weights
     features = rng.integers(256, size=(400, 3, 2, 2), dtype=np.uint8)
-    monkeypatch.setattr(instance, "BLOCK_BYTES", 8 * 12 * 7)  # seven samples a block
+    monkeypatch.setattr(instance, "BLOCK_BYTES", 8 * 12 * 7)  # seven samples per block
     noise = inject(labels, num_classes=5, kind="instance", rate=rate, seed=6, features=features)
     assert noise.labels.tolist() == instance_by_hand(labels, 5, features, rate, 6)
 
@@ -62,7 +62,7 @@ def test_instance_rate_is_the_mean_of_the_truncated_normal():
 
 
 def test_instance_labels_depend_on_the_sample():
-    # Two kinds of samples in one class: where they go to differs far beyond chance.
+    # Two kinds of samples in one class: their noisy labels differ far beyond chance.
     features = np.repeat(np.random.default_rng(3).normal(size=(2, 50)), 5000, axis=0)
     labels = np.zeros(10_000, dtype=np.int64)
     noise = inject(labels, num_classes=10, kind="instance", rate=0.5, seed=0, features=features)
@@ -74,7 +74,7 @@ def test_instance_labels_depend_on_the_sample():
     assert np.abs(one - two).sum() > 0.5 * (one + two).sum()
 
 
-def test_equal_features_are_as_good_as_none():
+def test_equal_features_make_the_noise_uniform():
     labels = np.zeros(9000, dtype=np.int64)
     noise = inject(
         labels, num_classes=4, kind="instance", rate=0.5, seed=0, features=np.full((9000, 2), 7.0)

@@ -15,7 +15,7 @@ from alr_fast.noise import (
 )
 from helpers.noise_cases import CIFAR10, CIFAR100, CLEAN, FEATURES, NEEDS, K, N, noise_of
 
-# The superclass of each class of CIFAR-100 by id, as the data set's training file holds it.
+# Superclass of each class of CIFAR-100 by id, from the training file of the data set.
 CIFAR100_COARSE = """
     4 1 14 8 0 6 7 7 18 3 3 14 9 18 7 11 3 9 7 11 6 11 5 10 7 6 13 15 3 15 0 11 1 10 12 14 16 9 11 5
     5 19 8 8 15 13 14 17 18 10 16 4 17 4 2 0 17 4 18 17 10 3 2 12 12 16 12 1 9 19 2 10 0 1 16 12 9
@@ -40,7 +40,7 @@ def test_the_kinds():
 
 def test_symmetric_redraws_over_all_classes():
     noise = noise_of("symmetric", 0.4)
-    # 8,000 labels redrawn, a tenth of them onto themselves: binomial(8000, 0.9), +-5 sigma.
+    # 8,000 labels are redrawn, a tenth stays the same: binomial(8000, 0.9), +-5 sigma.
     wrong = int((noise.labels != CLEAN).sum())
     assert abs(wrong - 7200) < 5 * np.sqrt(8000 * 0.9 * 0.1)
     assert noise.realised_rate == wrong / N
@@ -60,12 +60,12 @@ def test_new_labels_are_uniform(kind, share_of_own_class):
     counts = noise_of(kind, 1.0, seed=3).counts
     for k in range(K):
         shares = counts[k] / counts[k].sum()
-        # About 2,000 samples a class: 5 sigma of a share of 0.11 are 0.035.
+        # About 2,000 samples per class: 5 sigma of a share of 0.11 are 0.035.
         assert abs(shares[k] - share_of_own_class) < 0.035
         assert np.abs(np.delete(shares, k) - (1 - share_of_own_class) / (K - 1)).max() < 0.035
 
 
-def test_labels_of_a_seed_stay_what_they_are():
+def test_labels_of_a_seed_do_not_change_between_versions():
     labels = np.arange(10) % 3
     noise = inject(labels, num_classes=3, kind="symmetric", rate=1.0, seed=0)
     assert noise.labels.tolist() == [2, 2, 2, 1, 1, 1, 1, 2, 0, 1]
@@ -88,7 +88,7 @@ def test_asymmetric_flips_cifar10():
     assert noise.realised_rate == 0.5
 
 
-def test_asymmetric_goes_by_name_not_by_id():
+def test_asymmetric_finds_classes_by_name():
     names = ("Dog", "horse", "cat", "deer", "airplane", "bird", "automobile", "truck", "x")
     noise = inject(
         np.arange(9), num_classes=9, kind="asymmetric", rate=1.0, seed=0, class_names=names
@@ -96,7 +96,7 @@ def test_asymmetric_goes_by_name_not_by_id():
     assert noise.labels.tolist() == [2, 1, 0, 1, 4, 4, 6, 6, 8]
 
 
-def test_asymmetric_without_its_classes_names_kinds_that_fit():
+def test_asymmetric_for_other_classes_suggests_kinds_that_fit():
     with pytest.raises(
         UserError, match=r"classes of CIFAR-10 and of digits.* kinds that fit: sym"
     ) as info:
@@ -152,7 +152,7 @@ def test_flips_inside_a_superclass(kind, inside):
     assert (coarse[noise.labels] == coarse).sum() == inside
 
 
-def test_superclass_goes_to_the_next_id_by_name():
+def test_superclass_finds_classes_by_name():
     names = tuple(name.replace("_", " ").title() for name in reversed(CIFAR100))
     noise = inject(
         np.arange(100),
@@ -196,9 +196,9 @@ def test_flips_are_exact_in_every_class(kind, sources):
     assert noise.realised_rate == flipped.sum() / N
 
 
-def test_flips_fall_anywhere_in_a_class():
+def test_flips_are_random_within_a_class():
     noise = inject(np.zeros(10_000, np.int64), num_classes=2, kind="pair", rate=0.5, seed=0)
-    # Half of 10,000 without order: of each 1,000 in a row 500 flip, sigma 15.
+    # Half of 10,000 in random order: about 500 of 1,000 consecutive labels flip, sigma 15.
     flipped = noise.labels.reshape(10, 1000).sum(axis=1)
     assert np.abs(flipped - 500).max() < 5 * 15
     assert flipped.std() > 1
@@ -232,7 +232,7 @@ def test_matrix_takes_the_uniform_numbers_row_by_row():
     assert noise.labels.tolist() == expected
 
 
-def test_matrix_rows_that_are_a_little_short_of_one_give_no_label_too_many(monkeypatch):
+def test_matrix_rows_that_sum_to_less_than_one_yield_no_label_out_of_range(monkeypatch):
     monkeypatch.setattr(injection, "ROW_SUM_TOLERANCE", 0.5)
     labels = np.zeros(10_000, dtype=np.int64)
     noise = inject(
@@ -277,7 +277,7 @@ def test_rate_zero_changes_nothing(kind):
 
 
 @pytest.mark.parametrize("kind", NOISE_MODELS)
-def test_input_is_left_alone_and_seed_decides(kind):
+def test_input_is_not_modified_and_the_seed_decides(kind):
     labels, features = CLEAN.copy(), FEATURES.copy()
     first, again, other = (noise_of(kind, 0.5, seed, labels) for seed in (1, 1, 2))
     assert np.array_equal(labels, CLEAN)
@@ -292,7 +292,7 @@ def test_input_is_left_alone_and_seed_decides(kind):
 
 
 @pytest.mark.parametrize("kind", NOISE_MODELS)
-def test_the_report_counts_what_happened(kind):
+def test_counts_and_realised_rate(kind):
     noise = noise_of(kind, 0.5)
     expected = np.zeros_like(noise.counts)
     np.add.at(expected, (CLEAN, noise.labels), 1)
@@ -301,7 +301,7 @@ def test_the_report_counts_what_happened(kind):
     assert np.array_equal(noise.original, CLEAN)
 
 
-def test_the_report_keeps_labels_of_its_own():
+def test_the_result_keeps_a_copy_of_the_labels():
     labels = np.array([0, 1, 2])
     noise = inject(labels, num_classes=3, kind="pair", rate=1.0, seed=0)
     labels[:] = 0
@@ -324,7 +324,7 @@ def test_rate_outside_the_unit_interval(rate):
         noise_of("symmetric", rate)
 
 
-def test_unknown_kind_lists_what_there_is():
+def test_unknown_kind_lists_the_kinds():
     with pytest.raises(UserError, match=r"nosuch.*symmetric-exclusive.*matrix"):
         noise_of("nosuch", 0.1)
 

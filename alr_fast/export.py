@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_status(lambda: run(_parser().parse_args(argv)))
 
 
+@naming_options(root="data-root")
 def run(options: argparse.Namespace) -> None:
     """Writes the table and, with ``--transition``, the matrix.
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from alr_fast.labels.table import summary_lines
 from alr_fast.training.open_run import NEEDED, add_run_arguments
 from alr_fast.utils.command import CommandParser, exit_status, need
@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_status(lambda: run(_parser().parse_args(argv)))
 
 
+@naming_options(root="data-root")
 def run(options: argparse.Namespace) -> None:
     """Writes the page.
 

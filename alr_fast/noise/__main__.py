@@ -28,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_status(lambda: print(run(_parser().parse_args(argv))))
 
 
-@naming_options(kind="kind", rate="rate", seed="seed", matrix="matrix")
+@naming_options(
+    name="data", root="data-root", kind="kind", rate="rate", seed="seed", matrix="matrix"
+)
 def run(options: argparse.Namespace) -> str:
     """Reads, injects and writes; returns a line about the result.
 

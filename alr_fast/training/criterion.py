@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alr_fast.data.index import SampleIndex
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from alr_fast.losses import Loss
 from alr_fast.noise import read_matrix
 from alr_fast.noise.transition import (
@@ -166,7 +166,8 @@ def _transition(run: "Run") -> NDArray[np.float64]:
     probabilities = np.concatenate([p for p, _ in parts])
     labels = np.concatenate([given for _, given in parts])
     if options.source == "anchor":
-        return estimate_anchor(probabilities, percentile=options.percentile)
+        with naming_options(percentile="transition.percentile"):
+            return estimate_anchor(probabilities, percentile=options.percentile)
     return estimate_confident(probabilities, labels)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alr_fast.data.label_table import is_label_table
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import FOLDER_RECIPE, WEIGHTS, Config, words
 from alr_fast.training.methods import METHODS, checked_options, takes_transition, teacher_of
 
@@ -123,7 +123,8 @@ def resolve(config: Config) -> Config:
             )
     if data.std is not None and not all(0 < value < math.inf for value in data.std):
         raise UserError(f"--data.std {data.std}: must be above 0")
-    check_noise(config.noise.kind, config.noise.rate)
+    with naming_options(kind="noise.kind", rate="noise.rate"):
+        check_noise(config.noise.kind, config.noise.rate)
     if (config.noise.kind == "matrix") != (config.noise.matrix is not None):
         raise UserError("--noise.kind matrix and --noise.matrix FILE: give both or neither")
 

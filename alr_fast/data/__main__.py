@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from alr_fast.utils.command import CommandParser, exit_status
 
 PROG = "python -m alr_fast.data"
@@ -35,11 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.workers = usable_cores()
         if options.workers < 1:
             raise UserError(f"--workers {options.workers}: must be 1 or more")
-        try:
+        with naming_options(name="data", exclude="exclude", table="exclude"):
             return options.run(options)
-        except UserError as error:  # data sets speak of the options of training
-            message = str(error).replace("--data.exclude", "--exclude")
-            raise UserError(message.removeprefix("--data-root ")) from None
 
     return exit_status(action, interrupted="interrupted; the next call goes on from here")
 

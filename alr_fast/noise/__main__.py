@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from alr_fast.noise.files import check_output, read_matrix, save_labels
 from alr_fast.noise.injection import NOISE_MODELS, check_noise, inject, needs_features
 from alr_fast.utils.command import CommandParser, exit_status
@@ -58,7 +58,8 @@ def run(options: argparse.Namespace) -> str:
     if not options.overwrite:
         check_output(options.output, overwrite=False)
 
-    split = open_dataset(options.data, options.data_root).split("train")
+    with naming_options(name="data", root="data-root"):
+        split = open_dataset(options.data, options.data_root).split("train")
     index = split.index
     features, remark = None, ""
     if needs_features(options.kind):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alr_fast.data.index import SampleIndex
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from alr_fast.losses import Loss
 from alr_fast.noise import read_matrix
 from alr_fast.noise.transition import (
@@ -65,8 +65,9 @@ def check_methods(config: "Config", index: "SampleIndex", *, channels: int, size
                 check_net(config.transition.net, "transition.net")
             elif parameter.name == "teacher":
                 if is_label_table(option):
-                    for _ in read_probabilities(option, index, option=f"{name}.teacher"):
-                        pass  # all of it, before other methods are trained
+                    with naming_options(table=f"{name}.teacher"):
+                        for _ in read_probabilities(option, index):
+                            pass  # all of it, before other methods are trained
                 else:
                     check_net(option, f"{name}.teacher")
             elif parameter.annotation is Tensor:

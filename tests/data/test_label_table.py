@@ -193,7 +193,7 @@ def test_a_list_of_broken_files_is_no_table_of_labels(trained, tmp_path):
     path = tmp_path / "list.csv"
     write_exclusions(path, [(i, index.paths[i], "cut off") for i in (3, 1000)])
     assert read_left_out(path, index, 0.5) is None
-    assert read_exclusions(path, index).tolist() == [3, 1000]
+    assert read_exclusions(path, index) == {3: "cut off", 1000: "cut off"}
     ids = trained("--data.exclude", str(path))["ids"].tolist()
     assert ids == [i for i in range(1437) if i not in (3, 1000)]
 
@@ -212,19 +212,19 @@ def test_a_table_that_is_not_there(tmp_path, capsys):
     message = message_of(capsys, *argv, "--labels", str(path))
     assert f"--data.label_file {path}: no such file" in message
     message = message_of(capsys, *argv, "--data.exclude", str(path))
-    assert f"--data.exclude {path}: No such file or directory; name a file that" in message
+    assert f"--data.exclude {path}: no such file; pass a list of" in message
     message = message_of(
         capsys, *argv, "--methods", "distillation", "--distillation.teacher", str(path)
     )
     assert f"--distillation.teacher {path}: neither a method" in message
-    with pytest.raises(UserError, match=f"--x {tmp_path}/none.parquet: .*; name a file that"):
-        read_labels(str(tmp_path / "none.parquet"), small_index(), None, option="x")
+    with pytest.raises(UserError, match=f"table {tmp_path}/none.parquet: .*; name a file that"):
+        read_labels(str(tmp_path / "none.parquet"), small_index(), None)
 
 
 def small_index(classes=3, names=None):
     ids = np.array([0, 2, 3, 7])  # as of a split of which some samples are left out
     return SampleIndex(
-        ids=ids,
+        sample_ids=ids,
         paths=[f"p{i}" for i in ids] if names is None else names,
         labels=np.array([0, 1, 2, 0]),
         clean_labels=None,
@@ -259,12 +259,12 @@ def write(request, tmp_path):
 
 
 def labels_of(path, index=None, key=None):
-    labels, listed = read_labels(str(path), index or small_index(), key, option="labels")
+    labels, listed = read_labels(str(path), index or small_index(), key)
     return labels.tolist(), listed
 
 
 def probabilities_of(path, index=None):
-    parts = list(read_probabilities(str(path), index or small_index(), option="labels"))
+    parts = list(read_probabilities(str(path), index or small_index()))
     return np.concatenate([rows for rows, _ in parts]), np.concatenate([p for _, p in parts])
 
 
@@ -304,7 +304,7 @@ def test_names_of_classes_are_compared_where_there_is_a_label(write):
 def test_whole_numbers_as_columns_with_gaps_have_them(write):
     path = write({"id": ["0.0", "2"], "path": ["p0", "p2"], "label": ["1.0", "2.0"]})
     assert labels_of(path) == ([1, 2, 2, 0], 2)
-    with pytest.raises(UserError, match=r"column label holds no whole numbers .*1\.5"):
+    with pytest.raises(UserError, match=r"column label does not contain integers .*1\.5"):
         labels_of(write(GOOD | {"label": ["1.5", "2"]}))
 
 
@@ -336,13 +336,13 @@ def test_soft_labels_of_samples_that_are_left_out_are_passed_over(write):
 
 
 def test_long_tables_come_in_batches(write, monkeypatch):
-    monkeypatch.setattr("alr_fast.data.label_table._BATCH", 1)
+    monkeypatch.setattr("alr_fast.data.label_table._BATCH_VALUES", 10)
     ids = np.arange(20)
     index = SampleIndex(ids, [f"p{i}" for i in ids], ids % 3, None, ("a", "b", "c"))
     rows = np.eye(3)[(ids + 1) % 3].tolist()
     lines = {"id": ids.tolist(), "path": list(index.paths), "probabilities": rows}
     path = write(lines | {"label": ((ids + 1) % 3).tolist(), "score": (ids / 20).tolist()})
-    batches = list(read_probabilities(str(path), index, option="labels"))
+    batches = list(read_probabilities(str(path), index))
     assert [len(found) for found, _ in batches] == [3] * 6 + [2]
     assert np.concatenate([p for _, p in batches]).tolist() == rows
     assert labels_of(path, index) == (((ids + 1) % 3).tolist(), 20)
@@ -379,7 +379,7 @@ def test_samples_that_are_left_out_by_mark_and_by_score(write):
     if write.kind == "csv":  # it may be a list of broken files
         assert read_left_out(write(lines), small_index(), 0.5) is None
     else:
-        with pytest.raises(UserError, match="has neither a column score nor mark"):
+        with pytest.raises(UserError, match="has neither a column score nor a column mark"):
             read_left_out(write(lines), small_index(), 0.5)
 
 
@@ -396,7 +396,7 @@ GOOD = {"id": [0, 2], "path": ["p0", "p2"], "label": [1, 2]}
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ({"path": ["p0"], "label": [1]}, "has no column id; it has path, label. Name the file of"),
+        ({"path": ["p0"], "label": [1]}, "has no column id; it has path, label; pass a table of"),
         ({"id": [0], "label": [1]}, "has no column path; it has id, label"),
         ({"id": [0], "path": ["p0"]}, "has no column refined_label; it has id, path"),
         (GOOD | {"id": [0, 1]}, r"its sample 1 \(p2\) is not in this data set; pass the data"),
@@ -404,21 +404,21 @@ GOOD = {"id": [0, 2], "path": ["p0", "p2"], "label": [1, 2]}
         (GOOD | {"id": [-1, 2]}, r"its sample -1 \(p0\) is not in this data set"),
         (GOOD | {"path": ["p0", "q2"]}, r"its sample 2 \(q2\) is not in this data set"),
         (GOOD | {"path": ["''p0", "p2"]}, r"its sample 0 \(''p0\) is not in this data set"),
-        (GOOD | {"id": ["0", "x"]}, "column id holds no whole numbers .*'x'"),
-        (GOOD | {"id": ["0", "1" + 20 * "0"]}, "column id holds no whole numbers"),
+        (GOOD | {"id": ["0", "x"]}, "column id does not contain integers .*'x'"),
+        (GOOD | {"id": ["0", "1" + 20 * "0"]}, "column id does not contain integers"),
         (GOOD | {"id": [2, 2], "path": ["p2", "p2"]}, "lists a sample twice; keep one line"),
         (
             GOOD | {"label": [1, 3]},
             "column label has the label 3; the data set has 3 classes, 0 to",
         ),
         (GOOD | {"label": [-1, 2]}, "column label has the label -1; the data set has 3 classes"),
-        (GOOD | {"label": ["cat", "2"]}, "column label holds no whole numbers .*'cat'"),
-        (GOOD | {"label": ["1" + 20 * "0", "2"]}, "column label holds no whole numbers"),
+        (GOOD | {"label": ["cat", "2"]}, "column label does not contain integers .*'cat'"),
+        (GOOD | {"label": ["1" + 20 * "0", "2"]}, "column label does not contain integers"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(write, lines, message):
     path = write(lines)
-    with pytest.raises(UserError, match=f"^--labels {path}: {message}"):
+    with pytest.raises(UserError, match=f"^table {path}: {message}"):
         labels_of(path)
 
 
@@ -428,10 +428,10 @@ SURE = [[1.0, 0, 0], [0, 0.5, 0.5]]
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([[1.0, 0, 0], [0.5, 0.5, 0.1]], "the probabilities of sample 2 are no distribution"),
-        ([[0.0, 0, 0], [1, 0, 0]], "the probabilities of sample 0 are no distribution"),
-        ([[1.2, -0.2, 0], [1, 0, 0]], "the probabilities of sample 0 are no distribution"),
-        ([[np.nan, 0.5, 0.5], [1, 0, 0]], "the probabilities of sample 0 are no distribution"),
+        ([[1.0, 0, 0], [0.5, 0.5, 0.1]], "the probabilities of sample 2 are not a distribution"),
+        ([[0.0, 0, 0], [1, 0, 0]], "the probabilities of sample 0 are not a distribution"),
+        ([[1.2, -0.2, 0], [1, 0, 0]], "the probabilities of sample 0 are not a distribution"),
+        ([[np.nan, 0.5, 0.5], [1, 0, 0]], "the probabilities of sample 0 are not a distribution"),
         ([[1.0, 0], [0, 1]], "has (2 probabilities a row, the data set 3 classes|no column p2)"),
         ([[1.0, 0, 0, 0]] * 2, "has (4 probabilities a row|no probabilities of 3 classes)"),
     ],
@@ -439,7 +439,7 @@ SURE = [[1.0, 0, 0], [0, 0.5, 0.5]]
 def test_probabilities_that_do_not_fit_are_refused(write, rows, message):
     path = write({"id": [0, 2], "path": ["p0", "p2"], "probabilities": rows})
     for read in (probabilities_of, lambda path: labels_of(path, key="probabilities")):
-        with pytest.raises(UserError, match=f"^--labels {path}: {message}"):
+        with pytest.raises(UserError, match=f"^table {path}: {message}"):
             read(path)
 
 
@@ -454,20 +454,20 @@ def test_a_table_without_probabilities(write):
 def test_a_list_of_samples_to_leave_out_that_does_not_fit(write, column):
     lines = {"id": [0, 5], "path": ["p0", "p5"], column: ["0.7", "0.8"]}
     path = write(lines)
-    with pytest.raises(UserError, match=rf"--data.exclude {path}: its sample 5 \(p5\) is not"):
+    with pytest.raises(UserError, match=rf"table {path}: its sample 5 \(p5\) is not"):
         read_left_out(path, small_index(), 0.5)
 
 
 def test_scores_that_are_no_numbers(write):
     path = write({"id": [0], "path": ["p0"], "score": ["high"]})
-    with pytest.raises(UserError, match=f"{path}: column score holds no numbers"):
+    with pytest.raises(UserError, match=f"{path}: column score does not contain numbers"):
         read_left_out(path, small_index(), 0.5)
 
 
 def test_probabilities_that_are_no_numbers(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("id,path,p0,p1,p2\n0,p0,1,0,none\n")
-    with pytest.raises(UserError, match=f"{path}: its probabilities are no numbers"):
+    with pytest.raises(UserError, match=f"{path}: its probabilities are not numbers"):
         probabilities_of(str(path))
 
 
@@ -482,7 +482,7 @@ def test_probabilities_that_are_no_numbers(tmp_path):
 def test_probabilities_that_are_no_lists_of_one_length(tmp_path, column):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"id": [0, 2], "path": ["p0", "p2"], "probabilities": column}), path)
-    with pytest.raises(UserError, match=f"{path}: column probabilities holds no lists of one len"):
+    with pytest.raises(UserError, match=f"{path}: column probabilities does not contain lists of"):
         probabilities_of(path)
 
 
@@ -508,16 +508,19 @@ def test_other_classes_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,path,label\n0,p0,1\n2,p2\n", ", line 3: has not as many fields as the header; corr"),
-        ("id,path,label\n0,p0,1,4\n", ", line 2: has not as many fields as the header"),
+        ("id,path,label\n0,p0,1\n2,p2\n", ", line 3: 2 fields, the header has 3; correct the line"),
+        ("id,path,label\n0,p0,1,4\n", ", line 2: 4 fields, the header has 3"),
         ("", ": has no column refined_label"),
-        ("id,path,label\n0,p0," + "1" * 200_000, ": is not a CSV table: field larger than"),
+        (
+            "id,path,label\n0,p0," + "1" * 200_000,
+            ", line 2: field larger than .*; correct it",
+        ),
     ],
 )
 def test_lines_of_a_csv_that_are_wrong(tmp_path, text, message):
     path = tmp_path / "a.csv"
     path.write_text(text)
-    with pytest.raises(UserError, match=f"^--labels {path}{message}"):
+    with pytest.raises(UserError, match=f"^table {path}{message}"):
         labels_of(str(path))
 
 
@@ -532,7 +535,7 @@ def test_a_broken_parquet_file(tmp_path, keep):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table(GOOD), path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match=f"^--labels {path}: cannot be read as Parquet .*export it"):
+    with pytest.raises(UserError, match=f"^table {path}: cannot be read as Parquet .*; write it"):
         labels_of(str(path))
 
 
@@ -540,7 +543,7 @@ def fill_shard(world, path):
     index = small_index()
     rows = np.array([[3, 0], [1, 2]][world.rank])
     target = torch.full((2, 3), -1.0)
-    fill_rows(target, path, index, rows, option="labels")
+    fill_rows(target, path, index, rows)
     return target.tolist()
 
 

@@ -212,9 +212,9 @@ def test_cifar100(tmp_path, pick, meta):
         ({"labels": [0] * 19}, "19 labels for 20 images"),
         ({"labels": [0] * 19 + [10]}, "label 10 of image 19 is out of range, labels are 0 to 9"),
         ({"labels": [-1] + [0] * 19}, "label -1 of image 0 is out of range"),
-        ({"labels": ["cat"] * 20}, "'labels' is not a list of whole numbers"),
-        ({"labels": [2**70] * 20}, "'labels' is not a list of whole numbers"),
-        ({"labels": None}, "'labels' is not a list of whole numbers"),
+        ({"labels": ["cat"] * 20}, "'labels' is not a list of integers"),
+        ({"labels": [2**70] * 20}, "'labels' is not a list of integers"),
+        ({"labels": None}, "'labels' is not a list of integers"),
         ({"data": np.zeros((20, 3000), np.uint8)}, "shape [20, 3000], expected [N, 3072]"),
         ({"data": np.zeros((20, 3, 32, 32), np.uint8)}, "not a uint8 array [N, 3072]"),
         ({"data": np.zeros((20, 3072), np.int8)}, "not a uint8 array [N, 3072]"),
@@ -386,8 +386,8 @@ def test_cifar_n_in_another_order_is_refused(tmp_path, clean):
             "label 10 of sample 0 in 'worse_label' is out of range",
         ),
         ({"worse_label": np.full(100, -1)}, "label -1 of sample 0 in 'worse_label'"),
-        ({"worse_label": np.zeros(100)}, "'worse_label' is not a list of whole numbers"),
-        ({"worse_label": torch.zeros(100)}, "holds torch tensors|asks for torch"),
+        ({"worse_label": np.zeros(100)}, "'worse_label' is not a list of integers"),
+        ({"worse_label": torch.zeros(100)}, "contains torch tensors|asks for torch"),
     ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
@@ -852,7 +852,7 @@ TEST = "z,0,test"
         ([HEADER, "a,0,train", "/b,1,train", TEST], ", line 3: '/b' leads out"),
         ([HEADER, "a,0,train", "b,1,train", "a,0,train", TEST], ", line 4: names 'a' again"),
         ([HEADER, "a,0,train", "b,-1,train", TEST], ", line 3: label -1 is out of range"),
-        ([HEADER, "a,0,train", "b,cat,train", TEST], ", line 3: label 'cat' is no whole"),
+        ([HEADER, "a,0,train", "b,cat,train", TEST], ", line 3: label 'cat' is not an integer"),
         ([HEADER, "a,0,train", "b,2,train", TEST], ", line 3: label 2, but no row has label 1"),
         ([HEADER, "a,1.0,train", "b,0.0,train", TEST], ", line 2: label '1.0' is a fraction"),
         ([HEADER, "a,0,train", "b,0,train", TEST], ": only one class (0)"),
@@ -889,7 +889,7 @@ def test_auto_says_what_it_looked_for(tmp_path):
         assert "\n" not in layout.looked_for
         assert {"train", "test"} <= set(layout.splits)
         assert f"looked for {layout.name}: {layout.looked_for}" in refused(tmp_path, layout.name)
-    assert refused(tmp_path / "readme", "auto").startswith(f"--data-root {tmp_path}/readme: is not")
+    assert refused(tmp_path / "readme", "auto").startswith(f"root {tmp_path}/readme: is not")
 
 
 def test_a_folder_of_classes_stays_one(tmp_path):

@@ -1,7 +1,7 @@
-"""Food-101N: 310k images of 101 dishes with the labels of web searches, tested on Food-101.
+"""Food-101N: 310k images of 101 dishes, labelled by web searches, and Food-101 for testing.
 
-``meta/imagelist.tsv``, ``meta/classes.txt``, ``images/<class>/``; and Food-101's
-``meta/test.txt`` and images, merged into the same folders or in ``food-101/`` in or beside them.
+``meta/imagelist.tsv``, ``meta/classes.txt``, ``images/<class>/``; and ``meta/test.txt`` and images
+of Food-101, in the same folders, or in ``food-101/`` in the root or beside it.
 """
 
 import os
@@ -33,7 +33,7 @@ def read(found: Found, split: str) -> Listing:
 
     Raises:
         UserError: A file or folder is missing, or a line names no class of ``classes.txt``, leaves
-            the root or stood there before; the message names list and line.
+            the root or repeats an earlier one; the message names list and line.
     """
     root = found.root
     class_names = _class_names(root / _CLASSES)

@@ -117,12 +117,12 @@ def read_probabilities(
 
 def _probabilities(samples: "_Samples", columns: list[NDArray[Any]]) -> NDArray[np.float32]:
     """Probabilities, float32 [M, L], from a column of lists or from L columns."""
+    if len(columns) == 1 and columns[0].ndim == 1:
+        samples.fail(f"column {PROBABILITIES} does not contain lists of one length")
     try:
-        if len(columns) > 1:
-            return np.stack([column.astype(np.float32) for column in columns], axis=1)
-        if columns[0].ndim == 1:
-            samples.fail(f"column {PROBABILITIES} does not contain lists of one length")
-        return columns[0].astype(np.float32)
+        if len(columns) == 1:
+            return columns[0].astype(np.float32)
+        return np.stack([column.astype(np.float32) for column in columns], axis=1)
     except ValueError as error:
         samples.fail(f"its probabilities are not numbers ({error})")
 

@@ -1,17 +1,15 @@
 """Unreadable images: named once, counted, limited to a share of a split, and listed in files."""
 
+import contextlib
 import csv
 import hashlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from alr_fast.data.datasets import Split, cache_folder
 from alr_fast.data.index import SampleIndex
-from alr_fast.data.tables import TableError, as_text, open_table, whole_numbers
+from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.errors import UserError
 from alr_fast.utils.files import replacing, writing
 
@@ -171,32 +169,20 @@ def read_exclusions(table: Path, index: SampleIndex) -> dict[int, str]:
             names = [name for name in EXCLUSION_COLUMNS if name in listed.columns]
             if names[:2] != ["id", "path"]:
                 raise TableError(
-                    str(table), f"is no exclusion list, it lacks the columns id and path; {_REMEDY}"
+                    table, f"is no exclusion list, it lacks the columns id and path; {_REMEDY}"
                 )
             for batch in listed.batches(names, _BATCH_ROWS):
-                columns = {name: as_text(column) for name, column in batch.columns.items()}
-                rows = _rows_of(columns, index, table)
-                reasons |= zip(rows.tolist(), columns.get("reason", [""] * len(rows)), strict=True)
+                columns = (as_text(batch.columns[name]) for name in names)
+                for sample_id, path, *reason in zip(*columns, strict=True):
+                    reasons[_row_of(sample_id, path, index, table)] = "".join(reason)
     except TableError as error:
         raise UserError(str(error), argument="table", value=error.where) from error
     return dict(sorted(reasons.items()))
 
 
-def _rows_of(
-    columns: dict[str, NDArray[np.object_]], index: SampleIndex, table: Path
-) -> NDArray[np.int64]:
-    try:
-        rows = index.find_rows(whole_numbers(columns["id"]))
-    except ValueError as error:
-        raise TableError(
-            str(table), f"column id does not contain integers ({error}); {_REMEDY}"
-        ) from error
-    known = rows >= 0
-    paths = np.array(list(index.paths.take(rows[known])), dtype=object)
-    known[known] = columns["path"][known] == paths
-    if not known.all():
-        sample_id, path = (columns[name][~known][0] for name in ("id", "path"))
-        raise TableError(
-            str(table), f"its sample {sample_id} ({path}) is not in this data set; {_REMEDY}"
-        )
-    return rows
+def _row_of(sample_id: str, path: str, index: SampleIndex, table: Path) -> int:
+    with contextlib.suppress(KeyError, ValueError):
+        row = int(index.rows_of([int(sample_id)])[0])
+        if index.paths[row] == path:
+            return row
+    raise TableError(table, f"its sample {sample_id} ({path}) is not in this data set; {_REMEDY}")

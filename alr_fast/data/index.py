@@ -10,7 +10,7 @@ import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, SupportsIndex, overload
+from typing import SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,12 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 from alr_fast.errors import UserError
 
 _CHUNK = 1 << 16  # paths that are converted at once
-
-
-class Digest(Protocol):
-    """A hash of `hashlib`."""
-
-    def update(self, data: bytes, /) -> None: ...
 
 
 class PathTable(Sequence[str]):
@@ -79,7 +73,7 @@ class PathTable(Sequence[str]):
         return os.fsdecode(self.blob[self.starts[row] : self.ends[row] - 1].tobytes())
 
     def __iter__(self) -> Iterator[str]:
-        for chunk in self._chunks():
+        for chunk in self.chunks():
             yield from os.fsdecode(chunk[:-1]).split("\0")
 
     def __eq__(self, other: object) -> bool:
@@ -89,13 +83,8 @@ class PathTable(Sequence[str]):
         """The paths of these rows; shares the bytes, does not copy them."""
         return PathTable(self.blob, self.starts[rows], self.ends[rows])
 
-    def update(self, digest: Digest) -> None:
-        """Feeds every path with its zero byte to a hash, in order."""
-        for chunk in self._chunks():
-            digest.update(chunk)
-
-    def _chunks(self) -> Iterator[bytes]:
-        """The bytes of many paths at a time, each path with its zero byte."""
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes of all paths in order, each with its zero byte, many paths at a time."""
         for first in range(0, len(self), _CHUNK):
             starts, ends = self.starts[first : first + _CHUNK], self.ends[first : first + _CHUNK]
             if (starts[1:] == ends[:-1]).all():
@@ -184,7 +173,8 @@ class SampleIndex:
     def sample_fingerprint(self) -> str:
         """SHA-256 (hex) of ids and relative paths: equal for the same samples, on any machine."""
         digest = hashlib.sha256(self.sample_ids.astype("<i8").tobytes())
-        self.paths.update(digest)
+        for chunk in self.paths.chunks():
+            digest.update(chunk)
         return digest.hexdigest()
 
     def label_fingerprint(self) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.index import SampleIndex
-from alr_fast.data.tables import Table, TableError, as_text, open_table, whole_numbers
+from alr_fast.data.tables import Table, TableError, as_text, open_table
 from alr_fast.errors import UserError
 
 SUFFIXES = (".csv", ".parquet")
@@ -195,7 +195,7 @@ class _Samples:
         size = max(_BATCH_VALUES // self._index.num_classes, 1)
         for batch in self._table.batches(list(wanted), size):
             found = batch.columns
-            rows = self._index.find_rows(self._whole_numbers("id", found["id"]))
+            rows = self._index.find_rows(self._integers("id", found["id"]))
             if ignore_unknown:
                 found = {name: column[rows >= 0] for name, column in found.items()}
                 rows = rows[rows >= 0]
@@ -211,13 +211,17 @@ class _Samples:
     def labels(self, name: str, columns: Columns) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
         """Rows of a batch with a label in this column, bool [M], and the labels, int64 [<= M]."""
         filled = np.array([text.strip() != "" for text in as_text(columns[name])], dtype=bool)
-        return filled, self._whole_numbers(name, columns[name][filled])
+        return filled, self._integers(name, columns[name][filled])
 
-    def _whole_numbers(self, name: str, column: NDArray[Any]) -> NDArray[np.int64]:
+    def _integers(self, name: str, column: NDArray[Any]) -> NDArray[np.int64]:
         try:
-            return whole_numbers(column)
+            numbers = column.astype(np.float64)  # columns with empty cells often contain 1.0
         except ValueError as error:
             self.fail(f"column {name} does not contain integers ({error})")
+        wrong = ~(np.abs(numbers) < 2**53) | (numbers != np.floor(numbers))
+        if wrong.any() or column.ndim > 1:
+            self.fail(f"column {name} does not contain integers ({column[wrong][:1].tolist()})")
+        return numbers.astype(np.int64)
 
     def _check_columns(self, names: Sequence[str]) -> None:
         for name in names:

@@ -4,10 +4,10 @@ Non-UTF-8 bytes become lone surrogates, as in the names of files, see `os.fsdeco
 """
 
 import csv
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,9 +23,9 @@ class TableError(Exception):
         where: The file, with a line or row if one is wrong.
     """
 
-    def __init__(self, where: str, text: str) -> None:
+    def __init__(self, where: str | Path, text: str) -> None:
         super().__init__(text)
-        self.where = where
+        self.where = str(where)
 
 
 @dataclass(frozen=True)
@@ -34,135 +34,32 @@ class Batch:
 
     Attributes:
         numbers: Line (CSV) or row (Parquet) of the file, from 1, int64 [M].
-        columns: For each column by name numbers [M], lists of numbers of one length [M, L], or
-            else texts [M] (dtype object), of which an empty cell is the empty one.
+        columns: Columns by name: numbers [M], lists of numbers of one length [M, L], or texts [M]
+            (dtype object), empty for an empty cell.
     """
 
     numbers: NDArray[np.int64]
     columns: dict[str, NDArray[Any]]
 
 
-class Table(ABC):
+@dataclass(frozen=True)
+class Table:
     """An open table.
 
     Attributes:
         path: Its file.
+        unit: Unit in which the file is counted: ``line`` or ``row``.
         columns: Names of its columns.
         metadata: Metadata of a Parquet file.
-        unit: Unit that the file is counted in: ``line`` or ``row``.
+        batches: ``batches(columns, rows)`` reads these columns from beginning to end, at most
+            ``rows`` rows at a time; raises `TableError` for a wrong line or a damaged file.
     """
 
+    path: Path
     unit: str
-
-    def __init__(self, path: Path, columns: list[str], metadata: dict[bytes, bytes]) -> None:
-        self.path = path
-        self.columns = columns
-        self.metadata = metadata
-
-    @abstractmethod
-    def batches(self, columns: Sequence[str], rows: int) -> Iterator[Batch]:
-        """Reads some columns from beginning to end.
-
-        Args:
-            columns: Their names.
-            rows: Largest number of rows in a batch.
-
-        Raises:
-            TableError: The file is damaged, or a line has another number of fields than the header.
-        """
-
-
-class _CsvTable(Table):
-    unit = "line"
-
-    def __init__(self, path: Path, file: TextIO, delimiters: str) -> None:
-        first = file.readline()
-        headers = {mark: next(_fields(path, [first], mark), (1, []))[1] for mark in delimiters}
-        self._delimiter = max(headers, key=lambda mark: len(headers[mark]))
-        self._file = file
-        super().__init__(path, [name.strip() for name in headers[self._delimiter]], {})
-
-    def batches(self, columns: Sequence[str], rows: int) -> Iterator[Batch]:
-        self._file.seek(0)
-        lines = _fields(self.path, self._file, self._delimiter)
-        next(lines, None)
-        width, chosen = len(self.columns), [self.columns.index(name) for name in columns]
-        while True:
-            numbers: list[int] = []
-            # A list for each column: the garbage collector would traverse a list for each row.
-            texts: list[list[str]] = [[] for _ in columns]
-            for number, fields in islice(lines, rows):
-                if len(fields) != width:
-                    raise TableError(
-                        f"{self.path}, line {number}",
-                        f"{len(fields)} fields, the header has {width}; correct the line, and "
-                        "quote a field that contains a delimiter",
-                    )
-                numbers.append(number)
-                for column, k in zip(texts, chosen, strict=True):
-                    column.append(fields[k])
-            if not numbers:
-                return
-            arrays = [np.array(column, dtype=object) for column in texts]
-            yield Batch(np.array(numbers), dict(zip(columns, arrays, strict=True)))
-
-
-def _fields(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and fields of each line that is not empty."""
-    reader = csv.reader(lines, delimiter=delimiter)
-    try:
-        for fields in reader:
-            if fields:
-                yield reader.line_num, fields
-    except csv.Error as error:
-        raise TableError(f"{path}, line {reader.line_num}", f"{error}; correct it") from error
-
-
-class _ParquetTable(Table):
-    unit = "row"
-
-    def __init__(self, path: Path, file: Any) -> None:
-        self._file = file
-        super().__init__(path, file.schema_arrow.names, file.schema_arrow.metadata or {})
-
-    def batches(self, columns: Sequence[str], rows: int) -> Iterator[Batch]:
-        first = 1
-        for batch in self._file.iter_batches(rows, columns=list(columns)):
-            pairs = zip(batch.schema.names, batch.columns, strict=True)
-            numbers = np.arange(first, first + batch.num_rows)
-            yield Batch(numbers, {name: _from_arrow(column) for name, column in pairs})
-            first += batch.num_rows
-
-
-def _from_arrow(column: Any) -> NDArray[Any]:
-    """A column of a Parquet file as described in `Batch`."""
-    from pyarrow import types
-
-    kind = column.type
-    if column.null_count:
-        values = column.to_pylist()
-    elif types.is_integer(kind) or types.is_floating(kind):
-        return column.to_numpy(zero_copy_only=False)
-    elif types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
-        lengths = np.unique(column.value_lengths().to_numpy(zero_copy_only=False))
-        if len(lengths) == 1:
-            return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, lengths[0])
-        values = column.to_pylist()
-    else:
-        values = column.to_numpy(zero_copy_only=False).tolist()  # several times faster
-    return _texts(values)
-
-
-def _texts(values: list[Any]) -> NDArray[np.object_]:
-    texts = np.empty(len(values), dtype=object)
-    texts[:] = [_text(value) for value in values]
-    return texts
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
-    return "" if value is None else str(value)
+    columns: list[str]
+    metadata: dict[bytes, bytes]
+    batches: Callable[[Sequence[str], int], Iterator[Batch]]
 
 
 @contextmanager
@@ -177,39 +74,106 @@ def open_table(path: Path, delimiters: str = ",") -> Iterator[Table]:
     Raises:
         TableError: The file cannot be read or is not a table.
     """
-    open_as = _open_parquet if path.suffix.lower() == ".parquet" else _open_csv
+    parquet = path.suffix.lower() == ".parquet"
     try:
-        with open_as(path, delimiters) as table:
+        with _open_parquet(path) if parquet else _open_csv(path, delimiters) as table:
             yield table
     except OSError as error:
         raise TableError(
-            str(path), f"{error.strerror or error}; name a file that can be read"
+            path, f"{error.strerror or error}; name a file that can be read"
         ) from error
 
 
 @contextmanager
 def _open_csv(path: Path, delimiters: str) -> Iterator[Table]:
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        yield _CsvTable(path, file, delimiters)
+        first = file.readline()
+        headers = {mark: next(_fields(path, [first], mark), (1, []))[1] for mark in delimiters}
+        delimiter = max(headers, key=lambda mark: len(headers[mark]))
+        header = [name.strip() for name in headers[delimiter]]
+        yield Table(path, "line", header, {}, partial(_csv_batches, path, file, delimiter, header))
+
+
+def _csv_batches(
+    path: Path, file: TextIO, delimiter: str, header: list[str], columns: Sequence[str], rows: int
+) -> Iterator[Batch]:
+    file.seek(0)
+    lines = _fields(path, file, delimiter)
+    next(lines, None)
+    chosen = [header.index(name) for name in columns]
+    while True:
+        numbers: list[int] = []
+        # A list for each column: the garbage collector would traverse a list for each row.
+        texts: list[list[str]] = [[] for _ in columns]
+        for number, fields in islice(lines, rows):
+            if len(fields) != len(header):
+                raise TableError(
+                    f"{path}, line {number}",
+                    f"{len(fields)} fields, the header has {len(header)}; correct the line, and "
+                    "quote a field that contains a delimiter",
+                )
+            numbers.append(number)
+            for column, k in zip(texts, chosen, strict=True):
+                column.append(fields[k])
+        if not numbers:
+            return
+        arrays = [np.array(column, dtype=object) for column in texts]
+        yield Batch(np.array(numbers), dict(zip(columns, arrays, strict=True)))
+
+
+def _fields(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Number and fields of each line that is not empty."""
+    reader = csv.reader(lines, delimiter=delimiter)
+    try:
+        for fields in reader:
+            if fields:
+                yield reader.line_num, fields
+    except csv.Error as error:
+        raise TableError(f"{path}, line {reader.line_num}", f"{error}; correct it") from error
 
 
 @contextmanager
-def _open_parquet(path: Path, delimiters: str) -> Iterator[Table]:
+def _open_parquet(path: Path) -> Iterator[Table]:
     try:
         import pyarrow
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise TableError(
-            str(path), "Parquet needs pyarrow; pip install pyarrow, or write the table as CSV"
+            path, "Parquet needs pyarrow; pip install pyarrow, or write the table as CSV"
         ) from error
     try:
         with ParquetFile(path) as file:
-            yield _ParquetTable(path, file)
+            schema = file.schema_arrow
+            batches = partial(_parquet_batches, file)
+            yield Table(path, "row", schema.names, schema.metadata or {}, batches)
     except pyarrow.ArrowException as error:
         reason = " ".join(str(error).split())
-        raise TableError(
-            str(path), f"cannot be read as Parquet ({reason}); write it again"
-        ) from error
+        raise TableError(path, f"cannot be read as Parquet ({reason}); write it again") from error
+
+
+def _parquet_batches(file: Any, columns: Sequence[str], rows: int) -> Iterator[Batch]:
+    first = 1
+    for batch in file.iter_batches(rows, columns=list(columns)):
+        pairs = zip(batch.schema.names, batch.columns, strict=True)
+        numbers = np.arange(first, first + batch.num_rows)
+        yield Batch(numbers, {name: _from_arrow(column) for name, column in pairs})
+        first += batch.num_rows
+
+
+def _from_arrow(column: Any) -> NDArray[Any]:
+    from pyarrow import types
+
+    kind = column.type
+    if column.null_count:
+        return _texts(column.to_pylist())
+    if types.is_integer(kind) or types.is_floating(kind):
+        return column.to_numpy(zero_copy_only=False)
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        lengths = np.unique(column.value_lengths().to_numpy(zero_copy_only=False))
+        if len(lengths) == 1:
+            return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, lengths[0])
+        return _texts(column.to_pylist())
+    return _texts(column.to_numpy(zero_copy_only=False).tolist())  # faster than to_pylist
 
 
 def as_text(column: NDArray[Any]) -> NDArray[np.object_]:
@@ -217,18 +181,13 @@ def as_text(column: NDArray[Any]) -> NDArray[np.object_]:
     return column if column.dtype == object and column.ndim == 1 else _texts(column.tolist())
 
 
-def whole_numbers(column: NDArray[Any]) -> NDArray[np.int64]:
-    """A column as integers [M]; 1.0 counts as one, as columns with empty cells often have it.
+def _texts(values: list[Any]) -> NDArray[np.object_]:
+    texts = np.empty(len(values), dtype=object)
+    texts[:] = [_text(value) for value in values]
+    return texts
 
-    Raises:
-        ValueError: A value is not an integer.
-    """
-    if column.ndim > 1:
-        raise ValueError("lists")
-    if column.dtype.kind in "iu":
-        return column.astype(np.int64)
-    numbers = column.astype(np.float64)
-    wrong = ~(np.abs(numbers) < 2**63) | (numbers != np.floor(numbers))
-    if wrong.any():
-        raise ValueError(repr(column[wrong][0]))
-    return numbers.astype(np.int64)
+
+def _text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return "" if value is None else str(value)

@@ -374,18 +374,11 @@ def test_excluded_samples_shift_no_id(root, tmp_path, monkeypatch):
     assert [len(split) for split in load(root, exclude=str(tmp_path / "x.csv"))] == [8, 5]
 
 
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ((11, "train/a/000.png"), "its sample 11 .* is not in this data set"),
-        ((1, "train/a/000.png"), "its sample 1 .* is not in this data set"),
-        (("x", "y"), "column id does not contain integers .*'x'"),
-    ],
-)
-def test_exclusions_of_another_data_set_are_refused(root, tmp_path, row, message):
+@pytest.mark.parametrize("row", [(11, "train/a/000.png"), (1, "train/a/000.png"), ("x", "y")])
+def test_exclusions_of_another_data_set_are_refused(root, tmp_path, row):
     whole, _ = load(root)
     write_exclusions(tmp_path / "x.csv", [(*row, "broken")])
-    with pytest.raises(UserError, match=rf"^table {tmp_path}/x\.csv: {message}"):
+    with pytest.raises(UserError, match=r"^table .*x\.csv: its sample .* is not in this data set"):
         read_exclusions(tmp_path / "x.csv", whole.index)
     with pytest.raises(UserError, match=r"data\.exclude .*nosuch\.csv: no such file.*verify"):
         load(root, exclude=str(tmp_path / "nosuch.csv"))

@@ -759,9 +759,7 @@ def test_a_table_with_a_column_for_the_split(tmp_path, names):
         assert index.class_names == (("ant", "bee", "cat") if names else ("0", "1", "2"))
         true = [("ant", "bee", "cat").index(path[7:10]) for path, _ in rows]
         assert index.clean_labels.tolist() == true
-    assert (
-        index.clean_labels.tolist() == index.labels.tolist()
-    )  # in test, not in train
+    assert index.clean_labels.tolist() == index.labels.tolist()  # in test, not in train
 
 
 def test_a_parquet_table(tmp_path):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alr_fast.data.layouts.base import check_labels
 from alr_fast.data.layouts.cifar import integers, unpickle
 from alr_fast.errors import UserError
 
@@ -59,13 +60,8 @@ def read_cifar_n(path: Path, key: str, clean: NDArray[np.int64]) -> NDArray[np.i
             f"({true[first]} here, {clean[first]} there); pass the file that belongs to this data "
             "set, in the order of the Python pickles"
         )
-    last = int(true.max(initial=0))  # every class occurs among the true labels
-    wrong = np.flatnonzero((labels < 0) | (labels > last))
-    if len(wrong):
-        raise UserError(
-            f"{path}: label {labels[wrong[0]]} of sample {wrong[0]} in '{name}' is out of range, "
-            f"labels are 0 to {last}; restore it from the download"
-        )
+    # Every class occurs among the true labels.
+    check_labels(labels, int(true.max(initial=0)) + 1, f"{path}: '{name}'", "sample")
     return labels
 
 

@@ -79,9 +79,7 @@ def open_table(path: Path, delimiters: str = ",") -> Iterator[Table]:
         with _open_parquet(path) if parquet else _open_csv(path, delimiters) as table:
             yield table
     except OSError as error:
-        raise TableError(
-            path, f"{error.strerror or error}; name a file that can be read"
-        ) from error
+        raise TableError(path, f"{error.strerror or error}; name a readable file") from error
 
 
 @contextmanager

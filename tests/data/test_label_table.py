@@ -217,7 +217,7 @@ def test_a_missing_table_is_named(tmp_path, capsys):
         capsys, *argv, "--methods", "distillation", "--distillation.teacher", str(path)
     )
     assert f"--distillation.teacher {path}: neither a method" in message
-    with pytest.raises(UserError, match=f"table {tmp_path}/none.parquet: .*; name a file that"):
+    with pytest.raises(UserError, match=f"table {tmp_path}/none.parquet: .*; name a readable file"):
         read_labels(str(tmp_path / "none.parquet"), small_index(), None)
 
 

@@ -104,9 +104,9 @@ def test_a_list_is_read_in_order(tmp_path):
     assert labels.dtype == np.int64
 
 
-def test_a_list_with_prefix_first_label_and_kept_classes(tmp_path):
-    path = written(tmp_path, b"a.jpg 1\nb.jpg 3\n./x//c.jpg 2\n")
-    table, labels = read_list(path, 3, prefix="images/", first_label=1, keep=2)
+def test_a_list_with_a_prefix_and_kept_classes(tmp_path):
+    path = written(tmp_path, b"a.jpg 0\nb.jpg 2\n./x//c.jpg 1\n")
+    table, labels = read_list(path, 3, prefix="images/", keep=2)
     assert list(table) == ["images/a.jpg", "images/x/c.jpg"]
     assert labels.tolist() == [0, 1]
     nothing, none = read_list(path, 4, keep=0)
@@ -383,9 +383,9 @@ def test_cifar_n_in_another_order_is_refused(tmp_path, clean):
         ({"worse_label": np.zeros(99, np.int64)}, "'worse_label' has 99 labels"),
         (
             {"worse_label": np.full(100, 10)},
-            "label 10 of sample 0 in 'worse_label' is out of range",
+            "'worse_label': label 10 of sample 0 is out of range",
         ),
-        ({"worse_label": np.full(100, -1)}, "label -1 of sample 0 in 'worse_label'"),
+        ({"worse_label": np.full(100, -1)}, "'worse_label': label -1 of sample 0"),
         ({"worse_label": np.zeros(100)}, "'worse_label' is not a list of integers"),
         ({"worse_label": torch.zeros(100)}, "contains torch tensors|asks for torch"),
     ],

@@ -175,9 +175,7 @@ def write_clothing1m(root: Path, convention: str = "B", *, end: str = "\n") -> E
             expected[split].append((key.removeprefix(cut), label))
         stem = "noisy_train" if split == "train" else f"clean_{split.removeprefix('clean_')}"
         write_lines(text / f"{stem}_key_list.txt", keys, end)
-    kv["noisy"].append(
-        "images/0/00/9,9.jpg 3"
-    )  # in no key list, like 37,497 in the download
+    kv["noisy"].append("images/0/00/9,9.jpg 3")  # in no key list, like 37,497 in the download
     for kind, lines in kv.items():
         write_lines(text / f"{kind}_label_kv.txt", shuffled(lines), end)
     write_lines(text / "category_names_eng.txt", CLOTHING_NAMES, end)

@@ -16,8 +16,10 @@ from alr_fast.data.layouts.base import (
     Found,
     Layout,
     Listing,
+    check_labels,
     list_images,
     new_index,
+    numbered_paths,
     present,
 )
 from alr_fast.data.layouts.folder import list_class_folders
@@ -90,19 +92,10 @@ def _read_records(files: list[Path]) -> Listing:
         records = np.memmap(file, dtype=RECORD, mode="r", shape=(count,))
         array[first : first + count] = records["pixels"]
         labels[first : first + count] = records["label"]
-        wrong = np.flatnonzero((records["label"] < 0) | (records["label"] >= len(CLASSES)))
-        if len(wrong):
-            raise UserError(
-                f"{file}: label {records['label'][wrong[0]]} of record {wrong[0]} is out of range, "
-                f"labels are 0 to {len(CLASSES) - 1}; restore it from the download"
-            )
+        check_labels(records["label"], len(CLASSES), str(file), "record")
         first += count
-    paths = (
-        f"{file.stem}/{number:05d}"
-        for file, count in zip(files, counts, strict=True)
-        for number in range(count)
-    )
-    index = new_index(PathTable.of(paths), labels, CLASSES)
+    paths = numbered_paths([file.stem for file in files], counts)
+    index = new_index(paths, labels, CLASSES)
     return Listing(index, tuple(files), ArrayImages(array))
 
 

@@ -6,7 +6,7 @@ add it to `alr_fast.data.datasets`.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +90,32 @@ def list_images(folder: Path) -> list[str]:
         and not entry.name.startswith(".")
         and not entry.is_dir()  # a broken link counts: reading it reports a missing image
     )
+
+
+def numbered_paths(names: Sequence[str], counts: Sequence[int]) -> PathTable:
+    """Paths of samples in files of many: the name and the number in it, ``data_batch_1/00042``."""
+    pairs = zip(names, counts, strict=True)
+    return PathTable.of(f"{name}/{k:05d}" for name, count in pairs for k in range(count))
+
+
+def check_labels(labels: NDArray[np.int64], num_classes: int, where: str, unit: str) -> None:
+    """Checks the range of labels.
+
+    Args:
+        labels: int64 [N].
+        num_classes: Number of classes K.
+        where: Their place, for the message.
+        unit: Name of an item there, for the message.
+
+    Raises:
+        UserError: A label is not in [0, K).
+    """
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        raise UserError(
+            f"{where}: label {labels[wrong[0]]} of {unit} {wrong[0]} is out of range, labels are 0 "
+            f"to {num_classes - 1}; restore it from the download"
+        )
 
 
 def new_index(

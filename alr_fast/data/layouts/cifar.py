@@ -5,7 +5,6 @@
 
 import pickle
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.images import ArrayImages
-from alr_fast.data.index import PathTable
-from alr_fast.data.layouts.base import Found, Layout, Listing, new_index, present
+from alr_fast.data.layouts.base import (
+    Found,
+    Layout,
+    Listing,
+    check_labels,
+    new_index,
+    numbered_paths,
+    present,
+)
 from alr_fast.data.layouts.lists import checked_names
 from alr_fast.errors import UserError
 
@@ -102,14 +108,9 @@ def read(found: Found, split: str, variant: _Variant) -> Listing:
     else:
         sources = tuple(files)
     batches = [_read_batch(file, variant.labels, len(class_names)) for file in files]
-
-    def paths() -> Iterator[str]:
-        for file, (pixels, _) in zip(files, batches, strict=True):
-            for number in range(len(pixels)):
-                yield f"{file.name}/{number:05d}"
-
+    paths = numbered_paths([file.name for file in files], [len(pixels) for pixels, _ in batches])
     labels = np.concatenate([labels for _, labels in batches])
-    index = new_index(PathTable.of(paths()), labels, class_names, clean_labels=labels)
+    index = new_index(paths, labels, class_names, clean_labels=labels)
     array = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, *SHAPE)
     return Listing(index, sources, ArrayImages(array))
 
@@ -129,12 +130,7 @@ def _read_batch(
     labels = integers(labels, f"{path}: '{key}'")
     if len(labels) != len(pixels):
         raise UserError(f"{path}: {len(labels)} labels for {len(pixels)} images; {_RESTORE}")
-    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if len(wrong):
-        raise UserError(
-            f"{path}: label {labels[wrong[0]]} of image {wrong[0]} is out of range, labels are 0 "
-            f"to {num_classes - 1}; {_RESTORE}"
-        )
+    check_labels(labels, num_classes, str(path), "image")
     return pixels, labels
 
 

@@ -6,13 +6,16 @@
 """
 
 import os
-from array import array
 from pathlib import Path
 
-import numpy as np
-
 from alr_fast.data.layouts.base import Found, Layout, Listing, new_index, present
-from alr_fast.data.layouts.lists import PathList, class_lines, labelled_lines, numbered_lines, shown
+from alr_fast.data.layouts.lists import (
+    SampleList,
+    class_lines,
+    labelled_lines,
+    numbered_lines,
+    shown,
+)
 from alr_fast.errors import UserError
 
 NUM_CLASSES = 14
@@ -58,19 +61,17 @@ def read(found: Found, split: str) -> Listing:
                 f"{kv}, line {number}: {shown(name)} has label {label} here and {earlier} on an "
                 "earlier line; remove one of the two"
             )
-    labels = array("q")
-    paths = PathList(keys)
+    samples = SampleList(keys)
     for number, name in numbered_lines(keys):
         if name not in label_of:
             raise UserError(
                 f"{keys}, line {number}: {shown(name)} has no label in {kv}; restore both from the "
                 "download"
             )
-        labels.append(label_of[name])
-        paths.add(name[cut:] if name.startswith(_IMAGES) else name, number)
-    given = np.frombuffer(labels, dtype=np.int64)
-    clean = None if split == "train" else given
-    index = new_index(paths.table(), given, class_names, clean)
+        path = name[cut:] if name.startswith(_IMAGES) else name
+        samples.add(path, label_of[name], number)
+    clean = None if split == "train" else samples.labels()
+    index = new_index(samples.paths(), samples.labels(), class_names, clean)
     return Listing(index, (keys, kv, names))
 
 

@@ -4,12 +4,10 @@
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alr_fast.data.index import PathTable
 from alr_fast.data.layouts.base import (
@@ -75,25 +73,19 @@ def list_class_folders(root: Path, folder: Path, class_names: tuple[str, ...]) -
             f"{folder / unknown[0]}: this class is not one of the training classes; remove it or "
             "add training images of it"
         )
+    files = {name: list_images(folder / name) for name in found}
+    for name in found:
+        if not files[name]:
+            raise UserError(
+                f"{folder / name}: no images in this class folder; looked for "
+                f"{' '.join(IMAGE_SUFFIXES)}; remove it or add images"
+            )
+    relative = folder.relative_to(root).as_posix()
+    paths = PathTable.of(f"{relative}/{name}/{file}" for name in found for file in files[name])
     label_of = {name: k for k, name in enumerate(class_names)}
-    labels: list[NDArray[np.int64]] = []
-
-    def paths() -> Iterator[str]:
-        for name in found:
-            files = list_images(folder / name)
-            if not files:
-                raise UserError(
-                    f"{folder / name}: no images in this class folder; looked for "
-                    f"{' '.join(IMAGE_SUFFIXES)}; remove it or add images"
-                )
-            labels.append(np.full(len(files), label_of[name], dtype=np.int64))
-            relative = (folder / name).relative_to(root).as_posix()
-            for file in files:
-                yield f"{relative}/{file}"
-
-    table = PathTable.of(paths())
+    labels = np.array([label_of[name] for name in found for _ in files[name]], dtype=np.int64)
     sources = (folder, *(folder / name for name in found))
-    return Listing(new_index(table, np.concatenate(labels), class_names), sources)
+    return Listing(new_index(paths, labels, class_names), sources)
 
 
 def _class_names(split: Path) -> tuple[str, ...]:

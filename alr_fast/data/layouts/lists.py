@@ -1,7 +1,6 @@
 """Text lists of paths and labels, which several data sets contain."""
 
 import os
-import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,12 +13,7 @@ from alr_fast.errors import UserError
 
 
 def read_list(
-    path: Path,
-    num_classes: int | None,
-    *,
-    prefix: str = "",
-    first_label: int = 0,
-    keep: int | None = None,
+    path: Path, num_classes: int, *, prefix: str = "", keep: int | None = None
 ) -> tuple[PathTable, NDArray[np.int64]]:
     """Reads a list of ``relative path, white space, label`` lines in order.
 
@@ -28,9 +22,8 @@ def read_list(
 
     Args:
         path: The list.
-        num_classes: Number of classes K; None accepts all labels from 0.
+        num_classes: Number of classes K.
         prefix: Inserted before every path.
-        first_label: Number of the first class in the list.
         keep: Number of classes to keep; lines of the others are checked, too.
 
     Returns:
@@ -40,42 +33,36 @@ def read_list(
         UserError: A line has no label, a label is out of range, a path leaves the root or repeats
             an earlier one; the message names file and line.
     """
-    labels = array("q")
     folder = os.fsencode(prefix)
-    paths = PathList(path, prefix=folder)
-    for number, name, label in labelled_lines(path, num_classes, first_label=first_label):
+    samples = SampleList(path, prefix=folder)
+    for number, name, label in labelled_lines(path, num_classes):
         if keep is None or label < keep:
-            labels.append(label)
-            paths.add(folder + name, number)
-    return paths.table(), np.frombuffer(labels, dtype=np.int64)
+            samples.add(folder + name, label, number)
+    return samples.paths(), samples.labels()
 
 
-def labelled_lines(
-    path: Path, num_classes: int | None, *, first_label: int = 0
-) -> Iterator[tuple[int, bytes, int]]:
-    """Line number, path and label, from 0, of each line of a list; see `read_list`.
+def labelled_lines(path: Path, num_classes: int) -> Iterator[tuple[int, bytes, int]]:
+    """Line number, path and label of each line of a list; see `read_list`.
 
     Raises:
         UserError: A line has no label, or a label is out of range; or the file cannot be read or is
             empty.
     """
-    end = sys.maxsize if num_classes is None else first_label + num_classes
     for number, line in numbered_lines(path):
         try:
-            name, label = line.rsplit(None, 1)
-            value = int(label)
+            name, text = line.rsplit(None, 1)
+            label = int(text)
         except ValueError:
             raise UserError(
                 f"{path}, line {number}: expected 'path label', found {shown(line)}; correct or "
                 "remove the line"
             ) from None
-        if not first_label <= value < end:
-            last = "or more" if num_classes is None else f"to {end - 1}"
+        if not 0 <= label < num_classes:
             raise UserError(
-                f"{path}, line {number}: label {value} is out of range, labels are "
-                f"{first_label} {last}; correct or remove the line"
+                f"{path}, line {number}: label {label} is out of range, labels are 0 to "
+                f"{num_classes - 1}; correct or remove the line"
             )
-        yield number, name, value - first_label
+        yield number, name, label
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -100,8 +87,8 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise UserError(f"{path}: the file is empty; restore it from the download")
 
 
-class PathList:
-    """Collects the paths of a list and checks all of them at once.
+class SampleList:
+    """Collects the paths and labels of a list, and checks all paths at once.
 
     Checking each of millions of paths alone would take longer than reading them.
 
@@ -118,17 +105,26 @@ class PathList:
         self._blob = bytearray()
         self._ends = array("q")
         self._hashes = array("q")
+        self._labels = array("q")
         self._numbers = array("q")
 
-    def add(self, name: bytes, number: int) -> None:
-        """Adds the path of this line."""
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def add(self, name: bytes, label: int, number: int) -> None:
+        """Adds the path and the label of this line."""
         self._blob += name
         self._blob.append(0)
         self._ends.append(len(self._blob))
         self._hashes.append(hash(name))
+        self._labels.append(label)
         self._numbers.append(number)
 
-    def table(self) -> PathTable:
+    def labels(self) -> NDArray[np.int64]:
+        """All labels, int64 [N]."""
+        return np.frombuffer(self._labels, dtype=np.int64)
+
+    def paths(self) -> PathTable:
         """All paths, normalised.
 
         Raises:
@@ -146,10 +142,10 @@ class PathList:
             or any(part in blob for part in parts)
         )
 
-    def _normalised(self) -> "PathList":
-        fresh = PathList(self._path, prefix=self._prefix, unit=self._unit)
+    def _normalised(self) -> "SampleList":
+        fresh = SampleList(self._path, prefix=self._prefix, unit=self._unit)
         start = 0
-        for end, number in zip(self._ends, self._numbers, strict=True):
+        for end, label, number in zip(self._ends, self._labels, self._numbers, strict=True):
             name = bytes(self._blob[start + len(self._prefix) : end - 1])
             normal = os.path.normpath(name)
             where = f"{self._path}, {self._unit} {number}"
@@ -160,7 +156,7 @@ class PathList:
                     f"{where}: {shown(name)} leads out of the data folder; paths in a list must be "
                     "relative to the folder of the data set and stay below it"
                 )
-            fresh.add(self._prefix + normal, number)
+            fresh.add(self._prefix + normal, label, number)
             start = end
         return fresh
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.layouts.base import Found, Layout, Listing, new_index
-from alr_fast.data.layouts.lists import PathList, shown
+from alr_fast.data.layouts.lists import SampleList, shown
 from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.errors import UserError
 
@@ -75,9 +75,9 @@ def read(found: Found, split: str) -> Listing:
     class_names, whole = _classes(parts["train"])
     part = parts["train"] if split == "train" else next(parts[n] for n in _TESTS if n in parts)
     label_of_code = part.labels_of_codes(class_names, whole)
-    labels = label_of_code[np.frombuffer(part.labels, dtype=np.int64)]
+    labels = label_of_code[part.samples.labels()]
     clean = label_of_code[np.frombuffer(part.clean, dtype=np.int64)] if part.clean else None
-    return Listing(new_index(part.paths.table(), labels, class_names, clean), found.lists)
+    return Listing(new_index(part.samples.paths(), labels, class_names, clean), found.lists)
 
 
 @dataclass
@@ -86,16 +86,15 @@ class _Part:
 
     Attributes:
         path: The table.
-        paths: Paths of the rows.
-        labels, clean: Codes of the labels and of the clean labels.
+        samples: Paths of the rows and codes of their labels.
+        clean: Codes of the clean labels.
         codes: Label as written -> code.
         numbers: Number of the first row with each code, for messages.
     """
 
     path: Path
     unit: str
-    paths: PathList
-    labels: "array[int]" = field(default_factory=lambda: array("q"))
+    samples: SampleList
     clean: "array[int]" = field(default_factory=lambda: array("q"))
     codes: dict[str, int] = field(default_factory=dict)
     numbers: list[int] = field(default_factory=list)
@@ -103,7 +102,7 @@ class _Part:
     @classmethod
     def of(cls, path: Path) -> "_Part":
         unit = _unit(path)
-        return cls(path, unit, PathList(path, unit=unit))
+        return cls(path, unit, SampleList(path, unit=unit))
 
     def add(self, row: Row) -> None:
         number, name, label, clean_label, _ = row
@@ -113,8 +112,8 @@ class _Part:
                 f"{self.path}, {self.unit} {number}: {empty} is empty; fill it in or remove the "
                 f"{self.unit}"
             )
-        self.paths.add(name.encode("utf-8", "surrogateescape"), number)
-        self.labels.append(self._code(label, number))
+        encoded = name.encode("utf-8", "surrogateescape")
+        self.samples.add(encoded, self._code(label, number), number)
         if clean_label is not None:
             self.clean.append(self._code(clean_label, number))
 
@@ -186,7 +185,7 @@ def _whole_table(path: Path) -> _Part:
     part = _Part.of(path)
     for row in _rows(path):
         part.add(row)
-    if not part.labels:
+    if not len(part.samples):
         raise UserError(f"{path}: no rows below the header; add some")
     return part
 

@@ -6,8 +6,6 @@ images in ``google/``, ``flickr/`` and ``val_images_256/``
 """
 
 import os
-from array import array
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +21,7 @@ from alr_fast.data.layouts.base import (
     new_index,
     present,
 )
-from alr_fast.data.layouts.lists import PathList, joined, numbered_lines, read_list, shown
+from alr_fast.data.layouts.lists import SampleList, joined, numbered_lines, read_list, shown
 from alr_fast.errors import UserError
 
 MINI_CLASSES = 50
@@ -172,21 +170,15 @@ def read_ilsvrc12(
 def _class_folders(
     folder: Path, classes: list[str], label_of: dict[str, int], class_names: tuple[str, ...]
 ) -> Listing:
-    labels = array("q")
-    sources = [folder]
-
-    def paths() -> Iterator[str]:
-        for name in sorted(classes, key=lambda name: _key(name).zfill(9)):  # 2 before 10
-            label = label_of.get(_key(name))
-            if label is not None:
-                sources.append(folder / name)
-                for file in list_images(folder / name):
-                    labels.append(label)
-                    yield f"{name}/{file}"
-
-    table = PathTable.of(paths())
-    index = new_index(table, np.frombuffer(labels, dtype=np.int64), class_names)
-    return Listing(index, tuple(sources))
+    chosen = [name for name in classes if _key(name) in label_of]
+    chosen.sort(key=lambda name: _key(name).zfill(9))  # 2 before 10
+    files = {name: list_images(folder / name) for name in chosen}
+    paths = PathTable.of(f"{name}/{file}" for name in chosen for file in files[name])
+    labels = np.array(
+        [label_of[_key(name)] for name in chosen for _ in files[name]], dtype=np.int64
+    )
+    sources = (folder, *(folder / name for name in chosen))
+    return Listing(new_index(paths, labels, class_names), sources)
 
 
 def _key(target: str) -> str:
@@ -219,8 +211,7 @@ def _target_list(root: Path, folder: Path) -> Path:
 def _target_lines(
     path: Path, folder: Path, label_of: dict[str, int], class_names: tuple[str, ...]
 ) -> Listing:
-    labels = array("q")
-    paths = PathList(path)
+    samples = SampleList(path)
     beside = os.fsencode(folder.name) + b"/"
     for number, line in numbered_lines(path):
         name, *target = line.rsplit(None, 1)
@@ -230,11 +221,9 @@ def _target_lines(
                 f"{path}, line {number}: expected 'file target', found {shown(line)}; a target is "
                 "a WordNet id or the number of a class"
             )
-        label = label_of.get(key)
-        if label is not None:
-            labels.append(label)
-            paths.add(name.removeprefix(beside), number)
-    index = new_index(paths.table(), np.frombuffer(labels, dtype=np.int64), class_names)
+        if key in label_of:
+            samples.add(name.removeprefix(beside), label_of[key], number)
+    index = new_index(samples.paths(), samples.labels(), class_names)
     return Listing(index, (path,))
 
 

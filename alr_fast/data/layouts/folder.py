@@ -4,6 +4,7 @@
 """
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,19 +74,24 @@ def list_class_folders(root: Path, folder: Path, class_names: tuple[str, ...]) -
             f"{folder / unknown[0]}: this class is not one of the training classes; remove it or "
             "add training images of it"
         )
-    files = {name: list_images(folder / name) for name in found}
-    for name in found:
-        if not files[name]:
-            raise UserError(
-                f"{folder / name}: no images in this class folder; looked for "
-                f"{' '.join(IMAGE_SUFFIXES)}; remove it or add images"
-            )
     relative = folder.relative_to(root).as_posix()
-    paths = PathTable.of(f"{relative}/{name}/{file}" for name in found for file in files[name])
-    label_of = {name: k for k, name in enumerate(class_names)}
-    labels = np.array([label_of[name] for name in found for _ in files[name]], dtype=np.int64)
+    counts: list[int] = []
+
+    def paths() -> Iterator[str]:  # holds the names of one class in memory at a time
+        for name in found:
+            files = list_images(folder / name)
+            if not files:
+                raise UserError(
+                    f"{folder / name}: no images in this class folder; looked for "
+                    f"{' '.join(IMAGE_SUFFIXES)}; remove it or add images"
+                )
+            counts.append(len(files))
+            yield from (f"{relative}/{name}/{file}" for file in files)
+
+    table = PathTable.of(paths())
+    labels = np.repeat([class_names.index(name) for name in found], counts)
     sources = (folder, *(folder / name for name in found))
-    return Listing(new_index(paths, labels, class_names), sources)
+    return Listing(new_index(table, labels, class_names), sources)
 
 
 def _class_names(split: Path) -> tuple[str, ...]:

@@ -85,7 +85,7 @@ class _Part:
     """The rows of one split. Labels are coded in the order of their first rows until all are known.
 
     Attributes:
-        path: The table.
+        path, unit: The table, and the unit of the row numbers.
         samples: Paths of the rows and codes of their labels.
         clean: Codes of the clean labels.
         codes: Label as written -> code.

@@ -172,11 +172,9 @@ def _class_folders(
 ) -> Listing:
     chosen = [name for name in classes if _key(name) in label_of]
     chosen.sort(key=lambda name: _key(name).zfill(9))  # 2 before 10
-    files = {name: list_images(folder / name) for name in chosen}
-    paths = PathTable.of(f"{name}/{file}" for name in chosen for file in files[name])
-    labels = np.array(
-        [label_of[_key(name)] for name in chosen for _ in files[name]], dtype=np.int64
-    )
+    samples = [(name, file) for name in chosen for file in list_images(folder / name)]
+    paths = PathTable.of(f"{name}/{file}" for name, file in samples)
+    labels = np.array([label_of[_key(name)] for name, _ in samples], dtype=np.int64)
     sources = (folder, *(folder / name for name in chosen))
     return Listing(new_index(paths, labels, class_names), sources)
 

@@ -233,42 +233,22 @@ class _Array:
         return array if array.ndim else array.item()
 
 
-def _reconstruct(kind: Any, shape: Any, dtype: Any) -> _Array:
-    return _Array()
-
-
-def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Literal["C", "F"]) -> _Array:
-    return _Array(dtype, raw, shape, order)
-
-
-def _scalar(dtype: Any, raw: Any) -> _Array:
-    return _Array(dtype, raw)
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    return text.encode("latin1")  # how protocols below 3 write bytes
-
-
-def _no_bytes() -> bytes:
-    return b""  # how protocols below 3 write empty ones
-
-
-# numpy 2 has renamed its modules; both names occur.
+# numpy 2 has renamed its modules; both names occur. Protocols below 3 call a function for bytes.
 _KNOWN: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): "ndarray",
-    ("_codecs", "encode"): _encode,
-    ("builtins", "bytes"): _no_bytes,
-    ("__builtin__", "bytes"): _no_bytes,
-} | {
-    (f"numpy.{core}.{module}", name): stand_in
-    for core in ("core", "_core")
-    for module, name, stand_in in (
-        ("multiarray", "_reconstruct", _reconstruct),
-        ("multiarray", "scalar", _scalar),
-        ("numeric", "_frombuffer", _from_buffer),
-    )
+    ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
+    ("builtins", "bytes"): lambda: b"",
+    ("__builtin__", "bytes"): lambda: b"",
 }
+for _core in ("numpy.core", "numpy._core"):
+    _KNOWN |= {
+        (f"{_core}.multiarray", "_reconstruct"): lambda kind, shape, dtype: _Array(),
+        (f"{_core}.multiarray", "scalar"): lambda dtype, raw: _Array(dtype, raw),
+        (f"{_core}.numeric", "_frombuffer"): lambda raw, dtype, shape, order: _Array(
+            dtype, raw, shape, order
+        ),
+    }
 
 
 class _Unpickler(pickle.Unpickler):

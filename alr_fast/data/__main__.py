@@ -43,11 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.workers = usable_cores()
         if options.workers < 1:
             raise UserError(f"--workers {options.workers}: must be 1 or more")
-        try:
+        with naming_options(name="data", exclude="exclude", table="exclude"):
             return options.run(options)
-        except UserError as error:  # data sets speak of the options of training
-            message = str(error).replace("--data.exclude", "--exclude")
-            raise UserError(message.removeprefix("--data-root ")) from None
 
     return exit_status(action, interrupted="interrupted; the next call resumes")
 
@@ -91,12 +88,7 @@ def run_verify(options: argparse.Namespace) -> int:
             known=known,
             progress=partial(track, description=f"Verifying {name}", total=len(split)),
         )
-        try:
-            write_exclusions(lists[name], report.exclusions())
-        except OSError as error:
-            raise UserError(
-                f"{lists[name]}: {error.strerror or error}; pass --output FILE"
-            ) from error
+        write_exclusions(lists[name], report.exclusions())
         seconds = time.monotonic() - began
         _print_report(console, name, report, seconds, most=None if options.all else 3)
         if report.broken:

@@ -1,30 +1,34 @@
-"""Files that give no image: said once, counted, and a limit to how many a run accepts."""
+"""Unreadable images: named once, counted, limited to a share of a split, and listed in files."""
 
+import contextlib
 import csv
 import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
-
 from alr_fast.data.datasets import Split, cache_folder
 from alr_fast.data.index import SampleIndex
+from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.errors import UserError
+from alr_fast.utils.files import replacing, writing
+
+EXCLUSION_COLUMNS = ("id", "path", "reason")
+_BATCH_ROWS = 1 << 16
+_REMEDY = "write the list again with `python -m alr_fast.data verify`"
 
 
 class BrokenSamples:
-    """Samples of a split that turned out to give no image.
+    """Samples of a split whose images turned out to be unreadable.
 
     Args:
         split: The samples.
         max_share: Largest share of them that may be broken before the run stops.
-        alone: Whether `report` may stop it; with several processes only `merge` does, in all.
         log: Takes a line of text for each broken sample, once.
+        alone: Whether `report` may stop the run; with several processes only `merge` does, in all.
 
     Attributes:
-        reasons: id -> (path, reason).
+        reasons: sample_id -> (path, reason).
     """
 
     def __init__(
@@ -37,23 +41,23 @@ class BrokenSamples:
     ) -> None:
         self._split = split
         self._max_share = max_share
-        self._say = log
+        self._log = log
         self._alone = alone
         self.reasons: dict[int, tuple[str, str]] = {}
 
     def report(self, row: int, reason: str) -> None:
-        """Notes that a row gave no image.
+        """Records that the image of a row is unreadable.
 
         Raises:
             UserError: More than the accepted share of the split is broken, and this is the only
                 process.
         """
-        sample = int(self._split.index.sample_ids[row])
-        if sample in self.reasons:
+        sample_id = int(self._split.index.sample_ids[row])
+        if sample_id in self.reasons:
             return
+        self.reasons[sample_id] = (self._split.index.paths[row], reason)
         name = self._split.images.name(row)
-        self.reasons[sample] = (self._split.index.paths[row], reason)
-        self._say(f"broken: {name} (id {sample}): {reason}; left out")
+        self._log_broken(sample_id, name, reason)
         if self._alone:
             self._check_share(name, reason)
 
@@ -63,7 +67,7 @@ class BrokenSamples:
         return len(self.reasons) > self._max_share * len(self._split)
 
     def merge(self, reasons: dict[int, tuple[str, str]]) -> None:
-        """Takes over what other processes or an earlier part of the run noted.
+        """Adds the broken samples of other processes or of an earlier part of the run.
 
         Args:
             reasons: See the attribute.
@@ -71,86 +75,114 @@ class BrokenSamples:
         Raises:
             UserError: More than the accepted share of the split is broken.
         """
-        for sample in sorted(reasons.keys() - self.reasons.keys()):
-            path, reason = self.reasons[sample] = reasons[sample]
-            self._say(f"broken: {path} (id {sample}): {reason}; left out")
-        if self.too_many:
-            path, reason = next(iter(self.reasons.values()))
-            self._check_share(path, reason)
+        for sample_id in sorted(reasons.keys() - self.reasons.keys()):
+            self.reasons[sample_id] = reasons[sample_id]
+            self._log_broken(sample_id, *reasons[sample_id])
+        if self.reasons:
+            self._check_share(*next(iter(self.reasons.values())))
+
+    def _log_broken(self, sample_id: int, name: str, reason: str) -> None:
+        self._log(f"broken: {name} (id {sample_id}): {reason}; left out")
 
     def _check_share(self, name: str, reason: str) -> None:
         if self.too_many:
             raise UserError(
                 f"{name}: cannot be read as an image ({reason}); with it {len(self.reasons):,} of "
-                f"{len(self._split):,} files are broken, more than --data.max_broken "
-                f"{self._max_share:g}; find them all with `python -m alr_fast.data verify "
+                f"{len(self._split):,} files are broken, more than the accepted share (max_broken) "
+                f"of {self._max_share:g}; find them all with `python -m alr_fast.data verify "
                 f"{self._split.images.root}`"
             )
 
 
-EXCLUSION_COLUMNS = ("id", "path", "reason")
-
-
 def default_exclusion_file(split: Split) -> Path:
-    """Where `verify` writes the list of a split's broken files, and training looks for it.
+    """The file to which `verify` writes the exclusion list of a split, and where training finds it.
 
-    Bound to the samples and to the folder that they were verified in: a copy has faults of its own.
+    Its name depends on the samples and on the folder: another copy has other broken files.
     """
     root = os.fsencode(Path(split.images.root).absolute())
     name = f"{split.index.sample_fingerprint()[:32]}-{hashlib.sha256(root).hexdigest()[:16]}.csv"
     return cache_folder() / "excluded" / name
 
 
-def write_exclusions(path: Path, rows: Iterable[tuple[int, str, str]]) -> None:
-    """Writes (id, path, reason) lines, replacing the file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, fresh = tempfile.mkstemp(dir=path.parent, suffix=".csv")
-    try:
-        with open(handle, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(EXCLUSION_COLUMNS)
-            writer.writerows(rows)
-        os.replace(fresh, path)
-    except BaseException:
-        os.unlink(fresh)
-        raise
-
-
-def read_exclusions(path: Path, index: SampleIndex) -> np.ndarray:
-    """Rows, int64 ascending, that a list excludes.
+def find_exclusions(split: Split, exclude: str) -> Path | None:
+    """The file that lists the samples of a split to leave out; None if there is none.
 
     Args:
-        path: CSV file with the columns id, path and reason.
+        split: The samples.
+        exclude: Name of the file; ``auto`` for the list that `verify` wrote, if it did; or
+            ``none``.
+
+    Raises:
+        UserError: There is no file of this name.
+    """
+    if exclude == "none":
+        return None
+    if exclude == "auto":
+        if split.images.array is not None:  # `verify` writes no list for images in memory
+            return None
+        path = default_exclusion_file(split)
+        return path if path.exists() else None
+    if not Path(exclude).exists():
+        raise UserError(
+            "no such file; pass a list of `python -m alr_fast.data verify` or a table of `python "
+            "-m alr_fast.export`, or auto",
+            argument="exclude",
+            value=exclude,
+        )
+    return Path(exclude)
+
+
+def write_exclusions(path: Path, samples: Iterable[tuple[int, str, str]]) -> None:
+    """Writes an exclusion list, replacing the file in one step.
+
+    Args:
+        path: File to write; its folder is made.
+        samples: sample_id, path and reason of each sample.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        replacing(path) as fresh,
+        open(fresh, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(EXCLUSION_COLUMNS)
+        writer.writerows(samples)
+
+
+def read_exclusions(table: Path, index: SampleIndex) -> dict[int, str]:
+    """Reads an exclusion list: row -> reason, rows ascending.
+
+    Args:
+        table: CSV file with the columns id and path, and usually reason.
         index: The whole split.
 
     Raises:
-        UserError: The file cannot be read, or names a sample that the split does not have.
+        UserError: The file cannot be read, or lists a sample that is not in the split.
     """
-    rows: set[int] = set()
+    reasons: dict[int, str] = {}
     try:
-        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            reader = csv.DictReader(file)
-            if not {"id", "path"} <= set(reader.fieldnames or ()):
-                raise UserError(
-                    f"--data.exclude {path}: is no exclusion list, it lacks the columns id and path"
+        with open_table(table) as listed:
+            names = [name for name in EXCLUSION_COLUMNS if name in listed.columns]
+            if names[:2] != ["id", "path"]:
+                raise TableError(
+                    table, f"is no exclusion list, it lacks the columns id and path; {_REMEDY}"
                 )
-            for line in reader:
-                try:
-                    row = int(index.rows_of([int(line["id"])])[0])
-                    known = index.paths[row] == line["path"]
-                except (KeyError, TypeError, ValueError):
-                    known = False
-                if not known:
-                    raise UserError(
-                        f"{path}: its sample {line.get('id')} ({line.get('path')}) is not in this "
-                        "data set; write the list anew with `python -m alr_fast.data verify`"
-                    )
-                rows.add(row)
-    except OSError as error:
-        raise UserError(
-            f"--data.exclude {path}: {error.strerror or error}; pass a list that "
-            "`python -m alr_fast.data verify` wrote, or auto"
-        ) from error
-    except csv.Error as error:
-        raise UserError(f"--data.exclude {path}: is not a CSV list: {error}") from error
-    return np.array(sorted(rows), dtype=np.int64)
+            for batch in listed.batches(names, _BATCH_ROWS):
+                columns = (as_text(batch.columns[name]) for name in names)
+                for sample_id, path, *reason in zip(*columns, strict=True):
+                    reasons[_row_of(sample_id, path, index, table)] = "".join(reason)
+    except TableError as error:
+        raise UserError(str(error), argument="table", value=error.where) from error
+    return dict(sorted(reasons.items()))
+
+
+def _row_of(sample_id: str, path: str, index: SampleIndex, table: Path) -> int:
+    with contextlib.suppress(KeyError, ValueError):
+        row = int(index.rows_of([int(sample_id)])[0])
+        if index.paths[row] == path:
+            return row
+    raise TableError(table, f"its sample {sample_id} ({path}) is not in this data set; {_REMEDY}")

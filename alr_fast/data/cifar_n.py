@@ -1,4 +1,4 @@
-"""CIFAR-N: the labels that people gave to the training images of CIFAR-10 and CIFAR-100.
+"""CIFAR-N: human labels of the training images of CIFAR-10 and CIFAR-100.
 
 ``CIFAR-10_human.pt``, ``CIFAR-100_human.pt``
 """
@@ -11,66 +11,62 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alr_fast.data.layouts.base import check_labels
 from alr_fast.data.layouts.cifar import integers, unpickle
 from alr_fast.errors import UserError
 
-_LEGACY_HEADERS = 3  # torch.save before 1.6: magic number, version, machine, each its own pickle
+_LEGACY_HEADERS = 3  # torch.save before 1.6: pickles of magic number, version and machine
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 def read_cifar_n(path: Path, key: str, clean: NDArray[np.int64]) -> NDArray[np.int64]:
     """The labels of one annotation, int64 [N].
 
-    The order of the file is that of the Python pickles of CIFAR; that its ``clean_label`` equals
-    the labels of the data set is the proof.
+    The file has the order of the Python pickles of CIFAR. This is checked: its ``clean_label`` must
+    equal the labels of the data set.
 
     Args:
         path: ``CIFAR-10_human.pt`` or ``CIFAR-100_human.pt``.
-        key: ``aggre``, ``worse``, ``random1`` to ``random3``, ``noisy``, or the name as the file
-            has it, such as ``random_label1``.
+        key: ``aggre``, ``worse``, ``random1`` to ``random3``, ``noisy``, or a name in the file,
+            such as ``random_label1``.
         clean: True labels of the whole training split, int64 [N].
 
     Raises:
         UserError: The file is missing, damaged or of another data set, has no such annotation, or
-            its order is not that of ``clean``.
+            has another order than ``clean``.
     """
     content = _load(path)
     annotations = _annotations(content)
     if not annotations or "clean_label" not in content:
         raise UserError(
-            f"{path}: holds no labels of CIFAR-N; pass CIFAR-10_human.pt or CIFAR-100_human.pt"
+            f"{path}: contains no labels of CIFAR-N; pass CIFAR-10_human.pt or CIFAR-100_human.pt"
         )
     name = annotations.get(key, key)
     if name not in annotations.values():
         raise UserError(f"{path}: no labels {key}; there is {', '.join(annotations)}")
     true = integers(content["clean_label"], f"{path}: 'clean_label'")
     labels = integers(content[name], f"{path}: '{name}'")
-    for what, column in (("clean_label", true), (name, labels)):
-        if len(column) != len(clean):
+    for column, values in (("clean_label", true), (name, labels)):
+        if len(values) != len(clean):
             raise UserError(
-                f"{path}: '{what}' has {len(column)} labels, the training split {len(clean)}; pass "
-                "the file that belongs to this data set"
+                f"{path}: '{column}' has {len(values)} labels, the training split {len(clean)}; "
+                "pass the file that belongs to this data set"
             )
     different = np.flatnonzero(true != clean)
     if len(different):
         first = different[0]
         raise UserError(
-            f"{path}: its true labels are not those of the data set, first at sample {first} "
+            f"{path}: its true labels differ from those of the data set, first at sample {first} "
             f"({true[first]} here, {clean[first]} there); pass the file that belongs to this data "
             "set, in the order of the Python pickles"
         )
-    last = int(true.max(initial=0))  # every class occurs among the true labels
-    wrong = np.flatnonzero((labels < 0) | (labels > last))
-    if len(wrong):
-        raise UserError(
-            f"{path}: label {labels[wrong[0]]} of sample {wrong[0]} in '{name}' is out of range, "
-            f"labels are 0 to {last}; restore it from the download"
-        )
+    # Every class occurs among the true labels.
+    check_labels(labels, int(true.max(initial=0)) + 1, f"{path}: '{name}'", "sample")
     return labels
 
 
 def _annotations(content: Any) -> dict[str, str]:
-    """Short name -> name in the file; CIFAR-100's superclasses are no labels of its classes."""
+    """Short name -> name in the file; without the labels of CIFAR-100's superclasses."""
     if not isinstance(content, dict):
         return {}
     names = {}
@@ -82,7 +78,7 @@ def _annotations(content: Any) -> dict[str, str]:
 
 
 def _load(path: Path) -> Any:
-    """What ``torch.save`` wrote, in its zip format or the one before."""
+    """Reads a file of ``torch.save``, in its zip format or the legacy one."""
     try:
         with open(path, "rb") as file:
             if zipfile.is_zipfile(file):

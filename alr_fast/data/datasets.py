@@ -1,4 +1,4 @@
-"""Data sets by name: recognises a layout, lists a split, and keeps the list in a cache."""
+"""Data sets by name: recognises the layout, lists a split, and caches the list."""
 
 import hashlib
 import json
@@ -6,10 +6,13 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alr_fast.data.images import FileImages, Images
 from alr_fast.data.index import PathTable, SampleIndex
@@ -27,8 +30,9 @@ from alr_fast.data.layouts import (
 from alr_fast.data.layouts.base import Found, Layout, Listing
 from alr_fast.errors import UserError
 
-# In the order in which `auto` takes the first that fits. A folder of classes fits the most, so it
-# follows those with a file of their own; animal10n follows it, as its train/{0..9} may be anyone's.
+# `auto` takes the first layout that fits. Many data sets are folders of classes, so that layout
+# follows those with a file of their own; animal10n comes after it, because other data sets have
+# folders train/{0..9}, too.
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
     for layout in (
@@ -44,8 +48,8 @@ LAYOUTS: dict[str, Layout] = {
         table.LAYOUT,
     )
 }
-_VERSION = 1  # of the cached index: other versions are read anew
-_SETTLE_SECONDS = 2  # a source younger than this may change within the same time stamp
+_VERSION = 1  # of the cached index; the data set is read again if the cache has another version
+_SETTLE_SECONDS = 2  # a younger source may still change without a change of its time stamp
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Split:
     """Samples of one split and their pixels, row by row.
 
     Attributes:
-        index: Ids, labels and names.
+        index: Ids, labels and class names.
         images: Encoded image files, or an array of pixels.
     """
 
@@ -68,31 +72,31 @@ class Split:
         """Channels C of the images."""
         return 3 if self.images.array is None else self.images.array.shape[1]
 
-    def take(self, rows) -> "Split":
+    def take(self, rows: NDArray[np.int64]) -> "Split":
         """The samples of these ascending rows, int64 [M], with their ids."""
         return Split(self.index.take(rows), self.images.take(rows))
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set that was found.
+    """A data set on disk.
 
     Attributes:
-        layout: How it lies on disk.
-        found: Where it lies, and the sentence that says so.
+        layout: Its layout.
+        found: Its place, and a description for the user.
     """
 
     layout: Layout
     found: Found
 
     def split(self, name: str) -> Split:
-        """Reads one split; the list comes from the cache where its sources have not changed.
+        """Reads one split; takes the list from the cache if its sources have not changed.
 
         Args:
             name: One of ``layout.splits``; ``train`` and ``test`` always exist.
 
         Raises:
-            UserError: No such split, or the data cannot be used; the message names the way out.
+            UserError: There is no such split, or the data cannot be used.
         """
         if name not in self.layout.splits:
             raise UserError(
@@ -106,53 +110,60 @@ class Dataset:
             entry.store(listing, began)
         if not len(listing.index):
             raise UserError(f"{self.found.root}: the split {name} of {self.layout.name} is empty")
-        images = listing.images
-        if images is None:
-            images = FileImages(self.found.root, listing.index.paths)
-        return Split(listing.index, images)
+        if listing.images is not None:
+            return Split(listing.index, listing.images)
+        return Split(listing.index, FileImages(self.found.root, listing.index.paths))
 
 
-def open_dataset(name: str, root: str | os.PathLike | None) -> Dataset:
-    """Finds a data set in a folder; lists nothing yet.
+def open_dataset(name: str, root: str | os.PathLike[str] | None) -> Dataset:
+    """Finds a data set in a folder; does not list its samples yet.
 
     Args:
         name: ``digits``, a name of `LAYOUTS`, or ``auto`` to recognise the layout.
-        root: Folder or file with the data as it was downloaded; None for digits alone.
+        root: Folder or file with the data as downloaded; may be None only for digits.
 
     Raises:
-        UserError: The folder is missing, or does not hold this data set; the message says what was
-            looked for and what was found.
+        UserError: The folder is missing or does not contain this data set; the message names the
+            files that were expected and those that were found.
     """
     if name == "digits":
         return Dataset(digits.LAYOUT, digits.FOUND)
     if name != "auto" and name not in LAYOUTS:
         raise UserError(
-            f"--data {name}: no such data set; there is auto, digits, {', '.join(LAYOUTS)}"
+            f"no such data set; there is auto, digits, {', '.join(LAYOUTS)}",
+            argument="name",
+            value=name,
         )
     if root is None:
-        raise UserError(f"data set {name} needs a folder of images: pass --data-root DIR")
+        raise UserError(f"data set {name} needs a folder of images; pass one", argument="root")
     path = Path(root)
     if not path.exists():
-        raise UserError(f"--data-root {root}: no such folder")
+        raise UserError("no such folder", argument="root", value=root)
     candidates = LAYOUTS.values() if name == "auto" else (LAYOUTS[name],)
     for layout in candidates:
         found = layout.find(path)
         if found is not None:
             return Dataset(layout, found)
     looked = "; ".join(f"{layout.name}: {layout.looked_for}" for layout in candidates)
+    raise UserError(f"{_state(path)}; looked for {looked}", argument="root", value=root)
+
+
+def _state(path: Path) -> str:
+    """Description of a path without a known layout."""
     if path.is_file():
-        raise UserError(f"--data-root {root}: is not a folder, and no list; looked for {looked}")
+        return "is not a folder, and no list"
     names = sorted(os.listdir(path))
+    if not names:
+        return "the folder is empty"
     shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
     if (path / "train").is_dir() and not any((path / name).is_dir() for name in ("test", "val")):
         shown += "; is a folder test/ or val/ missing?"
-    state = f"none of the known layouts in it (found: {shown})" if names else "the folder is empty"
-    raise UserError(f"--data-root {root}: {state}; looked for {looked}")
+    return f"none of the known layouts in it (found: {shown})"
 
 
 def cache_folder() -> Path:
-    """Where indices and exclusion lists are kept: ``ALR_FAST_CACHE``, else below the user's cache
-    folder (``XDG_CACHE_HOME``, ``~/.cache``)."""
+    """The folder of indices and exclusion lists: ``ALR_FAST_CACHE``, else ``alr_fast`` in the
+    user's cache folder (``XDG_CACHE_HOME``, ``~/.cache``)."""
     given = os.environ.get("ALR_FAST_CACHE")
     if given:
         return Path(given)
@@ -160,7 +171,7 @@ def cache_folder() -> Path:
 
 
 class _CacheEntry:
-    """The cached list of one split: arrays to be mapped into memory, and what they are of."""
+    """The cached list of one split: arrays, and facts about them and their sources."""
 
     def __init__(self, dataset: Dataset, split: str) -> None:
         paths = (dataset.found.root, *dataset.found.lists)
@@ -169,14 +180,14 @@ class _CacheEntry:
         self._folder = cache_folder() / "index" / hashlib.sha256(key).hexdigest()[:32]
 
     def load(self) -> Listing | None:
-        """The list as it was stored, None where its sources have changed since."""
+        """The stored list; None if there is none, or its sources have changed since."""
         try:
             facts = json.loads((self._folder / "facts.json").read_text(encoding="utf-8"))
             if facts["version"] != _VERSION or facts["sources"] != _stamps(
                 [Path(path) for path, *_ in facts["sources"]]
             ):
                 return None
-            # Paths are most of it, and stay on disk until they are asked for.
+            # Paths take the most memory: they stay on disk until they are used.
             arrays = {
                 name: np.load(
                     self._folder / f"{name}.npy",
@@ -194,11 +205,12 @@ class _CacheEntry:
                 class_names=tuple(facts["class_names"]),
             )
         except (OSError, EOFError, ValueError, KeyError):
-            return None  # never written, or damaged: it is read anew
+            return None  # not written yet, or damaged
         return Listing(index)
 
     def store(self, listing: Listing, began: int) -> None:
-        """Stores a list that was read from time ``began`` (ns) on, if its sources have settled."""
+        """Stores a list, unless its sources changed shortly before ``began``, the time in ns when
+        reading started."""
         if not listing.sources or listing.images is not None:
             return
         try:
@@ -207,10 +219,10 @@ class _CacheEntry:
                 return
             self._write(listing.index, stamps)
         except OSError:
-            return  # a cache that cannot be written costs time, nothing else
+            return  # without the cache, opening the data set only takes longer
 
-    def _write(self, index: SampleIndex, stamps: list[list]) -> None:
-        arrays = {
+    def _write(self, index: SampleIndex, stamps: list[list[Any]]) -> None:
+        arrays: dict[str, NDArray[Any]] = {
             "paths": index.paths.blob,
             "offsets": np.append(index.paths.starts, index.paths.ends[-1:]),
             "labels": index.labels,
@@ -235,7 +247,7 @@ class _CacheEntry:
             shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _stamps(sources) -> list[list]:
-    """Path, size and time of change (ns) of each source."""
+def _stamps(sources: Iterable[Path]) -> list[list[Any]]:
+    """Path, size and modification time (ns) of each source."""
     stats = [(path, os.stat(path)) for path in sources]
     return [[os.fspath(path.absolute()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]

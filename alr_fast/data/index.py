@@ -1,30 +1,33 @@
-"""The sample index: which samples there are, their labels, and the ids by which everyone speaks of
-them.
+"""The sample index: samples, labels, and the numbers that identify samples.
 
-A sample's id is its position in the list of the whole split as the data set gives it, or in the
-sorted listing where there is no list. It stays the same when only a part of the set is used. Inside
-a run the bank has one row for each sample used; ``index`` in a batch is that row, and
-``SampleIndex.sample_ids[row]`` is the id.
+A ``sample_id`` is the position of a sample in the data set's list of the whole split, or in the
+sorted listing if there is no list. It stays the same when only a part of the split is used. A
+``row`` is the position in the part that is used: ``SampleIndex.sample_ids[row]`` is the id.
 """
 
 import hashlib
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import SupportsIndex, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from alr_fast.errors import UserError
 
+_CHUNK = 1 << 16  # paths that are converted at once
+
 
 class PathTable(Sequence[str]):
-    """Relative paths as bytes and offsets: a list of millions of strings costs 100 bytes each more,
-    in every worker process.
+    """Relative paths as bytes and offsets.
+
+    In a list of strings, each of the millions of paths would take 100 bytes more, in every worker
+    process.
 
     Args:
-        blob: All paths in the file system's encoding, each followed by a zero byte, uint8.
+        blob: All paths in the encoding of the file system, each followed by a zero byte, uint8.
         starts: First byte of each path in ``blob``, int64 [N].
         ends: One past the zero byte of each path, int64 [N].
     """
@@ -38,63 +41,69 @@ class PathTable(Sequence[str]):
 
     @classmethod
     def of(cls, paths: Iterable[str | bytes]) -> "PathTable":
-        """The table of these paths, which are read one by one.
+        """Builds a table; reads the paths one by one.
 
         Raises:
-            ValueError: A path is empty or holds a zero byte.
+            ValueError: A path is empty or contains a zero byte.
         """
         blob = bytearray()
-        lengths = array("q")
+        ends = array("q")
         for path in paths:
             encoded = os.fsencode(path)
             if not encoded or b"\0" in encoded:
                 raise ValueError(f"not a path: {path!r}")
             blob += encoded
             blob.append(0)
-            lengths.append(len(encoded) + 1)
-        offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
-        np.cumsum(np.frombuffer(lengths, dtype=np.int64), out=offsets[1:])
+            ends.append(len(blob))
+        offsets = np.concatenate([[0], np.frombuffer(ends, dtype=np.int64)])
         return cls(np.frombuffer(blob, dtype=np.uint8), offsets[:-1], offsets[1:])
 
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitem__(self, row):
+    @overload
+    def __getitem__(self, row: SupportsIndex) -> str: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+
+    def __getitem__(self, row: SupportsIndex | slice) -> str | list[str]:
         if isinstance(row, slice):
-            return [self[i] for i in range(*row.indices(len(self)))]
+            return list(PathTable(self.blob, self.starts[row], self.ends[row]))
         return os.fsdecode(self.blob[self.starts[row] : self.ends[row] - 1].tobytes())
+
+    def __iter__(self) -> Iterator[str]:
+        for chunk in self.chunks():
+            yield from os.fsdecode(chunk[:-1]).split("\0")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and list(self) == list(other)
 
-    __hash__ = None
-
     def take(self, rows: NDArray[np.int64]) -> "PathTable":
-        """The paths of these rows; the bytes are shared, not copied."""
+        """The paths of these rows; shares the bytes, does not copy them."""
         return PathTable(self.blob, self.starts[rows], self.ends[rows])
 
-    def update(self, digest) -> None:
-        """Feeds every path with its zero byte to a hash, in order."""
-        step = 1 << 16
-        for first in range(0, len(self), step):
-            starts, ends = self.starts[first : first + step], self.ends[first : first + step]
-            if (starts[1:] == ends[:-1]).all():  # one piece
-                digest.update(self.blob[starts[0] : ends[-1]].tobytes())
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes of all paths in order, each with its zero byte, many paths at a time."""
+        for first in range(0, len(self), _CHUNK):
+            starts, ends = self.starts[first : first + _CHUNK], self.ends[first : first + _CHUNK]
+            if (starts[1:] == ends[:-1]).all():
+                yield self.blob[starts[0] : ends[-1]].tobytes()
             else:
                 pairs = zip(starts.tolist(), ends.tolist(), strict=True)
-                digest.update(b"".join([self.blob[a:b].tobytes() for a, b in pairs]))
+                yield b"".join([self.blob[start:end].tobytes() for start, end in pairs])
 
 
 @dataclass(frozen=True, eq=False)
 class SampleIndex:
-    """Samples of one split, one entry a row.
+    """Samples of one split, one entry for each row.
 
     Attributes:
         sample_ids: Stable sample ids, int64 [N], ascending.
-        paths: For each row the path below the root, with forward slashes: a `PathTable`, or any
-            sequence of paths, which becomes one.
-        labels: Given labels, int64 [N]: what training sees.
-        clean_labels: True labels, int64 [N], or None where nobody knows them.
+        paths: Path of each row below the root, with forward slashes: a `PathTable`, or any sequence
+            of paths, which is converted to one.
+        labels: Given labels, int64 [N], which training uses.
+        clean_labels: True labels, int64 [N]; None if unknown.
         class_names: Names of the K classes; a label is a position in this tuple.
     """
 
@@ -123,22 +132,30 @@ class SampleIndex:
         """Number of classes K."""
         return len(self.class_names)
 
-    def rows_of(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows, int64 [M], of the samples with these ids.
+    def find_rows(self, sample_ids: ArrayLike) -> NDArray[np.int64]:
+        """Rows of the samples with these ids, int64 [M]; -1 for an id that is not in the index."""
+        ids = np.asarray(sample_ids, dtype=np.int64)
+        rows = np.searchsorted(self.sample_ids, ids)
+        found = rows < len(self)
+        found[found] = self.sample_ids[rows[found]] == ids[found]
+        return np.where(found, rows, -1)
+
+    def rows_of(self, sample_ids: ArrayLike) -> NDArray[np.int64]:
+        """Rows of the samples with these ids, int64 [M].
 
         Raises:
-            KeyError: An id that this index does not hold.
+            KeyError: An id is not in the index.
         """
-        sample_ids = np.asarray(sample_ids, dtype=np.int64)
-        rows = np.searchsorted(self.sample_ids, sample_ids)
-        found = rows < len(self.sample_ids)
-        found[found] = self.sample_ids[rows[found]] == sample_ids[found]
-        if not found.all():
-            raise KeyError(f"no sample with id {int(sample_ids[~found][0])}")
+        rows = self.find_rows(sample_ids)
+        if (rows < 0).any():
+            raise KeyError(f"no sample with id {np.asarray(sample_ids)[rows < 0][0]}")
         return rows
 
-    def with_noisy_labels(self, labels: NDArray[np.int64]) -> "SampleIndex":
-        """The same samples with other given labels; the old ones are the clean ones if none are."""
+    def with_noisy_labels(self, labels: ArrayLike) -> "SampleIndex":
+        """The same samples with other given labels.
+
+        If no clean labels are known, the old given labels become the clean ones.
+        """
         clean = self.labels if self.clean_labels is None else self.clean_labels
         return replace(self, labels=np.asarray(labels, dtype=np.int64), clean_labels=clean)
 
@@ -156,7 +173,8 @@ class SampleIndex:
     def sample_fingerprint(self) -> str:
         """SHA-256 (hex) of ids and relative paths: equal for the same samples, on any machine."""
         digest = hashlib.sha256(self.sample_ids.astype("<i8").tobytes())
-        self.paths.update(digest)
+        for chunk in self.paths.chunks():
+            digest.update(chunk)
         return digest.hexdigest()
 
     def label_fingerprint(self) -> str:
@@ -165,20 +183,18 @@ class SampleIndex:
 
 
 def balanced_rows(
-    labels: NDArray[np.int64], num_classes: int, limit: int | None, *, option: str
+    labels: NDArray[np.int64], num_classes: int, limit: int | None
 ) -> NDArray[np.int64]:
-    """Ascending rows, int64 [<= limit], of a subset with the same number of samples from every
-    class.
+    """Ascending rows, int64 [<= limit], of a subset with equally many samples of every class.
 
     The choice within a class is random but fixed: it does not depend on the seed of the run, so
-    that runs with several seeds train on the same images. A class with too few samples gives all it
-    has.
+    that runs with different seeds train on the same images. A class with too few samples
+    contributes all of them.
 
     Args:
         labels: Labels, int64 [N].
         num_classes: Number of classes K.
         limit: Size of the subset, or None for all rows.
-        option: Name of the limit in the configuration, for messages.
 
     Raises:
         UserError: The limit is below the number of classes.
@@ -186,7 +202,9 @@ def balanced_rows(
     if limit is None or limit >= len(labels):
         return np.arange(len(labels))
     if limit < num_classes:
-        raise UserError(f"--{option} {limit}: below the number of classes, {num_classes}; raise it")
+        raise UserError(
+            f"below the number of classes, {num_classes}; raise it", argument="limit", value=limit
+        )
     rng = np.random.default_rng(0)
     chosen = []
     for k in range(num_classes):

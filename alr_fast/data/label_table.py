@@ -1,361 +1,287 @@
 """Tables of labels by sample id, as `python -m alr_fast.export` and the report write them: labels
 to train on, hard or soft, or samples to leave out.
 
-CSV or Parquet, with the columns ``id`` and ``path`` to find the sample by and, for each use:
+CSV or Parquet, with the columns ``id`` and ``path``, which identify the sample, and for each use:
 
-    labels to train on   ``label``, a person's (empty to leave it as it is), else ``refined_label``;
-                         or the column that --data.label_key names
+    labels to train on   ``label``, set by a person (empty: unchanged), else ``refined_label``; or
+                         the column that --data.label_key names
     soft labels          ``probabilities``, in CSV ``p0``, ``p1``, ...
-    samples to leave out ``mark``: all but those marked keep; else ``score``: those above a limit
+    samples to leave out ``mark``: all marked samples except keep; else ``score``: those above a
+                         limit
 
-Samples that a table does not list are left as they are.
+Samples that a table does not list are left unchanged.
 """
 
-import csv
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.index import SampleIndex
+from alr_fast.data.tables import Table, TableError, as_text, open_table
 from alr_fast.errors import UserError
-from alr_fast.utils.command import need
 
 SUFFIXES = (".csv", ".parquet")
 PROBABILITIES = "probabilities"
 KEEP = "keep"  # a mark of the report
-_LABELS = ("label", "refined_label")  # the first of them that there is
-_PAIRS = (("given", "given_name"), ("refined", "refined_name"), ("given_label", "given_name"),
-          ("refined_label", "refined_name"))  # fmt: skip
-_SURROGATES = re.compile("[\ud800-\udfff]")  # bytes that are no UTF-8, see os.fsdecode
-_BATCH = 1 << 16  # rows read at once, fewer where they are long
+_LABELS = ("label", "refined_label")  # the first one in the table is used
+_NAMED = (
+    *(("given", "given_name"), ("refined", "refined_name")),
+    *(("given_label", "given_name"), ("refined_label", "refined_name")),
+)
+_SURROGATES = re.compile("[\ud800-\udfff]")  # non-UTF-8 bytes, see os.fsdecode
+_BATCH_VALUES = 10 << 16  # probabilities in a batch of rows
+
+Columns = dict[str, NDArray[Any]]
 
 
 def is_label_table(path: str) -> bool:
-    """Whether a file is a table by its name."""
+    """Whether the name of a file is that of a table."""
     return path.lower().endswith(SUFFIXES)
 
 
 def read_labels(
-    path: str, index: SampleIndex, key: str | None, *, option: str
+    table: str | Path, index: SampleIndex, key: str | None
 ) -> tuple[NDArray[np.int64], int]:
-    """Labels of all samples of an index, and how many of them the table lists.
+    """Labels of all samples of an index, and the number of samples with a label in the table.
 
     Args:
-        path: The table.
-        index: The whole split, with the labels as the data set gives them.
-        key: Column, None for the first of ``label`` and ``refined_label`` that there is;
-            ``probabilities`` for the most probable class of each row.
-        option: The option that names the table, for messages.
+        table: The file.
+        index: The whole split, with the labels of the data set.
+        key: Column; ``probabilities`` for the most probable class of each row, None for the first
+            of ``label`` and ``refined_label`` that is in the table.
 
     Raises:
-        UserError: It cannot be read, lacks a column, or does not fit the samples or classes.
+        UserError: The table cannot be read, lacks a column, or does not fit the samples or classes.
     """
     labels = index.labels.copy()
     listed = 0
-    with _open(path, option) as table:
-        if key == PROBABILITIES:
-            for rows, p in _probabilities(table, index):
-                labels[rows] = p.argmax(1)
-                listed += len(rows)
-            return labels, listed
-        column = key or next((name for name in _LABELS if name in table.names), _LABELS[-1])
-        table.need(column)
-        for rows, columns in table.samples(index, [column]):
-            given = [str(value).strip() if value is not None else "" for value in columns[column]]
-            chosen = np.array([value != "" for value in given])
-            try:
-                values = np.array([_whole(value) for value in given if value], dtype=np.int64)
-            except (ValueError, OverflowError) as error:
-                table.fail(f"column {column} holds no whole numbers ({error})")
-            outside = (values < 0) | (values >= index.num_classes)
-            if outside.any():
-                table.fail(
-                    f"column {column} has the label {values[outside][0]}; the data set has "
+    if key == PROBABILITIES:
+        for rows, p in read_probabilities(table, index):
+            labels[rows] = p.argmax(1)
+            listed += len(rows)
+        return labels, listed
+    with _open(table, index) as samples:
+        name = key or next((name for name in _LABELS if name in samples.columns), _LABELS[-1])
+        for rows, columns in samples.batches([name]):
+            filled, values = samples.labels(name, columns)
+            outside = values[(values < 0) | (values >= index.num_classes)]
+            if len(outside):
+                samples.fail(
+                    f"column {name} has the label {outside[0]}; the data set has "
                     f"{index.num_classes} classes, 0 to {index.num_classes - 1}"
                 )
-            labels[rows[chosen]] = values
+            labels[rows[filled]] = values
             listed += len(values)
     return labels, listed
 
 
 def read_probabilities(
-    path: str, index: SampleIndex, *, option: str
+    table: str | Path, index: SampleIndex
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Soft labels, in pieces: rows of the index, int64 [M], and probabilities, float32 [M, K].
+    """Soft labels in batches: rows of the index, int64 [M], and probabilities, float32 [M, K].
 
     Args:
-        path: The table.
-        index: Some or all of the samples; what the table lists beside them is passed over.
-        option: The option that names the table, for messages.
+        table: The file.
+        index: All or some of the samples; other samples in the table are ignored.
 
     Raises:
-        UserError: As `read_labels` does; or a row is no distribution.
+        UserError: As for `read_labels`; or a row is not a distribution.
     """
-    with _open(path, option) as table:
-        yield from _probabilities(table, index)
+    k = index.num_classes
+    with _open(table, index) as samples:
+        names = [PROBABILITIES]
+        if PROBABILITIES not in samples.columns:
+            names = [f"p{label}" for label in range(k)]
+        if names[0] not in samples.columns or f"p{k}" in samples.columns:
+            samples.fail(
+                f"has no probabilities of {k} classes; export it with --soft from a run on this "
+                "data"
+            )
+        for rows, columns in samples.batches(names, ignore_unknown=True):
+            p = _probabilities(samples, [columns[name] for name in names])
+            if p.shape[1] != k:
+                samples.fail(f"has {p.shape[1]} probabilities a row, the data set {k} classes")
+            sums = p.sum(1, keepdims=True)
+            wrong = ~(np.isfinite(p).all(1) & (p >= 0).all(1) & (np.abs(sums[:, 0] - 1) < 0.02))
+            if wrong.any():
+                sample_id = index.sample_ids[rows[wrong][0]]
+                samples.fail(f"the probabilities of sample {sample_id} are not a distribution")
+            yield rows, p / sums
 
 
-def read_left_out(path: Path, index: SampleIndex, above: float) -> NDArray[np.int64] | None:
-    """Rows, int64 ascending, that a table leaves out; None where it has neither marks nor scores.
+def _probabilities(samples: "_Samples", columns: list[NDArray[Any]]) -> NDArray[np.float32]:
+    """Probabilities, float32 [M, L], from a column of lists or from L columns."""
+    if len(columns) == 1 and columns[0].ndim == 1:
+        samples.fail(f"column {PROBABILITIES} does not contain lists of one length")
+    try:
+        if len(columns) == 1:
+            return columns[0].astype(np.float32)
+        return np.stack([column.astype(np.float32) for column in columns], axis=1)
+    except ValueError as error:
+        samples.fail(f"its probabilities are not numbers ({error})")
+
+
+def read_left_out(table: Path, index: SampleIndex, above: float) -> NDArray[np.int64] | None:
+    """Rows to leave out, int64 ascending; None for a CSV file without marks and scores.
 
     Args:
-        path: The table.
+        table: The file.
         index: The whole split.
-        above: Score above which a sample is left out where nobody has marked it.
+        above: Score above which a sample is left out, in a table without marks.
 
     Raises:
-        UserError: As `read_labels` does.
+        UserError: As for `read_labels`.
     """
-    found = []
-    with _open(str(path), "data.exclude") as table:
-        column = next((name for name in ("mark", "score") if name in table.names), None)
-        if column is None:
-            if path.suffix.lower() != ".csv":  # which may be a list of `verify`
-                table.fail("has neither a column score nor mark, which say what is left out")
-            return None
-        for rows, columns in table.samples(index, [column]):
-            values = columns[column]
-            if column == "mark":
-                out = np.array([str(value or "").strip() not in (KEEP, "") for value in values])
+    found = [np.empty(0, dtype=np.int64)]
+    with _open(table, index) as samples:
+        name = next((name for name in ("mark", "score") if name in samples.columns), None)
+        if name is None:
+            if table.suffix.lower() == ".csv":
+                return None
+            samples.fail("has neither a column score nor a column mark to leave samples out by")
+        for rows, columns in samples.batches([name]):
+            if name == "mark":
+                marks = [text.strip() for text in as_text(columns[name])]
+                out = np.array([mark not in (KEEP, "") for mark in marks], dtype=bool)
             else:
                 try:
-                    out = np.array([float(value) for value in values]) > above
-                except (TypeError, ValueError) as error:
-                    table.fail(f"column score holds no numbers ({error})")
+                    out = columns[name].astype(np.float64) > above
+                except ValueError as error:
+                    samples.fail(f"column score does not contain numbers ({error})")
             found.append(rows[out])
-    return np.unique(np.concatenate(found)) if found else np.empty(0, dtype=np.int64)
+    return np.unique(np.concatenate(found))
 
 
-def _probabilities(table: "_Table", index: SampleIndex) -> Iterator[tuple[NDArray, NDArray]]:
-    k = index.num_classes
-    columns = [PROBABILITIES] if PROBABILITIES in table.names else [f"p{i}" for i in range(k)]
-    if columns[0] not in table.names or f"p{k}" in table.names:
-        table.fail(
-            f"has no probabilities of {k} classes; export it with --soft from a run on this data"
-        )
-    for rows, found in table.samples(index, columns, whole=False):
-        try:
-            p = np.array([found[name] for name in columns], dtype=np.float32)
-            p = p[0] if columns[0] == PROBABILITIES else p.T
-        except (TypeError, ValueError) as error:
-            table.fail(f"its probabilities are no numbers ({error})")
-        if p.shape != (len(rows), k):
-            table.fail(f"has {p.shape[-1]} probabilities a row, the data set {k} classes")
-        sums = p.sum(1, keepdims=True)
-        wrong = ~(np.isfinite(p).all(1) & (p >= 0).all(1) & (np.abs(sums[:, 0] - 1) < 0.02))
-        if wrong.any():
-            sample = index.sample_ids[rows[wrong][0]]
-            table.fail(f"the probabilities of sample {sample} are no distribution")
-        yield rows, p / sums
-
-
-class _Table:
-    """A table that is read in pieces.
+class _Samples:
+    """The samples that a table lists.
 
     Attributes:
-        names: Its columns.
+        columns: Names of the columns of the table.
     """
 
-    def __init__(self, path: str, option: str, names: Sequence[str], batches: Any, classes) -> None:
-        self.names = list(names)
-        self._path, self._option, self._batches, self._classes = path, option, batches, classes
+    def __init__(self, table: Table, index: SampleIndex) -> None:
+        self.columns = table.columns
+        self._table = table
+        self._index = index
+        self._class_names = np.array(index.class_names, dtype=object)
 
-    def fail(self, what: str) -> None:
+    def fail(self, message: str) -> NoReturn:
         """Raises a `UserError` about the table."""
-        raise UserError(f"--{self._option} {self._path}: {what}")
+        raise UserError(message, argument="table", value=self._table.path)
 
-    def need(self, *columns: str) -> None:
-        """Makes sure that the columns are there."""
-        for column in columns:
-            if column not in self.names:
-                self.fail(
-                    f"has no column {column}; it has {', '.join(self.names[:20])}. Name the file "
-                    "of python -m alr_fast.export, or another column with --data.label_key"
-                )
-
-    def samples(
-        self, index: SampleIndex, columns: Sequence[str], *, whole: bool = True
-    ) -> Iterator[tuple[NDArray[np.int64], dict[str, Any]]]:
-        """Rows of the index, int64 [M], and the columns of the table for them.
+    def batches(
+        self, columns: Sequence[str], *, ignore_unknown: bool = False
+    ) -> Iterator[tuple[NDArray[np.int64], Columns]]:
+        """Rows of the index, int64 [M], and these columns of the table for them.
 
         Args:
-            index: The samples.
-            columns: Beside id and path.
-            whole: Whether an id that the index does not have is an error; else it is passed over.
+            columns: Names of columns other than id and path.
+            ignore_unknown: Skip samples whose id is not in the index; else they are an error.
         """
-        self.need("id", "path", *columns)
-        # Where names of classes stand beside their numbers, both must be those of the data.
-        pairs = [pair for pair in _PAIRS if set(pair) <= set(self.names) and self._classes is None]
-        wanted = dict.fromkeys((*columns, *(name for pair in pairs for name in pair)))
-        if self._classes is not None and list(index.class_names) != self._classes:
-            self.fail(
-                f"was made with the classes {', '.join(self._classes[:3])}, ..., the data set has "
-                f"{', '.join(index.class_names[:3])}, ...; pass the data that it was made from"
-            )
-        seen = np.zeros(len(index), dtype=bool)
-        for batch in self._batches(["id", "path", *wanted], index.num_classes):
-            try:
-                ids = np.array([_whole(value) for value in batch["id"]], dtype=np.int64)
-            except (TypeError, ValueError, OverflowError) as error:
-                self.fail(f"column id holds no whole numbers ({error})")
-            places = np.searchsorted(index.sample_ids, ids)
-            known = places < len(index)
-            known[known] = index.sample_ids[places[known]] == ids[known]
-            if not known.all():
-                if whole:
-                    self._unknown_sample(batch, int(np.argmin(known)))
-                batch = {name: _chosen(values, known) for name, values in batch.items()}
-            rows = places[known]
-            for place, (row, path) in enumerate(zip(rows, batch["path"], strict=True)):
-                if not _same(path, index.paths[row]):
-                    self._unknown_sample(batch, place)
-            for number, name in pairs:
-                for label, found in zip(batch[number], batch[name], strict=True):
-                    if label not in (None, ""):
-                        self._compare(label, found, index)
+        self._check_columns([*columns, "id", "path"])
+        self._check_classes()
+        # A Parquet file of a run lists the class names once, other tables in columns.
+        named = [pair for pair in _NAMED if set(pair) <= set(self.columns)]
+        if b"class_names" in self._table.metadata:
+            named = []
+        wanted = dict.fromkeys(["id", "path", *columns, *(name for pair in named for name in pair)])
+        seen = np.zeros(len(self._index), dtype=bool)
+        size = max(_BATCH_VALUES // self._index.num_classes, 1)
+        for batch in self._table.batches(list(wanted), size):
+            found = batch.columns
+            rows = self._index.find_rows(self._integers("id", found["id"]))
+            if ignore_unknown:
+                found = {name: column[rows >= 0] for name, column in found.items()}
+                rows = rows[rows >= 0]
+            self._check_samples(rows, found)
+            for label, name in named:
+                self._check_names(label, name, found)
             if seen[rows].any() or len(np.unique(rows)) < len(rows):
                 self.fail("lists a sample twice; keep one line of each")
             seen[rows] = True
             if len(rows):
-                yield rows, batch
+                yield rows, found
 
-    def _compare(self, label: Any, name: str, index: SampleIndex) -> None:
+    def labels(self, name: str, columns: Columns) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+        """Rows of a batch with a label in this column, bool [M], and the labels, int64 [<= M]."""
+        filled = np.array([text.strip() != "" for text in as_text(columns[name])], dtype=bool)
+        return filled, self._integers(name, columns[name][filled])
+
+    def _integers(self, name: str, column: NDArray[Any]) -> NDArray[np.int64]:
         try:
-            number = _whole(label)
-        except (ValueError, OverflowError, TypeError):
-            number = -1
-        there = index.class_names[number] if 0 <= number < index.num_classes else None
-        if there is None or not _same(name, there):
+            numbers = column.astype(np.float64)  # columns with empty cells often contain 1.0
+        except ValueError as error:
+            self.fail(f"column {name} does not contain integers ({error})")
+        wrong = ~(np.abs(numbers) < 2**53) | (numbers != np.floor(numbers))
+        if wrong.any() or column.ndim > 1:
+            self.fail(f"column {name} does not contain integers ({column[wrong][:1].tolist()})")
+        return numbers.astype(np.int64)
+
+    def _check_columns(self, names: Sequence[str]) -> None:
+        for name in names:
+            if name not in self.columns:
+                self.fail(
+                    f"has no column {name}; it has {', '.join(self.columns[:20])}; pass a table "
+                    "of python -m alr_fast.export, or the name of another column of labels"
+                )
+
+    def _check_classes(self) -> None:
+        """Compares the class names in the metadata, which a run writes, with the data set."""
+        stored = self._table.metadata.get(b"class_names")
+        names = list(self._index.class_names)
+        if stored is not None and json.loads(stored) != names:
             self.fail(
-                f"calls class {label} {name}, the data set "
-                + ("has no such class" if there is None else there)
+                f"was made with the classes {', '.join(json.loads(stored)[:3])}, ..., the data "
+                f"set has {', '.join(names[:3])}, ...; pass the data that it was made from"
             )
 
-    def _unknown_sample(self, batch: dict[str, Any], place: int) -> None:
-        self.fail(
-            f"its sample {batch['id'][place]} ({batch['path'][place]}) is not in this data set; "
-            "pass the data that it was made from"
-        )
+    def _check_samples(self, rows: NDArray[np.int64], columns: Columns) -> None:
+        wrong = np.flatnonzero(rows < 0)
+        if not len(wrong):
+            wrong = _differing(as_text(columns["path"]), self._index.paths.take(rows))
+        if len(wrong):
+            sample_id, path = (as_text(columns[name])[wrong[0]] for name in ("id", "path"))
+            self.fail(
+                f"its sample {sample_id} ({path}) is not in this data set; pass the data that it "
+                "was made from"
+            )
+
+    def _check_names(self, label: str, name: str, columns: Columns) -> None:
+        """Compares the class name beside each label with the data set."""
+        filled, labels = self.labels(label, columns)
+        names = as_text(columns[name])[filled]
+        outside = np.flatnonzero((labels < 0) | (labels >= len(self._class_names)))
+        if len(outside):
+            k = outside[0]
+            self.fail(f"calls class {labels[k]} {names[k]}, the data set has no such class")
+        known = self._class_names[labels]
+        for k in _differing(names, known)[:1]:
+            self.fail(f"calls class {labels[k]} {names[k]}, the data set {known[k]}")
 
 
-def _same(written: str, text: str) -> bool:
-    """Whether a text of a table stands for this one.
+def _differing(written: NDArray[np.object_], known: Iterable[str]) -> NDArray[np.int64]:
+    """Positions of texts of a table that do not stand for the known ones.
 
-    The report puts an apostrophe before what a spreadsheet takes for a formula, and a browser
-    writes U+FFFD for each byte that is no UTF-8.
+    The report puts an apostrophe before a text that a spreadsheet would read as a formula, and a
+    browser writes U+FFFD for each non-UTF-8 byte.
     """
-    return written == text or written.removeprefix("'") == _SURROGATES.sub("\ufffd", text)
-
-
-def _whole(value: Any) -> int:
-    """A whole number, also as ``1.0``, which a column with empty cells often has.
-
-    Raises:
-        ValueError: It is none.
-    """
-    number = float(value)
-    if not number.is_integer():
-        raise ValueError(f"{value!r}")
-    return int(number)
-
-
-def _chosen(values: Any, keep: NDArray[np.bool_]) -> Any:
-    if isinstance(values, np.ndarray):
-        return values[keep]
-    return [value for value, kept in zip(values, keep, strict=True) if kept]
+    texts = np.array(list(known), dtype=object)
+    positions = np.flatnonzero(written != texts)
+    shown = [_SURROGATES.sub("\ufffd", text) for text in texts[positions]]
+    unquoted = [text.removeprefix("'") for text in written[positions]]
+    return positions[np.array(unquoted, dtype=object) != np.array(shown, dtype=object)]
 
 
 @contextmanager
-def _open(path: str, option: str) -> Iterator[_Table]:
-    opened = _open_parquet if path.lower().endswith(".parquet") else _open_csv
+def _open(table: str | Path, index: SampleIndex) -> Iterator[_Samples]:
     try:
-        with opened(path, option) as table:
-            yield table
-    except OSError as error:
-        also = " or python -m alr_fast.data verify" if option == "data.exclude" else ""
-        raise UserError(
-            f"--{option} {path}: {error.strerror or error}; name a file that python -m "
-            f"alr_fast.export{also} wrote"
-        ) from error
-
-
-@contextmanager
-def _open_csv(path: str, option: str) -> Iterator[_Table]:
-    # Bytes that are no UTF-8 stand for themselves, as they do in names of files.
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        reader = csv.DictReader(file)
-
-        def batches(columns: Sequence[str], num_classes: int) -> Iterator[dict[str, list]]:
-            batch: dict[str, list] = {name: [] for name in columns}
-            for line in reader:
-                if None in line or None in line.values():
-                    raise UserError(
-                        f"--{option} {path}, line {reader.line_num}: has not as many fields as the "
-                        "header; correct the line"
-                    )
-                for name in columns:
-                    batch[name].append(line[name])
-                if len(batch["id"]) == max(_BATCH * 10 // num_classes, 1):
-                    yield batch
-                    batch = {name: [] for name in columns}
-            if batch["id"]:
-                yield batch
-
-        try:
-            yield _Table(path, option, reader.fieldnames or (), batches, None)
-        except csv.Error as error:
-            raise UserError(f"--{option} {path}: is not a CSV table: {error}") from error
-
-
-@contextmanager
-def _open_parquet(path: str, option: str) -> Iterator[_Table]:
-    need(("pyarrow",), "train", what=f"--{option} {path}")
-    import pyarrow
-    from pyarrow.parquet import ParquetFile
-
-    try:
-        with ParquetFile(path) as file:
-
-            def batches(columns: Sequence[str], num_classes: int) -> Iterator[dict[str, Any]]:
-                size = max(_BATCH * 10 // num_classes, 1)
-                for batch in file.iter_batches(size, columns=list(columns)):
-                    yield {
-                        name: _values(name, column, table)
-                        for name, column in zip(batch.schema.names, batch.columns, strict=True)
-                    }
-
-            facts = file.schema_arrow.metadata or {}
-            classes = json.loads(facts[b"class_names"]) if b"class_names" in facts else None
-            table = _Table(path, option, file.schema_arrow.names, batches, classes)
-            yield table
-    except pyarrow.ArrowException as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"--{option} {path}: cannot be read as Parquet ({reason}); export it anew"
-        ) from error
-
-
-def _values(name: str, column: Any, table: _Table) -> Any:
-    """A column of a Parquet file as an array [M, K], or a list of numbers or texts."""
-    if name == PROBABILITIES:
-        try:
-            lengths = column.value_lengths().to_numpy(zero_copy_only=False)
-            flat = column.flatten().to_numpy(zero_copy_only=False)
-        except (AttributeError, TypeError, ValueError):
-            lengths = flat = np.empty(0)
-        if column.null_count or len(lengths) < len(column) or len(set(lengths.tolist())) > 1:
-            table.fail(f"column {PROBABILITIES} holds no lists of one length")
-        return flat.reshape(len(column), -1) if len(column) else flat
-    values = column.to_pylist()
-    if name == "path" or name.endswith("_name"):
-        return [
-            v.decode("utf-8", "surrogateescape") if isinstance(v, bytes) else str(v or "")
-            for v in values
-        ]
-    return values
+        with open_table(Path(table)) as opened:
+            yield _Samples(opened, index)
+    except TableError as error:
+        raise UserError(str(error), argument="table", value=error.where) from error

@@ -9,7 +9,6 @@ Two packings of the same files are byte-identical.
 out; all samples keep their ids.
 """
 
-import csv
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.broken import default_exclusion_file, read_exclusions
+from alr_fast.data.broken import find_exclusions, read_exclusions
 from alr_fast.data.datasets import Dataset, Split
 from alr_fast.data.layouts.packed import (
     INDEX_FOLDER,
@@ -241,15 +240,11 @@ class Packer:
 
 def _excluded(split: Split, exclude: str) -> dict[int, str]:
     """Row -> reason of the samples on a list."""
-    if exclude == "none" or split.images.array is not None:
+    path = None if split.images.array is not None else find_exclusions(split, exclude)
+    if path is None:
         return {}
-    path = default_exclusion_file(split) if exclude == "auto" else Path(exclude)
-    if exclude == "auto" and not path.exists():
-        return {}
-    rows = read_exclusions(path, split.index)
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        reasons = {int(line["id"]): line.get("reason") or "" for line in csv.DictReader(file)}
-    return {int(row): f"excluded: {reasons[int(split.index.sample_ids[row])]}" for row in rows}
+    reasons = read_exclusions(path, split.index)
+    return {row: f"excluded: {reason}" for row, reason in reasons.items()}
 
 
 def _existing(path: Path) -> Path:

@@ -65,8 +65,9 @@ def check_methods(config: "Config", index: "SampleIndex", *, channels: int, size
                 check_net(config.transition.net, "transition.net")
             elif parameter.name == "teacher":
                 if is_label_table(option):
-                    for _ in read_probabilities(option, index, option=f"{name}.teacher"):
-                        pass  # all of it, before other methods are trained
+                    with naming_options(table=f"{name}.teacher"):
+                        for _ in read_probabilities(option, index):
+                            pass  # all of it, before other methods are trained
                 else:
                     check_net(option, f"{name}.teacher")
             elif parameter.annotation is Tensor:

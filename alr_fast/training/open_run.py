@@ -15,7 +15,7 @@ from alr_fast.bank.file import open_rows
 from alr_fast.bank.history import COLUMNS, SampleHistory
 from alr_fast.bank.placement import allocate_rows, read_in_order
 from alr_fast.data.datasets import Split, open_dataset
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from alr_fast.labels.refined import RefinedLabels
 from alr_fast.training.checkpoint.manifest import Checkpoint, check_files, newest_checkpoint
 from alr_fast.training.checkpoint.shards import shard
@@ -175,7 +175,7 @@ def open_run(
     if method is None and left:
         method = left[-1]
     if method in left:
-        split = open_dataset(options.data.name, options.data_root).split(options.data.train_split)
+        split = _train_split(options)
         yield from_bank_file(run / f"{method}{BANK}", method, split)
         return
     checkpoint = None if is_finished(run) else newest_checkpoint(run / CHECKPOINTS)
@@ -191,6 +191,12 @@ def open_run(
         raise UserError(f"{run}: {what} no label bank; {state}")
     with process_group("cpu") as world:
         yield _of_checkpoint(checkpoint, options, world, run, log)
+
+
+def _train_split(options: RunOptions) -> Split:
+    with naming_options(root="data-root"):
+        dataset = open_dataset(options.data.name, options.data_root)
+    return dataset.split(options.data.train_split)
 
 
 def _of_checkpoint(
@@ -225,7 +231,7 @@ def _of_checkpoint(
     log(f"{method}: from {checkpoint.path}, in epoch {epoch + 1} after step {step}")
     # A checkpoint has the rows in the order in which the processes own them.
     place = torch.argsort(ids)
-    whole = open_dataset(options.data.name, options.data_root).split(options.data.train_split)
+    whole = _train_split(options)
     facts = checkpoint.progress["data"]
     split = matching(checkpoint.path, whole, ids[place].numpy(), facts["classes"], facts["samples"])
     clean = split.index.clean_labels

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.broken import default_exclusion_file, read_exclusions
+from alr_fast.data.broken import find_exclusions, read_exclusions
 from alr_fast.data.datasets import Dataset, Split, open_dataset
 from alr_fast.data.images import FileImages
 from alr_fast.data.index import SampleIndex, balanced_rows
@@ -63,13 +63,15 @@ def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None
     Raises:
         UserError: The data cannot be used; the message names the input and the way out.
     """
-    dataset = open_dataset(config.name, root)
+    with naming_options(name="data", root="data-root"):
+        dataset = open_dataset(config.name, root)
     if root is not None:
         log(f"{dataset.layout.name}: {dataset.found.what}")
     train = dataset.split(config.train_split)
     k = train.index.num_classes
     # By the data set's own labels: with others the same images are trained on.
-    limited = balanced_rows(train.index.labels, k, config.limit, option="data.limit")
+    with naming_options(limit="data.limit"):
+        limited = balanced_rows(train.index.labels, k, config.limit)
     if config.label_file is not None:
         index = _with_labels_of_file(config, train.index, log)
         train = replace(train, index=index)
@@ -85,7 +87,8 @@ def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None
             "pass --data.train_split and --data.test_split of the same classes"
         )
     train = train if len(limited) == len(train) else train.take(limited)
-    rows = balanced_rows(test.index.labels, k, config.test_limit, option="data.test_limit")
+    with naming_options(limit="data.test_limit"):
+        rows = balanced_rows(test.index.labels, k, config.test_limit)
     test = test if len(rows) == len(test) else test.take(rows)
     second = None
     if config.ilsvrc12 is not None:
@@ -115,7 +118,8 @@ def _with_labels_of_file(
     if not is_label_table(file):
         log(f"labels: those of {file}")
         return index.with_noisy_labels(_labels_of_file(config, index))
-    labels, listed = read_labels(file, index, config.label_key, option="data.label_file")
+    with naming_options(table="data.label_file"):
+        labels, listed = read_labels(file, index, config.label_key)
     differing = int((labels != index.labels).sum())
     log(
         f"labels: those of {file} for {listed:,} of {len(index):,} samples, {differing:,} other "
@@ -153,20 +157,18 @@ def _excluded_rows(
         excluded = split.images.absent()
         if len(excluded):
             log(f"{len(excluded):,} samples were left out when the data set was packed")
-    listed = None
-    path = Path(exclude)
-    if exclude == "auto":
-        # Images in memory come from no files that could be broken.
-        path = None if split.images.array is not None else default_exclusion_file(split)
-    if exclude != "none" and path is not None and (exclude != "auto" or path.exists()):
+    with naming_options(exclude="data.exclude", table="data.exclude"):
+        path = find_exclusions(split, exclude)
+        if path is None:
+            return excluded
+        listed = None
         if is_label_table(exclude):
             listed = read_left_out(path, split.index, config.exclude_above)
         if listed is None:
-            listed = read_exclusions(path, split.index)
-        if len(listed):
-            log(f"{len(listed):,} samples are left out, as {path} says")
-        excluded = np.union1d(excluded, listed)
-    return excluded
+            listed = np.array(list(read_exclusions(path, split.index)), dtype=np.int64)
+    if len(listed):
+        log(f"{len(listed):,} samples are left out, listed in {path}")
+    return np.union1d(excluded, listed)
 
 
 def _without(split: Split, rows: NDArray[np.int64]) -> Split:

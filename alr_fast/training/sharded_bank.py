@@ -18,7 +18,7 @@ from alr_fast.bank.history import COLUMNS, SampleHistory
 from alr_fast.bank.placement import check_placement, choose_placement
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.label_table import read_probabilities
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import BankConfig
 from alr_fast.training.distributed import World
 from alr_fast.training.output.records import Histogram
@@ -75,18 +75,19 @@ def new_bank(
     if soft_labels is not None and not one_hot:
         log("label bank: starts at zero, not from the soft labels")
     elif soft_labels is not None:
+
+        def fill() -> None:
+            with naming_options(table="data.label_file"):
+                fill_rows(bank.rows, soft_labels, index, rows)
+
         with bank.host_access():
-            world.on_all_ranks(
-                lambda: fill_rows(bank.rows, soft_labels, index, rows, option="data.label_file")
-            )
+            world.on_all_ranks(fill)
     each = " in each process" if world.size > 1 else ""
     log(f"label bank: {readable(num_bytes)}{each}, {placement} ({why})")
     return bank
 
 
-def fill_rows(
-    target: Tensor, table: str, index: SampleIndex, rows: NDArray[np.int64], *, option: str
-) -> None:
+def fill_rows(target: Tensor, table: str, index: SampleIndex, rows: NDArray[np.int64]) -> None:
     """Brings the soft labels of a table into rows, where it lists them.
 
     Args:
@@ -94,14 +95,13 @@ def fill_rows(
         table: See `alr_fast.data.label_table`.
         index: All training samples.
         rows: Those of this process, int64 [n].
-        option: The option that names the table.
 
     Raises:
         UserError: The table cannot be read, or does not fit.
     """
     place = np.full(len(index), -1)
     place[rows] = np.arange(len(rows))
-    for found, p in read_probabilities(table, index, option=option):
+    for found, p in read_probabilities(table, index):
         own = place[found] >= 0
         where = torch.from_numpy(place[found][own]).to(target.device)
         target[where] = torch.from_numpy(p[own]).to(target)

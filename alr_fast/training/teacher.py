@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from alr_fast.data.label_table import is_label_table
 from alr_fast.data.loaders.base import Loader
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import WEIGHTS
 from alr_fast.training.methods import METHODS
 from alr_fast.training.models import build_model
@@ -119,7 +119,12 @@ def teacher_probabilities(net: str, run: "Run", *, option: str) -> Tensor:
         table = torch.zeros(len(rows), index.num_classes, dtype=dtype, device=run.world.device)
         given = torch.from_numpy(index.labels[rows]).to(run.world.device)
         table.scatter_(1, given[:, None], 1)
-        run.world.on_all_ranks(lambda: fill_rows(table, net, index, rows, option=option))
+
+        def fill() -> None:
+            with naming_options(table=option):
+                fill_rows(table, net, index, rows)
+
+        run.world.on_all_ranks(fill)
         return table
     loader = run.loaders.in_order()
     model = run.world.on_all_ranks(

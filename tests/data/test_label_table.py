@@ -1,4 +1,4 @@
-"""Tables of labels by sample id: from a run into the trainer, and every refusal."""
+"""Tables of labels by sample id: training on tables of a run, and every error message."""
 
 import csv
 import os
@@ -47,14 +47,14 @@ def columns(tables):
 
 @pytest.fixture
 def trained(tmp_path, capsys):
-    """Trains an epoch on the digits without noise; returns what its bank file holds."""
+    """Trains an epoch on the digits without noise; returns the tensors of its bank file."""
 
     def train_on(*argv, methods="alr"):
         runs = tmp_path / "runs"
         options = ["--methods", methods, "--optim.epochs", "1", "--noise.kind", "none"]
         options += ["--noise.rate", "0", *QUIET, "--runs", str(runs)]
         if methods == "alr":
-            # With a momentum of one the bank stays as it began.
+            # With a momentum of one the bank does not change.
             options += ["--alr.warmup_epochs", "0", "--alr.momentum", "1"]
         assert train([*options, *argv]) == 0
         if methods == "ce":
@@ -78,11 +78,11 @@ def test_refined_labels_are_trained_on(tables, columns, trained, name):
     assert columns["refined_label"] != columns["given_label"]
     assert bank["ids"].tolist() == columns["id"]
     assert torch.equal(bank["rows"].argmax(1), bank["given_labels"])
-    # Corrections tell nothing of the truth.
+    # Corrected labels do not change the clean labels.
     assert bank["clean_labels"].tolist() == columns["clean_label"]
 
 
-def test_a_limit_takes_the_same_images_whatever_the_labels(tables, columns, trained):
+def test_a_limit_selects_the_same_images_for_all_labels(tables, columns, trained):
     limit = ["--data.limit", "300"]
     before = trained(*limit)["ids"].tolist()
     bank = trained(*limit, "--labels", str(tables / "labels.parquet"))
@@ -91,7 +91,7 @@ def test_a_limit_takes_the_same_images_whatever_the_labels(tables, columns, trai
     assert bank["given_labels"].tolist() == [refined[sample] for sample in before]
 
 
-def test_a_table_that_a_link_leads_to_is_noted_down_where_it_is(tables, trained, tmp_path):
+def test_links_to_a_table_are_resolved_in_the_configuration(tables, trained, tmp_path):
     link = tmp_path / "latest"
     link.symlink_to(tables)
     for option in ("--labels", "--data.exclude"):
@@ -102,14 +102,14 @@ def test_a_table_that_a_link_leads_to_is_noted_down_where_it_is(tables, trained,
 
 
 @pytest.mark.parametrize("name", ["labels.parquet", "labels.csv"])
-def test_soft_labels_are_what_a_bank_starts_from(tables, columns, trained, name):
+def test_a_bank_starts_from_soft_labels(tables, columns, trained, name):
     argv = ["--labels", str(tables / name), "--data.label_key", "probabilities"]
     bank = trained(*argv)
     assert torch.allclose(bank["rows"], torch.tensor(columns["probabilities"]), atol=1e-6)
     assert bank["given_labels"].tolist() == columns["refined_label"]
 
 
-def test_soft_labels_of_some_samples_leave_the_others_as_they_are(tables, trained, tmp_path):
+def test_soft_labels_of_some_samples_do_not_change_the_others(tables, trained, tmp_path):
     part = pq.read_table(tables / "labels.parquet").slice(100, 50)
     pq.write_table(part, tmp_path / "part.parquet")
     argv = ["--labels", str(tmp_path / "part.parquet"), "--data.label_key", "probabilities"]
@@ -150,7 +150,7 @@ def test_suspicious_samples_are_left_out(tables, columns, trained):
 
 @pytest.fixture
 def marks(columns, tmp_path):
-    """Marks as a report writes them, of samples whose refined label is another, and of others."""
+    """Marks of a report for samples whose refined label differs from the given one."""
     path = tmp_path / "marks.csv"
     changed = [i for i in columns["id"] if columns["given_label"][i] != columns["refined_label"][i]]
     marked = {}
@@ -169,7 +169,7 @@ def marks(columns, tmp_path):
     return path, marked
 
 
-def test_marks_change_only_the_labels_that_a_person_has_given(marks, trained):
+def test_marks_change_only_labels_set_by_a_person(marks, trained):
     path, marked = marks
     labels = trained("--labels", str(path))["given_labels"].tolist()
     wanted = open_dataset("digits", None).split("train").index.labels.tolist()
@@ -180,7 +180,7 @@ def test_marks_change_only_the_labels_that_a_person_has_given(marks, trained):
     assert labels == wanted != before
 
 
-def test_marks_leave_out_all_but_what_is_kept(marks, trained):
+def test_marks_leave_out_all_samples_except_kept_ones(marks, trained):
     path, marked = marks
     out = {i for i, (mark, _) in marked.items() if mark != "keep"}
     assert len(out) == 20
@@ -188,12 +188,12 @@ def test_marks_leave_out_all_but_what_is_kept(marks, trained):
     assert ids == [i for i in range(1437) if i not in out]
 
 
-def test_a_list_of_broken_files_is_no_table_of_labels(trained, tmp_path):
+def test_a_list_of_broken_files_is_not_a_table_of_labels(trained, tmp_path):
     index = open_dataset("digits", None).split("train").index
     path = tmp_path / "list.csv"
     write_exclusions(path, [(i, index.paths[i], "cut off") for i in (3, 1000)])
     assert read_left_out(path, index, 0.5) is None
-    assert read_exclusions(path, index).tolist() == [3, 1000]
+    assert read_exclusions(path, index) == {3: "cut off", 1000: "cut off"}
     ids = trained("--data.exclude", str(path))["ids"].tolist()
     assert ids == [i for i in range(1437) if i not in (3, 1000)]
 
@@ -206,25 +206,25 @@ def test_noise_is_not_injected_into_the_labels_of_a_table(tables, tmp_path, caps
     assert not runs.exists()
 
 
-def test_a_table_that_is_not_there(tmp_path, capsys):
+def test_a_missing_table_is_named(tmp_path, capsys):
     argv = ["--noise.kind", "none", "--runs", str(tmp_path / "runs")]
     path = tmp_path / "none.csv"
     message = message_of(capsys, *argv, "--labels", str(path))
     assert f"--data.label_file {path}: no such file" in message
     message = message_of(capsys, *argv, "--data.exclude", str(path))
-    assert f"--data.exclude {path}: No such file or directory; name a file that" in message
+    assert f"--data.exclude {path}: no such file; pass a list of" in message
     message = message_of(
         capsys, *argv, "--methods", "distillation", "--distillation.teacher", str(path)
     )
     assert f"--distillation.teacher {path}: neither a method" in message
-    with pytest.raises(UserError, match=f"--x {tmp_path}/none.parquet: .*; name a file that"):
-        read_labels(str(tmp_path / "none.parquet"), small_index(), None, option="x")
+    with pytest.raises(UserError, match=f"table {tmp_path}/none.parquet: .*; name a readable file"):
+        read_labels(str(tmp_path / "none.parquet"), small_index(), None)
 
 
 def small_index(classes=3, names=None):
-    ids = np.array([0, 2, 3, 7])  # as of a split of which some samples are left out
+    ids = np.array([0, 2, 3, 7])  # a split without some of its samples
     return SampleIndex(
-        ids=ids,
+        sample_ids=ids,
         paths=[f"p{i}" for i in ids] if names is None else names,
         labels=np.array([0, 1, 2, 0]),
         clean_labels=None,
@@ -234,7 +234,7 @@ def small_index(classes=3, names=None):
 
 @pytest.fixture(params=["csv", "parquet"])
 def write(request, tmp_path):
-    """Writes columns as a table of each kind."""
+    """Writes columns as a CSV or Parquet table."""
 
     def write(columns):
         path = tmp_path / f"table.{request.param}"
@@ -259,12 +259,12 @@ def write(request, tmp_path):
 
 
 def labels_of(path, index=None, key=None):
-    labels, listed = read_labels(str(path), index or small_index(), key, option="labels")
+    labels, listed = read_labels(str(path), index or small_index(), key)
     return labels.tolist(), listed
 
 
 def probabilities_of(path, index=None):
-    parts = list(read_probabilities(str(path), index or small_index(), option="labels"))
+    parts = list(read_probabilities(str(path), index or small_index()))
     return np.concatenate([rows for rows, _ in parts]), np.concatenate([p for _, p in parts])
 
 
@@ -273,7 +273,7 @@ def test_labels_in_any_order_and_of_some_samples(write):
     assert labels_of(path) == ([0, 0, 2, 2], 2)
 
 
-def test_a_persons_label_goes_before_the_refined_one(write):
+def test_a_label_set_by_a_person_overrides_the_refined_one(write):
     path = write(
         {
             "id": [0, 2, 3],
@@ -293,7 +293,7 @@ def test_names_of_classes_are_compared_where_there_is_a_label(write):
     assert labels_of(write(lines | {"refined_name": ["of none", "b"]})) == ([0, 1, 2, 0], 1)
     with pytest.raises(UserError, match="calls class 1 c, the data set b"):
         labels_of(write(lines | {"refined_name": ["a", "c"]}))
-    # Also of the given label, which is not read otherwise.
+    # The given label is compared, too, although it is not used.
     given = {"given": [0, 1], "given_name": ["a", "c"]}
     with pytest.raises(UserError, match="calls class 1 c, the data set b"):
         labels_of(write(lines | given))
@@ -301,10 +301,10 @@ def test_names_of_classes_are_compared_where_there_is_a_label(write):
         labels_of(write(lines | given | {"given": [0, 7]}))
 
 
-def test_whole_numbers_as_columns_with_gaps_have_them(write):
+def test_integers_written_with_a_decimal_point(write):
     path = write({"id": ["0.0", "2"], "path": ["p0", "p2"], "label": ["1.0", "2.0"]})
     assert labels_of(path) == ([1, 2, 2, 0], 2)
-    with pytest.raises(UserError, match=r"column label holds no whole numbers .*1\.5"):
+    with pytest.raises(UserError, match=r"column label does not contain integers .*1\.5"):
         labels_of(write(GOOD | {"label": ["1.5", "2"]}))
 
 
@@ -314,7 +314,7 @@ def test_probabilities_are_scaled_to_a_sum_of_one(write):
     assert p == pytest.approx(np.array([[50 / 101, 25 / 101, 26 / 101], [0, 1, 0]]), abs=1e-6)
 
 
-def test_a_browser_writes_bytes_that_are_no_utf_8_as_one_sign(write):
+def test_a_browser_replaces_non_utf_8_bytes(write):
     index = small_index(names=[os.fsdecode(b"=\xff0"), "p2", "p3", "p7"])
     path = write({"id": [0], "path": ["'=\ufffd0"], "label": [2]})
     assert labels_of(path, index) == ([2, 1, 2, 0], 1)
@@ -329,20 +329,20 @@ def test_the_most_probable_class_is_the_label(write):
     assert p.tolist() == rows
 
 
-def test_soft_labels_of_samples_that_are_left_out_are_passed_over(write):
+def test_soft_labels_of_excluded_samples_are_ignored(write):
     path = write({"id": [1, 2, 9], "path": ["p1", "p2", "p9"], "probabilities": [[1, 0, 0]] * 3})
     rows, p = probabilities_of(path)
     assert (rows.tolist(), p.tolist()) == ([1], [[1, 0, 0]])
 
 
-def test_long_tables_come_in_batches(write, monkeypatch):
-    monkeypatch.setattr("alr_fast.data.label_table._BATCH", 1)
+def test_long_tables_are_read_in_batches(write, monkeypatch):
+    monkeypatch.setattr("alr_fast.data.label_table._BATCH_VALUES", 10)
     ids = np.arange(20)
     index = SampleIndex(ids, [f"p{i}" for i in ids], ids % 3, None, ("a", "b", "c"))
     rows = np.eye(3)[(ids + 1) % 3].tolist()
     lines = {"id": ids.tolist(), "path": list(index.paths), "probabilities": rows}
     path = write(lines | {"label": ((ids + 1) % 3).tolist(), "score": (ids / 20).tolist()})
-    batches = list(read_probabilities(str(path), index, option="labels"))
+    batches = list(read_probabilities(str(path), index))
     assert [len(found) for found, _ in batches] == [3] * 6 + [2]
     assert np.concatenate([p for _, p in batches]).tolist() == rows
     assert labels_of(path, index) == (((ids + 1) % 3).tolist(), 20)
@@ -353,7 +353,7 @@ def test_long_tables_come_in_batches(write, monkeypatch):
         labels_of(path, index)
 
 
-def test_paths_that_are_no_utf_8(write):
+def test_paths_that_are_not_utf_8(write):
     names = [os.fsdecode(name) for name in (b"p\xff0", b"p2", b"p\xe9", b"p7")]
     index = small_index(names=names)
     listed = [names[2], names[0]]
@@ -363,13 +363,13 @@ def test_paths_that_are_no_utf_8(write):
     assert labels_of(path, index) == ([1, 1, 0, 0], 2)
 
 
-def test_an_apostrophe_before_a_path_is_the_reports(write):
+def test_an_apostrophe_of_the_report_before_a_path_is_ignored(write):
     index = small_index(names=["=1+1", "'quoted", "p3", "p7"])
     lines = {"id": [0, 2], "path": ["'=1+1", "'quoted"], "label": [1, 2]}
     assert labels_of(write(lines), index) == ([1, 2, 2, 0], 2)
 
 
-def test_samples_that_are_left_out_by_mark_and_by_score(write):
+def test_samples_are_left_out_by_mark_or_by_score(write):
     lines = {"id": [0, 2, 3, 7], "path": ["p0", "p2", "p3", "p7"]}
     by_score = write(lines | {"score": [0.9, 0.5, 0.51, 0.0]})
     assert read_left_out(by_score, small_index(), 0.5).tolist() == [0, 2]
@@ -379,11 +379,11 @@ def test_samples_that_are_left_out_by_mark_and_by_score(write):
     if write.kind == "csv":  # it may be a list of broken files
         assert read_left_out(write(lines), small_index(), 0.5) is None
     else:
-        with pytest.raises(UserError, match="has neither a column score nor mark"):
+        with pytest.raises(UserError, match="has neither a column score nor a column mark"):
             read_left_out(write(lines), small_index(), 0.5)
 
 
-def test_a_mark_that_is_null_is_no_mark(tmp_path):
+def test_a_null_mark_is_an_empty_mark(tmp_path):
     path = tmp_path / "marks.parquet"
     lines = {"id": [0, 2], "path": ["p0", "p2"], "mark": pa.array([None, "fix"])}
     pq.write_table(pa.table(lines), path)
@@ -396,7 +396,7 @@ GOOD = {"id": [0, 2], "path": ["p0", "p2"], "label": [1, 2]}
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ({"path": ["p0"], "label": [1]}, "has no column id; it has path, label. Name the file of"),
+        ({"path": ["p0"], "label": [1]}, "has no column id; it has path, label; pass a table of"),
         ({"id": [0], "label": [1]}, "has no column path; it has id, label"),
         ({"id": [0], "path": ["p0"]}, "has no column refined_label; it has id, path"),
         (GOOD | {"id": [0, 1]}, r"its sample 1 \(p2\) is not in this data set; pass the data"),
@@ -404,21 +404,21 @@ GOOD = {"id": [0, 2], "path": ["p0", "p2"], "label": [1, 2]}
         (GOOD | {"id": [-1, 2]}, r"its sample -1 \(p0\) is not in this data set"),
         (GOOD | {"path": ["p0", "q2"]}, r"its sample 2 \(q2\) is not in this data set"),
         (GOOD | {"path": ["''p0", "p2"]}, r"its sample 0 \(''p0\) is not in this data set"),
-        (GOOD | {"id": ["0", "x"]}, "column id holds no whole numbers .*'x'"),
-        (GOOD | {"id": ["0", "1" + 20 * "0"]}, "column id holds no whole numbers"),
+        (GOOD | {"id": ["0", "x"]}, "column id does not contain integers .*'x'"),
+        (GOOD | {"id": ["0", "1" + 20 * "0"]}, "column id does not contain integers"),
         (GOOD | {"id": [2, 2], "path": ["p2", "p2"]}, "lists a sample twice; keep one line"),
         (
             GOOD | {"label": [1, 3]},
             "column label has the label 3; the data set has 3 classes, 0 to",
         ),
         (GOOD | {"label": [-1, 2]}, "column label has the label -1; the data set has 3 classes"),
-        (GOOD | {"label": ["cat", "2"]}, "column label holds no whole numbers .*'cat'"),
-        (GOOD | {"label": ["1" + 20 * "0", "2"]}, "column label holds no whole numbers"),
+        (GOOD | {"label": ["cat", "2"]}, "column label does not contain integers .*'cat'"),
+        (GOOD | {"label": ["1" + 20 * "0", "2"]}, "column label does not contain integers"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(write, lines, message):
     path = write(lines)
-    with pytest.raises(UserError, match=f"^--labels {path}: {message}"):
+    with pytest.raises(UserError, match=f"^table {path}: {message}"):
         labels_of(path)
 
 
@@ -428,10 +428,10 @@ SURE = [[1.0, 0, 0], [0, 0.5, 0.5]]
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([[1.0, 0, 0], [0.5, 0.5, 0.1]], "the probabilities of sample 2 are no distribution"),
-        ([[0.0, 0, 0], [1, 0, 0]], "the probabilities of sample 0 are no distribution"),
-        ([[1.2, -0.2, 0], [1, 0, 0]], "the probabilities of sample 0 are no distribution"),
-        ([[np.nan, 0.5, 0.5], [1, 0, 0]], "the probabilities of sample 0 are no distribution"),
+        ([[1.0, 0, 0], [0.5, 0.5, 0.1]], "the probabilities of sample 2 are not a distribution"),
+        ([[0.0, 0, 0], [1, 0, 0]], "the probabilities of sample 0 are not a distribution"),
+        ([[1.2, -0.2, 0], [1, 0, 0]], "the probabilities of sample 0 are not a distribution"),
+        ([[np.nan, 0.5, 0.5], [1, 0, 0]], "the probabilities of sample 0 are not a distribution"),
         ([[1.0, 0], [0, 1]], "has (2 probabilities a row, the data set 3 classes|no column p2)"),
         ([[1.0, 0, 0, 0]] * 2, "has (4 probabilities a row|no probabilities of 3 classes)"),
     ],
@@ -439,7 +439,7 @@ SURE = [[1.0, 0, 0], [0, 0.5, 0.5]]
 def test_probabilities_that_do_not_fit_are_refused(write, rows, message):
     path = write({"id": [0, 2], "path": ["p0", "p2"], "probabilities": rows})
     for read in (probabilities_of, lambda path: labels_of(path, key="probabilities")):
-        with pytest.raises(UserError, match=f"^--labels {path}: {message}"):
+        with pytest.raises(UserError, match=f"^table {path}: {message}"):
             read(path)
 
 
@@ -454,20 +454,20 @@ def test_a_table_without_probabilities(write):
 def test_a_list_of_samples_to_leave_out_that_does_not_fit(write, column):
     lines = {"id": [0, 5], "path": ["p0", "p5"], column: ["0.7", "0.8"]}
     path = write(lines)
-    with pytest.raises(UserError, match=rf"--data.exclude {path}: its sample 5 \(p5\) is not"):
+    with pytest.raises(UserError, match=rf"table {path}: its sample 5 \(p5\) is not"):
         read_left_out(path, small_index(), 0.5)
 
 
-def test_scores_that_are_no_numbers(write):
+def test_scores_that_are_not_numbers(write):
     path = write({"id": [0], "path": ["p0"], "score": ["high"]})
-    with pytest.raises(UserError, match=f"{path}: column score holds no numbers"):
+    with pytest.raises(UserError, match=f"{path}: column score does not contain numbers"):
         read_left_out(path, small_index(), 0.5)
 
 
-def test_probabilities_that_are_no_numbers(tmp_path):
+def test_probabilities_that_are_not_numbers(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("id,path,p0,p1,p2\n0,p0,1,0,none\n")
-    with pytest.raises(UserError, match=f"{path}: its probabilities are no numbers"):
+    with pytest.raises(UserError, match=f"^table {path}: its probabilities are not numbers"):
         probabilities_of(str(path))
 
 
@@ -479,15 +479,17 @@ def test_probabilities_that_are_no_numbers(tmp_path):
         pa.array(["1", "2"]),
     ],
 )
-def test_probabilities_that_are_no_lists_of_one_length(tmp_path, column):
+def test_probabilities_that_are_not_lists_of_one_length(tmp_path, column):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"id": [0, 2], "path": ["p0", "p2"], "probabilities": column}), path)
-    with pytest.raises(UserError, match=f"{path}: column probabilities holds no lists of one len"):
+    with pytest.raises(
+        UserError, match=f"^table {path}: column probabilities does not contain list"
+    ):
         probabilities_of(path)
 
 
 @pytest.mark.parametrize("paths", [[None, "p2"], [0, 2]])
-def test_paths_that_are_no_text(tmp_path, paths):
+def test_paths_that_are_not_text(tmp_path, paths):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table(GOOD | {"path": paths}), path)
     with pytest.raises(UserError, match=f"{path}: its sample 0 .* is not in this data set"):
@@ -508,20 +510,23 @@ def test_other_classes_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,path,label\n0,p0,1\n2,p2\n", ", line 3: has not as many fields as the header; corr"),
-        ("id,path,label\n0,p0,1,4\n", ", line 2: has not as many fields as the header"),
+        ("id,path,label\n0,p0,1\n2,p2\n", ", line 3: 2 fields, the header has 3; correct the line"),
+        ("id,path,label\n0,p0,1,4\n", ", line 2: 4 fields, the header has 3"),
         ("", ": has no column refined_label"),
-        ("id,path,label\n0,p0," + "1" * 200_000, ": is not a CSV table: field larger than"),
+        (
+            "id,path,label\n0,p0," + "1" * 200_000,
+            ", line 2: field larger than .*; correct it",
+        ),
     ],
 )
-def test_lines_of_a_csv_that_are_wrong(tmp_path, text, message):
+def test_wrong_lines_of_a_csv_file(tmp_path, text, message):
     path = tmp_path / "a.csv"
     path.write_text(text)
-    with pytest.raises(UserError, match=f"^--labels {path}{message}"):
+    with pytest.raises(UserError, match=f"^table {path}{message}"):
         labels_of(str(path))
 
 
-def test_a_csv_as_spreadsheets_write_it(tmp_path):
+def test_a_csv_file_of_a_spreadsheet(tmp_path):
     path = tmp_path / "A.CSV"
     path.write_bytes('\ufeffid,path,label\r\n"0",p0,1\r\n2,p2,\r\n'.encode())
     assert labels_of(str(path)) == ([1, 1, 2, 0], 1)
@@ -532,7 +537,7 @@ def test_a_broken_parquet_file(tmp_path, keep):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table(GOOD), path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match=f"^--labels {path}: cannot be read as Parquet .*export it"):
+    with pytest.raises(UserError, match=f"^table {path}: cannot be read as Parquet .*; write it"):
         labels_of(str(path))
 
 
@@ -540,7 +545,7 @@ def fill_shard(world, path):
     index = small_index()
     rows = np.array([[3, 0], [1, 2]][world.rank])
     target = torch.full((2, 3), -1.0)
-    fill_rows(target, path, index, rows, option="labels")
+    fill_rows(target, path, index, rows)
     return target.tolist()
 
 
@@ -548,4 +553,7 @@ def test_every_process_fills_its_own_rows(write):
     soft = {0: [0.5, 0.25, 0.25], 2: [0, 1, 0], 7: [0.125, 0.25, 0.625]}
     path = write({"id": list(soft), "path": ["p0", "p2", "p7"], "probabilities": [*soft.values()]})
     parts = in_processes(2, fill_shard, str(path))
-    assert parts == [[soft[7], soft[0]], [soft[2], [-1, -1, -1]]]  # of sample 3 nothing is said
+    assert parts == [
+        [soft[7], soft[0]],
+        [soft[2], [-1, -1, -1]],
+    ]  # the table lacks sample 3

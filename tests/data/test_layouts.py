@@ -1,4 +1,4 @@
-"""Every layout is read as its download lies on disk, by name and by ``auto``."""
+"""Every layout is read like its public download, by name and by ``auto``."""
 
 import io
 import os
@@ -56,7 +56,7 @@ def listing_of(root, name, split):
 
 
 def check(root, name, expected, *, auto=None):
-    """Compares every split with what was written; ``auto`` is what `auto` makes of the root."""
+    """Compares every split with the expected one; ``auto`` is the layout that `auto` recognises."""
     assert open_dataset("auto", root).layout.name == (auto or name)
     dataset = open_dataset(name, root)
     assert set(dataset.layout.splits) <= set(expected)
@@ -74,7 +74,7 @@ def check(root, name, expected, *, auto=None):
 
 
 def refused(root, name, split="train"):
-    """The message, one line, with which a split is refused."""
+    """The error message for a split, one line."""
     with pytest.raises(UserError) as caught:
         open_dataset(name, root).split(split)
     message = str(caught.value)
@@ -94,7 +94,7 @@ def written(tmp_path, content: bytes):
     return path
 
 
-def test_a_list_is_read_as_it_stands(tmp_path):
+def test_a_list_is_read_in_order(tmp_path):
     path = written(
         tmp_path, "b/1,2.jpg 1\r\n\r\n  a b/ü.jpg\t0\r\nc..d.jpg 2".encode() + b"\n\xff.jpg 0"
     )
@@ -104,9 +104,9 @@ def test_a_list_is_read_as_it_stands(tmp_path):
     assert labels.dtype == np.int64
 
 
-def test_a_list_may_count_from_one_have_a_prefix_and_be_cut(tmp_path):
-    path = written(tmp_path, b"a.jpg 1\nb.jpg 3\n./x//c.jpg 2\n")
-    table, labels = read_list(path, 3, prefix="images/", first_label=1, keep=2)
+def test_a_list_with_a_prefix_and_kept_classes(tmp_path):
+    path = written(tmp_path, b"a.jpg 0\nb.jpg 2\n./x//c.jpg 1\n")
+    table, labels = read_list(path, 3, prefix="images/", keep=2)
     assert list(table) == ["images/a.jpg", "images/x/c.jpg"]
     assert labels.tolist() == [0, 1]
     nothing, none = read_list(path, 4, keep=0)
@@ -147,7 +147,7 @@ def test_an_empty_or_missing_list_is_named(tmp_path):
             read_list(path, 3)
 
 
-def test_a_long_list_costs_little_more_than_its_bytes(tmp_path):
+def test_a_long_list_takes_little_more_memory_than_its_bytes(tmp_path):
     count = 20_000
     path = written(
         tmp_path, b"".join(b"images/%d/%08d.jpg 1\n" % (k % 10, k) for k in range(count))
@@ -157,7 +157,7 @@ def test_a_long_list_costs_little_more_than_its_bytes(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(table) == count
-    assert peak < 120 * count  # a list of str alone takes 80 more a path
+    assert peak < 120 * count  # a list of strings takes 80 bytes a path
 
 
 @pytest.mark.parametrize("pick", [lambda root: root, lambda root: root / "cifar-10-batches-py"])
@@ -212,9 +212,9 @@ def test_cifar100(tmp_path, pick, meta):
         ({"labels": [0] * 19}, "19 labels for 20 images"),
         ({"labels": [0] * 19 + [10]}, "label 10 of image 19 is out of range, labels are 0 to 9"),
         ({"labels": [-1] + [0] * 19}, "label -1 of image 0 is out of range"),
-        ({"labels": ["cat"] * 20}, "'labels' is not a list of whole numbers"),
-        ({"labels": [2**70] * 20}, "'labels' is not a list of whole numbers"),
-        ({"labels": None}, "'labels' is not a list of whole numbers"),
+        ({"labels": ["cat"] * 20}, "'labels' is not a list of integers"),
+        ({"labels": [2**70] * 20}, "'labels' is not a list of integers"),
+        ({"labels": None}, "'labels' is not a list of integers"),
         ({"data": np.zeros((20, 3000), np.uint8)}, "shape [20, 3000], expected [N, 3072]"),
         ({"data": np.zeros((20, 3, 32, 32), np.uint8)}, "not a uint8 array [N, 3072]"),
         ({"data": np.zeros((20, 3072), np.int8)}, "not a uint8 array [N, 3072]"),
@@ -245,7 +245,7 @@ def test_a_missing_or_cut_batch_of_cifar_is_named(tmp_path):
 
 
 class Command:
-    """A pickle that runs a command in whoever opens it with an open unpickler."""
+    """An object whose pickle runs a command when the standard unpickler loads it."""
 
     def __init__(self, path):
         self.path = path
@@ -267,7 +267,7 @@ def test_a_pickle_that_runs_a_command_is_refused(tmp_path, wrap, protocol):
         cifar.read_pickle(path)
     assert not victim.exists()
     pickle.loads(path.read_bytes())
-    assert victim.exists()  # the danger was real
+    assert victim.exists()  # the standard unpickler does run it
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_a_pickle_with_anything_else_is_refused(tmp_path, value):
             cifar.read_pickle(path)
 
 
-def test_a_pickle_cannot_pass_off_bytes_as_an_array(tmp_path):
+def test_a_pickle_with_a_forged_array_is_refused(tmp_path):
     path = tmp_path / "batch"
     honest = pickle.dumps(np.arange(6, dtype=np.int64).reshape(2, 3), 2)
     path.write_bytes(honest)
@@ -306,7 +306,7 @@ def test_a_pickle_cannot_pass_off_bytes_as_an_array(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", range(6))
-def test_arrays_come_back_as_they_were(tmp_path, protocol):
+def test_arrays_are_read_unchanged(tmp_path, protocol):
     path = tmp_path / "batch"
     content = {
         "c": np.arange(6, dtype=np.uint8).reshape(2, 3),
@@ -383,11 +383,11 @@ def test_cifar_n_in_another_order_is_refused(tmp_path, clean):
         ({"worse_label": np.zeros(99, np.int64)}, "'worse_label' has 99 labels"),
         (
             {"worse_label": np.full(100, 10)},
-            "label 10 of sample 0 in 'worse_label' is out of range",
+            "'worse_label': label 10 of sample 0 is out of range",
         ),
-        ({"worse_label": np.full(100, -1)}, "label -1 of sample 0 in 'worse_label'"),
-        ({"worse_label": np.zeros(100)}, "'worse_label' is not a list of whole numbers"),
-        ({"worse_label": torch.zeros(100)}, "holds torch tensors|asks for torch"),
+        ({"worse_label": np.full(100, -1)}, "'worse_label': label -1 of sample 0"),
+        ({"worse_label": np.zeros(100)}, "'worse_label' is not a list of integers"),
+        ({"worse_label": torch.zeros(100)}, "contains torch tensors|asks for torch"),
     ],
 )
 @pytest.mark.parametrize("zipped", [True, False])
@@ -401,7 +401,7 @@ def test_wrong_labels_of_cifar_n_are_named(tmp_path, clean, change, what, zipped
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_cifar_n_is_not_opened_blindly(tmp_path, clean, zipped):
+def test_cifar_n_with_a_command_is_refused(tmp_path, clean, zipped):
     path, victim = tmp_path / "human.pt", tmp_path / "victim"
     torch.save({"clean_label": Command(victim)}, path, _use_new_zipfile_serialization=zipped)
     with pytest.raises(UserError, match=r"asks for posix\.system"):
@@ -409,7 +409,7 @@ def test_cifar_n_is_not_opened_blindly(tmp_path, clean, zipped):
     assert not victim.exists()
 
 
-def test_what_is_no_file_of_cifar_n_is_refused(tmp_path, clean):
+def test_other_files_than_cifar_n_are_refused(tmp_path, clean):
     path = tmp_path / "human.pt"
     with pytest.raises(UserError, match="No such file"):
         read_cifar_n(path, "worse", clean)
@@ -588,7 +588,7 @@ def test_ilsvrc12_is_mapped_by_wordnet_id(tmp_path, form, inside):
     root = tmp_path / "val" if inside else tmp_path
     found, listing = webvision.read_ilsvrc12(root, wnids, names)
     assert isinstance(found, Found) and found.root == tmp_path / "val"
-    assert len(listing.index) == 50  # and 2 of other classes left out
+    assert len(listing.index) == 50  # without 2 of other classes
     assert listing.index.class_names == names
     assert listing.index.sample_ids.tolist() == list(range(50))
     for path, label in pairs(listing.index):
@@ -642,7 +642,7 @@ ANIMALS = (
 @pytest.mark.parametrize("form", ["records", "flat", "folders"])
 def test_animal10n(tmp_path, form):
     expected = write_animal10n(tmp_path, form, per_class=3)
-    # Ten folders with numbers for names may hold anything: animals only where one says so.
+    # Ten numbered folders may be any data set: they are read as animals only by name.
     auto = "folder" if form == "folders" else "animal10n"
     dataset = check(tmp_path, "animal10n", expected, auto=auto)
     assert len(expected["train"]) == 30 and len(expected["test"]) == 10
@@ -659,7 +659,7 @@ def test_animal10n(tmp_path, form):
             )
 
 
-def test_ten_folders_with_numbers_are_not_taken_for_animals(tmp_path):
+def test_ten_numbered_folders_are_not_recognised_as_animals(tmp_path):
     write_animal10n(tmp_path, "folders")
     assert open_dataset("auto", tmp_path).split("train").index.class_names == tuple("0123456789")
 
@@ -690,7 +690,7 @@ def test_wrong_records_of_animal10n_are_named(tmp_path):
     assert refused(tmp_path, "animal10n", "test").startswith(f"{tmp_path}/test_batch.bin: no such")
 
 
-def test_the_binary_version_of_cifar10_is_not_taken_for_animals(tmp_path):
+def test_the_binary_version_of_cifar10_is_not_recognised_as_animals(tmp_path):
     for name in (*(f"data_batch_{k}" for k in range(1, 6)), "test_batch"):
         (tmp_path / f"{name}.bin").write_bytes(bytes(3073 * 4))
     (tmp_path / "batches.meta.txt").write_text("airplane\n")
@@ -759,7 +759,7 @@ def test_a_table_with_a_column_for_the_split(tmp_path, names):
         assert index.class_names == (("ant", "bee", "cat") if names else ("0", "1", "2"))
         true = [("ant", "bee", "cat").index(path[7:10]) for path, _ in rows]
         assert index.clean_labels.tolist() == true
-    assert index.clean_labels.tolist() == index.labels.tolist()  # of test, not of train
+    assert index.clean_labels.tolist() == index.labels.tolist()  # in test, not in train
 
 
 def test_a_parquet_table(tmp_path):
@@ -783,7 +783,7 @@ def test_a_parquet_table(tmp_path):
     assert "bad.parquet: cannot be read as Parquet" in refused(tmp_path / "bad.parquet", "table")
 
 
-def test_parquet_without_pyarrow_names_the_way_out(tmp_path, monkeypatch):
+def test_parquet_without_pyarrow_names_a_remedy(tmp_path, monkeypatch):
     (tmp_path / "all.parquet").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     message = refused(tmp_path / "all.parquet", "table")
@@ -807,7 +807,7 @@ def test_a_pair_of_tables(tmp_path, test):
     assert set(train.sources) == {tmp_path / "train.csv", tmp_path / test}
 
 
-def test_val_is_tested_on_where_there_is_no_test(tmp_path):
+def test_val_is_the_test_split_if_there_is_no_test(tmp_path):
     path = tmp_path / "all.csv"
     lines = ["path,label,split", "a,0,train", "b,1,train", "c,1,val", "d,0,test"]
     write_lines(path, lines)
@@ -816,7 +816,7 @@ def test_val_is_tested_on_where_there_is_no_test(tmp_path):
     assert list(listing_of(path, "table", "test").index.paths) == ["c"]
 
 
-def test_two_tables_in_one_folder_are_told_apart(tmp_path):
+def test_two_tables_in_one_folder_are_different_data_sets(tmp_path):
     for name, label in (("one.csv", 0), ("two.csv", 1)):
         write_lines(
             tmp_path / name,
@@ -852,7 +852,7 @@ TEST = "z,0,test"
         ([HEADER, "a,0,train", "/b,1,train", TEST], ", line 3: '/b' leads out"),
         ([HEADER, "a,0,train", "b,1,train", "a,0,train", TEST], ", line 4: names 'a' again"),
         ([HEADER, "a,0,train", "b,-1,train", TEST], ", line 3: label -1 is out of range"),
-        ([HEADER, "a,0,train", "b,cat,train", TEST], ", line 3: label 'cat' is no whole"),
+        ([HEADER, "a,0,train", "b,cat,train", TEST], ", line 3: label 'cat' is not an integer"),
         ([HEADER, "a,0,train", "b,2,train", TEST], ", line 3: label 2, but no row has label 1"),
         ([HEADER, "a,1.0,train", "b,0.0,train", TEST], ", line 2: label '1.0' is a fraction"),
         ([HEADER, "a,0,train", "b,0,train", TEST], ": only one class (0)"),
@@ -865,7 +865,7 @@ def test_a_wrong_table_is_named(tmp_path, lines, what):
 
 
 @pytest.mark.parametrize(("known", "unknown"), [("01", "2"), ("01", "cat"), ("xy", "z")])
-def test_a_test_class_that_training_does_not_know_is_named(tmp_path, known, unknown):
+def test_a_test_class_that_is_not_a_training_class_is_named(tmp_path, known, unknown):
     path = tmp_path / "all.csv"
     train = [f"{k},{k},train" for k in known]
     write_lines(path, [HEADER, *train, f"b,{known[0]},test", f"c,{unknown},test"])
@@ -880,7 +880,7 @@ def test_an_empty_table_is_refused(tmp_path):
         assert refused(tmp_path, "table").startswith(f"{tmp_path}/train.csv: no ")
 
 
-def test_auto_says_what_it_looked_for(tmp_path):
+def test_auto_names_the_files_that_it_looked_for(tmp_path):
     (tmp_path / "readme").write_text("")
     message = refused(tmp_path, "auto")
     assert "found: readme" in message
@@ -889,10 +889,10 @@ def test_auto_says_what_it_looked_for(tmp_path):
         assert "\n" not in layout.looked_for
         assert {"train", "test"} <= set(layout.splits)
         assert f"looked for {layout.name}: {layout.looked_for}" in refused(tmp_path, layout.name)
-    assert refused(tmp_path / "readme", "auto").startswith(f"--data-root {tmp_path}/readme: is not")
+    assert refused(tmp_path / "readme", "auto").startswith(f"root {tmp_path}/readme: is not")
 
 
-def test_a_folder_of_classes_stays_one(tmp_path):
+def test_a_folder_of_classes_is_recognised(tmp_path):
     write_folder(tmp_path, train={"a": 1, "b": 1}, test={"a": 1})
     assert open_dataset("auto", tmp_path).layout.name == "folder"
 

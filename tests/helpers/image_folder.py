@@ -18,12 +18,12 @@ def write_folder(
     """Writes ``root/{train,test_name}/<class>/<number><suffix>`` with random pixels.
 
     Args:
-        root: Folder to make.
+        root: Folder to create.
         train: Images of each training class.
         test: Images of each test class.
         test_name: Name of the test split.
         size: Width and height in pixels.
-        suffix: Kind of the files.
+        suffix: Suffix of the files, which selects their format.
     """
     rng = np.random.default_rng(0)
     for split, classes in (("train", train), (test_name, test)):

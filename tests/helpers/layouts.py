@@ -1,8 +1,7 @@
-"""Tiny data sets for the tests, each on disk as its public download is.
+"""Tiny data sets for the tests, in the form of their public downloads.
 
-Every writer returns what a reader must find, split -> list of (path below the root, label), in the
-order of the lists. The images of a class are as bright as its number, so that even a short training
-learns something.
+Every writer returns the expected listing: split -> list of (path below the root, label), in the
+order of the lists. Brightness depends on the class, so that even a short training learns something.
 """
 
 import io
@@ -29,7 +28,7 @@ FOOD_NAMES = ("apple_pie", "baby_back_ribs", "baklava", "crème_brûlée")
 
 
 def pixels(label: int, classes: int, number: int, height: int, width: int) -> np.ndarray:
-    """One image of a class, uint8 [height, width, 3]: no two numbers give the same."""
+    """An image of a class, uint8 [height, width, 3], another one for each number."""
     rng = np.random.default_rng((label, number))
     level = 20 + 200 * label // max(classes - 1, 1)
     return (level + rng.integers(0, 16, size=(height, width, 3))).astype(np.uint8)
@@ -46,13 +45,13 @@ def write_lines(path: Path, lines, end: str = "\n") -> None:
     path.write_bytes("".join(f"{line}{end}" for line in lines).encode())
 
 
-def by_digest(items: list) -> list:
-    """The items in a fixed order that is not sorted, as the lists of the downloads are."""
+def shuffled(items: list) -> list:
+    """The items in a fixed order that is not sorted, like that of the lists in the downloads."""
     return [items[k] for k in np.random.default_rng(1).permutation(len(items))]
 
 
 class _Python2Pickler(pickle._Pickler):
-    """Writes what Python 2 wrote: strings of bytes, without an encoding."""
+    """Pickles like Python 2: strings are bytes without an encoding."""
 
     dispatch: ClassVar[dict] = dict(pickle._Pickler.dispatch)
 
@@ -69,7 +68,7 @@ class _Python2Pickler(pickle._Pickler):
 
 
 def python2_pickle(value) -> bytes:
-    """A pickle as in the download: protocol 2 of Python 2, with the module names of old numpy."""
+    """A pickle like those of the download: protocol 2 of Python 2, module names of old numpy."""
     buffer = io.BytesIO()
     _Python2Pickler(buffer, protocol=2, fix_imports=True).dump(value)
     return buffer.getvalue().replace(b"numpy._core.multiarray\n", b"numpy.core.multiarray\n")
@@ -128,7 +127,7 @@ def _cifar_rows(labels: list[int], classes: int, first: int) -> np.ndarray:
 
 
 def write_cifar_n(path: Path, clean, classes: int = 10, *, zipped: bool = True) -> dict:
-    """``CIFAR-10_human.pt`` or ``CIFAR-100_human.pt``; returns what it holds."""
+    """``CIFAR-10_human.pt`` or ``CIFAR-100_human.pt``; returns its content."""
     clean = np.asarray(clean, dtype=np.int64)
     if classes == 10:
         content = {
@@ -152,14 +151,14 @@ def write_clothing1m(root: Path, convention: str = "B", *, end: str = "\n") -> E
     """14 classes with three noisy images each, one clean for training, one for val, two for test.
 
     Args:
-        root: Folder to make.
+        root: Folder to create.
         convention: ``A``: text files beside the folders 0 to 9; ``B``: in ``annotations/``.
-        end: Of the lines.
+        end: Line end.
     """
     text, cut = (root, "images/") if convention == "A" else (root / "annotations", "")
     counts = {"train": 3, "clean_train": 1, "val": 1, "test": 2}
     samples = {
-        split: by_digest([(k, number) for k in range(14) for number in range(count)])
+        split: shuffled([(k, number) for k in range(14) for number in range(count)])
         for split, count in counts.items()
     }
     expected: Expected = {}
@@ -176,9 +175,9 @@ def write_clothing1m(root: Path, convention: str = "B", *, end: str = "\n") -> E
             expected[split].append((key.removeprefix(cut), label))
         stem = "noisy_train" if split == "train" else f"clean_{split.removeprefix('clean_')}"
         write_lines(text / f"{stem}_key_list.txt", keys, end)
-    kv["noisy"].append("images/0/00/9,9.jpg 3")  # in no list of keys, as 37,497 of the real ones
+    kv["noisy"].append("images/0/00/9,9.jpg 3")  # in no key list, like 37,497 in the download
     for kind, lines in kv.items():
-        write_lines(text / f"{kind}_label_kv.txt", by_digest(lines), end)
+        write_lines(text / f"{kind}_label_kv.txt", shuffled(lines), end)
     write_lines(text / "category_names_eng.txt", CLOTHING_NAMES, end)
     write_lines(text / "category_names_chn.txt", ["T恤", *"衬针雪毛卫风夹羽西披连背内"], end)
     return expected
@@ -192,12 +191,12 @@ WEBVISION_NAMES[17:19] = [f"crane ({wnid})" for wnid in WNIDS[17:19]]
 
 
 def write_webvision(root: Path, *, flickr: bool = True, end: str = "\n") -> Expected:
-    """52 classes, so that mini-WebVision has two to leave out; one or two images of each source.
+    """52 classes, two more than mini-WebVision has; one or two images of each source.
 
     Args:
-        root: Folder to make.
-        flickr: Write Flickr's images too; its list is there in any case.
-        end: Of the lines.
+        root: Folder to create.
+        flickr: Whether to write Flickr's images; their list is written in any case.
+        end: Line end.
     """
     expected: Expected = {"google": [], "flickr": [], "test": []}
     lists = {"google": "train_filelist_google", "flickr": "train_filelist_flickr"}
@@ -208,7 +207,7 @@ def write_webvision(root: Path, *, flickr: bool = True, end: str = "\n") -> Expe
                 if flickr or source == "google":
                     write_image(root / path, k, WEBVISION_CLASSES, 10 * first + number)
                 expected[source].append((path, k))
-        expected[source] = by_digest(expected[source])
+        expected[source] = shuffled(expected[source])
         lines = [f"{path} {k}" for path, k in expected[source]]
         write_lines(root / "info" / f"{lists[source]}.txt", lines, end)
     for k in range(WEBVISION_CLASSES):
@@ -229,13 +228,13 @@ def write_webvision(root: Path, *, flickr: bool = True, end: str = "\n") -> Expe
 
 
 def write_ilsvrc12(root: Path, form: str, *, classes: int = WEBVISION_CLASSES) -> None:
-    """One image a class in ``val/``.
+    """One image of each class in ``val/``.
 
     Args:
-        root: Folder to make.
-        form: ``wnids`` or ``numbers`` for folders so named; ``list`` for a flat folder and a list
-            with numbers, ``list-wnids`` for one with WordNet ids.
-        classes: How many classes.
+        root: Folder to create.
+        form: ``wnids`` or ``numbers`` for class folders; ``list`` for a flat folder and a list with
+            numbers, ``list-wnids`` for a list with WordNet ids.
+        classes: Number of classes.
     """
     lines = []
     for k, wnid in enumerate(WNIDS[:classes]):
@@ -251,14 +250,14 @@ def write_animal10n(root: Path, form: str, *, per_class: int = 2) -> Expected:
     """Ten classes of 64x64 images, half as many for testing.
 
     Args:
-        root: Folder to make.
+        root: Folder to create.
         form: ``records``, ``flat`` or ``folders``.
-        per_class: Training images a class.
+        per_class: Training images of each class.
     """
     root.mkdir(parents=True, exist_ok=True)
     expected: Expected = {}
     for split, count in (("train", per_class), ("test", max(per_class // 2, 1))):
-        samples = by_digest([(k, number) for k in range(10) for number in range(count)])
+        samples = shuffled([(k, number) for k in range(10) for number in range(count)])
         if form == "records":
             expected[split] = _write_records(root, split, samples)
             continue
@@ -277,10 +276,10 @@ def _write_records(root: Path, split: str, samples: list) -> list[tuple[str, int
     expected = []
     for name, part in zip(names, np.array_split(np.array(samples), len(names)), strict=True):
         with open(root / f"{name}.bin", "wb") as file:
-            for position, (k, number) in enumerate(part.tolist()):
+            for record, (k, number) in enumerate(part.tolist()):
                 image = pixels(k, 10, number, 64, 64).transpose(2, 0, 1)
                 file.write(struct.pack("<ii", 7 * k + number, k) + image.tobytes())
-                expected.append((f"{name}/{position:05d}", k))
+                expected.append((f"{name}/{record:05d}", k))
     return expected
 
 
@@ -288,15 +287,15 @@ def write_food101n(root: Path, where: str = "merged", *, end: str = "\n") -> Exp
     """Four classes, two images for training and one for testing each.
 
     Args:
-        root: Folder to make.
-        where: Food-101 is ``merged``, a ``child`` of the root or a ``sibling``.
-        end: Of the lines.
+        root: Folder to create.
+        where: Place of Food-101: ``merged``, a ``child`` of the root or a ``sibling``.
+        end: Line end.
     """
     base = {"merged": "", "child": "food-101/", "sibling": "../food-101/"}[where]
     root.mkdir(parents=True, exist_ok=True)
     expected: Expected = {"train": [], "test": []}
     lines: dict[str, list[str]] = {"train": [], "test": []}
-    for k, name in by_digest(list(enumerate(FOOD_NAMES))):
+    for k, name in shuffled(list(enumerate(FOOD_NAMES))):
         for number in range(2):
             path = f"{name}/{number}f3a, b.jpg"
             write_image(root / "images" / path, k, 4, number)
@@ -315,13 +314,13 @@ def write_table(root: Path, *, names: bool = False) -> Expected:
     """``images/`` and ``all.csv`` with all columns; four images of each of three classes.
 
     Args:
-        root: Folder to make.
-        names: Write names of classes instead of numbers.
+        root: Folder to create.
+        names: Whether to write class names instead of numbers.
     """
     kinds = ("ant", "bee", "cat")
     expected: Expected = {"train": [], "test": []}
     lines = ["id,path,label,clean_label,split"]
-    for k, number in by_digest([(k, number) for k in range(3) for number in range(4)]):
+    for k, number in shuffled([(k, number) for k in range(3) for number in range(4)]):
         path = f"images/{kinds[k]} {number}, ü.jpg"
         write_image(root / path, k, 3, number)
         split = "test" if number == 3 else "train"

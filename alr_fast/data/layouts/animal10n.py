@@ -1,4 +1,4 @@
-"""ANIMAL-10N: 64x64 photographs of ten animals that are easily mistaken for each other.
+"""ANIMAL-10N: 64x64 photographs of ten animals that are easily confused.
 
 ``data_batch_*.bin`` and ``test_batch.bin``; or ``training/`` and ``testing/`` with
 ``<label>_<rest>.jpg``; or ``train/{0..9}/`` and ``test/{0..9}/``.
@@ -16,8 +16,10 @@ from alr_fast.data.layouts.base import (
     Found,
     Layout,
     Listing,
+    check_labels,
     list_images,
     new_index,
+    numbered_paths,
     present,
 )
 from alr_fast.data.layouts.folder import list_class_folders
@@ -36,8 +38,8 @@ _FLAT = {"train": "training", "test": "testing"}
 def find(root: Path) -> Found | None:
     """One of the three forms.
 
-    Folders ``train/{0..9}`` may hold anything that has ten classes: ``auto`` asks for a plain
-    folder of classes first, and takes them for animals only where this data set is named.
+    Folders ``train/{0..9}`` may be any data set of ten classes: for ``auto`` they are a plain
+    folder of classes; they are read as ANIMAL-10N only if the user names this data set.
     """
     if _batches(root) and not (root / "batches.meta.txt").is_file():  # CIFAR-10 has that file
         return Found(root, f"ANIMAL-10N records in {root}")
@@ -49,14 +51,14 @@ def find(root: Path) -> Found | None:
 
 
 def read(found: Found, split: str) -> Listing:
-    """Lists one split: of records in their order, of image files in sorted order.
+    """Lists one split: records in their order, image files in sorted order.
 
-    Records give pixels too, uint8 [N, 3, 64, 64]; a sample's path is then its file and its position
-    in it: ``data_batch_1/00042``.
+    Records contain the pixels, too, uint8 [N, 3, 64, 64]; the path of a sample is then its file and
+    its position in the file: ``data_batch_1/00042``.
 
     Raises:
-        UserError: A file or folder is missing, does not hold whole records, or has a label out of
-            range; the message names the record or the image.
+        UserError: A file or folder is missing, a record is incomplete, or a label is out of range;
+            the message names the record or the image.
     """
     root = found.root
     if _batches(root):
@@ -70,12 +72,13 @@ def read(found: Found, split: str) -> Listing:
 
 def _batches(root: Path) -> list[Path]:
     """``data_batch_<number>.bin`` by number: 2 before 10."""
-    numbered = [(path, re.fullmatch(r"data_batch_(\d+)", path.stem)) for path in root.glob("*.bin")]
-    return [path for path, match in sorted(numbered, key=_number) if match]
+    return sorted((path for path in root.glob("*.bin") if _number(path) >= 0), key=_number)
 
 
-def _number(entry: tuple[Path, re.Match | None]) -> int:
-    return int(entry[1][1]) if entry[1] else -1
+def _number(path: Path) -> int:
+    """Number in the name of a file of training records; -1 for other names."""
+    match = re.fullmatch(r"data_batch_(\d+)", path.stem)
+    return int(match[1]) if match else -1
 
 
 def _read_records(files: list[Path]) -> Listing:
@@ -85,34 +88,24 @@ def _read_records(files: list[Path]) -> Listing:
     first = 0
     for file, count in zip(files, counts, strict=True):
         if not count:
-            continue  # an empty file cannot be mapped
+            continue  # an empty file cannot be memory-mapped
         records = np.memmap(file, dtype=RECORD, mode="r", shape=(count,))
         array[first : first + count] = records["pixels"]
         labels[first : first + count] = records["label"]
-        wrong = np.flatnonzero((records["label"] < 0) | (records["label"] >= len(CLASSES)))
-        if len(wrong):
-            raise UserError(
-                f"{file}: label {records['label'][wrong[0]]} of record {wrong[0]} is out of range, "
-                f"labels are 0 to {len(CLASSES) - 1}; restore it from the download"
-            )
+        check_labels(records["label"], len(CLASSES), str(file), "record")
         first += count
-    paths = (
-        f"{file.stem}/{position:05d}"
-        for file, count in zip(files, counts, strict=True)
-        for position in range(count)
-    )
-    index = new_index(PathTable.of(paths), labels, CLASSES)
+    paths = numbered_paths([file.stem for file in files], counts)
+    index = new_index(paths, labels, CLASSES)
     return Listing(index, tuple(files), ArrayImages(array))
 
 
 def _count(file: Path) -> int:
-    numbers = re.fullmatch(r"data_batch_(\d+)", file.stem)
-    if numbers and int(numbers[1]) > 1:  # of files that count from 1, none may be missing
-        present(file.with_name(f"data_batch_{int(numbers[1]) - 1}.bin"))
+    if _number(file) > 1:  # the file before it must exist, too
+        present(file.with_name(f"data_batch_{_number(file) - 1}.bin"))
     size = file.stat().st_size
     if size % RECORD.itemsize:
         raise UserError(
-            f"{file}: {size} bytes are no whole number of records of {RECORD.itemsize} bytes; "
+            f"{file}: {size} bytes are not a multiple of {RECORD.itemsize}, the size of a record; "
             "restore it from the download"
         )
     return size // RECORD.itemsize

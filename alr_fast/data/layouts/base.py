@@ -1,11 +1,12 @@
-"""Data sets as they lie on disk: one reader a layout, each accepting a download unchanged.
+"""Layouts: forms in which data sets lie on disk. One file for each reader; each reads a public
+download without changes.
 
-A reader lists samples; it opens no image. A new layout is one file here with a `Layout` and a line
-in `alr_fast.data.datasets`.
+A reader lists samples and opens no image. To add a layout, write a file here with a `Layout`, and
+add it to `alr_fast.data.datasets`.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,16 +15,6 @@ from numpy.typing import NDArray
 
 from alr_fast.data.images import Images
 from alr_fast.data.index import PathTable, SampleIndex
-from alr_fast.data.layouts.lists import (
-    PathList,
-    checked_names,
-    class_lines,
-    joined,
-    labelled_lines,
-    numbered_lines,
-    read_list,
-    shown,
-)
 from alr_fast.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -31,13 +22,13 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 @dataclass(frozen=True)
 class Found:
-    """Where a layout was recognised.
+    """Place where a layout was recognised.
 
     Attributes:
-        root: Folder that the paths of the samples start from.
-        what: What was recognised, for the user: "CIFAR-10 pickles in DIR/cifar-10-batches-py".
-        lists: The files that say which samples there are, where the user names them: several
-            such data sets may share a root.
+        root: Folder that the paths of the samples are relative to.
+        what: Description for the user: "CIFAR-10 pickles in DIR/cifar-10-batches-py".
+        lists: The files that list the samples, if the user names them: several such data sets may
+            share a root.
     """
 
     root: Path
@@ -50,9 +41,9 @@ class Listing:
     """The samples of one split.
 
     Attributes:
-        index: Samples with labels; paths start from ``Found.root``.
-        sources: Files and folders that were read: the index is read anew when one has changed.
-        images: The images, where they are not files at the paths of the index.
+        index: Samples with labels; paths are relative to ``Found.root``.
+        sources: Files and folders that were read: the split is read again when one has changed.
+        images: The images; None if they are files at the paths of the index.
     """
 
     index: SampleIndex
@@ -62,14 +53,14 @@ class Listing:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which a data set lies on disk.
+    """A form in which a data set lies on disk.
 
     Attributes:
-        name: What ``--data.name`` calls it.
-        looked_for: What the root must hold, one line for messages.
+        name: Its name for ``--data.name``.
+        looked_for: Files and folders that the root must contain, one line for messages.
         splits: Names of the splits, ``train`` and ``test`` among them.
-        find: Whether a folder has this layout; looks at names only, None where it does not.
-        read: Lists one split: ``read(found, split)``; raises `UserError` for what is wrong with it.
+        find: ``find(root)`` checks names only; returns None if the folder has another layout.
+        read: ``read(found, split)`` lists one split; raises `UserError` if that is not possible.
     """
 
     name: str
@@ -79,26 +70,52 @@ class Layout:
     read: Callable[[Found, str], Listing]
 
 
-def present(path: Path, way_out: str = "restore it from the download") -> Path:
-    """The same file or folder.
+def present(path: Path, remedy: str = "restore it from the download") -> Path:
+    """Returns the file or folder.
 
     Raises:
-        UserError: It is not there.
+        UserError: It does not exist.
     """
     if not path.exists():
-        raise UserError(f"{path}: no such file or folder; {way_out}")
+        raise UserError(f"{path}: no such file or folder; {remedy}")
     return path
 
 
 def list_images(folder: Path) -> list[str]:
-    """Sorted names of the image files in a folder; hidden ones are left out."""
+    """Sorted names of the image files in a folder, without hidden files."""
     return sorted(
         entry.name
         for entry in os.scandir(folder)
         if entry.name.lower().endswith(IMAGE_SUFFIXES)
         and not entry.name.startswith(".")
-        and not entry.is_dir()  # a link that leads nowhere counts: it is missing, and named later
+        and not entry.is_dir()  # a broken link counts: reading it reports a missing image
     )
+
+
+def numbered_paths(names: Sequence[str], counts: Sequence[int]) -> PathTable:
+    """Paths of samples in files of many: the name and the number in it, ``data_batch_1/00042``."""
+    pairs = zip(names, counts, strict=True)
+    return PathTable.of(f"{name}/{k:05d}" for name, count in pairs for k in range(count))
+
+
+def check_labels(labels: NDArray[np.int64], num_classes: int, where: str, unit: str) -> None:
+    """Checks the range of labels.
+
+    Args:
+        labels: int64 [N].
+        num_classes: Number of classes K.
+        where: Their place, for the message.
+        unit: Name of an item there, for the message.
+
+    Raises:
+        UserError: A label is not in [0, K).
+    """
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        raise UserError(
+            f"{where}: label {labels[wrong[0]]} of {unit} {wrong[0]} is out of range, labels are 0 "
+            f"to {num_classes - 1}; restore it from the download"
+        )
 
 
 def new_index(
@@ -107,7 +124,7 @@ def new_index(
     class_names: tuple[str, ...],
     clean_labels: NDArray[np.int64] | None = None,
 ) -> SampleIndex:
-    """The index of a whole split: ids count its rows."""
+    """The index of a whole split: ids are numbered from 0."""
     return SampleIndex(
         sample_ids=np.arange(len(paths)),
         paths=paths,
@@ -115,22 +132,3 @@ def new_index(
         clean_labels=clean_labels,
         class_names=class_names,
     )
-
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "Found",
-    "Layout",
-    "Listing",
-    "PathList",
-    "checked_names",
-    "class_lines",
-    "joined",
-    "labelled_lines",
-    "list_images",
-    "new_index",
-    "numbered_lines",
-    "present",
-    "read_list",
-    "shown",
-]

@@ -5,18 +5,24 @@
 
 import pickle
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.images import ArrayImages
-from alr_fast.data.index import PathTable
-from alr_fast.data.layouts.base import Found, Layout, Listing, new_index, present
+from alr_fast.data.layouts.base import (
+    Found,
+    Layout,
+    Listing,
+    check_labels,
+    new_index,
+    numbered_paths,
+    present,
+)
 from alr_fast.data.layouts.lists import checked_names
 from alr_fast.errors import UserError
 
@@ -38,15 +44,16 @@ _CIFAR100_NAMES = """
 """
 CIFAR100_CLASSES = tuple(_CIFAR100_NAMES.split())
 SHAPE = (3, 32, 32)
+_RESTORE = "restore it from the download"
 
 
 @dataclass(frozen=True)
 class _Variant:
-    """What differs between CIFAR-10 and CIFAR-100."""
+    """The differences between CIFAR-10 and CIFAR-100."""
 
     title: str
     folder: str
-    files: dict[str, tuple[str, ...]]  # split -> its pickles, in their order
+    files: dict[str, tuple[str, ...]]  # split -> its pickles, in order
     labels: str
     meta: str
     meta_names: str
@@ -74,7 +81,7 @@ _CIFAR100 = _Variant(
 
 
 def find(root: Path, variant: _Variant) -> Found | None:
-    """The folder of the pickles or its parent; one of the pickles is enough to recognise it."""
+    """The folder of the pickles or its parent; one of the pickles is enough."""
     for folder in (root, root / variant.folder):
         if any((folder / name).is_file() for names in variant.files.values() for name in names):
             return Found(folder, f"{variant.title} pickles in {folder}")
@@ -84,12 +91,12 @@ def find(root: Path, variant: _Variant) -> Found | None:
 def read(found: Found, split: str, variant: _Variant) -> Listing:
     """Reads a split: pixels uint8 [N, 3, 32, 32], in the order of the pickles.
 
-    A sample's path is the pickle and the position in it: ``data_batch_1/00042``. The labels are the
-    true ones.
+    The path of a sample is its pickle and its position in it: ``data_batch_1/00042``. The labels
+    are the true ones.
 
     Raises:
-        UserError: A pickle is missing or damaged, holds something else than arrays and lists,
-            arrays of another shape, another number of labels than of images, or a label out of
+        UserError: A pickle is missing or damaged, contains other things than arrays and lists, an
+            array of another shape, another number of labels than of images, or a label out of
             range.
     """
     files = [present(found.root / name) for name in variant.files[split]]
@@ -101,14 +108,9 @@ def read(found: Found, split: str, variant: _Variant) -> Listing:
     else:
         sources = tuple(files)
     batches = [_read_batch(file, variant.labels, len(class_names)) for file in files]
-
-    def paths() -> Iterator[str]:
-        for file, (pixels, _) in zip(files, batches, strict=True):
-            for position in range(len(pixels)):
-                yield f"{file.name}/{position:05d}"
-
+    paths = numbered_paths([file.name for file in files], [len(pixels) for pixels, _ in batches])
     labels = np.concatenate([labels for _, labels in batches])
-    index = new_index(PathTable.of(paths()), labels, class_names, clean_labels=labels)
+    index = new_index(paths, labels, class_names, clean_labels=labels)
     array = np.concatenate([pixels for pixels, _ in batches]).reshape(-1, *SHAPE)
     return Listing(index, sources, ArrayImages(array))
 
@@ -128,12 +130,7 @@ def _read_batch(
     labels = integers(labels, f"{path}: '{key}'")
     if len(labels) != len(pixels):
         raise UserError(f"{path}: {len(labels)} labels for {len(pixels)} images; {_RESTORE}")
-    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if len(wrong):
-        raise UserError(
-            f"{path}: label {labels[wrong[0]]} of image {wrong[0]} is out of range, labels are 0 "
-            f"to {num_classes - 1}; {_RESTORE}"
-        )
+    check_labels(labels, num_classes, str(path), "image")
     return pixels, labels
 
 
@@ -150,14 +147,15 @@ def _entry(content: Any, key: str, path: Path) -> Any:
     return content[key]
 
 
-_RESTORE = "restore it from the download"
-
-
 def integers(values: Any, what: str) -> NDArray[np.int64]:
     """A list or an array of integers as int64 [N].
 
+    Args:
+        values: The list or array.
+        what: Its name, for messages.
+
     Raises:
-        UserError: It is something else; the message begins with ``what``.
+        UserError: It is something else.
     """
     if isinstance(values, list) and all(type(value) is int for value in values):
         try:
@@ -166,17 +164,17 @@ def integers(values: Any, what: str) -> NDArray[np.int64]:
             pass
     elif isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iu":
         return values.astype(np.int64)
-    raise UserError(f"{what} is not a list of whole numbers; {_RESTORE}")
+    raise UserError(f"{what} is not a list of integers; {_RESTORE}")
 
 
 def read_pickle(path: Path) -> Any:
-    """What a pickle holds, where that is numbers, strings, bytes, lists, dicts and numeric numpy
-    arrays; strings of Python 2 are read as Latin-1.
+    """Reads a pickle of numbers, strings, bytes, lists, dicts and numeric numpy arrays.
 
-    Nothing that a pickle names is imported or called, so the file of a stranger does no harm.
+    Strings of Python 2 are read as Latin-1. Nothing that the pickle names is imported or called, so
+    a file from an unknown source can be read safely.
 
     Raises:
-        UserError: The file cannot be read, is damaged, or holds anything else.
+        UserError: The file cannot be read, is damaged, or contains other things.
     """
     try:
         with open(path, "rb") as file:
@@ -185,13 +183,13 @@ def read_pickle(path: Path) -> Any:
         raise UserError(f"{path}: {error.strerror or error}; {_RESTORE}") from error
 
 
-def unpickle(file: BinaryIO, path: Path) -> Any:
+def unpickle(file: IO[bytes], path: Path) -> Any:
     """The next pickle in an open file; see `read_pickle`."""
     try:
         return _plain(_Unpickler(file, encoding="latin1").load())
     except OSError:
         raise
-    except Exception as error:  # a damaged pickle can make every opcode fail in its own way
+    except Exception as error:  # a damaged pickle can raise almost any exception
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{path}: not a pickle of arrays, lists and numbers ({reason}); {_RESTORE}"
@@ -199,35 +197,35 @@ def unpickle(file: BinaryIO, path: Path) -> Any:
 
 
 class _Dtype:
-    """Stands for ``numpy.dtype`` in a pickle."""
+    """Stand-in for ``numpy.dtype`` in a pickle."""
 
     def __init__(self, name: str, align: Any = False, copy: Any = True) -> None:
         self.name = name
         self.order = "<"
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.order = state[1]
 
-    def numeric(self) -> np.dtype:
+    def numeric(self) -> np.dtype[Any]:
         if not re.fullmatch(r"[biuf][1248]", self.name) or self.order not in ("<", ">", "|", "="):
             raise pickle.UnpicklingError(f"an array of type {self.name}")
         return np.dtype(self.order + self.name)
 
 
 class _Array:
-    """Stands for ``numpy.ndarray`` in a pickle, so that no state that a file dictates ever reaches
-    numpy's own unpickling, which trusts it."""
+    """Stand-in for ``numpy.ndarray`` in a pickle: numpy's own unpickling would trust the state in
+    the file."""
 
     def __init__(
-        self, dtype: Any = None, raw: Any = b"", shape: Any = (), order: str = "C"
+        self, dtype: Any = None, raw: Any = b"", shape: Any = (), order: Literal["C", "F"] = "C"
     ) -> None:
         self.dtype, self.raw, self.shape, self.order = dtype, raw, shape, order
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, self.shape, self.dtype, fortran, self.raw = state
         self.order = "F" if fortran else "C"
 
-    def value(self) -> NDArray | int | float | bool:
+    def value(self) -> NDArray[Any] | int | float | bool:
         if type(self.dtype) is not _Dtype:
             raise pickle.UnpicklingError("an array without a type")
         raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
@@ -235,42 +233,22 @@ class _Array:
         return array if array.ndim else array.item()
 
 
-def _reconstruct(kind: Any, shape: Any, dtype: Any) -> _Array:
-    return _Array()
-
-
-def _from_buffer(raw: Any, dtype: Any, shape: Any, order: str) -> _Array:
-    return _Array(dtype, raw, shape, order)
-
-
-def _scalar(dtype: Any, raw: Any) -> _Array:
-    return _Array(dtype, raw)
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    return text.encode("latin1")  # how protocols below 3 write bytes
-
-
-def _no_bytes() -> bytes:
-    return b""  # how protocols below 3 write empty ones
-
-
-# numpy 2 has moved its modules; both names are in use.
+# numpy 2 has renamed its modules; both names occur. Protocols below 3 call a function for bytes.
 _KNOWN: dict[tuple[str, str], Any] = {
     ("numpy", "dtype"): _Dtype,
     ("numpy", "ndarray"): "ndarray",
-    ("_codecs", "encode"): _encode,
-    ("builtins", "bytes"): _no_bytes,
-    ("__builtin__", "bytes"): _no_bytes,
-} | {
-    (f"numpy.{core}.{module}", name): stand_in
-    for core in ("core", "_core")
-    for module, name, stand_in in (
-        ("multiarray", "_reconstruct", _reconstruct),
-        ("multiarray", "scalar", _scalar),
-        ("numeric", "_frombuffer", _from_buffer),
-    )
+    ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
+    ("builtins", "bytes"): lambda: b"",
+    ("__builtin__", "bytes"): lambda: b"",
 }
+for _core in ("numpy.core", "numpy._core"):
+    _KNOWN |= {
+        (f"{_core}.multiarray", "_reconstruct"): lambda kind, shape, dtype: _Array(),
+        (f"{_core}.multiarray", "scalar"): lambda dtype, raw: _Array(dtype, raw),
+        (f"{_core}.numeric", "_frombuffer"): lambda raw, dtype, shape, order: _Array(
+            dtype, raw, shape, order
+        ),
+    }
 
 
 class _Unpickler(pickle.Unpickler):
@@ -280,8 +258,8 @@ class _Unpickler(pickle.Unpickler):
         except KeyError:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
 
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("it holds torch tensors")
+    def persistent_load(self, pid: Any) -> NoReturn:
+        raise pickle.UnpicklingError("it contains torch tensors")
 
 
 def _plain(value: Any) -> Any:
@@ -293,7 +271,7 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if value is None or type(value) in (bool, int, float, str, bytes, bytearray):
         return value
-    raise pickle.UnpicklingError(f"it holds a {type(value).__name__}")
+    raise pickle.UnpicklingError(f"it contains a {type(value).__name__}")
 
 
 def _layout(name: str, variant: _Variant) -> Layout:

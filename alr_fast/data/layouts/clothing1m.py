@@ -1,24 +1,27 @@
-"""Clothing1M: a million images from shops with the labels of the shops, and a few by hand.
+"""Clothing1M: a million images from shops, labelled by the shops, and a few labelled by hand.
 
 ``{noisy,clean}_label_kv.txt``, ``noisy_train_key_list.txt``,
-``clean_{train,val,test}_key_list.txt`` and ``category_names_eng.txt``; they lie beside the folders
-``0`` to ``9``, or in ``annotations/`` with the images in ``images/``.
+``clean_{train,val,test}_key_list.txt`` and ``category_names_eng.txt``, beside the folders ``0`` to
+``9``, or in ``annotations/`` beside ``images/``.
 """
 
 import os
-from array import array
 from pathlib import Path
 
-import numpy as np
-
 from alr_fast.data.layouts.base import Found, Layout, Listing, new_index, present
-from alr_fast.data.layouts.lists import PathList, class_lines, labelled_lines, numbered_lines, shown
+from alr_fast.data.layouts.lists import (
+    SampleList,
+    class_lines,
+    labelled_lines,
+    numbered_lines,
+    shown,
+)
 from alr_fast.errors import UserError
 
 NUM_CLASSES = 14
 _IMAGES = b"images/"
 _NAMES = "category_names_eng.txt"
-# split -> list of its images, file with their labels
+# split -> list of its images, file of their labels
 _LISTS = {
     "train": ("noisy_train_key_list.txt", "noisy_label_kv.txt"),
     "clean_train": ("clean_train_key_list.txt", "clean_label_kv.txt"),
@@ -28,20 +31,20 @@ _LISTS = {
 
 
 def find(root: Path) -> Found | None:
-    """The root with the text files in it or in ``annotations/``; one of them is enough."""
+    """A root with the text files in it or in ``annotations/``; one of the files is enough."""
     folder = _text_folder(root)
     return None if folder is None else Found(root, f"Clothing1M, lists in {folder}")
 
 
 def read(found: Found, split: str) -> Listing:
-    """Lists one split in the order of its key list; of a million lines in seconds.
+    """Lists one split in the order of its key list; a million lines take seconds.
 
-    The labels of ``train`` are those of the shops, and its ``clean_labels`` None: only a few of
-    these images were labelled by hand too. The other splits have the labels by hand as both.
+    The labels of ``train`` are those of the shops, and its ``clean_labels`` are None: only a few of
+    these images were labelled by hand, too. In the other splits both are the labels by hand.
 
     Raises:
-        UserError: A file or the folder of the images is missing, a listed image has no label or two
-            different ones, stands in the list twice or leaves the root, or a label is out of range.
+        UserError: A file or the folder of the images is missing, an image has no label or two
+            different ones, is listed twice or leaves the root, or a label is out of range.
     """
     folder = _text_folder(found.root)
     if folder is None:
@@ -58,20 +61,17 @@ def read(found: Found, split: str) -> Listing:
                 f"{kv}, line {number}: {shown(name)} has label {label} here and {earlier} on an "
                 "earlier line; remove one of the two"
             )
-    labels = array("q")
-    paths = PathList(keys)
+    samples = SampleList(keys)
     for number, name in numbered_lines(keys):
-        label = label_of.get(name)
-        if label is None:
+        if name not in label_of:
             raise UserError(
                 f"{keys}, line {number}: {shown(name)} has no label in {kv}; restore both from the "
                 "download"
             )
-        labels.append(label)
-        paths.add(name[cut:] if name.startswith(_IMAGES) else name, number)
-    given = np.frombuffer(labels, dtype=np.int64)
-    clean = None if split == "train" else given
-    index = new_index(paths.table(), given, class_names, clean)
+        path = name[cut:] if name.startswith(_IMAGES) else name
+        samples.add(path, label_of[name], number)
+    clean = None if split == "train" else samples.labels()
+    index = new_index(samples.paths(), samples.labels(), class_names, clean)
     return Listing(index, (keys, kv, names))
 
 
@@ -84,7 +84,7 @@ def _text_folder(root: Path) -> Path | None:
 
 
 def _cut(root: Path) -> int:
-    """How much of the leading ``images/`` of a path the folders do not have."""
+    """Length of the prefix ``images/`` of a path if the folders lack it, else 0."""
     if (root / "images").is_dir():
         return 0
     if any((root / str(digit)).is_dir() for digit in range(10)):

@@ -1,20 +1,21 @@
-"""The handwritten digits that scikit-learn ships: 1,797 real images of 8x8 pixels, no download."""
+"""The handwritten digits of scikit-learn: 1,797 real images of 8x8 pixels, without a download."""
 
 from pathlib import Path
 
 import numpy as np
 
 from alr_fast.data.images import ArrayImages
+from alr_fast.data.index import PathTable
 from alr_fast.data.layouts.base import Found, Layout, Listing, new_index
 
 TEST_SHARE = 0.2
-SPLIT_SEED = 0  # one fixed split, whatever the seed of the run: figures of different seeds compare
+SPLIT_SEED = 0  # the same split for every seed of a run, so that results can be compared
 
 
 def read_digits(split: str) -> Listing:
     """Train or test split, stratified by class: 1,437 and 360 images, uint8 [N, 1, 8, 8].
 
-    The given labels are the true ones; noise is injected later, into the training labels only.
+    The given labels are the true ones; noise is injected later, and only into the training labels.
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -25,14 +26,14 @@ def read_digits(split: str) -> Listing:
     train, test = train_test_split(
         np.arange(len(labels)), test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=labels
     )
-    positions = np.sort({"train": train, "test": test}[split])
+    chosen = np.sort({"train": train, "test": test}[split])
     index = new_index(
-        [f"digits/{p:04d}" for p in positions],
-        labels[positions],
+        PathTable.of(f"digits/{number:04d}" for number in chosen),
+        labels[chosen],
         tuple("0123456789"),
-        clean_labels=labels[positions],
+        clean_labels=labels[chosen],
     )
-    return Listing(index, images=ArrayImages(images[positions]))
+    return Listing(index, images=ArrayImages(images[chosen]))
 
 
 LAYOUT = Layout(

@@ -1,4 +1,4 @@
-"""A folder of images with one sub-folder a class.
+"""A folder of images with one subfolder for each class.
 
 ``root/{train,test|val}/<class>/*.{jpg,jpeg,png,webp}``
 """
@@ -25,7 +25,7 @@ LOOKED_FOR = "train/<class>/* and test/<class>/* (or val), files " + " ".join(IM
 
 
 def find(root: Path) -> Found | None:
-    """A folder with folders of classes in train/, and test/ or val/ beside it."""
+    """A folder with class folders in train/, and test/ or val/ beside it."""
     tests = [name for name in ("test", "val") if (root / name).is_dir()]
     train = root / "train"
     if not tests or not train.is_dir() or not any(entry.is_dir() for entry in os.scandir(train)):
@@ -34,14 +34,13 @@ def find(root: Path) -> Found | None:
 
 
 def read(found: Found, split: str) -> Listing:
-    """Lists the images of a split in sorted order; opens none of them.
+    """Lists the images of a split in sorted order.
 
-    Classes are the sub-folders of ``train`` in sorted order. Test images are taken from ``test``,
-    or from ``val`` where there is no ``test``. Whether a folder's labels are right is not known, so
-    ``clean_labels`` is None.
+    Classes are the subfolders of ``train`` in sorted order. Test images are those in ``test``, or
+    in ``val`` if there is no ``test``. The true labels are unknown: ``clean_labels`` is None.
 
     Raises:
-        UserError: The root has fewer than two classes, a class without images, or a test class that
+        UserError: There are fewer than two classes, a class without images, or a test class that
             is not in train.
     """
     train = found.root / "train"
@@ -53,7 +52,7 @@ def read(found: Found, split: str) -> Listing:
     else:
         folder = next(found.root / n for n in ("test", "val") if (found.root / n).is_dir())
     listing = list_class_folders(found.root, folder, class_names)
-    # The classes are those of train, and which folder is the test depends on what is there.
+    # The classes depend on train, the choice between test and val on the root.
     return replace(listing, sources=(found.root, train, *listing.sources))
 
 
@@ -61,39 +60,38 @@ def list_class_folders(root: Path, folder: Path, class_names: tuple[str, ...]) -
     """The images of ``folder/<class>/*``, sorted by path.
 
     Args:
-        root: Folder that the paths of the samples start from.
-        folder: Folder below the root that holds the folders of the classes.
+        root: Folder that the paths of the samples are relative to.
+        folder: Folder below the root that contains the class folders.
         class_names: The classes; the folder may lack some of them.
 
     Raises:
-        UserError: A folder of another class, or one without images.
+        UserError: There is a folder of another class, or one without images.
     """
-    present = _class_names(folder)
-    unknown = sorted(set(present) - set(class_names))
+    found = _class_names(folder)
+    unknown = sorted(set(found) - set(class_names))
     if unknown:
         raise UserError(
             f"{folder / unknown[0]}: this class is not one of the training classes; remove it or "
             "add training images of it"
         )
-    numbers = {name: k for k, name in enumerate(class_names)}
-    labels: list[np.ndarray] = []
+    relative = folder.relative_to(root).as_posix()
+    counts: list[int] = []
 
-    def paths() -> Iterator[str]:
-        for name in present:
+    def paths() -> Iterator[str]:  # holds the names of one class in memory at a time
+        for name in found:
             files = list_images(folder / name)
             if not files:
                 raise UserError(
                     f"{folder / name}: no images in this class folder; looked for "
                     f"{' '.join(IMAGE_SUFFIXES)}; remove it or add images"
                 )
-            labels.append(np.full(len(files), numbers[name], dtype=np.int64))
-            below = (folder / name).relative_to(root).as_posix()
-            for file in files:
-                yield f"{below}/{file}"
+            counts.append(len(files))
+            yield from (f"{relative}/{name}/{file}" for file in files)
 
     table = PathTable.of(paths())
-    sources = (folder, *(folder / name for name in present))
-    return Listing(new_index(table, np.concatenate(labels), class_names), sources)
+    labels = np.repeat([class_names.index(name) for name in found], counts)
+    sources = (folder, *(folder / name for name in found))
+    return Listing(new_index(table, labels, class_names), sources)
 
 
 def _class_names(split: Path) -> tuple[str, ...]:

@@ -1,18 +1,15 @@
-"""Food-101N: 310k images of 101 dishes with the labels of web searches, tested on Food-101.
+"""Food-101N: 310k images of 101 dishes, labelled by web searches, and Food-101 for testing.
 
-``meta/imagelist.tsv``, ``meta/classes.txt``, ``images/<class>/``; and Food-101's
-``meta/test.txt`` and images, merged into the same folders or in ``food-101/`` in or beside them.
+``meta/imagelist.tsv``, ``meta/classes.txt``, ``images/<class>/``; and ``meta/test.txt`` and images
+of Food-101, in the same folders, or in ``food-101/`` in the root or beside it.
 """
 
 import os
-from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
 from alr_fast.data.layouts.base import IMAGE_SUFFIXES, Found, Layout, Listing, new_index, present
-from alr_fast.data.layouts.lists import PathList, checked_names, numbered_lines, shown
+from alr_fast.data.layouts.lists import SampleList, checked_names, numbered_lines, shown
 from alr_fast.errors import UserError
 
 _TRAIN = "meta/imagelist.tsv"
@@ -33,7 +30,7 @@ def read(found: Found, split: str) -> Listing:
 
     Raises:
         UserError: A file or folder is missing, or a line names no class of ``classes.txt``, leaves
-            the root or stood there before; the message names list and line.
+            the root or repeats an earlier one; the message names list and line.
     """
     root = found.root
     class_names = _class_names(root / _CLASSES)
@@ -47,9 +44,8 @@ def read(found: Found, split: str) -> Listing:
     present(root / images, "unpack the images there")
 
     label_of = {os.fsencode(name): k for k, name in enumerate(class_names)}
-    labels = array("q")
     prefix = os.fsencode(images)
-    paths = PathList(path, prefix=prefix)
+    samples = SampleList(path, prefix=prefix)
     for number, line in lines:
         name = line.split(b"\t", 1)[0].rstrip()
         label = label_of.get(name.split(b"/", 1)[0]) if b"/" in name else None
@@ -58,9 +54,8 @@ def read(found: Found, split: str) -> Listing:
                 f"{path}, line {number}: {shown(line)} begins with no class of "
                 f"{root / _CLASSES}; restore both from the download"
             )
-        labels.append(label)
-        paths.add(prefix + name + suffix, number)
-    index = new_index(paths.table(), np.frombuffer(labels, dtype=np.int64), class_names)
+        samples.add(prefix + name + suffix, label, number)
+    index = new_index(samples.paths(), samples.labels(), class_names)
     return Listing(index, (path, root / _CLASSES))
 
 

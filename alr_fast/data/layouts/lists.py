@@ -1,7 +1,6 @@
-"""Text lists of paths and labels, as several data sets ship them."""
+"""Text lists of paths and labels, which several data sets contain."""
 
 import os
-import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,75 +13,63 @@ from alr_fast.errors import UserError
 
 
 def read_list(
-    path: Path,
-    num_classes: int | None,
-    *,
-    prefix: str = "",
-    first_label: int = 0,
-    keep: int | None = None,
+    path: Path, num_classes: int, *, prefix: str = "", keep: int | None = None
 ) -> tuple[PathTable, NDArray[np.int64]]:
-    """Reads a list of ``relative path, white space, label`` lines in their order.
+    """Reads a list of ``relative path, white space, label`` lines in order.
 
-    The last run of white space divides a line, so a path may hold blanks and commas. Windows line
-    ends and blank lines are accepted.
+    The last white space divides a line, so a path may contain blanks and commas. Windows line ends
+    and blank lines are accepted.
 
     Args:
         path: The list.
-        num_classes: Number of classes K; None accepts every label from 0 on.
-        prefix: Put before every path.
-        first_label: What the list calls the first class.
-        keep: Leave out the lines of all classes from this one on; they are checked all the same.
+        num_classes: Number of classes K.
+        prefix: Inserted before every path.
+        keep: Number of classes to keep; lines of the others are checked, too.
 
     Returns:
         Paths and labels, int64 [N].
 
     Raises:
-        UserError: Naming file and line: a line without a label, a label out of range, a path that
-            leaves the root, a path that stood on an earlier line.
+        UserError: A line has no label, a label is out of range, a path leaves the root or repeats
+            an earlier one; the message names file and line.
     """
-    labels = array("q")
-    below = os.fsencode(prefix)
-    paths = PathList(path, prefix=below)
-    for number, name, label in labelled_lines(path, num_classes, first_label=first_label):
+    folder = os.fsencode(prefix)
+    samples = SampleList(path, prefix=folder)
+    for number, name, label in labelled_lines(path, num_classes):
         if keep is None or label < keep:
-            labels.append(label)
-            paths.add(below + name, number)
-    return paths.table(), np.frombuffer(labels, dtype=np.int64)
+            samples.add(folder + name, label, number)
+    return samples.paths(), samples.labels()
 
 
-def labelled_lines(
-    path: Path, num_classes: int | None, *, first_label: int = 0
-) -> Iterator[tuple[int, bytes, int]]:
-    """Line number, path and label, from 0 on, of each line of a list; see `read_list`.
+def labelled_lines(path: Path, num_classes: int) -> Iterator[tuple[int, bytes, int]]:
+    """Line number, path and label of each line of a list; see `read_list`.
 
     Raises:
-        UserError: Naming file and line: a line without a label, a label out of range; or the file
-            cannot be read or holds no line.
+        UserError: A line has no label, or a label is out of range; or the file cannot be read or is
+            empty.
     """
-    end = sys.maxsize if num_classes is None else first_label + num_classes
     for number, line in numbered_lines(path):
         try:
-            name, label = line.rsplit(None, 1)
-            value = int(label)
+            name, text = line.rsplit(None, 1)
+            label = int(text)
         except ValueError:
             raise UserError(
                 f"{path}, line {number}: expected 'path label', found {shown(line)}; correct or "
                 "remove the line"
             ) from None
-        if not first_label <= value < end:
-            last = "or more" if num_classes is None else f"to {end - 1}"
+        if not 0 <= label < num_classes:
             raise UserError(
-                f"{path}, line {number}: label {value} is out of range, labels are "
-                f"{first_label} {last}; correct or remove the line"
+                f"{path}, line {number}: label {label} is out of range, labels are 0 to "
+                f"{num_classes - 1}; correct or remove the line"
             )
-        yield number, name, value - first_label
+        yield number, name, label
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines of a file with their numbers from 1, stripped; blank ones left out.
+    """Lines of a file, stripped, with their numbers from 1; without blank lines.
 
     Raises:
-        UserError: The file cannot be read or holds no line.
+        UserError: The file cannot be read or is empty.
     """
     empty = True
     try:
@@ -100,14 +87,15 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise UserError(f"{path}: the file is empty; restore it from the download")
 
 
-class PathList:
-    """Collects the paths of a list, and checks them all at once: a check of its own for each of
-    millions of paths would take longer than reading them.
+class SampleList:
+    """Collects the paths and labels of a list, and checks all paths at once.
+
+    Checking each of millions of paths alone would take longer than reading them.
 
     Args:
         path: The list, for messages.
-        prefix: Stands before every path that is added, and was not in the list.
-        unit: What the list counts: lines or rows.
+        prefix: Beginning of every path that is added, which is not in the list.
+        unit: Unit of the numbers: ``line`` or ``row``.
     """
 
     def __init__(self, path: Path, *, prefix: bytes = b"", unit: str = "line") -> None:
@@ -117,22 +105,31 @@ class PathList:
         self._blob = bytearray()
         self._ends = array("q")
         self._hashes = array("q")
+        self._labels = array("q")
         self._numbers = array("q")
 
-    def add(self, name: bytes, number: int) -> None:
-        """Adds the path that stands on this line."""
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def add(self, name: bytes, label: int, number: int) -> None:
+        """Adds the path and the label of this line."""
         self._blob += name
         self._blob.append(0)
         self._ends.append(len(self._blob))
         self._hashes.append(hash(name))
+        self._labels.append(label)
         self._numbers.append(number)
 
-    def table(self) -> PathTable:
+    def labels(self) -> NDArray[np.int64]:
+        """All labels, int64 [N]."""
+        return np.frombuffer(self._labels, dtype=np.int64)
+
+    def paths(self) -> PathTable:
         """All paths, normalised.
 
         Raises:
-            UserError: A path is absolute, leaves the root, holds a zero byte or stands in the list
-                twice; the message names list and line.
+            UserError: A path is absolute, leaves the root, contains a zero byte or is listed twice;
+                the message names list and line.
         """
         return (self._normalised() if self._needs_normalising() else self)._table()
 
@@ -145,21 +142,21 @@ class PathList:
             or any(part in blob for part in parts)
         )
 
-    def _normalised(self) -> "PathList":
-        fresh = PathList(self._path, prefix=self._prefix, unit=self._unit)
+    def _normalised(self) -> "SampleList":
+        fresh = SampleList(self._path, prefix=self._prefix, unit=self._unit)
         start = 0
-        for end, number in zip(self._ends, self._numbers, strict=True):
+        for end, label, number in zip(self._ends, self._labels, self._numbers, strict=True):
             name = bytes(self._blob[start + len(self._prefix) : end - 1])
             normal = os.path.normpath(name)
             where = f"{self._path}, {self._unit} {number}"
             if b"\0" in name:
-                raise UserError(f"{where}: {shown(name)} holds a zero byte; correct the path")
+                raise UserError(f"{where}: {shown(name)} contains a zero byte; correct the path")
             if os.path.isabs(normal) or normal.split(b"/", 1)[0] in (b"..", b"."):
                 raise UserError(
-                    f"{where}: {shown(name)} leads out of the data folder; paths in a list start "
-                    "from the data set's folder and stay below it"
+                    f"{where}: {shown(name)} leads out of the data folder; paths in a list must be "
+                    "relative to the folder of the data set and stay below it"
                 )
-            fresh.add(self._prefix + normal, number)
+            fresh.add(self._prefix + normal, label, number)
             start = end
         return fresh
 
@@ -188,20 +185,20 @@ class PathList:
 
 
 def class_lines(path: Path, count: int | None = None) -> tuple[str, ...]:
-    """Names of classes, one a line, in UTF-8.
+    """Class names, one on each line, in UTF-8.
 
     Raises:
-        UserError: The file is missing or empty, or does not hold ``count`` different names.
+        UserError: The file is missing or empty, or does not contain ``count`` different names.
     """
     names = tuple(line.decode("utf-8", "replace") for _, line in numbered_lines(path))
     return checked_names(names, path, count)
 
 
 def checked_names(names: tuple[str, ...], path: Path, count: int | None) -> tuple[str, ...]:
-    """The same names.
+    """Returns the names.
 
     Raises:
-        UserError: They are not ``count`` different ones.
+        UserError: They are not ``count`` different names.
     """
     if count is not None and len(names) != count:
         raise UserError(
@@ -214,7 +211,7 @@ def checked_names(names: tuple[str, ...], path: Path, count: int | None) -> tupl
 
 
 def joined(tables: Sequence[PathTable]) -> PathTable:
-    """The paths of several lists, one after the other."""
+    """The paths of several lists in one table."""
     offsets = np.cumsum([0, *(len(table.blob) for table in tables)])
     pairs = list(zip(tables, offsets[:-1].tolist(), strict=True))
     return PathTable(
@@ -225,6 +222,6 @@ def joined(tables: Sequence[PathTable]) -> PathTable:
 
 
 def shown(line: bytes | str) -> str:
-    """A part of a file as a message shows it: quoted, on one line, at most 80 characters."""
+    """A part of a file for a message: quoted, on one line, at most 80 characters."""
     text = line if isinstance(line, str) else line.decode("utf-8", "replace")
     return repr(text if len(text) <= 80 else text[:77] + "...")

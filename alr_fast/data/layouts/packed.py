@@ -1,9 +1,9 @@
-"""What `python -m alr_fast.data pack` wrote: tar files that are read in large pieces, and an index.
+"""Data sets of `python -m alr_fast.data pack`: tar files (shards) and an index.
 
 ``packed.json``, ``<split>-000000.tar`` and so on, ``index/<split>.*.npy``
 
-Ids, paths and labels are those of the data set that was packed. So its fingerprint stays the same,
-and exclusion lists, label files and label banks go on to fit.
+Ids, paths and labels are those of the original data set. Its fingerprint stays the same, so its
+exclusion lists, label files and label banks remain valid.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import json
 import resource
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,19 +24,19 @@ from alr_fast.errors import UserError
 MANIFEST = "packed.json"
 VERSION = 1
 INDEX_FOLDER = "index"
-# The splits of all layouts: which of them were packed, the manifest says.
+# The splits of all layouts; the manifest lists those that were packed.
 SPLITS = ("train", "test", "val", "clean_train", "google", "flickr")
 LEFT_OUT = "left out when packed"
 _PACK = "python -m alr_fast.data pack"
-_SPARE_FILES = 256  # files that a process opens beside the shards
+_SPARE_FILES = 256  # files that a process opens in addition to the shards
 
 
 class PackedImages(ShardImages):
-    """Records of shards, some of which were left out.
+    """Images in shards, of which some were left out.
 
     Args:
-        left_out: Path -> reason of the samples without a record.
         columns: See `ShardImages`.
+        left_out: Path -> reason of the samples without a record.
     """
 
     def __init__(self, *columns, left_out: dict[str, str]) -> None:
@@ -52,14 +53,14 @@ class PackedImages(ShardImages):
         return np.flatnonzero(self.size == 0)
 
     def name(self, row: int) -> str:
-        """Shard and former path of a row, for messages; of one left out the path alone."""
+        """Shard and original path of a row, for messages; only the path if it was left out."""
         return super().name(row) if self.size[row] else self.paths[row]
 
     def read(self, row: int) -> bytes:
         """The bytes of a row.
 
         Raises:
-            BrokenImage: It was left out, or its shard is missing or shorter than its index says.
+            BrokenImage: It was left out, or its shard is missing or too short.
         """
         if not self.size[row]:
             raise BrokenImage(f"{LEFT_OUT}: {self.left_out.get(self.paths[row], 'no reason kept')}")
@@ -67,16 +68,15 @@ class PackedImages(ShardImages):
 
 
 def find(root: Path) -> Found | None:
-    """A folder with the manifest in it."""
+    """A folder with a manifest."""
     return Found(root, f"packed shards in {root}") if (root / MANIFEST).is_file() else None
 
 
 def read(found: Found, split: str) -> Listing:
-    """Lists a split; its index is mapped into memory, its shards are not opened.
+    """Lists a split; maps its index into memory and does not open its shards.
 
     Raises:
-        UserError: The split was not packed, or not to its end; or shards or index are not as they
-            were written.
+        UserError: The split was not packed, or not completely; or shards or index have changed.
     """
     root = found.root
     manifest = read_manifest(root)
@@ -92,8 +92,7 @@ def read(found: Found, split: str) -> Listing:
         )
     shards = check_sizes(root, plan["shards"])
     try:
-        columns = _columns(root / INDEX_FOLDER, split, plan)
-        index, (shard, offset, size) = columns
+        index, (shard, offset, size) = _columns(root / INDEX_FOLDER, split, plan)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{root / INDEX_FOLDER}: the index of the split {split} is damaged ({error}); call "
@@ -106,7 +105,7 @@ def read(found: Found, split: str) -> Listing:
     return Listing(index, images=images)
 
 
-def read_manifest(root: Path) -> dict:
+def read_manifest(root: Path) -> dict[str, Any]:
     """The manifest of a packed folder.
 
     Raises:
@@ -120,16 +119,16 @@ def read_manifest(root: Path) -> dict:
     except (OSError, ValueError, KeyError, TypeError):
         known = False
     if not known:
-        raise UserError(f"{path}: cannot be read as a manifest; pack the data set anew")
+        raise UserError(f"{path}: cannot be read as a manifest; pack the data set again")
     if version != VERSION:
         raise UserError(
-            f"{path}: is of version {version}, this library reads {VERSION}; pack the data set anew"
+            f"{path}: is of version {version}, this library reads {VERSION}; pack the data again"
         )
     return manifest
 
 
-def check_sizes(root: Path, shards: list[dict]) -> list[Path]:
-    """Paths of the shards, each as long as it was written.
+def check_sizes(root: Path, shards: list[dict[str, Any]]) -> list[Path]:
+    """Paths of the shards, after a check of their sizes.
 
     Raises:
         UserError: One is missing or has another size.
@@ -150,15 +149,15 @@ def check_sizes(root: Path, shards: list[dict]) -> list[Path]:
 def check_shards(
     found: Found, splits: Iterable[str], progress: Callable[[list], Iterable] = iter
 ) -> None:
-    """Compares the checksum of every shard of these splits, which are read from end to end.
+    """Reads every shard of these splits and compares its checksum.
 
     Args:
         found: The packed folder.
-        splits: Names of splits; none for all. Those that were not packed are passed over.
+        splits: Names of splits, empty for all. Those that were not packed are skipped.
         progress: Wraps the iteration over the shards.
 
     Raises:
-        UserError: One is not what was written.
+        UserError: A shard has changed.
     """
     manifest = read_manifest(found.root)
     names = list(splits) or manifest["splits"]
@@ -168,7 +167,7 @@ def check_shards(
     for shard in progress(shards):
         path = found.root / shard["name"]
         if sha256_of(path) != shard["sha256"]:
-            raise _changed(path, "its checksum is not the one that was written")
+            raise _changed(path, "its checksum has changed")
 
 
 def sha256_of(path: Path) -> str:
@@ -180,10 +179,10 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _changed(path: Path, what: str) -> UserError:
+def _changed(path: Path, change: str) -> UserError:
     return UserError(
-        f"{path}: {what}; restore the shard, or delete it and call `{_PACK}` as before, which "
-        "writes it anew"
+        f"{path}: {change}; restore the shard, or delete it and call `{_PACK}` as before, which "
+        "writes it again"
     )
 
 
@@ -193,20 +192,22 @@ def column_file(folder: Path, split: str, name: str) -> Path:
 
 
 def _columns(
-    folder: Path, split: str, plan: dict
-) -> tuple[SampleIndex, tuple[NDArray, NDArray, NDArray]]:
-    def load(name: str, *, mapped: bool = False) -> NDArray:
+    folder: Path, split: str, plan: dict[str, Any]
+) -> tuple[SampleIndex, list[NDArray[Any]]]:
+    """The index of a split, and shard, offset and size of each record."""
+
+    def load(name: str, *, mapped: bool = False) -> NDArray[Any]:
         file = column_file(folder, split, name)
         return np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
 
-    # Paths are most of it, and stay on disk until they are asked for.
+    # Paths take the most memory: they stay on disk until they are used.
     blob, offsets = load("paths", mapped=True), load("offsets", mapped=True)
     labels = load("labels")
-    where = tuple(load(name) for name in ("shard", "offset", "size"))
+    records = [load(name) for name in ("shard", "offset", "size")]
     n = plan["count"]
     if offsets.shape != (n + 1,) or offsets[-1] != len(blob):
         raise ValueError("paths of another length")
-    if any(column.shape != (n,) for column in (labels, *where)):
+    if any(column.shape != (n,) for column in (labels, *records)):
         raise ValueError("columns of another length")
     index = SampleIndex(
         sample_ids=np.arange(n),
@@ -217,11 +218,11 @@ def _columns(
     )
     if index.label_fingerprint() != plan["label_fingerprint"]:
         raise ValueError("labels that are not those that were packed")
-    return index, where
+    return index, records
 
 
 def _allow_open_files(shards: int) -> None:
-    """Every shard stays open, and a system often allows 1024 files: a process may ask for more."""
+    """Raises the limit of open files, often 1024, as every shard stays open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = shards + _SPARE_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,29 +1,42 @@
-"""A table that names each image and its label: CSV or Parquet.
+"""A table that lists each image and its label: CSV or Parquet.
 
-Columns ``path``, from the folder of the table on, and ``label``; and, where there are such,
-``clean_label`` and ``split``. One file with a column ``split``, or a folder with ``train.csv`` and
-``test.csv`` (or ``val``).
+Columns ``path``, relative to the folder of the table, and ``label``, and optionally ``clean_label``
+and ``split``. One file with a column ``split``, or a folder with ``train.csv`` and ``test.csv`` (or
+``val``).
 """
 
-import csv
 import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.layouts.base import Found, Layout, Listing, new_index
-from alr_fast.data.layouts.lists import PathList, shown
+from alr_fast.data.layouts.lists import SampleList, shown
+from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.errors import UserError
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
-_TESTS = ("test", "val")  # the first of them that there is
-_DELIMITERS = (",", "\t", ";")  # the header tells which
+_TESTS = ("test", "val")  # the first one that exists is used
+_COLUMNS = ("path", "label", "clean_label", "split")
+_DELIMITERS = ",\t;"
+_BATCH_ROWS = 1 << 14
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_FRACTION = re.compile(r"[+-]?[0-9]+\.[0-9]*")
 
-Row = tuple[int, str, str, str | None, str | None]  # number, path, label, clean label, split
+
+class Row(NamedTuple):
+    """Number and fields of a row of a table; None for a column that the table does not have."""
+
+    number: int
+    path: str
+    label: str
+    clean_label: str | None
+    split: str | None
 
 
 def find(root: Path) -> Found | None:
@@ -32,10 +45,10 @@ def find(root: Path) -> Found | None:
         if root.suffix.lower() not in SUFFIXES:
             return None
         return Found(root.parent, f"table {root}", (root,))
-    pair = [_first(root, names) for names in (("train",), _TESTS)]
-    if None in pair:
+    train, test = _first(root, ("train",)), _first(root, _TESTS)
+    if train is None or test is None:
         return None
-    return Found(root, f"tables {pair[0]} and {pair[1]}", tuple(pair))
+    return Found(root, f"tables {train} and {test}", (train, test))
 
 
 def _first(root: Path, names: Sequence[str]) -> Path | None:
@@ -44,69 +57,80 @@ def _first(root: Path, names: Sequence[str]) -> Path | None:
 
 
 def read(found: Found, split: str) -> Listing:
-    """Lists one split in the order of its table; of a million rows in seconds.
+    """Lists one split in the order of its table; a million rows take seconds.
 
-    Labels are whole numbers from 0 on, or names of classes, which are numbered in sorted order; the
-    first row decides. Both splits have the classes of the training rows. A split ``val`` is what is
-    tested on where there is no ``test``, and is left out where there is.
+    Labels are integers from 0, or class names, which are numbered in sorted order; the first row
+    decides which. Both splits have the classes of the training rows. Rows of a split ``val`` are
+    the test images if there is no split ``test``, and are ignored otherwise.
 
     Raises:
-        UserError: A table cannot be read, lacks a column or a split; or, naming the line: a field
-            is missing, a path leaves the folder or stands there twice, a label is no number among
-            numbers, leaves a gap between them, or is not one of the training classes.
+        UserError: A table cannot be read, or lacks a column or a split. Or, with the line: a field
+            is empty, a path leaves the folder or is listed twice, a label is a name among
+            integers, leaves a gap between them, or is not one of the training classes.
     """
     if len(found.lists) == 2:
-        parts = dict(zip(("train", "test"), map(_whole, found.lists), strict=True))
+        parts = dict(zip(("train", "test"), map(_whole_table, found.lists), strict=True))
     else:
         parts = _by_split(found.lists[0])
     class_names, whole = _classes(parts["train"])
     part = parts["train"] if split == "train" else next(parts[n] for n in _TESTS if n in parts)
-    lut = part.numbered(class_names, whole)
-    labels = lut[np.frombuffer(part.labels, dtype=np.int64)]
-    clean = lut[np.frombuffer(part.clean, dtype=np.int64)] if part.clean else None
-    return Listing(new_index(part.paths.table(), labels, class_names, clean), found.lists)
+    label_of_code = part.labels_of_codes(class_names, whole)
+    labels = label_of_code[part.samples.labels()]
+    clean = label_of_code[np.frombuffer(part.clean, dtype=np.int64)] if part.clean else None
+    return Listing(new_index(part.samples.paths(), labels, class_names, clean), found.lists)
 
 
 @dataclass
 class _Part:
-    """The rows of one split; labels are counted as they first come up until all are known."""
+    """The rows of one split. Labels are coded in the order of their first rows until all are known.
+
+    Attributes:
+        path, unit: The table, and the unit of the row numbers.
+        samples: Paths of the rows and codes of their labels.
+        clean: Codes of the clean labels.
+        codes: Label as written -> code.
+        numbers: Number of the first row with each code, for messages.
+    """
 
     path: Path
     unit: str
-    paths: PathList
-    labels: array = field(default_factory=lambda: array("q"))
-    clean: array = field(default_factory=lambda: array("q"))
-    codes: dict[str, int] = field(default_factory=dict)  # label as written -> code
-    numbers: list[int] = field(default_factory=list)  # code -> line where it first came up
+    samples: SampleList
+    clean: "array[int]" = field(default_factory=lambda: array("q"))
+    codes: dict[str, int] = field(default_factory=dict)
+    numbers: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, path: Path) -> "_Part":
+        unit = _unit(path)
+        return cls(path, unit, SampleList(path, unit=unit))
 
     def add(self, row: Row) -> None:
-        number, name, label, clean, _ = row
-        if not name or not label or clean == "":
-            empty = "path" if not name else "clean_label" if label else "label"
+        number, name, label, clean_label, _ = row
+        if "" in (name, label, clean_label):
+            empty = next(column for column in _COLUMNS if getattr(row, column) == "")
             raise UserError(
                 f"{self.path}, {self.unit} {number}: {empty} is empty; fill it in or remove the "
                 f"{self.unit}"
             )
-        self.paths.add(name.encode("utf-8", "surrogateescape"), number)
-        self.labels.append(self._code(label, number))
-        if clean is not None:
-            self.clean.append(self._code(clean, number))
+        encoded = name.encode("utf-8", "surrogateescape")
+        self.samples.add(encoded, self._code(label, number), number)
+        if clean_label is not None:
+            self.clean.append(self._code(clean_label, number))
 
     def _code(self, label: str, number: int) -> int:
-        code = self.codes.get(label)
-        if code is None:
-            code = self.codes[label] = len(self.numbers)
+        code = self.codes.setdefault(label, len(self.numbers))
+        if code == len(self.numbers):
             self.numbers.append(number)
         return code
 
     def where(self, label: str) -> str:
-        """Table and line of the first row with this label, for messages."""
+        """File and line of the first row with this label."""
         return f"{self.path}, {self.unit} {self.numbers[self.codes[label]]}"
 
-    def numbered(self, class_names: tuple[str, ...], whole: bool) -> NDArray[np.int64]:
-        """The label of each code, int64 [codes]; ``whole`` where labels are written as numbers."""
+    def labels_of_codes(self, class_names: tuple[str, ...], whole: bool) -> NDArray[np.int64]:
+        """The label of each code, int64 [codes]; ``whole`` if labels are written as integers."""
         label_of = {name: k for k, name in enumerate(class_names)}
-        lut = np.empty(len(self.codes), dtype=np.int64)
+        labels = np.empty(len(self.codes), dtype=np.int64)
         for label, code in self.codes.items():
             name = str(int(label)) if whole and _WHOLE.fullmatch(label) else label
             if name not in label_of:
@@ -114,22 +138,18 @@ class _Part:
                     f"{self.where(label)}: label {shown(label)} is none of the {len(class_names)} "
                     "training classes; correct it or add training rows of it"
                 )
-            lut[code] = label_of[name]
-        return lut
-
-
-_WHOLE = re.compile(r"[+-]?[0-9]+")
-_FRACTION = re.compile(r"[+-]?[0-9]+\.[0-9]*")
+            labels[code] = label_of[name]
+        return labels
 
 
 def _classes(train: _Part) -> tuple[tuple[str, ...], bool]:
-    """Names of the classes, and whether they are whole numbers."""
+    """Names of the classes, and whether they are integers."""
     labels = list(train.codes)
     for label in labels:
         if _FRACTION.fullmatch(label):
             raise UserError(
-                f"{train.where(label)}: label {shown(label)} is a fraction; write whole numbers or "
-                "names of classes"
+                f"{train.where(label)}: label {shown(label)} is a fraction; write integers or "
+                "class names"
             )
     if len(labels) < 2:
         raise UserError(
@@ -137,12 +157,12 @@ def _classes(train: _Part) -> tuple[tuple[str, ...], bool]:
         )
     if not _WHOLE.fullmatch(labels[0]):
         return tuple(sorted(labels)), False
-    values: dict[int, str] = {}
+    first: dict[int, str] = {}  # a label may also be written 01
     for label in labels:
         if not _WHOLE.fullmatch(label):
             raise UserError(
-                f"{train.where(label)}: label {shown(label)} is no whole number, but the first "
-                f"one, {labels[0]}, is; use numbers or names in all rows"
+                f"{train.where(label)}: label {shown(label)} is not an integer, but the first "
+                f"one, {labels[0]}, is; use integers or names in all rows"
             )
         value = int(label)
         if value < 0:
@@ -150,22 +170,22 @@ def _classes(train: _Part) -> tuple[tuple[str, ...], bool]:
                 f"{train.where(label)}: label {value} is out of range, labels are 0 or more; "
                 "correct or remove it"
             )
-        values.setdefault(value, label)
-    largest = max(values)
-    if len(values) <= largest:
-        missing = next(k for k in range(largest) if k not in values)
+        first.setdefault(value, label)
+    largest = max(first)
+    if len(first) <= largest:
+        missing = next(k for k in range(largest) if k not in first)
         raise UserError(
-            f"{train.where(values[largest])}: label {largest}, but no row has label {missing}; "
-            "number the classes from 0 on without gaps, or write their names"
+            f"{train.where(first[largest])}: label {largest}, but no row has label {missing}; "
+            "number the classes from 0 without gaps, or write their names"
         )
     return tuple(map(str, range(largest + 1))), True
 
 
-def _whole(path: Path) -> _Part:
-    part = _part(path)
+def _whole_table(path: Path) -> _Part:
+    part = _Part.of(path)
     for row in _rows(path):
         part.add(row)
-    if not part.labels:
+    if not len(part.samples):
         raise UserError(f"{path}: no rows below the header; add some")
     return part
 
@@ -173,30 +193,23 @@ def _whole(path: Path) -> _Part:
 def _by_split(path: Path) -> dict[str, _Part]:
     parts: dict[str, _Part] = {}
     for row in _rows(path):
-        number, *_, split = row
-        if split is None:
+        if row.split is None:
             raise UserError(
-                f"{path}: has no column split to say which rows to test on; add one (train, test), "
-                "or pass a folder with train.csv and test.csv"
+                f"{path}: has no column split, so the test rows are unknown; add one (train, "
+                "test), or pass a folder with train.csv and test.csv"
             )
-        part = parts.get(split)
-        if part is None:
-            if split not in ("train", *_TESTS):
-                raise UserError(
-                    f"{path}, {_unit(path)} {number}: split {shown(split)} is none of train, test, "
-                    "val; correct or remove it"
-                )
-            part = parts[split] = _part(path)
-        part.add(row)
+        if row.split not in ("train", *_TESTS):
+            raise UserError(
+                f"{path}, {_unit(path)} {row.number}: split {shown(row.split)} is none of train, "
+                "test, val; correct or remove it"
+            )
+        if row.split not in parts:
+            parts[row.split] = _Part.of(path)
+        parts[row.split].add(row)
     for needed in (("train",), _TESTS):
         if not any(name in parts for name in needed):
             raise UserError(f"{path}: no row has split {' or '.join(needed)}; add some")
     return parts
-
-
-def _part(path: Path) -> _Part:
-    unit = _unit(path)
-    return _Part(path, unit, PathList(path, unit=unit))
 
 
 def _unit(path: Path) -> str:
@@ -205,102 +218,30 @@ def _unit(path: Path) -> str:
 
 def _rows(path: Path) -> Iterator[Row]:
     try:
-        yield from _parquet_rows(path) if _unit(path) == "row" else _csv_rows(path)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; it must be readable") from error
+        with open_table(path, _DELIMITERS) as table:
+            names = _used_columns(path, table.columns)
+            for batch in table.batches(names, _BATCH_ROWS):
+                columns = {name: as_text(batch.columns[name]) for name in names}
+                for name in names[1:]:
+                    columns[name] = np.array([text.strip() for text in columns[name]], dtype=object)
+                missing = np.full(len(batch.numbers), None)
+                fields = [columns.get(name, missing).tolist() for name in _COLUMNS]
+                yield from map(Row, batch.numbers.tolist(), *fields)
+    except TableError as error:
+        raise UserError(f"{error.where}: {error}") from error
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
-    # Bytes that are no UTF-8 stand for themselves, as they do in names of files.
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        first = file.readline()
-        headers = {
-            delimiter: [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
-            for delimiter in _DELIMITERS
-        }
-        fitting = [d for d, names in headers.items() if {"path", "label"} <= set(names)]
-        delimiter = (fitting or _DELIMITERS)[0]
-        header = headers[delimiter]
-        a, b, c, d = _columns(path, header)
-        file.seek(0)
-        reader = csv.reader(file, delimiter=delimiter)
-        next(reader)
-        try:
-            for row in reader:
-                if len(row) != len(header):
-                    if not row:
-                        continue
-                    raise UserError(
-                        f"{path}, line {reader.line_num}: {len(row)} fields, the header has "
-                        f"{len(header)}; quote a path that holds a delimiter"
-                    )
-                yield (
-                    reader.line_num,
-                    row[a],
-                    row[b].strip(),
-                    None if c is None else row[c].strip(),
-                    None if d is None else row[d].strip(),
-                )
-        except csv.Error as error:
-            raise UserError(f"{path}, line {reader.line_num}: {error}; correct the line") from error
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError(
-            f"{path}: reading Parquet needs pyarrow; pip install pyarrow, or write the table as CSV"
-        ) from error
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            used = [k for k in _columns(path, names) if k is not None]
-            number = 0
-            for batch in file.iter_batches(columns=[names[k] for k in used]):
-                columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-                lists = [_values(columns[name]) if name in columns else None for name in _COLUMNS]
-                for k in range(batch.num_rows):
-                    number += 1
-                    name, label, clean, split = (
-                        None if column is None else _text(column[k]) for column in lists
-                    )
-                    yield number, name, label, clean, split
-    except pyarrow.ArrowException as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be read as Parquet ({reason}); write it anew") from error
-
-
-def _values(column) -> list:
-    if column.null_count:
-        return column.to_pylist()
-    return column.to_numpy(zero_copy_only=False).tolist()  # several times as fast
-
-
-_COLUMNS = ("path", "label", "clean_label", "split")
-
-
-def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
-    return "" if value is None else str(value)
-
-
-def _columns(path: Path, header: Sequence[str]) -> list[int | None]:
-    """Where each column stands; None where there is none."""
-    for name in _COLUMNS[:2]:
+def _used_columns(path: Path, header: Sequence[str]) -> list[str]:
+    for name in ("path", "label"):
         if name not in header:
             raise UserError(
                 f"{path}: no column {name}; the first line must name the columns path and label, "
-                f"and if you have them clean_label and split; found {shown(', '.join(header))}"
+                f"and clean_label and split if there are any; found {shown(', '.join(header))}"
             )
     for name in _COLUMNS:
         if header.count(name) > 1:
             raise UserError(f"{path}: several columns {name}; keep one")
-    return [header.index(name) if name in header else None for name in _COLUMNS]
+    return [name for name in _COLUMNS if name in header]
 
 
 LAYOUT = Layout(

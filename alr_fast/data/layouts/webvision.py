@@ -1,12 +1,11 @@
-"""WebVision 1.0, its first 50 classes alone, and the ILSVRC12 validation images to go with it.
+"""WebVision 1.0, its first 50 classes (mini-WebVision), and the ILSVRC12 validation images as a
+second test set.
 
 ``info/{train_filelist_google,train_filelist_flickr,val_filelist}.txt``, ``info/synsets.txt``,
 images in ``google/``, ``flickr/`` and ``val_images_256/``
 """
 
 import os
-from array import array
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from alr_fast.data.layouts.base import (
     new_index,
     present,
 )
-from alr_fast.data.layouts.lists import PathList, joined, numbered_lines, read_list, shown
+from alr_fast.data.layouts.lists import SampleList, joined, numbered_lines, read_list, shown
 from alr_fast.errors import UserError
 
 MINI_CLASSES = 50
@@ -36,7 +35,7 @@ _SYNSETS = "info/synsets.txt"
 
 
 def find(root: Path) -> Found | None:
-    """Both lists of training images and both folders of them."""
+    """A root with both lists of training images and the folder of Flickr's images."""
     needed = (root / _LIST_OF["google"], root / _LIST_OF["flickr"])
     if not all(path.is_file() for path in needed) or not (root / "flickr").is_dir():
         return None
@@ -44,23 +43,23 @@ def find(root: Path) -> Found | None:
 
 
 def find_mini(root: Path) -> Found | None:
-    """The list of Google's images; those of Flickr are not needed."""
+    """A root with the list of Google's images; Flickr's are not needed."""
     if not (root / _LIST_OF["google"]).is_file():
         return None
     return Found(root, f"mini-WebVision, the first {MINI_CLASSES} classes of Google's in {root}")
 
 
 def read(found: Found, split: str, mini: bool = False) -> Listing:
-    """Lists one split in the order of its lists, Google's before Flickr's in ``train``.
+    """Lists one split in the order of its lists, in ``train`` Google's images before Flickr's.
 
     Args:
         found: The root.
         split: ``train``, ``test`` (the validation images), or one source of the training images.
-        mini: Google's images of the first 50 classes alone. Ids count what is left.
+        mini: Only Google's images of the first 50 classes. Ids number these images.
 
     Raises:
-        UserError: A list or a folder of images is missing; or naming list and line: a label out of
-            range, a path that leaves the root or stood there before.
+        UserError: A list or a folder of images is missing; or a label is out of range, a path
+            leaves the root or repeats an earlier one: the message names list and line.
     """
     root = found.root
     names = class_names(root)
@@ -89,9 +88,9 @@ def wnids(root: Path) -> list[str]:
 
 
 def class_names(root: Path) -> tuple[str, ...]:
-    """First name of each class, with its WordNet id where several classes have that name.
+    """First name of each class, with its WordNet id if several classes have that name.
 
-    ImageNet has two cranes and two maillots; a class is known by its name, so it must be its own.
+    ImageNet has two cranes and two maillots, but names must be unique.
     """
     synsets = _synsets(root / _SYNSETS)
     names = [name for _, name in synsets]
@@ -99,7 +98,7 @@ def class_names(root: Path) -> tuple[str, ...]:
 
 
 def _synsets(path: Path) -> list[tuple[str, str]]:
-    """WordNet id and first name of each line: ``n01440764 tench, Tinca tinca``."""
+    """WordNet id and first name on each line, such as ``n01440764 tench, Tinca tinca``."""
     synsets = []
     for number, line in numbered_lines(path):
         wnid, *rest = line.decode("utf-8", "replace").split(None, 1)
@@ -124,24 +123,23 @@ def read_ilsvrc12(
 ) -> tuple[Found, Listing]:
     """Lists the ILSVRC12 validation images of some classes, as a second test set.
 
-    Three forms are read: ``val/<WordNet id>/*``; ``val/<number>/*``, the numbers counting the
-    classes in the order of their WordNet ids; and images in ``val/`` with a list of ``file target``
-    lines, the target being one of the two. The development kit counts its classes in another order:
-    its ids are not these numbers, and its file of them is no such list. Images of other classes are
-    left out.
+    There are three forms: ``val/<WordNet id>/*``; ``val/<number>/*``, where classes are numbered in
+    the order of their WordNet ids; and images in ``val/`` with a list of ``file target`` lines,
+    where a target is a WordNet id or such a number. The ids of the development kit are other
+    numbers, and its file of them is not such a list. Images of other classes are left out.
 
     Args:
-        root: The folder that holds ``val/``, or that folder itself.
-        wnids: WordNet ids of the K classes in the order of their labels. Where numbers name the
-            classes, these must be the first K of all by WordNet id, as those of WebVision are.
+        root: The folder that contains ``val/``, or ``val`` itself.
+        wnids: WordNet ids of the K classes in the order of their labels. If classes are numbered,
+            these must be the first K of all by WordNet id, as for WebVision.
         class_names: Names of the K classes.
 
     Returns:
         Folder of the images, and their list, sorted by class folder or in the order of the list.
 
     Raises:
-        UserError: Nothing of the kind is there, a class has no images, or the list is wrong; the
-            message names the line.
+        UserError: There are no such images, a class has none, or the list is wrong; the message
+            names the line.
     """
     present(root, "pass the folder of the ILSVRC12 validation images")
     folder = root / "val" if (root / "val").is_dir() else root
@@ -152,12 +150,12 @@ def read_ilsvrc12(
     classes = [name for name in names if _is_wnid(name) or name.isdecimal()]
     if classes:
         if any(map(_is_wnid, classes)) and not all(map(_is_wnid, classes)):
-            raise UserError(f"{folder}: holds folders of WordNet ids and of numbers; keep one kind")
-        what = "folders of classes"
+            raise UserError(f"{folder}: has folders of WordNet ids and of numbers; keep one kind")
+        form = "class folders"
         listing = _class_folders(folder, classes, label_of, class_names)
     else:
         path = _target_list(root, folder)
-        what = f"with the list {path}"
+        form = f"with the list {path}"
         listing = _target_lines(path, folder, label_of, class_names)
     counts = np.bincount(listing.index.labels, minlength=len(wnids))
     if not counts.all():
@@ -166,27 +164,19 @@ def read_ilsvrc12(
             f"{folder}: no images of class {wnids[k]} ({class_names[k]}); restore them from the "
             "download"
         )
-    return Found(folder, f"ILSVRC12 validation images in {folder}, {what}"), listing
+    return Found(folder, f"ILSVRC12 validation images in {folder}, {form}"), listing
 
 
 def _class_folders(
     folder: Path, classes: list[str], label_of: dict[str, int], class_names: tuple[str, ...]
 ) -> Listing:
-    labels = array("q")
-    sources = [folder]
-
-    def paths() -> Iterator[str]:
-        for name in sorted(classes, key=lambda name: _key(name).zfill(9)):  # 2 before 10
-            label = label_of.get(_key(name))
-            if label is not None:
-                sources.append(folder / name)
-                for file in list_images(folder / name):
-                    labels.append(label)
-                    yield f"{name}/{file}"
-
-    table = PathTable.of(paths())
-    index = new_index(table, np.frombuffer(labels, dtype=np.int64), class_names)
-    return Listing(index, tuple(sources))
+    chosen = [name for name in classes if _key(name) in label_of]
+    chosen.sort(key=lambda name: _key(name).zfill(9))  # 2 before 10
+    samples = [(name, file) for name in chosen for file in list_images(folder / name)]
+    paths = PathTable.of(f"{name}/{file}" for name, file in samples)
+    labels = np.array([label_of[_key(name)] for name, _ in samples], dtype=np.int64)
+    sources = (folder, *(folder / name for name in chosen))
+    return Listing(new_index(paths, labels, class_names), sources)
 
 
 def _key(target: str) -> str:
@@ -194,7 +184,7 @@ def _key(target: str) -> str:
 
 
 def _target_list(root: Path, folder: Path) -> Path:
-    """The list that belongs to images without class folders, beside them or beside ``val/``."""
+    """The list for images without class folders, beside them or beside ``val/``."""
     lists = sorted({path for base in (root, folder) for path in base.glob("*.txt")})
     fitting = []
     for path in lists:
@@ -202,7 +192,7 @@ def _target_list(root: Path, folder: Path) -> Path:
             first = file.readline(4096).split()
         if len(first) == 2 and first[0].decode("utf-8", "replace").lower().endswith(IMAGE_SUFFIXES):
             fitting.append(path)
-    # ILSVRC12 comes with lists of several splits, and val.txt is what the one needed is called.
+    # ILSVRC12 has lists of several splits; that of the validation images is val.txt.
     chosen = [path for path in fitting if path.name == "val.txt"] or fitting
     if len(chosen) == 1:
         return chosen[0]
@@ -219,8 +209,7 @@ def _target_list(root: Path, folder: Path) -> Path:
 def _target_lines(
     path: Path, folder: Path, label_of: dict[str, int], class_names: tuple[str, ...]
 ) -> Listing:
-    labels = array("q")
-    paths = PathList(path)
+    samples = SampleList(path)
     beside = os.fsencode(folder.name) + b"/"
     for number, line in numbered_lines(path):
         name, *target = line.rsplit(None, 1)
@@ -230,11 +219,9 @@ def _target_lines(
                 f"{path}, line {number}: expected 'file target', found {shown(line)}; a target is "
                 "a WordNet id or the number of a class"
             )
-        label = label_of.get(key)
-        if label is not None:
-            labels.append(label)
-            paths.add(name.removeprefix(beside), number)
-    index = new_index(paths.table(), np.frombuffer(labels, dtype=np.int64), class_names)
+        if key in label_of:
+            samples.add(name.removeprefix(beside), label_of[key], number)
+    index = new_index(samples.paths(), samples.labels(), class_names)
     return Listing(index, (path,))
 
 

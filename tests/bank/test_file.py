@@ -133,8 +133,8 @@ def test_nothing_is_left_of_a_block_that_fails(tmp_path, error):
 @pytest.mark.parametrize(
     ("positions", "message"),
     [
-        ([0, 1, 2, 3, 4, 6], "1 of 7 rows of .*bank were not written, the first at position 5"),
-        ([], "7 of 7 rows .* the first at position 0"),
+        ([0, 1, 2, 3, 4, 6], "1 of 7 rows of .*bank were not written, the first at index 5"),
+        ([], "7 of 7 rows .* the first at index 0"),
     ],
 )
 def test_missing_rows_are_refused(tmp_path, positions, message):

@@ -79,7 +79,7 @@ def test_a_bank_that_fits_nowhere_is_refused(memory, num_bytes, processes):
     memory(60 * GB, 16 * GB)
     together = "3 x 10.0 GB" if processes == 3 else "30.0 GB"
     message = f"half of the 16.0 GB free on the GPU, {together} more than half of the 60.0 GB"
-    with pytest.raises(UserError, match=message + ".*--bank.dtype bfloat16.*processes or nodes"):
+    with pytest.raises(UserError, match=message + ".*dtype bfloat16.*processes or nodes"):
         choose_placement(num_bytes, "cuda:0", processes=processes)
 
 
@@ -269,8 +269,8 @@ def test_a_disk_that_is_too_small_is_refused_at_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     message = (
-        rf"needs a file of 4.0 GB in {tmp_path}, which failed: No space left on device.*"
-        "--bank.folder.*--bank.dtype bfloat16"
+        rf"folder {tmp_path}: the label bank needs a file of 4.0 GB here, which failed: "
+        "No space left on device; pass a folder.*dtype bfloat16"
     )
     with pytest.raises(UserError, match=message):
         allocate_rows(
@@ -297,7 +297,7 @@ def test_a_real_limit_is_an_error_and_no_signal(tmp_path, monkeypatch, largest_f
         monkeypatch.setattr(os, "posix_fallocate", unsupported)
     options = dict(dtype=torch.float32, device="cpu", placement="file", folder=tmp_path)
     assert allocate_rows(1000, 1000, **options).fill_(1).sum() == 10**6
-    message = f"needs a file of 4 MB in {tmp_path}, which failed: File too large"
+    message = f"{tmp_path}: .* needs a file of 4 MB here, which failed: File too large"
     with pytest.raises(UserError, match=message):
         allocate_rows(1001, 1000, **options)
     assert list(tmp_path.iterdir()) == []
@@ -306,16 +306,20 @@ def test_a_real_limit_is_an_error_and_no_signal(tmp_path, monkeypatch, largest_f
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        (dict(placement="disk"), ValueError, "one of device, pinned, file, got 'disk'"),
+        (dict(placement="disk"), ValueError, "placement disk: must be one of device, pinned, file"),
         (dict(placement="auto"), ValueError, "choose_placement chooses by size"),
         (
             dict(placement="file", device="cuda:0"),
             UserError,
-            "the logits are on cuda:0: use pinned",
+            "the logits are on cuda:0; use pinned",
         ),
-        (dict(placement="pinned"), UserError, "training on a GPU.*CPU: use device, or file"),
-        (dict(placement="file"), UserError, "needs a folder on a disk: pass folder"),
-        (dict(placement="file", folder="/none"), UserError, "of 0 kB in /none.*No such file"),
+        (dict(placement="pinned"), UserError, "training on a GPU.*CPU; use device, or file"),
+        (dict(placement="file"), UserError, "folder: missing; .* needs a folder on a local disk"),
+        (
+            dict(placement="file", folder="/none"),
+            UserError,
+            "folder /none: .* of 0 kB here.*No such file",
+        ),
         (dict(placement="device", samples=0), ValueError, "at least one sample and one class"),
         (dict(placement="file", classes=0), ValueError, "at least one sample and one class"),
     ],
@@ -386,7 +390,7 @@ def test_a_forked_process_leaves_the_registration_alone(fake_cuda, monkeypatch):
 
 def test_memory_that_cannot_be_pinned_is_refused(fake_cuda):
     cuda = fake_cuda(result=2)
-    with pytest.raises(UserError, match=r"30 kB of host memory.*CUDA error 2\): free host memory"):
+    with pytest.raises(UserError, match=r"30 kB of host memory.*CUDA error 2\); free host memory"):
         pinned_rows()
     gc.collect()
     assert len(cuda.calls) == 1  # nothing is unpinned that was not pinned

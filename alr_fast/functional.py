@@ -20,7 +20,7 @@ Rows without a value:
 
 from torch import Tensor
 
-from alr_fast._operators import label_loss, table_loss
+from alr_fast._operators import LossOptions, label_loss, table_loss
 from alr_fast.reference import RowStats
 
 __all__ = [
@@ -79,10 +79,7 @@ def alr_loss(
         ValueError: the reduction is unknown, or the bank or `row_weight` requires a gradient.
         IndexError: an index is beyond the bank (on the CPU).
     """
-    return table_loss(
-        logits,
-        bank,
-        index,
+    options = LossOptions(
         momentum=momentum,
         entropy_weight=entropy_weight,
         reduction=reduction,
@@ -91,6 +88,8 @@ def alr_loss(
         unique_index=unique_index,
         return_stats=return_stats,
     )
+    loss, _, stats = table_loss(logits, bank, index, options)
+    return loss if stats is None else (loss, stats)
 
 
 def alr_loss_and_grad(
@@ -121,10 +120,7 @@ def alr_loss_and_grad(
     Raises:
         RuntimeError, ValueError, IndexError: see `alr_loss`.
     """
-    return table_loss(
-        logits,
-        bank,
-        index,
+    options = LossOptions(
         momentum=momentum,
         entropy_weight=entropy_weight,
         reduction=reduction,
@@ -134,6 +130,9 @@ def alr_loss_and_grad(
         return_stats=return_stats,
         with_grad=True,
     )
+    loss, grad, stats = table_loss(logits, bank, index, options)
+    assert grad is not None  # with_grad
+    return (loss, grad) if stats is None else (loss, grad, stats)
 
 
 def soft_target_cross_entropy(
@@ -167,15 +166,8 @@ def soft_target_cross_entropy(
         ValueError: the reduction is unknown, or the table or `row_weight` requires a gradient.
         IndexError: an index is beyond the table (on the CPU).
     """
-    return table_loss(
-        logits,
-        table,
-        index,
-        momentum=1.0,
-        entropy_weight=entropy_weight,
-        reduction=reduction,
-        row_weight=row_weight,
-    )
+    options = LossOptions(entropy_weight=entropy_weight, reduction=reduction, row_weight=row_weight)
+    return table_loss(logits, table, index, options).loss
 
 
 def label_smoothing_cross_entropy(
@@ -206,11 +198,10 @@ def label_smoothing_cross_entropy(
         ValueError: the reduction is unknown, or `row_weight` requires a gradient.
         IndexError: a label is beyond the classes (on the CPU).
     """
-    return label_loss(
-        logits,
-        labels,
+    options = LossOptions(
         smoothing=smoothing,
         entropy_weight=entropy_weight,
         reduction=reduction,
         row_weight=row_weight,
     )
+    return label_loss(logits, labels, options).loss

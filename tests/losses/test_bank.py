@@ -142,9 +142,9 @@ def test_the_phase_must_be_known(device, batch):
     [
         (dict(momentum=0.5), "give either warmup_epochs or warmup_steps"),
         (dict(warmup_epochs=1, warmup_steps=1), "give either warmup_epochs or warmup_steps"),
-        (dict(warmup_epochs=-1), "warm-up must not be negative, got -1"),
-        (dict(warmup_epochs=1, momentum=1.1), r"momentum must lie in \[0, 1\], got 1.1"),
-        (dict(warmup_steps=1, momentum=float("nan")), r"momentum must lie in \[0, 1\], got nan"),
+        (dict(warmup_epochs=-1), "warmup_epochs -1: must be 0 or more"),
+        (dict(warmup_epochs=1, momentum=1.1), r"momentum 1.1: must lie in \[0, 1\]"),
+        (dict(warmup_steps=1, momentum=float("nan")), r"momentum nan: must lie in \[0, 1\]"),
     ],
 )
 def test_wrong_options_are_refused(device, options, message):
@@ -271,7 +271,7 @@ def test_moves_of_the_module_do_not_take_a_file_along():
     net, rows = Net(ALRLoss(bank, warmup_epochs=0)), bank.rows
     net.half()
     assert bank.rows is rows
-    with pytest.raises(ValueError, match="on meta: use pinned"):
+    with pytest.raises(ValueError, match="on meta; use pinned"):
         net.to("meta")
 
 
@@ -661,9 +661,9 @@ def test_the_gradient_of_elr_with_fixed_targets(reduction):
     [
         ({}, "give either warmup_epochs or warmup_steps"),
         (dict(warmup_epochs=1, warmup_steps=1), "give either warmup_epochs or warmup_steps"),
-        (dict(warmup_epochs=-2), "the warm-up must not be negative, got -2"),
-        (dict(warmup_steps=-3), "the warm-up must not be negative, got -3"),
-        (dict(warmup_epochs=0, reduction="max"), "reduction must be one of .* got 'max'"),
+        (dict(warmup_epochs=-2), "warmup_epochs -2: must be 0 or more"),
+        (dict(warmup_steps=-3), "warmup_steps -3: must be 0 or more"),
+        (dict(warmup_epochs=0, reduction="max"), "reduction 'max': must be one of"),
     ],
 )
 def test_wrong_phases_are_refused(loss, options, message):
@@ -675,13 +675,13 @@ def test_wrong_phases_are_refused(loss, options, message):
 @pytest.mark.parametrize("loss", [SELCLoss, SATLoss, ELRLoss])
 def test_wrong_momenta_are_refused(loss, momentum):
     options = {} if loss is ELRLoss else dict(warmup_epochs=0)
-    with pytest.raises(ValueError, match=rf"momentum must lie in \[0, 1\], got {momentum}"):
+    with pytest.raises(ValueError, match=rf"momentum {momentum}: must lie in \[0, 1\]"):
         loss(cases.bank(), momentum=momentum, **options)
 
 
 @pytest.mark.parametrize("weight", [-0.1, float("inf"), float("nan")])
 def test_wrong_entropy_weights_are_refused(weight):
-    with pytest.raises(ValueError, match=f"entropy_weight must be 0 or more .* got {weight}"):
+    with pytest.raises(ValueError, match=f"entropy_weight {weight}: must be 0 or more"):
         ALRLoss(cases.bank(), warmup_epochs=0, entropy_weight=weight)
 
 

@@ -375,8 +375,7 @@ TEXTS = {
     "forward": "ForwardCorrectionLoss(5 classes, reduction='sum')",
     "distillation": "DistillationLoss(9 samples, temperature=1.0, reduction='sum')",
     "distillation at 2.5": "DistillationLoss(9 samples, temperature=2.5, reduction='sum')",
-    "selc": f"SELCLoss({BANK}, warm-up 1 epochs, momentum=0.7, reduction='sum', "
-    "entropy_weight=0.0)",
+    "selc": f"SELCLoss({BANK}, warm-up 1 epochs, momentum=0.7, reduction='sum')",
     "alr": f"ALRLoss({BANK}, warm-up 1 epochs, momentum=0.7, reduction='sum', entropy_weight=0.4)",
     "sat": f"SATLoss({BANK}, warm-up 1 epochs, momentum=0.7, reduction='sum')",
     "elr": f"ELRLoss({BANK}, momentum=0.7, weight=2.0, reduction='sum')",

@@ -226,34 +226,49 @@ def test_smoothing_begins_after_its_warm_up(device):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CrossEntropyLoss(reduction="max"), "one of mean, sum, none, got 'max'"),
-        (lambda: LabelSmoothingLoss(smoothing=ABOVE), "at most 1, got 1.0000000000000002"),
-        (lambda: LabelSmoothingLoss(smoothing=BELOW), "smoothing must be finite .* got -inf"),
-        (lambda: LabelSmoothingLoss(smoothing=math.nan), "smoothing must be finite .* got nan"),
-        (lambda: LabelSmoothingLoss(warmup_epochs=-1), "warm-up must not be negative, got -1"),
-        (lambda: SmearingLoss(torch.eye(3)[0]), r"matrix must have shape \[K, K\], got \(3,\)"),
-        (lambda: SmearingLoss(torch.eye(3)[:2]), r"have shape \[K, K\], got \(2, 3\)"),
-        (lambda: SmearingLoss(torch.ones(0, 0)), r"have shape \[K, K\], got \(0, 0\)"),
-        (lambda: SmearingLoss(torch.eye(2) / 0), "matrix holds values that are not finite"),
-        (lambda: SmearingLoss(torch.eye(2), reduction=""), "reduction must be one of"),
-        (lambda: DistillationLoss(TEACHER[0]), r"teacher must have shape \[N, K\], got \(5,\)"),
-        (lambda: DistillationLoss(TEACHER[:0]), r"have shape \[N, K\], got \(0, 5\)"),
+        (
+            lambda: CrossEntropyLoss(reduction="max"),
+            "reduction 'max': must be one of none, mean, sum",
+        ),
+        (
+            lambda: LabelSmoothingLoss(smoothing=ABOVE),
+            "smoothing 1.0000000000000002: must be finite and at most 1",
+        ),
+        (lambda: LabelSmoothingLoss(smoothing=BELOW), "smoothing -inf: must be finite"),
+        (lambda: LabelSmoothingLoss(smoothing=math.nan), "smoothing nan: must be finite"),
+        (lambda: LabelSmoothingLoss(warmup_epochs=-1), "warmup_epochs -1: must be 0 or more"),
+        (
+            lambda: SmearingLoss(torch.eye(3)[0]),
+            r"matrix of shape \(3,\): must have shape \[K, K\]",
+        ),
+        (lambda: SmearingLoss(torch.eye(3)[:2]), r"of shape \(2, 3\): must have shape \[K, K\]"),
+        (lambda: SmearingLoss(torch.ones(0, 0)), r"of shape \(0, 0\): must have shape \[K, K\]"),
+        (
+            lambda: SmearingLoss(torch.eye(2) / 0),
+            "matrix with NaN or infinite entries: must be finite",
+        ),
+        (lambda: SmearingLoss(torch.eye(2), reduction=""), "reduction '': must be one of"),
+        (
+            lambda: DistillationLoss(TEACHER[0]),
+            r"teacher of shape \(5,\): must have shape \[N, K\]",
+        ),
+        (lambda: DistillationLoss(TEACHER[:0]), r"of shape \(0, 5\): must have shape \[N, K\]"),
         (
             lambda: DistillationLoss(torch.tensor([[0.5, 0.5], [0.7, 0.4]])),
-            r"teacher row 1 is no probability distribution \(sum 1.1\): pass softmax\(logits\)",
+            r"teacher row 1: is not a probability distribution \(sum 1.1\); pass softmax\(logits\)",
         ),
         (
             lambda: DistillationLoss(torch.tensor([[1.5, -0.5], [0.5, 0.5]])),
-            r"teacher row 0 is no probability distribution \(sum 1\)",
+            r"teacher row 0: is not a probability distribution \(sum 1\)",
         ),
         (
             lambda: DistillationLoss(torch.tensor([[0.5, 0.5], [math.nan, 0.5]])),
-            r"teacher row 1 is no probability distribution \(sum nan\)",
+            r"teacher row 1: is not a probability distribution \(sum nan\)",
         ),
         *(
             (
                 lambda c=c: DistillationLoss(TEACHER, temperature=c),
-                f"temperature must be above 0, got {c}",
+                f"temperature {c}: must be above 0",
             )
             for c in (0, -1.0, math.inf, math.nan)
         ),
@@ -268,19 +283,19 @@ def test_wrong_options_are_refused(make, message):
 @pytest.mark.parametrize(
     ("transition", "message"),
     [
-        (torch.eye(3)[:2], r"transition must have shape \[K, K\], got \(2, 3\)"),
-        (torch.ones(2), r"transition must have shape \[K, K\], got \(2,\)"),
-        (torch.full((2, 2), math.nan), "transition holds values that are not finite"),
+        (torch.eye(3)[:2], r"transition of shape \(2, 3\): must have shape \[K, K\]"),
+        (torch.ones(2), r"transition of shape \(2,\): must have shape \[K, K\]"),
+        (torch.full((2, 2), math.nan), "transition with NaN or infinite entries: must be finite"),
         (
             torch.tensor([[0.5, 0.5], [0.7, 0.4]]),
-            r"transition row 1 is no probability distribution \(sum 1.1, lowest 0.4\): "
-            r"row i holds P\(given j \| true i\)",
+            r"transition row 1: is not a probability distribution \(sum 1.1, lowest 0.4\); "
+            r"row i must be P\(given j \| true i\)",
         ),
         (
             torch.tensor([[1.5, -0.5], [0.5, 0.5]]),
-            r"transition row 0 is no probability distribution \(sum 1, lowest -0.5\)",
+            r"transition row 0: is not a probability distribution \(sum 1, lowest -0.5\)",
         ),
-        (TRANSITION.T, "transition row 0 is no probability distribution"),
+        (TRANSITION.T, "transition row 0: is not a probability distribution"),
     ],
 )
 def test_transitions_that_are_none_are_refused(loss, transition, message):

@@ -247,14 +247,14 @@ def _parameters(loss: type[Loss]) -> Mapping[str, inspect.Parameter]:
 
 
 def _documentation(loss: type[Loss]) -> str:
-    """The description of a loss, and of its arguments: those of its bases, then its own."""
+    """What the loss is, from its class, and its arguments, from `__init__` or the class."""
     title = inspect.cleandoc(loss.__doc__ or loss.__name__).split("\n\n")[0]
-    sections = []
-    for part in reversed(loss.__mro__):
-        for text in (part.__doc__, inspect.getattr_static(part, "__init__").__doc__):
-            _, _, arguments = inspect.cleandoc(text or "").partition("Args:\n")
-            sections.append(arguments.partition("\n\n")[0])
-    described = "\n".join(filter(None, sections))
-    for name, parameter in _parameters(loss).items():
-        described = re.sub(rf"^( +{name}:)", rf"\1 {_note(parameter)}", described, flags=re.M)
-    return f"{title}\n\nArgs:\n{described}" if described else title
+    for text in (loss.__init__.__doc__, loss.__doc__):
+        _, found, arguments = inspect.cleandoc(text or "").partition("Args:\n")
+        if found:
+            for name, parameter in _parameters(loss).items():
+                arguments = re.sub(
+                    rf"^( +{name}:)", rf"\1 {_note(parameter)}", arguments, flags=re.M
+                )
+            return f"{title}\n\n{found}{arguments}"
+    return title

@@ -18,7 +18,7 @@ from alr_fast.bank.history import COLUMNS, SampleHistory
 from alr_fast.bank.placement import check_placement, choose_placement
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.label_table import read_probabilities
-from alr_fast.errors import UserError, naming_options
+from alr_fast.errors import UserError
 from alr_fast.training.config.schema import BankConfig
 from alr_fast.training.distributed import World
 from alr_fast.training.output.records import Histogram
@@ -60,21 +60,18 @@ def new_bank(
             lambda: choose_placement(num_bytes, world.device, processes=world.local_size)
         )
         placement, why = choice.placement, choice.why
-
-    def from_labels() -> LabelBank:
-        with naming_options(placement="bank.placement", folder="bank.folder"):
-            return LabelBank.from_labels(
-                torch.from_numpy(index.labels[rows]),
-                index.num_classes,
-                dtype=getattr(torch, options.dtype),
-                device=world.device,
-                sample_fingerprint=index.sample_fingerprint(),
-                placement=placement,
-                folder=options.folder or folder,
-                one_hot=one_hot,
-            )
-
-    bank = world.on_all_ranks(from_labels)
+    bank = world.on_all_ranks(
+        lambda: LabelBank.from_labels(
+            torch.from_numpy(index.labels[rows]),
+            index.num_classes,
+            dtype=getattr(torch, options.dtype),
+            device=world.device,
+            sample_fingerprint=index.sample_fingerprint(),
+            placement=placement,
+            folder=options.folder or folder,
+            one_hot=one_hot,
+        )
+    )
     if soft_labels is not None and not one_hot:
         log("label bank: starts at zero, not from the soft labels")
     elif soft_labels is not None:
@@ -127,8 +124,7 @@ def check_room(
         placement = choose_placement(num_bytes, world.device, processes=world.local_size).placement
     else:
         placement = options.placement
-        with naming_options(placement="bank.placement"):
-            check_placement(placement, world.device)
+        check_placement(placement, world.device)
     if placement != "file":
         return
     if options.folder is not None and not Path(options.folder).is_dir():

@@ -96,16 +96,10 @@ def test_the_warm_up_is_a_sixth_where_it_is_not_given():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--methods elr --elr.momentum 2", r"--elr\.momentum 2\.0: must lie in \[0, 1\]"),
-        (
-            "--methods label_smoothing --label_smoothing.smoothing 1.5",
-            r"smoothing 1\.5: must be finite",
-        ),
+        ("--methods elr --elr.momentum 2", r"--elr\.momentum must lie in \[0, 1\], got 2"),
+        ("--methods label_smoothing --label_smoothing.smoothing 1.5", r"smoothing must be finite"),
         ("--methods label_smoothing --label_smoothing.warmup_epochs 60", "warmup_epochs 60"),
-        (
-            "--methods label_smoothing,distillation --distillation.temperature 0",
-            "temperature 0\\.0: must",
-        ),
+        ("--methods label_smoothing,distillation --distillation.temperature 0", "temperature must"),
         ("--methods smearing", r"--smearing\.matrix: missing; pass a file of numbers"),
         ("--methods distillation", r"--distillation\.teacher label_smoothing: is not trained"),
         ("--methods distillation,label_smoothing", "put label_smoothing first in --methods"),

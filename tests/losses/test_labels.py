@@ -1,4 +1,4 @@
-"""Losses on given labels and fixed tables against their formulas in float64."""
+"""Losses on given labels and constant tables against their formulas in float64."""
 
 import math
 
@@ -160,7 +160,7 @@ def test_distillation(logits, reduction, c):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_a_teacher_in_16_bits_is_read_as_it_is(device, dtype):
+def test_a_teacher_in_16_bits_keeps_its_type(device, dtype):
     teacher = TEACHER.to(dtype)
     criterion = DistillationLoss(teacher).to(device)
     assert criterion.teacher.dtype == dtype
@@ -168,7 +168,7 @@ def test_a_teacher_in_16_bits_is_read_as_it_is(device, dtype):
     check(criterion, lambda z: (teacher.double()[INDEX] * minus_log_p(z)).sum(-1), logits)
 
 
-def test_distillation_looks_at_the_sample_alone(device):
+def test_distillation_depends_on_the_sample_alone(device):
     criterion = DistillationLoss(TEACHER.float(), temperature=2.0).to(device)
     logits = numbers(len(LABELS), CLASSES, seed=12).float().to(device)
     losses = [criterion(logits, labels.to(device), INDEX.to(device)) for labels in (LABELS, ROWS)]
@@ -177,7 +177,7 @@ def test_distillation_looks_at_the_sample_alone(device):
         criterion(logits, LABELS.to(device))
 
 
-def test_tables_are_copies_of_what_was_given():
+def test_tables_are_copies_of_the_arguments():
     teacher, matrix = TEACHER.float(), MATRIX.float()
     criteria = DistillationLoss(teacher), SmearingLoss(matrix)
     before = criteria[0].teacher.clone(), criteria[1].matrix.clone()
@@ -210,7 +210,7 @@ def test_smoothing_begins_after_its_warm_up(device):
     with pytest.raises(RuntimeError, match=r"call criterion.set_epoch\(epoch\) first"):
         criterion(logits, labels)
     plain = CrossEntropyLoss()(logits, labels)
-    smooth = LabelSmoothingLoss(smoothing=-0.5)(logits, labels)  # without a warm-up: at once
+    smooth = LabelSmoothingLoss(smoothing=-0.5)(logits, labels)  # without a warm-up: from the start
     assert (plain - smooth).abs() > 0.01
     for epoch, warming_up in enumerate([True, True, False, False]):
         criterion.set_epoch(epoch)
@@ -220,7 +220,7 @@ def test_smoothing_begins_after_its_warm_up(device):
     assert torch.equal(criterion(logits, labels), plain)
 
 
-# What is refused.
+# Refused options.
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def test_wrong_options_are_refused(make, message):
         (TRANSITION.T, "transition row 0: is not a probability distribution"),
     ],
 )
-def test_transitions_that_are_none_are_refused(loss, transition, message):
+def test_invalid_transitions_are_refused(loss, transition, message):
     with pytest.raises(ValueError, match=message):
         loss(transition)
 
@@ -318,7 +318,7 @@ def test_rows_that_sum_to_one_but_for_decimals_are_scaled(loss):
     rounded = distributions(CLASSES, seed=5).lerp(torch.eye(CLASSES, dtype=F64), 0.5)
     off = rounded * (1 + 5e-5)
     logits = numbers(len(LABELS), CLASSES, seed=15)
-    # In float64, since only a table in float64 tells the difference: the matrix is float32.
+    # In float64, where only a table in float64 shows a difference: the matrix is float32.
     rtol = 1e-6 if loss is BackwardCorrectionLoss else 1e-12
     losses = [loss(t, reduction="none")(logits, LABELS) for t in (rounded, off)]
     torch.testing.assert_close(*losses, rtol=rtol, atol=rtol)
@@ -327,7 +327,7 @@ def test_rows_that_sum_to_one_but_for_decimals_are_scaled(loss):
 def test_the_order_of_rows_and_columns_is_given_from_true():
     # True 0 is always given as 1, true 1 always as 2, true 2 always as 0.
     transition = torch.eye(3).roll(1, 1)
-    logits = torch.tensor([[5.0, 0.0, 0.0]])  # the net says true 0
+    logits = torch.tensor([[5.0, 0.0, 0.0]])  # the model predicts true 0
     for loss in (ForwardCorrectionLoss(transition), BackwardCorrectionLoss(transition)):
         rows = torch.stack([loss(logits, torch.tensor([given])) for given in range(3)])
         assert rows.argmin() == 1

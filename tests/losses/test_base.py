@@ -1,6 +1,7 @@
 """Common behaviour of all losses."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -52,10 +53,11 @@ def test_every_loss_is_here():
         found = {loss} if public and loss not in (Loss, PlainLoss, WarmUpLoss) else set()
         return found.union(*map(leaves, below))
 
-    assert {type(case.make()) for case in CASES} == leaves(Loss)
-
-
-# The two ways to call a loss.
+    losses = {type(case.make()) for case in CASES}
+    assert losses == leaves(Loss)
+    for loss in losses:
+        arguments = inspect.signature(loss).parameters.keys()
+        assert loss.needs == {"bank", "transition", "teacher", "all_sum"} & arguments
 
 
 @every_loss

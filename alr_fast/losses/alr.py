@@ -15,9 +15,6 @@ class SELCLoss(WarmUpLoss):
     The public code refines while `epoch > warm-up`, epochs counted from 1: the first refining epoch
     is the one after `warmup_epochs` of cross entropy.
 
-    The module owns the bank: its `state_dict` contains it, and `to(device)` moves it. In `eval()`
-    mode the bank is read, not updated.
-
     Attributes:
         bank: The `LabelBank`.
         entropy_weight: Weight of the entropy term, 0 for SELC.
@@ -91,14 +88,7 @@ class ALRLoss(SELCLoss):
     During warm-up the loss is cross entropy on the given labels. Afterwards every row is trained on
     `t = momentum * bank[index] + (1 - momentum) * softmax(logits)`, which becomes its row of the
     bank, and `entropy_weight * H(softmax(logits))` is added. In `eval()` mode the bank is read, not
-    updated.
-
-    The module owns the bank: its `state_dict` contains it, and `to(device)` moves it.
-
-    Attributes:
-        bank: The `LabelBank`.
-        refining: Whether the next call refines; None before the first call of `set_epoch` or
-            `set_step`.
+    updated. The module owns the bank: its `state_dict` contains it, and `to(device)` moves it.
     """
 
     def __init__(

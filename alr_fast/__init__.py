@@ -1,7 +1,7 @@
 """Adaptive Label Refinement for PyTorch: fused operations, a label bank and a trainer.
 
-`alr_fast.functional` holds the operations, `alr_fast.reference` their definition in plain PyTorch,
-`ALRLoss` and `LabelBank` what most training loops need of them.
+Most training loops need only `ALRLoss` and `LabelBank`. `alr_fast.functional` contains the
+operations below them, `alr_fast.reference` their definition in plain PyTorch.
 """
 
 from importlib.metadata import version

@@ -1,11 +1,13 @@
 """The compiled operators: loading, fake kernels for the compiler, autograd.
 
-An operator whose schema mutates admits no autograd of its own, so a `torch.autograd.Function` calls
-it: the forward pass already writes the gradient of every row, the backward pass scales it.
+An operator whose schema declares mutation cannot have autograd of its own. A
+`torch.autograd.Function` calls it instead: the forward pass already writes the gradient of every
+row, and the backward pass scales it.
 """
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +15,50 @@ from torch import Tensor
 from alr_fast.reference import RowStats
 
 _HERE = Path(__file__).parent
+# torch has no type annotations for their members.
+_OPS: Any = torch.ops
+_LIBRARY: Any = torch.library
+
+
+class LossOptions(NamedTuple):
+    """Options of one call of a loss, from the public function or module down to the operator.
+
+    A NamedTuple because creating one costs a third of the time of a frozen dataclass, and small
+    batches take only a few microseconds.
+
+    Attributes:
+        reduction: "mean", "sum" or "none".
+        entropy_weight: Weight of the entropy term.
+        row_weight: [B] constant factor on the loss of each row.
+        with_grad: Whether to return the gradient instead of recording the call for autograd.
+        status: [4] int64 counters of the kernels, see `LabelBank`.
+        smoothing: `label_loss` only: rate of label smoothing.
+        momentum: `table_loss` only, like all that follow: share of the table row in the target.
+        update: Whether the targets are stored in the table.
+        unique_index: Promise that no index occurs twice in the batch.
+        return_stats: Whether to return the `RowStats`.
+        rounding_state: [2] int64 random state of stochastic rounding, see `LabelBank`.
+    """
+
+    reduction: str = "mean"
+    entropy_weight: float = 0.0
+    row_weight: Tensor | None = None
+    with_grad: bool = False
+    status: Tensor | None = None
+    smoothing: float = 0.0
+    momentum: float = 1.0
+    update: bool = False
+    unique_index: bool = False
+    return_stats: bool = False
+    rounding_state: Tensor | None = None
+
+
+class LossResult(NamedTuple):
+    """Results of one call of a loss; None for those that were not asked for."""
+
+    loss: Tensor  # scalar, or [B] with reduction "none"
+    grad: Tensor | None = None  # [B, K]
+    stats: RowStats | None = None
 
 
 def _load() -> bool:
@@ -23,214 +69,171 @@ def _load() -> bool:
             f"the compiled operators ({cpu}) are missing: run `make build` in the source tree, or "
             f"`pip install --no-build-isolation .` where torch is installed"
         )
-    torch.ops.load_library(cpu)
-    # The CUDA kernels lie in a library of their own, which links to libtorch_cuda.
+    _OPS.load_library(cpu)
+    # The CUDA kernels are in a separate library, which links to libtorch_cuda.
     if torch.version.cuda is None or not cuda.exists():
         return False
-    torch.ops.load_library(cuda)
+    _OPS.load_library(cuda)
     return True
 
 
 HAS_CUDA = _load()
 
 
-def _define_alr_loss_once() -> torch.library.Library:
-    """`alr_loss` for compiled code: checks at run time that no backward pass is under way.
+def _define_alr_loss_once() -> None:
+    """Defines `alr_loss` for compiled code: it checks at run time that no backward pass is running.
 
-    Python code that asks so is gone once a graph is traced.
+    A check in Python code disappears once the graph is traced.
     """
-    library = torch.library.Library("alr_fast", "FRAGMENT")
-    schema = str(torch.ops.alr_fast.alr_loss.default._schema)
-    library.define(schema.removeprefix("alr_fast::").replace("alr_loss", "alr_loss_once", 1))
+    name = "alr_fast::alr_loss_once"
+    schema = str(_OPS.alr_fast.alr_loss.default._schema)
+    _LIBRARY.define(name, schema.removeprefix("alr_fast::alr_loss"))
 
-    def alr_loss_once(*arguments):
+    def alr_loss_once(*arguments: object) -> tuple[Tensor, Tensor, Tensor]:
         _check_not_in_backward()
         return _alr_loss(*arguments)
 
-    for key in ("CPU", "CUDA"):
-        library.impl("alr_loss_once", alr_loss_once, key)
-    return library
+    _LIBRARY.impl(name, ("cpu", "cuda"), alr_loss_once)
 
 
-_LIBRARY = _define_alr_loss_once()  # the definition lasts as long as this object
+_define_alr_loss_once()
+
+# Loss (scalar, or [B] without reduction), gradient rows [B, K] or [0, K], scale of the gradient.
+_Operator = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 # The overloads themselves: looking one up by its packet costs microseconds.
-_alr_loss = torch.ops.alr_fast.alr_loss.default
-_alr_loss_once = torch.ops.alr_fast.alr_loss_once.default
-_soft_target_cross_entropy = torch.ops.alr_fast.soft_target_cross_entropy.default
-_label_smoothing_cross_entropy = torch.ops.alr_fast.label_smoothing_cross_entropy.default
-_scale_grad = torch.ops.alr_fast.scale_grad.default
+_alr_loss: _Operator = _OPS.alr_fast.alr_loss.default
+_alr_loss_once: _Operator = _OPS.alr_fast.alr_loss_once.default
+_soft_target_cross_entropy: _Operator = _OPS.alr_fast.soft_target_cross_entropy.default
+_label_smoothing_cross_entropy: _Operator = _OPS.alr_fast.label_smoothing_cross_entropy.default
+_scale_grad: Callable[..., Tensor] = _OPS.alr_fast.scale_grad.default
 
 # Numbers of the enums in csrc/alr_params.h.
-_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 _GRAD_NONE, _GRAD_PER_ROW, _GRAD_FINAL = 0, 1, 2
 
 
 def table_loss(
     logits: Tensor,  # [B, K]
-    table: Tensor,  # [N, K], updated in place with `update`
+    table: Tensor,  # [N, K], updated in place with `options.update`
     index: Tensor | None,  # [B]
-    *,
-    momentum: float,
-    entropy_weight: float,
-    reduction: str,
-    row_weight: Tensor | None = None,  # [B]
-    update: bool = False,
-    unique_index: bool = False,
-    return_stats: bool = False,
-    status: Tensor | None = None,  # [4] int64, see LabelBank
-    rounding_state: Tensor | None = None,  # [2] int64, see LabelBank
-    with_grad: bool = False,
-) -> Any:
-    """The loss against rows of a table, with what the owner of a bank passes on top.
-
-    Returns the loss, then the final gradient if `with_grad`, then the `RowStats` if `return_stats`;
-    the loss alone where there is nothing else.
-    """
+    options: LossOptions,
+) -> LossResult:
+    """Loss against rows of a table."""
     _check_device(logits)
-    if update and not torch.compiler.is_compiling():
+    compiling = torch.compiler.is_compiling()
+    if options.update and not compiling:
         _check_not_in_backward()
     if table.requires_grad:
         raise ValueError("the target rows are constants: pass the table or bank detached")
-    stats = _new_stats(logits) if return_stats else (None, None)
-    tensors = (table, index, _row_weight(row_weight, logits), status, rounding_state, *stats)
-    numbers = (momentum, entropy_weight, _reduction(reduction), update, unique_index)
-    if with_grad:
-        loss, grad, _ = _call_table(logits.detach(), *tensors, *numbers, _GRAD_FINAL)
-        extra: tuple[Any, ...] = (grad,)
+    classes, values, stats = _new_stats(logits) if options.return_stats else (None, None, None)
+    row_weight = _row_weight(options.row_weight, logits)
+    reduction = _reduction(options.reduction)
+    if options.update:
+        operator = _alr_loss_once if compiling else _alr_loss
+        others: tuple[object, ...] = (
+            options.status, options.rounding_state, classes, values,
+            options.momentum, options.entropy_weight, reduction, options.unique_index,
+        )  # fmt: skip
     else:
-        extra = ()
-        if _needs_grad(logits):
-            loss = _TableLoss.apply(logits, *tensors, *numbers)
-        else:
-            loss, _, _ = _call_table(logits, *tensors, *numbers, _GRAD_NONE)
-    if return_stats:
-        classes, values = stats
-        extra += (RowStats(classes[0], values[0], classes[1], classes[2], values[1]),)
-    return (loss, *extra) if extra else loss
+        operator = _soft_target_cross_entropy
+        others = (
+            options.status, classes, values,
+            options.momentum, options.entropy_weight, reduction,
+        )  # fmt: skip
+    loss, grad = _call(
+        operator, logits, (table, index), row_weight, others, with_grad=options.with_grad
+    )
+    return LossResult(loss, grad, stats)
 
 
 def label_loss(
     logits: Tensor,  # [B, K]
     labels: Tensor,  # [B]
-    *,
-    smoothing: float,
-    entropy_weight: float,
-    reduction: str,
-    row_weight: Tensor | None = None,  # [B]
-    status: Tensor | None = None,  # [4] int64, see LabelBank
-    with_grad: bool = False,
-) -> Any:
-    """The loss against smoothed one-hot rows of labels, with the final gradient if `with_grad`."""
+    options: LossOptions,
+) -> LossResult:
+    """Loss against smoothed one-hot rows of labels."""
     _check_device(logits)
-    weight = _row_weight(row_weight, logits)
-    arguments = (labels, weight, status, smoothing, entropy_weight, _reduction(reduction))
+    row_weight = _row_weight(options.row_weight, logits)
+    reduction = _reduction(options.reduction)
+    others = (options.status, options.smoothing, options.entropy_weight, reduction)
+    operator = _label_smoothing_cross_entropy
+    loss, grad = _call(operator, logits, (labels,), row_weight, others, with_grad=options.with_grad)
+    return LossResult(loss, grad)
+
+
+def _call(
+    operator: _Operator,
+    logits: Tensor,
+    targets: tuple[Tensor | None, ...],
+    row_weight: Tensor | None,
+    others: tuple[object, ...],
+    *,
+    with_grad: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Loss and, `with_grad`, the gradient; the arguments are in the order of the schemas."""
     if with_grad:
-        return _label_smoothing_cross_entropy(logits.detach(), *arguments, _GRAD_FINAL)[:2]
-    if _needs_grad(logits):
-        return _LabelLoss.apply(logits, *arguments)
-    return _label_smoothing_cross_entropy(logits, *arguments, _GRAD_NONE)[0]
+        loss, grad, _ = operator(logits.detach(), *targets, row_weight, *others, _GRAD_FINAL)
+        return loss, grad
+    # Decided here, because grad mode is always off inside an operator.
+    if logits.requires_grad and torch.is_grad_enabled():
+        return _FusedLoss.apply(logits, operator, targets, row_weight, others), None
+    return operator(logits, *targets, row_weight, *others, _GRAD_NONE)[0], None
 
 
-class _TableLoss(torch.autograd.Function):
+class _FusedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits, table, index, row_weight, *others):
-        mode = _saved_grad_mode(logits)
-        loss, grad_rows, grad_scale = _call_table(logits, table, index, row_weight, *others, mode)
-        _save_grad(ctx, mode, grad_rows, grad_scale, row_weight)
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        operator: _Operator,
+        targets: tuple[Tensor | None, ...],
+        row_weight: Tensor | None,
+        others: tuple[object, ...],
+    ) -> Tensor:
+        # float16 keeps the gradient of single rows, times a power of two: divided by the batch
+        # size, small entries would be flushed before a gradient scaler's factor is applied. On CUDA
+        # the batch size is not known before the launch ends. Otherwise the final gradient is kept.
+        per_row = logits.is_cuda or logits.dtype == torch.float16
+        mode = _GRAD_PER_ROW if per_row else _GRAD_FINAL
+        loss, grad_rows, grad_scale = operator(logits, *targets, row_weight, *others, mode)
+        if per_row:
+            ctx.save_for_backward(grad_rows, grad_scale, row_weight)
+        else:  # both factors are already applied
+            ctx.save_for_backward(grad_rows, None, None)
         return loss
 
     @staticmethod
-    def backward(ctx, grad_loss):
-        return _grad_logits(ctx, grad_loss), *(None,) * 12
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        return _grad_logits(grad_loss, *ctx.saved_tensors), None, None, None, None
 
 
-class _LabelLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, logits, labels, row_weight, *others):
-        mode = _saved_grad_mode(logits)
-        loss, grad_rows, grad_scale = _label_smoothing_cross_entropy(
-            logits, labels, row_weight, *others, mode
-        )
-        _save_grad(ctx, mode, grad_rows, grad_scale, row_weight)
-        return loss
-
-    @staticmethod
-    def backward(ctx, grad_loss):
-        return _grad_logits(ctx, grad_loss), *(None,) * 6
-
-
-def _saved_grad_mode(logits: Tensor) -> int:
-    # float16 keeps the gradient of single rows, times a power of two: divided by the batch size,
-    # small entries would be flushed before a gradient scaler's factor is applied. On CUDA the batch
-    # size is not known before the launch ends. Else the gradient is kept as it will be needed.
-    if logits.is_cuda or logits.dtype == torch.float16:
-        return _GRAD_PER_ROW
-    return _GRAD_FINAL
-
-
-def _save_grad(ctx, mode: int, grad_rows: Tensor, grad_scale: Tensor, row_weight: Tensor | None):
-    # Both factors are already in a final gradient.
-    if mode == _GRAD_FINAL:
-        ctx.save_for_backward(grad_rows, None, None)
-    else:
-        ctx.save_for_backward(grad_rows, grad_scale, row_weight)
-
-
-def _grad_logits(ctx, grad_loss: Tensor) -> Tensor:
-    # Grad mode is on in a backward pass only with create_graph=True; the result would be silently
-    # detached from the graph that is asked for.
+def _grad_logits(
+    grad_loss: Tensor, grad_rows: Tensor, grad_scale: Tensor | None, row_weight: Tensor | None
+) -> Tensor:
+    # Grad mode is on in a backward pass only with create_graph=True. The result would be silently
+    # detached from the requested graph.
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
         raise RuntimeError(
             "alr_fast losses have no second derivative: call backward without create_graph=True, "
             "or use the same function of alr_fast.reference"
         )
-    grad_rows, grad_scale, row_weight = ctx.saved_tensors
-    # On the CPU it costs nothing to see that the loss is what backward was called on.
+    # Reading the incoming gradient costs nothing on the CPU. It is 1 if backward was called on the
+    # loss itself.
     is_final = grad_scale is None and grad_loss.ndim == 0
     if is_final and not torch.compiler.is_compiling() and grad_loss.item() == 1:
         return grad_rows
     return _scale_grad(grad_rows, grad_scale, grad_loss, row_weight)
 
 
-def _call_table(
-    logits: Tensor,
-    table: Tensor,
-    index: Tensor | None,
-    row_weight: Tensor | None,
-    status: Tensor | None,
-    rounding_state: Tensor | None,
-    stats_class: Tensor | None,
-    stats_value: Tensor | None,
-    momentum: float,
-    entropy_weight: float,
-    reduction: int,
-    update: bool,
-    unique_index: bool,
-    grad_mode: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The operator that stores the targets, or the one that does not."""
-    if update:
-        operator = _alr_loss_once if torch.compiler.is_compiling() else _alr_loss
-        return operator(
-            logits, table, index, row_weight, status, rounding_state, stats_class, stats_value,
-            momentum, entropy_weight, reduction, unique_index, grad_mode,
-        )  # fmt: skip
-    return _soft_target_cross_entropy(
-        logits, table, index, row_weight, status, stats_class, stats_value,
-        momentum, entropy_weight, reduction, grad_mode,
-    )  # fmt: skip
-
-
-def _needs_grad(logits: Tensor) -> bool:
-    # Decided here: inside an operator grad mode is always off.
-    return logits.requires_grad and torch.is_grad_enabled()
-
-
 def _reduction(name: str) -> int:
-    if name not in _REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(_REDUCTIONS)}, got {name!r}")
-    return _REDUCTIONS[name]
+    if name not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {name!r}")
+    return REDUCTIONS[name]
+
+
+def _accumulation_dtype(logits: Tensor) -> torch.dtype:
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def _row_weight(row_weight: Tensor | None, logits: Tensor) -> Tensor | None:
@@ -238,16 +241,15 @@ def _row_weight(row_weight: Tensor | None, logits: Tensor) -> Tensor | None:
         return None
     if row_weight.requires_grad:
         raise ValueError("row_weight is a constant: pass row_weight.detach()")
-    acc = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    return row_weight.to(acc).contiguous()
+    return row_weight.to(_accumulation_dtype(logits)).contiguous()
 
 
-def _new_stats(logits: Tensor) -> tuple[Tensor, Tensor]:
-    rows = logits.shape[0]
-    return (
-        logits.new_empty((3, rows), dtype=torch.int64),
-        logits.new_empty((2, rows), dtype=torch.float32),
-    )
+def _new_stats(logits: Tensor) -> tuple[Tensor, Tensor, RowStats]:
+    """The two tensors that an operator writes, and the `RowStats` made of their rows."""
+    batch = logits.shape[0]
+    classes = logits.new_empty((3, batch), dtype=torch.int64)
+    values = logits.new_empty((2, batch), dtype=torch.float32)
+    return classes, values, RowStats(classes[0], values[0], classes[1], classes[2], values[1])
 
 
 def _check_device(logits: Tensor) -> None:
@@ -267,11 +269,12 @@ def _check_not_in_backward() -> None:
         )
 
 
-# The fake kernels also meet real tensors: of the meta device, and what the compiler traces.
+# The fake kernels also meet real tensors: those of the meta device, and those that the compiler
+# traces.
 def _fake_outputs(
-    logits: Tensor, reduction: int, grad_mode: int, **beside: Tensor | None
+    logits: Tensor, reduction: int, grad_mode: int, **others: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    for name, tensor in beside.items():
+    for name, tensor in others.items():
         if tensor is None or tensor.device == logits.device:
             continue
         if name in ("bank", "table") and tensor.device.type == "cpu" and logits.is_cuda:
@@ -279,37 +282,52 @@ def _fake_outputs(
         raise RuntimeError(
             f"{name} is on another device than the logits: pass {name}.to(logits.device)"
         )
-    acc = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    acc = _accumulation_dtype(logits)
     rows, classes = logits.shape
     return (
-        logits.new_empty((rows,) if reduction == _REDUCTIONS["none"] else (), dtype=acc),
+        logits.new_empty((rows,) if reduction == REDUCTIONS["none"] else (), dtype=acc),
         logits.new_empty((0 if grad_mode == _GRAD_NONE else rows, classes)),
         logits.new_empty((), dtype=acc),
     )
 
 
-@torch.library.register_fake("alr_fast::alr_loss_once")
-@torch.library.register_fake("alr_fast::alr_loss")
-def _(logits, bank, index, row_weight, status, rounding_state, stats_class, stats_value, momentum,
-      entropy_weight, reduction, unique_index, grad_mode):  # fmt: skip
+# `others` are the arguments of the schemas in csrc/ops.cpp that the outputs do not depend on.
+
+
+def _fake_alr_loss(
+    logits: Tensor, bank: Tensor, index: Tensor, row_weight: Tensor | None, *others: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    *_, reduction, _unique_index, grad_mode = others
     return _fake_outputs(
         logits, reduction, grad_mode, bank=bank, index=index, row_weight=row_weight
     )
 
 
-@torch.library.register_fake("alr_fast::soft_target_cross_entropy")
-def _(logits, table, index, row_weight, status, stats_class, stats_value, momentum, entropy_weight,
-      reduction, grad_mode):  # fmt: skip
+def _fake_soft_target_cross_entropy(
+    logits: Tensor, table: Tensor, index: Tensor | None, row_weight: Tensor | None, *others: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    *_, reduction, grad_mode = others
     return _fake_outputs(
         logits, reduction, grad_mode, table=table, index=index, row_weight=row_weight
     )
 
 
-@torch.library.register_fake("alr_fast::label_smoothing_cross_entropy")
-def _(logits, labels, row_weight, status, smoothing, entropy_weight, reduction, grad_mode):
+def _fake_label_smoothing_cross_entropy(
+    logits: Tensor, labels: Tensor, row_weight: Tensor | None, *others: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    *_, reduction, grad_mode = others
     return _fake_outputs(logits, reduction, grad_mode, labels=labels, row_weight=row_weight)
 
 
-@torch.library.register_fake("alr_fast::scale_grad")
-def _(grad_rows, grad_scale, grad_output, row_weight):
+def _fake_scale_grad(grad_rows: Tensor, *others: object) -> Tensor:
     return torch.empty_like(grad_rows)
+
+
+for _name, _fake in {
+    "alr_loss": _fake_alr_loss,
+    "alr_loss_once": _fake_alr_loss,
+    "soft_target_cross_entropy": _fake_soft_target_cross_entropy,
+    "label_smoothing_cross_entropy": _fake_label_smoothing_cross_entropy,
+    "scale_grad": _fake_scale_grad,
+}.items():
+    _LIBRARY.register_fake(f"alr_fast::{_name}", _fake)

@@ -1,12 +1,11 @@
 """The fused operations: softmax, loss, entropy term, gradient and label bank update in one pass.
 
-`alr_fast.reference` defines in plain PyTorch what they compute; the kernels are in csrc/. All of
-them take logits in float32, float16 or bfloat16 (float64 too on the CPU), with a contiguous last
-dimension and any stride between rows, and compute in float32 (float64 for float64 logits) with one
-rounding at the end (a 16-bit gradient that a backward pass scales is rounded again, to the same
-type). They work under autocast, under `torch.compile(fullgraph=True)`, inside CUDA
-graphs and with deterministic algorithms. Gradients flow to the logits only, and only once: a double
-backward raises.
+`alr_fast.reference` defines them in plain PyTorch; the kernels are in csrc/. All operations take
+logits in float32, float16 or bfloat16 (float64 too on the CPU), with a contiguous last dimension
+and any stride between rows, and compute in float32 (float64 for float64 logits) with one rounding
+at the end (a 16-bit gradient that a backward pass scales is rounded again, to the same type). They
+work under autocast, under `torch.compile(fullgraph=True)`, inside CUDA graphs and with
+deterministic algorithms. Only the logits get a gradient, and a double backward raises an error.
 
 Rows without a value:
     * A negative index or label ignores its row: loss 0, gradient 0, no update, not counted in a
@@ -14,13 +13,13 @@ Rows without a value:
     * An index beyond the table, or a label beyond the classes, raises IndexError on the CPU before
       anything is written. On CUDA, where raising would mean waiting for the device, loss and
       gradient of the row are NaN and nothing is stored; `LabelBank.check` raises later.
-    * A row whose logits hold NaN or +inf, or are all -inf, has NaN as loss and gradient and leaves
-      its bank row as it was. A single -inf logit masks its class.
+    * A row whose logits contain NaN or +inf, or are all -inf, has NaN as loss and gradient and does
+      not change its bank row. A single -inf logit masks its class.
 """
 
 from torch import Tensor
 
-from alr_fast._operators import label_loss, table_loss
+from alr_fast._operators import LossOptions, label_loss, table_loss
 from alr_fast.reference import RowStats
 
 __all__ = [
@@ -49,18 +48,18 @@ def alr_loss(
 
     With `p = softmax(logits)` and `t = momentum * bank[index] + (1 - momentum) * p`, p detached,
     the loss of a row is `-sum(t log p) + entropy_weight * H(p)`, and `bank[index] = t` (Zhang et
-    al., arXiv 2502.00386). Where an index occurs more than once, every row reads the old bank row
-    and the last valid row in batch order is stored.
+    al., arXiv 2502.00386). If an index occurs more than once, every row reads the old bank row, and
+    the last valid row in batch order is stored.
 
     Args:
         logits: [B, K].
         bank: [N, K] float32, float16 or bfloat16, updated in place; on the device of the logits, or
             in pinned host memory with logits on a GPU.
-        index: [B] int64 or int32, row of the bank for each row of the batch; below 0: row ignored.
+        index: [B] int64 or int32, index in the bank of each row; below 0: row ignored.
         momentum: share of the old bank row in the target, in [0, 1].
-        entropy_weight: weight of the entropy term; 0 gives SELC. Its default and that of momentum
-            are this project's, not the paper's: see docs/method.md.
-        reduction: "mean" over the rows not ignored (0 if there is none), "sum" or "none".
+        entropy_weight: weight of the entropy term; 0 gives SELC. The defaults of momentum and
+            entropy weight are this project's own, not the paper's: see docs/method.md.
+        reduction: "mean" over the rows not ignored (0 if all are ignored), "sum" or "none".
         row_weight: [B] constant factor on the loss of each row; "mean" still divides by the number
             of rows.
         update: whether the targets are stored.
@@ -79,10 +78,7 @@ def alr_loss(
         ValueError: the reduction is unknown, or the bank or `row_weight` requires a gradient.
         IndexError: an index is beyond the bank (on the CPU).
     """
-    return table_loss(
-        logits,
-        bank,
-        index,
+    options = LossOptions(
         momentum=momentum,
         entropy_weight=entropy_weight,
         reduction=reduction,
@@ -91,6 +87,8 @@ def alr_loss(
         unique_index=unique_index,
         return_stats=return_stats,
     )
+    loss, _, stats = table_loss(logits, bank, index, options)
+    return loss if stats is None else (loss, stats)
 
 
 def alr_loss_and_grad(
@@ -109,22 +107,19 @@ def alr_loss_and_grad(
     """`alr_loss` and its gradient in one launch, for `logits.backward(grad_logits)`.
 
     Args:
-        logits: [B, K]; whether they require a gradient does not matter.
+        logits: [B, K]; they need not require a gradient.
         bank: see `alr_loss`, as for all other arguments.
 
     Returns:
         (loss, grad_logits), with `return_stats` (loss, grad_logits, stats). `grad_logits` is [B, K]
         in the dtype of the logits: the gradient of the loss, of its sum with reduction "none". With
-        float16 logits give the factor of the gradient scaler as `row_weight`, so that small entries
-        survive.
+        float16 logits, pass the factor of the gradient scaler as `row_weight`, so that small
+        entries survive.
 
     Raises:
         RuntimeError, ValueError, IndexError: see `alr_loss`.
     """
-    return table_loss(
-        logits,
-        bank,
-        index,
+    options = LossOptions(
         momentum=momentum,
         entropy_weight=entropy_weight,
         reduction=reduction,
@@ -134,6 +129,9 @@ def alr_loss_and_grad(
         return_stats=return_stats,
         with_grad=True,
     )
+    loss, grad, stats = table_loss(logits, bank, index, options)
+    assert grad is not None  # with_grad
+    return (loss, grad) if stats is None else (loss, grad, stats)
 
 
 def soft_target_cross_entropy(
@@ -156,7 +154,7 @@ def soft_target_cross_entropy(
             logits the magnitudes of a row should sum to at most 16, or the gradient may overflow.
         index: [B] int64 or int32 rows of the table; below 0: row ignored.
         entropy_weight: weight of the entropy term.
-        reduction: "mean" over the rows not ignored (0 if there is none), "sum" or "none".
+        reduction: "mean" over the rows not ignored (0 if all are ignored), "sum" or "none".
         row_weight: [B] constant factor on the loss of each row.
 
     Returns:
@@ -167,15 +165,8 @@ def soft_target_cross_entropy(
         ValueError: the reduction is unknown, or the table or `row_weight` requires a gradient.
         IndexError: an index is beyond the table (on the CPU).
     """
-    return table_loss(
-        logits,
-        table,
-        index,
-        momentum=1.0,
-        entropy_weight=entropy_weight,
-        reduction=reduction,
-        row_weight=row_weight,
-    )
+    options = LossOptions(entropy_weight=entropy_weight, reduction=reduction, row_weight=row_weight)
+    return table_loss(logits, table, index, options).loss
 
 
 def label_smoothing_cross_entropy(
@@ -195,7 +186,7 @@ def label_smoothing_cross_entropy(
         smoothing: rate of label smoothing; 0 is plain cross entropy, a negative rate is generalised
             label smoothing (Wei et al., ICML 2022).
         entropy_weight: weight of the entropy term.
-        reduction: "mean" over the rows not ignored (0 if there is none), "sum" or "none".
+        reduction: "mean" over the rows not ignored (0 if all are ignored), "sum" or "none".
         row_weight: [B] constant factor on the loss of each row.
 
     Returns:
@@ -206,11 +197,10 @@ def label_smoothing_cross_entropy(
         ValueError: the reduction is unknown, or `row_weight` requires a gradient.
         IndexError: a label is beyond the classes (on the CPU).
     """
-    return label_loss(
-        logits,
-        labels,
+    options = LossOptions(
         smoothing=smoothing,
         entropy_weight=entropy_weight,
         reduction=reduction,
         row_weight=row_weight,
     )
+    return label_loss(logits, labels, options).loss

@@ -1,4 +1,4 @@
-"""What `alr_fast.functional` computes, in plain PyTorch: the definition that tests compare with.
+"""The operations of `alr_fast.functional` in plain PyTorch: the definition that tests compare with.
 
 For a row with logits z, `p = softmax(z)`, entropy `H = -sum_k p_k log p_k` and a constant target t,
 
@@ -6,24 +6,23 @@ For a row with logits z, `p = softmax(z)`, entropy `H = -sum_k p_k log p_k` and 
 
 In Adaptive Label Refinement (Zhang et al., arXiv 2502.00386) t is the moving average of the
 sample's row in the label bank and of the prediction, and becomes that row: `t = a T[i] + (1 - a)
-p`, `T[i] = t`. The functions take the same arguments and give the same results as those in
-`alr_fast.functional`, whose docstrings say what each argument is. Out-of-range indices raise
-IndexError.
+p`, `T[i] = t`. The functions have the same arguments and results as those of `alr_fast.functional`,
+whose docstrings describe them. Out-of-range indices raise IndexError.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
 class RowStats(NamedTuple):
-    """What the operation saw in each row; -1 and NaN where a row was ignored or not finite."""
+    """Statistics of each row; -1 and NaN for rows that were ignored or are not finite."""
 
     predicted: Tensor  # [B] int64, class with the largest logit, the lowest on a tie
     confidence: Tensor  # [B] float32, probability of the predicted class
-    class_before: Tensor  # [B] int64, class that the bank row held before
-    class_after: Tensor  # [B] int64, class that the bank row holds now
+    class_before: Tensor  # [B] int64, class of the bank row before the call
+    class_after: Tensor  # [B] int64, class of the bank row after the call
     max_target: Tensor  # [B] float32, largest entry of the target t
 
 
@@ -56,15 +55,15 @@ def alr_loss(
 
 
 def alr_loss_and_grad(
-    logits: Tensor, bank: Tensor, index: Tensor, **options
+    logits: Tensor, bank: Tensor, index: Tensor, **options: Any
 ) -> tuple[Tensor, Tensor] | tuple[Tensor, Tensor, RowStats]:
     """`alr_loss` and the gradient of its (summed) loss with respect to the logits."""
     leaf = logits.detach().requires_grad_()
     with torch.enable_grad():
         result = alr_loss(leaf, bank, index, **options)
-        loss, *stats = result if isinstance(result, tuple) else (result,)
+        loss, stats = result if isinstance(result, tuple) else (result, None)
         (grad,) = torch.autograd.grad(loss.sum(), leaf)
-    return loss.detach(), grad, *stats
+    return (loss.detach(), grad) if stats is None else (loss.detach(), grad, stats)
 
 
 def soft_target_cross_entropy(
@@ -76,10 +75,10 @@ def soft_target_cross_entropy(
     reduction: str = "mean",
     row_weight: Tensor | None = None,
 ) -> Tensor:
-    """Loss against rows of a table: of the gathered rows, or of one row a sample."""
+    """Loss against rows of a table: gathered by an index, or one row for each sample."""
     if index is None:
         index = torch.arange(len(logits), device=logits.device)
-    return alr_loss(
+    loss = alr_loss(
         logits,
         table,
         index,
@@ -89,6 +88,8 @@ def soft_target_cross_entropy(
         row_weight=row_weight,
         update=False,
     )
+    assert isinstance(loss, Tensor)  # no stats
+    return loss
 
 
 def label_smoothing_cross_entropy(
@@ -117,7 +118,7 @@ def _upcast(x: Tensor) -> Tensor:
 
 
 def _row_loss(z: Tensor, target: Tensor, entropy_weight: float) -> tuple[Tensor, Tensor]:
-    """Loss per row [B], and whether the row has a softmax [B]; -inf marks a masked class."""
+    """Loss per row [B], and whether the row has a softmax [B]; a logit of -inf masks its class."""
     log_sum = z.logsumexp(-1, keepdim=True)
     log_p = z - log_sum
     cross_entropy = -(target * log_p).masked_fill(target == 0, 0).sum(-1)
@@ -126,7 +127,7 @@ def _row_loss(z: Tensor, target: Tensor, entropy_weight: float) -> tuple[Tensor,
 
 
 def _is_last(rows: Tensor, keep: Tensor, size: int) -> Tensor:
-    """Of the kept rows of a batch that share an index, the last one."""
+    """Whether a row is the last of the kept rows with its index."""
     order = torch.arange(len(rows), device=rows.device)
     last = torch.full((size,), -1, device=rows.device)
     last.scatter_reduce_(0, rows[keep], order[keep], "amax")

@@ -1,10 +1,15 @@
-"""What training saw of each sample, beside its row in the label bank: what a score of suspicion is
-made from (`alr_fast.labels.suspicion`), at the price of a look at the logits that are there anyway."""
+"""Statistics of each sample over the epochs, kept beside its row in the label bank.
+
+The score of suspicion is computed from them (`alr_fast.labels.suspicion`). They need no further
+pass of the model: the logits of training are enough.
+"""
 
 import torch
 from torch import Tensor
 
-EPOCHS = 63  # whose changes fit into the bits of `SampleHistory.changes`, the sign left out
+EPOCHS = 63  # recorded in the bits of `SampleHistory.changes`, all but the sign bit
+COLUMNS = {"given_loss": torch.float32, "changes": torch.int64}  # of `SampleHistory.means`
+_NAMES = ("loss", "passes", "refined", "changes")
 
 
 class SampleHistory:
@@ -12,9 +17,9 @@ class SampleHistory:
 
     Attributes:
         loss: float32 [n], sum of the cross entropies of the given label over the passes.
-        passes: int32 [n], how often a sample was trained on (an epoch that another number of
-            processes begins anew counts twice).
-        refined: int32 [n], its refined label after the last epoch.
+        passes: int32 [n], how often a sample was trained on (an epoch that is repeated with another
+            number of processes counts twice).
+        refined: int32 [n], refined label after the last epoch.
         changes: int64 [n], a bit for each of the last `EPOCHS` epochs, the lowest one for the last:
             whether the refined label changed in it.
     """
@@ -24,7 +29,7 @@ class SampleHistory:
 
         Args:
             given_labels: int64 [n], in the order of the rows of this process.
-            device: Where the logits are.
+            device: Device of the logits.
         """
         n = len(given_labels)
         self.loss = torch.zeros(n, device=device)
@@ -34,25 +39,25 @@ class SampleHistory:
 
     @torch.no_grad()
     def add(self, logits: Tensor, labels: Tensor, index: Tensor) -> None:
-        """Adds a batch; waits for nothing.
+        """Adds a batch; does not synchronise with the device.
 
         Args:
-            logits: [B, K], floating.
+            logits: [B, K], floating point.
             labels: int64 [B], given labels.
-            index: int64 [B], rows of the samples; below 0 to ignore.
+            index: int64 [B], index of each sample; below 0 to ignore it.
         """
-        rows = index.clamp(min=0)
+        kept = index.clamp(min=0)
         log_p = logits.float().log_softmax(-1)
         loss = -log_p.gather(1, labels.clamp(min=0)[:, None]).squeeze(1)
         counted = (index >= 0) & loss.isfinite()
-        self.loss.index_add_(0, rows, torch.where(counted, loss, 0))
-        self.passes.index_add_(0, rows, counted.int())
+        self.loss.index_add_(0, kept, torch.where(counted, loss, 0))
+        self.passes.index_add_(0, kept, counted.int())
 
     def end_epoch(self, refined: Tensor) -> None:
-        """Notes which refined labels have changed.
+        """Records which refined labels have changed.
 
         Args:
-            refined: int64 [n], the refined labels now.
+            refined: int64 [n], the current refined labels.
         """
         refined = refined.to(self.refined)
         self.changes.bitwise_left_shift_(1).bitwise_or_(refined != self.refined)
@@ -60,11 +65,11 @@ class SampleHistory:
         self.refined = refined
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it by name, in place, for checkpoints."""
+        """All tensors by name, not copied, for checkpoints."""
         return {name: getattr(self, name) for name in _NAMES}
 
     def means(self) -> dict[str, Tensor]:
-        """What the file of a bank keeps, on the CPU: `COLUMNS`.
+        """The `COLUMNS` that the file of a bank stores, on the CPU.
 
         ``given_loss`` is the mean over the passes, NaN without any.
         """
@@ -72,7 +77,7 @@ class SampleHistory:
         return {"given_loss": (self.loss / passes).cpu(), "changes": self.changes.cpu()}
 
     def forget(self, changed: Tensor) -> None:
-        """Starts the sums anew where the given label is another one now.
+        """Restarts the sums of samples whose given label was changed.
 
         Args:
             changed: bool [n].
@@ -80,7 +85,3 @@ class SampleHistory:
         changed = changed.to(self.loss.device)
         self.loss.masked_fill_(changed, 0)
         self.passes.masked_fill_(changed, 0)
-
-
-_NAMES = ("loss", "passes", "refined", "changes")
-COLUMNS = {"given_loss": torch.float32, "changes": torch.int64}

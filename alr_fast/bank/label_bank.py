@@ -18,30 +18,29 @@ _NONFINITE, _OUT_OF_RANGE = 0, 1
 _COUNTERS = 2
 _STATUS_SIZE = 4  # the rest is scratch of the kernels
 
-_CHUNK_ELEMENTS = 1 << 24  # elements of the bank that are filled or summarised in one go
+_CHUNK_ELEMENTS = 1 << 24  # elements of the bank that are filled or summarised at a time
 
 
 class LabelBank:
     """Refined targets of the training set, updated in place by the fused operation.
 
     The bank belongs to a run as the weights do: save `state_dict()` with every checkpoint. It is a
-    plain object, not a module with buffers, because DistributedDataParallel would overwrite the
-    buffers of every rank with those of rank 0. On a GPU all work with a bank belongs on one stream
-    at a time.
+    plain object instead of a module with buffers, because DistributedDataParallel would overwrite
+    the buffers of every rank with those of rank 0. On a GPU, use a bank on one stream at a time.
 
     Attributes:
         rows: [N, K] tensor, row i for the sample with index i; float32, float16 or bfloat16. Host
-            code that reads or writes them itself does so within `host_access`.
-        placement: where the rows lie: "device" (with the logits), "pinned" (host memory that the
-            GPU reads and writes) or "file"; see `alr_fast.bank.placement`.
+            code that reads or writes them does so within `host_access`.
+        placement: Where the rows are stored: "device" (with the logits), "pinned" (host memory that
+            the GPU reads and writes) or "file"; see `alr_fast.bank.placement`.
         given_labels: [N] int64 tensor on the CPU, the labels that the bank started from.
-        sample_fingerprint: name of the sample list (ids and paths) that the rows belong to, or
+        sample_fingerprint: Name of the sample list (ids and paths) that the rows belong to, or
             None.
         status: [4] int64 tensor on the device of the logits, in which the kernels count rows with
             non-finite logits and indices out of range; read it through `check`.
-        rounding_state: None, or [2] int64 tensor (seed, calls so far) on the device of the logits:
-            then 16-bit rows are rounded stochastically, so that small steps of the average are not
-            lost.
+        rounding_state: [2] int64 tensor (seed, number of calls) on the device of the logits if
+            16-bit rows are rounded stochastically, which preserves small steps of the average; else
+            None.
     """
 
     def __init__(
@@ -53,28 +52,26 @@ class LabelBank:
         rounding_seed: int | None = None,
         device: torch.device | str | None = None,
         placement: str = "device",
-        folder: str | os.PathLike | None = None,
+        folder: str | os.PathLike[str] | None = None,
     ) -> None:
         """Wraps existing rows; most callers want `from_labels`.
 
         Args:
             rows: [N, K] float32, float16 or bfloat16, contiguous.
             given_labels: [N] integer class of each sample, in [0, K).
-            sample_fingerprint: see the class.
-            rounding_seed: seed of stochastic rounding, None for rounding to nearest.
-            device: where the logits will be; that of `rows` where None.
-            placement: what `rows` are: memory of that device, or "pinned" or "file".
-            folder: for working copies of a bank in a file.
+            sample_fingerprint: See the class.
+            rounding_seed: Seed of stochastic rounding, None for rounding to nearest.
+            device: Device of the logits, by default that of `rows`.
+            placement: Where `rows` are: "device" (on that device), "pinned" or "file".
+            folder: For working copies of a bank in a file.
 
         Raises:
-            TypeError: the dtype of `rows` is none of the three.
-            ValueError: a shape is wrong, a label is outside [0, K), or device, placement and the
-                place of the rows do not go together.
+            TypeError: The dtype of `rows` is none of the three.
+            ValueError: A shape is wrong, a label is outside [0, K), or the rows are not on the
+                device that `device` and `placement` require.
+            UserError: The placement is unknown, or not possible with the device.
         """
-        if rows.dtype not in BANK_DTYPES:
-            raise TypeError(
-                f"bank dtype {rows.dtype} is not supported: use float32, float16 or bfloat16"
-            )
+        _check_dtype(rows.dtype)
         if rows.ndim != 2 or 0 in rows.shape or not rows.is_contiguous():
             raise ValueError(
                 "bank rows must be a contiguous [samples, classes] tensor with at least one of "
@@ -115,21 +112,21 @@ class LabelBank:
         sample_fingerprint: str | None = None,
         rounding_seed: int | None = None,
         placement: str = "device",
-        folder: str | os.PathLike | None = None,
+        folder: str | os.PathLike[str] | None = None,
         one_hot: bool = True,
     ) -> "LabelBank":
         """Starts a bank at the one-hot given labels.
 
         Args:
             labels: [N] integer class of each sample, in [0, num_classes).
-            num_classes: number of classes K.
-            dtype: storage of the rows: float32, float16 or bfloat16.
-            device: where the logits will be; that of `labels` where None.
-            sample_fingerprint: names the sample list; a state of another list is then refused.
-            rounding_seed: seed of stochastic rounding of a 16-bit bank, None to round to nearest.
-            placement: where the rows go: "device", "pinned" (with a GPU) or "file" (on the CPU);
-                `alr_fast.bank.placement.choose_placement` chooses by size.
-            folder: where the file of placement "file" goes, on a disk with room for the bank.
+            num_classes: Number of classes K.
+            dtype: Storage of the rows: float32, float16 or bfloat16.
+            device: Device of the logits, by default that of `labels`.
+            sample_fingerprint: Name of the sample list; a state of another list is refused.
+            rounding_seed: Seed of stochastic rounding of a 16-bit bank, None to round to nearest.
+            placement: Where to store the rows: "device", "pinned" (with a GPU) or "file" (on the
+                CPU); `alr_fast.bank.placement.choose_placement` chooses by size.
+            folder: Folder for the file of placement "file", on a disk with room for the bank.
             one_hot: False starts all rows at zero, as early-learning regularisation does.
 
         Returns:
@@ -137,15 +134,11 @@ class LabelBank:
 
         Raises:
             TypeError: `dtype` is none of the three, or the labels are not integers.
-            ValueError: there is no label, one is outside [0, num_classes), or the placement does
-                not exist.
-            UserError: the placement does not go with the device, or its memory or file cannot be
-                had.
+            ValueError: There is no label, or one is outside [0, num_classes).
+            UserError: The placement is unknown or not possible with the device, or its memory or
+                file cannot be allocated.
         """
-        if dtype not in BANK_DTYPES:
-            raise TypeError(
-                f"bank dtype {dtype} is not supported: use float32, float16 or bfloat16"
-            )
+        _check_dtype(dtype)
         device = labels.device if device is None else torch.device(device)
         labels = _checked_labels(labels, num_classes)
         rows = allocate_rows(
@@ -157,8 +150,8 @@ class LabelBank:
             folder=folder,
         )
         size = _chunk_rows(num_classes)
-        for some, of_these in zip(rows.split(size), labels.split(size), strict=True):
-            some.scatter_(1, of_these.to(rows.device)[:, None], int(one_hot))
+        for chunk, given in zip(torch.split(rows, size), torch.split(labels, size), strict=True):
+            chunk.scatter_(1, given.to(rows.device)[:, None], int(one_hot))
         return cls(
             rows,
             labels,
@@ -179,7 +172,7 @@ class LabelBank:
 
     @property
     def device(self) -> torch.device:
-        """Where the logits have to be; the rows are there, too, with placement "device"."""
+        """Required device of the logits; with placement "device" also that of the rows."""
         return self.status.device
 
     @property
@@ -189,7 +182,7 @@ class LabelBank:
     @property
     def label_fingerprint(self) -> str:
         """Name of the given labels: equal for equal labels in equal order."""
-        return hashlib.sha256(self.given_labels.numpy()).hexdigest()
+        return hashlib.sha256(self.given_labels.numpy().data).hexdigest()
 
     def to(self, device: torch.device | str) -> "LabelBank":
         """Prepares the bank for logits on a device, in place; the dtype stays.
@@ -200,14 +193,14 @@ class LabelBank:
             The bank itself.
 
         Raises:
-            UserError: the rows are in a file, and the device is not the CPU.
+            UserError: The rows are in a file, and the device is not the CPU.
         """
         if self.placement == "device":
             self.rows = self.rows.to(device)
         elif self.placement == "file":
             check_placement("file", device)
         else:
-            self._wait_for_gpu()  # whatever comes next reads the rows without asking the GPU
+            self._wait_for_gpu()  # later readers of the rows do not wait for the GPU
         self.status = self.status.to(device)
         if self.rounding_state is not None:
             self.rounding_state = self.rounding_state.to(device)
@@ -216,32 +209,32 @@ class LabelBank:
     def check(self) -> int:
         """Reads and resets the counters of the kernels; waits for the device once.
 
-        Call it where the loop waits anyway: when it logs, saves or ends an epoch.
+        Call it when the loop waits anyway: when it logs, saves or ends an epoch.
 
         Returns:
             Number of rows with non-finite logits or loss since the last call. Rows with non-finite
             logits did not change the bank.
 
         Raises:
-            IndexError: a row came with an index beyond the bank. It changed nothing, and its loss
+            IndexError: A batch row had an index beyond the bank. It changed nothing, and its loss
                 was NaN. (On the CPU the operation itself raises.)
         """
-        counts = self.status[:_COUNTERS].tolist()
+        counts: list[int] = self.status[:_COUNTERS].tolist()
         self.status[:_COUNTERS].zero_()
         if counts[_OUT_OF_RANGE]:
             raise IndexError(
                 f"{counts[_OUT_OF_RANGE]} batch rows had an index beyond the bank's {len(self)} "
-                "rows: index must be the position of the sample in the training set that the bank "
-                "was made for"
+                "rows: index must be that of the sample in the training set that the bank was made "
+                "for"
             )
         return counts[_NONFINITE]
 
     @contextmanager
     def host_access(self) -> Iterator[None]:
-        """For host code that goes through all of `rows`: to save, copy or export them.
+        """For host code that reads or writes all of `rows`: to save, copy or export them.
 
-        Pinned rows are waited for, since the GPU may still be writing what was launched before. Of
-        a file the kernel reads ahead in the block, which it otherwise does not.
+        It waits for the GPU, which may still be writing pinned rows. For a file, the kernel reads
+        ahead inside the block, which it otherwise does not.
         """
         self._wait_for_gpu()
         with read_in_order(self.rows) if self.placement == "file" else nullcontext():
@@ -250,12 +243,13 @@ class LabelBank:
     def refined_labels(self) -> Tensor:
         """Most probable class of each sample, the lowest on a tie: [N] int64, with the rows.
 
-        A row of zeros knows nothing yet: its sample has the given label.
+        The refined label of a row of zeros is the given label.
         """
         size = _chunk_rows(self.num_classes)
         with self.host_access():
             refined = []
-            for chunk, given in zip(self._chunks(), self.given_labels.split(size), strict=True):
+            given_labels = torch.split(self.given_labels, size)
+            for chunk, given in zip(self._chunks(), given_labels, strict=True):
                 highest, labels = chunk.max(-1)
                 refined.append(torch.where(highest > 0, labels, given.to(labels.device)))
             return torch.cat(refined)
@@ -266,13 +260,13 @@ class LabelBank:
             return torch.cat([chunk.amax(-1).float() for chunk in self._chunks()])
 
     def class_counts(self) -> Tensor:
-        """Number of samples that each refined class has: [K] int64, with the rows."""
+        """Number of samples of each refined class: [K] int64, with the rows."""
         return torch.bincount(self.refined_labels(), minlength=self.num_classes)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a run needs to go on; the tensors are the bank's own, not copies.
+        """The state that a run needs to resume; the tensors are the bank's own, not copies.
 
-        Whoever saves the rows while the bank is in use does so within `host_access`.
+        To save the rows while the bank is in use, do so within `host_access`.
         """
         self._wait_for_gpu()
         return {
@@ -284,18 +278,30 @@ class LabelBank:
         }
 
     def load_state_dict(self, state: dict[str, Any], *, allow_other_labels: bool = False) -> None:
-        """Takes over a saved state; refuses one that belongs to something else, changing nothing.
+        """Restores a saved state; refuses one of something else without changing anything.
 
         Args:
-            state: what `state_dict` returned.
-            allow_other_labels: accept a state that started from other given labels for the same
-                samples (a corrected list, say). The bank keeps its own `given_labels` then.
+            state: Result of `state_dict`.
+            allow_other_labels: Accept a state that started from other given labels for the same
+                samples (a corrected list, for example). The bank keeps its own `given_labels`.
 
         Raises:
-            KeyError: an entry is missing.
-            ValueError: the state is of other samples, of another shape or dtype, or of other
+            KeyError: An entry is missing.
+            ValueError: The state is of other samples, of another shape or dtype, or of other
                 labels.
         """
+        self._check_state(state)
+        if state["label_fingerprint"] != self.label_fingerprint and not allow_other_labels:
+            raise ValueError(
+                "bank state started from other given labels: pass allow_other_labels=True if that "
+                "is intended"
+            )
+        with self.host_access():
+            self.rows.copy_(state["rows"])
+        if self.rounding_state is not None:
+            self.rounding_state.copy_(state["rounding_state"])
+
+    def _check_state(self, state: dict[str, Any]) -> None:
         missing = self.state_dict().keys() - state.keys()
         if missing:
             raise KeyError(
@@ -318,34 +324,22 @@ class LabelBank:
                 f"bank state is {rows.dtype}, this bank {self.rows.dtype}: make the bank with "
                 f"dtype={rows.dtype}"
             )
-        if state["label_fingerprint"] != self.label_fingerprint and not allow_other_labels:
-            raise ValueError(
-                "bank state started from other given labels: pass allow_other_labels=True if that "
-                "is intended"
-            )
-        rounding_state = state["rounding_state"]
-        if rounding_state is not None and (
-            rounding_state.shape != (2,) or rounding_state.dtype != torch.int64
-        ):
+        rounding = state["rounding_state"]
+        if rounding is not None and (rounding.shape != (2,) or rounding.dtype != torch.int64):
             raise ValueError(
                 "bank state has a rounding_state that is not an int64 tensor [2]: it is damaged"
             )
-        if (rounding_state is None) != (self.rounding_state is None):
+        if (rounding is None) != (self.rounding_state is None):
             raise ValueError(
                 "bank state and bank differ in stochastic rounding: make the bank with "
-                + ("rounding_seed=None" if rounding_state is None else "a rounding_seed")
+                + ("rounding_seed=None" if rounding is None else "a rounding_seed")
             )
-        with self.host_access():
-            self.rows.copy_(rows)
-        if self.rounding_state is not None:
-            self.rounding_state.copy_(rounding_state)
 
     @contextmanager
     def preserved(self) -> Iterator[None]:
-        """Puts rows and counters back at the end of the block.
+        """Restores rows and counters at the end of the block.
 
-        For the warm-up calls before a CUDA graph is captured, which would otherwise count as
-        training.
+        For the warm-up calls before a CUDA graph is captured, which must not count as training.
         """
         live = [self.status[:_COUNTERS]]
         if self.rounding_state is not None:
@@ -364,7 +358,7 @@ class LabelBank:
         with self.host_access():
             if self.placement != "file":
                 return self.rows.clone()
-            # In memory there may be no room for the rows.
+            # The rows may not fit into memory.
             copy = allocate_rows(
                 *self.rows.shape,
                 dtype=self.rows.dtype,
@@ -379,15 +373,20 @@ class LabelBank:
             torch.cuda.synchronize(self.device)
 
     def _chunks(self) -> tuple[Tensor, ...]:
-        return self.rows.split(_chunk_rows(self.num_classes))
+        return torch.split(self.rows, _chunk_rows(self.num_classes))
 
 
 def _chunk_rows(num_classes: int) -> int:
     return max(1, _CHUNK_ELEMENTS // num_classes)
 
 
+def _check_dtype(dtype: torch.dtype) -> None:
+    if dtype not in BANK_DTYPES:
+        raise TypeError(f"bank dtype {dtype} is not supported: use float32, float16 or bfloat16")
+
+
 def _checked_labels(labels: Tensor, num_classes: int) -> Tensor:
-    """The labels as int64 on the CPU, in memory of their own."""
+    """A copy of the labels as int64 on the CPU."""
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"labels must be integers, got {labels.dtype}")
     if labels.ndim != 1 or len(labels) == 0:

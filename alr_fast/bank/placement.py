@@ -1,12 +1,12 @@
-"""Where the rows of a label bank lie: allocation, and the choice by size.
+"""Where the rows of a label bank are stored: allocation, and the choice by size.
 
 device
-    With the net: memory of the GPU, or of the process where training runs on the CPU.
+    With the model: memory of the GPU, or of the process for training on the CPU.
 pinned
     Pinned host memory, which the CUDA kernels read and write in place.
 file
     A memory-mapped file, for training on the CPU with a bank larger than the memory. It is
-    scratch: a checkpoint keeps the bank, the file is gone with the process.
+    scratch: checkpoints store the bank, and the file disappears with the process.
 """
 
 import ctypes
@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -30,55 +31,56 @@ PLACEMENTS = ("device", "pinned", "file")
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What `choose_placement` decided.
+class PlacementChoice:
+    """Result of `choose_placement`.
 
     Attributes:
-        placement: one of `PLACEMENTS`.
-        why: a short phrase for the user, with the sizes it was decided by.
+        placement: One of `PLACEMENTS`.
+        why: A short phrase for the user, with the sizes that decided.
     """
 
     placement: str
     why: str
 
 
-def choose_placement(num_bytes: int, device: torch.device | str, *, processes: int = 1) -> Choice:
-    """Chooses where the rows go by their size and the memory that is free now.
+def choose_placement(
+    num_bytes: int, device: torch.device | str, *, processes: int = 1
+) -> PlacementChoice:
+    """Chooses a placement by the size of the rows and the memory that is free now.
 
     Args:
-        num_bytes: bytes of the rows that this process keeps.
-        device: where the logits are.
-        processes: how many processes on this machine keep as many.
+        num_bytes: Bytes of the rows of this process.
+        device: Device of the logits.
+        processes: Number of processes on this machine, each with as many bytes.
 
     Returns:
         On the CPU `device` up to a quarter of the available memory, else `file`. On a GPU `device`
         up to half of its free memory, else `pinned` up to half of the available host memory.
-        Processes look at different moments: where they must agree, one chooses for all.
+        Processes measure at different times: if they have to agree, one process chooses for all.
 
     Raises:
-        UserError: the rows fit neither on the GPU nor into host memory.
+        UserError: The rows fit neither on the GPU nor into host memory.
     """
     device = torch.device(device)
     host = available_memory()
-    here = readable(num_bytes)
-    together = f"{processes} x {here}" if processes > 1 else here
-    # Compared as integers: the limits themselves still count as fitting.
+    own = readable(num_bytes)
+    total = f"{processes} x {own}" if processes > 1 else own
+    # Compared as integers: a size equal to the limit fits.
     if device.type != "cuda":
+        limit = f"a quarter of the {readable(host)} available"
         if 4 * processes * num_bytes <= host:
-            return Choice(
-                "device", f"{together}, within a quarter of the {readable(host)} available"
-            )
-        return Choice("file", f"{together}, more than a quarter of the {readable(host)} available")
+            return PlacementChoice("device", f"{total}, within {limit}")
+        return PlacementChoice("file", f"{total}, more than {limit}")
     free, _ = torch.cuda.mem_get_info(device)
+    limit = f"half of the {readable(free)} free on the GPU"
     if 2 * num_bytes <= free:
-        return Choice("device", f"{here}, within half of the {readable(free)} free on the GPU")
+        return PlacementChoice("device", f"{own}, within {limit}")
     if 2 * processes * num_bytes <= host:
-        return Choice("pinned", f"{here}, more than half of the {readable(free)} free on the GPU")
+        return PlacementChoice("pinned", f"{own}, more than {limit}")
     raise UserError(
-        f"the label bank is too large: {here} are more than half of the {readable(free)} free on "
-        f"the GPU, {together} more than half of the {readable(host)} of host memory available. "
-        "Store it in 16 bits (--bank.dtype bfloat16), or train with more processes or nodes, each "
-        "of which keeps a part of it"
+        f"the label bank is too large: {own} are more than {limit}, {total} more than half of the "
+        f"{readable(host)} of host memory available. Store it in 16 bits (dtype bfloat16), or "
+        "train with more processes or nodes, each of which keeps a part of it"
     )
 
 
@@ -89,28 +91,28 @@ def allocate_rows(
     dtype: torch.dtype,
     device: torch.device | str,
     placement: str,
-    folder: str | os.PathLike | None = None,
+    folder: str | os.PathLike[str] | None = None,
 ) -> Tensor:
     """Rows of zeros, for a bank that is used with logits on a device.
 
     Args:
         num_samples: N, at least 1.
         num_classes: K, at least 1.
-        dtype: of the rows.
-        device: where the logits are.
-        placement: one of `PLACEMENTS`; `choose_placement` chooses by size.
-        folder: where the file of placement `file` goes. It must be on a disk, a fast local one: a
-            tmpfs (often /dev/shm, sometimes /tmp) keeps files in the memory that the file is to
-            spare. The file has no name from the start, so that nothing is left behind however the
+        dtype: Type of the rows.
+        device: Device of the logits.
+        placement: One of `PLACEMENTS`; `choose_placement` chooses by size.
+        folder: Folder for the file of placement `file`. It must be on a disk, a fast local one: a
+            tmpfs (often /dev/shm, sometimes /tmp) keeps files in the memory that the file is meant
+            to save. The file is unlinked as soon as it is open, so that it disappears however the
             process ends, and all its space is reserved.
 
     Returns:
         Contiguous [N, K], on `device` for placement `device`, else on the CPU.
 
     Raises:
-        ValueError: the placement is none of the three, or N or K is below 1.
-        UserError: the placement does not go with the device, the file cannot be made in `folder`
-            at that size, or the memory cannot be pinned.
+        ValueError: N or K is below 1.
+        UserError: The placement is unknown or not possible with the device, the file cannot be
+            created in `folder` at that size, or the memory cannot be pinned.
     """
     check_placement(placement, device)
     device = torch.device(device)
@@ -122,45 +124,46 @@ def allocate_rows(
     if placement == "device":
         return torch.zeros(shape, dtype=dtype, device=device)
     num_bytes = num_samples * num_classes * dtype.itemsize
+    memory: mmap.mmap
     if placement == "pinned":
         memory = _PinnedMemory.of_size(num_bytes, device)
     else:
-        memory = _nameless_file(num_bytes, folder)
+        memory = _unlinked_file(num_bytes, folder)
     # The tensor keeps the mapping alive.
     return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def check_placement(placement: str, device: torch.device | str) -> None:
-    """Refuses a placement that does not exist or does not go with the device of the logits.
+    """Refuses a placement that is unknown or not possible with the device of the logits.
 
     Raises:
-        ValueError: the placement is none of `PLACEMENTS`.
-        UserError: `file` with a device other than the CPU, or `pinned` with the CPU.
+        UserError: The placement is not in `PLACEMENTS`, or `file` with a device other than the CPU,
+            or `pinned` with the CPU.
     """
-    if placement not in PLACEMENTS:
-        raise ValueError(
-            f"bank placement must be one of {', '.join(PLACEMENTS)}, got {placement!r}: "
-            "choose_placement chooses by size"
-        )
     device = torch.device(device)
-    if placement == "file" and device.type != "cpu":
-        raise UserError(
-            f"bank placement file is for training on the CPU, the logits are on {device}: use "
-            "pinned, host memory that the GPU reads and writes"
+    if placement not in PLACEMENTS:
+        problem = f"must be one of {', '.join(PLACEMENTS)}; choose_placement chooses by size"
+    elif placement == "file" and device.type != "cpu":
+        problem = (
+            f"is for training on the CPU, but the logits are on {device}; use pinned, host memory "
+            "that the GPU reads and writes"
         )
-    if placement == "pinned" and device.type == "cpu":
-        raise UserError(
-            "bank placement pinned is for training on a GPU, the logits are on the CPU: use "
-            "device, or file for a bank larger than the memory"
+    elif placement == "pinned" and device.type == "cpu":
+        problem = (
+            "is for training on a GPU, but the logits are on the CPU; use device, or file for a "
+            "bank larger than the memory"
         )
+    else:
+        return
+    raise UserError(problem, argument="placement", value=placement)
 
 
 @contextmanager
 def read_in_order(rows: Tensor) -> Iterator[None]:
-    """For code that goes through all rows of placement `file`: the kernel reads ahead meanwhile.
+    """For code that reads all rows of placement `file`: the kernel reads ahead inside the block.
 
-    Elsewhere it does not: the rows of a batch lie far apart, and around each of them it would read
-    many pages that nobody asked for.
+    Outside it does not: the rows of a batch are far apart, and around each of them it would read
+    many pages that are not needed.
     """
     _advise(rows, "MADV_NORMAL")
     try:
@@ -169,9 +172,9 @@ def read_in_order(rows: Tensor) -> Iterator[None]:
         _advise(rows, "MADV_RANDOM")
 
 
-def _nameless_file(num_bytes: int, folder: str | os.PathLike | None) -> mmap.mmap:
+def _unlinked_file(num_bytes: int, folder: str | os.PathLike[str] | None) -> mmap.mmap:
     if folder is None:
-        raise UserError("bank placement file needs a folder on a disk: pass folder (--bank.folder)")
+        raise UserError("missing; placement file needs a folder on a local disk", argument="folder")
     try:
         handle, name = tempfile.mkstemp(prefix="bank_", dir=folder)
         try:
@@ -182,52 +185,57 @@ def _nameless_file(num_bytes: int, folder: str | os.PathLike | None) -> mmap.mma
             os.close(handle)  # the mapping has its own
     except OSError as error:
         raise UserError(
-            f"the label bank needs a file of {readable(num_bytes)} in {os.fspath(folder)}, which "
-            f"failed: {error.strerror}. Point --bank.folder to a folder on a local disk with that "
-            "much free, or store the bank in 16 bits (--bank.dtype bfloat16)"
+            f"the label bank needs a file of {readable(num_bytes)} here, which failed: "
+            f"{error.strerror}; pass a folder on a local disk with that much free, or store the "
+            "bank in 16 bits (dtype bfloat16)",
+            argument="folder",
+            value=os.fspath(folder),
         ) from error
     if hasattr(mmap, "MADV_RANDOM"):
         memory.madvise(mmap.MADV_RANDOM)
     return memory
 
 
-class _PinnedMemory(mmap.mmap):
-    """Zeroed host memory that a GPU reads and writes, unpinned when the last tensor on it goes.
+def _cudart() -> Any:
+    return cast(Any, torch.cuda).cudart()  # torch has no type annotations for it
 
-    Not from torch's pinned allocator, which rounds up to a power of two: 9 GB would take 17.
+
+class _PinnedMemory(mmap.mmap):
+    """Zeroed host memory that a GPU reads and writes, unpinned when its last tensor is freed.
+
+    torch's pinned allocator is not used because it rounds up to a power of two: 9 GB would take 17.
     """
 
-    _owner: int | None = None
+    _address: int
+    _owner: int | None = None  # process that pinned it
 
     @classmethod
     def of_size(cls, num_bytes: int, device: torch.device) -> "_PinnedMemory":
         memory = cls(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        # A forked process (a loader's) would get a copy of all pinned pages at once.
+        # A forked process (a loader's) would immediately get a copy of all pinned pages.
         memory.madvise(mmap.MADV_DONTFORK)
-        memory._address = _address(memory)
+        memory._address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         with torch.cuda.device(device):
-            result = int(torch.cuda.cudart().cudaHostRegister(memory._address, num_bytes, 0))
+            result = int(_cudart().cudaHostRegister(memory._address, num_bytes, 0))
         if result != 0:
             raise UserError(
                 f"{readable(num_bytes)} of host memory for the label bank could not be pinned "
-                f"(CUDA error {result}): free host memory, raise its limits (ulimit -l, the "
-                "container's memory), or store the bank in 16 bits (--bank.dtype bfloat16)"
+                f"(CUDA error {result}); free host memory, raise its limits (ulimit -l, the "
+                "container's memory), or store the bank in 16 bits (dtype bfloat16)",
+                argument="placement",
+                value="pinned",
             )
         memory._owner = os.getpid()
         return memory
 
     def __del__(self) -> None:
-        # Only where it was pinned: a forked process has no CUDA, an ending one lets go by itself.
+        # A forked process has no CUDA, and an ending process releases the memory anyway.
         if self._owner == os.getpid() and not sys.is_finalizing():
-            torch.cuda.cudart().cudaHostUnregister(self._address)
-
-
-def _address(memory: mmap.mmap) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+            _cudart().cudaHostUnregister(self._address)
 
 
 def _advise(rows: Tensor, advice: str) -> None:
-    """Tells the kernel how the pages of mapped rows will be read; a hint, so errors are ignored."""
+    """Announces to the kernel how mapped rows will be read; only a hint, so errors are ignored."""
     if not hasattr(mmap, advice):
         return
     address = rows.data_ptr()

@@ -6,16 +6,17 @@
 | `LabelSmoothingLoss` | `(1 - r) I + (r / K) J` by label | fused, no table |
 | `SmearingLoss` | any matrix by label | fused |
 | `BackwardCorrectionLoss` | inverse transition matrix by label | fused |
-| `ForwardCorrectionLoss` | (given labels, prediction sent through the noise) | plain PyTorch |
+| `ForwardCorrectionLoss` | (given labels, noise-adapted prediction) | plain PyTorch |
 | `DistillationLoss` | a teacher's probabilities by sample | fused |
 | `SELCLoss`, `ALRLoss` | label bank by sample, updated | fused |
 | `SATLoss` | label bank by sample, updated; rows weighted | fused, then scaled |
 | `ELRLoss` | given labels, and a label bank by sample, updated | plain PyTorch |
 
-`labels` holds those without a bank, `bank` those with one, `base` what they share. A loss of your
-own derives from `PlainLoss`, or from `Loss` where it calls the fused operation.
+One file a family, and `base` for the common parts. A loss of your own derives from `PlainLoss`, or
+from `Loss` if it calls the fused operation.
 """
 
+from alr_fast._operators import LossOptions, LossResult
 from alr_fast.losses.alr import ALRLoss, SELCLoss
 from alr_fast.losses.base import Loss, PlainLoss, WarmUpLoss
 from alr_fast.losses.correction import BackwardCorrectionLoss, ForwardCorrectionLoss, SmearingLoss
@@ -33,6 +34,8 @@ __all__ = [
     "ForwardCorrectionLoss",
     "LabelSmoothingLoss",
     "Loss",
+    "LossOptions",
+    "LossResult",
     "PlainLoss",
     "SATLoss",
     "SELCLoss",

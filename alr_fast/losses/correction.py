@@ -1,13 +1,14 @@
 """Losses that correct for label noise with a K x K matrix."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from alr_fast._operators import LossOptions, LossResult
+from alr_fast.errors import UserError
 from alr_fast.losses.base import Loss, PlainLoss
 
 ROW_SUM_TOLERANCE = 1e-4  # of probabilities that were stored in 16 bits or as decimals
+_MAX_CONDITION = 1e6  # the relative error of an inverse grows with the condition number
 
 
 class SmearingLoss(Loss):
@@ -29,13 +30,15 @@ class SmearingLoss(Loss):
             reduction: "mean" over the rows not ignored, "sum" or "none".
 
         Raises:
-            ValueError: the matrix is not square, or not finite.
+            UserError: The matrix is not square, or not finite.
         """
         super().__init__(reduction=reduction)
         self._keep_table("matrix", _square(matrix, "matrix").float())
 
-    def _compute(self, logits: Tensor, labels: Tensor, index: Tensor | None, **options: Any) -> Any:
-        return self._soft_cross_entropy(logits, self.matrix, labels, **options)
+    def _compute(
+        self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
+    ) -> LossResult:
+        return self._soft_cross_entropy(logits, self.matrix, labels, options)
 
     def extra_repr(self) -> str:
         return f"{len(self.matrix)} classes, reduction={self.reduction!r}"
@@ -49,6 +52,8 @@ class BackwardCorrectionLoss(SmearingLoss):
     that the loss has no lower bound.
     """
 
+    needs = frozenset({"transition"})
+
     def __init__(self, transition: Tensor, *, reduction: str = "mean") -> None:
         """Sets up the loss.
 
@@ -58,28 +63,29 @@ class BackwardCorrectionLoss(SmearingLoss):
             reduction: "mean" over the rows not ignored, "sum" or "none".
 
         Raises:
-            ValueError: the matrix is not square, its rows are no probabilities, or it has no
-                inverse that float32 can hold.
+            UserError: The matrix is not square, a row is not a probability distribution, or it has
+                no inverse that float32 can represent.
         """
         transition = check_transition(transition)
-        # The relative error of the inverse grows with the condition number.
         condition = float(torch.linalg.cond(transition))
-        if not condition < 1e6:
-            raise ValueError(
+        if not condition < _MAX_CONDITION:
+            raise UserError(
                 f"the transition matrix has no usable inverse (condition number {condition:.1e}): "
-                "classes are given alike; use forward correction, or merge these classes"
+                "some classes have nearly the same given labels; use forward correction, or merge "
+                "these classes"
             )
         super().__init__(torch.linalg.inv(transition), reduction=reduction)
 
 
 class ForwardCorrectionLoss(PlainLoss):
-    """Forward correction: cross entropy on the given labels of a prediction sent through the noise.
+    """Forward correction: cross entropy of the noise-adapted prediction on the given labels.
 
     `-log sum_k p_k T[k, y]` with the transition matrix `T[i, j] = P(given j | true i)` (Patrini et
-    al., CVPR 2017). It is no cross entropy against a fixed row: plain PyTorch, in log space.
+    al., CVPR 2017). This is not cross entropy against a fixed row: plain PyTorch, in log space.
     """
 
-    log_transition: Tensor  # [K, K], row y holds log T[:, y]
+    needs = frozenset({"transition"})
+    log_transition: Tensor  # [K, K], row y is log T[:, y]
 
     def __init__(self, transition: Tensor, *, reduction: str = "mean") -> None:
         """Sets up the loss.
@@ -90,13 +96,13 @@ class ForwardCorrectionLoss(PlainLoss):
             reduction: "mean" over the rows not ignored, "sum" or "none".
 
         Raises:
-            ValueError: the matrix is not square, or its rows are no probabilities.
+            UserError: The matrix is not square, or a row is not a probability distribution.
         """
         super().__init__(reduction=reduction)
         self._keep_table("log_transition", check_transition(transition).T.log())
 
     def rows(self, logits: Tensor, labels: Tensor, index: Tensor | None) -> Tensor:
-        # -inf for a class that is never given this label; finite, so that no gradient is NaN.
+        # -inf for a class that never gets this label; clamped so that no gradient is NaN.
         log_noise = self.log_transition.to(logits.dtype)[labels]
         log_noise = log_noise.clamp(min=torch.finfo(logits.dtype).min / 4)
         return logits.logsumexp(-1) - (logits + log_noise).logsumexp(-1)
@@ -109,23 +115,27 @@ def check_transition(transition: Tensor) -> Tensor:
     """The matrix as float64 with rows that sum to one.
 
     Raises:
-        ValueError: it is not square, or a row is no probability distribution.
+        UserError: It is not square, or a row is not a probability distribution.
     """
     transition = _square(transition, "transition")
     sums = transition.sum(-1)
     wrong = ((sums - 1).abs() > ROW_SUM_TOLERANCE) | (transition < 0).any(-1)
     if wrong.any():
         row = int(wrong.nonzero()[0])
-        raise ValueError(
-            f"transition row {row} is no probability distribution (sum {float(sums[row]):.6g}, "
-            f"lowest {float(transition[row].min()):.6g}): row i holds P(given j | true i)"
+        raise UserError(
+            f"is not a probability distribution (sum {float(sums[row]):.6g}, lowest "
+            f"{float(transition[row].min()):.6g}); row i must be P(given j | true i)",
+            argument="transition",
+            value=f"row {row}",
         )
     return transition / sums[:, None]
 
 
 def _square(matrix: Tensor, name: str) -> Tensor:
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or 0 in matrix.shape:
-        raise ValueError(f"{name} must have shape [K, K], got {tuple(matrix.shape)}")
+        raise UserError(
+            "must have shape [K, K]", argument=name, value=f"of shape {tuple(matrix.shape)}"
+        )
     if not matrix.isfinite().all():
-        raise ValueError(f"{name} holds values that are not finite")
+        raise UserError("must be finite", argument=name, value="with NaN or infinite entries")
     return matrix.detach().double()

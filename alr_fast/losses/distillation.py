@@ -1,10 +1,10 @@
 """Cross entropy against the predictions of another model."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from alr_fast._operators import LossOptions, LossResult
+from alr_fast.errors import UserError
 from alr_fast.losses.base import Loss
 from alr_fast.losses.correction import ROW_SUM_TOLERANCE
 
@@ -13,11 +13,12 @@ class DistillationLoss(Loss):
     """Distillation: cross entropy against the predictions of a teacher (Hinton et al., 2015).
 
     With temperature c it is `-c^2 sum_k t_k log softmax(z / c)_k`, where t is the teacher's
-    distribution at that temperature, `softmax(log(p) / c)`: the factor keeps the gradient's size.
-    The given labels have no part in it. A teacher that was trained with label smoothing helps under
-    label noise (Lukasik et al., ICML 2020).
+    distribution at that temperature, `softmax(log(p) / c)`; the factor preserves the size of the
+    gradient. The given labels are not used. A teacher that was trained with label smoothing helps
+    under label noise (Lukasik et al., ICML 2020).
     """
 
+    needs = frozenset({"teacher"})
     teacher: Tensor  # [N, K]
 
     def __init__(
@@ -32,22 +33,12 @@ class DistillationLoss(Loss):
             reduction: "mean" over the rows not ignored, "sum" or "none".
 
         Raises:
-            ValueError: the rows are no probabilities, or the temperature is not above 0.
+            UserError: A row is not a probability distribution, or the temperature is not above 0.
         """
         super().__init__(reduction=reduction)
         if not 0 < temperature < torch.inf:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
-        if teacher.ndim != 2 or 0 in teacher.shape:
-            raise ValueError(f"teacher must have shape [N, K], got {tuple(teacher.shape)}")
-        sums = teacher.sum(-1, dtype=torch.float32)
-        tolerance = max(ROW_SUM_TOLERANCE, 4 * torch.finfo(teacher.dtype).eps)
-        wrong = ((sums - 1).abs() <= tolerance).logical_not() | (teacher < 0).any(-1)
-        if wrong.any():
-            row = int(wrong.nonzero()[0])
-            raise ValueError(
-                f"teacher row {row} is no probability distribution (sum {float(sums[row]):.6g}): "
-                "pass softmax(logits)"
-            )
+            raise UserError("must be above 0 and finite", argument="temperature", value=temperature)
+        _check_probabilities(teacher)
         self.temperature = temperature
         if teacher.dtype == torch.float64:
             teacher = teacher.float()
@@ -56,33 +47,38 @@ class DistillationLoss(Loss):
         self._keep_table("teacher", teacher)
 
     def _compute(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        index: Tensor | None,
-        *,
-        row_weight: Tensor | None = None,
-        with_grad: bool = False,
-    ) -> Any:
-        if index is None:
-            raise ValueError("distillation looks up its targets by sample: pass index")
-        c = self.temperature
-        if c != 1:
-            # Cross entropy of z / c has a gradient 1 / c times as large: with this weight the
-            # gradient of z / c is that of the loss by z times c, and dividing by c undoes it.
-            logits = logits / c
-            weight = logits.new_full((len(logits),), c * c, dtype=torch.float32)
-            row_weight = weight if row_weight is None else row_weight * weight
-        result = self._soft_cross_entropy(
-            logits, self.teacher, index, row_weight=row_weight, with_grad=with_grad
-        )
-        if with_grad and c != 1:
-            loss, grad = result
-            return loss, grad / c
-        return result
+        self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
+    ) -> LossResult:
+        index, c = self._required(index), self.temperature
+        if c == 1:
+            return self._soft_cross_entropy(logits, self.teacher, index, options)
+        logits = logits / c  # so that `grad` below is the gradient with respect to z / c
+        weight = logits.new_full((len(logits),), c * c, dtype=torch.float32)
+        if options.row_weight is not None:
+            weight = options.row_weight * weight
+        options = options._replace(row_weight=weight)
+        loss, grad, _ = self._soft_cross_entropy(logits, self.teacher, index, options)
+        return LossResult(loss, None if grad is None else grad / c)
 
     def extra_repr(self) -> str:
         return (
             f"{len(self.teacher)} samples, temperature={self.temperature}, "
             f"reduction={self.reduction!r}"
+        )
+
+
+def _check_probabilities(teacher: Tensor) -> None:
+    if teacher.ndim != 2 or 0 in teacher.shape:
+        raise UserError(
+            "must have shape [N, K]", argument="teacher", value=f"of shape {tuple(teacher.shape)}"
+        )
+    sums = teacher.sum(-1, dtype=torch.float32)
+    tolerance = max(ROW_SUM_TOLERANCE, 4 * torch.finfo(teacher.dtype).eps)
+    wrong = ((sums - 1).abs() <= tolerance).logical_not() | (teacher < 0).any(-1)
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise UserError(
+            f"is not a probability distribution (sum {float(sums[row]):.6g}); pass softmax(logits)",
+            argument="teacher",
+            value=f"row {row}",
         )

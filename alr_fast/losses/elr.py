@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from alr_fast.bank import LabelBank
-from alr_fast.losses.base import PlainLoss, _checked_momentum
+from alr_fast.errors import UserError
+from alr_fast.losses.base import PlainLoss, check_momentum
 
 
 class ELRLoss(PlainLoss):
@@ -13,14 +14,15 @@ class ELRLoss(PlainLoss):
 
     `CE(y) + weight * log(1 - <t, q>)` with the clamped prediction `q = clamp(p, 1e-4, 1 - 1e-4)`
     and `t = momentum * bank[index] + (1 - momentum) * q / sum(q)`, q detached in t, which becomes
-    the sample's row. The bank starts at zero, so make it with `LabelBank.from_labels(...,
-    one_hot=False)`. There is no warm-up: in early epochs t is small.
+    the sample's row. The bank starts at zero, so create it with `LabelBank.from_labels(...,
+    one_hot=False)`. A warm-up is not needed: t is small in early epochs.
 
-    The inner product is no cross entropy, so this is plain PyTorch beside the fused operation. Of
-    an index that occurs twice in a batch every row reads the old bank row, and the last one that is
-    finite is kept, as everywhere.
+    The inner product is not a cross entropy, so this is plain PyTorch instead of the fused
+    operation. If an index occurs twice in a batch, every row reads the old bank row, and the last
+    finite one is stored, as everywhere.
     """
 
+    needs = frozenset({"bank"})
     bank: LabelBank
     bank_at_zero = True
 
@@ -46,61 +48,61 @@ class ELRLoss(PlainLoss):
             unique_index: promise that no index occurs twice in a batch.
 
         Raises:
-            ValueError: the momentum is outside [0, 1], or the bank is in pinned memory or rounds
+            UserError: The momentum is outside [0, 1], or the bank is in pinned memory or rounds
                 stochastically.
         """
         super().__init__(reduction=reduction)
         if bank.placement == "pinned":
-            raise ValueError(
+            raise UserError(
                 "ELR runs in plain PyTorch, which reads no pinned bank from a GPU: make the bank "
                 'with placement="device"'
             )
         if bank.rounding_state is not None:
-            raise ValueError("ELR rounds to nearest: make the bank without rounding_seed")
+            raise UserError("ELR rounds to nearest: make the bank without rounding_seed")
+        check_momentum(momentum)
         self.bank = bank
-        self.momentum = _checked_momentum(momentum)
+        self.momentum = momentum
         self.weight = weight
         self.unique_index = unique_index
 
     def rows(self, logits: Tensor, labels: Tensor, index: Tensor | None) -> Tensor:
-        if index is None:
-            raise ValueError("the label bank is looked up by sample: pass index")
-        bank = self.bank.rows
+        index, bank = self._required(index), self.bank.rows
         valid, beyond = index >= 0, index >= len(bank)
         if index.device.type == "cpu" and beyond.any():
             raise IndexError(
                 f"index {int(index[beyond][0])} is out of range for a bank of {len(bank)} rows"
             )
-        places = torch.where(valid & ~beyond, index, 0)
-        # Added to the logits, so that loss and gradient are NaN.
+        in_range = valid & ~beyond
+        index = torch.where(in_range, index, 0)
+        # NaN is added to the logits, so that loss and gradient are NaN.
         logits = logits + torch.where(beyond, torch.nan, 0.0)[:, None]
         q = logits.softmax(-1).clamp(1e-4, 1 - 1e-4)
         with torch.no_grad():
             target = q / q.sum(-1, keepdim=True)
-            target = self.momentum * bank[places].to(q.dtype) + (1 - self.momentum) * target
+            target = self.momentum * bank[index].to(q.dtype) + (1 - self.momentum) * target
             finite = target.isfinite().all(-1)
-            self.bank.status[0] += (valid & ~beyond & ~finite).sum()
+            self.bank.status[0] += (in_range & ~finite).sum()
             self.bank.status[1] += beyond.sum()
             if self.training:
-                self._store(places, target, valid & ~beyond & finite)
+                self._store(index, target, in_range & finite)
         loss = F.cross_entropy(logits, labels, reduction="none")
         return loss + self.weight * (1 - (target * q).sum(-1)).log()
 
-    def _store(self, places: Tensor, target: Tensor, keep: Tensor) -> None:
-        """Writes the rows to keep, of those with one index the last; waits for no device."""
+    def _store(self, index: Tensor, target: Tensor, keep: Tensor) -> None:
+        """Writes the kept rows, the last of those with the same index, without synchronising."""
         bank = self.bank.rows
         if not self.unique_index:
-            order = torch.arange(len(places), device=places.device)
-            # Compared pairwise: a batch is small beside the bank.
-            later = (places[:, None] == places) & (order > order[:, None]) & keep
+            order = torch.arange(len(index), device=index.device)
+            # Pairwise comparison: a batch is small compared with the bank.
+            later = (index[:, None] == index) & (order > order[:, None]) & keep
             keep = keep & ~later.any(1)
-        if len(places) == 0:
+        if len(index) == 0:
             return
-        # Picking rows out would wait for the device: those not kept repeat the first that is. If
-        # there is none, all repeat what the bank holds.
-        rows = torch.where(keep[:, None], target.to(bank.dtype), bank[places])
+        # Selecting the kept rows would wait for the device. Rows not kept repeat the first kept one
+        # instead, or, if no row is kept, write back the bank's current values.
+        rows = torch.where(keep[:, None], target.to(bank.dtype), bank[index])
         source = torch.where(keep, torch.arange(len(keep), device=keep.device), keep.int().argmax())
-        bank.index_copy_(0, places[source], rows[source])
+        bank.index_copy_(0, index[source], rows[source])
 
     def extra_repr(self) -> str:
         return (

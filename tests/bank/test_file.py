@@ -1,4 +1,4 @@
-"""BankFileWriter: what the file holds, every refusal, and that no half file keeps a name."""
+"""BankFileWriter: content of the file, refused input, and no incomplete file under its name."""
 
 import errno
 import json
@@ -53,7 +53,7 @@ def test_pieces_in_any_order_give_the_file_that_the_library_writes(
 ):
     rows, order = rows_of(dtype), torch.tensor([3, 6, 0, 5, 1, 4, 2])
     path = tmp_path / "alr_bank.safetensors"
-    for chunk in (1 << 26, 2 * K * dtype.itemsize):  # a piece in one go, and two rows at a time
+    for chunk in (1 << 26, 2 * K * dtype.itemsize):  # a whole piece, and two rows at a time
         monkeypatch.setattr("alr_fast.bank.file._CHUNK_BYTES", chunk)
         with writer_of(path, dtype=dtype) as writer:
             for piece in order.split([3, 0, 4]):
@@ -97,7 +97,7 @@ def test_every_tensor_starts_at_a_multiple_of_its_item_size(tmp_path, text):
         assert entry["data_offsets"][0] % sizes[entry["dtype"]] == 0
 
 
-def test_the_file_has_its_name_only_when_it_is_complete(tmp_path):
+def test_the_file_gets_its_name_only_when_it_is_complete(tmp_path):
     path = tmp_path / "bank.safetensors"
     path.write_text("the old one")
     with writer_of(path) as writer:
@@ -105,7 +105,7 @@ def test_the_file_has_its_name_only_when_it_is_complete(tmp_path):
         assert path.read_text() == "the old one"
         (part,) = set(tmp_path.iterdir()) - {path}
         assert part.name.startswith(".bank.safetensors.")
-        # A disk that is too small says so before any row comes.
+        # All space is reserved before the first row is written.
         assert part.stat().st_blocks * 512 >= part.stat().st_size > N * K * 4
     assert list(tmp_path.iterdir()) == [path]
     assert torch.equal(load_file(path)["rows"], rows_of())
@@ -121,7 +121,7 @@ def test_others_may_read_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
-def test_nothing_is_left_of_a_block_that_fails(tmp_path, error):
+def test_a_block_that_fails_leaves_no_file(tmp_path, error):
     with pytest.raises(error), writer_of(tmp_path / "bank") as writer:
         writer.write(torch.arange(N), rows_of())
         raise error
@@ -133,8 +133,8 @@ def test_nothing_is_left_of_a_block_that_fails(tmp_path, error):
 @pytest.mark.parametrize(
     ("positions", "message"),
     [
-        ([0, 1, 2, 3, 4, 6], "1 of 7 rows of .*bank were not written, the first at position 5"),
-        ([], "7 of 7 rows .* the first at position 0"),
+        ([0, 1, 2, 3, 4, 6], "1 of 7 rows of .*bank were not written, the first at index 5"),
+        ([], "7 of 7 rows .* the first at index 0"),
     ],
 )
 def test_missing_rows_are_refused(tmp_path, positions, message):
@@ -180,13 +180,13 @@ def test_a_wrong_piece_is_refused_and_changes_nothing(tmp_path, case):
         (dict(dtype=torch.complex64), TypeError, "rows is torch.complex64"),
     ],
 )
-def test_a_file_that_cannot_be_is_refused(tmp_path, options, error, message):
+def test_an_impossible_file_is_refused(tmp_path, options, error, message):
     with pytest.raises(error, match=message):
         writer_of(tmp_path / "bank", **options)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_seen_before_the_first_row(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_before_the_first_row(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -211,7 +211,7 @@ def test_a_file_system_that_cannot_reserve_space_gets_zeros(tmp_path, monkeypatc
     assert torch.equal(load_file(tmp_path / "bank")["rows"], rows)
 
 
-def test_the_disk_has_the_data_before_the_file_has_its_name(tmp_path, monkeypatch):
+def test_the_data_is_on_disk_before_the_file_gets_its_name(tmp_path, monkeypatch):
     calls = []
     for name in ("fsync", "replace"):
         real = getattr(os, name)

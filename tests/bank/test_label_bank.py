@@ -1,14 +1,9 @@
-"""LabelBank: its start, what is read from it, its state and every refusal to load one."""
-
-from contextlib import contextmanager
+"""LabelBank: construction, readings, its state and every refusal to load one."""
 
 import pytest
 import torch
 
 from alr_fast import LabelBank
-from alr_fast._operators import HAS_CUDA, table_loss
-from alr_fast.bank.placement import allocate_rows
-from alr_fast.errors import UserError
 from alr_fast.functional import alr_loss
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -35,10 +30,10 @@ def test_from_labels_is_one_hot(device, dtype, labels):
     assert bank.status.tolist() == [0, 0, 0, 0]
     assert repr(bank) == f"LabelBank(5 samples, 4 classes, {dtype}, {device})"
     given.zero_()
-    assert torch.equal(bank.given_labels, LABELS)  # memory of its own
+    assert torch.equal(bank.given_labels, LABELS)  # a copy
 
 
-def test_from_labels_puts_the_rows_where_it_is_told(device):
+def test_from_labels_puts_all_tensors_on_the_device(device):
     bank = bank_of(device=str(device), rounding_seed=7)
     tensors = (bank.rows, bank.status, bank.rounding_state)
     assert all(t.device == device for t in tensors)
@@ -84,7 +79,7 @@ def test_refined_labels_confidence_and_counts(device, monkeypatch):
     rows = torch.tensor(
         [[0.1, 0.6, 0.3], [0.4, 0.2, 0.4], [0.5, 0.5, 0.0], [0.0, 0.1, 0.9], [0.2, 0.2, 0.2]]
     )
-    # In one go, and in chunks of one row and of two.
+    # All rows at once, and in chunks of one row and of two.
     for elements in (1 << 24, 1, 6):
         monkeypatch.setattr("alr_fast.bank.label_bank._CHUNK_ELEMENTS", elements)
         for dtype in DTYPES:
@@ -106,7 +101,7 @@ def test_check_reads_and_resets_the_counters(device):
     bank.status[0] = 3
     assert bank.check() == 3
     assert bank.check() == 0
-    # What the CUDA kernels count, since they cannot raise.
+    # The CUDA kernels count these, since they cannot raise.
     bank.status[0], bank.status[1] = 2, 4
     with pytest.raises(IndexError, match=r"4 batch rows had an index beyond the bank's 5 rows"):
         bank.check()
@@ -130,7 +125,7 @@ def test_label_fingerprint_depends_on_values_and_order():
     assert bank_of(LABELS.clamp(max=2)).label_fingerprint != fingerprint
     bank = bank_of()
     bank.rows.fill_(0.25)
-    assert bank.label_fingerprint == fingerprint  # of what was given, not of what is held
+    assert bank.label_fingerprint == fingerprint  # of the given labels, not of the rows
 
 
 def trained(**options):
@@ -152,7 +147,7 @@ def test_a_state_is_restored(device, tmp_path, dtype, seed):
     place = bank.rows.data_ptr()
     bank.load_state_dict(torch.load(tmp_path / "bank.pt", weights_only=True))
     assert torch.equal(bank.rows, saved.rows)
-    assert bank.rows.data_ptr() == place  # compiled and captured code goes on using it
+    assert bank.rows.data_ptr() == place  # compiled and captured code continues to use it
     assert bank.rows.device == device
     if seed is not None:
         assert bank.rounding_state.tolist() == [3, 12]
@@ -235,7 +230,7 @@ def test_other_labels_are_taken_on_request_and_no_other_samples():
     assert bank.label_fingerprint == bank_of(OTHER_LABELS).label_fingerprint
 
 
-def test_preserved_puts_everything_back(device):
+def test_preserved_restores_everything(device):
     bank = trained(dtype=torch.bfloat16, rounding_seed=2, device=device)
     tensors = (bank.rows, bank.status, bank.rounding_state)
     before, places = [t.clone() for t in tensors], [t.data_ptr() for t in tensors]
@@ -268,243 +263,3 @@ def test_to_moves_everything_and_keeps_the_dtype(device):
     assert meta.rows.is_meta
     assert meta.status.is_meta
     assert meta.rounding_state.is_meta
-
-
-def updated(where, dtype, seed, folder, device="cpu"):
-    """A bank of 60 samples after some updates, and what the updates returned."""
-    g = torch.Generator().manual_seed(3)
-    bank = LabelBank.from_labels(
-        torch.randint(7, (60,), generator=g),
-        7,
-        dtype=dtype,
-        device=device,
-        rounding_seed=seed,
-        sample_fingerprint="s",
-        placement=where,
-        folder=folder,
-    )
-    results = []
-    for _ in range(5):
-        index = torch.randint(60, (16,), generator=g).to(device)
-        logits = (3 * torch.randn(16, 7, generator=g)).to(device)
-        logits[3, 2] = float("nan")  # counted by the status
-        results += table_loss(
-            logits,
-            bank.rows,
-            index,
-            momentum=0.7,
-            entropy_weight=0.1,
-            reduction="mean",
-            update=True,
-            with_grad=True,
-            status=bank.status,
-            rounding_state=bank.rounding_state,
-        )
-    return bank, results
-
-
-def read_all(bank):
-    """Everything that can be read from a bank, as tensors on the CPU."""
-    counters = torch.tensor(bank.check())
-    state = bank.state_dict()
-    found = [
-        bank.refined_labels(),
-        bank.confidence(),
-        bank.class_counts(),
-        counters,
-        *(value for value in state.values() if isinstance(value, torch.Tensor)),
-    ]
-    return [t.cpu().clone() for t in found]
-
-
-def check_same(found, wanted):
-    assert len(found) == len(wanted)
-    for a, b in zip(found, wanted, strict=True):
-        assert a.dtype == b.dtype
-        assert torch.equal(a.cpu().nan_to_num(7), b.cpu().nan_to_num(7))
-
-
-OTHER_PLACEMENTS = [
-    pytest.param("file", "cpu", id="file"),
-    pytest.param(
-        "pinned",
-        "cuda",
-        id="pinned",
-        marks=pytest.mark.skipif(
-            not (torch.cuda.is_available() and HAS_CUDA), reason="needs a GPU that pins host memory"
-        ),
-    ),
-]
-
-
-@pytest.mark.parametrize(("where", "on"), OTHER_PLACEMENTS)
-@pytest.mark.parametrize("seed", [None, 3])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("elements", [1 << 24, 25])  # in one go, and in chunks of three rows
-def test_every_placement_gives_the_same(tmp_path, monkeypatch, where, on, dtype, seed, elements):
-    monkeypatch.setattr("alr_fast.bank.label_bank._CHUNK_ELEMENTS", elements)
-    wanted, wanted_results = updated("device", dtype, seed, None, on)
-    bank, results = updated(where, dtype, seed, tmp_path, on)
-    assert bank.placement == where
-    assert (bank.rows.device.type, bank.device.type, bank.status.device.type) == ("cpu", on, on)
-    check_same(results, wanted_results)
-    with bank.preserved():
-        bank.rows.zero_()
-        bank.status[0] += 1
-        if seed is not None:
-            bank.rounding_state.zero_()
-    expected = read_all(wanted)
-    assert expected[3] == 5
-    check_same(read_all(bank), expected)
-    # A state goes from each placement to each other.
-    path = tmp_path / "bank.pt"
-    for source, target in ((wanted, where), (bank, "device"), (bank, where)):
-        torch.save(source.state_dict(), path)
-        fresh = updated(target, dtype, None if seed is None else 8, tmp_path, on)[0]
-        fresh.rows.zero_()
-        place = fresh.rows.data_ptr()
-        fresh.load_state_dict(torch.load(path, weights_only=True))
-        fresh.check()
-        assert fresh.rows.data_ptr() == place
-        found = read_all(fresh)
-        check_same(found[:3] + found[4:], expected[:3] + expected[4:])
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_labels_are_filled_in_chunks(tmp_path, monkeypatch):
-    monkeypatch.setattr("alr_fast.bank.label_bank._CHUNK_ELEMENTS", 8)
-    for where in ("device", "file"):
-        bank = bank_of(placement=where, folder=tmp_path)
-        assert torch.equal(bank.rows, torch.eye(4)[LABELS])
-
-
-def test_a_bank_in_a_file_stays_on_the_cpu(tmp_path):
-    bank = trained(placement="file", folder=tmp_path, rounding_seed=2)
-    assert repr(bank) == "LabelBank(5 samples, 4 classes, torch.float32, cpu, placement=file)"
-    rows = bank.rows
-    assert bank.to("cpu") is bank
-    assert bank.rows is rows
-    for device in ("cuda", "meta"):
-        with pytest.raises(UserError, match=f"the logits are on {device}: use pinned"):
-            bank.to(device)
-    assert bank.rows is rows
-    assert bank.device == bank.rounding_state.device == torch.device("cpu")
-
-
-def test_working_copies_of_a_file_are_files(tmp_path, monkeypatch):
-    bank = trained(placement="file", folder=tmp_path)
-    made = []
-
-    def watched(*shape, **options):
-        made.append(options)
-        return allocate_rows(*shape, **options)
-
-    monkeypatch.setattr("alr_fast.bank.label_bank.allocate_rows", watched)
-    before = bank.rows.clone()
-    with bank.preserved():
-        bank.rows.zero_()
-    assert torch.equal(bank.rows, before)
-    assert [(o["placement"], o["folder"]) for o in made] == [("file", tmp_path)]
-
-
-def preserve_nothing(bank):
-    with bank.preserved():
-        pass
-
-
-@pytest.mark.parametrize(
-    ("use", "times"),
-    [
-        (LabelBank.refined_labels, 1),
-        (LabelBank.confidence, 1),
-        (lambda bank: bank.load_state_dict(trained().state_dict()), 1),
-        (preserve_nothing, 2),
-        (LabelBank.check, 0),
-    ],
-    ids=["refined", "confidence", "load", "preserved", "check"],
-)
-def test_the_kernel_reads_ahead_where_all_of_a_file_is_read(tmp_path, monkeypatch, use, times):
-    seen = []
-
-    @contextmanager
-    def watched(rows):
-        seen.append(rows)
-        yield
-
-    monkeypatch.setattr("alr_fast.bank.label_bank.read_in_order", watched)
-    use(bank_of())
-    assert seen == []
-    bank = bank_of(placement="file", folder=tmp_path)
-    use(bank)
-    assert len(seen) == times
-    assert all(rows is bank.rows for rows in seen)
-
-
-@pytest.fixture
-def pinned(monkeypatch):
-    """A bank with placement "pinned" in ordinary memory, for logits on meta, the GPU's stand-in."""
-
-    def allocate(samples, classes, *, dtype, placement, **options):
-        return torch.zeros(samples, classes, dtype=dtype)
-
-    monkeypatch.setattr("alr_fast.bank.label_bank.allocate_rows", allocate)
-    return bank_of(placement="pinned", device="meta", rounding_seed=2)
-
-
-def test_pinned_rows_stay_where_they_are(pinned):
-    assert repr(pinned) == "LabelBank(5 samples, 4 classes, torch.float32, meta, placement=pinned)"
-    assert torch.equal(pinned.rows, torch.eye(4)[LABELS])
-    assert pinned.status.is_meta
-    assert pinned.rounding_state.is_meta
-    rows = pinned.rows
-    pinned.status, pinned.rounding_state = bank_of(rounding_seed=2).status, torch.tensor([2, 0])
-    for device in ("cpu", "meta"):
-        assert pinned.to(device) is pinned
-        assert pinned.rows is rows
-        assert pinned.status.device == pinned.rounding_state.device == torch.device(device)
-
-
-@pytest.mark.parametrize(
-    "use",
-    [
-        LabelBank.refined_labels,
-        LabelBank.confidence,
-        LabelBank.class_counts,
-        LabelBank.state_dict,
-        lambda bank: bank.load_state_dict(bank_of(rounding_seed=2).state_dict()),
-        lambda bank: bank.to("cpu"),
-        lambda bank: bank.preserved().__enter__(),
-        lambda bank: bank.host_access().__enter__(),
-    ],
-    ids=["refined", "confidence", "counts", "state", "load", "to", "preserved", "host_access"],
-)
-def test_pinned_rows_are_read_when_the_gpu_has_written_them(pinned, monkeypatch, use):
-    def wait(device):
-        assert device == torch.device("cuda", 1)
-        raise ZeroDivisionError
-
-    pinned.status, pinned.rounding_state = bank_of().status, torch.tensor([2, 0])
-    monkeypatch.setattr(torch.cuda, "synchronize", wait)
-    use(pinned)  # nobody to wait for
-    monkeypatch.setattr(LabelBank, "device", torch.device("cuda", 1))
-    with pytest.raises(ZeroDivisionError):
-        use(pinned)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        (dict(placement="auto"), ValueError, "one of device, pinned, file, got 'auto'"),
-        (dict(placement="file", device="meta"), UserError, "on meta: use pinned"),
-        (dict(placement="pinned"), UserError, "use device, or file"),
-        (dict(device="meta"), ValueError, "are on cpu, with logits on meta and placement device"),
-    ],
-)
-def test_a_placement_of_existing_rows_is_checked(options, error, message):
-    with pytest.raises(error, match=message):
-        LabelBank(torch.zeros(5, 4), LABELS, **options)
-
-
-def test_existing_rows_of_the_wrong_device_are_refused():
-    with pytest.raises(ValueError, match="on meta, with logits on cpu and placement file they"):
-        LabelBank(torch.zeros(5, 4, device="meta"), LABELS, device="cpu", placement="file")

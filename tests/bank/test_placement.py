@@ -1,4 +1,4 @@
-"""Where bank rows go: the choice by size, pinned memory, files, and the memory a file saves."""
+"""Placement of bank rows: choice by size, pinned memory, files, memory that a file saves."""
 
 import errno
 import gc
@@ -18,8 +18,6 @@ from alr_fast._operators import HAS_CUDA
 from alr_fast.bank import placement
 from alr_fast.bank.placement import allocate_rows, choose_placement, read_in_order
 from alr_fast.errors import UserError
-from alr_fast.utils import machine as machine_facts
-from alr_fast.utils.machine import available_memory
 
 GB = 10**9
 
@@ -30,7 +28,7 @@ needs_gpu = pytest.mark.skipif(
 
 @pytest.fixture
 def memory(monkeypatch):
-    """Sets what the machine has: memory(host, gpu), in bytes."""
+    """Sets the memory of the machine: memory(host, gpu), in bytes."""
 
     def set_to(host, gpu=0):
         monkeypatch.setattr(placement, "available_memory", lambda: host)
@@ -61,7 +59,7 @@ def test_on_the_cpu_a_quarter_of_the_memory_decides(memory, num_bytes, processes
     ("num_bytes", "processes", "expected", "why"),
     [
         (8 * GB, 1, "device", "8.0 GB, within half of the 16.0 GB free on the GPU"),
-        # Each process has a GPU of its own, whatever the host has.
+        # Each process has its own GPU, so the memory of the host has no effect.
         (8 * GB, 9, "device", "8.0 GB, within half of the 16.0 GB free on the GPU"),
         (8 * GB + 1, 1, "pinned", "8.0 GB, more than half of the 16.0 GB free on the GPU"),
         (30 * GB, 1, "pinned", "30.0 GB, more than half of the 16.0 GB free on the GPU"),
@@ -79,126 +77,8 @@ def test_a_bank_that_fits_nowhere_is_refused(memory, num_bytes, processes):
     memory(60 * GB, 16 * GB)
     together = "3 x 10.0 GB" if processes == 3 else "30.0 GB"
     message = f"half of the 16.0 GB free on the GPU, {together} more than half of the 60.0 GB"
-    with pytest.raises(UserError, match=message + ".*--bank.dtype bfloat16.*processes or nodes"):
+    with pytest.raises(UserError, match=message + ".*dtype bfloat16.*processes or nodes"):
         choose_placement(num_bytes, "cuda:0", processes=processes)
-
-
-@pytest.fixture
-def machine(tmp_path, monkeypatch):
-    """Makes /proc and /sys/fs/cgroup of a machine: machine({path: text})."""
-
-    def make(files):
-        for name, text in files.items():
-            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / name).write_text(text)
-        monkeypatch.setattr(machine_facts, "_PROC", tmp_path / "proc")
-        monkeypatch.setattr(machine_facts, "_CGROUPS", tmp_path / "cgroup")
-
-    return make
-
-
-MEMINFO = {"proc/meminfo": "MemTotal: 64 kB\nMemAvailable:      40 kB\nSwapFree: 0 kB\n"}
-STAT = "anon 5\ninactive_file 1000\nactive_file 7\n"
-V2 = {"proc/self/cgroup": "0::/job/step\n"}
-V1 = {"proc/self/cgroup": "9:name=systemd:/x\n4:cpu,memory:/job\n0::/x\n"}
-
-MACHINES = {
-    "no control group": (MEMINFO, 40960),
-    "no limit": ({**MEMINFO, **V2, "cgroup/job/memory.max": "max\n"}, 40960),
-    "a limit of the group": (
-        {
-            **MEMINFO,
-            **V2,
-            "cgroup/job/step/memory.max": "30000\n",
-            "cgroup/job/step/memory.current": "20000\n",
-            "cgroup/job/step/memory.stat": STAT,
-        },
-        11000,
-    ),
-    "a limit of the group around it": (
-        {
-            **MEMINFO,
-            **V2,
-            "cgroup/job/step/memory.max": "max\n",
-            "cgroup/job/step/memory.current": "20000\n",
-            "cgroup/job/memory.max": "30000\n",
-            "cgroup/job/memory.current": "21000\n",
-        },
-        9000,
-    ),
-    "a container's own group": (
-        {
-            **MEMINFO,
-            "proc/self/cgroup": "0::/\n",
-            "cgroup/memory.max": "30000\n",
-            "cgroup/memory.current": "20000\n",
-        },
-        10000,
-    ),
-    "a limit above what is there": (
-        {
-            **MEMINFO,
-            **V2,
-            "cgroup/job/memory.max": "90000\n",
-            "cgroup/job/memory.current": "20000\n",
-        },
-        40960,
-    ),
-    "a limit that is exceeded": (
-        {
-            **MEMINFO,
-            **V2,
-            "cgroup/job/memory.max": "30000\n",
-            "cgroup/job/memory.current": "31000\n",
-        },
-        0,
-    ),
-    "version 1": (
-        {
-            **MEMINFO,
-            **V1,
-            "cgroup/memory/job/memory.limit_in_bytes": "30000\n",
-            "cgroup/memory/job/memory.usage_in_bytes": "20000\n",
-            "cgroup/memory/job/memory.stat": "inactive_file 1\ntotal_inactive_file 500\n",
-        },
-        10500,
-    ),
-    "version 1 in a container": (
-        {
-            **MEMINFO,
-            **V1,
-            "cgroup/memory/memory.limit_in_bytes": "30000\n",
-            "cgroup/memory/memory.usage_in_bytes": "20000\n",
-        },
-        10000,
-    ),
-    "version 1 without a limit": (
-        {
-            **MEMINFO,
-            **V1,
-            "cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
-            "cgroup/memory/memory.usage_in_bytes": "20000\n",
-        },
-        40960,
-    ),
-    "a limit and no meminfo": (
-        {**V2, "cgroup/job/memory.max": "30000\n", "cgroup/job/memory.current": "20000\n"},
-        10000,
-    ),
-    "nothing known": ({}, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
-}
-
-
-@pytest.mark.parametrize("case", MACHINES)
-def test_available_memory(machine, case):
-    files, expected = MACHINES[case]
-    machine(files)
-    assert available_memory() == expected
-
-
-def test_this_machine_has_memory():
-    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert 10**7 < available_memory() <= physical
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -213,7 +93,7 @@ def test_rows_are_zeros_of_that_shape(tmp_path, dtype, where):
 
 
 def mapping_of(rows):
-    """The line of /proc/self/maps that holds the rows: range, access, ..., file."""
+    """The line of /proc/self/maps that contains the rows: range, access, ..., file."""
     for line in Path("/proc/self/maps").read_text().splitlines():
         low, high = (int(x, 16) for x in line.split()[0].split("-"))
         if low <= rows.data_ptr() < high:
@@ -221,13 +101,13 @@ def mapping_of(rows):
 
 
 def flags_of(rows):
-    """What the kernel notes down about the mapping of the rows."""
+    """The flags of the mapping of the rows in the kernel."""
     here = mapping_of(rows).split()[0]
     _, _, after = Path("/proc/self/smaps").read_text().partition(here)
     return after.partition("VmFlags:")[2].split("\n")[0].split()
 
 
-def test_a_file_has_no_name_and_all_its_space(tmp_path):
+def test_a_file_is_unlinked_and_has_all_its_space(tmp_path):
     before = os.statvfs(tmp_path).f_bfree
     rows = allocate_rows(
         8192, 1000, dtype=torch.float32, device="cpu", placement="file", folder=tmp_path
@@ -238,14 +118,14 @@ def test_a_file_has_no_name_and_all_its_space(tmp_path):
     assert " rw-s " in line
     assert f"{tmp_path}/bank_" in line
     assert line.endswith("(deleted)")
-    # Others write on this disk, too, hence the half.
+    # Half, because other processes write to this disk, too.
     assert taken > rows.nbytes / 2
     handles = [os.readlink(f.path) for f in os.scandir("/proc/self/fd") if os.path.islink(f.path)]
     assert sum(str(tmp_path) in name for name in handles) <= 1
     part = rows[3]
     del rows
     gc.collect()
-    part.fill_(1)  # any view keeps the file
+    part.fill_(1)  # any view keeps the file alive
     address = part.data_ptr()
     del part
     gc.collect()
@@ -269,8 +149,8 @@ def test_a_disk_that_is_too_small_is_refused_at_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     message = (
-        rf"needs a file of 4.0 GB in {tmp_path}, which failed: No space left on device.*"
-        "--bank.folder.*--bank.dtype bfloat16"
+        rf"folder {tmp_path}: the label bank needs a file of 4.0 GB here, which failed: "
+        "No space left on device; pass a folder.*dtype bfloat16"
     )
     with pytest.raises(UserError, match=message):
         allocate_rows(
@@ -297,7 +177,7 @@ def test_a_real_limit_is_an_error_and_no_signal(tmp_path, monkeypatch, largest_f
         monkeypatch.setattr(os, "posix_fallocate", unsupported)
     options = dict(dtype=torch.float32, device="cpu", placement="file", folder=tmp_path)
     assert allocate_rows(1000, 1000, **options).fill_(1).sum() == 10**6
-    message = f"needs a file of 4 MB in {tmp_path}, which failed: File too large"
+    message = f"{tmp_path}: .* needs a file of 4 MB here, which failed: File too large"
     with pytest.raises(UserError, match=message):
         allocate_rows(1001, 1000, **options)
     assert list(tmp_path.iterdir()) == []
@@ -306,28 +186,32 @@ def test_a_real_limit_is_an_error_and_no_signal(tmp_path, monkeypatch, largest_f
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        (dict(placement="disk"), ValueError, "one of device, pinned, file, got 'disk'"),
+        (dict(placement="disk"), ValueError, "placement disk: must be one of device, pinned, file"),
         (dict(placement="auto"), ValueError, "choose_placement chooses by size"),
         (
             dict(placement="file", device="cuda:0"),
             UserError,
-            "the logits are on cuda:0: use pinned",
+            "the logits are on cuda:0; use pinned",
         ),
-        (dict(placement="pinned"), UserError, "training on a GPU.*CPU: use device, or file"),
-        (dict(placement="file"), UserError, "needs a folder on a disk: pass folder"),
-        (dict(placement="file", folder="/none"), UserError, "of 0 kB in /none.*No such file"),
+        (dict(placement="pinned"), UserError, "training on a GPU.*CPU; use device, or file"),
+        (dict(placement="file"), UserError, "folder: missing; .* needs a folder on a local disk"),
+        (
+            dict(placement="file", folder="/none"),
+            UserError,
+            "folder /none: .* of 0 kB here.*No such file",
+        ),
         (dict(placement="device", samples=0), ValueError, "at least one sample and one class"),
         (dict(placement="file", classes=0), ValueError, "at least one sample and one class"),
     ],
 )
-def test_what_cannot_be_is_refused(options, error, message):
+def test_impossible_options_are_refused(options, error, message):
     options = dict(samples=5, classes=3, device="cpu") | options
     with pytest.raises(error, match=message):
         allocate_rows(options.pop("samples"), options.pop("classes"), dtype=torch.half, **options)
 
 
 class FakeCuda:
-    """Stands for torch.cuda.cudart(): notes down what is registered."""
+    """Replaces torch.cuda.cudart(): records registrations."""
 
     def __init__(self, result=0):
         self.result, self.calls = result, []
@@ -361,7 +245,7 @@ def test_pinned_rows_are_registered_as_long_as_they_are_used(fake_cuda):
     assert (rows.shape, rows.dtype, rows.device.type) == ((3000, 5), torch.bfloat16, "cpu")
     assert not rows.any()
     address = rows.data_ptr()
-    assert cuda.calls == [("register", address, 30_000, 0)]  # exactly as much as is needed
+    assert cuda.calls == [("register", address, 30_000, 0)]  # exactly the needed size
     assert address % mmap.PAGESIZE == 0
     assert " rw-p " in mapping_of(rows)
     assert "dc" in flags_of(rows)  # a forked process gets no copy of it
@@ -386,7 +270,7 @@ def test_a_forked_process_leaves_the_registration_alone(fake_cuda, monkeypatch):
 
 def test_memory_that_cannot_be_pinned_is_refused(fake_cuda):
     cuda = fake_cuda(result=2)
-    with pytest.raises(UserError, match=r"30 kB of host memory.*CUDA error 2\): free host memory"):
+    with pytest.raises(UserError, match=r"30 kB of host memory.*CUDA error 2\); free host memory"):
         pinned_rows()
     gc.collect()
     assert len(cuda.calls) == 1  # nothing is unpinned that was not pinned
@@ -449,7 +333,7 @@ def use(where, samples):
     thread.join()
     return {"changed": changed, **{name: peak - base for name, peak in peaks.items()}}
 
-use("file", 1000)  # what the libraries keep from the first use on
+use("file", 1000)  # memory that the libraries keep after their first use
 big, small = use("file", int(sys.argv[2])), use("device", 25_000)
 print(json.dumps({"file": big, "device": small}))
 """
@@ -461,7 +345,7 @@ def test_a_bank_in_a_file_is_never_in_memory(tmp_path):
     assert 7000 < in_file.pop("changed") <= 30 * 256
     assert in_file.keys() == {"make", "train", "summary", "export"}
     assert max(in_file.values()) < 100, found  # of 800 MB
-    # The figures do see the 100 MB of a bank that is in memory.
+    # The measurement detects the 100 MB of a bank in memory.
     assert min(in_memory[phase] for phase in ("train", "summary", "export")) > 90, found
     (exported,) = tmp_path.iterdir()
     assert exported.name == "bank.safetensors"

@@ -1,10 +1,10 @@
-"""When a result of the operations counts as right.
+"""Criteria for a correct result of the operations.
 
-The exact result is that of the reference in float64, the eager one that of the reference in the
-dtypes of the inputs. Each element of a result may be off by twice what the worst element of the
-eager result is off, plus a few units in the last place, and so may the whole in the L2 norm. Errors
-count relative to the sum of the magnitudes of the terms that an element is made of: that is the
-accuracy which a rounded calculation can have, and no zero or stale result passes for it.
+The exact result is the reference in float64, the eager result the reference in the dtypes of the
+inputs. The error of each element of a result may be twice the largest error of the eager result,
+plus a few units in the last place; the same holds for the whole result in the L2 norm. Errors are
+relative to the sum of the magnitudes of the terms of an element: a rounded calculation can reach
+that accuracy, and a zero or stale result cannot.
 """
 
 from typing import Any
@@ -14,16 +14,16 @@ from torch import Tensor
 
 from helpers.problems import Problem, Result, run_eager, run_exact, run_fused
 
-# A few roundings, those of a few terms and of the result.
+# A few roundings: of a few terms and of the result.
 _FLOOR_ULPS = 4
-# The exact result comes from float64 as well: both have errors, of exp(z - max) above all.
+# The exact result is float64 as well: both have errors, mainly of exp(z - max).
 _FLOOR_ULPS_FLOAT64 = 256
-# No limit may be so wide that a wrong result could hide in it: one bfloat16 unit is 2^-7.
+# No limit may be so wide that a wrong result could pass: one bfloat16 unit is 2^-7.
 _LARGEST_LIMIT = 0.07
 
 
 def check(operation: str, problem: Problem, **options: Any) -> Result:
-    """Runs the fused operation; raises AssertionError if any of what it gives is wrong."""
+    """Runs the fused operation; raises AssertionError if any of its results is wrong."""
     fused = run_fused(operation, problem, **options)
     assert_right(fused, operation, problem, **options)
     return fused
@@ -48,7 +48,7 @@ def assert_right(actual: Result, operation: str, problem: Problem, **options: An
 def assert_accurate(
     what: str, actual: Tensor, eager: Tensor, exact: Tensor, scale: Tensor | None = None
 ) -> None:
-    """`scale` holds the magnitude of the terms of each element, by default the exact result."""
+    """Checks a result; `scale` is the magnitude of its elements' terms, by default `exact`."""
     assert actual.shape == exact.shape, f"{what}: shape {actual.shape}, not {exact.shape}"
     unit = torch.finfo(actual.dtype).eps
     got, want, plain = actual.double(), exact.double(), eager.double()
@@ -69,7 +69,7 @@ def assert_accurate(
     limit = 2 * (eager_error.abs() / size).max().item() + floor
     assert limit < _LARGEST_LIMIT, f"{what}: eager itself is off by {limit / 2:.2g}"
     assert worst <= limit, f"{what}: an element is off by {worst:.3g}, allowed {limit:.3g}"
-    # Divided by the largest size first: squares of the smallest numbers would vanish.
+    # Divided by the largest size first, since squares of the smallest numbers would underflow.
     largest = size.max()
     norm = (size / largest).norm()
     distance = ((error / largest).norm() / norm).item()
@@ -88,7 +88,7 @@ def _compare_stats(actual: Result, eager: Result, exact: Result, problem: Proble
     got, want = actual.stats, exact.stats
     assert torch.equal(got.predicted, want.predicted), "predicted class"
     assert torch.equal(got.class_before, want.class_before), "class before"
-    # What a rounded row holds, not what the exact row would hold.
+    # The class of the rounded row, not of the exact row.
     valid = problem.index >= 0
     held = actual.table[problem.index.clamp(min=0).long()].argmax(-1)
     assert torch.equal(got.class_after, held.masked_fill(~valid, -1)), "class after"
@@ -97,7 +97,7 @@ def _compare_stats(actual: Result, eager: Result, exact: Result, problem: Proble
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Equal to the last bit, NaNs included."""
+    """Whether two tensors are bit-identical, NaNs included."""
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]
     return a.dtype == b.dtype and torch.equal(a.contiguous().view(bits), b.contiguous().view(bits))
 
@@ -120,7 +120,7 @@ def _magnitudes(
     a = momentum if is_alr else 1.0
     lam = abs((0.4 if is_alr else 0.0) if entropy_weight is None else entropy_weight)
     p = z.softmax(-1)
-    # log p is a difference of numbers of the size of 1: its error is not smaller than theirs.
+    # log p is a difference of numbers of magnitude 1: its error is not smaller than theirs.
     log_p = 1 + z.log_softmax(-1).abs().masked_fill(p == 0, 0)
     old = _old_rows(problem, smoothing).abs()
     target = a * old + (1 - a) * p

@@ -1,4 +1,4 @@
-"""Every loss on one small data set, and what its formula is compared with."""
+"""Every loss on one small data set, and its comparison with a formula in float64."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ F64 = torch.float64
 
 
 def numbers(*shape: int, seed: int, spread: float = 1.0) -> torch.Tensor:
-    """Normal float64 numbers that float32 holds exactly."""
+    """Normally distributed float64 numbers that float32 represents exactly."""
     g = torch.Generator().manual_seed(seed)
     return (spread * torch.randn(shape, generator=g)).double()
 
@@ -38,7 +38,7 @@ def distributions(rows: int, *, seed: int) -> torch.Tensor:
     return numbers(rows, CLASSES, seed=seed, spread=2).softmax(-1)
 
 
-# Rows differ, no symmetry; the given label is mostly the true one.
+# Rows differ, no symmetry; the given label is mostly the true label.
 TRANSITION = 0.6 * torch.eye(CLASSES, dtype=F64) + 0.4 * distributions(CLASSES, seed=1)
 MATRIX = numbers(CLASSES, CLASSES, seed=2)
 TEACHER = distributions(len(GIVEN), seed=3)
@@ -116,7 +116,7 @@ def check(
 ) -> None:
     """Loss and gradient of float32 logits against a formula for the rows in float64.
 
-    The gradient is that of the loss times arbitrary factors, so that each row is told apart.
+    The gradient is that of the loss times arbitrary factors, so that rows are distinguished.
     """
     device = logits.device
     labels = LABELS.to(device) if labels is None else labels

@@ -22,11 +22,11 @@ OPERATIONS = (
 
 @dataclass(frozen=True)
 class Problem:
-    """What an operation is called with; `table` is the bank of the operations that update one."""
+    """Inputs of an operation; `table` is the bank of the operations that update one."""
 
     logits: Tensor  # [B, K]
     table: Tensor | None  # [N, K]
-    index: Tensor | None  # [B] rows of the table, or labels where there is no table
+    index: Tensor | None  # [B] index in the table, or labels if there is no table
 
     def double(self) -> "Problem":
         """The same values in float64, for the exact result."""
@@ -59,7 +59,7 @@ def make_problem(
 ) -> Problem:
     """A batch with distinct indices, and a bank of which it touches fewer than half of the rows.
 
-    The rows of the bank have masses from 0.75 to 1.25, so that a lost factor S shows.
+    The rows of the bank sum to 0.75 to 1.25, so that a lost factor S has an effect.
     """
     g = torch.Generator().manual_seed(seed + 1000 * batch + classes)
     rows = 2 * batch + 3 if rows is None else rows
@@ -90,7 +90,7 @@ def run(
     grad_output: Tensor | None = None,
     **options: Any,
 ) -> Result:
-    """Calls an operation of `functional` or `reference`; the problem keeps its table.
+    """Calls an operation of `functional` or `reference` on a copy of the problem's table.
 
     The gradient is that of the loss, or of `(loss * grad_output).sum()`.
     """

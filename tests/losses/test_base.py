@@ -1,6 +1,7 @@
-"""What all losses have in common."""
+"""Common behaviour of all losses."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -52,10 +53,11 @@ def test_every_loss_is_here():
         found = {loss} if public and loss not in (Loss, PlainLoss, WarmUpLoss) else set()
         return found.union(*map(leaves, below))
 
-    assert {type(case.make()) for case in CASES} == leaves(Loss)
-
-
-# The two ways to call a loss.
+    losses = {type(case.make()) for case in CASES}
+    assert losses == leaves(Loss)
+    for loss in losses:
+        arguments = inspect.signature(loss).parameters.keys()
+        assert loss.needs == {"bank", "transition", "teacher", "all_sum"} & arguments
 
 
 @every_loss
@@ -88,14 +90,14 @@ def test_reductions_and_weights_of_rows(device, batch, case, reduction):
     loss, grad = criterion.loss_and_grad(*batch, row_weight=weight)
     close(loss, reduced(rows * weight, reduction))
     close(grad, grads * weight[:, None] / count)
-    if criterion.bank is not None:  # weights have no part in the targets
+    if criterion.bank is not None:  # weights do not affect the targets
         again = case.make(device)
         again(*batch)
         assert torch.equal(criterion.bank.rows, again.bank.rows)
 
 
 @every_loss
-def test_no_gradient_where_none_is_wanted(device, batch, case):
+def test_no_gradient_unless_it_is_needed(device, batch, case):
     with torch.no_grad():
         assert not case.make(device)(*batch).requires_grad
     assert not case.make(device)(batch[0].detach(), *batch[1:]).requires_grad
@@ -104,7 +106,7 @@ def test_no_gradient_where_none_is_wanted(device, batch, case):
     assert grad.abs().sum() > 0.1
 
 
-# Rows that have no value.
+# Rows without a value.
 
 
 @every_loss
@@ -155,7 +157,7 @@ def test_a_batch_of_ignored_rows_and_an_empty_batch_have_loss_zero(device, batch
 
 
 @every_loss
-def test_what_is_out_of_range_writes_nothing(device, batch, case):
+def test_values_out_of_range_write_nothing(device, batch, case):
     logits, labels, index = batch
     wrong = []
     for beyond in (CLASSES, 1000):
@@ -221,7 +223,7 @@ def test_rows_without_a_softmax_are_nan_and_counted(device, batch, case, reducti
 
 
 @every_loss
-def test_what_is_looked_up_by_sample_needs_an_index(device, batch, case):
+def test_a_target_looked_up_by_sample_needs_an_index(device, batch, case):
     criterion = case.make(device)
     if case.reads_index:
         with pytest.raises(ValueError, match="by sample: pass index"):
@@ -249,7 +251,7 @@ def test_logits_of_other_types(device, batch, case, dtype, rtol):
     assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     (grad,) = torch.autograd.grad(loss.sum(), logits)
     assert grad.dtype == dtype
-    # Only distillation at a temperature rounds more than the gradient.
+    # Only distillation at a temperature rounds other values than the gradient.
     exactly = rtol if "at 2.5" in case.name else 1e-6
     close(loss.detach(), expected, rtol=exactly, atol=2 * exactly)
     close(grad, want, rtol=rtol, atol=rtol)
@@ -261,7 +263,7 @@ def test_logits_of_other_types(device, batch, case, dtype, rtol):
 
 
 @every_loss
-def test_rows_of_logits_that_lie_apart(device, batch, case):
+def test_logits_with_gaps_between_rows(device, batch, case):
     wide = torch.full((2 * len(LABELS), CLASSES + 3), torch.nan, device=device)
     wide[1::2, 2:-1] = batch[0].detach()
     leaf = wide.requires_grad_()
@@ -356,7 +358,7 @@ def test_the_state_is_the_bank_and_nothing_else(device, batch, case):
 
 
 @every_loss
-def test_a_copy_goes_its_own_way(device, batch, case):
+def test_a_copy_is_independent(device, batch, case):
     criterion = case.make(device)
     other = copy.deepcopy(criterion)
     before = bank_of(criterion)
@@ -375,8 +377,7 @@ TEXTS = {
     "forward": "ForwardCorrectionLoss(5 classes, reduction='sum')",
     "distillation": "DistillationLoss(9 samples, temperature=1.0, reduction='sum')",
     "distillation at 2.5": "DistillationLoss(9 samples, temperature=2.5, reduction='sum')",
-    "selc": f"SELCLoss({BANK}, warm-up 1 epochs, momentum=0.7, reduction='sum', "
-    "entropy_weight=0.0)",
+    "selc": f"SELCLoss({BANK}, warm-up 1 epochs, momentum=0.7, reduction='sum')",
     "alr": f"ALRLoss({BANK}, warm-up 1 epochs, momentum=0.7, reduction='sum', entropy_weight=0.4)",
     "sat": f"SATLoss({BANK}, warm-up 1 epochs, momentum=0.7, reduction='sum')",
     "elr": f"ELRLoss({BANK}, momentum=0.7, weight=2.0, reduction='sum')",
@@ -391,7 +392,7 @@ def test_a_loss_prints_what_it_is(name):
 
 
 def test_all_losses_can_be_called_alike(device, batch):
-    # As a loop does that knows nothing of its method.
+    # As a training loop calls them, whatever the method.
     for case in CASES:
         criterion = case.make(device)
         for epoch in range(3):
@@ -403,9 +404,9 @@ def test_all_losses_can_be_called_alike(device, batch):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_loss_of_ones_own_needs_its_rows_only(device, batch, dtype):
+def test_a_custom_loss_only_defines_its_rows(device, batch, dtype):
     class SquaredLoss(PlainLoss):
-        """Brier score, which also notes what it is given."""
+        """Brier score, which also records its arguments."""
 
         def __init__(self):
             super().__init__()

@@ -1,4 +1,4 @@
-"""Losses on given labels and fixed tables against their formulas in float64."""
+"""Losses on given labels and constant tables against their formulas in float64."""
 
 import math
 
@@ -160,7 +160,7 @@ def test_distillation(logits, reduction, c):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_a_teacher_in_16_bits_is_read_as_it_is(device, dtype):
+def test_a_teacher_in_16_bits_keeps_its_type(device, dtype):
     teacher = TEACHER.to(dtype)
     criterion = DistillationLoss(teacher).to(device)
     assert criterion.teacher.dtype == dtype
@@ -168,7 +168,7 @@ def test_a_teacher_in_16_bits_is_read_as_it_is(device, dtype):
     check(criterion, lambda z: (teacher.double()[INDEX] * minus_log_p(z)).sum(-1), logits)
 
 
-def test_distillation_looks_at_the_sample_alone(device):
+def test_distillation_depends_on_the_sample_alone(device):
     criterion = DistillationLoss(TEACHER.float(), temperature=2.0).to(device)
     logits = numbers(len(LABELS), CLASSES, seed=12).float().to(device)
     losses = [criterion(logits, labels.to(device), INDEX.to(device)) for labels in (LABELS, ROWS)]
@@ -177,7 +177,7 @@ def test_distillation_looks_at_the_sample_alone(device):
         criterion(logits, LABELS.to(device))
 
 
-def test_tables_are_copies_of_what_was_given():
+def test_tables_are_copies_of_the_arguments():
     teacher, matrix = TEACHER.float(), MATRIX.float()
     criteria = DistillationLoss(teacher), SmearingLoss(matrix)
     before = criteria[0].teacher.clone(), criteria[1].matrix.clone()
@@ -210,7 +210,7 @@ def test_smoothing_begins_after_its_warm_up(device):
     with pytest.raises(RuntimeError, match=r"call criterion.set_epoch\(epoch\) first"):
         criterion(logits, labels)
     plain = CrossEntropyLoss()(logits, labels)
-    smooth = LabelSmoothingLoss(smoothing=-0.5)(logits, labels)  # without a warm-up: at once
+    smooth = LabelSmoothingLoss(smoothing=-0.5)(logits, labels)  # without a warm-up: from the start
     assert (plain - smooth).abs() > 0.01
     for epoch, warming_up in enumerate([True, True, False, False]):
         criterion.set_epoch(epoch)
@@ -220,40 +220,55 @@ def test_smoothing_begins_after_its_warm_up(device):
     assert torch.equal(criterion(logits, labels), plain)
 
 
-# What is refused.
+# Refused options.
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CrossEntropyLoss(reduction="max"), "one of mean, sum, none, got 'max'"),
-        (lambda: LabelSmoothingLoss(smoothing=ABOVE), "at most 1, got 1.0000000000000002"),
-        (lambda: LabelSmoothingLoss(smoothing=BELOW), "smoothing must be finite .* got -inf"),
-        (lambda: LabelSmoothingLoss(smoothing=math.nan), "smoothing must be finite .* got nan"),
-        (lambda: LabelSmoothingLoss(warmup_epochs=-1), "warm-up must not be negative, got -1"),
-        (lambda: SmearingLoss(torch.eye(3)[0]), r"matrix must have shape \[K, K\], got \(3,\)"),
-        (lambda: SmearingLoss(torch.eye(3)[:2]), r"have shape \[K, K\], got \(2, 3\)"),
-        (lambda: SmearingLoss(torch.ones(0, 0)), r"have shape \[K, K\], got \(0, 0\)"),
-        (lambda: SmearingLoss(torch.eye(2) / 0), "matrix holds values that are not finite"),
-        (lambda: SmearingLoss(torch.eye(2), reduction=""), "reduction must be one of"),
-        (lambda: DistillationLoss(TEACHER[0]), r"teacher must have shape \[N, K\], got \(5,\)"),
-        (lambda: DistillationLoss(TEACHER[:0]), r"have shape \[N, K\], got \(0, 5\)"),
+        (
+            lambda: CrossEntropyLoss(reduction="max"),
+            "reduction 'max': must be one of none, mean, sum",
+        ),
+        (
+            lambda: LabelSmoothingLoss(smoothing=ABOVE),
+            "smoothing 1.0000000000000002: must be finite and at most 1",
+        ),
+        (lambda: LabelSmoothingLoss(smoothing=BELOW), "smoothing -inf: must be finite"),
+        (lambda: LabelSmoothingLoss(smoothing=math.nan), "smoothing nan: must be finite"),
+        (lambda: LabelSmoothingLoss(warmup_epochs=-1), "warmup_epochs -1: must be 0 or more"),
+        (
+            lambda: SmearingLoss(torch.eye(3)[0]),
+            r"matrix of shape \(3,\): must have shape \[K, K\]",
+        ),
+        (lambda: SmearingLoss(torch.eye(3)[:2]), r"of shape \(2, 3\): must have shape \[K, K\]"),
+        (lambda: SmearingLoss(torch.ones(0, 0)), r"of shape \(0, 0\): must have shape \[K, K\]"),
+        (
+            lambda: SmearingLoss(torch.eye(2) / 0),
+            "matrix with NaN or infinite entries: must be finite",
+        ),
+        (lambda: SmearingLoss(torch.eye(2), reduction=""), "reduction '': must be one of"),
+        (
+            lambda: DistillationLoss(TEACHER[0]),
+            r"teacher of shape \(5,\): must have shape \[N, K\]",
+        ),
+        (lambda: DistillationLoss(TEACHER[:0]), r"of shape \(0, 5\): must have shape \[N, K\]"),
         (
             lambda: DistillationLoss(torch.tensor([[0.5, 0.5], [0.7, 0.4]])),
-            r"teacher row 1 is no probability distribution \(sum 1.1\): pass softmax\(logits\)",
+            r"teacher row 1: is not a probability distribution \(sum 1.1\); pass softmax\(logits\)",
         ),
         (
             lambda: DistillationLoss(torch.tensor([[1.5, -0.5], [0.5, 0.5]])),
-            r"teacher row 0 is no probability distribution \(sum 1\)",
+            r"teacher row 0: is not a probability distribution \(sum 1\)",
         ),
         (
             lambda: DistillationLoss(torch.tensor([[0.5, 0.5], [math.nan, 0.5]])),
-            r"teacher row 1 is no probability distribution \(sum nan\)",
+            r"teacher row 1: is not a probability distribution \(sum nan\)",
         ),
         *(
             (
                 lambda c=c: DistillationLoss(TEACHER, temperature=c),
-                f"temperature must be above 0, got {c}",
+                f"temperature {c}: must be above 0",
             )
             for c in (0, -1.0, math.inf, math.nan)
         ),
@@ -268,22 +283,22 @@ def test_wrong_options_are_refused(make, message):
 @pytest.mark.parametrize(
     ("transition", "message"),
     [
-        (torch.eye(3)[:2], r"transition must have shape \[K, K\], got \(2, 3\)"),
-        (torch.ones(2), r"transition must have shape \[K, K\], got \(2,\)"),
-        (torch.full((2, 2), math.nan), "transition holds values that are not finite"),
+        (torch.eye(3)[:2], r"transition of shape \(2, 3\): must have shape \[K, K\]"),
+        (torch.ones(2), r"transition of shape \(2,\): must have shape \[K, K\]"),
+        (torch.full((2, 2), math.nan), "transition with NaN or infinite entries: must be finite"),
         (
             torch.tensor([[0.5, 0.5], [0.7, 0.4]]),
-            r"transition row 1 is no probability distribution \(sum 1.1, lowest 0.4\): "
-            r"row i holds P\(given j \| true i\)",
+            r"transition row 1: is not a probability distribution \(sum 1.1, lowest 0.4\); "
+            r"row i must be P\(given j \| true i\)",
         ),
         (
             torch.tensor([[1.5, -0.5], [0.5, 0.5]]),
-            r"transition row 0 is no probability distribution \(sum 1, lowest -0.5\)",
+            r"transition row 0: is not a probability distribution \(sum 1, lowest -0.5\)",
         ),
-        (TRANSITION.T, "transition row 0 is no probability distribution"),
+        (TRANSITION.T, "transition row 0: is not a probability distribution"),
     ],
 )
-def test_transitions_that_are_none_are_refused(loss, transition, message):
+def test_invalid_transitions_are_refused(loss, transition, message):
     with pytest.raises(ValueError, match=message):
         loss(transition)
 
@@ -303,7 +318,7 @@ def test_rows_that_sum_to_one_but_for_decimals_are_scaled(loss):
     rounded = distributions(CLASSES, seed=5).lerp(torch.eye(CLASSES, dtype=F64), 0.5)
     off = rounded * (1 + 5e-5)
     logits = numbers(len(LABELS), CLASSES, seed=15)
-    # In float64, since only a table in float64 tells the difference: the matrix is float32.
+    # In float64, where only a table in float64 shows a difference: the matrix is float32.
     rtol = 1e-6 if loss is BackwardCorrectionLoss else 1e-12
     losses = [loss(t, reduction="none")(logits, LABELS) for t in (rounded, off)]
     torch.testing.assert_close(*losses, rtol=rtol, atol=rtol)
@@ -312,7 +327,7 @@ def test_rows_that_sum_to_one_but_for_decimals_are_scaled(loss):
 def test_the_order_of_rows_and_columns_is_given_from_true():
     # True 0 is always given as 1, true 1 always as 2, true 2 always as 0.
     transition = torch.eye(3).roll(1, 1)
-    logits = torch.tensor([[5.0, 0.0, 0.0]])  # the net says true 0
+    logits = torch.tensor([[5.0, 0.0, 0.0]])  # the model predicts true 0
     for loss in (ForwardCorrectionLoss(transition), BackwardCorrectionLoss(transition)):
         rows = torch.stack([loss(logits, torch.tensor([given])) for given in range(3)])
         assert rows.argmin() == 1

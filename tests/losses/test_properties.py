@@ -76,7 +76,7 @@ def results(criterion, batch):
 
 
 def assert_alike(one, other, batch, *, tolerance=1e-5):
-    """Two losses have the same value and gradient; a tolerance for a typical size of one."""
+    """Checks that two losses have the same value and gradient, typically of a size around 1."""
     for found, expected in zip(results(one, batch), results(other, batch), strict=True):
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
     if one.bank is not None and other.bank is not None:
@@ -148,7 +148,7 @@ def transitions(draw, classes):
 
 @moderately
 @given(st.data(), batches())
-def test_the_backward_corrected_loss_is_expected_to_be_the_clean_one(data, batch):
+def test_the_expectation_of_the_backward_corrected_loss_is_the_clean_loss(data, batch):
     transition = data.draw(transitions(batch.classes))
     corrected = BackwardCorrectionLoss(transition, reduction="none")
     clean = CrossEntropyLoss(reduction="none")
@@ -203,7 +203,7 @@ def test_distillation_at_a_temperature_is_that_of_scaled_logits(batch, reduction
     torch.testing.assert_close(grad, c * want, rtol=1e-4, atol=1e-5)
 
 
-# Losses that keep a bank.
+# Losses with a bank.
 
 
 @moderately
@@ -212,7 +212,7 @@ def test_alr_without_entropy_is_selc(batch, reduction, momentum):
     options = dict(warmup_epochs=0, momentum=momentum, reduction=reduction)
     alr = ALRLoss(batch.bank(), entropy_weight=0, **options)
     selc = SELCLoss(batch.bank(), **options)
-    for _ in range(2):  # the second step meets a bank that the first has updated
+    for _ in range(2):  # the second step reads a bank that the first has updated
         assert_alike(alr, selc, batch, tolerance=0)
     valid = (batch.labels >= 0) & (batch.index >= 0)
     moved = bool(valid.any()) and momentum < 1
@@ -238,10 +238,10 @@ def test_refinement_of_a_one_hot_bank_at_momentum_one_is_cross_entropy(batch, re
     bank = LabelBank.from_labels(batch.given, batch.classes)
     criterion = SELCLoss(bank, warmup_epochs=0, momentum=1, reduction=reduction)
     assert_alike(criterion, CrossEntropyLoss(reduction=reduction), batch)
-    # SAT's weights are all alike there.
+    # SAT's weights are all equal here.
     criterion = SATLoss(bank, warmup_epochs=0, momentum=1, reduction=reduction)
     assert_alike(criterion, CrossEntropyLoss(reduction=reduction), batch)
-    # And every bank is in the warm-up.
+    # And a loss with any bank is cross entropy during warm-up.
     warm = ALRLoss(batch.bank(), warmup_epochs=1, momentum=momentum, reduction=reduction)
     warm.set_epoch(0)
     assert_alike(warm, CrossEntropyLoss(reduction=reduction), batch)
@@ -251,7 +251,7 @@ def test_refinement_of_a_one_hot_bank_at_momentum_one_is_cross_entropy(batch, re
 @given(batches(), momenta)
 def test_sat_is_a_weighted_mean_of_the_rows_of_selc(batch, momentum):
     options = dict(warmup_epochs=0, momentum=momentum)
-    batch = batch.without_duplicates()  # else the bank does not tell every row's target
+    batch = batch.without_duplicates()  # else the bank does not contain the target of every row
     sat = SATLoss(batch.bank(), **options)
     selc = SELCLoss(batch.bank(), reduction="none", **options)
     loss, grad = results(sat, batch)
@@ -287,7 +287,7 @@ def test_a_bank_at_zero_that_stays_there_makes_elr_cross_entropy(batch, reductio
 @moderately
 @given(batches(), st.sampled_from(["selc", "alr", "sat", "elr"]), st.integers(0, 2**16))
 def test_the_order_of_a_batch_does_not_matter(batch, name, seed):
-    batch = batch.without_duplicates()  # of which the last one is kept
+    batch = batch.without_duplicates()  # of duplicates the last row is kept
     made = {
         "selc": lambda: SELCLoss(batch.bank(), warmup_epochs=0),
         "alr": lambda: ALRLoss(batch.bank(), warmup_epochs=0),

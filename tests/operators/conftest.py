@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the operations."""
+"""Fixtures for the tests of the operations."""
 
 import pytest
 
@@ -7,9 +7,9 @@ from helpers.problems import threads
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    """The reference runs on one thread: its tensors are small, and waiting for others takes long.
+    """Runs the reference on one thread: its tensors are small, and synchronising takes long.
 
-    The fused operations get two where they would use them, see `run_fused`.
+    The fused operations get two threads if they would use them, see `run_fused`.
     """
     with threads(1):
         yield

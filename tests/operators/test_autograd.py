@@ -1,4 +1,4 @@
-"""Gradients against numerical ones in float64, and the operators under torch's own checks."""
+"""Gradients against numerical gradients in float64, and torch's own checks of the operators."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def leaf_of(problem):
     return problem.logits.detach().clone().requires_grad_()
 
 
-# Where the target is a constant, the numerical derivative of the loss is the gradient.
+# For a constant target, the numerical derivative of the loss is the gradient.
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -51,7 +51,7 @@ def test_gradcheck_of_alr_loss_with_momentum_1(options):
 @pytest.mark.parametrize("options", OPTIONS)
 def test_gradcheck_of_fixed_targets(options):
     problem = double_problem()
-    table = problem.table - 0.3  # negative entries too
+    table = problem.table - 0.3  # with negative entries
     z = leaf_of(problem)
     assert gradcheck(lambda z: soft_target_cross_entropy(z, table, problem.index, **options), z)
     assert gradcheck(lambda z: soft_target_cross_entropy(z, table[:6], **options), z)
@@ -65,7 +65,7 @@ def test_gradcheck_of_fixed_targets(options):
         )
 
 
-# Elsewhere the target holds the prediction and is a constant all the same: freeze it.
+# Otherwise the target contains the prediction but counts as a constant: it is frozen here.
 
 
 @pytest.mark.parametrize("classes", [2, 9])
@@ -101,7 +101,7 @@ def test_finite_differences_with_the_target_frozen(classes, momentum, entropy_we
         assert grad.abs().max() > 1e-2
 
 
-# The operators below the functions: schema, fake kernels, dispatch.
+# The operators below the public functions: schema, fake kernels, dispatch.
 
 
 def checked(operator, *arguments):
@@ -119,7 +119,7 @@ def test_opcheck_of_the_losses(device, reduction, grad_mode):
         rounding = torch.tensor([3, 0], device=device)
         classes = torch.zeros(3, 5, dtype=torch.int64, device=device)
         values = torch.zeros(2, 5, device=device)
-        # Stats, status and random state are written too: the schema must say so.
+        # Stats, status and random state are written, too: the schema must declare it.
         for operator in (OPS.alr_loss.default, OPS.alr_loss_once.default):
             checked(
                 operator, z, table, index, weight, status, rounding, classes, values,

@@ -1,4 +1,4 @@
-"""The backward pass: incoming gradients, repeated passes, what is refused, small entries."""
+"""The backward pass: incoming gradients, repeated passes, refused calls, small entries."""
 
 import pytest
 import torch
@@ -47,9 +47,9 @@ def test_incoming_gradients_of_any_stride(device, logits):
 
         assert same_bits(grad(wide[:, 1]), grad(wide[:, 1].contiguous()))
         assert same_bits(grad(wide[0, :1].expand(24)), grad(wide[0, :1].repeat(24)))
-        (summed,) = torch.autograd.grad(loss_of(leaf).sum(), leaf)  # an expanded one too
+        (summed,) = torch.autograd.grad(loss_of(leaf).sum(), leaf)  # an expanded gradient
         assert same_bits(summed, grad(torch.ones(24, device=device)))
-        # Rows have factors of their own.
+        # Each row has its own factor.
         rows = wide[:, 1].contiguous()
         expected = summed.double() * rows[:, None]
         unit = torch.finfo(logits).eps
@@ -74,7 +74,7 @@ def test_a_second_backward_gives_the_same(device, logits, reduction):
             assert torch.equal(leaf.grad, 2 * kept)
 
 
-def test_a_gradient_that_its_owner_scales_does_not_change_the_next_one_silently(device):
+def test_scaling_a_gradient_in_place_does_not_silently_change_the_next(device):
     for loss_of in losses(make_problem(24, 13, device=device)).values():
         leaf = leaf_of(make_problem(24, 13, device=device))
         loss = loss_of(leaf)
@@ -84,7 +84,7 @@ def test_a_gradient_that_its_owner_scales_does_not_change_the_next_one_silently(
         try:
             (second,) = torch.autograd.grad(loss, leaf)
         except RuntimeError as error:
-            assert "inplace" in str(error)  # torch's own words
+            assert "inplace" in str(error)  # torch's own message
         else:
             assert same_bits(second, kept)
 
@@ -117,7 +117,7 @@ def test_checkpointing_does_not_update_the_bank_twice(device, use_reentrant):
     with pytest.raises(RuntimeError, match=r"second time.*\n?.*checkpointing"):
         loss.backward()
     assert same_bits(bank.rows, once)
-    # Where nothing is stored, nothing stands against it.
+    # Without an update, checkpointing is allowed.
     criterion.eval()
     expected = torch.autograd.grad(loss_of(leaf), leaf)[0]
     checkpoint(loss_of, leaf, use_reentrant=use_reentrant).backward()
@@ -139,14 +139,14 @@ def test_without_grad_mode_there_is_a_loss_and_no_graph(device):
         for loss_of in losses(problem).values():
             with mode():
                 assert not loss_of(leaf_of(problem)).requires_grad
-    # alr_loss_and_grad does not ask for a graph.
+    # alr_loss_and_grad needs no graph.
     with torch.no_grad():
         loss, grad = alr_loss_and_grad(problem.logits, problem.table.clone(), problem.index)
     assert torch.equal(loss, with_graph.detach())
     assert grad.abs().sum() > 0
 
 
-def test_what_is_constant_must_not_require_a_gradient(device):
+def test_constants_must_not_require_a_gradient(device):
     problem = make_problem(6, 10, device=device)
     bank = problem.table.clone().requires_grad_()
     weight = torch.ones(6, device=device, requires_grad=True)
@@ -171,7 +171,7 @@ def test_what_is_constant_must_not_require_a_gradient(device):
     assert same_bits(plain, before)
 
 
-# Entries that 16 bits could lose.
+# Entries that could be lost in 16 bits.
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -196,7 +196,7 @@ def test_float16_gradients_are_not_flushed_before_the_loss_scale(device, reducti
             ),
         }[name](wide)
         (want,) = torch.autograd.grad(expected.sum() * scale, wide)
-        # Element by element: a norm would not see small entries. Two roundings of 2^-11 each, the
+        # Element by element: a norm would hide small entries. Two roundings of 2^-11 each, the
         # first of a number that is itself not below 2^-24.
         error = (leaf.grad.double() - want).abs()
         limit = 1.01 * 2**-10 * want.abs() + 2**-23
@@ -217,7 +217,7 @@ def test_float16_gradients_take_the_loss_scale_as_a_row_weight(device):
         wide.logits, wide.table, wide.index, update=False, row_weight=scale.double()
     )
     error = (grad.double() - want).abs()
-    # Half a unit of float16, or of its smallest number; of float32 a few of the terms.
+    # Half a unit of float16, or of its smallest number; for float32 a few units of the terms.
     terms = wide.logits.softmax(-1) * scale[:, None]
     terms = terms * (1 + wide.logits.log_softmax(-1).abs().amax(-1, keepdim=True))
     assert (error <= 2**-11 * want.abs() + 2**-24 + 4 * 2**-23 * terms).all()
@@ -226,7 +226,7 @@ def test_float16_gradients_take_the_loss_scale_as_a_row_weight(device):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_float16_gradients_of_heavy_rows_do_not_overflow(device, sign):
-    # The largest gradients: the logits sure of one class, the target all on others.
+    # The largest gradients: the logits certain of one class, the target entirely on others.
     logits = torch.zeros(2, 64, dtype=F16, device=device)
     logits[:, 5] = 20
     heavy = torch.zeros(2, 64, device=device)

@@ -24,7 +24,7 @@ def overlapping(t):
     return t[:1].expand_as(t)
 
 
-# What is wrong -> (argument that becomes wrong, how, what the message says).
+# Case -> (argument that becomes wrong, how, message).
 TENSORS = {
     "logits of one dimension": ("logits", lambda t: t[0], r"logits must have two dimensions"),
     "logits of three": ("logits", lambda t: t[None], r"logits must have two dimensions"),
@@ -67,7 +67,7 @@ MOMENTA = {"negative": -0.1, "above one": 1.1, "NaN": float("nan")}
 
 
 def elsewhere(t):
-    """On another device: the CPU for a GPU's, a device without memory for the CPU's."""
+    """The tensor on another device: the CPU if it is on a GPU, otherwise the meta device."""
     return t.cpu() if t.is_cuda else t.to("meta")
 
 

@@ -1,4 +1,4 @@
-"""Rows that are special: ignored, without a softmax, masked, out of range, sharing an index."""
+"""Special rows: ignored, without a softmax, masked, out of range, sharing an index."""
 
 import pytest
 import torch
@@ -11,12 +11,12 @@ from helpers.problems import OPERATIONS, make_problem, problem_for, run_eager, r
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 INF, NAN = float("inf"), float("nan")
 
-# Rows of few vectors go several at a time, longer ones alone.
+# Short rows are processed several at a time, longer ones singly.
 SIZES = [pytest.param(10, id="several rows at a time"), pytest.param(515, id="a row at a time")]
 
 
 def bank_with(problem):
-    """A bank of the problem's rows, with the status counters of one."""
+    """A bank of the problem's rows, and a loss that updates it."""
     bank = LabelBank(problem.table.clone(), torch.zeros(len(problem.table), dtype=torch.int64))
     return bank, ALRLoss(bank, warmup_epochs=0)
 
@@ -26,7 +26,7 @@ def bank_with(problem):
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("classes", SIZES)
-def test_ignored_rows_count_for_nothing(device, classes, operation):
+def test_ignored_rows_have_no_effect(device, classes, operation):
     for logits in (F32, F16):
         problem = problem_for(operation, 21, classes, device=device, logits=logits)
         index = problem.index.clone()
@@ -119,7 +119,7 @@ def test_a_masked_class_without_target_is_legal(device, classes, operation):
         problem = problem_for(operation, 9, classes, device=device, logits=logits, spread=3)
         masked = torch.zeros_like(problem.logits, dtype=torch.bool)
         masked[:, 2] = True
-        masked[2:5, classes // 2 :] = True  # a tail that is masked as a whole
+        masked[2:5, classes // 2 :] = True  # an entire tail
         masked[6, 1:] = True  # one class left
         problem = problem.with_(logits=problem.logits.masked_fill(masked, -INF))
         if problem.table is None:
@@ -140,14 +140,14 @@ def test_a_masked_class_with_a_target_makes_the_loss_infinite(device, classes):
     problem.logits[4, classes - 2] = -INF
     problem.logits[5, 1] = -INF
     for momentum in (0.5, 1.0):
-        # The gradient follows the formula, the bank is updated: as in the reference.
+        # As in the reference, the gradient follows the formula and the bank is updated.
         fused = check("alr_loss", problem, reduction="none", momentum=momentum)
         assert fused.loss[4] == INF
         assert fused.loss[5] == INF
         assert fused.loss.isfinite().sum() == 7
         assert fused.grad.isfinite().all()
         assert fused.grad[4, classes - 2] != 0
-    # With momentum 0 the bank has no say.
+    # With momentum 0 the bank has no effect.
     assert check("alr_loss", problem, reduction="none", momentum=0.0).loss.isfinite().all()
 
 
@@ -220,7 +220,7 @@ def test_rows_with_one_index_read_the_old_row_and_the_last_is_kept(device, class
     twice = problem.with_(logits=z, index=index)
     for momentum in (0.0, 0.7):
         fused = check("alr_loss", twice, momentum=momentum, reduction="none")
-        # The same, said without the reference: each row alone, from the old bank.
+        # The same without the reference: each row alone, from the old bank.
         for row in (0, 5, 1, 9, 38, 2, 3, 10, 20):
             alone = run_fused(
                 "alr_loss",
@@ -272,11 +272,11 @@ def test_only_broken_rows_of_one_index_leave_its_row(device):
 def test_an_offset_of_the_logits_costs_no_accuracy(device, offset):
     problem = make_problem(16, 1000, device=device)
     problem = problem.with_(logits=problem.logits + offset)
-    # The gradient is a difference; its terms, and with them the bound, are those of this weight.
+    # The gradient is a difference. The bound holds for its terms at this weight.
     options = {"reduction": "none", "entropy_weight": 0.1}
     fused = run_fused("alr_loss", problem, **options)
     exact = run_exact("alr_loss", problem, **options)
-    # Not against eager, which loses four digits here.
+    # Not compared with eager, which loses four digits here.
     assert_accurate("loss", fused.loss, exact.loss, exact.loss)
     torch.testing.assert_close(fused.grad.double(), exact.grad, rtol=2e-6, atol=1e-9)
     touched = problem.index

@@ -16,8 +16,8 @@ from helpers.problems import (
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
-# Vectors on the CPU hold 4, 8 or 16 elements. On CUDA 4 elements make an access, 8 with a 16-bit
-# type; rows of up to 32 classes share a warp, of up to 256 have one, of up to 2048 are held in the
+# Vectors on the CPU have 4, 8 or 16 elements. On CUDA an access has 4 elements, 8 with a 16-bit
+# type; rows of up to 32 classes share a warp, up to 256 have one warp, up to 2048 are in the
 # registers of a block, longer ones in its shared memory, from 8193 on in that of a cluster.
 CLASSES = {
     1: "one class: loss and gradient of the target part are 0",
@@ -95,7 +95,7 @@ def test_other_operations_over_classes(device, classes, operation):
 def test_large_rows(device, classes):
     for logits in (F32, BF16):
         check("alr_loss", make_problem(2, classes, device=device, logits=logits))
-    # The reference would make a table [K, K] of label smoothing: here one row a sample.
+    # The reference would create a table [K, K] for label smoothing: here one row for each sample.
     problem = make_problem(2, classes, rows=2, device=device)
     smooth = torch.full((2, classes), 0.1 / classes, device=device)
     labels = torch.tensor([classes // 2, classes - 1], device=device)
@@ -106,7 +106,7 @@ def test_large_rows(device, classes):
         problem.with_(table=None, index=labels),
         smoothing=0.1,
     )
-    # Equal addends round the same way each time, and still the length of a row costs no accuracy.
+    # Equal addends round the same way each time; long rows must be accurate all the same.
     bound = 4 * torch.finfo(F32).eps
     torch.testing.assert_close(fused.loss.double(), exact.loss, rtol=bound, atol=0)
     torch.testing.assert_close(fused.grad.double(), exact.grad, rtol=1e-5, atol=1e-11)
@@ -161,7 +161,7 @@ def test_entropy_weight_of_the_fixed_targets(device, entropy_weight, operation):
 def test_row_weight_and_incoming_gradient(device, logits, operation):
     skip_float64_on_cuda(logits, device)
     problem = problem_for(operation, 37, 19, device=device, logits=logits)
-    weight = torch.linspace(0, 2, 37, device=device)  # the first row has none
+    weight = torch.linspace(0, 2, 37, device=device)  # the first row has weight 0
     for reduction in ("none", "mean", "sum"):
         check(operation, problem, row_weight=weight, reduction=reduction)
         check(operation, problem, row_weight=weight.to(BF16).double(), reduction=reduction)
@@ -198,7 +198,7 @@ def test_logits_strides_and_offsets(device, operation, logits):
     for classes in (3, 16, 37):
         problem = problem_for(operation, 21, classes, device=device, logits=logits, spread=3)
         z = problem.logits
-        wide = z.new_full((21, classes + 5), torch.nan)  # what a wrong stride would read
+        wide = z.new_full((21, classes + 5), torch.nan)  # NaN for reads with a wrong stride
         wide[:, :classes] = z
         wide_tail = z.new_full((22, classes + 3), torch.nan)
         wide_tail[1:, 3:] = z
@@ -237,7 +237,7 @@ def test_table_strides_and_offsets(device, bank):
 
 @pytest.mark.parametrize("table", [F32, F16, BF16], ids=str)
 @pytest.mark.parametrize("logits", [F32, F16, BF16, F64], ids=str)
-def test_soft_targets_one_a_row_and_with_negative_entries(device, logits, table):
+def test_soft_targets_for_each_row_and_with_negative_entries(device, logits, table):
     skip_float64_on_cuda(logits, device)
     one_a_row = make_problem(23, 21, rows=23, device=device, logits=logits, bank=table)
     check("soft_target_cross_entropy", one_a_row.with_(index=None), entropy_weight=0.1)

@@ -1,4 +1,4 @@
-"""Every compiled instruction set of the CPU: the operations, conversions of 16 bits included."""
+"""The operations, with their 16-bit conversions, in every compiled instruction set of the CPU."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from helpers.problems import OPERATIONS, make_problem, problem_for, run_exact, r
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 BUILD = _C.build_info()
 
-# Widths 4, 8 and 16: below one vector, whole ones, every tail, past one block of sums.
+# For vectors of 4, 8 and 16: below one vector, whole vectors, every tail, past one block of sums.
 CLASSES = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 15, 16, 17, 31, 33, 70, 100, 129, 515, 1029]
 
 
@@ -62,7 +62,7 @@ def assert_same_values(got, want):
 
 @pytest.mark.parametrize("dtype", [F16, BF16], ids=str)
 @pytest.mark.parametrize("classes", [32, 11], ids=["whole vectors", "tails"])
-def test_every_16_bit_number_is_stored_as_it_was(dtype, classes):
+def test_every_16_bit_number_is_stored_unchanged(dtype, classes):
     patterns = every_pattern(dtype)
     bank = patterns[: 65536 // classes * classes].view(-1, classes).clone()
     before = bank.clone()
@@ -121,7 +121,7 @@ def test_exponentials_over_their_whole_range():
     bank = torch.zeros(len(d), 2)
     alr_loss(logits, bank, torch.arange(len(d)), momentum=0.0)
     want = logits.double().softmax(-1)
-    # Past exp(-87.7), where float32 has no normal numbers, the result may be 0.
+    # Below exp(-87.7) float32 has no normal numbers, and the result may be 0.
     torch.testing.assert_close(bank.double(), want, rtol=5e-7, atol=1.2e-38)
 
 
@@ -133,7 +133,7 @@ def test_rows_of_a_batch_that_is_divided():
 
 
 @pytest.mark.parametrize("wrong", ["sse9", "AVX2", "baseline "])
-def test_an_unknown_name_is_refused_with_those_there_are(monkeypatch, wrong):
+def test_an_unknown_name_is_refused_with_a_list_of_the_supported_ones(monkeypatch, wrong):
     problem = make_problem(3, 5)
     monkeypatch.setenv("ALR_FAST_CPU_ISA", wrong)
     supported = ", ".join(BUILD["cpu_isas_supported"])

@@ -19,7 +19,7 @@ FAR = 2**32 // CLASSES + 5  # and one beyond 2^32
 
 @pytest.fixture
 def huge(device, tmp_path):
-    """Makes tensors of zeros of which only the touched pages take memory, at least on the CPU."""
+    """Creates tensors of zeros; on the CPU only the touched pages take memory."""
 
     def make(elements, dtype):
         size = elements * dtype.itemsize
@@ -54,7 +54,7 @@ def test_bank_rows_beyond_2_to_the_31_elements(device, huge, unique_index):
 
 
 def test_logits_rows_beyond_2_to_the_31_elements(device, huge):
-    stride = 2**30 + CLASSES  # rows as aligned as those side by side, so that sums are the same
+    stride = 2**30 + CLASSES  # same alignment as contiguous rows, so that sums are the same
     small = make_problem(3, CLASSES, device=device, logits=BF16)
     far = huge(2 * stride + CLASSES, BF16).as_strided((3, CLASSES), (stride, 1))
     far.copy_(small.logits)
@@ -134,7 +134,7 @@ assert loss.isfinite() and grad[3].abs().sum() == 0 and grad.isfinite().all()
 
 
 @pytest.mark.parametrize("unique_index", [True, False])
-def test_a_batch_that_is_counted_by_a_launch_of_its_own(gpu, unique_index):
+def test_a_batch_that_a_separate_launch_counts(gpu, unique_index):
     problem = make_problem(5000, 7, device=gpu)
     problem.index[::5] = -1
     if not unique_index:
@@ -211,5 +211,5 @@ def test_a_captured_step_updates_the_bank_at_each_replay_and_not_before(gpu):
         (want,) = torch.autograd.grad(expected, leaf)
         assert torch.equal(loss, expected)
         assert same_bits(grad, want)
-        assert same_bits(captured.bank.rows, plain.bank.rows)  # with the bits of a new call
+        assert same_bits(captured.bank.rows, plain.bank.rows)  # with the random bits of a new call
         assert captured.bank.rounding_state.tolist() == [1, step]

@@ -1,4 +1,4 @@
-"""Wrong implementations, to each of which the comparison must object."""
+"""Wrong implementations, each of which the comparison must reject."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def formulas(
     reads_new_rows: bool = False,
     offset_in_mean: int = 0,
 ) -> Result:
-    """The formulas of the operation, written apart from the reference; a fault for each option."""
+    """The formulas of the operation, independent of the reference; each option adds a fault."""
     a, lam = OPTIONS["momentum"], entropy_sign * OPTIONS["entropy_weight"]
     z, index = problem.logits.double(), problem.index
     old_table, table = problem.table.double(), problem.table.clone()
@@ -72,7 +72,7 @@ def set_to(*where, value):
 
 
 def first_kept(result, problem):
-    # What the row would hold if the first of the two rows with its index were kept.
+    # The row as it would be if the first of the two rows with its index were kept.
     index = problem.index.clone()
     index[9] = -1
     alone = formulas(problem.with_(index=index))
@@ -128,7 +128,7 @@ def test_the_formulas_themselves_pass(logits, bank):
 
 @pytest.mark.parametrize("logits", [F32, F16, BF16], ids=str)
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_the_comparison_objects_to(mutant, logits):
+def test_the_comparison_rejects(mutant, logits):
     problem = batch(logits)
     wrong = MUTANTS[mutant](problem, formulas(problem))
     with pytest.raises(AssertionError):
@@ -136,7 +136,7 @@ def test_the_comparison_objects_to(mutant, logits):
 
 
 @pytest.mark.parametrize("mutant", [m for m in MUTANTS if "bank" in m])
-def test_the_comparison_objects_in_a_16_bit_bank_to(mutant):
+def test_the_comparison_rejects_in_a_16_bit_bank(mutant):
     for bank in (F16, BF16):
         problem = batch(bank=bank)
         wrong = MUTANTS[mutant](problem, formulas(problem))

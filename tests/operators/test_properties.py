@@ -1,4 +1,4 @@
-"""Any shapes, strides, types, duplicates, ignored rows and masks; and identities that must hold."""
+"""Random shapes, strides, types, duplicates, ignored rows and masks; identities that must hold."""
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ options = st.fixed_dictionaries(
 
 @st.composite
 def problems(draw, with_labels=False):
-    """A problem with the oddities that the operations allow, drawn independently."""
+    """A problem with the special cases that the operations allow, drawn independently."""
     batch, classes = draw(st.integers(0, 20)), draw(sizes)
     g = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
     spread = draw(st.sampled_from([0.01, 1, 10]))
@@ -37,7 +37,7 @@ def problems(draw, with_labels=False):
     offset = draw(st.integers(0, 4))
     logits = wide[:: draw(st.sampled_from([1, 2]))][:batch, offset : offset + classes]
     logits = logits.contiguous() if draw(st.booleans()) else logits
-    rows = classes if with_labels else draw(st.integers(1, 30))  # fewer than the batch at times
+    rows = classes if with_labels else draw(st.integers(1, 30))  # sometimes fewer than the batch
     table = torch.rand(rows, classes, generator=g)
     lowest = -2 if draw(st.booleans()) else 0  # below 0: ignored
     index = torch.randint(lowest, rows, (2 * batch,), generator=g)
@@ -126,7 +126,7 @@ def test_a_one_hot_bank_without_entropy_is_cross_entropy(batch, reduction):
 def test_label_smoothing_is_that_of_torch(batch, rate):
     logits, labels = batch
     labels = labels.clone()
-    labels[1::3] = -1  # the first row stays: torch's mean of nothing is NaN
+    labels[1::3] = -1  # not the first row: torch's mean of an empty set is NaN
     expected = F.cross_entropy(logits, labels, label_smoothing=rate, ignore_index=-1)
     same_loss_and_grad(
         logits, label_smoothing_cross_entropy(logits, labels, smoothing=rate), expected
@@ -145,7 +145,7 @@ def test_smearing_with_the_identity_is_cross_entropy(batch):
 @given(batches(), st.floats(-50, 50))
 def test_adding_a_constant_to_the_logits_changes_nothing(batch, constant):
     logits, labels = batch
-    # Numbers that stay exact under the addition.
+    # Numbers for which the addition is exact.
     logits = (logits.detach() * 64).round() / 64
     constant = round(constant * 64) / 64
     index = torch.arange(len(labels))

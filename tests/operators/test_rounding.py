@@ -1,4 +1,4 @@
-"""Stochastic rounding of a 16-bit bank, the same bits from the same input, autocast."""
+"""Stochastic rounding of a 16-bit bank, bit-identical results from the same input, autocast."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def call(criterion, problem):
 
 @pytest.mark.parametrize("bank", [BF16, F16], ids=str)
 @pytest.mark.parametrize("classes", [10, 16, 301])
-def test_every_call_has_bits_of_its_own(device, classes, bank):
+def test_every_call_has_its_own_random_bits(device, classes, bank):
     problem = make_problem(20, classes, device=device, bank=bank)
     calls = []
     for seed in (5, 5, 6):
@@ -61,7 +61,7 @@ def test_the_rows_of_a_batch_and_their_classes_are_rounded_independently(device)
         deviation = (share * (1 - share)) ** 0.5
         for means, count in ((up.mean(0), 256), (up.mean(1), classes)):
             assert (means - share).abs().max() < 6 * deviation / count**0.5
-        # Hardly any neighbours are alike.
+        # Hardly any neighbours are equal.
         assert (up[1:] != up[:-1]).any(1).float().mean() > 0.95
         assert (up[:, 1:] != up[:, :-1]).any(0).float().mean() > 0.95
 
@@ -74,7 +74,7 @@ def test_each_element_goes_to_one_of_its_two_neighbours(device, bank):
     rounded = criterion_with(problem.table, seed=3)
     call(rounded, problem)
     want, got = exact.bank.rows[problem.index], rounded.bank.rows[problem.index].float()
-    # One unit in the last place, that of float16's subnormal numbers at least.
+    # One unit in the last place, at least that of float16's subnormal numbers.
     unit = want.abs() * torch.finfo(bank).eps
     if bank == F16:
         unit = unit.clamp(min=2.0**-24)
@@ -108,7 +108,7 @@ def test_the_mean_follows_a_float32_bank_where_rounding_to_nearest_stalls(device
     # at most 1 / sqrt(1 - .9^2) of that: 1.15 units. Seven deviations of a mean of n:
     bound = 7 * 1.15 * unit / n**0.5
     assert ((stochastic.mean(0) - exact[0]).abs() <= bound).all()
-    # To nearest, steps below half a unit are lost: the average stops up to 5 units away.
+    # Rounding to nearest loses steps below half a unit: the average stops up to 5 units away.
     assert (nearest.mean(0) - exact[0]).abs().max() > 10 * bound.max()
 
 

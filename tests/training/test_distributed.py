@@ -344,7 +344,12 @@ def _look(world):
     bank.rows[:moved] = bank.rows[:moved].roll(1, dims=1)
     bank.status[0] = 10 * world.rank
     found = label_statistics(bank, index, rows, world)
-    return found.accuracy, found.changed, found.nonfinite_rows, found.histograms["confidence"].counts
+    return (
+        found.accuracy,
+        found.changed,
+        found.nonfinite_rows,
+        found.histograms["confidence"].counts,
+    )
 
 
 def test_broken_samples_of_all_processes_count_on_all_ranks():

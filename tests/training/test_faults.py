@@ -1,7 +1,7 @@
-"""What may happen to a training: kills, signals, lost processes, a full disk, NaN, other data.
+"""Faults during training: kills, signals, lost processes, a full disk, NaN, other data.
 
-Each training is a process of its own; what it leaves is compared with that of one that nothing
-happened to, bit by bit.
+Each training is a separate process. Its results are compared bit by bit with those of a training
+without faults.
 """
 
 import csv
@@ -37,7 +37,7 @@ from helpers.training_process import metrics, outcome, run_folder
 
 pytestmark = pytest.mark.faults
 
-STEPS = 7  # an epoch has: 200 samples in batches of 32
+STEPS = 7  # in an epoch: 200 samples in batches of 32
 DIGITS = ["--data.limit", "200", "--data.test_limit", "50", "--optim.batch_size", "32"]
 SMALL = ["--model.name", "dropout", "--log.to", "csv", "--log-every", "1", "--log.show", "lines"]
 SMALL += ["--optim.lr", "0.05", "--alr.warmup_epochs", "1"]
@@ -53,7 +53,7 @@ def server():
 
 @pytest.fixture
 def start(server, tmp_path):
-    """Starts a training in one folder; all write into one log."""
+    """Starts a training in one folder; all trainings append to one log."""
 
     def start(*argv, **options):
         runs = tmp_path / "runs"
@@ -69,7 +69,7 @@ def runs(tmp_path):
 
 @pytest.fixture(scope="module")
 def undisturbed(server, tmp_path_factory):
-    """What a training of these options leaves that nothing happens to; each is made once."""
+    """Outcome of a training with these options and without faults; each is trained once."""
     made = {}
 
     def train(*argv, **options):
@@ -85,34 +85,32 @@ def undisturbed(server, tmp_path_factory):
 
 
 def checkpoints(runs):
-    """The folder of the checkpoints, once there is one."""
+    """Folder of the checkpoints; a path that does not exist before the first run."""
     return next(iter(runs.glob("*/checkpoints")), runs / "none")
 
 
 def newest_number(runs):
-    """Number of the newest checkpoint, 0 before the first."""
+    """Number of the newest checkpoint, 0 if there is none."""
     folder = checkpoints(runs)
     names = os.listdir(folder) if folder.is_dir() else []
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def being_written(runs):
-    """Whether a checkpoint is being written, or was when its process ended."""
+    """Whether a checkpoint is being written, or was not complete when its process ended."""
     folder = checkpoints(runs)
     return folder.is_dir() and any(name.endswith(".tmp") for name in os.listdir(folder))
 
 
 def same(found, expected):
-    """Compares outcomes; says which parts differ, not all of their bytes."""
+    """Compares outcomes; a failure names the parts that differ instead of all their bytes."""
     assert found.keys() == expected.keys()
     assert found["metrics"] == expected["metrics"]
     assert [name for name in found if found[name] != expected[name]] == []
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(24, marks=pytest.mark.slow)])
-def test_killed_at_any_moment_it_ends_as_if_nothing_had_happened(
-    start, runs, tmp_path, undisturbed, kills
-):
+def test_a_run_killed_at_any_moment_has_the_same_results(start, runs, tmp_path, undisturbed, kills):
     epochs = 4 if kills == 4 else 10
     options = [*DIGITS, *SMALL, "--methods", "ce,alr", "--optim.epochs", epochs]
     options += ["--checkpoint.steps", "2"]
@@ -123,10 +121,10 @@ def test_killed_at_any_moment_it_ends_as_if_nothing_had_happened(
     for kill in range(kills):
         had = newest_number(runs)
         training = start(*options, "--resume", "auto")
-        # The kills are spread over both methods, but not to the end: what is left takes longer than
-        # the pauses below, on a fast machine, too.
+        # The kills are spread over both methods, except for the end: the remaining steps take
+        # longer than the pauses below, even on a fast machine.
         aim = round(0.8 * steps * (kill + 1) / kills)
-        if kill % 4 == 3:  # anywhere, while it starts and resumes, too
+        if kill % 4 == 3:  # at any time, including start and resume
             time.sleep(rng.uniform(0, 0.6))
             training.until(lambda had=had: had or newest_number(runs))
         else:
@@ -145,8 +143,8 @@ def test_killed_at_any_moment_it_ends_as_if_nothing_had_happened(
     same(outcome(runs), expected)
     assert (hits, resumed) == (kills, kills - 1)
     assert writes >= kills // 4
-    # A run that is killed while it starts has not said yet that it goes on.
-    assert last.output.count(": goes on in epoch") > kills // 2
+    # A run that is killed while it starts has not logged yet that it resumes.
+    assert last.output.count(": resumes in epoch") > kills // 2
     assert not being_written(runs)
     print(f"{hits} kills, {writes} of them while a checkpoint was written")
 
@@ -155,7 +153,7 @@ _TERM, _USR1 = int(signal.SIGTERM), int(signal.SIGUSR1)
 MIDDLE = {"signal_after": {"number": _TERM, "steps": STEPS + 3}}
 END = {"signal_after": {"number": _USR1, "steps": 2 * STEPS}}
 EVALUATION = {"signal_in_evaluation": {"number": _USR1, "calls": 2}}
-# The scaler's factor is halved.
+# Halves the scale of the gradient scaler.
 NAN = {"nan_images": {"first": 3, "last": 3}}
 
 
@@ -197,30 +195,32 @@ def slow(*values):
         ),
     ],
 )
-def test_stopped_by_a_signal_it_goes_on_bit_by_bit(start, runs, undisturbed, stop, where, options):
+def test_a_run_stopped_by_a_signal_resumes_bit_by_bit(
+    start, runs, undisturbed, stop, where, options
+):
     nan = {name: fault for name, fault in stop.items() if name == "nan_images"}
     options = [*OPTIONS, *options, "--checkpoint.steps", "9"]
     expected = undisturbed(*options, faults=nan)
     stopped = start(*options, faults=stop)
     assert stopped.wait() == 75, stopped.output
-    said = stopped.output.splitlines()[-1]
-    assert said.startswith(("stopped by SIGTERM", "stopped by SIGUSR1"))
-    assert said.endswith(f" in {where}; --resume auto goes on there")
+    message = stopped.output.splitlines()[-1]
+    assert message.startswith(("stopped by SIGTERM", "stopped by SIGUSR1"))
+    assert message.endswith(f" in {where}; --resume auto resumes there")
     assert newest_checkpoint(checkpoints(runs)) is not None
     assert not (runs / "latest").exists()
 
     resumed = start(*options, "--resume", "auto")
     assert resumed.wait() == 0, resumed.output
-    assert resumed.output.count(": goes on in epoch") == 1
+    assert resumed.output.count(": resumes in epoch") == 1
     same(outcome(runs), expected)
     again = start(*options, "--resume", "auto")
     assert again.wait() == 0
-    assert "has finished already" in again.output.splitlines()[-1]
+    assert "has already finished" in again.output.splitlines()[-1]
     same(outcome(runs), expected)
 
 
-def test_the_whole_state_goes_on(start, runs, tmp_path, server):
-    """The last checkpoint of both, tensor by tensor: also what no figure shows yet."""
+def test_the_whole_state_is_restored(start, runs, tmp_path, server):
+    """Compares the last checkpoints of both runs tensor by tensor, not only their results."""
     options = [*OPTIONS, "--checkpoint.steps", "20", "--checkpoint.keep", "9", *_FLOAT16_EMA]
     whole = server.start("--runs", tmp_path / "whole", *options, log=tmp_path / "log", faults=NAN)
     assert whole.wait() == 0, whole.output
@@ -234,7 +234,7 @@ def test_the_whole_state_goes_on(start, runs, tmp_path, server):
 
     (found, position), (expected, expected_position) = state(runs), state(tmp_path / "whole")
     for state in (position, expected_position):
-        del state["scheduler"]["_step_count"]  # only warns of a wrong order of calls
+        del state["scheduler"]["_step_count"]  # only for a warning about the order of calls
     assert position == expected_position
     assert position["scaler"]["scale"] < 65536
     assert found.keys() == expected.keys()
@@ -244,7 +244,7 @@ def test_the_whole_state_goes_on(start, runs, tmp_path, server):
 
 
 def bits(tensor):
-    """NaN compares as equal to itself."""
+    """Bytes of a tensor, so that NaN equals NaN."""
     return tensor.contiguous().flatten().view(torch.uint8).tolist()
 
 
@@ -252,7 +252,7 @@ _FLOAT16_EMA = ["--precision", "float16", "--model.ema_decay", "0.9"]
 
 
 def saved_tensors(checkpoint):
-    """All that a checkpoint holds, shards as whole tensors."""
+    """All tensors of a checkpoint, with their shards joined."""
     from torch.distributed.checkpoint import FileSystemReader
 
     entries = FileSystemReader(checkpoint.path).read_metadata().state_dict_metadata
@@ -267,15 +267,15 @@ def saved_tensors(checkpoint):
 
 @pytest.fixture
 def with_workers(tmp_path):
-    """Options of a training whose images are decoded by processes."""
+    """Options of a training with worker processes that decode images."""
     root = write_folder(tmp_path / "set", train=dict.fromkeys("abc", 16), test={"a": 4})
     options = [*SMALL, "--methods", "alr", "--optim.epochs", "2", "--optim.batch_size", "8"]
     return [*options, "--data-root", root, "--data.loader", "torch", "--data.workers", "2"]
 
 
 @pytest.mark.parametrize("workers", [0, slow(1)])
-def test_random_numbers_go_on_with_a_loader_of_torch(start, tmp_path, undisturbed, workers):
-    """A DataLoader takes a random number when it begins, in a new process once more."""
+def test_random_numbers_continue_with_the_torch_loader(start, tmp_path, undisturbed, workers):
+    """A DataLoader draws a random number when it starts, and again in a new process."""
     classes = {name: 16 for name in "abc"}
     root = write_folder(tmp_path / "set", train=classes, test=dict.fromkeys("abc", 4))
     options = [*SMALL, "--methods", "alr", "--optim.epochs", "3", "--optim.batch_size", "8"]
@@ -290,7 +290,7 @@ def test_random_numbers_go_on_with_a_loader_of_torch(start, tmp_path, undisturbe
 
 @pytest.mark.parametrize("number", [_TERM, slow(_USR1), slow(int(signal.SIGINT))])
 def test_a_signal_to_the_workers_too_ends_none_of_them(start, runs, with_workers, number):
-    """Slurm, and a shell that ends a whole group, signal the workers of the loader as well."""
+    """Slurm, and a shell that signals a whole group, reach the workers of the loader, too."""
     stop = {"signal_group_after": {"number": number, "steps": 4}}
     stopped = start(*with_workers, faults=stop)
     if number == signal.SIGINT:
@@ -299,11 +299,11 @@ def test_a_signal_to_the_workers_too_ends_none_of_them(start, runs, with_workers
         return
     assert stopped.wait() == 75, stopped.output
     assert stopped.output.splitlines()[-1].endswith(
-        "in epoch 1 after step 4; --resume auto goes on there"
+        "in epoch 1 after step 4; --resume auto resumes there"
     )
     resumed = start(*with_workers, "--resume", "auto")
     assert resumed.wait() == 0, resumed.output
-    assert "alr: goes on in epoch 1 after step 4" in resumed.output
+    assert "alr: resumes in epoch 1 after step 4" in resumed.output
 
 
 @pytest.mark.slow
@@ -312,7 +312,7 @@ def test_workers_do_not_outlive_a_killed_training(start, with_workers):
     training.until(lambda: training.log.exists() and " 1/500 " in training.output)
 
     def living():
-        """Number of each process of the training's group, zombies left out."""
+        """Ids of the processes in the group of the training, without zombies."""
         found = set()
         for path in Path("/proc").glob("[0-9]*/stat"):
             with suppress(FileNotFoundError, ProcessLookupError):
@@ -324,14 +324,14 @@ def test_workers_do_not_outlive_a_killed_training(start, with_workers):
     assert len(living()) >= 3
     training.send(signal.SIGKILL)
     assert training.wait() == -signal.SIGKILL
-    end = time.monotonic() + 20  # they look every five seconds whether it is still there
+    end = time.monotonic() + 20  # workers check every five seconds whether their parent still runs
     while living():
         assert time.monotonic() < end
         time.sleep(0.05)
 
 
 @pytest.mark.slow
-def test_the_command_itself_stopped_from_outside(tmp_path, undisturbed):
+def test_the_real_command_stopped_by_sigterm(tmp_path, undisturbed):
     options = [*OPTIONS, "--model.name", "conv-tiny", "--optim.epochs", "8"]
     command = [sys.executable, "-m", "alr_fast.train", *options, "--runs", str(tmp_path / "runs")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -351,11 +351,11 @@ def test_the_command_itself_stopped_from_outside(tmp_path, undisturbed):
         [*command, "--resume", "auto"], env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert "alr: goes on in epoch " in done.stdout
+    assert "alr: resumes in epoch " in done.stdout
     same(outcome(tmp_path / "runs"), undisturbed(*options))
 
 
-# The rows stay close to the given labels, so that each of them tells whose it is.
+# The rows stay close to the given labels, so that each row can be assigned to its sample.
 GROUP = [*OPTIONS, "--alr.momentum", "0.95", "--checkpoint.steps", "3", "--checkpoint.keep", "3"]
 
 
@@ -368,30 +368,32 @@ def stopped_pair(server, tmp_path_factory):
     training.send(signal.SIGTERM)
     assert training.wait() not in (0, None)
     output = training.output
-    assert output.count("goes on there") == 1, output
+    assert output.count("resumes there") == 1, output
     assert "stopped by " in output
     checkpoint = newest_checkpoint(checkpoints(folder / "runs"))
     assert (checkpoint.world_size, checkpoint.progress["position"]["epoch"] >= 1) == (2, True)
     return folder / "runs"
 
 
-def test_torchrun_stopped_goes_on_bit_by_bit(start, runs, stopped_pair, undisturbed):
+def test_a_stopped_torchrun_resumes_bit_by_bit(start, runs, stopped_pair, undisturbed):
     shutil.copytree(stopped_pair, runs, symlinks=True)
     resumed = start(*GROUP, "--resume", "auto", processes=2)
     assert resumed.wait() == 0, resumed.output
-    assert resumed.output.count("alr: goes on in epoch") == 1
+    assert resumed.output.count("alr: resumes in epoch") == 1
     same(outcome(runs), undisturbed(*GROUP, processes=2))
 
 
 @pytest.mark.parametrize("processes", [None, slow(4)])
-def test_another_number_of_processes_finds_each_samples_row(start, runs, stopped_pair, processes):
+def test_another_number_of_processes_restores_the_row_of_each_sample(
+    start, runs, stopped_pair, processes
+):
     shutil.copytree(stopped_pair, runs, symlinks=True)
     before = newest_checkpoint(checkpoints(runs))
-    # One step, then look what it has: all but the rows of one batch.
+    # After one step all rows but those of one batch are unchanged.
     stop = {"signal_after": {"number": _TERM, "steps": 1}}
     training = start(*GROUP, "--resume", "auto", processes=processes, faults=stop)
     assert training.wait() == (75 if processes is None else 1)
-    assert "that epoch is begun anew" in training.output
+    assert "that epoch starts again" in training.output
     after = newest_checkpoint(checkpoints(runs))
     assert (after.number, after.world_size) == (before.number + 1, processes or 1)
     old, new = saved_tensors(before), saved_tensors(after)
@@ -411,7 +413,7 @@ def test_another_number_of_processes_finds_each_samples_row(start, runs, stopped
 
 
 def given_labels(limit):
-    """Labels that the recipe's noise gives to the first samples, by id; -1 for those left out."""
+    """Noisy labels of the first samples, by sample id; -1 for other samples."""
     from alr_fast.noise import inject
 
     config = parse([*OPTIONS, "--data.limit", str(limit)])
@@ -425,16 +427,16 @@ def given_labels(limit):
 
 
 @pytest.mark.parametrize(("processes", "rank"), [(2, 1), slow(2, 0), slow(4, 2)])
-def test_torchrun_starts_a_killed_rank_anew(start, runs, undisturbed, processes, rank):
+def test_torchrun_restarts_after_a_killed_rank(start, runs, undisturbed, processes, rank):
     faults = {"kill_rank": {"rank": rank, "steps": STEPS + 3}}
     training = start(*GROUP, "--resume", "auto", processes=processes, restarts=2, faults=faults)
     assert training.wait() == 0, training.output
-    assert training.output.count("alr: goes on in epoch") == 1
+    assert training.output.count("alr: resumes in epoch") == 1
     same(outcome(runs), undisturbed(*GROUP, processes=processes))
 
 
 @pytest.mark.slow
-def test_torchrun_itself_with_a_killed_rank(runs, undisturbed):
+def test_the_real_torchrun_with_a_killed_rank(runs, undisturbed):
     options = [*GROUP, "--model.name", "conv-tiny"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
     command += ["4", "--max-restarts", "2", "-m", "alr_fast.train", *options]
@@ -450,19 +452,19 @@ def test_torchrun_itself_with_a_killed_rank(runs, undisturbed):
         os.kill(children(process.pid)[2], signal.SIGKILL)
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    assert output.count("alr: goes on in epoch") == 1
+    assert output.count("alr: resumes in epoch") == 1
     same(outcome(runs), undisturbed(*options, processes=4))
 
 
 def children(pid):
-    """Processes that a process started, ascending."""
+    """Ids of the child processes of a process, ascending."""
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return sorted(map(int, text.split()))
 
 
 @pytest.mark.slow
 def test_an_error_of_the_first_process_ends_all(start, runs, undisturbed):
-    """A full disk when the line of an epoch is written: nobody waits for the one that failed."""
+    """The disk is full when an epoch is logged: no process waits for the one that failed."""
     fault = {"full_disk": {"name": "metrics.csv", "mode": "a", "at": 2}}
     training = start(*GROUP, processes=2, faults=fault)
     assert training.wait() == 1
@@ -473,10 +475,10 @@ def test_an_error_of_the_first_process_ends_all(start, runs, undisturbed):
 
 
 FULL = [*OPTIONS, "--checkpoint.steps", "5"]
-LIMIT = 40_000  # bytes: more than any other file of the run, less than a checkpoint
+LIMIT = 40_000  # bytes: above the size of all other files of the run, below that of a checkpoint
 
 
-def test_no_checkpoint_can_be_written_and_training_goes_on(start, runs, undisturbed):
+def test_training_continues_if_no_checkpoint_can_be_written(start, runs, undisturbed):
     training = start(*FULL, faults={"limit_files": {"num_bytes": LIMIT, "after_steps": 1}})
     assert training.wait() == 0, training.output
     for number in (5, 10, 15, 20):
@@ -487,7 +489,7 @@ def test_no_checkpoint_can_be_written_and_training_goes_on(start, runs, undistur
 
 
 @pytest.mark.parametrize("stop", [False, True])
-def test_an_older_checkpoint_stands(start, runs, undisturbed, stop):
+def test_an_older_checkpoint_remains(start, runs, undisturbed, stop):
     options = [*FULL, "--checkpoint.background", "false"]
     faults = {"limit_files": {"num_bytes": LIMIT, "after_steps": 6}}
     if stop:
@@ -500,21 +502,21 @@ def test_an_older_checkpoint_stands(start, runs, undisturbed, stop):
     assert max(path.stat().st_size for path in checkpoint.path.iterdir()) > LIMIT
     assert not being_written(runs)
     if stop:
-        said = training.output.splitlines()[-1]
-        assert said.startswith(
+        message = training.output.splitlines()[-1]
+        assert message.startswith(
             "error: stopped in epoch 2 after step 5, but checkpoint 12 could not be"
         )
-        assert "checkpoint 5 stands" in said
+        assert "checkpoint 5 stands" in message
     else:
         same(outcome(runs), undisturbed(*options))
-        (run_folder(runs) / "summary.json").unlink()  # as if it had been killed at its very end
+        (run_folder(runs) / "summary.json").unlink()  # as if killed at the very end
     resumed = start(*options, "--resume", "auto")
     assert resumed.wait() == 0, resumed.output
-    assert "goes on in epoch 1 after step 5" in resumed.output
+    assert "resumes in epoch 1 after step 5" in resumed.output
     same(outcome(runs), undisturbed(*options))
 
 
-def test_disk_full_at_the_line_of_an_epoch(start, runs, undisturbed):
+def test_the_disk_is_full_when_an_epoch_is_logged(start, runs, undisturbed):
     fault = {"full_disk": {"name": "metrics.csv", "mode": "a", "at": 2}}
     training = start(*FULL, faults=fault)
     assert training.wait() == 2
@@ -525,13 +527,13 @@ def test_disk_full_at_the_line_of_an_epoch(start, runs, undisturbed):
     assert "Traceback" not in training.output
     resumed = start(*FULL, "--resume", "auto")
     assert resumed.wait() == 0, resumed.output
-    assert "goes on in epoch 2 after step 3" in resumed.output
+    assert "resumes in epoch 2 after step 3" in resumed.output
     same(outcome(runs), undisturbed(*FULL))
 
 
 @contextmanager
 def trainer_of(*argv):
-    """A trainer at work in this process, with its loader and the loss's bank."""
+    """A trainer in this process, with its label bank and the batches of an epoch."""
     from alr_fast.bank import LabelBank
 
     config = parse([*OPTIONS, "--model.name", "conv-tiny", *argv])
@@ -565,10 +567,10 @@ def copies(tensors):
 def test_a_step_of_nan_changes_nothing(optimizer, precision, at):
     options = ["--precision", precision, "--alr.warmup_epochs", "0", "--optim.clip_norm", "1"]
     options += ["--optim.optimizer", optimizer, "--optim.lr", "0.01"]
-    with trainer_of(*options[: 4 if at else 6], *options[6:]) as this:
-        trainer, bank = this.trainer, this.bank
+    with trainer_of(*options[: 4 if at else 6], *options[6:]) as setup:
+        trainer, bank = setup.trainer, setup.bank
         trainer.begin_epoch()
-        for batch in this.batches[:at]:
+        for batch in setup.batches[:at]:
             trainer.train_step(batch)
 
         def state():
@@ -582,21 +584,21 @@ def test_a_step_of_nan_changes_nothing(optimizer, precision, at):
 
         before = state()
         assert all(tensor.isfinite().all() for tensor in before.values())
-        batch = this.batches[at]
+        batch = setup.batches[at]
         trainer.train_step({**batch, "image": batch["image"] * torch.nan})
         after = state()
         assert [name for name in before if not torch.equal(before[name], after[name])] == []
         assert trainer.check_skipped() == 1
         assert all(buffer.isfinite().all() for buffer in trainer.model.buffers())
 
-        trainer.train_step(this.batches[at + 1])
-        trainer.train_step(this.batches[at + 2])
+        trainer.train_step(setup.batches[at + 1])
+        trainer.train_step(setup.batches[at + 2])
         last = state()
         assert trainer.check_skipped() == 1
         assert all(tensor.isfinite().all() for tensor in last.values())
         assert not torch.equal(last["head.weight"], before["head.weight"])
         changed = (last["rows"] != before["rows"]).any(1).nonzero().flatten().tolist()
-        touched = torch.cat([this.batches[at + 1]["index"], this.batches[at + 2]["index"]])
+        touched = torch.cat([setup.batches[at + 1]["index"], setup.batches[at + 2]["index"]])
         assert changed == sorted(touched.tolist())
 
 
@@ -618,7 +620,7 @@ def test_a_run_with_one_step_of_nan(start, runs, undisturbed, options, at):
     training = start(*OPTIONS, *options, faults={"nan_images": {"first": at, "last": at}})
     assert training.wait() == 0, training.output
     rows = metrics(runs)
-    # float16 leaves out steps of its own while the scaler looks for its factor.
+    # With float16 the scaler skips further steps until it has found its scale.
     usual = [int(row["skipped_steps"]) for row in undisturbed(*OPTIONS, *options)["metrics"]]
     usual[at // STEPS] += 1
     assert [int(row["skipped_steps"]) for row in rows] == usual
@@ -633,21 +635,21 @@ def test_a_run_with_one_step_of_nan(start, runs, undisturbed, options, at):
 
 
 @pytest.mark.parametrize("every", [1, 20])
-def test_nan_that_stays_ends_the_run(start, runs, every):
+def test_persistent_nan_ends_the_run(start, runs, every):
     options = ["--optim.max_skipped", "4", "--log-every", every]
     training = start(*OPTIONS, *options, faults={"nan_images": {"first": 5, "last": 99}})
     assert training.wait() == 2
-    said = training.output.splitlines()[-1]
-    assert said.startswith("error: the gradients of the last ")
-    assert "not finite" in said
-    assert "--optim.lr" in said
+    message = training.output.splitlines()[-1]
+    assert message.startswith("error: the gradients of the last ")
+    assert "not finite" in message
+    assert "--optim.lr" in message
     assert "Traceback" not in training.output
     assert not (runs / "latest").exists()
 
 
 @pytest.fixture(scope="module")
 def stopped_table(server, tmp_path_factory):
-    """A run on a list of images, stopped with three checkpoints: folder and options."""
+    """A run on a list of images, stopped with three checkpoints: folder, options, list."""
     folder = tmp_path_factory.mktemp("table")
     classes = dict.fromkeys("abc", 8)
     write_folder(folder / "set", train=classes, test=dict.fromkeys("abc", 2))
@@ -675,7 +677,7 @@ def write_list(path, rows):
 
 @pytest.fixture
 def resume(server, stopped_table, tmp_path):
-    """Resumes a copy of that run; returns status and last line."""
+    """Resumes a copy of that run; returns status and output lines."""
     folder, options, rows = stopped_table
     for name in ("set", "runs"):
         shutil.copytree(folder / name, tmp_path / name)
@@ -726,7 +728,7 @@ def test_other_samples_are_refused(resume, change):
     refused(resume.resume("--resume", "auto"), "was made with other training samples")
 
 
-def test_other_labels_are_refused_or_wanted(resume):
+def test_other_labels_are_refused_or_accepted(resume):
     rows = resume.rows
     rows[2] = (rows[2][0], "b", "train")
     write_list(resume.table, rows)
@@ -739,10 +741,10 @@ def test_other_labels_are_refused_or_wanted(resume):
         *("--resume", "auto", "--checkpoint.other_labels", "true", "--checkpoint.steps", "1")
     )
     assert status == 0, lines
-    assert any("alr: goes on in epoch 3 after step 1" in line for line in lines)
+    assert any("alr: resumes in epoch 3 after step 1" in line for line in lines)
     saved = load_file(run_folder(resume.runs) / "alr_bank.safetensors")
     assert saved["given_labels"][2] == 1
-    # What was noted down of the label before is forgotten.
+    # The history of the label before is discarded.
     last = saved_tensors(newest_checkpoint(checkpoints(resume.runs)))
     passes = dict(zip(last["bank.ids"].tolist(), last["history.passes"].tolist(), strict=True))
     assert passes[2] < min(passes[i] for i in passes if i != 2)
@@ -763,14 +765,14 @@ def test_a_damaged_checkpoint_is_refused_and_an_older_one_offered(resume, damage
         content[len(content) // 3] ^= 1
         path.write_bytes(content)
     word = {"auto": "auto", "run": run_folder(resume.runs), "checkpoint": newest.path}[asked]
-    said = {"truncated": "is truncated", "missing": "is missing"}.get(damage, "was changed")
-    refused(resume.resume("--resume", word), str(path), said, f"--resume {older.path}")
+    message = {"truncated": "is truncated", "missing": "is missing"}.get(damage, "was changed")
+    refused(resume.resume("--resume", word), str(path), message, f"--resume {older.path}")
     status, lines = resume.resume("--resume", older.path)
     assert status == 0, lines
     assert any(line.endswith(f"from {older.path}") for line in lines)
 
 
-def test_an_older_checkpoint_gives_the_same_end(resume, undisturbed, stopped_table):
+def test_an_older_checkpoint_leads_to_the_same_results(resume, undisturbed, stopped_table):
     folder, options, _ = stopped_table
     expected = undisturbed(*options, "--data-root", folder / "set" / "all.csv")
     oldest, *_ = list_checkpoints(checkpoints(resume.runs))
@@ -788,17 +790,17 @@ def test_another_option_is_refused(resume):
     )
 
 
-def test_auto_starts_a_run_of_its_own_with_another_option(resume):
+def test_auto_starts_a_new_run_with_another_option(resume):
     (before,) = [path for path in resume.runs.iterdir() if not path.is_symlink()]
     content = {path: path.read_bytes() for path in before.rglob("*") if path.is_file()}
     status, lines = resume.resume("--resume", "auto", "--optim.lr", "0.03")
     assert status == 0, lines
-    assert not any("goes on" in line for line in lines)
+    assert not any("resumes" in line for line in lines)
     assert len([path for path in resume.runs.iterdir() if not path.is_symlink()]) == 2
     assert {path: path.read_bytes() for path in before.rglob("*") if path.is_file()} == content
 
 
-def test_a_path_that_is_none_is_refused(resume, tmp_path):
+def test_a_path_without_a_run_is_refused(resume, tmp_path):
     refused(resume.resume("--resume", tmp_path / "none"), "none: no such folder")
     refused(resume.resume("--resume", resume.table), "all.csv: no such folder")
     (tmp_path / "empty").mkdir()
@@ -813,5 +815,5 @@ def test_auto_without_a_checkpoint_starts_a_new_run(resume):
     shutil.rmtree(run_folder(resume.runs))
     status, lines = resume.resume("--resume", "auto")
     assert status == 0, lines
-    assert not any("goes on" in line for line in lines)
+    assert not any("resumes" in line for line in lines)
     assert (run_folder(resume.runs) / "summary.json").is_file()

@@ -86,9 +86,7 @@ VARIANTS = {
     "bfloat16": Config(optim=SGD, precision="bfloat16"),
     "float16": Config(optim=SGD, precision="float16"),
     "micro-batches, clipped": Config(optim=replace(SGD, accumulate=2, clip_norm=0.1)),
-    "adamw, ema": Config(
-        optim=replace(SGD, optimizer="adamw"), model=ModelConfig(ema_decay=0.99)
-    ),
+    "adamw, ema": Config(optim=replace(SGD, optimizer="adamw"), model=ModelConfig(ema_decay=0.99)),
 }
 
 

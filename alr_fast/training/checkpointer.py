@@ -1,6 +1,7 @@
 """Saves the state of a method to checkpoints and restores it."""
 
 import time
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -87,9 +88,7 @@ class Checkpointer:
         earlier = len(run.finished) * run.config.optim.epochs * len(run.loaders.train)
         run.last_checkpoint = max(earlier + trainer.steps_made, run.last_checkpoint + 1)
         tensors, bank = trainer.tensors(), trainer.criterion.bank
-        if bank is None:
-            run.store.save(run.last_checkpoint, tensors, progress, wait=wait)
-        else:
+        if bank is not None:
             tensors |= {
                 "bank.rows": self._shard(bank.rows),
                 "bank.ids": self._shard(self._sample_ids),
@@ -98,8 +97,8 @@ class Checkpointer:
             }
             # A bank in a file may be larger than the memory: it is written without a copy.
             wait = wait or bank.placement == "file"
-            with bank.host_access():
-                run.store.save(run.last_checkpoint, tensors, progress, wait=wait)
+        with nullcontext() if bank is None else bank.host_access():
+            run.store.save(run.last_checkpoint, tensors, progress, wait=wait)
         run.saved_at = time.monotonic()
 
     @cached_property

@@ -15,9 +15,8 @@ class EpochResult:
         loss: Mean loss over the micro-batches with a finite loss; NaN without any.
         accuracy: Share of samples predicted as their given label.
         samples: Number of valid samples.
-        clean_correct: See `alr_fast.training.output.records.EpochRecord`.
-        mislabelled_correct: See there.
-        mislabelled_memorised: See there.
+        clean_correct, mislabelled_correct, mislabelled_memorised: See
+            `alr_fast.training.output.records.EpochRecord`.
     """
 
     loss: float

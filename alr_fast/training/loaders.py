@@ -15,7 +15,7 @@ from alr_fast.data.loaders.choose import Choice, choose_loader, make_loader
 from alr_fast.data.loaders.memory import Decoded, decode_all
 from alr_fast.data.sampler import Sampler
 from alr_fast.data.transform import Transform, for_evaluation
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config, DataConfig
 from alr_fast.training.distributed import World
 from alr_fast.training.run_data import RunData, num_workers
@@ -118,8 +118,8 @@ class Loaders:
         Raises:
             SharedError: Too many images are unreadable.
         """
-        loaders = (self.train, *self.tests, *([self.validation] if self.validation else []))
-        lists = [loader.broken for loader in loaders]
+        loaders = (self.train, *self.tests, self.validation)
+        lists = [loader.broken for loader in loaders if loader is not None]
         parts = world.gather([broken.reasons for broken in lists])
 
         def merge() -> None:
@@ -187,7 +187,6 @@ class _LoaderMaker:
 
     def training(self, split: Split, transform: Transform) -> _MadeLoader:
         """Shuffled batches of the samples that this process owns."""
-        options = self.config.data
         sampler = Sampler(
             len(split),
             self._batch_size(),
@@ -198,12 +197,10 @@ class _LoaderMaker:
             labels=split.index.labels,
             per_class=self._samples_per_class(split.index.num_classes),
         )
-        choice = choose_loader(options.loader, split, transform, options.cache_mb)
-        return self._make(split, sampler, transform, choice, "training")
+        return self._make(split, sampler, transform, self.config.data.loader, "training")
 
     def evaluation(self, split: Split, transform: Transform, name: str) -> Loader:
         """Batches of a test or validation split, dealt out to the processes."""
-        options = self.config.data
         sampler = Sampler(
             len(split),
             evaluation_batch_size(transform.size),
@@ -211,10 +208,10 @@ class _LoaderMaker:
             rank=self.world.rank,
             world_size=self.world.size,
         )
-        # A split may be too large for the memory where the training split is not.
-        wanted = "auto" if options.loader == "memory" else options.loader
-        choice = choose_loader(wanted, split, transform, options.cache_mb)
-        return self._make(split, sampler, transform, choice, name).loader
+        wanted = self.config.data.loader
+        if wanted == "memory":  # required for the training split only
+            wanted = "auto"
+        return self._make(split, sampler, transform, wanted, name).loader
 
     def _batch_size(self) -> int:
         size, processes = self.config.optim.batch_size, self.world.size
@@ -238,9 +235,11 @@ class _LoaderMaker:
         return samples // num_classes
 
     def _make(
-        self, split: Split, sampler: Sampler, transform: Transform, choice: Choice, name: str
+        self, split: Split, sampler: Sampler, transform: Transform, wanted: str, name: str
     ) -> _MadeLoader:
         options, world = self.config.data, self.world
+        with naming_options(loader="data.loader"):
+            choice = choose_loader(wanted, split, transform, options.cache_mb)
         workers = num_workers(options, world.local_size)
         broken = BrokenSamples(split, options.max_broken, self.log, alone=world.size == 1)
         decoded = None

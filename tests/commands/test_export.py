@@ -311,7 +311,7 @@ def test_an_earlier_checkpoint_is_of_its_moment(run, capsys):
 def test_an_unfinished_run_without_a_bank(run, tmp_path, capsys):
     unfinish(run)
     message = refused(capsys, run, "--method", "ce")
-    assert "method ce has no label bank" in message and "--resume auto resumes it" in message
+    assert "method ce has no label bank" in message and "--resume auto goes on" in message
     shutil.rmtree(run / "checkpoints")
     message = refused(capsys, run)
     assert f"{run}: it has no label bank" in message and "left no checkpoint of one" in message

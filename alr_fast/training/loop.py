@@ -10,7 +10,7 @@ from torch import nn
 from alr_fast.bank.history import SampleHistory
 from alr_fast.data.datasets import Split
 from alr_fast.data.loaders.base import Loader
-from alr_fast.errors import SharedError, UserError
+from alr_fast.errors import SharedError, UserError, naming_options
 from alr_fast.training.checkpointer import Checkpointer
 from alr_fast.training.config.schema import Config
 from alr_fast.training.criterion import check_methods, make_loss
@@ -66,13 +66,16 @@ def new_model(config: Config, split: Split, image_size: int, world: World) -> nn
         UserError: Unknown or unsuitable model.
     """
     torch.manual_seed(config.seed)
-    model = build_model(
-        config.model.name,
-        num_classes=split.index.num_classes,
-        in_channels=split.channels,
-        image_size=image_size,
-        pretrained=config.model.pretrained,
-    )
+    with naming_options(
+        name="model.name", pretrained="model.pretrained", image_size="data.image_size"
+    ):
+        model = build_model(
+            config.model.name,
+            num_classes=split.index.num_classes,
+            in_channels=split.channels,
+            image_size=image_size,
+            pretrained=config.model.pretrained,
+        )
     # The weights are the same in all processes, but each has its own dropout masks.
     torch.manual_seed(config.seed + world.rank)
     if config.model.sync_batchnorm:

@@ -195,7 +195,7 @@ def _excluded_rows(
     if listed is None:
         listed = read_exclusions(path, split.index)
     if len(listed):
-        log(f"{len(listed):,} samples are excluded by {path}")
+        log(f"{len(listed):,} samples are left out, listed in {path}")
     return np.union1d(excluded, listed)
 
 

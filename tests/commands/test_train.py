@@ -1,11 +1,9 @@
 import csv
 import gzip
-import importlib.util
 import json
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,18 +25,9 @@ from alr_fast.training.loop import evaluate
 from alr_fast.training.models import build_model
 from alr_fast.training.output.records import EpochRecord, method_summary
 from alr_fast.training.profiling import PHASES
-from helpers.image_folder import write_folder
+from helpers.finished_runs import metrics_of, summary_of
 
 EPOCHS = 6
-
-
-def summary_of(runs):
-    return json.loads((runs / "latest" / "summary.json").read_text())
-
-
-def metrics_of(runs):
-    with (runs / "latest" / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture(scope="module")
@@ -57,32 +46,6 @@ def digits_run(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr
     return folder / "runs", done.stdout
-
-
-@pytest.fixture
-def one_thread():
-    """Tiny models gain nothing from threads, and lose much on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def root(tmp_path):
-    return write_folder(tmp_path / "set", train={"a": 12, "b": 12}, test={"a": 4, "b": 4})
-
-
-@pytest.fixture
-def train_folder(root, tmp_path, one_thread):
-    """Trains on a folder of 24 images; returns the exit status and the folder of runs."""
-
-    def train(*argv):
-        runs = tmp_path / "runs"
-        given = ["--data-root", str(root), "--runs", str(runs), "--optim.epochs", "2"]
-        return main([*given, "--optim.batch_size", "8", "--data.workers", "1", *argv]), runs
-
-    return train
 
 
 def test_summary(digits_run):
@@ -304,68 +267,6 @@ def test_timm_model_with_random_crops(train_folder):
     assert "fc.weight" in load_file(runs / "latest" / "alr.safetensors")
 
 
-def test_a_diverged_training_ends_with_one_line(train_folder, capsys):
-    status, runs = train_folder("--optim.lr", "1e30")
-    assert status == 2
-    text = capsys.readouterr().err
-    assert "training loss of epoch" in text
-    assert "--optim.lr" in text
-    assert text.count("\n") == 1
-    assert not (runs / "latest").exists()
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        (["--recipe", "nosuch"], "nosuch"),
-        (["--data-root", "/no/such/folder"], "/no/such/folder: no such folder"),
-        (["--data.crop", "resized"], "--data.crop resized: images that come as arrays"),
-        (["--data.loader", "dali"], "--data.loader dali: the images of this data set are arrays"),
-        (["--data.randaugment_ops", "2"], "--data.randaugment_ops 2: images that come as arrays"),
-        (["--data.epoch_samples", "5"], "--data.epoch_samples 5: below the number of classes, 10"),
-        (["--model.name", "nosuch"], "--model.name nosuch"),
-        (["--model.sync_batchnorm", "true"], "--model.sync_batchnorm true: PyTorch"),
-        (["--bank.placement", "pinned", "--device", "cpu"], "pinned"),
-        (["--bank.placement", "file", "--bank.folder", "/no/such"], "--bank.folder /no/such: no"),
-        (["--log.to", "csv,paper"], "--log.to paper: no such logger"),
-        (["--resume", "/no/such/run"], "--resume /no/such/run: no such folder"),
-        (
-            ["--optim.accumulate", "2", "--model.compile", "reduce-overhead"],
-            "--optim.accumulate 2: does not go with --model.compile reduce-overhead",
-        ),
-        (["--optim.clip_norm", "0"], "--optim.clip_norm 0.0: must be above 0"),
-        (["--model.ema_decay", "1"], "--model.ema_decay 1.0: must be at least 0 and below 1"),
-        (["--checkpoint.keep", "0"], "--checkpoint.keep 0: must be 1 or more"),
-        (["--device", "nosuch"], "--device nosuch: not usable"),
-        (["--data.limit", "5"], "--data.limit 5: below the number of classes, 10"),
-        (["--noise.rate", "2"], "--noise.rate 2.0"),
-        (["--no.such", "2"], "--no.such: no such option"),
-    ],
-)
-def test_wrong_input_writes_nothing(tmp_path, capsys, argv, message):
-    assert main([*argv, "--runs", str(tmp_path / "runs")]) == 2
-    text = capsys.readouterr().err
-    assert text.startswith("error: ")
-    assert message in text
-    assert text.count("\n") == 1
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_too_many_broken_images_are_found_before_anything_is_written(
-    train_folder, root, capsys, split
-):
-    path = root / split / "b" / "003.png"
-    path.write_bytes(path.read_bytes()[:-40])
-    status, runs = train_folder()
-    assert status == 2
-    text = capsys.readouterr().err
-    assert f"error: {path}: cannot be read as an image (the PNG is cut off)" in text
-    assert "alr_fast.data verify" in text
-    assert text.count("\n") == 1
-    assert not runs.exists()
-
-
 @pytest.mark.parametrize("loader", ["memory", "torch", "dali"])
 def test_a_few_broken_images_are_left_out_and_listed(train_folder, root, capsys, loader):
     if loader == "dali":
@@ -409,14 +310,6 @@ def test_a_profile_shows_the_time_of_each_phase(train_folder, capsys):
     assert min(shares[name] for name in ("forward", "backward", "optimizer", "loss")) > 0
 
 
-def test_too_little_space_for_the_bank_is_found_before_training(train_folder, monkeypatch, capsys):
-    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
-    status, runs = train_folder("--bank.placement", "file", "--methods", "ce,alr")
-    assert status == 2
-    assert "has room for" in capsys.readouterr().err
-    assert not runs.exists()
-
-
 def test_a_profile_needs_enough_steps(train_folder, capsys):
     # One step per epoch: one step too few.
     status, runs = train_folder(
@@ -431,35 +324,6 @@ def test_a_compiled_model_trains(train_folder):
     status, runs = train_folder("--model.compile", "default", "--methods", "alr")
     assert status == 0
     assert "head.weight" in load_file(runs / "latest" / "alr.safetensors")
-
-
-def test_a_folder_of_runs_that_cannot_be_made(capsys):
-    assert main(["--runs", "/proc/runs"]) == 2
-    text = capsys.readouterr().err
-    assert text.startswith("error: --runs /proc/runs: ")
-    assert text.count("\n") == 1
-
-
-@pytest.mark.parametrize("where", ["file", "latest"])
-def test_unusable_folder_of_runs(tmp_path, capsys, where):
-    runs = tmp_path / "runs"
-    if where == "file":
-        runs.write_text("")
-    else:
-        (runs / "latest").mkdir(parents=True)
-    before = sorted(tmp_path.rglob("*"))
-    assert main(["--runs", str(runs)]) == 2
-    assert str(runs) in capsys.readouterr().err
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_missing_extra_is_one_line(monkeypatch, capsys):
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "rich" else real(n))
-    assert "rich" in TRAIN_EXTRA
-    assert main([]) == 2
-    text = capsys.readouterr().err
-    assert text == "error: training needs rich, not installed: pip install 'alr_fast[train]'\n"
 
 
 def test_the_library_imports_nothing_of_the_extra():

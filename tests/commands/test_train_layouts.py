@@ -1,6 +1,5 @@
 """The training command on a tiny data set in every layout, given the folder of a download."""
 
-import json
 from functools import partial
 
 import numpy as np
@@ -13,6 +12,7 @@ from alr_fast.data.loaders.choose import has_dali
 from alr_fast.train import main
 from alr_fast.training.config.schema import recipe_names
 from alr_fast.training.models import build_model
+from helpers.finished_runs import summary_of
 from helpers.image_folder import write_folder
 from helpers.layouts import (
     write_animal10n,
@@ -33,20 +33,15 @@ write_two_classes = partial(write_folder, train={"a": 6, "b": 6}, test={"a": 2, 
 
 
 @pytest.fixture
-def train(tmp_path):
+def train(tmp_path, one_thread):
     """Trains for one epoch with tiny images; returns the summary."""
 
     def run(root, *argv):
         given = ["--data-root", str(root), "--runs", str(tmp_path / "runs"), "--methods", "alr"]
         given += ["--model.name", "conv-tiny", "--optim.epochs", "1", "--alr.warmup_epochs", "0"]
         given += ["--optim.batch_size", "16", "--data.workers", "1"]
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # tiny models gain nothing from threads
-        try:
-            assert main([*given, *map(str, argv)]) == 0
-        finally:
-            torch.set_num_threads(threads)
-        return json.loads((tmp_path / "runs" / "latest" / "summary.json").read_text())
+        assert main([*given, *map(str, argv)]) == 0
+        return summary_of(tmp_path / "runs")
 
     return run
 

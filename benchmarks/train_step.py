@@ -201,7 +201,7 @@ class Contest:
             history = SampleHistory(self.batches.labels, world.device)
         trainer = Trainer(self.model, criterion, self._config, self.batches, world, history=history)
         trainer.begin_epoch()
-        return Stepper(trainer.train_step, lambda: trainer.progress()[0], criterion.bank)
+        return Stepper(trainer.train_step, lambda: trainer.progress().loss, criterion.bank)
 
     def _bank(self) -> LabelBank:
         return LabelBank.from_labels(

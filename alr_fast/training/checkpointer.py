@@ -1,10 +1,170 @@
-"""When a run writes a checkpoint, and how a method is restored from one."""
+"""Saves the state of a method to checkpoints and restores it."""
 
-from alr_fast.training.config.schema import Config
+import time
+from contextlib import nullcontext
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alr_fast.bank import LabelBank
+from alr_fast.errors import SharedError
+from alr_fast.training.checkpoint.manifest import Checkpoint
+from alr_fast.training.checkpoint.shards import shard
+from alr_fast.training.checkpoint.store import load
+from alr_fast.training.resume import describe_data
+from alr_fast.training.run import Run
+from alr_fast.training.signals import Stopped
 from alr_fast.training.trainer import Trainer
 
 
-def steps_due(trainer: Trainer, config: Config) -> bool:
-    """Whether a checkpoint is due by the number of steps."""
-    every = config.checkpoint.steps
-    return every is not None and trainer.steps_made % every == 0
+class Checkpointer:
+    """Checkpoints of one method of a run.
+
+    Args:
+        run: The run.
+        trainer: Trainer of the method.
+        method: Name of the method.
+    """
+
+    def __init__(self, run: Run, trainer: Trainer, method: str) -> None:
+        self._run = run
+        self._trainer = trainer
+        self._method = method
+        # int64 [n], in the order of the label bank of this process.
+        self._sample_ids = torch.from_numpy(run.index.sample_ids[run.loaders.train.sampler.rows])
+
+    @property
+    def steps_due(self) -> bool:
+        """Whether a checkpoint is due by the number of steps."""
+        every = self._run.config.checkpoint.steps
+        return every is not None and self._trainer.steps_made % every == 0
+
+    def save_if_due(self, seconds: float) -> None:
+        """Writes a checkpoint if one is due by steps, time or a signal.
+
+        Args:
+            seconds: Duration of the current epoch so far.
+
+        Raises:
+            Stopped: A signal came; the checkpoint is complete.
+            SharedError: A signal came and the checkpoint could not be written, or too many images
+                are unreadable.
+        """
+        run, trainer = self._run, self._trainer
+        signal, minutes = run.stop.received, run.config.checkpoint.minutes
+        late = minutes is not None and time.monotonic() - run.saved_at >= 60 * minutes
+        late, stopping, too_many_broken = run.world.any(
+            late and run.world.main, signal is not None, run.loaders.train.broken.too_many
+        )
+        due = late or stopping or self.steps_due
+        if due or too_many_broken:
+            run.loaders.share_broken(run.world)
+        if not due:
+            return
+        self._save(seconds, wait=stopping)
+        if stopping:
+            where = f"in epoch {trainer.epoch + 1} after step {trainer.step}"
+            if run.store.last_error is not None:
+                raise SharedError(f"stopped {where}, but {run.store.last_error}")
+            raise Stopped(f"stopped by {signal or 'a signal'} {where}; --resume auto resumes there")
+
+    def _save(self, seconds: float, *, wait: bool) -> None:
+        run, trainer = self._run, self._trainer
+        trainer.share_statistics()
+        progress = {
+            "method": self._method,
+            "position": trainer.position(),
+            "seconds": seconds,
+            "records": [record.to_json() for record in run.records],
+            "finished": run.finished,
+            "broken": run.loaders.train.broken.reasons,
+            "device": run.world.device.type,
+            "data": self._data_facts,
+        }
+        # Increasing, even after another number of processes has started an epoch again.
+        earlier = len(run.finished) * run.config.optim.epochs * len(run.loaders.train)
+        run.last_checkpoint = max(earlier + trainer.steps_made, run.last_checkpoint + 1)
+        tensors, bank = trainer.tensors(), trainer.criterion.bank
+        if bank is not None:
+            tensors |= {
+                "bank.rows": self._shard(bank.rows),
+                "bank.ids": self._shard(self._sample_ids),
+                "bank.given": self._shard(bank.given_labels),
+                **self._history(),
+            }
+            # A bank in a file may be larger than the memory: it is written without a copy.
+            wait = wait or bank.placement == "file"
+        with nullcontext() if bank is None else bank.host_access():
+            run.store.save(run.last_checkpoint, tensors, progress, wait=wait)
+        run.saved_at = time.monotonic()
+
+    @cached_property
+    def _data_facts(self) -> dict[str, Any]:
+        return describe_data(self._run.index)
+
+    def restore(self) -> float:
+        """Loads the checkpoint that the run resumes from, if it is of this method.
+
+        Returns:
+            Duration of the current epoch before the checkpoint, in seconds.
+
+        Raises:
+            SharedError: It does not fit the run.
+        """
+        run, trainer = self._run, self._trainer
+        checkpoint = run.start.checkpoint
+        if checkpoint is None or checkpoint.progress["method"] != self._method:
+            return 0.0
+        position, rank = checkpoint.progress["position"], f"rank{run.world.rank}."
+        same_size = checkpoint.world_size == run.world.size
+        trainer.warm_up_ddp()
+        tensors, bank = trainer.tensors(), trainer.criterion.bank
+        if not same_size:
+            tensors = {name: t for name, t in tensors.items() if not name.startswith(rank)}
+        elif checkpoint.progress["device"] != "cuda":
+            tensors.pop(f"{rank}random.cuda", None)  # written on a CPU, resumed on a GPU
+        if bank is None:
+            load(checkpoint, tensors)
+        else:
+            self._load_with_bank(checkpoint, tensors, bank)
+        own = {n.removeprefix(rank): t for n, t in tensors.items() if n.startswith(rank)}
+        trainer.restore(position, own if same_size else None)
+        where = f"in epoch {trainer.epoch + 1} after step {trainer.step}"
+        if trainer.epoch == run.config.optim.epochs:
+            where = "after its last epoch"
+        run.console.log(f"{self._method}: resumes {where}, from {checkpoint.path}")
+        if not same_size and position["step"]:
+            run.console.warn(
+                "the checkpoint was written in the middle of an epoch by another number of "
+                f"processes ({checkpoint.world_size}, now {run.world.size}); that epoch starts "
+                "again"
+            )
+        return checkpoint.progress["seconds"] if same_size else 0.0
+
+    def _load_with_bank(
+        self, checkpoint: Checkpoint, tensors: dict[str, Tensor], bank: LabelBank
+    ) -> None:
+        ids, given = torch.empty_like(self._sample_ids), torch.empty_like(self._sample_ids)
+        load(checkpoint, {"bank.ids": self._shard(ids), "bank.given": self._shard(given)})
+        if not all(self._run.world.gather(torch.equal(ids, self._sample_ids))):
+            raise SharedError(
+                f"{checkpoint.path}: its label bank has its rows in another order than this run; "
+                "leave --resume out to start a new run"
+            )
+        with bank.host_access():
+            load(checkpoint, {**tensors, **self._history(), "bank.rows": self._shard(bank.rows)})
+        if self._trainer.history is not None:
+            self._trainer.history.forget(given != bank.given_labels)
+
+    def _history(self) -> dict[str, Tensor]:
+        history = self._trainer.history
+        if history is None:
+            return {}
+        return {f"history.{name}": self._shard(t) for name, t in history.tensors().items()}
+
+    def _shard(self, rows: Tensor) -> Tensor:
+        sampler = self._run.loaders.train.sampler
+        mesh = self._run.world.mesh(rows.device.type)
+        return shard(rows, sampler.offset, sampler.num_samples, mesh)

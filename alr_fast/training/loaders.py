@@ -1,4 +1,4 @@
-"""The loaders of a run: transform, batches of each split, broken samples."""
+"""The loaders of a run: transform, batches of each split, unreadable images."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from alr_fast.data.transform import Transform, for_evaluation
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config, DataConfig
 from alr_fast.training.distributed import World
-from alr_fast.training.run_data import RunData, _workers
+from alr_fast.training.run_data import RunData, num_workers
 
 LARGEST_DEFAULT_SIZE = 224
 LARGEST_TEST_BATCH = 512
@@ -26,10 +26,10 @@ TEST_BATCH_PIXELS = 1 << 23  # 167 images of 224 x 224: batches pass through sha
 
 
 def make_transform(config: DataConfig, split: Split) -> Transform:
-    """What is done to training images.
+    """Transform of training images.
 
     Raises:
-        UserError: No image size is given, and no image can be read to take it from.
+        UserError: The options do not fit, or no image can be read to take the size from.
     """
     if isinstance(split.images, ArrayImages):
         size = resize = split.images.array.shape[-1]
@@ -81,34 +81,45 @@ def _first_size(split: Split) -> int:
 
 @dataclass(frozen=True)
 class Loaders:
-    """The batches of a run, the same for every method.
+    """The loaders of a run, the same for all methods.
 
     Attributes:
         train: Training batches.
         tests: Batches of each test split.
-        validation: Batches of the training samples put aside, None where none are.
-        in_order: Makes a loader of the training samples of this process, as they are, each once.
-        choice: Which loader was taken for training.
+        validation: Batches of the training samples held out for validation; None without any.
+        choice: Kind of the training loader.
+        decoded: Images of the training loader if it decoded them into memory.
     """
 
     train: Loader[ShuffledSampler]
     tests: tuple[Loader, ...]
     validation: Loader | None
-    in_order: Callable[[], Loader]
     choice: LoaderChoice
+    decoded: Decoded | None = None
 
-    @property
-    def evaluated(self) -> tuple[Loader, ...]:
-        """Those that are evaluated on after each epoch: test splits, then what was put aside."""
-        return (*self.tests, *(() if self.validation is None else (self.validation,)))
+    def in_order(self) -> Loader:
+        """A new loader of the training samples of this process: each once, not augmented."""
+        train = self.train
+        transform = for_evaluation(train.transform)
+        return make_loader(
+            self.choice,
+            train.split,
+            train.sampler.in_order(evaluation_batch_size(transform.size)),
+            transform,
+            decoded=self.decoded,
+            device=train.device,
+            dtype=train.dtype,
+            workers=train.workers,
+        )
 
     def share_broken(self, world: World) -> None:
-        """Tells all processes which samples turned out to give no image.
+        """Merges the lists of unreadable images of all processes.
 
         Raises:
-            SharedError: They are too many.
+            SharedError: Too many images are unreadable.
         """
-        lists = [loader.broken for loader in (self.train, *self.evaluated)]
+        loaders = (self.train, *self.tests, self.validation)
+        lists = [loader.broken for loader in loaders if loader is not None]
         parts = world.gather([broken.reasons for broken in lists])
 
         def merge() -> None:
@@ -128,130 +139,136 @@ def make_loaders(
     log: Callable[[str], None],
     track: Callable[..., Iterable],
 ) -> Loaders:
-    """Builds the loaders; decodes this process's images here where they are kept in memory.
+    """Makes the loaders of a run; decodes the images of this process if they are kept in memory.
 
     Args:
         config: Resolved configuration.
-        data: What `load_data` gave, with the labels to train on.
-        transform: What is done to training images.
-        world: The processes of the run, and where batches are wanted.
+        data: Samples and labels to train on.
+        transform: Transform of training images.
+        world: The processes of the run; batches go to its device.
         log: Takes a line of text.
         track: ``track(iterable, description=str, total=int)`` shows progress.
 
     Raises:
-        UserError: The loader cannot load this, too many files are broken, or the batch or the
-            samples cannot be shared among the processes.
+        UserError: The loader does not support this data, too many images are unreadable, or batch
+            or samples cannot be divided among the processes.
     """
-    options = config.data
-    workers = _workers(options, world.local_size)
-    batch_size, rest = divmod(config.optim.batch_size, world.size)
-    if rest:
-        raise UserError(
-            f"--optim.batch_size {config.optim.batch_size}: cannot be shared equally among "
-            f"{world.size} processes; pass a multiple of {world.size}"
-        )
     if len(data.train) < 2 * world.size:
         raise UserError(
             f"{len(data.train):,} training images are too few for {world.size} processes; start "
             "fewer"
         )
-    per_class = None
-    if options.epoch_samples is not None:
-        per_class = options.epoch_samples // data.train.index.num_classes
-        if per_class < world.size:
+    maker = _LoaderMaker(config, world, log, track)
+    train = maker.training(data.train, transform)
+    transform = for_evaluation(transform)
+    tests = tuple(maker.evaluation(test, transform, "test") for test in data.tests)
+    validation = None
+    if data.validation is not None:
+        validation = maker.evaluation(data.validation, transform, "validation")
+    log(f"loader: {train.choice.name} ({train.choice.why})")
+    return Loaders(train.loader, tests, validation, train.choice, train.decoded)
+
+
+@dataclass(frozen=True)
+class _MadeLoader:
+    loader: Loader
+    choice: LoaderChoice
+    decoded: Decoded | None
+
+
+@dataclass(frozen=True)
+class _LoaderMaker:
+    """Makes the loader of one split; attributes as the arguments of `make_loaders`."""
+
+    config: Config
+    world: World
+    log: Callable[[str], None]
+    track: Callable[..., Iterable]
+
+    def training(self, split: Split, transform: Transform) -> _MadeLoader:
+        """Shuffled batches of the samples that this process owns."""
+        sampler = ShuffledSampler(
+            len(split),
+            self._batch_size(),
+            seed=self.config.seed,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            labels=split.index.labels,
+            per_class=self._samples_per_class(split.index.num_classes),
+        )
+        return self._make(split, sampler, transform, self.config.data.loader, "training")
+
+    def evaluation(self, split: Split, transform: Transform, name: str) -> Loader:
+        """Batches of a test or validation split, dealt out to the processes."""
+        sampler = SequentialSampler(
+            len(split),
+            evaluation_batch_size(transform.size),
+            seed=self.config.seed,
+            rank=self.world.rank,
+            world_size=self.world.size,
+        )
+        wanted = self.config.data.loader
+        if wanted == "memory":  # required for the training split only
+            wanted = "auto"
+        return self._make(split, sampler, transform, wanted, name).loader
+
+    def _batch_size(self) -> int:
+        size, processes = self.config.optim.batch_size, self.world.size
+        if size % processes:
             raise UserError(
-                f"--data.epoch_samples {options.epoch_samples}: below the number of classes, "
-                f"{data.train.index.num_classes}"
-                + (f", times that of processes, {world.size}" if world.size > 1 else "")
+                f"--optim.batch_size {size}: cannot be shared equally among {processes} processes; "
+                f"pass a multiple of {processes}"
+            )
+        return size // processes
+
+    def _samples_per_class(self, num_classes: int) -> int | None:
+        samples, processes = self.config.data.epoch_samples, self.world.size
+        if samples is None:
+            return None
+        if samples // num_classes < processes:
+            raise UserError(
+                f"--data.epoch_samples {samples}: below the number of classes, {num_classes}"
+                + (f", times that of processes, {processes}" if processes > 1 else "")
                 + "; raise it"
             )
-    dtype = getattr(torch, config.precision)
-    made: list[tuple[Loader, LoaderChoice, Decoded | None]] = []
-    splits = [("training", data.train), *(("test", test) for test in data.tests)]
-    if data.validation is not None:
-        splits.append(("validation", data.validation))
-    for what, split in splits:
-        training = what == "training"
-        own = transform if training else for_evaluation(transform)
+        return samples // num_classes
+
+    def _make(
+        self, split: Split, sampler: Sampler, transform: Transform, wanted: str, name: str
+    ) -> _MadeLoader:
+        options, world = self.config.data, self.world
         with naming_options(loader="data.loader"):
-            choice = choose_loader(
-                _wanted_loader(options.loader, training), split, own, options.cache_mb
-            )
-        broken = BrokenSamples(split, options.max_broken, log, alone=world.size == 1)
-        sampler: Sampler
-        if training:
-            sampler = ShuffledSampler(
-                len(split),
-                batch_size,
-                seed=config.seed,
-                rank=world.rank,
-                world_size=world.size,
-                labels=split.index.labels,
-                per_class=per_class,
-            )
-        else:
-            sampler = SequentialSampler(
-                len(split),
-                evaluation_batch_size(own.size),
-                seed=config.seed,
-                rank=world.rank,
-                world_size=world.size,
-            )
+            choice = choose_loader(wanted, split, transform, options.cache_mb)
+        workers = num_workers(options, world.local_size)
+        broken = BrokenSamples(split, options.max_broken, self.log, alone=world.size == 1)
         decoded = None
         if choice.name == "memory" and split.images.array is None:
             rows = sampler.rows
             decoded = decode_all(
                 split,
-                own.size,
+                transform.size,
                 rows=rows,
-                resize=own.resize,
+                resize=transform.resize,
                 workers=workers,
                 broken=broken,
-                progress=partial(track, description=f"Decoding {what} images", total=len(rows)),
+                progress=partial(
+                    self.track, description=f"Decoding {name} images", total=len(rows)
+                ),
             )
         loader = make_loader(
             choice,
             split,
             sampler,
-            own,
+            transform,
             decoded=decoded,
             device=world.device,
-            dtype=dtype,
+            dtype=getattr(torch, self.config.precision),
             workers=workers,
             broken=broken,
         )
-        made.append((loader, choice, decoded))
-    (train, choice, pixels), *others = made
-    loaders = [loader for loader, _, _ in others]
-    log(f"loader: {choice.name} ({choice.why})")
-
-    def in_order() -> Loader:
-        own = for_evaluation(transform)
-        return make_loader(
-            choice,
-            data.train,
-            train.sampler.in_order(evaluation_batch_size(own.size)),
-            own,
-            decoded=pixels,
-            device=world.device,
-            dtype=dtype,
-            workers=workers,
-        )
-
-    return Loaders(
-        train,
-        tests=tuple(loaders[: len(data.tests)]),
-        validation=None if data.validation is None else loaders[-1],
-        in_order=in_order,
-        choice=choice,
-    )
+        return _MadeLoader(loader, choice, decoded)
 
 
 def evaluation_batch_size(size: int) -> int:
-    """Images of ``size`` x ``size`` pixels in a batch that only goes forward."""
+    """Images of ``size`` x ``size`` pixels in a batch for evaluation."""
     return max(min(LARGEST_TEST_BATCH, TEST_BATCH_PIXELS // size**2), 1)
-
-
-def _wanted_loader(name: str, training: bool) -> str:
-    # A named loader that cannot hold the test images in memory is no reason to stop.
-    return "auto" if not training and name == "memory" else name

@@ -1,144 +1,233 @@
-"""The training loop of one method, from epoch to epoch."""
+"""The training loop: set-up of the methods, and each method from epoch to epoch."""
 
 import math
 import time
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from alr_fast.errors import SharedError, UserError
+from alr_fast.bank.history import SampleHistory
+from alr_fast.data.datasets import Split
+from alr_fast.data.loaders.base import Loader
+from alr_fast.errors import SharedError, UserError, naming_options
+from alr_fast.training.checkpointer import Checkpointer
+from alr_fast.training.config.schema import Config
+from alr_fast.training.criterion import check_methods, make_loss
+from alr_fast.training.distributed import World
+from alr_fast.training.loaders import Loaders, make_loaders, make_transform
+from alr_fast.training.methods import keeps_bank
+from alr_fast.training.models import build_model
+from alr_fast.training.output.display import RunDisplay
+from alr_fast.training.output.records import EpochRecord
+from alr_fast.training.output.run_folder import BANK, RunFolder
+from alr_fast.training.profiling import Profile
+from alr_fast.training.run import Run
+from alr_fast.training.run_data import RunData
+from alr_fast.training.sharded_bank import check_room, export_bank, label_statistics
+from alr_fast.training.trainer import Trainer
 
 
-def synchronised(model: nn.Module, world) -> nn.Module:
-    """The net with batch statistics over all processes.
+def set_up(config: Config, data: RunData, world: World, console: RunDisplay) -> Loaders:
+    """Makes the loaders of a run, and checks all that the methods need.
+
+    Args:
+        config: Resolved configuration.
+        data: Samples and labels to train on.
+        world: The processes; this waits for none of them.
+        console: Shows progress.
 
     Raises:
-        UserError: Not on GPUs.
+        UserError: The configuration does not fit the data or this machine.
     """
-    if world.device.type != "cuda":
-        raise UserError(
-            "--model.sync_batchnorm true: PyTorch synchronises batch statistics between GPUs only; "
-            "leave it out on the CPU"
+    transform = make_transform(config.data, data.train)
+    # Before images are decoded: the model may be unknown or unsuitable.
+    new_model(config, data.train, transform.size, world)
+    check_methods(config, data.train.index, channels=data.train.channels, size=transform.size)
+    loaders = make_loaders(
+        config, data, transform, world=world, log=console.log, track=console.track
+    )
+    if any(keeps_bank(method) for method in config.methods):
+        rows = loaders.train.sampler.rows
+        check_room(config.bank, data.train.index, rows, world, runs=Path(config.runs))
+    return loaders
+
+
+def new_model(config: Config, split: Split, image_size: int, world: World) -> nn.Module:
+    """A model with initial weights on the training device.
+
+    Args:
+        config: Resolved configuration.
+        split: Training samples.
+        image_size: Side of the images in pixels.
+        world: The processes.
+
+    Raises:
+        UserError: Unknown or unsuitable model.
+    """
+    torch.manual_seed(config.seed)
+    with naming_options(
+        name="model.name", pretrained="model.pretrained", image_size="data.image_size"
+    ):
+        model = build_model(
+            config.model.name,
+            num_classes=split.index.num_classes,
+            in_channels=split.channels,
+            image_size=image_size,
+            pretrained=config.model.pretrained,
         )
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    # The weights are the same in all processes, but each has its own dropout masks.
+    torch.manual_seed(config.seed + world.rank)
+    if config.model.sync_batchnorm:
+        if world.device.type != "cuda":
+            raise UserError(
+                "--model.sync_batchnorm true: PyTorch synchronises batch statistics between GPUs "
+                "only; leave it out on the CPU"
+            )
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    # Convolutions are faster in this layout, on GPUs and on CPUs.
+    return model.to(world.device).to(memory_format=torch.channels_last)
 
 
-def train_method(method: str, this, model: nn.Module) -> None:
+def train_method(method: str, run: Run) -> None:
     """Trains one method to its end, from the start or from the checkpoint of the run.
 
     Args:
         method: Key of `alr_fast.training.methods.METHODS`.
-        this: `alr_fast.training.run.Run`.
-        model: Fresh net on the training device.
+        run: The run.
     """
-    from alr_fast.bank.history import SampleHistory
-    from alr_fast.training.checkpointer import steps_due
-    from alr_fast.training.criterion import make_loss
-    from alr_fast.training.output.records import EpochRecord
-    from alr_fast.training.output.run_folder import BANK, RunFolder
-    from alr_fast.training.profiling import Profile
-    from alr_fast.training.sharded_bank import export_bank, label_statistics
-    from alr_fast.training.trainer import Trainer
-
-    config, world, loader = this.config, this.world, this.loaders.train
-    bank_of = this.index, loader.sampler.rows, world
-    criterion = make_loss(method, this)
-    clean = this.index.clean_labels
-    true = None if clean is None else torch.from_numpy(clean[loader.sampler.rows])
-    history = None
-    if criterion.bank is not None:
-        history = SampleHistory(criterion.bank.given_labels, world.device)
-    trainer = Trainer(model, criterion, config, loader, world, true_labels=true, history=history)
-    before = this.restore(trainer, method)
+    config = run.config
+    trainer = _new_trainer(method, run)
+    checkpointer = Checkpointer(run, trainer, method)
+    seconds = checkpointer.restore()
     profile = Profile(trainer, wanted=config.log.profile and method == config.methods[-1])
-    steps, every = len(loader), config.log.every
-    with this.console.training(
+    with run.console.training(
         method,
         epochs=config.optim.epochs,
-        steps=steps,
+        steps=len(trainer.loader),
         start_epoch=trainer.epoch,
         start_step=trainer.step,
     ) as display:
         while trainer.epoch < config.optim.epochs:
-            begin = time.perf_counter() - before
+            began = time.perf_counter() - seconds
             trainer.begin_epoch()
-            for batch in profile.steps(loader):
+            for batch in profile.steps(trainer.loader):
                 trainer.train_step(batch)
-                if trainer.steps_made % every == 0 or steps_due(trainer, config):
-                    loss, accuracy, samples = trainer.progress()
-                    seconds = time.perf_counter() - begin
-                    rate = samples * world.size / seconds
-                    display.step(trainer.epoch, trainer.step, loss, accuracy, rate)
+                if trainer.steps_made % config.log.every == 0 or checkpointer.steps_due:
+                    result = trainer.progress()
+                    seconds = time.perf_counter() - began
+                    rate = result.samples * run.world.size / seconds
+                    display.step(trainer.epoch, trainer.step, result.loss, result.accuracy, rate)
                     trainer.check_skipped()
-                    this.save_if_due(trainer, method, seconds)
-
-            loss, accuracy, samples = trainer.progress(everywhere=True)
-            seconds = time.perf_counter() - begin
-            skipped = trainer.check_skipped()
-            if not math.isfinite(loss):
-                raise SharedError(
-                    f"{method}: the training loss of epoch {trainer.epoch + 1} is not finite; "
-                    + trainer.nan_advice
-                )
-            trainer.share_statistics()
-            tests = [
-                evaluate(trainer.evaluated, other, trainer.autocast)
-                for other in this.loaders.evaluated
-            ]
-            this.loaders.share_broken(world)
-            labels = label_statistics(criterion.bank, *bank_of)
-            if history is not None:
-                history.end_epoch(labels.refined)
-            record = EpochRecord(
-                method=method,
-                epoch=trainer.epoch + 1,
-                learning_rate=trainer.optimizer.param_groups[0]["lr"],
-                train_loss=loss,
-                train_accuracy=accuracy,
-                test_loss=tests[0][0],
-                test_accuracy=tests[0][1],
-                second_test_accuracy=tests[1][1] if len(this.loaders.tests) > 1 else None,
-                label_accuracy=labels.right,
-                labels_changed=labels.changed,
-                nonfinite_rows=labels.nonfinite_rows,
-                skipped_steps=skipped,
-                broken_samples=len(loader.broken.reasons),
-                samples_per_second=samples / seconds,
-                seconds=time.perf_counter() - begin,
-                validation_accuracy=tests[-1][1] if this.loaders.validation else None,
-                **trainer.prediction_shares(),
-            )
-            this.records.append(record)
-            this.in_folder(RunFolder.log_epoch, record, labels.histograms)
-            display.epoch(record)
+                    checkpointer.save_if_due(seconds)
+            display.epoch(_close_epoch(method, run, trainer, began))
             trainer.end_epoch()
-            before = 0.0
-            this.save_if_due(trainer, method, before)
-    this.in_folder(RunFolder.save_weights, method, trainer.evaluated)
+            seconds = 0.0
+            checkpointer.save_if_due(seconds)
+    run.in_folder(RunFolder.save_weights, method, trainer.evaluated)
+    bank, history = trainer.criterion.bank, trainer.history
+    if bank is not None and history is not None:
+        path, rows = run.path / f"{method}{BANK}", trainer.loader.sampler.rows
+        export_bank(path, bank, history, run.index, rows, run.world)
+    profile.show(run)
+    run.finished.append(method)
+
+
+def _new_trainer(method: str, run: Run) -> Trainer:
+    loader, clean = run.loaders.train, run.index.clean_labels
+    model = new_model(run.config, loader.split, loader.transform.size, run.world)
+    criterion = make_loss(method, run)
+    history = None
     if criterion.bank is not None:
-        export_bank(this.path / f"{method}{BANK}", criterion.bank, history, *bank_of)
-    profile.show(this)
-    this.finished.append(method)
+        history = SampleHistory(criterion.bank.given_labels, run.world.device)
+    return Trainer(
+        model,
+        criterion,
+        run.config,
+        loader,
+        run.world,
+        true_labels=None if clean is None else torch.from_numpy(clean[loader.sampler.rows]),
+        history=history,
+    )
+
+
+def _close_epoch(method: str, run: Run, trainer: Trainer, began: float) -> EpochRecord:
+    """Evaluates the model after the last step of an epoch, and logs the epoch.
+
+    Args:
+        method: Name of the method.
+        run: The run, which gets the record.
+        trainer: Trainer of the method.
+        began: When the epoch began (`time.perf_counter`), breaks left out.
+
+    Raises:
+        SharedError: The training loss is not finite, or the epoch cannot be logged.
+    """
+    result = trainer.progress(everywhere=True)
+    train_seconds = time.perf_counter() - began
+    skipped = trainer.check_skipped()
+    if not math.isfinite(result.loss):
+        raise SharedError(
+            f"{method}: the training loss of epoch {trainer.epoch + 1} is not finite; "
+            + trainer.nan_advice
+        )
+    trainer.share_statistics()
+    loaders, model, autocast = run.loaders, trainer.evaluated, trainer.autocast
+    tests = [evaluate(model, loader, autocast) for loader in loaders.tests]
+    validation = None
+    if loaders.validation is not None:
+        _, validation = evaluate(model, loaders.validation, autocast)
+    loaders.share_broken(run.world)
+    labels = label_statistics(
+        trainer.criterion.bank, run.index, trainer.loader.sampler.rows, run.world
+    )
+    if trainer.history is not None:
+        trainer.history.end_epoch(labels.refined)
+    test_loss, test_accuracy = tests[0]
+    record = EpochRecord(
+        method=method,
+        epoch=trainer.epoch + 1,
+        learning_rate=trainer.optimizer.param_groups[0]["lr"],
+        train_loss=result.loss,
+        train_accuracy=result.accuracy,
+        test_loss=test_loss,
+        test_accuracy=test_accuracy,
+        second_test_accuracy=tests[1][1] if len(tests) > 1 else None,
+        label_accuracy=labels.accuracy,
+        labels_changed=labels.changed,
+        nonfinite_rows=labels.nonfinite_rows,
+        skipped_steps=skipped,
+        broken_samples=len(loaders.train.broken.reasons),
+        samples_per_second=result.samples / train_seconds,
+        seconds=time.perf_counter() - began,
+        validation_accuracy=validation,
+        clean_correct=result.clean_correct,
+        mislabelled_correct=result.mislabelled_correct,
+        mislabelled_memorised=result.mislabelled_memorised,
+    )
+    run.records.append(record)
+    run.in_folder(RunFolder.log_epoch, record, labels.histograms)
+    return record
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader, autocast) -> tuple[float, float]:
-    """Mean cross entropy and accuracy over a loader, in all processes, each sample once."""
+def evaluate(model: nn.Module, loader: Loader, autocast: torch.autocast) -> tuple[float, float]:
+    """Mean cross entropy and accuracy over the samples of all processes, each counted once."""
     from torchmetrics import MeanMetric
 
-    def new_mean() -> MeanMetric:
-        return MeanMetric(nan_strategy="disable").set_dtype(torch.float64).to(loader.device)
-
+    mean_loss, accuracy = (
+        MeanMetric(nan_strategy="disable").set_dtype(torch.float64).to(loader.device)
+        for _ in range(2)
+    )
     model.eval()
-    mean_loss, accuracy = new_mean(), new_mean()
     for batch in loader:
         with autocast:
             logits = model(batch["image"])
         labels = batch["label"]
-        counted = (labels >= 0).double()  # -1 where a file gave no image
+        weight = (labels >= 0).double()  # -1 for an unreadable image
         losses = nn.functional.cross_entropy(
             logits.float(), labels, ignore_index=-1, reduction="none"
         )
-        mean_loss.update(losses.double(), counted)
-        accuracy.update((logits.argmax(1) == labels).double(), counted)
+        mean_loss.update(losses.double(), weight)
+        accuracy.update((logits.argmax(1) == labels).double(), weight)
     return mean_loss.compute().item(), accuracy.compute().item()

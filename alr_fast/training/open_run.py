@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 
 from alr_fast.bank.file import open_rows
@@ -22,18 +21,24 @@ from alr_fast.training.checkpoint.shards import shard
 from alr_fast.training.checkpoint.store import load, saved_tensors
 from alr_fast.training.config.schema import DataConfig, NoiseConfig
 from alr_fast.training.distributed import World, process_group
-from alr_fast.training.output.run_folder import BANK, CHECKPOINTS, CONFIG, is_finished
+from alr_fast.training.output.run_folder import (
+    BANK,
+    CHECKPOINTS,
+    CONFIG,
+    is_finished,
+    read_config,
+)
 from alr_fast.utils.command import CommandParser
 from alr_fast.utils.text import some_names
 
 
 def from_bank_file(path: Path, method: str, split: Split) -> RefinedLabels:
-    """The labels that a finished method left, see `alr_fast.training.sharded_bank.export_bank`.
+    """The refined labels of a finished method.
 
     Args:
-        path: METHOD_bank.safetensors.
-        method: Its method.
-        split: The samples of the data set, some or all of which the bank has rows for.
+        path: METHOD_bank.safetensors, see `alr_fast.training.sharded_bank.export_bank`.
+        method: The method.
+        split: Samples of the data set; the bank has rows for some or all of them.
 
     Raises:
         UserError: The file cannot be read, or belongs to other samples.
@@ -66,44 +71,47 @@ def from_bank_file(path: Path, method: str, split: Split) -> RefinedLabels:
 
 
 def matching(
-    path: Path, split: Split, ids: NDArray[np.int64], classes: list[str], fingerprint: str
+    path: Path,
+    split: Split,
+    sample_ids: NDArray[np.int64],
+    classes: list[str],
+    fingerprint: str,
 ) -> Split:
-    """The samples of a split that have these ids.
+    """The samples of a split that belong to a label bank.
 
     Args:
-        path: File that says so, for messages.
-        split: The samples of the data set.
-        ids: Of some of them, int64 [M], ascending.
-        classes: Names of the classes.
-        fingerprint: Of ids and paths.
+        path: File of the bank, for messages.
+        split: Samples of the data set.
+        sample_ids: Samples of the bank, int64 [M], ascending.
+        classes: Class names of the bank.
+        fingerprint: Sample fingerprint of the bank.
 
     Raises:
-        UserError: The samples are others.
+        UserError: The data set has other classes or samples.
     """
-    way_out = "pass the data of that run: --data-root DIR"
+    remedy = "pass the data of that run: --data-root DIR"
     if list(split.index.class_names) != classes:
         raise UserError(
             f"{path}: was made with {len(classes)} classes ({some_names(classes)}), the data set "
-            f"has {split.index.num_classes} ({some_names(split.index.class_names)}); {way_out}"
+            f"has {split.index.num_classes} ({some_names(split.index.class_names)}); {remedy}"
         )
     part = None
     with contextlib.suppress(KeyError):
-        part = split.take(split.index.rows_of(ids))
+        part = split.take(split.index.rows_of(sample_ids))
     if part is None or part.index.sample_fingerprint() != fingerprint:
         raise UserError(
             f"{path}: its sample fingerprint is not the data's: the data set has other files than "
-            f"when it was trained on, or lists them in another order; {way_out}, as it was then"
+            f"it had in training, or lists them in another order; {remedy}, as it was then"
         )
     return part
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What of the configuration of a run tells where its samples are.
+    """Options of a run that its samples depend on; see `alr_fast.training.config.schema.Config`.
 
     Attributes:
-        data: See `alr_fast.training.config.schema.Config`, as for the others.
-        noise, data_root, methods: See there.
+        data, noise, data_root, methods: See there.
     """
 
     data: DataConfig
@@ -111,36 +119,41 @@ class RunOptions:
     data_root: str | None
     methods: list[str]
 
+    def train_split(self) -> Split:
+        """All training samples of the data set, with its own labels."""
+        with naming_options(root="data-root"):
+            dataset = open_dataset(self.data.name, self.data_root)
+        return dataset.split(self.data.train_split)
+
 
 def run_options(run: Path) -> RunOptions:
     """Reads config.yaml of a run.
 
     Raises:
-        UserError: It is not there, or cannot be read.
+        UserError: It does not exist or cannot be read.
     """
-    path = run / CONFIG
     if not run.is_dir():
         raise UserError(
             f"{run}: no such folder; pass the folder of a run, runs/latest for instance"
         )
-    if not path.is_file():
+    if not (run / CONFIG).is_file():
         raise UserError(
             f"{run}: not the folder of a run, it has no {CONFIG}; pass one below runs/, or "
             "runs/latest"
         )
+    remedy = "use the version of alr_fast that wrote it"
     try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
+        options = read_config(run)
         return RunOptions(
-            data=DataConfig(**plain["data"]),
-            noise=NoiseConfig(**plain["noise"]),
-            data_root=plain["data_root"],
-            methods=list(plain["methods"]),
+            data=DataConfig(**options["data"]),
+            noise=NoiseConfig(**options["noise"]),
+            data_root=options["data_root"],
+            methods=list(options["methods"]),
         )
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(
-            f"{path}: cannot be read ({reason}); use the version of alr_fast that wrote it"
-        ) from error
+    except UserError as error:
+        raise UserError(f"{error}; {remedy}") from error
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{run / CONFIG}: cannot be read ({error}); {remedy}") from error
 
 
 @contextlib.contextmanager
@@ -151,65 +164,56 @@ def open_run(
     data_root: str | None = None,
     log: Callable[[str], None] = lambda text: None,
 ) -> Iterator[RefinedLabels]:
-    """The refined labels of a run: from its last epoch, or from the newest checkpoint of one that
-    has not been finished.
+    """Opens the refined labels of a run: of its last epoch, or of the newest checkpoint of an
+    unfinished run.
 
     Args:
         run: Folder of the run.
-        method: Whose; None for the last method that keeps a label bank.
-        data_root: Where the data is now, None where it was.
+        method: Method with the label bank; None for the last method that keeps one.
+        data_root: Folder of the data now, None if it has not been moved.
         log: Takes a line of text.
 
     Raises:
-        UserError: The run has no label bank yet, its files cannot be read, or the data is not the
-            one it was trained on.
+        UserError: The run has no label bank yet, its files cannot be read, or the data set is not
+            the one that it was trained on.
     """
     options = run_options(run)
     if data_root is not None:
         options = replace(options, data_root=data_root)
-    left = [name for name in options.methods if (run / f"{name}{BANK}").is_file()]
     if method is not None and method not in options.methods:
         raise UserError(
             f"--method {method}: not trained by {run}; it has {', '.join(options.methods)}"
         )
-    if method is None and left:
-        method = left[-1]
-    if method in left:
-        split = _train_split(options)
-        yield from_bank_file(run / f"{method}{BANK}", method, split)
+    saved = [name for name in options.methods if (run / f"{name}{BANK}").is_file()]
+    if method is None and saved:
+        method = saved[-1]
+    if method is not None and method in saved:
+        yield from_bank_file(run / f"{method}{BANK}", method, options.train_split())
         return
     checkpoint = None if is_finished(run) else newest_checkpoint(run / CHECKPOINTS)
     if checkpoint is None or method not in (None, checkpoint.progress["method"]):
         what = f"method {method} has" if method else "it has"
-        state = (
-            f"the methods that keep one are {', '.join(left)}"
-            if left
-            else "train with a method that keeps one, alr for instance"
-        )
+        remedy = "train with a method that keeps one, alr for instance"
         if not is_finished(run):
-            state = "it was not finished and left no checkpoint of one; --resume auto goes on"
-        raise UserError(f"{run}: {what} no label bank; {state}")
+            remedy = "it was not finished and left no checkpoint of one; --resume auto resumes it"
+        elif saved:
+            remedy = f"the methods that keep one are {', '.join(saved)}"
+        raise UserError(f"{run}: {what} no label bank; {remedy}")
     with process_group("cpu") as world:
-        yield _of_checkpoint(checkpoint, options, world, run, log)
+        yield _from_checkpoint(checkpoint, options, world, run, log)
 
 
-def _train_split(options: RunOptions) -> Split:
-    with naming_options(root="data-root"):
-        dataset = open_dataset(options.data.name, options.data_root)
-    return dataset.split(options.data.train_split)
-
-
-def _of_checkpoint(
+def _from_checkpoint(
     checkpoint: Checkpoint,
     options: RunOptions,
     world: World,
     run: Path,
     log: Callable[[str], None],
 ) -> RefinedLabels:
-    """The labels in a checkpoint, whatever number of processes wrote it.
+    """The refined labels in a checkpoint, whatever number of processes wrote it.
 
-    Its rows are brought into a nameless file in the folder of the run: they may be larger than the
-    memory.
+    The rows, which may be larger than the memory, are copied into an unlinked temporary file in the
+    folder of the run.
     """
     check_files(checkpoint)
     method, saved = checkpoint.progress["method"], saved_tensors(checkpoint)
@@ -229,20 +233,25 @@ def _of_checkpoint(
         load(checkpoint, {name: shard(t, 0, size, mesh) for name, t in wanted.items()})
     epoch, step = (checkpoint.progress["position"][key] for key in ("epoch", "step"))
     log(f"{method}: from {checkpoint.path}, in epoch {epoch + 1} after step {step}")
-    # A checkpoint has the rows in the order in which the processes own them.
-    place = torch.argsort(ids)
-    whole = _train_split(options)
+    # The rows of a checkpoint are in the order of the processes that own them.
+    order = torch.argsort(ids)
     facts = checkpoint.progress["data"]
-    split = matching(checkpoint.path, whole, ids[place].numpy(), facts["classes"], facts["samples"])
+    split = matching(
+        checkpoint.path,
+        options.train_split(),
+        ids[order].numpy(),
+        facts["classes"],
+        facts["samples"],
+    )
     clean = split.index.clean_labels
     if clean is None and options.noise.kind != "none":
         clean = split.index.labels  # noise was injected into them
-    index = replace(split.index, labels=given[place].numpy(), clean_labels=clean)
+    index = replace(split.index, labels=given[order].numpy(), clean_labels=clean)
     return RefinedLabels(
         method=method,
         split=replace(split, index=index),
-        history={name: column[place].numpy() for name, column in history.means().items()},
-        read=lambda some: rows[place[some]].float().numpy(),
+        history={name: column[order].numpy() for name, column in history.means().items()},
+        read=lambda some: rows[order[some]].float().numpy(),
         complete=False,
     )
 
@@ -251,8 +260,7 @@ NEEDED = ("pyarrow", "safetensors", "yaml")  # of the extra train
 
 
 def add_run_arguments(parser: CommandParser) -> None:
-    """Arguments that name a run."""
+    """Adds the arguments that name a run."""
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run, runs/latest say")
-    parser.add_argument("--method", metavar="METHOD",
-                        help="whose label bank (default: the last one that keeps one)")  # fmt: skip
-    parser.add_argument("--data-root", metavar="DIR", help="where the data is now, if it was moved")
+    parser.add_argument("--method", metavar="METHOD", help="default: the last with a label bank")
+    parser.add_argument("--data-root", metavar="DIR", help="folder of the data if it was moved")

@@ -1,17 +1,19 @@
-"""Where the time of a step goes: a trace of torch.profiler, and the share of each phase."""
+"""Profile of the training step: a trace of torch.profiler, and the share of each phase."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
+from alr_fast.training.run import Run
+from alr_fast.training.trainer import Trainer
 from alr_fast.utils.files import writing
 
 # In the order of a step. "data" waits for the next batch, "wait" for processes that reach the
-# backward pass later; sending the gradients is part of "backward".
+# backward pass later; "backward" includes the communication of the gradients.
 PHASES = ("data", "forward", "loss", "wait", "backward", "optimizer")
 SKIPPED, WARM_UP, TRACED = 5, 3, 10  # steps
 TRACE = "trace.json.gz"
@@ -21,86 +23,81 @@ _STEP = "step"
 class Profile:
     """Traces a few steps of training, after the first ones.
 
-    While it does, each phase waits for the GPU at its end: shares are those of the work, not of its
-    launch.
+    While tracing, each phase waits for the GPU at its end: the shares are those of the work, not of
+    the kernel launches.
 
     Args:
-        trainer: `alr_fast.training.trainer.Trainer`, whose ``phase`` is replaced meanwhile.
+        trainer: The trainer. Its ``phase`` is replaced while tracing.
         wanted: Whether to trace at all.
     """
 
-    def __init__(self, trainer, *, wanted: bool) -> None:
+    def __init__(self, trainer: Trainer, *, wanted: bool) -> None:
         self._trainer = trainer
-        self._left = SKIPPED + WARM_UP + TRACED if wanted else 0
         self._wanted = wanted
-        self._profiler = None
+        self._left = SKIPPED + WARM_UP + TRACED if wanted else 0
+        self._profiler: profile | None = None
 
-    def steps(self, batches: Iterable) -> Iterator:
-        """Passes the batches of an epoch on; may go on with the next epoch."""
+    def steps(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        """Yields the batches of an epoch; tracing may continue in the next epoch."""
         iterator = iter(batches)
+        if self._left:
+            yield from self._traced(iterator)
+        yield from iterator
+
+    def _traced(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+        if self._profiler is None:
+            self._profiler = self._begin()
         while self._left:
-            if self._profiler is None:
-                self._begin()
             with record_function(_STEP):
                 with self._phase("data"):
-                    batch = next(iterator, None)
+                    batch = next(batches, None)
                 if batch is None:
                     return
                 yield batch
             self._profiler.step()
             self._left -= 1
-            if not self._left:
-                self._end()
-        yield from iterator
+        self._end(self._profiler)
 
-    def show(self, this) -> None:
+    def show(self, run: Run) -> None:
         """Writes the trace into the folder of a run and prints the shares, in process 0.
 
-        Args:
-            this: `alr_fast.training.run.Run`.
-
         Raises:
-            SharedError: It cannot be written.
+            SharedError: The trace cannot be written.
         """
         if not self._wanted:
             return
-        if self._left:
-            if self._profiler is not None:
-                self._end()
-            this.console.warn(
+        profiler = self._profiler
+        if profiler is None or self._left:
+            if profiler is not None:
+                self._end(profiler)
+            run.console.warn(
                 f"--profile: the run has fewer than {SKIPPED + WARM_UP + TRACED} steps, there is "
                 "nothing to show"
             )
             return
-        path = this.path / TRACE
-        this.in_folder(lambda folder: self._write(path))
-        this.console.shares(f"One step of {TRACED}, traced in {path}", self.shares())
+        path = run.path / TRACE
 
-    def _write(self, path: Path) -> None:
-        with writing(path):
-            self._profiler.export_chrome_trace(str(path))
+        def write(folder: object) -> None:
+            with writing(path):
+                profiler.export_chrome_trace(str(path))
 
-    def shares(self) -> dict[str, tuple[float, float]]:
-        """Seconds of each phase in a step, and its share of the step; ``other`` is what is left."""
-        seconds = {event.key: event.cpu_time_total / 1e6 for event in self._profiler.key_averages()}
-        whole = seconds[_STEP]
-        parts = {name: seconds.get(_key(name), 0.0) for name in PHASES}
-        parts["other"] = max(whole - sum(parts.values()), 0.0)
-        return {name: (part / TRACED, part / whole) for name, part in parts.items()}
+        run.in_folder(write)
+        run.console.shares(f"One step of {TRACED}, traced in {path}", _shares(profiler))
 
-    def _begin(self) -> None:
+    def _begin(self) -> profile:
         activities = [ProfilerActivity.CPU]
         if self._trainer.world.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)
-        self._profiler = profile(
+        profiler = profile(
             activities=activities,
             schedule=schedule(wait=SKIPPED, warmup=WARM_UP, active=TRACED, repeat=1),
         )
-        self._profiler.start()
+        profiler.start()
         self._trainer.phase = self._phase
+        return profiler
 
-    def _end(self) -> None:
-        self._profiler.stop()
+    def _end(self, profiler: profile) -> None:
+        profiler.stop()
         self._trainer.phase = lambda name: nullcontext()
 
     @contextmanager
@@ -112,6 +109,15 @@ class Profile:
             yield
             if self._trainer.world.device.type == "cuda":
                 torch.cuda.synchronize()
+
+
+def _shares(profiler: profile) -> dict[str, tuple[float, float]]:
+    """Seconds of each phase in a step, and its share of the step; ``other`` is the rest."""
+    seconds = {event.key: event.cpu_time_total / 1e6 for event in profiler.key_averages()}
+    whole = seconds[_STEP]
+    parts = {name: seconds.get(_key(name), 0.0) for name in PHASES}
+    parts["other"] = max(whole - sum(parts.values()), 0.0)
+    return {name: (part / TRACED, part / whole) for name, part in parts.items()}
 
 
 def _key(phase: str) -> str:

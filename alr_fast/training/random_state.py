@@ -1,7 +1,8 @@
-"""State of the random number generators of Python, NumPy and torch."""
+"""State of the random number generators of Python, NumPy and PyTorch."""
 
 import math
 import random
+from typing import cast
 
 import numpy as np
 import torch
@@ -9,9 +10,11 @@ from torch import Tensor
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The random numbers of Python, NumPy and torch that come next, as tensors on the CPU."""
+    """The states of all generators, as tensors on the CPU."""
     _, python, next_gauss = random.getstate()
-    _, numbers, position, has_gauss, gauss = np.random.get_state()
+    # Annotated as one of two formats; without legacy=False it is this tuple.
+    numpy = cast(tuple[str, np.ndarray, int, int, float], np.random.get_state())
+    _, numbers, position, has_gauss, gauss = numpy
     state = {
         "random.python": torch.tensor(python, dtype=torch.int64),
         "random.python_gauss": torch.tensor(
@@ -27,7 +30,7 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
-    """Takes over what `random_state` gave."""
+    """Restores a result of `random_state`."""
     next_gauss = state["random.python_gauss"].item()
     random.setstate(
         (

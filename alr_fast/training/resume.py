@@ -1,6 +1,7 @@
-"""Which checkpoint a run goes on from, and whether it belongs to it."""
+"""Finds the checkpoint that a run resumes from, and checks that it fits the run."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,9 @@ from alr_fast.training.output.run_folder import (
 )
 from alr_fast.utils.text import some_names
 
-_MISSING = object()  # in place of the value of an option that there is not
+_MISSING = object()  # value of an option that does not exist
 
-# Options that may change from one part of a run to the next: they decide where and how fast, not
-# what is computed. All others are part of what a run is.
+# Options that may change when a run is resumed: they do not affect the results.
 _FREE = (
     "resume",
     "runs",
@@ -35,34 +35,49 @@ _FREE = (
     "checkpoint",
     "log",
 )
-# Where the labels to train on come from: these may change, too, with checkpoint.other_labels.
+# Source of the given labels: may change with checkpoint.other_labels.
 _LABELS = ("data.label_file", "data.label_key", "noise")
-# These follow from others where they are not given: named last, behind what was changed.
+# Options with a default that depends on other options. They are reported last, after the options
+# that the user changed.
 _FOLLOWING = ("warmup_epochs", "noise.seed")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts: anew, at a checkpoint of an earlier run, or not, if that has finished.
+
+    Attributes:
+        folder: Folder of the earlier run, None for a new run.
+        checkpoint: Where to resume; None for a new run and for a finished one.
+    """
+
+    folder: Path | None = None
+    checkpoint: Checkpoint | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the earlier run has finished, so that there is nothing to train."""
+        return self.folder is not None and self.checkpoint is None
 
 
 def find_checkpoint(
     config: Config, *, log: Callable[[str], None], warn: Callable[[str], None]
-) -> tuple[Path, Checkpoint | None] | None:
-    """The run to go on with, and its checkpoint: None where a new run is to be started.
+) -> Start:
+    """Finds the run to resume, and its newest checkpoint or the one that ``--resume`` names.
 
-    A run is gone on with where all options are the same that decide what is computed. With
-    ``checkpoint.other_labels`` those that the given labels come from are none of them.
+    A run can be resumed with the same values of all options that affect the results. With
+    ``checkpoint.other_labels`` the source of the given labels may differ, too.
 
     Args:
         config: Resolved configuration.
-        log: Takes a line that tells why ``--resume auto`` starts a new run.
-        warn: Takes a line about a run whose configuration cannot be read.
-
-    Returns:
-        Folder of the run and newest checkpoint, or the one that was asked for; folder and None
-        where that run has been finished.
+        log: Takes a line with the reason why ``--resume auto`` starts a new run.
+        warn: Takes a line about a run with an unreadable configuration.
 
     Raises:
-        UserError: The checkpoint that was asked for cannot be used.
+        UserError: The checkpoint that ``--resume`` names cannot be used.
     """
     if config.resume == "none":
-        return None
+        return Start()
     if config.resume == "auto":
         return _find_newest(config, log, warn)
     path = Path(config.resume)
@@ -71,46 +86,48 @@ def find_checkpoint(
             f"--resume {path}: no such folder; pass the folder of a run, one of its checkpoints, "
             "or auto"
         )
-    # Through links like "latest", which moves when the run is finished.
+    # Resolves links like "latest", which moves when the run has finished.
     path = path.resolve()
-    whole = (path / CONFIG).is_file()
-    run = path if whole else path.parent.parent
-    if not whole and not (run / CONFIG).is_file():
+    is_run = (path / CONFIG).is_file()
+    run = path if is_run else path.parent.parent
+    if not (run / CONFIG).is_file():
         raise UserError(
             f"--resume {path}: neither the folder of a run nor one of its checkpoints; --resume "
             "auto finds the newest one"
         )
-    try:
-        differing = _differing(config, read_config(run))
-    except UserError as error:
-        raise UserError(f"{error}; pass another --resume") from error
-    for name, (now, then) in differing.items():
-        if now is _MISSING:
-            raise UserError(
-                f"{run / CONFIG}: has the option {name}, which this version of alr_fast does not "
-                "have; go on with the version that wrote it, or leave --resume out to start a new "
-                "run"
-            )
-        raise UserError(
-            f"--{name} {_shown(now)}: the run {run} has {_shown(then)}; pass that, or leave "
-            "--resume out to start a new run"
-        )
+    _check_options(config, run)
     if is_finished(run):
-        return run, None
-    if not whole:
-        return run, read_manifest(path)
-    checkpoint = newest_checkpoint(run / CHECKPOINTS)
+        return Start(run)
+    checkpoint = newest_checkpoint(run / CHECKPOINTS) if is_run else read_manifest(path)
     if checkpoint is None:
         raise UserError(
             f"--resume {path}: has no complete checkpoint; leave --resume out to start anew"
         )
-    return run, checkpoint
+    return Start(run, checkpoint)
 
 
-def _find_newest(
-    config: Config, log: Callable[[str], None], warn: Callable[[str], None]
-) -> tuple[Path, Checkpoint | None] | None:
-    """What `find_checkpoint` gives for ``--resume auto``."""
+def _check_options(config: Config, run: Path) -> None:
+    """Raises `UserError` if a run had other options."""
+    try:
+        differing = _differing(config, read_config(run))
+    except UserError as error:
+        raise UserError(f"{error}; pass another --resume") from error
+    if not differing:
+        return
+    name, (now, then) = next(iter(differing.items()))
+    if now is _MISSING:
+        raise UserError(
+            f"{run / CONFIG}: has the option {name}, which this version of alr_fast does not have; "
+            "resume with the version that wrote it, or leave --resume out to start a new run"
+        )
+    raise UserError(
+        f"--{name} {_shown(now)}: the run {run} has {_shown(then)}; pass that, or leave --resume "
+        "out to start a new run"
+    )
+
+
+def _find_newest(config: Config, log: Callable[[str], None], warn: Callable[[str], None]) -> Start:
+    """`find_checkpoint` for ``--resume auto``."""
     nearest = ""
     for run in find_runs(Path(config.runs)):
         try:
@@ -121,17 +138,17 @@ def _find_newest(
         differing = _differing(config, then)
         if not differing:
             if is_finished(run):
-                return run, None
-            found = newest_checkpoint(run / CHECKPOINTS)
-            if found is not None:
-                return run, found
+                return Start(run)
+            checkpoint = newest_checkpoint(run / CHECKPOINTS)
+            if checkpoint is not None:
+                return Start(run, checkpoint)
         if not nearest and then.get("recipe") == config.recipe:
             nearest = f" ({run.name} {_difference(differing)})"
     log(
         f"--resume auto: no unfinished run of this configuration in {config.runs}; a new one "
         f"begins{nearest}"
     )
-    return None
+    return Start()
 
 
 def _difference(differing: dict[str, tuple[Any, Any]]) -> str:
@@ -144,18 +161,20 @@ def _difference(differing: dict[str, tuple[Any, Any]]) -> str:
     return f"differs in {'; '.join(parts[:3])}{more}"
 
 
-def check_data(checkpoint: Checkpoint, index: SampleIndex, *, other_labels: bool) -> None:
-    """Compares the training samples of a checkpoint with those of this run.
+def check_data(config: Config, start: Start, index: SampleIndex) -> None:
+    """Checks that a checkpoint belongs to the training samples of this run.
 
     Args:
-        checkpoint: The checkpoint.
+        config: Resolved configuration, which may accept other given labels.
+        start: Where the run starts; nothing is checked for a new run.
         index: Training samples, with the labels to train on.
-        other_labels: Whether other given labels are accepted.
 
     Raises:
-        UserError: Other classes, samples or labels.
+        UserError: Classes, samples or labels differ.
     """
-    saved, path = checkpoint.progress["data"], checkpoint.path
+    if start.checkpoint is None:
+        return
+    saved, path = start.checkpoint.progress["data"], start.checkpoint.path
     now = describe_data(index)
     if saved["classes"] != now["classes"]:
         raise UserError(
@@ -171,7 +190,7 @@ def check_data(checkpoint: Checkpoint, index: SampleIndex, *, other_labels: bool
             "them; pass the --data-root, lists and --data.exclude of that run, or leave --resume "
             "out"
         )
-    if saved["labels"] != now["labels"] and not other_labels:
+    if saved["labels"] != now["labels"] and not config.checkpoint.other_labels:
         raise UserError(
             f"{path}: was made with other given labels of the same samples; if they were corrected "
             "on purpose, pass --checkpoint.other_labels true, else the labels of that run"
@@ -179,7 +198,7 @@ def check_data(checkpoint: Checkpoint, index: SampleIndex, *, other_labels: bool
 
 
 def describe_data(index: SampleIndex) -> dict[str, Any]:
-    """What `check_data` compares."""
+    """Facts about the training samples that `check_data` compares."""
     return {
         "count": len(index),
         "classes": list(index.class_names),
@@ -198,15 +217,15 @@ def _shown(value: Any) -> str:
 
 
 def _differing(config: Config, then: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Options, by their full names, that differ and decide what is computed: now and then.
+    """Options that affect the results and differ: full name -> value now, value in the earlier run.
 
-    One that an older version did not know had the default then; now is `_MISSING` for one that
-    this version does not know.
+    Options that an older version did not have had their default. The value now is `_MISSING` for an
+    option that this version does not have.
     """
     free = _FREE + (_LABELS if config.checkpoint.other_labels else ())
     now, defaults = config.as_dict(), Config(methods=config.methods).as_dict()
-    # Of methods that are not trained now, the options say nothing; that they were trained then is
-    # another value of the option methods.
+    # Options of methods that are not trained now do not matter; if one was trained then, the option
+    # methods differs.
     then = {key: value for key, value in then.items() if key in now or key not in METHODS}
     now, then = _flat(now), {**_flat(defaults), **_flat(then)}
     return {

@@ -1,4 +1,4 @@
-"""From a configuration to the batches of a run."""
+"""The samples and labels of a run: data set, label noise, exclusions, held-out samples."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -9,34 +9,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.broken import find_exclusions, read_exclusions
+from alr_fast.data.cifar_n import read_cifar_n
 from alr_fast.data.datasets import Dataset, Split, open_dataset
 from alr_fast.data.images import FileImages
 from alr_fast.data.index import SampleIndex, balanced_rows
 from alr_fast.data.label_table import is_label_table, read_labels, read_left_out
 from alr_fast.data.layouts.packed import PackedImages
+from alr_fast.data.layouts.webvision import read_ilsvrc12, wnids
 from alr_fast.data.loaders.memory import decode_all
 from alr_fast.errors import UserError, naming_options
-from alr_fast.noise import InjectedNoise, inject, needs_features, read_matrix
-from alr_fast.training.config.schema import DataConfig, NoiseConfig
+from alr_fast.noise import InjectedNoise, inject, load_labels, needs_features, read_matrix
+from alr_fast.training.config.schema import (
+    FOLDER_RECIPE,
+    Config,
+    DataConfig,
+    NoiseConfig,
+    recipe_names,
+)
+from alr_fast.training.distributed import World
 from alr_fast.utils.machine import usable_cores
+from alr_fast.utils.text import percent
 
 MOST_DEFAULT_WORKERS = 16
-_HOLD_OUT = 0x686F6C64  # a stream of random numbers of its own
-FEATURE_SIZE = 32  # side of the images that instance-dependent noise looks at
+_HOLD_OUT = 0x686F6C64  # an independent stream of random numbers
+FEATURE_SIZE = 32  # side of the images that instance-dependent noise is computed from
 
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run trains and tests on.
+    """Samples for training and testing.
 
     Attributes:
-        dataset: Where it was found.
-        train: Training split, with the labels as the data set gives them.
+        dataset: The data set.
+        train: Training split.
         test: Test split.
         second_test: Second test split, or None.
-        validation: Training samples that `hold_out` has put aside, with their given labels, or
-            None.
-        excluded: Ids of training samples that `leave_out` leaves out, int64.
+        excluded: Ids of the training samples that `leave_out` removes, int64.
+        validation: Training samples that `hold_out` has removed from ``train``, with their given
+            labels; None without any.
     """
 
     dataset: Dataset
@@ -48,20 +58,51 @@ class RunData:
 
     @property
     def tests(self) -> tuple[Split, ...]:
-        """The test splits that there are."""
+        """All test splits."""
         return (self.test,) if self.second_test is None else (self.test, self.second_test)
 
 
-def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None]) -> RunData:
-    """Finds the data set of a configuration and lists its splits; opens no image.
+def prepare_data(
+    config: Config,
+    world: World,
+    *,
+    log: Callable[[str], None],
+    track: Callable[..., Iterable],
+) -> tuple[RunData, InjectedNoise]:
+    """The data of a run with the labels to train on, and their noise. All processes call this.
 
     Args:
-        config: Which data set, and how much of it.
-        root: Folder with the data as it was downloaded; None for digits.
-        log: Takes a line of text about what was found.
+        config: Resolved configuration.
+        world: The processes.
+        log: Takes a line of text about the data.
+        track: ``track(iterable, description=str, total=int)`` shows progress.
 
     Raises:
-        UserError: The data cannot be used; the message names the input and the way out.
+        SharedError: The data cannot be used as configured.
+    """
+    data = world.main_first(lambda: load_data(config.data, config.data_root, log=log))
+    layout = data.dataset.layout.name
+    if config.recipe == FOLDER_RECIPE != layout and layout in recipe_names():
+        log(f"recipe {layout} has a schedule for this data set: --recipe {layout}")
+    noise = world.from_main(lambda: inject_noise(config.noise, config.data, data, track))
+    if noise.kind != "none":
+        data = with_labels(data, noise.labels)
+    # After the noise, so that excluding a sample does not change the labels of others.
+    data = leave_out(data)
+    share, seed = config.data.validation, config.seed
+    return world.on_all_ranks(lambda: hold_out(data, share, seed=seed)), noise
+
+
+def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None]) -> RunData:
+    """Finds a data set and lists its splits; opens no image.
+
+    Args:
+        config: The data set, and how much of it to use.
+        root: Folder with the data as downloaded; None for digits.
+        log: Takes a line of text about the data.
+
+    Raises:
+        UserError: The data cannot be used; the message names the input and how to fix it.
     """
     with naming_options(name="data", root="data-root"):
         dataset = open_dataset(config.name, root)
@@ -69,18 +110,17 @@ def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None
         log(f"{dataset.layout.name}: {dataset.found.what}")
     train = dataset.split(config.train_split)
     k = train.index.num_classes
-    # By the data set's own labels: with others the same images are trained on.
+    # By the labels of the data set: another label file does not change the choice of images.
     with naming_options(limit="data.limit"):
         limited = balanced_rows(train.index.labels, k, config.limit)
     if config.label_file is not None:
-        index = _with_labels_of_file(config, train.index, log)
+        index = _with_labels_of_file(config.label_file, config.label_key, train.index, log)
         train = replace(train, index=index)
     excluded = train.index.sample_ids[_excluded_rows(train, config, config.exclude, log)]
-    # A file names samples of the training split; verify writes a list for each.
-    by_hand = config.exclude not in ("auto", "none")
+    # A file of the user lists training samples; `verify` writes a list for each split.
+    exclude = config.exclude if config.exclude == "auto" else "none"
     test = dataset.split(config.test_split)
-    rows = _excluded_rows(test, config, "none" if by_hand else config.exclude, log)
-    test = _without(test, rows)
+    test = _without(test, _excluded_rows(test, config, exclude, log))
     if train.index.class_names != test.index.class_names:
         raise UserError(
             f"splits {config.train_split} and {config.test_split} of {root} have other classes; "
@@ -97,8 +137,6 @@ def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None
 
 
 def _ilsvrc12(dataset: Dataset, root: str, test: SampleIndex) -> Split:
-    from alr_fast.data.layouts.webvision import read_ilsvrc12, wnids
-
     if not dataset.layout.name.startswith("webvision"):
         raise UserError(
             f"--data.ilsvrc12 {root}: is a second test set for webvision and webvision-mini; leave "
@@ -110,48 +148,43 @@ def _ilsvrc12(dataset: Dataset, root: str, test: SampleIndex) -> Split:
 
 
 def _with_labels_of_file(
-    config: DataConfig, index: SampleIndex, log: Callable[[str], None]
+    file: str, key: str | None, index: SampleIndex, log: Callable[[str], None]
 ) -> SampleIndex:
-    file = config.label_file
     if not Path(file).is_file():
         raise UserError(f"--data.label_file {file}: no such file")
     if not is_label_table(file):
-        log(f"labels: those of {file}")
-        return index.with_noisy_labels(_labels_of_file(config, index))
+        log(f"labels: from {file}")
+        return index.with_noisy_labels(_labels_of_file(file, key, index))
     with naming_options(table="data.label_file"):
-        labels, listed = read_labels(file, index, config.label_key)
+        labels, listed = read_labels(file, index, key)
     differing = int((labels != index.labels).sum())
     log(
-        f"labels: those of {file} for {listed:,} of {len(index):,} samples, {differing:,} other "
-        "than the data set's"
+        f"labels: from {file} for {listed:,} of {len(index):,} samples; {differing:,} differ from "
+        "those of the data set"
     )
-    # Corrections, not noise: what is true is known no better than before.
+    # These are corrections, not noise: the clean labels stay unknown.
     return replace(index, labels=labels)
 
 
-def _labels_of_file(config: DataConfig, index: SampleIndex) -> np.ndarray:
-    if config.label_file.endswith(".npz"):
-        if config.label_key is not None:
+def _labels_of_file(file: str, key: str | None, index: SampleIndex) -> NDArray[np.int64]:
+    if file.endswith(".npz"):
+        if key is not None:
             raise UserError(
-                f"--data.label_key {config.label_key}: is for the labels of CIFAR-N; leave it out "
-                f"with {config.label_file}"
+                f"--data.label_key {key}: is for the labels of CIFAR-N; leave it out with {file}"
             )
-        from alr_fast.noise import load_labels
-
-        return load_labels(config.label_file, index)
-    from alr_fast.data.cifar_n import read_cifar_n
-
-    if config.label_key is None:
+        return load_labels(file, index)
+    if key is None:
         raise UserError(
-            f"--data.label_file {config.label_file}: holds several sets of labels; name one with "
+            f"--data.label_file {file}: holds several sets of labels; name one with "
             "--data.label_key (aggre, worse, random1, random2, random3, noisy)"
         )
-    return read_cifar_n(Path(config.label_file), config.label_key, index.labels)
+    return read_cifar_n(Path(file), key, index.labels)
 
 
 def _excluded_rows(
     split: Split, config: DataConfig, exclude: str, log: Callable[[str], None]
 ) -> NDArray[np.int64]:
+    """Rows, int64 ascending, without an image in packed shards or on an exclusion list."""
     excluded = np.empty(0, dtype=np.int64)
     if isinstance(split.images, PackedImages):
         excluded = split.images.absent()
@@ -176,39 +209,40 @@ def _without(split: Split, rows: NDArray[np.int64]) -> Split:
 
 
 def leave_out(data: RunData) -> RunData:
-    """The same data without the excluded training samples; the ids of the others stay."""
+    """The same data without the excluded training samples; the other samples keep their ids."""
     rows = np.flatnonzero(np.isin(data.train.index.sample_ids, data.excluded))
     return replace(data, train=_without(data.train, rows))
 
 
 def hold_out(data: RunData, share: float, *, seed: int) -> RunData:
-    """The same data with a random part of the training samples put aside for validation.
+    """Holds out a random part of the training samples for validation.
 
-    The part has its given labels, wrong ones included: what can be measured where nobody knows
-    better. On balanced noise the order of two nets on it is mostly that on clean labels.
+    The part keeps its given labels, wrong ones included: no others are known. With balanced noise
+    two models usually rank the same on it as on clean labels.
 
     Args:
-        data: What is trained on, with noise and without excluded samples.
-        share: How much of it, 0 to 1.
+        data: Training samples with noise, without excluded ones.
+        share: Share to hold out, 0 to 1.
         seed: Seed of the choice.
 
     Raises:
-        UserError: Nothing would be left on one of the two sides.
+        UserError: One of the two parts would be empty.
     """
     if share == 0:
         return data
     size = int(share * len(data.train))
     if not 0 < size < len(data.train):
         raise UserError(
-            f"--data.validation {share}: puts {size} of {len(data.train):,} training samples "
-            "aside; pass a share that leaves some on both sides"
+            f"--data.validation {share}: holds out {size} of {len(data.train):,} training samples; "
+            "pass a share that leaves some on both sides"
         )
     order = np.random.default_rng([seed, _HOLD_OUT]).permutation(len(data.train))
-    aside = np.sort(order[:size])
-    return replace(data, train=_without(data.train, aside), validation=data.train.take(aside))
+    rows = np.sort(order[:size])
+    return replace(data, train=_without(data.train, rows), validation=data.train.take(rows))
 
 
-def _workers(config: DataConfig, processes: int = 1) -> int:
+def num_workers(config: DataConfig, processes: int = 1) -> int:
+    """Workers of a loader; by default the cores of the machine, shared among its processes."""
     if config.workers is not None:
         return config.workers
     return min(max(usable_cores() // processes, 1), MOST_DEFAULT_WORKERS)
@@ -217,13 +251,13 @@ def _workers(config: DataConfig, processes: int = 1) -> int:
 def inject_noise(
     noise: NoiseConfig, config: DataConfig, data: RunData, track: Callable[..., Iterable]
 ) -> InjectedNoise:
-    """The labels to train on, as `alr_fast.noise.inject` gives them.
+    """The labels to train on, see `alr_fast.noise.inject`.
 
     Args:
-        noise: Which noise.
-        config: How images are read, where the noise looks at them.
-        data: With the labels as the data set gives them.
-        track: See `make_loaders`.
+        noise: The noise, with a seed.
+        config: How images are read, for noise that depends on them.
+        data: With the labels of the data set.
+        track: See `prepare_data`.
     """
     features = None
     if needs_features(noise.kind):
@@ -235,22 +269,43 @@ def inject_noise(
             num_classes=index.num_classes,
             kind=noise.kind,
             rate=noise.rate,
-            seed=noise.seed,
+            seed=noise.seed or 0,
             class_names=index.class_names,
             features=features,
             matrix=None if noise.matrix is None else read_matrix(noise.matrix),
         )
 
 
-def noise_features(config: DataConfig, train: Split, track: Callable[..., Iterable]) -> np.ndarray:
-    """What instance-dependent noise looks at: pixels, uint8 [N, C, S, S]."""
+def noise_features(
+    config: DataConfig, train: Split, track: Callable[..., Iterable]
+) -> NDArray[np.uint8]:
+    """Features for instance-dependent noise: pixels, uint8 [N, C, S, S]."""
     if train.images.array is not None:
         return train.images.array
     progress = partial(track, description="Reading images for the noise", total=len(train))
-    return decode_all(train, FEATURE_SIZE, workers=_workers(config), progress=progress).array
+    return decode_all(train, FEATURE_SIZE, workers=num_workers(config), progress=progress).array
 
 
-def with_labels(data: RunData, labels: np.ndarray) -> RunData:
-    """The same data, trained on other labels; the old ones are the clean ones if none are."""
+def with_labels(data: RunData, labels: NDArray[np.int64]) -> RunData:
+    """The same data with other training labels; the old ones become the clean labels if unknown."""
     index = data.train.index.with_noisy_labels(labels)
     return replace(data, train=replace(data.train, index=index))
+
+
+def label_accuracy(index: SampleIndex) -> float | None:
+    """Share of the given labels that are correct, None if unknown."""
+    if index.clean_labels is None:
+        return None
+    return float((index.labels == index.clean_labels).mean())
+
+
+def describe(config: Config, data: RunData, noise: InjectedNoise, world: World) -> str:
+    """One line about the data of a run and the processes that train on it."""
+    noisy = "" if noise.kind == "none" else f" {percent(noise.requested_rate)}"
+    accuracy = percent(label_accuracy(data.train.index))
+    processes = f" in {world.size} processes" if world.size > 1 else ""
+    return (
+        f"{config.recipe}: {len(data.train):,} training and {len(data.test):,} test images, "
+        f"{data.train.index.num_classes} classes; noise: {noise.kind}{noisy}, "
+        f"label accuracy: {accuracy}; on {world.device.type}{processes}"
+    )

@@ -1,10 +1,12 @@
-"""The label bank of a run: each process has the rows of the samples that it owns."""
+"""The label bank of a run, sharded: each process has the rows of the samples that it owns."""
 
 import json
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -37,21 +39,21 @@ def new_bank(
     one_hot: bool = True,
     soft_labels: str | None = None,
 ) -> LabelBank:
-    """A bank that starts from the given labels; all processes make theirs.
+    """The label bank of this process, initialised from the given labels. All processes call this.
 
     Args:
-        options: Where it lies and what it is stored in.
+        options: Placement and type of the bank.
         index: All training samples.
-        rows: Those of this process, int64 [n].
+        rows: Rows of ``index`` that this process owns, int64 [n].
         world: The processes.
-        folder: Where a bank in a file goes, unless the options name another folder.
+        folder: Folder for a bank in a file, unless the options name another one.
         log: Takes a line of text.
-        one_hot: False for a bank that starts at zero.
-        soft_labels: Table whose probabilities it starts from instead of the one-hot labels, where
-            they are listed; see `alr_fast.data.label_table`.
+        one_hot: False to start at zero instead of the one-hot given labels.
+        soft_labels: Table with initial probabilities for the samples that it lists; see
+            `alr_fast.data.label_table`.
 
     Raises:
-        SharedError: It finds no room, or the table cannot be read.
+        SharedError: Too little memory or disk space, or the table cannot be read.
     """
     num_bytes = _num_bytes(options, index, rows)
     placement, why = options.placement, "asked for"
@@ -60,18 +62,21 @@ def new_bank(
             lambda: choose_placement(num_bytes, world.device, processes=world.local_size)
         )
         placement, why = choice.placement, choice.why
-    bank = world.on_all_ranks(
-        lambda: LabelBank.from_labels(
-            torch.from_numpy(index.labels[rows]),
-            index.num_classes,
-            dtype=getattr(torch, options.dtype),
-            device=world.device,
-            sample_fingerprint=index.sample_fingerprint(),
-            placement=placement,
-            folder=options.folder or folder,
-            one_hot=one_hot,
-        )
-    )
+
+    def allocate() -> LabelBank:
+        with _naming_bank_options():
+            return LabelBank.from_labels(
+                torch.from_numpy(index.labels[rows]),
+                index.num_classes,
+                dtype=getattr(torch, options.dtype),
+                device=world.device,
+                sample_fingerprint=index.sample_fingerprint(),
+                placement=placement,
+                folder=options.folder or folder,
+                one_hot=one_hot,
+            )
+
+    bank = world.on_all_ranks(allocate)
     if soft_labels is not None and not one_hot:
         log("label bank: starts at zero, not from the soft labels")
     elif soft_labels is not None:
@@ -88,43 +93,45 @@ def new_bank(
 
 
 def fill_rows(target: Tensor, table: str, index: SampleIndex, rows: NDArray[np.int64]) -> None:
-    """Brings the soft labels of a table into rows, where it lists them.
+    """Writes the soft labels of the samples that a table lists.
 
     Args:
-        target: [n, K], the rows of this process.
+        target: [n, K], a row for each sample of this process.
         table: See `alr_fast.data.label_table`.
         index: All training samples.
-        rows: Those of this process, int64 [n].
+        rows: Rows of ``index`` that this process owns, int64 [n].
 
     Raises:
         UserError: The table cannot be read, or does not fit.
     """
-    place = np.full(len(index), -1)
-    place[rows] = np.arange(len(rows))
-    for found, p in read_probabilities(table, index):
-        own = place[found] >= 0
-        where = torch.from_numpy(place[found][own]).to(target.device)
-        target[where] = torch.from_numpy(p[own]).to(target)
+    bank_index = np.full(len(index), -1)
+    bank_index[rows] = np.arange(len(rows))
+    for listed, probabilities in read_probabilities(table, index):
+        found = bank_index[listed]
+        own = found >= 0
+        where = torch.from_numpy(found[own]).to(target.device)
+        target[where] = torch.from_numpy(probabilities[own]).to(target)
 
 
 def check_room(
     options: BankConfig, index: SampleIndex, rows: NDArray[np.int64], world: World, *, runs: Path
 ) -> None:
-    """Finds out early what `new_bank` would find; asks no other process.
+    """Checks early whether `new_bank` will succeed; waits for no other process.
 
     Args:
-        options: See `new_bank`, as for the arguments that follow.
-        runs: Where the folder of the run will be.
+        options: See `new_bank`, as for the next arguments.
+        runs: Parent of the folder of the run.
 
     Raises:
-        UserError: The bank cannot lie there, or finds no room.
+        UserError: Wrong placement, or too little memory or disk space.
     """
     num_bytes = _num_bytes(options, index, rows)
     if options.placement == "auto":
         placement = choose_placement(num_bytes, world.device, processes=world.local_size).placement
     else:
         placement = options.placement
-        check_placement(placement, world.device)
+        with _naming_bank_options():
+            check_placement(placement, world.device)
     if placement != "file":
         return
     if options.folder is not None and not Path(options.folder).is_dir():
@@ -140,6 +147,10 @@ def check_room(
         )
 
 
+def _naming_bank_options() -> AbstractContextManager[None]:
+    return naming_options(placement="bank.placement", folder="bank.folder", dtype="bank.dtype")
+
+
 def _num_bytes(options: BankConfig, index: SampleIndex, rows: NDArray[np.int64]) -> int:
     return len(rows) * index.num_classes * getattr(torch, options.dtype).itemsize
 
@@ -149,14 +160,14 @@ class LabelStatistics:
     """The training labels after an epoch, over all processes.
 
     Attributes:
-        right: Share that is right, None where nobody knows.
-        changed: Share that differs from the given one.
-        nonfinite_rows: Samples whose logits were not finite since the last time.
-        histograms: Of the confidence, where there is a bank.
-        refined: Labels of the samples of this process alone, int64 [n], on the CPU.
+        accuracy: Share of correct labels, None if unknown.
+        changed: Share of labels that differ from the given ones.
+        nonfinite_rows: Samples with non-finite logits since the last call.
+        histograms: Distribution of the confidence, if there is a bank.
+        refined: Refined labels of the samples of this process, int64 [n], on the CPU.
     """
 
-    right: float | None
+    accuracy: float | None
     changed: float
     nonfinite_rows: int
     histograms: dict[str, Histogram]
@@ -166,32 +177,31 @@ class LabelStatistics:
 def label_statistics(
     bank: LabelBank | None, index: SampleIndex, rows: NDArray[np.int64], world: World
 ) -> LabelStatistics:
-    """Looks at all rows of the bank; the given labels stand for it where there is none.
+    """Statistics over all rows of the bank; without a bank, over the given labels.
 
     Args:
-        bank: Of this process.
+        bank: Bank of this process.
         index: All training samples.
-        rows: Those of this process, int64 [n].
+        rows: Rows of ``index`` that this process owns, int64 [n].
         world: The processes.
     """
     given = torch.from_numpy(index.labels[rows])
-    labels, nonfinite, histograms = given, 0, {}
+    labels, nonfinite, histogram = given, 0, None
     if bank is not None:
         labels, nonfinite = bank.refined_labels().cpu(), bank.check()
-        histograms["confidence"] = Histogram.of_probabilities(bank.confidence())
-    right = 0
+        histogram = Histogram.of_probabilities(bank.confidence())
+    correct = 0
     if index.clean_labels is not None:
-        right = (labels == torch.from_numpy(index.clean_labels[rows])).sum().item()
-    changed = (labels != given).sum().item()
-    parts = world.gather((right, changed, nonfinite, histograms))
-    rights, changes, counts, drawn = zip(*parts, strict=True)
-    first, *others = drawn
+        correct = int((labels == torch.from_numpy(index.clean_labels[rows])).sum())
+    changed = int((labels != given).sum())
+    parts = world.gather((correct, changed, nonfinite, histogram))
+    all_correct, all_changed, all_nonfinite, histograms = zip(*parts, strict=True)
     return LabelStatistics(
-        None if index.clean_labels is None else sum(rights) / len(index),
-        sum(changes) / len(index),
-        sum(counts),
-        {name: sum((other[name] for other in others), start) for name, start in first.items()},
-        labels,
+        accuracy=None if index.clean_labels is None else sum(all_correct) / len(index),
+        changed=sum(all_changed) / len(index),
+        nonfinite_rows=sum(all_nonfinite),
+        histograms={} if histogram is None else {"confidence": reduce(add, histograms)},
+        refined=labels,
     )
 
 
@@ -203,14 +213,14 @@ def export_bank(
     rows: NDArray[np.int64],
     world: World,
 ) -> None:
-    """Writes the rows of all processes into one file, ascending by id; process 0 writes it.
+    """Writes the rows of all processes into one file, ascending by sample id, in process 0.
 
     Args:
         path: The file.
-        bank: Of this process.
-        history: Of this process.
+        bank: Bank of this process.
+        history: Sample history of this process.
         index: All training samples.
-        rows: Those of this process, int64 [n].
+        rows: Rows of ``index`` that this process owns, int64 [n].
         world: The processes.
 
     Raises:
@@ -222,19 +232,21 @@ def export_bank(
         def begin() -> BankFileWriter | None:
             if not world.main:
                 return None
-            seen = {name: torch.zeros(len(index), dtype=dtype) for name, dtype in COLUMNS.items()}
-            for of_rank, columns in parts:
+            tensors = {
+                name: torch.zeros(len(index), dtype=dtype) for name, dtype in COLUMNS.items()
+            }
+            for rank_rows, columns in parts:
                 for name, column in columns.items():
-                    seen[name][torch.from_numpy(of_rank)] = column
-            return stack.enter_context(_writer(path, bank.rows.dtype, index, seen))
+                    tensors[name][torch.from_numpy(rank_rows)] = column
+            return stack.enter_context(_writer(path, bank.rows.dtype, index, tensors))
 
         def end() -> None:
             with writing(path):
                 stack.close()
 
         file = world.on_all_ranks(begin)
-        for positions, some in world.collect_rows(torch.from_numpy(rows), bank.rows):
-            file.write(positions, some)
+        for some_rows, bank_rows in world.collect_rows(torch.from_numpy(rows), bank.rows):
+            file.write(some_rows, bank_rows)
         world.on_all_ranks(end)
 
 

@@ -1,16 +1,16 @@
-"""Stopping a run from outside so that it can go on later: SIGTERM, and Slurm's SIGUSR1."""
+"""Stopping a run from outside so that it can be resumed: SIGTERM, and SIGUSR1 as Slurm sends it."""
 
 import signal
 from types import FrameType
 
-# sysexits.h calls it "temporary failure": the same command succeeds when it is tried again.
+# EX_TEMPFAIL of sysexits.h: the same command can succeed when it is repeated.
 EXIT_STOPPED = 75
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopSignals:
-    """Notes that a signal came, instead of ending the process. A context manager.
+    """Records that a signal came instead of ending the process. A context manager.
 
     Attributes:
         received: Name of the last signal, or None.
@@ -20,14 +20,14 @@ class StopSignals:
         self.received: str | None = None
 
     def __enter__(self) -> "StopSignals":
-        self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        self._before = {number: signal.signal(number, self._record) for number in _SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
 
 

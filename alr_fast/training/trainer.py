@@ -1,9 +1,10 @@
-"""One training method at work: net, loss, optimizer and the step that they make together."""
+"""A training method at work: model, loss, optimizer and their training step."""
 
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from typing import Any, Protocol, cast
 
 import torch
 from timm.utils import ModelEmaV3
@@ -13,56 +14,56 @@ from torch.nn.parallel import DistributedDataParallel
 from alr_fast.bank.history import SampleHistory
 from alr_fast.data.loaders.base import Loader
 from alr_fast.errors import SharedError
+from alr_fast.losses import Loss
 from alr_fast.training.config.schema import Config
 from alr_fast.training.distributed import World
+from alr_fast.training.epoch_sums import EpochResult, EpochSums
 from alr_fast.training.optim import learning_rate_factor, make_optimizer
 from alr_fast.training.random_state import random_state, set_random_state
 
-# What `Trainer.sums` adds up over an epoch, in this process; the last four where true labels are
-# known: samples with a right given label, those of them predicted so, those with a wrong one
-# predicted as their true class, and as their given label.
-_LOSS, _LOSS_SAMPLES, _RIGHT, _SAMPLES = range(4)
-_CLEAN, _CLEAN_CORRECT, _MISLABELLED_CORRECT, _MEMORISED = range(4, 8)
-# What `Trainer.skipped` counts, the same in every process.
-_IN_EPOCH, _IN_A_ROW = range(2)
+# Entries of `Trainer.skipped`, which is the same in all processes.
+_IN_EPOCH, _CONSECUTIVE = range(2)
 
 
 class Trainer:
-    """Trains one net with one loss.
+    """Trains one model with one loss.
 
-    A step never waits for the device: loss, accuracy and the number of steps that were left out
-    stay there until `progress` is asked for.
+    A step never waits for the device: loss, accuracy and the number of skipped steps stay there
+    until `progress` reads them.
 
-    A step whose gradients are not finite leaves the weights as they are: the optimizers are the
-    fused ones, which look at the scaler's found-inf tensor by themselves. The rows of the label
-    bank that had finite logits keep their update; the others were never touched.
+    A step with gradients that are not finite leaves the weights unchanged: the optimizers are the
+    fused ones, which check the scaler's found-inf tensor themselves. Label bank rows with finite
+    logits keep their update; the others were never changed.
 
     Args:
-        model: Fresh net on the training device.
+        model: Fresh model on the training device.
         criterion: Loss with reduction "sum" (`alr_fast.training.methods`).
         config: Resolved configuration.
         loader: Training batches of this process.
         world: The processes of the run.
-        true_labels: int64 [n], of the samples of this process in the order of its bank's rows;
-            None where nobody knows them.
-        history: Takes what each sample's logits say; None to keep none.
+        true_labels: int64 [n], clean labels of the samples of this process in the order of its
+            bank; None if unknown.
+        history: Collects the training history of each sample; None to collect none.
 
     Attributes:
-        model: The net; `evaluated` is what is tested and saved.
-        criterion: The loss, which owns the label bank where the method has one.
-        optimizer: Holds its state for every weight from the start.
-        scheduler: Learning rate by the number of steps made.
-        scaler: Factor of float16 gradients, 1 with the other types, and the check for finite ones.
-        epoch: Epoch under way, from 0.
+        model: The model without the wrappers for processes and compilation.
+        criterion: The loss, which owns the label bank if the method has one.
+        optimizer: Has its state for every weight from the start.
+        scheduler: Learning rate as a function of the steps made.
+        scaler: Scales float16 gradients (factor 1 in other precisions) and checks that gradients
+            are finite.
+        epoch: Current epoch, from 0.
         step: Steps made in it.
-        steps_made: Steps made in all.
+        steps_made: Steps made in all epochs.
+        sums: Sums over the current epoch.
+        skipped: float32 [2], skipped steps: in the current epoch, and consecutive ones up to now.
         phase: ``phase(name)`` is entered around each part of a step; the profiler replaces it.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        criterion: nn.Module,
+        criterion: Loss,
         config: Config,
         loader: Loader,
         world: World,
@@ -76,7 +77,19 @@ class Trainer:
         self.history = history
         self.loader = loader
         self.world = world
-        self.net = _wrapped(model, config, world)
+        net = model
+        self._no_sync: Callable[[], AbstractContextManager] = nullcontext
+        if world.size > 1:
+            net = DistributedDataParallel(
+                model,
+                device_ids=[world.device] if world.device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+            )
+            self._no_sync = net.no_sync
+        if config.model.compile != "none":
+            # Annotated as a function; of a module torch.compile makes a module.
+            net = cast(nn.Module, torch.compile(net, mode=config.model.compile, dynamic=False))
+        self._net = net
         self.optimizer = make_optimizer(model, optim)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, learning_rate_factor(optim, steps_per_epoch=len(loader))
@@ -92,14 +105,15 @@ class Trainer:
         )
         self.ema = None
         if config.model.ema_decay is not None:
-            # With the warm-up it follows the weights from the start, in short runs too.
+            # With the warm-up the EMA follows the weights from the start, in short runs too.
             self.ema = ModelEmaV3(
                 model, decay=config.model.ema_decay, use_warmup=True, exclude_buffers=True
             )
         self.epoch = self.step = self.steps_made = 0
-        self.sums = torch.zeros(8, dtype=torch.float64, device=world.device)
+        self.sums = EpochSums(world.device)
         self.skipped = torch.zeros(2, device=world.device)
-        # Of the tensor alone: with the trainer itself the net would outlive its method.
+        # The hook gets the tensor alone: a reference to the trainer would be a cycle, which would
+        # keep the model in memory after its method has ended.
         self.optimizer.register_step_pre_hook(partial(_count_skipped, self.skipped))
         self.phase: Callable[[str], AbstractContextManager] = lambda name: nullcontext()
         self._optim = optim
@@ -110,49 +124,50 @@ class Trainer:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The net that is tested and saved: the average of the weights where one is kept."""
+        """The model that is tested and saved: the EMA of the weights if there is one."""
         return self.model if self.ema is None else self.ema.module
 
     def begin_epoch(self) -> None:
-        """Gets loader, loss and net ready for what is left of the epoch."""
+        """Prepares loader, loss and model for the remaining steps of the epoch."""
         self.loader.set_epoch(self.epoch, self.step)
         self.criterion.set_epoch(self.epoch)
-        self.net.train()
+        self._net.train()
 
     def end_epoch(self) -> None:
-        """Goes on to the next epoch; the sums start anew."""
+        """Advances to the next epoch and resets the sums."""
         self.epoch += 1
         self.step = 0
-        self.sums.zero_()
+        self.sums.values.zero_()
         self.skipped[_IN_EPOCH] = 0
 
     def train_step(self, batch: dict[str, Tensor]) -> None:
-        """One step of the optimizer, on the mean loss over the valid samples of all processes.
+        """One optimizer step on the mean loss over the valid samples of all processes.
 
         Args:
             batch: See `alr_fast.data.loaders.base`.
         """
-        # All processes divide by the number of samples that they have together: their batches may
-        # differ in size, and a sample whose file gave no image counts for nothing.
+        # All processes divide by their common number of valid samples: their batches may differ
+        # in size, and a sample without a readable image does not count.
         samples = (batch["label"] >= 0).sum()
         total = samples.clone()
         finish_total = self.world.start_sum(total)
         self.optimizer.zero_grad(set_to_none=True)
-        pieces = self._pieces(batch)
-        for number, piece in enumerate(pieces, start=1):
-            with self._gradients(last=number == len(pieces)):
+        micro_batches = self._micro_batches(batch)
+        for number, micro_batch in enumerate(micro_batches, start=1):
+            # Gradients are averaged over the processes once a step, after the last micro-batch.
+            with nullcontext() if number == len(micro_batches) else self._no_sync():
                 if self._replays:
                     torch.compiler.cudagraph_mark_step_begin()
                 with self.phase("forward"), self.autocast:
-                    logits = self.net(piece["image"])
+                    logits = self._net(micro_batch["image"])
                 if number == 1:
                     finish_total()
                 with self.phase("loss"):
-                    loss, grad = self._loss_and_grad(logits.detach(), piece, total)
+                    loss, grad = self._loss_and_grad(logits.detach(), micro_batch, total)
                 with self.phase("backward"):
                     logits.backward(grad)
             with torch.no_grad():
-                self._add(loss, logits, piece)
+                self._add(loss, logits, micro_batch)
         with self.phase("optimizer"):
             if self._optim.clip_norm is not None:
                 self.scaler.unscale_(self.optimizer)
@@ -164,100 +179,68 @@ class Trainer:
             self.steps_made += 1
             if self.ema is not None:
                 self.ema.update(self.model, step=self.steps_made)
-        self.sums[_SAMPLES] += samples
+        self.sums.samples += samples
 
-    def _pieces(self, batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-        # The same number in every process, whose batches may differ in size.
-        number = self._number_of_pieces(self.loader.sampler.smallest_batch(self.step))
+    def _micro_batches(self, batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+        # The same number in all processes, although their batches may differ in size.
+        number = self._num_micro_batches(self.loader.sampler.smallest_batch(self.step))
         split = {key: tensor.tensor_split(number) for key, tensor in batch.items()}
         return [
             dict(zip(split, tensors, strict=True)) for tensors in zip(*split.values(), strict=True)
         ]
 
-    def _number_of_pieces(self, samples: int) -> int:
-        # Two samples or more in each, for batch normalisation.
+    def _num_micro_batches(self, samples: int) -> int:
+        # Batch normalisation needs two samples or more in each.
         return max(min(self._optim.accumulate, samples // 2), 1)
 
-    def _gradients(self, *, last: bool) -> AbstractContextManager:
-        # Gradients travel once a step, after the last piece.
-        if isinstance(self._ddp, DistributedDataParallel) and not last:
-            return self._ddp.no_sync()
-        return nullcontext()
-
-    @property
-    def _ddp(self) -> nn.Module:
-        return getattr(self.net, "_orig_mod", self.net)  # what torch.compile wrapped
-
     def _loss_and_grad(
-        self, logits: Tensor, piece: dict[str, Tensor], total: Tensor
+        self, logits: Tensor, micro_batch: dict[str, Tensor], total: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The sum of the losses, and the gradient of the mean over all processes, scaled."""
-        # DDP takes the mean over the processes of what is their sum here. Inside of the operation
-        # the scaler's factor saves what float16 would flush to 0.
+        """The sum of the losses, and the scaled gradient of the mean over all processes."""
+        # DDP averages gradients over the processes; they have to be added up here. The scaler's
+        # factor is applied inside the operation, before small float16 values are flushed to 0.
         factor = self.scaler.scale(self.world.size / total.clamp(min=1).float())
         loss, grad = self.criterion.loss_and_grad(
-            logits, piece["label"], piece["index"], row_weight=factor.expand(len(logits))
+            logits,
+            micro_batch["label"],
+            micro_batch["index"],
+            row_weight=factor.expand(len(logits)),
         )
         return loss / factor, grad
 
-    def _add(self, loss: Tensor, logits: Tensor, piece: dict[str, Tensor]) -> None:
-        # A loss that is not finite would hide the others for the rest of the epoch.
+    def _add(self, loss: Tensor, logits: Tensor, micro_batch: dict[str, Tensor]) -> None:
+        given, index = micro_batch["label"], micro_batch["index"]
         if self.history is not None:
-            self.history.add(logits, piece["label"], piece["index"])
-        finite, labels, predicted = loss.isfinite(), piece["label"], logits.argmax(1)
-        as_given = predicted == labels
-        self.sums[_LOSS] += torch.where(finite, loss, 0)
-        self.sums[_LOSS_SAMPLES] += (labels >= 0).sum() * finite
-        self.sums[_RIGHT] += as_given.sum()
-        if self._true is not None:
-            true = self._true[piece["index"].clamp(min=0)]
-            clean, wrong = true == labels, (true != labels) & (labels >= 0)
-            counts = (clean, clean & as_given, wrong & (predicted == true), wrong & as_given)
-            self.sums[_CLEAN:] += torch.stack(counts).sum(1)
+            self.history.add(logits, given, index)
+        clean = None if self._true is None else self._true[index.clamp(min=0)]
+        self.sums.add(loss, logits.argmax(1), given, clean)
 
-    def prediction_shares(self) -> dict[str, float | None]:
-        """What the net predicted in this epoch, over all processes, which must all call this.
-
-        Returns:
-            The fields ``clean_correct``, ``mislabelled_correct`` and ``mislabelled_memorised`` of
-            an `EpochRecord`; waits for the device.
-        """
-        sums = self.world.sum(self.sums.clone()).tolist()
-        clean, wrong = sums[_CLEAN], sums[_SAMPLES] - sums[_CLEAN]
-
-        def share(count: int, total: float) -> float | None:
-            return sums[count] / total if self._true is not None and total else None
-
-        return {
-            "clean_correct": share(_CLEAN_CORRECT, clean),
-            "mislabelled_correct": share(_MISLABELLED_CORRECT, wrong),
-            "mislabelled_memorised": share(_MEMORISED, wrong),
-        }
-
-    def progress(self, *, everywhere: bool = False) -> tuple[float, float, int]:
-        """Mean loss, accuracy and number of samples of the epoch so far; waits for the device.
+    def progress(self, *, everywhere: bool = False) -> EpochResult:
+        """Training figures of the epoch so far; waits for the device.
 
         Args:
-            everywhere: Over all processes, which must all call this; else over this one.
+            everywhere: Whether to include all processes, which must then all call this; else the
+                figures are those of this process.
         """
-        sums = self.world.sum(self.sums.clone()) if everywhere else self.sums
-        loss, loss_samples, right, samples = sums.tolist()[:_CLEAN]
-        mean = loss / loss_samples if loss_samples else math.nan
-        return mean, right / max(samples, 1), int(samples)
+        sums = self.sums.values
+        if everywhere:
+            sums = self.world.sum(sums.clone())
+        return EpochResult.from_sums(sums.tolist(), clean_labels=self._true is not None)
 
     def check_skipped(self) -> int:
-        """Number of steps of this epoch that were left out; waits for the device.
+        """Number of skipped steps of this epoch; waits for the device.
 
         Raises:
-            SharedError: It were too many, one after the other.
+            SharedError: Too many consecutive skipped steps.
         """
-        in_epoch, in_a_row = (int(count) for count in self.skipped.tolist())
-        if in_a_row >= self._optim.max_skipped:
+        in_epoch, consecutive = (int(count) for count in self.skipped.tolist())
+        if consecutive >= self._optim.max_skipped:
             raise SharedError(
-                f"the gradients of the last {in_a_row} steps, up to step {self.step} of epoch "
-                f"{self.epoch + 1}, were not finite and the weights stand still; " + self.nan_advice
+                f"the gradients of the last {consecutive} steps, up to step {self.step} of epoch "
+                f"{self.epoch + 1}, were not finite and the weights did not change; "
+                + self.nan_advice
             )
-        # Steps that were left out have run through batch normalisation all the same.
+        # Skipped steps have updated the running statistics of batch normalisation all the same.
         if in_epoch and not all(b.isfinite().all() for b in self._statistics):
             torch._foreach_copy_(self._statistics, self._good_statistics)
             if self.ema is not None:
@@ -271,14 +254,14 @@ class Trainer:
 
     @property
     def nan_advice(self) -> str:
-        """What a user can try against losses that are not finite."""
+        """Advice to the user against losses that are not finite."""
         return (
             f"try a lower --optim.lr (now {self._optim.lr}), more --optim.warmup_steps, "
             "--optim.clip_norm 1, or --precision bfloat16 instead of float16"
         )
 
     def share_statistics(self) -> None:
-        """Gives every process the running statistics of process 0, which stand for all.
+        """Copies the running statistics of process 0 to all processes.
 
         DistributedDataParallel does so before each forward pass in training.
         """
@@ -287,7 +270,7 @@ class Trainer:
             self.world.broadcast_tensors(list(self.ema.module.buffers()))
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything but the bank that goes on from step to step, by name; in place.
+        """State of the method except for bank and history, by name; loaded in place.
 
         Names that begin with ``rank`` belong to one process, the others are the same in all.
         """
@@ -297,7 +280,11 @@ class Trainer:
         for name, weight in self.model.named_parameters():
             for key, value in self.optimizer.state[weight].items():
                 named[f"optimizer.{name}.{key}"] = value
-        own = {"sums": self.sums, "skipped": self.skipped, **random_state(self.world.device)}
+        own = {
+            "sums": self.sums.values,
+            "skipped": self.skipped,
+            **random_state(self.world.device),
+        }
         bank = self.criterion.bank
         if bank is not None:
             own["bank_status"] = bank.status
@@ -305,8 +292,8 @@ class Trainer:
                 own["bank_rounding"] = bank.rounding_state
         return named | {f"rank{self.world.rank}.{name}": t for name, t in own.items()}
 
-    def position(self) -> dict:
-        """Where the method stands, beside `tensors`: JSON-able."""
+    def position(self) -> dict[str, Any]:
+        """The part of the state that is not in `tensors`: JSON-able."""
         return {
             "epoch": self.epoch,
             "step": self.step,
@@ -315,35 +302,13 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
         }
 
-    def warm_up_ddp(self) -> None:
-        """Brings a fresh trainer into the shape that it has after a first step; changes its state.
-
-        DistributedDataParallel sends gradients in another grouping from the second step on, and
-        sums of more than two processes depend on it: a run that goes on would differ in the last
-        bits. So this comes before a checkpoint is loaded.
-        """
-        if self.world.size == 1:
-            return
-        channels, size = self.loader.split.channels, self.loader.transform.size
-        samples = self.loader.sampler.batch_size
-        images = torch.zeros(
-            # As many as in a piece: a whole batch may not fit into memory.
-            (math.ceil(samples / self._number_of_pieces(samples)), channels, size, size),
-            dtype=self.loader.dtype,
-            device=self.world.device,
-        )
-        with self.autocast:
-            logits = self.net(images.to(memory_format=torch.channels_last))
-        logits.backward(torch.zeros_like(logits))
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def restore(self, position: dict, own: dict[str, Tensor] | None) -> None:
-        """Goes on from a position; `tensors` hold their values already.
+    def restore(self, position: dict[str, Any], own: dict[str, Tensor] | None) -> None:
+        """Resumes from a position; `tensors` already have the saved values.
 
         Args:
-            position: What `position` gave.
-            own: The tensors of this process, without their prefix; None where another number of
-                processes wrote them: then the epoch is begun anew.
+            position: Result of `position`.
+            own: The tensors of this process, without their prefix; None if another number of
+                processes wrote them: the epoch then starts again.
         """
         self.epoch, self.step, self.steps_made = (
             position[key] for key in ("epoch", "step", "steps_made")
@@ -358,22 +323,34 @@ class Trainer:
         self.scaler.load_state_dict(position["scaler"])
         self._good_statistics = [b.clone() for b in self._statistics]
 
+    def warm_up_ddp(self) -> None:
+        """Brings a fresh DistributedDataParallel into its state after a first step.
 
-def _count_skipped(skipped: Tensor, optimizer: torch.optim.Optimizer, *_: object) -> None:
-    found = optimizer.found_inf  # set by the scaler for optimizers that leave a step out
-    skipped[_IN_EPOCH] += found
-    skipped[_IN_A_ROW] += 1
-    skipped[_IN_A_ROW] *= found
-
-
-def _wrapped(model: nn.Module, config: Config, world: World) -> nn.Module:
-    net = model
-    if world.size > 1:
-        net = DistributedDataParallel(
-            net,
-            device_ids=[world.device] if world.device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
+        From the second step on it groups gradients differently, and sums over more than two
+        processes depend on the grouping: a resumed run would differ in the last bits. This changes
+        the state of the trainer, so it comes before a checkpoint is loaded.
+        """
+        if self.world.size == 1:
+            return
+        channels, size = self.loader.split.channels, self.loader.transform.size
+        samples = self.loader.sampler.batch_size
+        images = torch.zeros(
+            # The size of a micro-batch: a whole batch may not fit into memory.
+            (math.ceil(samples / self._num_micro_batches(samples)), channels, size, size),
+            dtype=self.loader.dtype,
+            device=self.world.device,
         )
-    if config.model.compile != "none":
-        net = torch.compile(net, mode=config.model.compile, dynamic=False)
-    return net
+        with self.autocast:
+            logits = self._net(images.to(memory_format=torch.channels_last))
+        logits.backward(torch.zeros_like(logits))
+        self.optimizer.zero_grad(set_to_none=True)
+
+
+class _ScaledOptimizer(Protocol):
+    found_inf: Tensor  # set by the scaler for optimizers that skip a step by themselves
+
+
+def _count_skipped(skipped: Tensor, optimizer: _ScaledOptimizer, *_: object) -> None:
+    skipped[_IN_EPOCH] += optimizer.found_inf
+    skipped[_CONSECUTIVE] += 1
+    skipped[_CONSECUTIVE] *= optimizer.found_inf

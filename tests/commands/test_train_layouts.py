@@ -1,6 +1,5 @@
-"""The training command on a tiny set of every layout, as a user would point it at a download."""
+"""The training command on a tiny data set in every layout, given the folder of a download."""
 
-import json
 from functools import partial
 
 import numpy as np
@@ -13,6 +12,7 @@ from alr_fast.data.loaders.choose import has_dali
 from alr_fast.train import main
 from alr_fast.training.config.schema import recipe_names
 from alr_fast.training.models import build_model
+from helpers.finished_runs import summary_of
 from helpers.image_folder import write_folder
 from helpers.layouts import (
     write_animal10n,
@@ -27,26 +27,21 @@ from helpers.layouts import (
 )
 
 HAS_DALI = has_dali()
-FILES = "dali" if HAS_DALI else "torch"  # what auto takes for random crops
+FILES = "dali" if HAS_DALI else "torch"  # choice of auto for random crops
 
 write_two_classes = partial(write_folder, train={"a": 6, "b": 6}, test={"a": 2, "b": 2})
 
 
 @pytest.fixture
-def train(tmp_path):
-    """Trains for one epoch with tiny images; returns the summary and what was said."""
+def train(tmp_path, one_thread):
+    """Trains for one epoch with tiny images; returns the summary."""
 
     def run(root, *argv):
         given = ["--data-root", str(root), "--runs", str(tmp_path / "runs"), "--methods", "alr"]
         given += ["--model.name", "conv-tiny", "--optim.epochs", "1", "--alr.warmup_epochs", "0"]
         given += ["--optim.batch_size", "16", "--data.workers", "1"]
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # tiny nets gain nothing from threads
-        try:
-            assert main([*given, *map(str, argv)]) == 0
-        finally:
-            torch.set_num_threads(threads)
-        return json.loads((tmp_path / "runs" / "latest" / "summary.json").read_text())
+        assert main([*given, *map(str, argv)]) == 0
+        return summary_of(tmp_path / "runs")
 
     return run
 
@@ -64,10 +59,10 @@ def train(tmp_path):
         ("animal10n", partial(write_animal10n, form="flat"), FILES),
         ("food101n", write_food101n, FILES),
         ("folder", write_two_classes, FILES),
-        ("table", write_table, FILES),  # the file all.csv in it
+        ("table", write_table, FILES),  # its file all.csv
     ],
 )
-def test_a_download_trains_as_it_is(train, tmp_path, capsys, layout, write, loader):
+def test_a_download_trains_without_preparation(train, tmp_path, capsys, layout, write, loader):
     root = tmp_path / "down load"
     write(root)
     if layout == "table":
@@ -89,7 +84,7 @@ def test_a_download_trains_as_it_is(train, tmp_path, capsys, layout, write, load
     assert (bank["rows"] != one_hot).any(1).all()  # every sample was seen
 
 
-def test_packed_shards_train_without_what_was_left_out(train, tmp_path, capsys):
+def test_packed_shards_train_without_the_samples_left_out(train, tmp_path, capsys):
     from alr_fast.data.__main__ import main as data_main
 
     write_two_classes(tmp_path / "set", size=(40, 32), suffix=".jpg")
@@ -104,7 +99,7 @@ def test_packed_shards_train_without_what_was_left_out(train, tmp_path, capsys):
     assert bank["ids"].tolist() == [i for i in range(12) if i != 7]
 
 
-def test_folders_of_digits_are_animals_when_they_are_called_so(train, tmp_path):
+def test_numbered_folders_train_as_animal10n_if_named(train, tmp_path):
     write_animal10n(tmp_path / "set", form="folders")
     summary = train(tmp_path / "set", "--data.name", "animal10n", "--data.image_size", "16")
     assert summary["data"]["classes"][3] == "coyote"
@@ -133,7 +128,7 @@ def test_second_test_set_of_webvision(train, tmp_path, form):
 
 @pytest.mark.parametrize("recipe", [name for name in recipe_names() if name != "digits"])
 def test_every_recipe_loads_its_data_set(train, tmp_path, recipe):
-    """The shipped recipes, with a small net and small images in the place of theirs."""
+    """The shipped recipes, with a small model and small images instead of theirs."""
     write = {
         "animal10n": partial(write_animal10n, form="flat"),
         "cifar10": write_cifar10,
@@ -157,6 +152,6 @@ def test_every_recipe_loads_its_data_set(train, tmp_path, recipe):
 
 
 @pytest.mark.parametrize("name", ["resnet34-cifar", "vgg19_bn", "inception_resnet_v2", "resnet50"])
-def test_the_nets_of_the_recipes_exist(name):
+def test_the_models_of_the_recipes_exist(name):
     with torch.device("meta"):
         assert build_model(name, num_classes=14, in_channels=3, image_size=227)

@@ -1,7 +1,7 @@
-"""Trainings in processes of their own, for the tests of what may happen to one.
+"""Trainings in separate processes, for the tests of faults.
 
-A start of Python with all that a training imports takes seconds. So one process, this file as a
-script, imports it once and forks each training from there.
+Starting Python with all imports of a training takes seconds. One process, which runs this file as a
+script, imports them once, and each training is a fork of it.
 """
 
 import contextlib
@@ -20,19 +20,19 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-_SECONDS = 120  # a training that takes longer hangs
+_SECONDS = 120  # time limit of a training
 _PR_SET_PDEATHSIG = 1
 
 
 class Server:
-    """The process that forks trainings; `close` ends it and them."""
+    """The process that forks trainings; `close` ends it and all of them."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # One thread: tiny nets gain nothing from more, and there is none to lose in a fork.
+            # One thread is enough for tiny models, and a fork has no threads to lose.
             env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
             text=True,
         )
@@ -50,10 +50,10 @@ class Server:
 
         Args:
             argv: Options of ``python -m alr_fast.train``.
-            log: Gets stdout and stderr.
-            faults: Functions of this module that are called first, with their arguments.
-            processes: Start so many by torchrun; None for a single one without it.
-            restarts: How often torchrun starts them again.
+            log: File for stdout and stderr.
+            faults: Functions of this module to call first, with their arguments.
+            processes: Number of processes of torchrun; None for a single one without torchrun.
+            restarts: Number of restarts by torchrun.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         request = {
@@ -71,7 +71,7 @@ class Server:
         return self._ask(wait=pid)
 
     def close(self) -> None:
-        """Ends the server and all that it started."""
+        """Ends the server and all trainings."""
         for training in self._started:
             training.end()
         self._process.communicate()
@@ -83,7 +83,7 @@ class Server:
 
 
 class Training:
-    """A training that was started; its pid is its own until `status` is known."""
+    """A started training; its pid is valid until `status` is known."""
 
     def __init__(self, server: Server, pid: int, log: Path) -> None:
         self.pid = pid
@@ -100,16 +100,16 @@ class Training:
 
     @property
     def output(self) -> str:
-        """What it has printed so far."""
+        """Its output so far."""
         return self.log.read_text()
 
     def wait(self) -> int:
-        """Its exit status, when it has one."""
+        """Waits for the end of the training and returns its exit status."""
         self.until(lambda: self.status is not None)
         return self.status
 
     def until(self, condition: Callable[[], object]) -> bool:
-        """Returns when a condition holds, or the training has ended: whether the former."""
+        """Waits until a condition holds or the training has ended; returns whether it holds."""
         end = time.monotonic() + _SECONDS
         while not condition():
             if self.status is not None:
@@ -121,14 +121,14 @@ class Training:
         return True
 
     def send(self, number: int) -> bool:
-        """Sends a signal; whether there still was somebody to get it."""
+        """Sends a signal; returns whether the training was still running."""
         if self.status is not None:
             return False
         os.kill(self.pid, number)
         return True
 
     def end(self) -> None:
-        """Kills it with all that it started."""
+        """Kills the training and its child processes."""
         if self.status is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -146,13 +146,11 @@ def _serve() -> None:
     import alr_fast.train
     import alr_fast.training.checkpoint.store
     import alr_fast.training.config.command_line
+    import alr_fast.training.loop
     import alr_fast.training.output.display
     import alr_fast.training.output.loggers
     import alr_fast.training.output.run_folder
-    import alr_fast.training.profiling
-    import alr_fast.training.resume
     import alr_fast.training.run_data
-    import alr_fast.training.trainer
     from alr_fast.training.config.schema import Config
 
     for module in ("docstring_parser", "safetensors.torch", "torchmetrics.classification"):
@@ -171,7 +169,7 @@ def _serve() -> None:
             if answer == 0:
                 status = _train(request)
                 sys.stdout.flush()
-                os._exit(status)  # taking down all that was imported takes a second
+                os._exit(status)  # a normal exit would take a second
         print(json.dumps(answer), flush=True)
 
 
@@ -189,11 +187,11 @@ def _train(request: dict) -> int:
         os.dup2(handle, number)
         os.close(handle)
     os.dup2(1, 2)
-    # Every process begins with random numbers of its own; a fork has those of the server.
+    # Every process starts with its own random numbers; a fork has those of the server.
     torch.seed()
     np.random.seed(int.from_bytes(os.urandom(4), "little"))
     random.seed()
-    add_nets()
+    add_models()
     for name, arguments in request["faults"].items():
         globals()[name](**arguments)
     if request["processes"] is None:
@@ -204,7 +202,7 @@ def _train(request: dict) -> int:
 
 
 def _torchrun(request: dict) -> int:
-    """What the command torchrun does, but its processes are forks of this one."""
+    """Does the same as the command torchrun, but with forks of this process."""
     import alr_fast.train
 
     words = ["--standalone", "--run-path", "--start-method", "fork"]
@@ -219,19 +217,19 @@ def _torchrun(request: dict) -> int:
     return 0
 
 
-def add_nets() -> None:
-    """Adds "dropout", a small net that uses random numbers of torch, NumPy and Python."""
+def add_models() -> None:
+    """Adds "dropout", a small model that uses random numbers of PyTorch, NumPy and Python."""
     from alr_fast.training.models import MODELS
 
-    MODELS["dropout"] = _dropout_net
+    MODELS["dropout"] = _dropout_model
 
 
-def _dropout_net(num_classes: int, in_channels: int):
+def _dropout_model(num_classes: int, in_channels: int):
     import numpy as np
     from torch import nn
 
-    # NumPy and Python are nobody's business but the net's: a new training of it seeds them, and
-    # one that goes on must find them where they were.
+    # Only the model uses the generators of NumPy and Python: a new training seeds them here, and a
+    # resumed one has to restore their states.
     random.seed(1)
     np.random.seed(1)
 
@@ -271,7 +269,7 @@ def _around_steps(before=None, after=None) -> None:
 
 
 def signal_after(number: int, steps: int) -> None:
-    """The process gets a signal after so many steps."""
+    """The process gets a signal after a number of steps."""
     _around_steps(after=lambda made: made == steps and os.kill(os.getpid(), number))
 
 
@@ -288,13 +286,13 @@ def signal_group_after(number: int, steps: int) -> None:
             finally:
                 os._exit(0)
         os.waitpid(sender, 0)
-        time.sleep(0.3)  # a process that dies of it is dead by then
+        time.sleep(0.3)  # time for a process to die of it
 
     _around_steps(after=after)
 
 
 def signal_in_evaluation(number: int, calls: int) -> None:
-    """The process gets a signal when it evaluates for so manyth time."""
+    """The process gets a signal in its evaluation number ``calls``."""
     from alr_fast.training import loop
 
     genuine, made = loop.evaluate, [0]
@@ -309,7 +307,7 @@ def signal_in_evaluation(number: int, calls: int) -> None:
 
 
 def kill_rank(rank: int, steps: int) -> None:
-    """One rank dies at its first life, when checkpoints are complete and so many steps made."""
+    """One rank is killed after a number of steps, but not again after a restart."""
 
     def after(made: int) -> None:
         first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
@@ -331,7 +329,7 @@ def nan_images(first: int, last: int) -> None:
 
 
 def limit_files(num_bytes: int, after_steps: int) -> None:
-    """The kernel refuses files beyond a size, from a step on."""
+    """After a number of steps the kernel refuses to write files beyond a size."""
 
     def limit(made: int) -> None:
         if made == after_steps:
@@ -342,7 +340,7 @@ def limit_files(num_bytes: int, after_steps: int) -> None:
 
 
 def full_disk(name: str, mode: str, at: int) -> None:
-    """A file cannot be opened for writing when that is tried for so manyth time."""
+    """The disk is full when a file is opened in a mode for the ``at``-th time."""
     genuine, tried = Path.open, [0]
 
     wanted = mode
@@ -358,13 +356,13 @@ def full_disk(name: str, mode: str, at: int) -> None:
 
 
 def run_folder(runs: Path) -> Path:
-    """The one folder of a run."""
+    """The only run folder."""
     (folder,) = [p for p in runs.iterdir() if not p.is_symlink()]
     return folder
 
 
 def metrics(runs: Path) -> list[dict[str, str]]:
-    """The lines of the CSV file, without the columns that tell the time."""
+    """The rows of metrics.csv without the columns of measured times."""
     with (run_folder(runs) / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     timing = ("seconds", "samples_per_second")
@@ -372,7 +370,7 @@ def metrics(runs: Path) -> list[dict[str, str]]:
 
 
 def outcome(runs: Path) -> dict:
-    """All that a run computed, weights and bank as bytes."""
+    """All results of a run, with weights and bank as bytes."""
     folder = run_folder(runs)
     found = {path.name: path.read_bytes() for path in sorted(folder.glob("*.safetensors"))}
     return {**found, "metrics": metrics(runs)}

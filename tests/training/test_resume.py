@@ -1,4 +1,4 @@
-"""Which run and checkpoint `--resume` chooses, without a training."""
+"""The run and the checkpoint that `--resume` finds, without training."""
 
 import shutil
 
@@ -12,12 +12,12 @@ from alr_fast.training.checkpoint.manifest import MANIFEST
 from alr_fast.training.checkpoint.store import CheckpointStore
 from alr_fast.training.config.command_line import parse
 from alr_fast.training.output.run_folder import CHECKPOINTS
-from alr_fast.training.resume import find_checkpoint
+from alr_fast.training.resume import Start, find_checkpoint
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _group():
-    """A group of this one process."""
+    """A process group of this process alone."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
@@ -39,7 +39,7 @@ def runs(tmp_path):
 
 @pytest.fixture
 def make_run(runs, checkpoint):
-    """Makes the folder of a run as it was left."""
+    """Makes the folder of a stopped or finished run."""
 
     def make(name, *argv, finished=False, checkpoints=True, change=lambda options: None):
         run = runs / name
@@ -57,7 +57,7 @@ def make_run(runs, checkpoint):
 
 
 @pytest.fixture
-def said():
+def logged():
     return []
 
 
@@ -67,10 +67,10 @@ def warned():
 
 
 @pytest.fixture
-def find(runs, said, warned):
+def find(runs, logged, warned):
     def find(resume, *argv):
         config = parse(["--runs", str(runs), "--resume", str(resume), *argv])
-        return find_checkpoint(config, log=said.append, warn=warned.append)
+        return find_checkpoint(config, log=logged.append, warn=warned.append)
 
     return find
 
@@ -79,24 +79,26 @@ FIRST, SECOND, THIRD = (f"20260131-00000{number}-digits" for number in (1, 2, 3)
 BEGINS = "--resume auto: no unfinished run of this configuration in {}; a new one begins"
 
 
-def test_a_link_means_the_run_that_it_leads_to(runs, make_run, find):
+def test_links_are_resolved(runs, make_run, find):
     run = make_run(FIRST)
     (runs / "latest").symlink_to(run.name)
-    # Else "latest" would be made to lead to itself when the run is finished.
-    found, checkpoint = find(runs / "latest")
-    assert (found, checkpoint.path) == (run, run / CHECKPOINTS / "000000001")
-    found, checkpoint = find(runs / "latest" / CHECKPOINTS / "000000001")
-    assert (found, checkpoint.path) == (run, run / CHECKPOINTS / "000000001")
+    # Otherwise "latest" would be linked to itself when the run has finished.
+    for path in (runs / "latest", runs / "latest" / CHECKPOINTS / "000000001"):
+        start = find(path)
+        assert start.folder == run
+        assert start.checkpoint.path == run / CHECKPOINTS / "000000001"
+        assert not start.finished
 
 
-def test_a_finished_run_is_not_gone_on_with(make_run, find):
+def test_a_finished_run_is_not_resumed(make_run, find):
     run = make_run(FIRST, finished=True)
     path = run / CHECKPOINTS / "000000001"
-    assert find(run) == find(path) == find("auto") == (run, None)
+    assert find(run) == find(path) == find("auto") == Start(run, None)
+    assert find(run).finished
     (path / MANIFEST).write_text("damaged")
-    assert find(run) == find(path) == (run, None)
+    assert find(run) == find(path) == Start(run, None)
     shutil.rmtree(run / CHECKPOINTS)
-    assert find(run) == (run, None)
+    assert find(run) == Start(run, None)
     with pytest.raises(UserError, match=r"--seed 3: the run .* has 0; pass that"):
         find(run, "--seed", "3")
 
@@ -109,7 +111,7 @@ def test_a_run_without_a_checkpoint_is_refused(make_run, find):
         shutil.rmtree(run / CHECKPOINTS, ignore_errors=True)
 
 
-def test_a_folder_of_something_else_is_refused(runs, make_run, find):
+def test_a_folder_without_a_run_is_refused(runs, make_run, find):
     run = make_run(FIRST)
     for path in (runs, run / CHECKPOINTS):
         with pytest.raises(UserError, match=f"{path}: neither the folder of a run nor one of its"):
@@ -126,12 +128,12 @@ def test_a_configuration_that_cannot_be_read_is_refused(make_run, find):
     assert "\n" not in str(error.value)
 
 
-def test_auto_takes_the_newest_run_of_this_configuration(make_run, find, said, warned):
+def test_auto_takes_the_newest_run_of_this_configuration(make_run, find, logged, warned):
     make_run(FIRST)
     run = make_run(SECOND)
     make_run(THIRD, "--seed", "1")
-    assert find("auto", "--log-every", "7")[0] == run
-    assert (said, warned) == ([], [])
+    assert find("auto", "--log-every", "7").folder == run
+    assert (logged, warned) == ([], [])
 
 
 @pytest.mark.parametrize("text", ["seed: [3", "", "- 3", b"\xff\xfe\xff"])
@@ -139,31 +141,31 @@ def test_auto_passes_over_a_configuration_that_cannot_be_read(make_run, find, wa
     run, other = make_run(FIRST), make_run(SECOND)
     path = other / "config.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert find("auto")[0] == run
+    assert find("auto").folder == run
     (line,) = warned
     assert line.startswith(f"{path}: cannot be read (")
     assert line.endswith("): --resume auto passes this run over")
     assert "\n" not in line
 
 
-def test_auto_says_that_a_new_run_begins(runs, find, said):
-    assert find("auto") is None
-    assert said == [BEGINS.format(runs)]
+def test_auto_logs_that_a_new_run_begins(runs, find, logged):
+    assert find("auto") == Start()
+    assert logged == [BEGINS.format(runs)]
 
 
-def test_auto_says_what_differs_in_the_newest_run_of_the_recipe(runs, make_run, find, said):
+def test_auto_logs_the_difference_in_the_newest_run_of_the_recipe(runs, make_run, find, logged):
     make_run(FIRST, "--seed", "9")
     make_run(SECOND, "--optim.lr", "0.1")
     make_run(THIRD, "--recipe", "folder", "--data-root", "x")
-    assert find("auto") is None
-    assert said == [f"{BEGINS.format(runs)} ({SECOND} differs in optim.lr: 0.1, now 0.01)"]
+    assert find("auto") == Start()
+    assert logged == [f"{BEGINS.format(runs)} ({SECOND} differs in optim.lr: 0.1, now 0.01)"]
 
 
-def test_auto_names_three_options_at_most(runs, make_run, find, said):
+def test_auto_names_three_options_at_most(runs, make_run, find, logged):
     make_run(FIRST, "--seed", "1", "--noise.seed", "0", "--optim.lr", "0.1", "--data.limit", "50")
-    assert find("auto", "--optim.nesterov", "false") is None
+    assert find("auto", "--optim.nesterov", "false") == Start()
     names = "data.limit: 50, now null; optim.lr: 0.1, now 0.01; optim.nesterov: true, now false"
-    assert said == [f"{BEGINS.format(runs)} ({FIRST} differs in {names}; and 1 more)"]
+    assert logged == [f"{BEGINS.format(runs)} ({FIRST} differs in {names}; and 1 more)"]
 
 
 def test_other_methods_are_named_as_such(make_run, find):
@@ -172,26 +174,26 @@ def test_other_methods_are_named_as_such(make_run, find):
         find(run, "--methods", "ce")
 
 
-def test_what_was_changed_is_named_before_what_follows_from_it(make_run, find, said):
+def test_changed_options_are_named_before_those_that_depend_on_them(make_run, find, logged):
     run = make_run(FIRST)
     with pytest.raises(UserError, match=r"--optim\.epochs 90: the run .* has 60"):
         find(run, "--optim.epochs", "90")
-    assert find("auto", "--optim.epochs", "90") is None
-    assert "optim.epochs: 60, now 90; alr.warmup_epochs: 10, now 15" in said[0]
+    assert find("auto", "--optim.epochs", "90") == Start()
+    assert "optim.epochs: 60, now 90; alr.warmup_epochs: 10, now 15" in logged[0]
 
 
-def test_auto_says_where_there_is_no_checkpoint_yet(runs, make_run, find, said):
+def test_auto_logs_that_there_is_no_checkpoint_yet(runs, make_run, find, logged):
     make_run(FIRST, checkpoints=False)
-    assert find("auto") is None
-    assert said == [f"{BEGINS.format(runs)} ({FIRST} has no complete checkpoint)"]
+    assert find("auto") == Start()
+    assert logged == [f"{BEGINS.format(runs)} ({FIRST} has no complete checkpoint)"]
 
 
-def test_an_option_that_there_was_not_had_its_default(make_run, find):
+def test_an_option_that_did_not_exist_had_its_default(make_run, find):
     def forget(options):
         del options["optim"]["clip_norm"], options["optim"]["accumulate"], options["bank"]
 
     run = make_run(FIRST, change=forget)
-    assert find("auto")[0] == find(run)[0] == run
+    assert find("auto").folder == find(run).folder == run
     with pytest.raises(UserError, match=r"--optim\.accumulate 2: the run .* has 1; pass that"):
         find(run, "--optim.accumulate", "2")
     with pytest.raises(UserError, match=r"--bank\.dtype bfloat16: the run .* has float32"):
@@ -199,11 +201,11 @@ def test_an_option_that_there_was_not_had_its_default(make_run, find):
 
 
 @pytest.mark.parametrize("value", [None, 3])
-def test_an_option_that_there_is_no_more_differs(make_run, find, said, value):
+def test_an_option_that_no_longer_exists_differs(make_run, find, logged, value):
     run = make_run(FIRST, change=lambda options: options["optim"].update(magic=value))
-    assert find("auto") is None
+    assert find("auto") == Start()
     then = "null" if value is None else "3"
-    assert said[0].endswith(f"({FIRST} differs in optim.magic: {then}, now no such option)")
+    assert logged[0].endswith(f"({FIRST} differs in optim.magic: {then}, now no such option)")
     with pytest.raises(UserError, match=r"has the option optim\.magic, which this version"):
         find(run)
 
@@ -216,11 +218,11 @@ LABELS = [
 
 
 @pytest.mark.parametrize("changed", LABELS)
-def test_other_labels_may_come_from_elsewhere(make_run, find, changed):
+def test_other_labels_may_have_another_source(make_run, find, changed):
     run = make_run(FIRST)
-    assert find("auto", *changed) is None
+    assert find("auto", *changed) == Start()
     with pytest.raises(UserError, match=f"{changed[0]} .*the run"):
         find(run, *changed)
     wanted = ["--checkpoint.other_labels", "true"]
-    assert find("auto", *changed, *wanted)[0] == find(run, *changed, *wanted)[0] == run
-    assert find("auto", *changed, *wanted, "--data.limit", "9") is None
+    assert find("auto", *changed, *wanted).folder == find(run, *changed, *wanted).folder == run
+    assert find("auto", *changed, *wanted, "--data.limit", "9") == Start()

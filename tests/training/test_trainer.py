@@ -1,4 +1,4 @@
-"""A step of training: what it computes, and that it never waits."""
+"""The training step: its results, and that it never waits for the device."""
 
 import gc
 import math
@@ -66,30 +66,27 @@ def train(trainer, epochs=1):
     return trainer
 
 
-def test_predictions_are_counted_by_what_is_known_of_the_labels():
+def test_predictions_are_counted_separately_for_correct_and_wrong_given_labels():
     trainer = make_trainer(Config(optim=SGD), method="ce")
     trainer._true = torch.tensor([1, 1, 0, 2, 2, 0])
-    labels = torch.tensor([1, 1, 2, 1, 0, -1])  # two right, three wrong, one without an image
-    predicted = torch.tensor([1, 0, 0, 2, 0, 1])  # the last one is the true class of sample 0
+    labels = torch.tensor([1, 1, 2, 1, 0, -1])  # two correct, three wrong, one unreadable
+    predicted = torch.tensor([1, 0, 0, 2, 0, 1])  # the last one is the clean label of sample 0
     index = torch.tensor([0, 1, 2, 3, 4, -1])
     logits = nn.functional.one_hot(predicted, CLASSES).float()
     trainer._add(torch.tensor(1.0), logits, {"label": labels, "index": index})
-    trainer.sums[3] = 5  # valid samples, which a step counts
-    assert trainer.prediction_shares() == {
-        "clean_correct": 1 / 2,
-        "mislabelled_correct": 2 / 3,
-        "mislabelled_memorised": 1 / 3,
-    }
+    trainer.sums.samples.fill_(5)  # valid samples, counted by train_step
+    result = trainer.progress()
+    assert result.clean_correct == 1 / 2
+    assert result.mislabelled_correct == 2 / 3
+    assert result.mislabelled_memorised == 1 / 3
 
 
 VARIANTS = {
     "float32": Config(optim=SGD),
     "bfloat16": Config(optim=SGD, precision="bfloat16"),
     "float16": Config(optim=SGD, precision="float16"),
-    "pieces, clipped": Config(optim=replace(SGD, accumulate=2, clip_norm=0.1)),
-    "adamw, averaged": Config(
-        optim=replace(SGD, optimizer="adamw"), model=ModelConfig(ema_decay=0.99)
-    ),
+    "micro-batches, clipped": Config(optim=replace(SGD, accumulate=2, clip_norm=0.1)),
+    "adamw, ema": Config(optim=replace(SGD, optimizer="adamw"), model=ModelConfig(ema_decay=0.99)),
 }
 
 
@@ -99,7 +96,7 @@ def test_a_step_never_waits_for_a_value(variant, method, device, monkeypatch):
     trainer = make_trainer(VARIANTS[variant], device, method=method)
     trainer.begin_epoch()
     batches = list(trainer.loader)
-    trainer.train_step(batches[0])  # what is made once may wait
+    trainer.train_step(batches[0])  # the first step may wait for one-time set-up
     asked = []
 
     def noting(name):
@@ -123,7 +120,7 @@ def test_a_step_never_waits_for_a_value(variant, method, device, monkeypatch):
 
 
 def test_plain_sgd_on_the_mean_loss():
-    """What a loop by hand would do."""
+    """The step equals a plain PyTorch loop."""
     optim = replace(SGD, schedule="constant", weight_decay=0.01, clip_norm=0.5)
     trainer = make_trainer(Config(optim=optim), method="ce")
     net = make_net()
@@ -141,8 +138,8 @@ def test_plain_sgd_on_the_mean_loss():
         torch.testing.assert_close(a, b)
 
 
-def test_pieces_change_batch_statistics_alone():
-    """Without batch normalisation the pieces of a batch are the batch."""
+def test_micro_batches_change_batch_statistics_alone():
+    """Without batch normalisation, micro-batches have the same result as the whole batch."""
     results = []
     for accumulate in (1, 3):
         trainer = make_trainer(Config(optim=replace(SGD, accumulate=accumulate)))
@@ -162,7 +159,7 @@ def test_sums_of_an_epoch():
     trainer.begin_epoch()
     losses, right = [], 0
     for batch in trainer.loader:
-        batch["label"][0] = -1  # no image
+        batch["label"][0] = -1  # unreadable image
         trainer.train_step(batch)
         logits = trainer.model(batch["image"])  # as in training
         losses += [
@@ -170,17 +167,18 @@ def test_sums_of_an_epoch():
             for row, label in zip(logits[1:], batch["label"][1:], strict=True)
         ]
         right += (logits.argmax(1) == batch["label"]).sum().item()
-    loss, accuracy, samples = trainer.progress()
-    assert samples == len(losses) == SAMPLES - 5
-    assert loss == pytest.approx(np.mean(losses), rel=1e-5)
-    assert accuracy == right / samples
+    result = trainer.progress()
+    assert result.samples == len(losses) == SAMPLES - 5
+    assert result.loss == pytest.approx(np.mean(losses), rel=1e-5)
+    assert result.accuracy == right / result.samples
+    assert result.clean_correct is result.mislabelled_correct is None
     trainer.end_epoch()
-    assert math.isnan(trainer.progress()[0])
+    assert math.isnan(trainer.progress().loss)
     assert (trainer.epoch, trainer.step, trainer.steps_made) == (1, 0, 5)
 
 
-def test_the_net_goes_with_its_trainer():
-    """Without waiting for the collector: the next method needs its memory."""
+def test_the_model_is_freed_with_its_trainer():
+    """Immediately, without the garbage collector: the next method needs its memory."""
     gc.disable()
     try:
         trainer = train(make_trainer(Config(optim=SGD)))
@@ -191,7 +189,7 @@ def test_the_net_goes_with_its_trainer():
         gc.enable()
 
 
-def test_the_average_follows_the_weights():
+def test_the_ema_follows_the_weights():
     trainer = train(make_trainer(Config(optim=SGD, model=ModelConfig(ema_decay=0.5))), 2)
     averages, weights = (list(net.parameters()) for net in (trainer.evaluated, trainer.model))
     assert trainer.evaluated is not trainer.model
@@ -203,8 +201,8 @@ def test_the_average_follows_the_weights():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_steps_that_are_not_finite_are_left_out(variant):
-    """In the first step, in the middle, and the statistics of batch normalisation recover."""
+def test_steps_with_nonfinite_gradients_are_skipped(variant):
+    """The first step and a later one; the statistics of batch normalisation recover."""
     trainer = make_trainer(VARIANTS[variant])
     bank = trainer.criterion.bank.rows
     trainer.begin_epoch()
@@ -223,7 +221,7 @@ def test_steps_that_are_not_finite_are_left_out(variant):
         if number in (0, 3):
             assert not any(moved)
             assert not touched.any()
-        elif variant != "float16":  # whose factor may have to fall first
+        elif variant != "float16":  # its scale may have to decrease first
             assert any(moved)
             assert touched.nonzero().flatten().tolist() == sorted(batch["index"].tolist())
             finite.append(number)
@@ -239,13 +237,13 @@ def test_steps_that_are_not_finite_are_left_out(variant):
         for state in trainer.optimizer.state.values()
         for value in state.values()
     )
-    assert math.isfinite(trainer.progress()[0])
+    assert math.isfinite(trainer.progress().loss)
     trainer.end_epoch()
     assert trainer.check_skipped() == 0
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_another_number_of_processes_begins_the_epoch_anew(same):
+def test_with_another_number_of_processes_the_epoch_starts_again(same):
     config = Config(optim=replace(SGD, warmup_steps=20))
     trainer = train(make_trainer(config))
     trainer.begin_epoch()
@@ -279,7 +277,7 @@ def test_a_loss_that_stays_nan_ends_the_run():
     trainer.begin_epoch()
     good, bad = list(trainer.loader)[:2]
     bad["image"][:] = math.nan
-    for batch in (bad, bad, good, bad, bad):  # two in a row at most
+    for batch in (bad, bad, good, bad, bad):  # at most two consecutive ones
         trainer.train_step(batch)
         trainer.check_skipped()
     trainer.train_step(bad)

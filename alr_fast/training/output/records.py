@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alr_fast.noise import InjectedNoise
+from alr_fast.training.config.schema import Config
+from alr_fast.training.distributed import World
+from alr_fast.training.loaders import Loaders
+from alr_fast.training.run_data import RunData, label_accuracy
 from alr_fast.utils.files import replacing
+from alr_fast.utils.machine import environment
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,63 @@ def method_summary(
         "skipped_steps": sum(record.skipped_steps for record in history),
         "samples_per_second": sum(record.samples_per_second for record in history) / len(history),
         "seconds": sum(record.seconds for record in history),
+    }
+
+
+def run_summary(
+    config: Config,
+    world: World,
+    data: RunData,
+    noise: InjectedNoise,
+    loaders: Loaders,
+    records: list[EpochRecord],
+    *,
+    started: str,
+) -> dict[str, Any]:
+    """Returns the content of ``summary.json``.
+
+    Args:
+        config: Resolved configuration.
+        world: The processes.
+        data: Samples of the run, with the labels to train on.
+        noise: Noise in these labels.
+        loaders: Loaders of the run.
+        records: All epochs of all methods.
+        started: When the run started, ISO 8601.
+    """
+    index, before = data.train.index, label_accuracy(data.train.index)
+    methods = {
+        method: method_summary([r for r in records if r.method == method], before)
+        for method in config.methods
+    }
+    return {
+        "methods": methods,
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "epochs": config.optim.epochs,
+        "seconds": sum(method["seconds"] for method in methods.values()),
+        "started": started,
+        "noise": {
+            "kind": noise.kind,
+            "requested_rate": noise.requested_rate,
+            "realised_rate": noise.realised_rate,
+            "seed": noise.seed,
+        },
+        "data": {
+            "name": data.dataset.layout.name,
+            "root": config.data_root,
+            "train_samples": len(data.train),
+            "test_samples": len(data.test),
+            "validation_samples": 0 if data.validation is None else len(data.validation),
+            "loader": loaders.choice.name,
+            "excluded_samples": len(data.excluded),
+            "broken_samples": len(loaders.train.broken.reasons),
+            "broken_test_samples": sum(len(loader.broken.reasons) for loader in loaders.tests),
+            "classes": list(index.class_names),
+            "sample_fingerprint": index.sample_fingerprint(),
+            "label_fingerprint": index.label_fingerprint(),
+        },
+        "environment": {**environment(world.device, config.precision), "processes": world.size},
     }
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from alr_fast._operators import table_loss
 from alr_fast.bank import LabelBank
+from alr_fast.errors import UserError
 from alr_fast.losses.base import WarmUpLoss, _checked_momentum
 
 
@@ -14,6 +15,7 @@ class _RefiningLoss(WarmUpLoss):
     """Cross entropy first, then the fused operation on a bank that it updates."""
 
     bank: LabelBank
+    needs = frozenset({"bank"})
 
     def __init__(
         self,
@@ -112,7 +114,9 @@ class ALRLoss(_RefiningLoss):
             unique_index=unique_index,
         )
         if not 0 <= entropy_weight < torch.inf:
-            raise ValueError(f"entropy_weight must be 0 or more and finite, got {entropy_weight}")
+            raise UserError(
+                "must be 0 or more and finite", argument="entropy_weight", value=entropy_weight
+            )
         self.entropy_weight = entropy_weight
 
     def _after_warmup(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from alr_fast._operators import label_loss, table_loss
 from alr_fast.bank import LabelBank
+from alr_fast.errors import UserError
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -17,10 +18,13 @@ class Loss(nn.Module):
     Attributes:
         bank: The `LabelBank` that the loss updates, None where it keeps none.
         bank_at_zero: Whether its rows start at zero instead of the one-hot given labels.
+        needs: Arguments that a training run must provide, of "bank", "transition", "teacher" and
+            "all_sum".
     """
 
     bank: LabelBank | None = None
     bank_at_zero: bool = False
+    needs: frozenset[str] = frozenset()
     _tables: tuple[str, ...] = ()
 
     def __init__(self, *, reduction: str = "mean") -> None:
@@ -286,5 +290,5 @@ class PlainLoss(Loss):
 
 def _checked_momentum(momentum: float) -> float:
     if not 0 <= momentum <= 1:
-        raise ValueError(f"momentum must lie in [0, 1], got {momentum}")
+        raise UserError("must lie in [0, 1]", argument="momentum", value=momentum)
     return momentum

@@ -49,6 +49,8 @@ class BackwardCorrectionLoss(SmearingLoss):
     that the loss has no lower bound.
     """
 
+    needs = frozenset({"transition"})
+
     def __init__(self, transition: Tensor, *, reduction: str = "mean") -> None:
         """Sets up the loss.
 
@@ -80,6 +82,7 @@ class ForwardCorrectionLoss(PlainLoss):
     """
 
     log_transition: Tensor  # [K, K], row y holds log T[:, y]
+    needs = frozenset({"transition"})
 
     def __init__(self, transition: Tensor, *, reduction: str = "mean") -> None:
         """Sets up the loss.

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alr_fast.errors import UserError
 from alr_fast.losses.base import Loss, WarmUpLoss
 
 
@@ -47,7 +48,7 @@ class LabelSmoothingLoss(WarmUpLoss):
         """
         super().__init__(warmup_epochs=warmup_epochs, reduction=reduction)
         if not -torch.inf < smoothing <= 1:
-            raise ValueError(f"smoothing must be finite and at most 1, got {smoothing}")
+            raise UserError("must be finite and at most 1", argument="smoothing", value=smoothing)
         self.smoothing = smoothing
 
     def _after_warmup(

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alr_fast.errors import UserError
 from alr_fast.losses.base import Loss
 from alr_fast.losses.correction import ROW_SUM_TOLERANCE
 
@@ -19,6 +20,7 @@ class DistillationLoss(Loss):
     """
 
     teacher: Tensor  # [N, K]
+    needs = frozenset({"teacher"})
 
     def __init__(
         self, teacher: Tensor, *, temperature: float = 1.0, reduction: str = "mean"
@@ -36,7 +38,7 @@ class DistillationLoss(Loss):
         """
         super().__init__(reduction=reduction)
         if not 0 < temperature < torch.inf:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+            raise UserError("must be above 0", argument="temperature", value=temperature)
         if teacher.ndim != 2 or 0 in teacher.shape:
             raise ValueError(f"teacher must have shape [N, K], got {tuple(teacher.shape)}")
         sums = teacher.sum(-1, dtype=torch.float32)

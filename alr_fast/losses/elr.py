@@ -23,6 +23,7 @@ class ELRLoss(PlainLoss):
 
     bank: LabelBank
     bank_at_zero = True
+    needs = frozenset({"bank"})
 
     def __init__(
         self,

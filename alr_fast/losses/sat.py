@@ -21,6 +21,8 @@ class SATLoss(_RefiningLoss):
     One fused pass, then its gradient rows are scaled by w. (The sum of w is known only after it.)
     """
 
+    needs = frozenset({"bank", "all_sum"})
+
     def __init__(
         self,
         bank: LabelBank,

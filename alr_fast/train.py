@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from alr_fast.training.loop import synchronised, train_method
 from alr_fast.training.signals import EXIT_STOPPED, Stopped, StopSignals
 from alr_fast.utils.command import exit_status, need
@@ -138,13 +138,16 @@ def run(config, world, stop) -> None:
 
         def new_model() -> nn.Module:
             torch.manual_seed(config.seed)
-            model = build_model(
-                config.model.name,
-                num_classes=index.num_classes,
-                in_channels=data.train.channels,
-                image_size=transform.size,
-                pretrained=config.model.pretrained,
-            )
+            with naming_options(
+                name="model.name", pretrained="model.pretrained", image_size="data.image_size"
+            ):
+                model = build_model(
+                    config.model.name,
+                    num_classes=index.num_classes,
+                    in_channels=data.train.channels,
+                    image_size=transform.size,
+                    pretrained=config.model.pretrained,
+                )
             # The same weights in all processes, but each drops other activations out.
             torch.manual_seed(config.seed + world.rank)
             if config.model.sync_batchnorm:

@@ -7,14 +7,15 @@ from typing import Any
 from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
 from alr_fast.training.checkpoint.manifest import Checkpoint, newest_checkpoint, read_manifest
+from alr_fast.training.config.check import with_default_options
 from alr_fast.training.config.schema import Config
 from alr_fast.training.methods import METHODS
 from alr_fast.training.output.run_folder import (
     CHECKPOINTS,
     CONFIG,
-    _read_config,
     find_runs,
     is_finished,
+    read_config,
 )
 from alr_fast.utils.text import some_names
 
@@ -81,7 +82,7 @@ def find_checkpoint(
             "auto finds the newest one"
         )
     try:
-        differing = _differing(config, _read_config(run))
+        differing = _differing(config, read_config(run))
     except UserError as error:
         raise UserError(f"{error}; pass another --resume") from error
     for name, (now, then) in differing.items():
@@ -114,7 +115,7 @@ def _find_newest(
     nearest = ""
     for run in find_runs(Path(config.runs)):
         try:
-            then = _read_config(run)
+            then = read_config(run)
         except UserError as error:
             warn(f"{error}: --resume auto passes this run over")
             continue
@@ -204,7 +205,8 @@ def _differing(config: Config, then: dict[str, Any]) -> dict[str, tuple[Any, Any
     this version does not know.
     """
     free = _FREE + (_LABELS if config.checkpoint.other_labels else ())
-    now, defaults = config.as_dict(), Config(methods=config.methods).as_dict()
+    now = config.as_dict()
+    defaults = with_default_options(Config(methods=config.methods)).as_dict()
     # Of methods that are not trained now, the options say nothing; that they were trained then is
     # another value of the option methods.
     then = {key: value for key, value in then.items() if key in now or key not in METHODS}

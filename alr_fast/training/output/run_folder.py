@@ -243,7 +243,7 @@ CHECKPOINTS = "checkpoints"  # folder in the folder of a run
 CONFIG = "config.yaml"
 
 
-def _read_config(run: Path) -> dict[str, Any]:
+def read_config(run: Path) -> dict[str, Any]:
     """The options of a run; a `UserError` without a way out where they cannot be read."""
     path = run / CONFIG
     try:

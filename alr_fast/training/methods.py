@@ -29,33 +29,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alr_fast import losses
 from alr_fast.bank import LabelBank
 from alr_fast.errors import UserError, naming_options
-from alr_fast.losses import (
-    ALRLoss,
-    BackwardCorrectionLoss,
-    CrossEntropyLoss,
-    DistillationLoss,
-    ELRLoss,
-    ForwardCorrectionLoss,
-    LabelSmoothingLoss,
-    Loss,
-    SATLoss,
-    SELCLoss,
-    SmearingLoss,
-)
+from alr_fast.losses import Loss
 
 METHODS: dict[str, type[Loss]] = {
-    "ce": CrossEntropyLoss,
-    "label_smoothing": LabelSmoothingLoss,
-    "smearing": SmearingLoss,
-    "backward_correction": BackwardCorrectionLoss,
-    "forward_correction": ForwardCorrectionLoss,
-    "distillation": DistillationLoss,
-    "selc": SELCLoss,
-    "alr": ALRLoss,
-    "sat": SATLoss,
-    "elr": ELRLoss,
+    "ce": losses.CrossEntropyLoss,
+    "label_smoothing": losses.LabelSmoothingLoss,
+    "smearing": losses.SmearingLoss,
+    "backward_correction": losses.BackwardCorrectionLoss,
+    "forward_correction": losses.ForwardCorrectionLoss,
+    "distillation": losses.DistillationLoss,
+    "selc": losses.SELCLoss,
+    "alr": losses.ALRLoss,
+    "sat": losses.SATLoss,
+    "elr": losses.ELRLoss,
 }
 
 _PROVIDED = frozenset({"bank", "transition", "teacher", "all_sum"})
@@ -156,8 +145,8 @@ def _option_type(name: str, loss: type[Loss]) -> type:
         if parameter.name in _FIXED or parameter.name in loss.needs - {"teacher"}:
             continue
         if kind is Tensor:
-            kind = str | None
-            default = _DEFAULT_TEACHER if parameter.name in loss.needs else None
+            is_teacher = parameter.name in loss.needs
+            kind, default = (str, _DEFAULT_TEACHER) if is_teacher else (str | None, None)
         if default is parameter.empty:
             raise UserError(
                 f"method {name}: give argument {parameter.name} of {loss.__name__} a default value"

@@ -18,16 +18,6 @@ from alr_fast.training.run import Run
 from alr_fast.training.sharded_bank import fill_rows
 
 
-def weights_file(model: str, folder: Path) -> Path:
-    """The file with the weights of a model.
-
-    Args:
-        model: A method, which the run in ``folder`` has trained, or the file of the weights.
-        folder: Folder of a run.
-    """
-    return folder / f"{model}{WEIGHTS}" if model in METHODS else Path(model)
-
-
 def load_model(weights: Path, *, num_classes: int, channels: int, image_size: int) -> nn.Module:
     """A model with the weights of a run, on the CPU, in evaluation mode.
 
@@ -119,7 +109,7 @@ def teacher_probabilities(teacher: str, run: Run, *, option: str) -> Tensor:
     def load() -> nn.Module:
         with naming_options(weights=option):
             model = load_model(
-                weights_file(teacher, run.path),
+                run.path / f"{teacher}{WEIGHTS}" if teacher in METHODS else Path(teacher),
                 num_classes=run.index.num_classes,
                 channels=loader.split.channels,
                 image_size=loader.transform.size,

@@ -38,20 +38,9 @@ ESTIMATES = ("anchor", "confident")  # sources of a transition matrix that need 
 
 # Names of torch dtypes: getattr(torch, name) is the whole conversion.
 FloatName = Literal["float32", "bfloat16", "float16"]
-DatasetName = Literal[
-    "auto",
-    "digits",
-    "cifar10",
-    "cifar100",
-    "animal10n",
-    "clothing1m",
-    "food101n",
-    "webvision",
-    "webvision-mini",
-    "packed",
-    "folder",
-    "table",
-]
+DatasetName = Literal["auto", "digits", "cifar10", "cifar100", "animal10n", "clothing1m",
+                      "food101n", "webvision", "webvision-mini", "packed", "folder",
+                      "table"]  # fmt: skip
 
 
 @dataclass

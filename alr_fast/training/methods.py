@@ -158,11 +158,6 @@ def _option_type(name: str, loss: type[Loss]) -> type:
     return made
 
 
-def default_options() -> dict[str, Any]:
-    """The options of every method, at the defaults of its loss."""
-    return {name: options_of(name)() for name in METHODS}
-
-
 def file_options(name: str) -> list[str]:
     """The options of a method that name a file of numbers."""
     loss = METHODS[name]

@@ -11,12 +11,13 @@ from typing import Any
 from alr_fast.data.label_table import is_label_table
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import ESTIMATES, WEIGHTS, Config, words
-from alr_fast.training.methods import METHODS, checked_options, default_options
+from alr_fast.training.methods import METHODS, checked_options, options_of
 
 
 def with_default_options(config: Config) -> Config:
     """The configuration with default options for the methods that it has no options for."""
-    return replace(config, options={**default_options(), **config.options})
+    defaults = {name: options_of(name)() for name in METHODS}
+    return replace(config, options={**defaults, **config.options})
 
 
 def resolve(config: Config) -> Config:

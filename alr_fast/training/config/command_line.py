@@ -186,10 +186,9 @@ def _scan(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _chosen_recipe(given: argparse.Namespace, in_files: dict[str, Any]) -> str:
-    if given.recipe or in_files.get("recipe"):
-        return given.recipe or str(in_files["recipe"])
     has_root = given.data_root or in_files.get("data_root")
-    return FOLDER_RECIPE if has_root else DEFAULT_RECIPE
+    default = FOLDER_RECIPE if has_root else DEFAULT_RECIPE
+    return str(given.recipe or in_files.get("recipe") or default)
 
 
 def _read_config_file(path: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 # make train   set up, then train on the digits that scikit-learn ships
-# make test    set up, then run the tests (make test-all: the long ones too)
+# make test    set up, then run the tests (make test-all: the long ones, too)
 # make bench   the kernels against the reference implementation
-# make lint    formatters and linters, as in .pre-commit-config.yaml
+# make lint    formatters, linters, types and layers, as in .pre-commit-config.yaml
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,18 +16,18 @@ NATIVE := CMakeLists.txt setup.py pyproject.toml \
 train: build
 	$(BIN)/python -m alr_fast.train $(ARGS)
 
-test: build
+test: build $(VENV)/.test-packages
 	scripts/ctest.sh $(BIN)
 	$(BIN)/python -m pytest $(ARGS)
 
-test-all: build
+test-all: build $(VENV)/.test-packages
 	scripts/ctest.sh $(BIN)
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
 
-bench: build
+bench: build $(VENV)/.test-packages
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
 
-lint: $(VENV)/.dependencies
+lint: $(VENV)/.test-packages
 	$(BIN)/pre-commit run --all-files
 
 # The built wheel under a second torch: make wheel-check TORCH=2.13.0
@@ -36,16 +36,23 @@ wheel-check: build
 
 build: $(VENV)/.build
 
-# The package itself, in place. torch is already there: the build must see the one that will load it.
-$(VENV)/.build: $(VENV)/.dependencies $(NATIVE)
+# The package itself, in place. The build uses the installed torch.
+$(VENV)/.build: $(VENV)/.train-packages $(NATIVE)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
-$(VENV)/.dependencies: pyproject.toml scripts/requirements.py
+# Packages for building and training.
+$(VENV)/.train-packages: pyproject.toml scripts/requirements.py
 	@scripts/check_tools.sh $(PYTHON)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python scripts/requirements.py build test > $(VENV)/requirements.txt
-	$(BIN)/pip install --quiet --requirement $(VENV)/requirements.txt
+	$(BIN)/python scripts/requirements.py build train > $(VENV)/train-packages.txt
+	$(BIN)/pip install --quiet --requirement $(VENV)/train-packages.txt
+	@touch $@
+
+# In addition, packages for tests, benchmarks and linting.
+$(VENV)/.test-packages: $(VENV)/.train-packages
+	$(BIN)/python scripts/requirements.py test > $(VENV)/test-packages.txt
+	$(BIN)/pip install --quiet --requirement $(VENV)/test-packages.txt
 	@touch $@
 
 clean:

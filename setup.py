@@ -1,4 +1,4 @@
-"""Drives the CMake build of the native parts; all else about the package is in pyproject.toml."""
+"""Runs the CMake build of the native parts; everything else is in pyproject.toml."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ class CMakeBuild(build_ext):
             import torch  # noqa: F401
         except ImportError:
             raise SystemExit(
-                "error: building alr_fast needs the torch that it will run with: `pip install "
+                "error: building alr_fast needs the torch that it will run with: run `pip install "
                 "torch`, then `pip install --no-build-isolation .` (with setuptools, ninja, cmake "
                 "and pybind11 installed)"
             ) from None
@@ -37,7 +37,7 @@ class CMakeBuild(build_ext):
             f"-DALR_FAST_CUDA_ARCH_LIST={os.environ.get('TORCH_CUDA_ARCH_LIST', '')}",
             f"-DALR_FAST_TESTS={os.environ.get('ALR_FAST_TESTS', 'OFF')}",
         ]  # fmt: skip
-        # cmake and ninja may lie beside this interpreter without being on PATH.
+        # cmake and ninja may be installed beside this interpreter without being on PATH.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         try:
             for command in (configure, ["cmake", "--build", str(build)]):
@@ -46,9 +46,9 @@ class CMakeBuild(build_ext):
             raise SystemExit("error: cmake was not found: `pip install cmake ninja`") from None
         except subprocess.CalledProcessError:
             raise SystemExit(
-                "error: the native build failed; its first message above says why"
+                "error: the native build failed; see its first message above"
             ) from None
 
 
-# One entry stands for all native files, so that the wheel is tagged with platform and interpreter.
+# One entry for all native files, so that the wheel is tagged with platform and interpreter.
 setup(ext_modules=[Extension("alr_fast._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -4,66 +4,95 @@
     python -m alr_fast.report RUN --most 2000 --output FILE
 
 The page is one file that needs no network: summary, curves, confusion of given and refined labels,
-noise of each class, and the most suspicious images, to be searched, filtered, sorted and marked
-with keep, fix or unsure. The browser keeps the marks; the page exports them as a table that
-`python -m alr_fast.train --labels` and `--data.exclude` take.
+noise of each class, and the most suspicious images, to search, filter, sort and mark with keep, fix
+or unsure. The browser stores the marks; the page exports them as a table for
+`python -m alr_fast.train --labels` and `--data.exclude`.
 """
 
+import argparse
+import contextlib
+import csv
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from alr_fast.labels.table import summary_lines
 from alr_fast.training.open_run import NEEDED, add_run_arguments
 from alr_fast.utils.command import CommandParser, exit_status, need
 from alr_fast.utils.files import replacing
 from alr_fast.utils.text import printable
 
-LARGEST = 20_000  # suspects on a page: a browser has to hold them
+LARGEST = 20_000  # suspects on a page, the limit of a browser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, or 2 for a wrong input."""
+    return exit_status(lambda: run(_parser().parse_args(argv)))
 
-    def action() -> None:
-        parser = CommandParser(
-            prog="python -m alr_fast.report", description=__doc__.splitlines()[0]
-        )
-        add_run_arguments(parser)
-        parser.add_argument(
-            "--output", metavar="FILE", type=Path, help="file to write (default RUN/report.html)"
-        )
-        parser.add_argument(
-            "--most",
-            metavar="N",
-            type=int,
-            default=500,
-            help="suspicious samples on the page (default %(default)s)",
-        )
-        arguments = parser.parse_args(argv)
-        if not 0 <= arguments.most <= LARGEST:
-            raise UserError(f"--most {arguments.most}: must lie between 0 and {LARGEST}")
-        output = arguments.output or arguments.run / "report.html"
-        if arguments.output and not output.absolute().parent.is_dir():
-            raise UserError(f"--output {output}: no folder {output.parent}; make it first")
-        need((*NEEDED, "PIL"), "train", what="the report")
-        need(("jinja2", "plotly", "itables"), "report", what="the report")
-        from alr_fast.labels.report.content import make_report
-        from alr_fast.labels.report.page import render
-        from alr_fast.training.open_run import open_run
 
-        with open_run(
-            arguments.run, method=arguments.method, data_root=arguments.data_root, log=print
-        ) as labels:
-            report = make_report(arguments.run, labels, most=arguments.most)
-            for line in summary_lines(labels):
-                print(line)
-        with replacing(output) as fresh:
-            fresh.write_text(render(report), encoding="utf-8")
-        print(printable(str(output)))
+@naming_options(root="data-root")
+def run(options: argparse.Namespace) -> None:
+    """Writes the page.
 
-    return exit_status(action)
+    Raises:
+        UserError: A wrong input; nothing is written.
+    """
+    if not 0 <= options.most <= LARGEST:
+        raise UserError(f"--most {options.most}: must lie between 0 and {LARGEST}")
+    output = options.output or options.run / "report.html"
+    if options.output and not output.absolute().parent.is_dir():
+        raise UserError(f"--output {output}: no folder {output.parent}; make it first")
+    need((*NEEDED, "PIL"), "train", what="the report")
+    need(("jinja2", "plotly", "itables"), "report", what="the report")
+    from alr_fast.labels.report.content import make_report
+    from alr_fast.labels.report.page import render
+    from alr_fast.training.open_run import open_run
+
+    with open_run(
+        options.run, method=options.method, data_root=options.data_root, log=print
+    ) as labels:
+        report = make_report(labels, **run_facts(options.run), most=options.most)
+        for line in summary_lines(labels):
+            print(line)
+    with replacing(output) as fresh:
+        fresh.write_text(render(report), encoding="utf-8")
+    print(printable(str(output)))
+
+
+def run_facts(folder: Path) -> dict[str, Any]:
+    """Name, summary and metrics of a run: arguments of `make_report`.
+
+    Args:
+        folder: Folder of the run; without summary.json it is not finished.
+    """
+    summary, records = {}, []
+    with contextlib.suppress(OSError, ValueError):
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    with (
+        contextlib.suppress(OSError),
+        (folder / "metrics.csv").open(newline="", encoding="utf-8") as file,
+    ):
+        records = list(csv.DictReader(file))
+    return {"run": folder.resolve().name, "summary": summary, "records": records}
+
+
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="python -m alr_fast.report", description=__doc__.splitlines()[0])
+    add_run_arguments(parser)
+    parser.add_argument(
+        "--output", metavar="FILE", type=Path, help="file to write (default RUN/report.html)"
+    )
+    parser.add_argument(
+        "--most",
+        metavar="N",
+        type=int,
+        default=500,
+        help="suspicious samples on the page (default %(default)s)",
+    )
+    return parser
 
 
 if __name__ == "__main__":

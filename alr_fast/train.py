@@ -59,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from alr_fast.training.distributed import process_group
 
         config = parse(sys.argv[1:] if argv is None else argv)
-        with StopSignals() as stop, process_group(config.device) as world:
+        naming = naming_options(device="device")
+        with StopSignals() as stop, naming, process_group(config.device) as world:
             try:
                 run(config, world, stop)
             except Stopped as stopped:
@@ -104,8 +105,9 @@ def run(config, world, stop) -> None:
     console = RunDisplay(config.log.show, main=world.main)
 
     def check_and_find():
-        check_runs(config.runs)
-        check_loggers(config.log.to)
+        with naming_options(runs="runs", logger="log.to"):
+            check_runs(config.runs)
+            check_loggers(config.log.to)
         return find_checkpoint(config, log=console.log, warn=console.warn)
 
     found = world.from_main(check_and_find)

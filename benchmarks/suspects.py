@@ -157,6 +157,7 @@ def _predict(task: Task, words: list[str]) -> dict[str, np.ndarray]:
     """Trains with cross entropy on all but a fold, and predicts that."""
     from sklearn.model_selection import StratifiedKFold
 
+    from alr_fast.errors import naming_options
     from alr_fast.losses import CrossEntropyLoss
     from alr_fast.training.config.command_line import parse
     from alr_fast.training.distributed import process_group
@@ -176,7 +177,7 @@ def _predict(task: Task, words: list[str]) -> dict[str, np.ndarray]:
     rest, part = list(folds.split(index.sample_ids, index.labels))[task.fold]
     data = replace(whole, train=whole.train.take(rest), validation=whole.train.take(part))
     transform = make_transform(config.data, data.train)
-    with process_group(config.device) as world:
+    with naming_options(device="device"), process_group(config.device) as world:
         loaders = make_loaders(
             config, data, transform, world=world, log=console.log, track=console.track
         )

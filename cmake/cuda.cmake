@@ -1,4 +1,4 @@
-# Whether and for which architectures the CUDA kernels are built.
+# Decides whether and for which architectures the CUDA kernels are built.
 # In: ALR_FAST_CUDA (auto, 1, 0), ALR_FAST_CUDA_ARCH_LIST, TORCH_DIR, TORCH_VERSION, TORCH_CUDA_MAJOR.
 # Out: BUILD_CUDA, CUDA_VERSION, CUDA_ARCHITECTURES_TEXT, target alr_fast_cuda.
 
@@ -46,7 +46,7 @@ if(TORCH_DIR AND NOT NVCC_MAJOR STREQUAL TORCH_CUDA_MAJOR)
                       " CUDA_HOME to it), or build without CUDA kernels by ALR_FAST_CUDA=0")
 endif()
 
-# TORCH_CUDA_ARCH_LIST: numbers with an optional +PTX, apart by semicolons or blanks.
+# TORCH_CUDA_ARCH_LIST: numbers with an optional +PTX, separated by semicolons or blanks.
 set(CUDA_ARCHITECTURES_TEXT "${ALR_FAST_CUDA_ARCH_LIST}")
 if(NOT CUDA_ARCHITECTURES_TEXT)
   set(CUDA_ARCHITECTURES_TEXT "8.0;9.0;10.0+PTX")
@@ -72,9 +72,9 @@ find_package(CUDAToolkit REQUIRED)
 set(BUILD_CUDA ON)
 
 file(GLOB CUDA_SOURCES CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/csrc/cuda/*.cu")
-add_library(alr_fast_cuda STATIC ${CUDA_SOURCES} csrc/launch_plan.cpp)
+add_library(alr_fast_cuda STATIC ${CUDA_SOURCES} csrc/cuda/launch_plan.cpp)
 target_include_directories(alr_fast_cuda PUBLIC csrc)
-# The architectures of a file in parallel: there are fewer files than cores.
+# Compiles the architectures of a file in parallel: there are fewer files than cores.
 target_compile_options(alr_fast_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--threads=0>)
 target_link_libraries(alr_fast_cuda PUBLIC CUDA::cudart_static)
 message(STATUS "alr_fast: CUDA ${CUDA_VERSION} kernels for ${CUDA_ARCHITECTURES_TEXT}")

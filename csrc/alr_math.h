@@ -8,8 +8,8 @@
 //   loss = -sum t log p + lambda H     = a (sum(T) log s - sum(T d)) + (1 - a) H + lambda H
 //   dz   = a (sum(T) p - T) - lambda p (log p + H)
 //
-// so one look at the row yields the four sums, and a second one writes t and dz. Differences d
-// enter the sums, never z: an offset of all logits then costs no accuracy.
+// One pass over the row computes the four sums (reduction pass), a second one writes t and dz
+// (write pass). The sums use differences d, never z: an offset of all logits costs no accuracy.
 //
 // V is a scalar, or a vector of the compiler's vector extension (`cond ? x : y` works lane by
 // lane).
@@ -29,7 +29,7 @@ struct RowSums {
   V target_d;  // sum T d
 };
 
-// What the second look needs, and the loss.
+// Scalars that the write pass needs, and the loss.
 template <class F>
 struct RowScalars {
   F inv_sum;   // 1 / s
@@ -64,7 +64,7 @@ ALR_HD void accumulate(RowSums<V>& sums, V d, V e, V T, V lowest) {
   }
 }
 
-// The sums as they are for another m: of differences d + shift, with factor = exp(shift), shift <=
+// Converts the sums to another maximum: differences become d + shift, factor = exp(shift), shift <=
 // 0.
 template <class F>
 ALR_HD void rebase(RowSums<F>& sums, F shift, F factor) {
@@ -85,7 +85,7 @@ ALR_HD RowScalars<F> finish_row(const RowSums<F>& sums, F log_sum, bool max_is_f
   row.mass = sums.target;
   row.momentum = momentum;
   row.entropy_weight = entropy_weight;
-  // With momentum 0 the old row has no say, even where a masked class makes its sum infinite.
+  // With momentum 0 the old row does not count, even if a masked class makes its sum infinite.
   const F old_part = momentum == F(0) ? F(0) : momentum * (sums.target * log_sum - sums.target_d);
   row.loss = old_part + (F(1) - momentum + entropy_weight) * row.entropy;
   row.finite = max_is_finite && sums.exp_d == sums.exp_d;  // a NaN anywhere ends up in exp_d
@@ -134,7 +134,7 @@ ALR_HD To bits_as(From from) {
   return to;
 }
 
-// x rounded to one of its two neighbours in bfloat16, the nearer more often: so that the mean is x.
+// Rounds x to one of its two neighbours in bfloat16 at random, such that the mean is x.
 // U is the unsigned integer (vector) of V's width.
 template <class V, class U>
 ALR_HD V round_stochastic_bfloat16(V x, U random) {
@@ -142,7 +142,7 @@ ALR_HD V round_stochastic_bfloat16(V x, U random) {
 }
 
 // The same for float16, which drops 13 bits. Below its smallest normal number, 2^-14, the unit is
-// 2^-24: adding 2^-14 lines the bits up so that again 13 are dropped.
+// 2^-24: adding 2^-14 lines the bits up so that 13 bits are dropped again.
 template <class V, class U>
 ALR_HD V round_stochastic_float16(V x, U random) {
   const V smallest_normal = V{} + 6.103515625e-05f;

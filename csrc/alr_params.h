@@ -29,11 +29,11 @@ enum class GradMode : int32_t {
 // Entries of the status tensor.
 constexpr int kStatusNonFinite = 0;   // rows whose logits or loss are not finite
 constexpr int kStatusOutOfRange = 1;  // rows whose index is beyond the table (CUDA only)
-constexpr int kStatusArrivals = 2;    // scratch of the CUDA kernels, 0 between calls: blocks that
-constexpr int kStatusCounted = 3;     // are done, and rows that the preparing launch counted
+constexpr int kStatusArrivals = 2;  // scratch of the CUDA kernels, 0 between calls: finished blocks
+constexpr int kStatusCounted = 3;   // scratch as well: rows counted by the pre-pass
 constexpr int kStatusSize = 4;
 
-// Where row b gets its target row from. Without a table it is the smoothed one-hot row of a label:
+// Source of the target rows. Without a table, row b is the smoothed one-hot row of a label:
 // `on_target` at index[b], `off_target` elsewhere.
 struct TargetParams {
   void* table = nullptr;  // [M, K], last dimension contiguous; written only with `update`
@@ -56,11 +56,10 @@ struct RowLossParams {
   const void* index = nullptr;  // [B] int64 or int32; null: row b of the table belongs to row b
   bool index_is_int64 = true;
   int64_t index_stride = 1;
-  bool unique_index = false;  // promise: no index twice
+  bool unique_index = false;  // the caller promises that no index occurs twice
 
-  // Batch rows that share an index form a list, so that all of them read the old table row and the
-  // last valid one in batch order is kept. Null when no index comes twice or the table is not
-  // updated.
+  // Batch rows that share an index form a list: all of them read the old table row, and the last
+  // valid row in batch order is stored. Null if no index occurs twice or the table is not updated.
   const int32_t* next_in_group = nullptr;   // [B] the next row with the same index, or -1
   const uint8_t* first_in_group = nullptr;  // [B] whether no earlier row has the same index
 
@@ -72,11 +71,11 @@ struct RowLossParams {
   GradMode grad_mode = GradMode::kNone;
   double stored_scale = 1;  // power of two that kPerRow gradients are multiplied with
 
-  void* row_loss = nullptr;  // [B] Acc; the result itself for kNone, scratch otherwise (for which
-                             // CUDA wants another size, see row_loss_size)
+  void* row_loss = nullptr;  // [B] Acc; the result for kNone, scratch otherwise (CUDA needs another
+                             // size for that, see row_loss_size)
   void* loss = nullptr;      // [1] Acc, for kMean and kSum
   void* grad_logits = nullptr;  // [B, K] of the logits' dtype, contiguous; null for kNone
-  void* grad_scale = nullptr;   // [1] Acc: what a kPerRow gradient is still to be multiplied with
+  void* grad_scale = nullptr;   // [1] Acc: remaining factor of a kPerRow gradient
 
   int64_t* stats_class = nullptr;  // [3, B] predicted, class before, class after; or null
   float* stats_value = nullptr;    // [2, B] confidence, largest target; or null
@@ -84,6 +83,14 @@ struct RowLossParams {
   int64_t* rounding_state =
       nullptr;  // [2] seed, calls so far: stochastic rounding; null: to nearest
 };
+
+// The table row of batch row b: index[b], or b if there is no index.
+ALR_HD int64_t index_at(const RowLossParams& p, int64_t b) {
+  if (p.index == nullptr) return b;
+  const int64_t at = b * p.index_stride;
+  return p.index_is_int64 ? static_cast<const int64_t*>(p.index)[at]
+                          : static_cast<const int32_t*>(p.index)[at];
+}
 
 // Backward: out[b, k] = grad_rows[b, k] * grad_scale * grad_output[b] * row_weight[b].
 struct ScaleGradParams {

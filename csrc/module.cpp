@@ -8,7 +8,7 @@
 #include <string>
 
 #include "cpu/cpu_kernels.h"
-#include "launch_plan.h"
+#include "cuda/launch_plan.h"
 
 namespace py = pybind11;
 

@@ -1,7 +1,7 @@
 // The operators' schemas and their CPU kernels.
 //
-// They have no autograd of their own: a schema that mutates admits none. alr_fast/functional.py
-// attaches the gradient that the forward pass wrote.
+// They have no autograd, because a mutating schema cannot have one. alr_fast/functional.py attaches
+// the gradient that the forward pass wrote.
 
 #include "ops.h"
 

@@ -1,7 +1,7 @@
 // From tensors to RowLossParams: checks, allocation and the boxed functions, for any backend.
 //
 // Backend is a struct of static functions:
-//   check_table_device(logits, table)     throws where the kernel cannot reach the table
+//   check_table_device(logits, table)     throws if the kernel cannot access the table
 //   row_loss_size(params)                 elements of RowLossParams::row_loss
 //   row_loss(params, logits), scale_grad(params, grad_rows)     run the kernels
 #pragma once
@@ -26,7 +26,7 @@ using torch::stable::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using Outputs = std::tuple<Tensor, Tensor, Tensor>;  // loss, grad_rows, grad_scale
 
-// RuntimeError in Python, as for torch's own operators: the one type that every torch makes of it.
+// Becomes RuntimeError in Python under every version of torch, as for torch's own operators.
 #define ALR_CHECK(condition, ...) \
   if (!(condition)) ::alr_fast::throw_invalid(__VA_ARGS__)
 
@@ -79,7 +79,7 @@ inline void check_batch_vector(const Tensor& t, const Tensor& logits, const char
             ".to(logits.device)");
 }
 
-// A tensor that the operation writes, made by the owner of the bank.
+// Pointer to a tensor that the owner of the bank allocated and the operation writes.
 inline int64_t* int64_data(const OptionalTensor& t, int64_t count, const Tensor& logits,
                            const char* name) {
   if (!t.has_value()) return nullptr;
@@ -107,10 +107,10 @@ inline int32_t dtype_code(const Tensor& t) {
   return code;
 }
 
-// The power of two that float16 gradients of single rows are stored with, so that small entries are
-// not flushed before a gradient scaler's factor is applied. |dz| <= momentum * bound of the target
-// part + |lambda| max |p (log p + H)|, and p H <= 0.7 + log(K) / 4 since H <= log 2 + (1 - p) log
-// K.
+// Power of two by which stored float16 gradients of single rows are multiplied, so that small
+// entries are not flushed to 0 before the factor of a gradient scaler is applied. |dz| <= momentum
+// * bound of the target part + |lambda| max |p (log p + H)|, and p H <= 0.7 + log(K) / 4 since H <=
+// log 2 + (1 - p) log K.
 inline double stored_grad_scale(DType dtype, double momentum, double entropy_weight,
                                 int64_t classes, double target_bound) {
   if (dtype != DType::kFloat16) return 1;
@@ -119,8 +119,8 @@ inline double stored_grad_scale(DType dtype, double momentum, double entropy_wei
   return std::exp2(std::floor(std::log2(65504 / std::max(bound, 1.0))));
 }
 
-// Gradients of a bank's rows stay within momentum; those of any other table are taken to be at
-// most 16.
+// Bounds of the target part of the gradient: momentum times 1 for a bank, 16 assumed for other
+// tables.
 constexpr double kBankGradBound = 1;
 constexpr double kTableGradBound = 16;
 

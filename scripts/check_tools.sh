@@ -1,5 +1,5 @@
 #!/bin/sh
-# Names what a fresh machine lacks, in one line each; argument: the Python to use.
+# Names the missing tools of a fresh machine, one per line; argument: the Python to use.
 python=${1:-python3}
 status=0
 missing() {
@@ -12,7 +12,7 @@ if ! command -v "$python" >/dev/null 2>&1; then
   exit 1
 fi
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
-  missing "$python is older than 3.10: name a later one with make PYTHON=python3.12"
+  missing "$python is older than 3.10: pass a later version with make PYTHON=python3.12"
 "$python" -c 'import venv, ensurepip' 2>/dev/null ||
   missing "$python has no venv module: apt-get install python3-venv"
 "$python" -c 'import os, sysconfig, sys
@@ -24,6 +24,6 @@ if ! command -v "$compiler" >/dev/null 2>&1; then
 elif ! echo '#include <optional>
 int main() { if constexpr (true) return std::optional<int>(0).value(); }' |
   "$compiler" -std=c++17 -x c++ -fsyntax-only - 2>/dev/null; then
-  missing "$compiler does not compile C++17: install g++ 9 or later, or name one with CXX="
+  missing "$compiler does not compile C++17: install g++ 9 or later, or set CXX="
 fi
 exit $status

@@ -3,7 +3,7 @@
 set -e
 PATH="$(pwd)/$1:$PATH"
 mkdir -p build
-# Kernels and tests only: the package's files are there already.
+# Kernels and tests only: the files of the package are built already.
 cmake -G Ninja -S . -B build/ctest -DALR_FAST_CUDA=0 -DCMAKE_DISABLE_FIND_PACKAGE_Python=ON \
   >build/ctest-configure.log 2>&1 || {
   cat build/ctest-configure.log

@@ -1,15 +1,15 @@
 #!/bin/sh
-# Evidence on a machine with an NVIDIA GPU: builds, tests, runs the kernels under compute-sanitizer,
-# measures, and writes benchmarks/README.md. Goes on when a stage fails; the exit status says
-# whether one did. Without a GPU the stages that need one are skipped.
+# Checks on a machine with an NVIDIA GPU: builds, tests, runs the kernels under compute-sanitizer,
+# measures, and writes benchmarks/README.md. Continues when a stage fails; the exit status is then 1.
+# Without a GPU, the stages that need one are skipped.
 #
 #   scripts/gpu_check.sh [FOLDER]      logs of the stages, default build/gpu_check
 #
-#   PYTHON=...             an interpreter that has torch: builds in place and installs nothing
-#                          (default: .venv, which `make build` makes)
+#   PYTHON=...             an interpreter with torch: builds in place and installs nothing
+#                          (default: .venv, created by `make build`)
 #   GPU_CHECK_STAGES=...   which stages, default "build tests sanitizer benchmark report"
-#   GPU_CHECK_PYTEST=...   more arguments for the whole pytest suite
-#   GPU_CHECK_SECONDS=...  time for everything, default 530
+#   GPU_CHECK_PYTEST=...   additional arguments for the whole pytest suite
+#   GPU_CHECK_SECONDS=...  time limit for everything, default 530
 cd "$(dirname "$0")/.." || exit 1
 out=${1:-build/gpu_check}
 stages=${GPU_CHECK_STAGES-build tests sanitizer benchmark report}
@@ -27,13 +27,13 @@ for stage in $stages; do
 done
 
 python=${PYTHON:-.venv/bin/python}
-case $python in # its cmake and ninja may not be on PATH
+case $python in # cmake and ninja beside it may not be on PATH
   */*) PATH="$(cd "$(dirname "$python")" 2>/dev/null && pwd):$PATH" ;;
 esac
 PATH="$PATH:/usr/local/cuda/bin"
 export PATH
 
-# One architecture makes the build short.
+# A single architecture keeps the build short.
 capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | head -n 1)
 case $capability in
   [0-9]*.[0-9]*) : "${TORCH_CUDA_ARCH_LIST:=$capability}" && export TORCH_CUDA_ARCH_LIST ;;
@@ -53,7 +53,7 @@ run() {
   name=$1 limit=$2
   shift 2
   left=$((end - $(date +%s)))
-  [ "$name" = report ] || left=$((left - 20)) # the report still has to be written
+  [ "$name" = report ] || left=$((left - 20)) # reserve time for the report
   [ "$left" -ge "$limit" ] || limit=$left
   if [ "$limit" -lt 5 ]; then
     line "$name" "failed (no time left)" 0
@@ -77,7 +77,7 @@ run() {
   tail -n 15 "$out/$name.log" | sed 's/^/    /'
 }
 
-# The same for what needs a GPU.
+# The same for stages that need a GPU.
 run_on_gpu() {
   if [ -n "$capability" ]; then run "$@"; else line "$1" "skipped (no GPU)" 0; fi
 }
@@ -90,7 +90,7 @@ kernel_tests="test_stats or test_table_strides or test_equal_indices or test_a_w
 kernel_tests="$kernel_tests or test_only_broken or test_incoming_gradients or test_large_rows"
 kernel_tests="$kernel_tests or (test_other_operations_over_classes and (1003 or 2049))"
 
-# Every regime of the kernels with equal indices, strides, statistics and long rows, small.
+# Small cases of every regime of the kernels, with equal indices, strides, statistics and long rows.
 sanitize() { # tool, limit, options
   tool=$1 limit=$2
   shift 2
@@ -98,7 +98,7 @@ sanitize() { # tool, limit, options
     line "$tool" "skipped (no compute-sanitizer)" 0
     return
   fi
-  # Memory that torch keeps for later use would hide what lies beyond a tensor.
+  # The caching allocator would hide accesses beyond the end of a tensor.
   run_on_gpu "$tool" "$limit" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
     compute-sanitizer --tool "$tool" --error-exitcode 99 "$@" \
     "$python" -m pytest -q -x -p no:cacheprovider -m 'not slow' \
@@ -118,11 +118,11 @@ fi
 if wanted tests; then
   set -- -q --continue-on-collection-errors
   if ! has hypothesis; then
-    echo "left out, as hypothesis is missing: test_properties.py"
+    echo "skipped, hypothesis is missing: test_properties.py"
     set -- "$@" --ignore=tests/operators/test_properties.py
   fi
   if ! has expecttest; then
-    echo "left out, as expecttest is missing: the tests with torch.library.opcheck"
+    echo "skipped, expecttest is missing: the tests with torch.library.opcheck"
     set -- "$@" -k "not opcheck"
   fi
   # shellcheck disable=SC2086 # several arguments
@@ -130,7 +130,7 @@ if wanted tests; then
 fi
 
 if wanted sanitizer; then
-  # Only the kernels of this project, where the tool can choose; initcheck must see all writes.
+  # Only the kernels of this project if the tool can filter; initcheck must see all writes.
   filter=
   if compute-sanitizer --help 2>/dev/null | grep -q -e --kernel-regex; then
     filter="--kernel-regex kns=alr_fast"
@@ -152,7 +152,7 @@ if wanted benchmark; then
     run_on_gpu loading 90 "$python" -m benchmarks.loading --device cuda
   fi
 fi
-# Needs no GPU, hence last.
+# Last, because it needs no GPU.
 wanted tests && run ctest 300 scripts/ctest.sh "$(dirname "$python")"
 wanted report && run report 60 "$python" -m benchmarks.report
 

@@ -1,4 +1,4 @@
-"""Takes the picture of a report that README.md shows: docs/report.png.
+"""Takes the screenshot of a report for README.md: docs/report.png.
 
     python scripts/report_screenshot.py runs/latest/report.html docs/report.png
 
@@ -14,7 +14,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.wait import WebDriverWait
 
 WIDTH, HEIGHT = 1200, 1950
-# Not of this page's making: without them Chromium does not start, or asks for things elsewhere.
+# Without these flags Chromium does not start in a container, or accesses the network.
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -27,7 +27,7 @@ FLAGS = (
 
 
 def main(page: str, picture: str) -> None:
-    """Opens the page and writes what a window shows."""
+    """Opens the page and saves the visible window."""
     options = webdriver.ChromeOptions()
     for flag in FLAGS:
         options.add_argument(flag)

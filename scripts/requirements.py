@@ -14,7 +14,7 @@ except ModuleNotFoundError:  # Python 3.10
 
 
 def requirements(project: dict, names: list[str]) -> list[str]:
-    """The dependencies, and those of the named extras; an extra may name others of the package."""
+    """The dependencies of the package and of the named extras, which may include other extras."""
     lines = list(project["project"]["dependencies"])
     queue = list(names)
     while queue:

@@ -1,4 +1,4 @@
-"""Fixtures of more than one folder of tests."""
+"""Fixtures for several folders of tests."""
 
 import shutil
 
@@ -25,7 +25,7 @@ def _devices():
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory):
-    """What the tests cache stays out of the user's cache, in child processes, too."""
+    """Keeps cached files of the tests out of the user's cache, in child processes as well."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALR_FAST_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -33,13 +33,13 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture(params=list(_devices()))
 def device(request):
-    """Where a test runs: the CPU, and a GPU where there is one that the build has kernels for."""
+    """Device of a test: the CPU, and a GPU if there is one that the build supports."""
     return request.param
 
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """Torch on one thread: faster for small nets."""
+    """Torch with one thread: faster for small models."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -48,8 +48,8 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory):
-    """Headless Chromium, at desktop size; `driver.downloads` is where it saves files."""
-    from selenium import webdriver  # the tests of a wheel have none
+    """Headless Chromium at desktop size; it saves files in `driver.downloads`."""
+    from selenium import webdriver  # not installed for the tests of a wheel
     from selenium.webdriver.chrome.service import Service
 
     chromedriver = shutil.which("chromedriver")
@@ -65,7 +65,7 @@ def driver(tmp_path_factory):
     downloads = tmp_path_factory.mktemp("downloads")
     options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    # Given a driver, selenium looks for none on the network.
+    # With a given driver, selenium does not search the network for one.
     driver = webdriver.Chrome(options=options, service=Service(chromedriver))
     driver.downloads = downloads
     yield driver

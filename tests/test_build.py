@@ -1,4 +1,4 @@
-"""The build: its facts, the choice of kernel, light imports, clear errors of the CUDA set-up."""
+"""Tests of the build: facts, choice of the kernel, light imports, errors of the CUDA set-up."""
 
 import os
 import re
@@ -83,7 +83,7 @@ def test_importing_the_library_brings_in_no_training_package():
     heavy = (
         "timm torchvision sklearn matplotlib jsonargparse nvidia.dali pandas scipy PIL yaml rich"
     )
-    own = "data models train config cli recipes"
+    own = "data noise labels training train export report"
     done = python(
         "-c",
         "import sys, torch; before = set(sys.modules)\n"
@@ -93,6 +93,29 @@ def test_importing_the_library_brings_in_no_training_package():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+def test_the_library_works_without_the_extras():
+    extras = {
+        "PIL", "itables", "jinja2", "jsonargparse", "matplotlib", "nvidia.dali", "plotly",
+        "pyarrow", "rich", "safetensors", "simplejpeg", "sklearn", "tensorboard", "timm",
+        "torchmetrics", "torchvision", "wandb", "yaml",
+    }  # fmt: skip
+    done = python(
+        "-c",
+        "import sys\n"
+        f"for name in {sorted(extras)}: sys.modules[name] = None  # importing it fails\n"
+        "import torch, alr_fast, alr_fast.functional, alr_fast.reference, alr_fast.losses\n"
+        "import alr_fast.bank, alr_fast.noise, alr_fast.labels.refined, alr_fast.labels.suspicion\n"
+        "import alr_fast.labels.table\n"
+        "bank = alr_fast.LabelBank.from_labels(torch.tensor([0, 1, 2]), num_classes=3)\n"
+        "criterion = alr_fast.ALRLoss(bank, warmup_epochs=0)\n"
+        "logits, index = torch.randn(3, 3, requires_grad=True), torch.arange(3)\n"
+        "criterion(logits, bank.given_labels, index).backward()\n"
+        "print(bank.refined_labels().tolist(), logits.grad.isfinite().all().item())",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[0, 1, 2] True\n"
 
 
 # The choice of the CUDA kernel.
@@ -205,7 +228,7 @@ def test_launch_plan_refuses(arguments, message):
 
 
 def configure(tmp_path, *options, nvcc=None, torch_cuda="'13.2'"):
-    """Configures the project beside a stand-in for torch, where nvcc, if any, says `nvcc`."""
+    """Configures the project with a fake torch, and with a fake nvcc that prints `nvcc`."""
     tools = {name: shutil.which(name, path=tool_path()) for name in ("cmake", "ninja", "c++")}
     missing = [name for name, found in tools.items() if found is None]
     if missing:
@@ -230,7 +253,7 @@ def configure(tmp_path, *options, nvcc=None, torch_cuda="'13.2'"):
             f"-DCMAKE_MAKE_PROGRAM={tools['ninja']}",
             f"-DCMAKE_CXX_COMPILER={tools['c++']}",
             f"-DPython_EXECUTABLE={sys.executable}",
-            # Programs are looked for in tmp_path alone: a toolkit of this machine is not found.
+            # PATH is tmp_path alone, so that no toolkit of this machine is found.
             f"-DCMAKE_FIND_ROOT_PATH={tmp_path}",
             "-DCMAKE_FIND_ROOT_PATH_MODE_PROGRAM=ONLY",
             "-DCMAKE_CXX_COMPILER_WORKS=1",
@@ -284,7 +307,7 @@ def test_one_clear_error_of_the_cuda_set_up(tmp_path, fault):
     machine, option, message = FAULTS[fault]
     done = configure(tmp_path, option, **machine)
     assert done.returncode != 0
-    assert message in " ".join(done.stderr.split())  # cmake breaks lines
+    assert message in " ".join(done.stderr.split())  # cmake wraps lines
     assert done.stderr.count("CMake Error") == 1
     assert "CMake Warning" not in done.stderr
 
@@ -294,6 +317,6 @@ def test_building_without_torch_says_so_in_one_line(tmp_path):
     done = python("setup.py", "-q", "build_ext", f"-b{tmp_path}", PYTHONPATH=str(tmp_path))
     assert done.returncode != 0
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error")]
-    assert "needs the torch that it will run with: `pip install torch`" in line
+    assert "needs the torch that it will run with: run `pip install torch`" in line
     assert "--no-build-isolation" in line
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""What the compiler made of the CUDA kernels, read from the built library; needs no GPU."""
+"""Checks of the machine code of the CUDA kernels in the built library; needs no GPU."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ if _C.build_info()["cuda_version"] is None:
 
 
 def find_tool(name: str) -> str | None:
-    """A program of the CUDA toolkit, which Triton's wheel brings along as well."""
+    """A program of the CUDA toolkit, which the wheel of Triton contains as well."""
     triton = Path(sysconfig.get_path("purelib")) / "triton/backends/nvidia/bin"
     nvcc = shutil.which("nvcc")
     beside = [str(Path(nvcc).resolve().parent)] if nvcc else []
@@ -73,7 +73,7 @@ def code() -> dict[str, str]:
 
 
 def row_kernels(names: Iterator[str], *, regime: int | None = None) -> list[str]:
-    """Row kernels, of a regime by its number in launch_plan.h."""
+    """Row kernels of a regime, given by its number in launch_plan.h."""
     wanted = rf"row_loss_kernel.*RegimeE{'[0-9]' if regime is None else regime}ELi"
     return [name for name in names if re.search(wanted, name)]
 
@@ -122,7 +122,7 @@ def test_wide_kernels_access_device_memory_16_bytes_at_a_time(code):
         assert re.search(r"\bSTG\S*\.128\b", code[name]), name
     staged = row_kernels(code, regime=3)
     assert len(staged) == 12
-    for name in staged:  # straight into shared memory
+    for name in staged:  # directly into shared memory
         assert re.search(r"\bLDGSTS\S*\.128\b", code[name]), name
         assert re.search(r"\bSTG\S*\.128\b", code[name]), name
 
@@ -132,7 +132,7 @@ def test_nothing_is_read_from_other_blocks_byte_by_byte(code):
 
 
 def test_narrow_kernels_have_narrow_accesses(code):
-    """The same search finds nothing where there is nothing to be found."""
+    """The search finds nothing in code without such instructions."""
     narrow = [name for name in row_kernels(code, regime=0) if width_of(name) == 1]
     assert len(narrow) == 12
     for name in narrow:
@@ -140,19 +140,19 @@ def test_narrow_kernels_have_narrow_accesses(code):
 
 
 def test_a_row_is_requested_before_anything_is_reduced(code):
-    """Logits and bank row are under way together before threads wait for each other."""
+    """Loads of logits and bank row are all issued before the first barrier."""
     wide = [
         name
         for name in row_kernels(code, regime=2)
         if width_of(name) == full_width(name) and "LabelTarget" not in name
     ]
     assert len(wide) == 9
-    streamed = r"\bLDG\S*\.EF\S*\.128\b"  # EF: first to be evicted
+    streamed = r"\bLDG\S*\.EF\S*\.128\b"  # EF: evict first
     for name in wide:
         first = re.search(streamed, code[name])
         requests, *_ = re.split(r"\bBAR\.SYNC", code[name][first.start() :], maxsplit=1)
         logits = 2 if re.search(r"RowTraitsI(6__half|13__nv_bf)", name) else 4
-        # Types are abbreviated where they come again.
+        # Repeated types are abbreviated.
         table = 4 if "TableTargetIfE" in name else 2
         elements = 16
         assert len(re.findall(streamed, requests)) == elements * (logits + table) // 16, name

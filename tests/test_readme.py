@@ -1,4 +1,4 @@
-"""What the README shows works: its example trains, its commands exist, its extras are declared."""
+"""Tests of the README: its example trains, and its commands exist."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Data sets by name, and the batches that are made of them."""
+"""Data sets by name, and loaders of their batches."""
 
 from alr_fast.data.datasets import LAYOUTS, Dataset, Split, open_dataset
 from alr_fast.data.index import SampleIndex, balanced_rows

@@ -1,23 +1,33 @@
-"""Looks after data sets: finds broken files, and packs many small files into few large ones.
+"""Verifies data sets, and packs many small files into few large files.
 
     python -m alr_fast.data verify ROOT
     python -m alr_fast.data pack ROOT OUT
 
-Both recognise the layout of ROOT, and both can be interrupted: the next call goes on.
+Both detect the layout of ROOT. Both can be interrupted: the next call resumes.
 """
 
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alr_fast.errors import UserError
+from alr_fast.data.broken import default_exclusion_file, write_exclusions
+from alr_fast.data.datasets import Dataset, Split, open_dataset
+from alr_fast.data.layouts import packed
+from alr_fast.data.pack import Packer
+from alr_fast.data.verify import KnownFiles, VerifyReport, verify_split
+from alr_fast.errors import UserError, naming_options
 from alr_fast.utils.command import CommandParser, exit_status
+from alr_fast.utils.machine import usable_cores
+
+if TYPE_CHECKING:
+    from alr_fast.utils.console import Console  # needs rich, which --help does not
 
 PROG = "python -m alr_fast.data"
-_SECONDS_PER_LINE = 30  # where there is no terminal to draw a bar on
+_SECONDS_PER_LINE = 30  # of progress without a terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,8 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
 
     def action() -> int:
-        from alr_fast.utils.machine import usable_cores
-
         options = _parser().parse_args(argv)
         if options.workers is None:
             options.workers = usable_cores()
@@ -41,42 +49,37 @@ def main(argv: Sequence[str] | None = None) -> int:
             message = str(error).replace("--data.exclude", "--exclude")
             raise UserError(message.removeprefix("--data-root ")) from None
 
-    return exit_status(action, interrupted="interrupted; the next call goes on from here")
+    return exit_status(action, interrupted="interrupted; the next call resumes")
 
 
 def run_verify(options: argparse.Namespace) -> int:
     """Scans splits and writes the lists of their broken files; returns the exit status.
 
     Raises:
-        UserError: Something that the user can put right; no list is written.
+        UserError: A wrong input; no list is written.
     """
-    from alr_fast.data.datasets import open_dataset
-    from alr_fast.data.layouts import packed
-    from alr_fast.data.verify import (
-        Known,
-        chosen_splits,
-        exclusion_files,
-        verify_split,
-        write_report,
-    )
+    from alr_fast.utils.console import Console
 
-    show = _Show()
+    console = Console()
+    track = partial(console.track, every=_SECONDS_PER_LINE)
     dataset = open_dataset(options.data, options.root)
-    show.log(f"{dataset.layout.name}: {dataset.found.what}")
+    console.log(f"{dataset.layout.name}: {dataset.found.what}")
     if dataset.layout.name == packed.LAYOUT.name:
-        # Before anything else: of a changed shard every finding would be wrong.
+        # Before anything else: in a changed shard every result would be wrong.
         packed.check_shards(
-            dataset.found, options.split, partial(show.track_all, "Comparing checksums")
+            dataset.found,
+            options.split,
+            lambda shards: track(shards, description="Comparing checksums", total=len(shards)),
         )
-    splits = chosen_splits(dataset, options.split, show.log)
+    splits = _chosen_splits(dataset, options.split, console.log)
     for name in [name for name, split in splits.items() if split.images.array is not None]:
-        show.log(f"{name}: its images come as arrays, there is nothing to verify")
+        console.log(f"{name}: its images are arrays, there is nothing to verify")
         del splits[name]
     if not splits:
         return 0
     output = None if options.output is None else Path(options.output)
-    files = exclusion_files(splits, output)
-    known = Known() if len(splits) > 1 else None
+    lists = _exclusion_lists(splits, output)
+    known = KnownFiles() if len(splits) > 1 else None
     excluded = 0
     for name, split in splits.items():
         began = time.monotonic()
@@ -86,15 +89,20 @@ def run_verify(options: argparse.Namespace) -> int:
             workers=options.workers,
             again=options.again,
             known=known,
-            progress=partial(show.track, description=f"Verifying {name}", total=len(split)),
+            progress=partial(track, description=f"Verifying {name}", total=len(split)),
         )
-        write_report(files[name], report)
+        try:
+            write_exclusions(lists[name], report.exclusions())
+        except OSError as error:
+            raise UserError(
+                f"{lists[name]}: {error.strerror or error}; pass --output FILE"
+            ) from error
         seconds = time.monotonic() - began
-        show.report(name, report, seconds, most=None if options.all else 3)
+        _print_report(console, name, report, seconds, most=None if options.all else 3)
         if report.broken:
-            show.log(
-                f"{name}: list written to {files[name]}; training on this split leaves these files "
-                + ("out by itself" if output is None else f"out with --data.exclude {output}")
+            console.log(
+                f"{name}: list written to {lists[name]}; training on this split leaves out these "
+                + ("files by default" if output is None else f"files with --data.exclude {output}")
             )
         excluded += len(report.broken)
     return 1 if excluded else 0
@@ -104,87 +112,102 @@ def run_pack(options: argparse.Namespace) -> int:
     """Packs splits into shards; returns the exit status.
 
     Raises:
-        UserError: Something that the user can put right.
+        UserError: A wrong input.
     """
-    from alr_fast.data.datasets import open_dataset
-    from alr_fast.data.pack import Packer
-    from alr_fast.data.verify import chosen_splits
+    from alr_fast.utils.console import Console
 
-    show = _Show()
+    console = Console()
     out = Path(options.out)
-    packer = Packer(out, shard_mb=options.shard_mb, workers=options.workers, track=show.track)
-    dataset = open_dataset(options.data, options.root)
-    show.log(f"{dataset.layout.name}: {dataset.found.what}")
-    splits = chosen_splits(dataset, options.split, show.log)
-    for name, plan in packer.check(dataset, splits, options.exclude).items():
-        packed = packer.pack(plan)
-        remark = f", {packed.left_out:,} left out" if packed.left_out else ""
-        show.log(
-            f"{name}: {len(plan.split):,} samples{remark}, in {packed.shards:,} shards of "
-            f"{packed.size / 2**20:,.0f} MiB; {packed.written:,} of them written now"
+    with naming_options(shard_mb="shard-mb", split="split"):
+        packer = Packer(
+            out,
+            shard_mb=options.shard_mb,
+            workers=options.workers,
+            track=partial(console.track, every=_SECONDS_PER_LINE),
         )
-    show.log(f"train on them with --data-root {out}")
+        dataset = open_dataset(options.data, options.root)
+        console.log(f"{dataset.layout.name}: {dataset.found.what}")
+        splits = _chosen_splits(dataset, options.split, console.log)
+        plans = packer.check(dataset, splits, options.exclude)
+    for name, plan in plans.items():
+        result = packer.pack(plan)
+        remark = f", {result.left_out:,} left out" if result.left_out else ""
+        console.log(
+            f"{name}: {len(plan.split):,} samples{remark}, in {result.shards:,} shards of "
+            f"{result.size / 2**20:,.0f} MiB; {result.written:,} of them written now"
+        )
+    console.log(f"train on them with --data-root {out}")
     return 0
 
 
-class _Show:
-    """Progress bars on a terminal, plain lines elsewhere."""
+def _chosen_splits(
+    dataset: Dataset, names: Iterable[str], log: Callable[[str], None]
+) -> dict[str, Split]:
+    """The named splits; without names all readable ones, and always ``train``.
 
-    def __init__(self) -> None:
-        from alr_fast.utils.console import Console
+    Raises:
+        UserError: A named split, or ``train``, cannot be read.
+    """
+    chosen = list(dict.fromkeys(names))
+    if not chosen and dataset.layout.name == packed.LAYOUT.name:
+        chosen = list(packed.read_manifest(dataset.found.root)["splits"])
+    splits = {}
+    for name in chosen or dataset.layout.splits:
+        try:
+            splits[name] = dataset.split(name)
+        except UserError as error:
+            if chosen or name == "train":
+                raise
+            log(f"{name}: skipped ({error})")
+    return splits
 
-        self._run = Console()
 
-    def log(self, text: str) -> None:
-        """Prints one line."""
-        self._run.log(text)
+def _exclusion_lists(splits: dict[str, Split], output: Path | None) -> dict[str, Path]:
+    """The file for the exclusion list of each split.
 
-    def track(self, items: Iterable, *, description: str, total: int) -> Iterator:
-        """Passes the items on while a bar or lines show how many there were."""
-        if self._run.terminal.is_terminal:
-            yield from self._run.track(items, description=description, total=total)
-            return
-        self.log(f"{description}: {total:,}")
-        began = shown = time.monotonic()
-        for done, item in enumerate(items, 1):
-            yield item
-            now = time.monotonic()
-            if now - shown > _SECONDS_PER_LINE:
-                shown = now
-                speed = done / (now - began)
-                self.log(f"{description}: {done:,} of {total:,}, {speed:,.0f} a second")
-
-    def track_all(self, description: str, items: list) -> Iterator:
-        """`track` for a list."""
-        return self.track(items, description=description, total=len(items))
-
-    def report(self, name: str, report, seconds: float, most: int | None) -> None:
-        """Prints what was found in a split, and ``most`` paths of each kind."""
-        from rich.table import Table
-        from rich.text import Text
-
-        total, broken = len(report.index), len(report.broken)
-        speed = f", {report.read / seconds:,.0f} a second" if report.read > 1000 else ""
-        self.log(
-            f"{name}: {total:,} files, {broken:,} excluded; {report.read:,} read in "
-            f"{seconds:.1f} s{speed}, the others were found fine before"
-            if report.read < total
-            else f"{name}: {total:,} files, {broken:,} excluded; read in {seconds:.1f} s{speed}"
+    Raises:
+        UserError: One file for several splits, or a folder that does not exist.
+    """
+    if output is None:
+        return {name: default_exclusion_file(split) for name, split in splits.items()}
+    if len(splits) != 1:
+        raise UserError(
+            f"--output {output}: one file cannot hold the lists of {', '.join(splits)}; name one "
+            "with --split, or leave --output out"
         )
-        lines = report.table(most)
-        if not lines:
-            return
-        table = Table("found", "files", "", "for example", box=None, pad_edge=False)
-        table.columns[1].justify = "right"
-        for kind, count, rows, is_broken in lines:
-            paths = [report.index.paths[row] for row in rows]
-            paths += ["..."] * (count > len(rows))
-            # As text: a path may hold what looks like markup, and bytes that are not UTF-8.
-            shown = "\n".join(paths).encode("utf-8", "replace").decode()
-            table.add_row(
-                Text(kind), f"{count:,}", "excluded" if is_broken else "kept", Text(shown)
-            )
-        self._run.terminal.print(table)
+    if not output.parent.is_dir() or output.is_dir():
+        raise UserError(f"--output {output}: no file can be written there; name another")
+    return {name: output for name in splits}
+
+
+def _print_report(
+    console: "Console", name: str, report: VerifyReport, seconds: float, most: int | None
+) -> None:
+    """Prints the findings in a split, with at most ``most`` paths each."""
+    from rich.table import Table
+    from rich.text import Text
+
+    total, broken = len(report.index), len(report.broken)
+    speed = f", {report.read / seconds:,.0f} a second" if report.read > 1000 else ""
+    console.log(
+        f"{name}: {total:,} files, {broken:,} excluded; {report.read:,} read in "
+        f"{seconds:.1f} s{speed}, the others were fine before"
+        if report.read < total
+        else f"{name}: {total:,} files, {broken:,} excluded; read in {seconds:.1f} s{speed}"
+    )
+    findings = report.findings()
+    if not findings:
+        return
+    table = Table("found", "files", "", "for example", box=None, pad_edge=False)
+    table.columns[1].justify = "right"
+    for finding in findings:
+        paths = [report.index.paths[row] for row in finding.rows[:most]]
+        paths += ["..."] * (len(finding.rows) > len(paths))
+        # As `Text`: a path may contain markup. And it may contain bytes that are not UTF-8.
+        examples = Text("\n".join(paths).encode("utf-8", "replace").decode())
+        count, fate = f"{len(finding.rows):,}", "excluded" if finding.excluded else "kept"
+        table.add_row(Text(finding.kind), count, fate, examples)
+    console.terminal.print(table)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -193,28 +216,26 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser(
         "verify",
         allow_abbrev=False,
-        help="find broken files, and list them for training to leave out",
-        description="Reads every image file to its end and lists those that give no image or a "
-        "damaged one, for training to leave out; of a packed data set it compares the checksums, "
-        "too. Goes on where an earlier call stopped, and then reads only files that have changed "
-        "since or were broken. Exit status: 0 nothing is broken, 1 something is, 2 a wrong input.",
+        help="find broken files and list them, for training to leave out",
+        description="Reads every image file to its end and lists the unreadable and damaged ones, "
+        "for training to leave out; also compares the checksums of a packed data set. Resumes an "
+        "interrupted call; a second call reads only files that have changed or were broken. Exit "
+        "status: 0 nothing is broken, 1 something is, 2 a wrong input.",
     )
     _common(verify)
-    verify.add_argument("--output", metavar="FILE", help="list to write, instead of the usual one")
+    verify.add_argument("--output", metavar="FILE", help="list to write, instead of the default")
     verify.add_argument(
-        "--again", action="store_true", help="read also what was found fine and has not changed"
+        "--again", action="store_true", help="also read unchanged files that were fine"
     )
-    verify.add_argument(
-        "--all", action="store_true", help="name every file of each kind, not three of them"
-    )
+    verify.add_argument("--all", action="store_true", help="name all files of each kind, not three")
     verify.set_defaults(run=run_verify)
     pack = commands.add_parser(
         "pack",
         allow_abbrev=False,
-        help="write the images into tar shards (WebDataset), which training reads",
-        description="Writes the images, byte for byte, into tar shards as WebDataset and DALI read "
-        "them, with an index for training. Ids stay what they were. Goes on where an earlier call "
-        "stopped. Run verify first: what it lists is left out.",
+        help="write the images into tar shards (WebDataset) for training",
+        description="Writes the images, byte for byte, into tar shards that WebDataset and DALI "
+        "can read, with an index for training. Sample ids stay the same. Resumes an interrupted "
+        "call. Run verify first: the files that it lists are left out.",
     )
     _common(pack)
     pack.add_argument("out", metavar="OUT", help="folder for the shards")
@@ -225,7 +246,7 @@ def _parser() -> argparse.ArgumentParser:
         "--exclude",
         default="auto",
         metavar="LIST",
-        help="CSV list of samples to leave out; auto: the one that verify wrote; none",
+        help="CSV list of samples to leave out; auto: the list that verify wrote; none (auto)",
     )
     pack.set_defaults(run=run_pack)
     return parser
@@ -234,14 +255,10 @@ def _parser() -> argparse.ArgumentParser:
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("root", metavar="ROOT", help="folder of the data set")
     parser.add_argument(
-        "--data", default="auto", metavar="NAME", help="data set; auto looks at the folder (auto)"
+        "--data", default="auto", metavar="NAME", help="data set; auto detects it (auto)"
     )
-    parser.add_argument(
-        "--split", nargs="+", default=[], metavar="NAME", help="splits (all that there are)"
-    )
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="threads that read (one for each core)"
-    )
+    parser.add_argument("--split", nargs="+", default=[], metavar="NAME", help="splits (all)")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads that read (one per core)")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Strict checks of one image file: what `verify` reports about it."""
+"""Strict checks of one image file, for `verify`."""
 
 import io
 import os
@@ -18,28 +18,24 @@ KINDS = (
     *(MISSING, UNREADABLE, EMPTY, NO_IMAGE, TRUNCATED),
     *(DAMAGED, PIXELS, TOO_LARGE, UNKNOWN, packed.LEFT_OUT),
 )
-# What is worth knowing of files that are fine; bit k of a note is entry k.
-NOTES = ("CMYK", "gray", "16 bits", "other format than its name says", "turned by EXIF")
-_CMYK, _GRAY, _DEEP, _FORMAT, _TURNED = (1 << k for k in range(len(NOTES)))
+# Remarks on valid files; bit k of the notes is entry k.
+NOTES = ("CMYK", "gray", "16 bits", "format differs from the name", "rotated by EXIF")
+_CMYK, _GRAY, _DEEP, _FORMAT, _ROTATED = (1 << k for k in range(len(NOTES)))
 
-_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".png": "PNG", ".webp": "WEBP"} | {
-    ".gif": "GIF",
-    ".bmp": "BMP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
-}
-# Warnings of libjpeg about headers: the pixels are what they were meant to be.
+_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+_FORMATS |= {".gif": "GIF", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
+# Warnings of libjpeg about headers: the pixels are correct.
 _HARMLESS = re.compile(
     "unknown JFIF revision|Unknown Adobe color transform|Invalid SOS parameters|bad ICC marker"
 )
 
 
 class Broken(Exception):
-    """What is wrong with a file.
+    """A missing, unreadable or damaged file.
 
     Attributes:
         kind: One of `KINDS`.
-        reason: What the decoder said.
+        reason: Message of the decoder.
     """
 
     def __init__(self, kind: str, reason: str) -> None:
@@ -56,26 +52,26 @@ def examine(data: bytes, name: str = "") -> int:
 
     Args:
         data: The file.
-        name: Its name, to compare the suffix with what it holds; without one nothing is compared.
+        name: Its name, whose suffix is compared with the format; may be empty.
 
     Returns:
         Bits of `NOTES`.
 
     Raises:
-        Broken: It gives no image, or a damaged one.
+        Broken: It is not an image, or damaged.
     """
     try:
         encoded = prepare(data)
         is_jpeg = data[:2] == b"\xff\xd8"
         if is_jpeg:
             _decode_strictly(data)
-        elif encoded.data is data:  # PPM was decoded by `prepare`
+        elif encoded.data is data:  # not decoded by `prepare`
             decode_with_pillow(data)
         if data[:4] == b"\x89PNG":
             _count_png_pixels(data)
     except BrokenImage as error:
         raise Broken(_kind(data, str(error)), str(error)) from None
-    return _notes(data, name, encoded) if not is_jpeg else _jpeg_notes(data, name, encoded)
+    return _jpeg_notes(data, name, encoded) if is_jpeg else _notes(data, name)
 
 
 def _decode_strictly(data: bytes) -> None:
@@ -83,26 +79,26 @@ def _decode_strictly(data: bytes) -> None:
     import simplejpeg
 
     try:
-        # Gray and fast: all coefficients are read, which is what counts, but not all are used.
+        # Gray and fast: reads all coefficients, although it does not use all of them.
         simplejpeg.decode_jpeg(data, "GRAY", fastdct=True, fastupsample=True, min_factor=8)
     except ValueError as error:
         reason = " ".join(str(error).split())
         if _HARMLESS.search(reason):
             simplejpeg.decode_jpeg(data, "GRAY", min_factor=8, strict=False)
-        elif "subsampling" in reason:  # one that its interface has no name for
+        elif "subsampling" in reason:  # simplejpeg supports only some
             decode_with_pillow(data)
         else:
             raise Broken(PIXELS, reason) from None
 
 
 def _count_png_pixels(data: bytes) -> None:
-    """Refuses a PNG that ends early though its checksums are right: Pillow paints the rest black.
+    """Refuses a PNG with too few pixels and valid checksums: Pillow fills the rest with black.
 
     Source of the chunks: ISO/IEC 15948.
     """
     width, height, depth, colours, *_, interlaced = struct.unpack(">IIBBBBB", data[16:29])
     if interlaced:
-        return  # in seven passes, which are rare
+        return  # rare; its rows come in seven passes
     bits = width * depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colours, 1)
     expected = height * (1 + -(-bits // 8))
     stream, found, position, kind = zlib.decompressobj(), 0, 8, b""
@@ -120,7 +116,7 @@ def _count_png_pixels(data: bytes) -> None:
 
 
 def _kind(data: bytes, reason: str) -> str:
-    """Sorts what `prepare` and Pillow say."""
+    """One of `KINDS`, from the messages of `prepare` and Pillow."""
     if not data:
         return EMPTY
     size = re.fullmatch(r"(\d+) x (\d+) pixels", reason)
@@ -143,16 +139,16 @@ def _jpeg_notes(data: bytes, name: str, encoded: Encoded) -> int:
     try:
         colours = simplejpeg.decode_jpeg_header(data, strict=False)[2]
     except ValueError:
-        return _notes(data, name, encoded)
+        return _notes(data, name)
     return (
         _CMYK * (colours in ("CMYK", "YCCK"))
         | _GRAY * (colours == "Gray")
-        | _TURNED * (encoded.orientation != 1)
+        | _ROTATED * (encoded.orientation != 1)
         | _FORMAT * (_expected(name) not in (None, "JPEG"))
     )
 
 
-def _notes(data: bytes, name: str, encoded: Encoded) -> int:
+def _notes(data: bytes, name: str) -> int:
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
@@ -162,7 +158,7 @@ def _notes(data: bytes, name: str, encoded: Encoded) -> int:
             _CMYK * (image.mode == "CMYK")
             | _GRAY * (image.mode in ("1", "L", "LA") or image.mode.startswith(("I", "F")))
             | _DEEP * deep
-            | _TURNED * (image.getexif().get(0x0112, 1) in range(2, 9))
+            | _ROTATED * (image.getexif().get(0x0112, 1) in range(2, 9))
             | _FORMAT * (_expected(name) not in (None, kind))
         )
 

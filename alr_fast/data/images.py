@@ -1,11 +1,11 @@
-"""Where images come from: an array in memory, files, or records of packed shards; and what a
-decoder may be given.
+"""Sources of images: an array in memory, files, or records of packed shards.
 
-Decoders meet broken files in different ways: some raise, some paint the rest grey, some do either
-depending on the crop. So every file passes `prepare` first, which reads its structure, not its
-pixels: what comes out of it, every decoder here can decode.
+Decoders react to broken files in different ways: some raise, some fill the rest with grey, some do
+either depending on the crop. So every file first passes `alr_fast.data.decode.prepare`, which
+checks its structure but not its pixels: every decoder here can decode its result.
 """
 
+import io
 import os
 from pathlib import Path
 from typing import Protocol
@@ -17,21 +17,30 @@ from alr_fast.data.index import PathTable
 
 
 class BrokenImage(Exception):
-    """A file that gives no image; the message is the reason, without the path."""
+    """An unreadable image; the message is the reason, without the path."""
 
 
 class Images(Protocol):
     """Images of one split by row.
 
     Attributes:
-        array: All pixels, uint8 [N, C, S, S], where they are in memory, else None.
+        array: All pixels, uint8 [N, C, S, S], if they are in memory, else None.
+        root: Folder of the images.
     """
 
-    array: NDArray[np.uint8] | None
+    @property
+    def array(self) -> NDArray[np.uint8] | None: ...
+
+    @property
+    def root(self) -> Path: ...
 
     def __len__(self) -> int: ...
 
     def take(self, rows: NDArray[np.int64]) -> "Images": ...
+
+    def name(self, row: int) -> str: ...
+
+    def read(self, row: int) -> bytes: ...
 
 
 class ArrayImages:
@@ -40,6 +49,8 @@ class ArrayImages:
     Args:
         array: uint8 [N, C, S, S].
     """
+
+    root = Path()  # of no folder
 
     def __init__(self, array: NDArray[np.uint8]) -> None:
         self.array = array
@@ -51,12 +62,27 @@ class ArrayImages:
         """The images of these rows."""
         return ArrayImages(self.array[rows])
 
+    def name(self, row: int) -> str:
+        """Number of the image, for messages."""
+        return f"image {row}"
+
+    def read(self, row: int) -> bytes:
+        """The image as a PNG."""
+        from PIL import Image
+
+        pixels = self.array[row]
+        gray = len(pixels) == 1
+        image = pixels[0] if gray else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        return buffer.getvalue()
+
 
 class FileImages:
-    """Encoded images, a file each.
+    """Encoded images, one file each.
 
     Args:
-        root: Folder that the paths start from.
+        root: Folder that the paths are relative to.
         paths: Path of each row below the root.
     """
 
@@ -100,7 +126,7 @@ class ShardImages:
         shard: Number of each row's shard, int32 [N].
         offset: First byte of each row's record, int64 [N].
         size: Bytes of each row's record, int64 [N].
-        paths: Path that each row had before it was packed, for messages.
+        paths: Path of each row before it was packed, for messages.
     """
 
     array = None
@@ -124,7 +150,7 @@ class ShardImages:
         return len(self.shard)
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_files": {}}  # a worker process opens its own
+        return {**self.__dict__, "_files": {}}  # each worker process opens its own
 
     def take(self, rows: NDArray[np.int64]) -> "ShardImages":
         """The images of these rows."""
@@ -144,7 +170,7 @@ class ShardImages:
         """The bytes of a row.
 
         Raises:
-            BrokenImage: The shard is missing or shorter than its index says.
+            BrokenImage: The shard is missing or shorter than its index requires.
         """
         shard, size = int(self.shard[row]), int(self.size[row])
         try:

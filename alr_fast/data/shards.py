@@ -1,4 +1,4 @@
-"""The tar files that `pack` writes: plan, entries, sidecar of each shard."""
+"""Tar files that `pack` writes: plan, members, index and sidecar of each shard."""
 
 import hashlib
 import io
@@ -8,63 +8,78 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.datasets import Split
 from alr_fast.data.decode import prepare
-from alr_fast.data.images import BrokenImage, FileImages, ShardImages
+from alr_fast.data.images import BrokenImage, Images, ShardImages
 from alr_fast.data.layouts.packed import INDEX_FOLDER, LEFT_OUT, sha256_of
-from alr_fast.utils.files import _write_json, _write_text
+from alr_fast.utils.files import write_json, write_text
 
-_BLOCK = 512  # of a tar file
-_RECORD = 20 * _BLOCK  # what its end is padded to
 _SUFFIXES = {"JPEG": "jpg", "TIFF": "tif"}  # others: the name of the format
 
-
-# What must agree between a plan and what is there, and how a message says that it does not.
-_PLAN_KEYS = {
+# Facts of a plan that must equal those of an existing split, and the message if they differ.
+PLAN_KEYS = {
     "sample_fingerprint": "from other samples",
     "label_fingerprint": "with other labels",
     "sizes": "from files of other sizes",
     "shard_bytes": "in shards of another size",
-    "excluded": "with another exclusion list (--exclude)",
+    "excluded": "with another exclusion list",
 }
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Which rows of a split go into which shard.
+class Record(NamedTuple):
+    """One sample to be packed.
 
     Attributes:
-        name: Of the split.
+        row: Row of the split.
+        suffix: File name suffix of the image.
+        data: The encoded image.
+        left_out: Why the sample is left out; None if it is packed.
+    """
+
+    row: int
+    suffix: str = ""
+    data: bytes = b""
+    left_out: str | None = None
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """Assignment of the rows of a split to shards.
+
+    Attributes:
+        name: Name of the split.
         split: Its samples.
         excluded: Row -> reason.
-        bounds: First row of each shard, and the number of rows.
-        bytes: Room that each row takes in a shard, int64 [N].
-        facts: What the manifest keeps of it.
+        bounds: First row of each shard, then the number of rows.
+        room: Bytes of each row in a shard, int64 [N].
+        facts: Entry of the split in the manifest.
     """
 
     name: str
     split: Split
     excluded: dict[int, str]
     bounds: list[int]
-    bytes: NDArray[np.int64]
-    facts: dict
+    room: NDArray[np.int64]
+    facts: dict[str, Any]
 
     @classmethod
-    def of(cls, name: str, split: Split, excluded: dict[int, str], shard_bytes: int) -> "_Plan":
+    def of(cls, name: str, split: Split, excluded: dict[int, str], shard_bytes: int) -> "ShardPlan":
+        """Plans shards of at most ``shard_bytes``, from the sizes of the files alone."""
         index = split.index
-        # Where all of a shard begins is known before anything is read: each can be written alone.
         sizes = _sizes(split)
-        room = _BLOCK * (3 + -(-sizes // _BLOCK))
+        # The image in whole blocks, its header, and the header and the one block of the label.
+        room = tarfile.BLOCKSIZE * (3 + -(-sizes // tarfile.BLOCKSIZE))
         bounds = [0]
         ends = np.cumsum(room)
         while bounds[-1] < len(room):
-            begun = int(ends[bounds[-1] - 1]) if bounds[-1] else 0
-            end = int(np.searchsorted(ends, begun + shard_bytes - _RECORD, side="right"))
-            bounds.append(max(end, bounds[-1] + 1))
+            begin = int(ends[bounds[-1] - 1]) if bounds[-1] else 0
+            limit = begin + shard_bytes - tarfile.RECORDSIZE
+            bounds.append(max(int(np.searchsorted(ends, limit, side="right")), bounds[-1] + 1))
         facts = {
             "sample_fingerprint": index.sample_fingerprint(),
             "label_fingerprint": index.label_fingerprint(),
@@ -78,41 +93,44 @@ class _Plan:
         return cls(name, split, excluded, bounds, room, facts)
 
     @property
-    def shards(self) -> int:
+    def num_shards(self) -> int:
         return len(self.bounds) - 1
 
     @property
     def digest(self) -> str:
-        """Of everything that a shard's bytes follow from."""
-        values = [self.facts[key] for key in _PLAN_KEYS]
+        """SHA-256 (hex) of everything that determines the bytes of the shards."""
+        values = [self.facts[key] for key in PLAN_KEYS]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
+
+    def rows(self, number: int) -> range:
+        """Rows of a shard."""
+        return range(self.bounds[number], self.bounds[number + 1])
 
     def shard_name(self, number: int) -> str:
         return f"{self.name}-{number:06d}.tar"
 
     def needed(self, number: int) -> int:
-        rows = slice(self.bounds[number], self.bounds[number + 1])
-        return int(self.bytes[rows].sum()) + _RECORD
+        """Upper limit of the size of a shard in bytes."""
+        rows = self.rows(number)
+        return int(self.room[rows.start : rows.stop].sum()) + tarfile.RECORDSIZE
 
-    def record(self, row: int) -> tuple[int, tuple[str, bytes] | str]:
-        """Row, with suffix and bytes of its image, or the reason why it has none; for threads."""
+    def record(self, row: int) -> Record:
+        """Reads and checks the image of a row; runs in threads."""
         if row in self.excluded:
-            return row, self.excluded[row]
-        if self.split.images.array is not None:
-            return row, ("png", _png(self.split.images.array[row]))
+            return Record(row, left_out=self.excluded[row])
         try:
             data = self.split.images.read(row)
             prepare(data)
         except BrokenImage as error:
-            return row, str(error).removeprefix(f"{LEFT_OUT}: ")
-        return row, (_suffix(data), data)
+            return Record(row, left_out=str(error).removeprefix(f"{LEFT_OUT}: "))
+        return Record(row, _suffix(data), data)
 
 
 def _sizes(split: Split) -> NDArray[np.int64]:
-    """Bytes of each image, int64 [N]; of those in memory an upper limit, 0 of missing files."""
+    """Bytes of each image, int64 [N]; an upper limit for arrays, 0 for missing files."""
     images = split.images
     if images.array is not None:
-        # A PNG stores what it cannot compress; the rest is for its headers.
+        # PNG stores incompressible data unchanged; the rest is for its headers.
         pixels = images.array[0].nbytes
         return np.full(len(split), pixels + pixels // 8 + 1024, dtype=np.int64)
     if isinstance(images, ShardImages):
@@ -120,7 +138,7 @@ def _sizes(split: Split) -> NDArray[np.int64]:
     return np.fromiter(_file_sizes(images), dtype=np.int64, count=len(split))
 
 
-def _file_sizes(images: FileImages) -> Iterator[int]:
+def _file_sizes(images: Images) -> Iterator[int]:
     for row in range(len(images)):
         try:
             yield os.stat(images.name(row)).st_size
@@ -128,116 +146,31 @@ def _file_sizes(images: FileImages) -> Iterator[int]:
             yield 0
 
 
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    image = pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def _suffix(data: bytes) -> str:
-    """Suffix of an image by what it holds."""
+    """File name suffix of an encoded image, by its content."""
     if data[:2] == b"\xff\xd8":
         return "jpg"
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
-        return _SUFFIXES.get(image.format, image.format.lower())
-
-
-class _Writer:
-    """Writes one shard aside, with DALI's index, and gives both their names at the end."""
-
-    def __init__(self, out: Path, plan: _Plan, number: int) -> None:
-        self._plan = plan
-        self._number = number
-        self._path = out / plan.shard_name(number)
-        self._sidecar = _sidecar(out, plan, number)
-        self._part = self._path.with_suffix(".tar.part")
-        # Open as long as the shard grows: `close` ends that, finished or not.
-        self._file = open(self._part, "wb")  # noqa: SIM115
-        self._digest = hashlib.sha256()
-        self._position = 0
-        self._records: list[tuple[int, int, int]] = []
-        self._lines: list[str] = []
-        self._left_out: dict[str, tuple[str, str]] = {}
-
-    def add(self, row: int, record: tuple[str, bytes] | str) -> None:
-        index = self._plan.split.index
-        sample = int(index.sample_ids[row])
-        if isinstance(record, str):
-            self._left_out[str(sample)] = (index.paths[row], record)
-            return
-        suffix, data = record
-        label = b"%d" % index.labels[row]
-        parts = [self._member(f"{sample:09d}", suffix, data)]
-        self._records.append((row, parts[0][1], len(data)))
-        parts.append(self._member(f"{sample:09d}", "cls", label))
-        self._lines.append(" ".join(f"{s} {at} {size} {name}" for s, at, size, name in parts))
-
-    def _member(self, key: str, suffix: str, data: bytes) -> tuple[str, int, int, str]:
-        info = tarfile.TarInfo(f"{key}.{suffix}")  # time, user and group are 0
-        info.size = len(data)
-        self._write(info.tobuf(tarfile.USTAR_FORMAT))
-        at = self._position
-        self._write(data)
-        self._write(bytes(-len(data) % _BLOCK))
-        return suffix, at, len(data), info.name
-
-    def _write(self, data: bytes) -> None:
-        self._file.write(data)
-        self._digest.update(data)
-        self._position += len(data)
-
-    def finish(self) -> "_Shard":
-        """The shard, under its name."""
-        self._write(bytes(2 * _BLOCK))
-        self._write(bytes(-self._position % _RECORD))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        rows, offsets, sizes = zip(*self._records, strict=True) if self._records else ((), (), ())
-        shard = _Shard(
-            name=self._path.name,
-            rows=list(rows),
-            offsets=list(offsets),
-            sizes=list(sizes),
-            left_out=self._left_out,
-            bytes=self._position,
-            sha256=self._digest.hexdigest(),
-            plan=self._plan.digest,
-            fresh=True,
-        )
-        # In this order: a shard under its name has its index, and one with facts is whole.
-        self._sidecar.unlink(missing_ok=True)
-        if self._records:
-            text = f"v1.2 {len(self._lines)}\n" + "".join(f"{line}\n" for line in self._lines)
-            _write_text(self._path.with_suffix(".idx"), text)
-            os.replace(self._part, self._path)
-        _write_json(self._sidecar, {k: v for k, v in vars(shard).items() if k != "fresh"})
-        return shard
-
-    def close(self) -> None:
-        """Removes what was not finished."""
-        self._file.close()
-        self._part.unlink(missing_ok=True)
+        name = image.format or ""
+    return _SUFFIXES.get(name, name.lower())
 
 
 @dataclass(frozen=True)
-class _Shard:
-    """A finished shard, as kept beside the index to go on from.
+class Shard:
+    """A finished shard; its sidecar beside the index holds these values as JSON.
 
     Attributes:
         name: Name of the file.
-        rows: Rows with a record.
+        rows: Packed rows.
         offsets: First byte of each record.
         sizes: Bytes of each record.
-        left_out: Id -> path and reason of those without.
-        bytes: Size of the file; there is none where no row has a record.
-        sha256: Of the file.
-        plan: Digest of the plan that it follows.
-        fresh: Whether it was written now.
+        left_out: Sample id -> path and reason of samples that are left out.
+        bytes: Size of the file, which does not exist if no row is packed.
+        sha256: SHA-256 (hex) of the file.
+        plan: Digest of the plan.
+        fresh: Whether it was written now; not stored.
     """
 
     name: str
@@ -251,20 +184,94 @@ class _Shard:
     fresh: bool = False
 
     @classmethod
-    def load(cls, out: Path, plan: _Plan, number: int) -> "_Shard | None":
-        """The shard where it is there and what the plan asks for, else None."""
+    def load(cls, out: Path, plan: ShardPlan, number: int) -> "Shard | None":
+        """The shard of an earlier call; None if it is missing, damaged or of another plan."""
         try:
-            facts = json.loads(_sidecar(out, plan, number).read_text(encoding="utf-8"))
-            shard = cls(**facts)
+            shard = cls(**json.loads(_sidecar(out, plan, number).read_text(encoding="utf-8")))
             path = out / shard.name
-            whole = shard.plan == plan.digest and shard.name == plan.shard_name(number)
-            if whole and shard.rows:
-                whole = path.stat().st_size == shard.bytes and path.with_suffix(".idx").is_file()
-                whole = whole and sha256_of(path) == shard.sha256
-            return shard if whole else None
+            valid = shard.plan == plan.digest and shard.name == plan.shard_name(number)
+            if valid and shard.rows:
+                valid = (
+                    path.stat().st_size == shard.bytes
+                    and path.with_suffix(".idx").is_file()
+                    and sha256_of(path) == shard.sha256
+                )
         except (OSError, ValueError, TypeError):
             return None
+        return shard if valid else None
 
 
-def _sidecar(out: Path, plan: _Plan, number: int) -> Path:
+class ShardWriter:
+    """Writes one shard under a temporary name, and DALI's index of it."""
+
+    def __init__(self, out: Path, plan: ShardPlan, number: int) -> None:
+        self._plan = plan
+        self._path = out / plan.shard_name(number)
+        self._sidecar = _sidecar(out, plan, number)
+        self._part = self._path.with_suffix(".tar.part")
+        self._file = open(self._part, "wb")  # noqa: SIM115 (`close` closes it)
+        self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+        self._rows: list[int] = []
+        self._offsets: list[int] = []
+        self._sizes: list[int] = []
+        self._lines: list[str] = []
+        self._left_out: dict[str, tuple[str, str]] = {}
+
+    def add(self, record: Record) -> None:
+        """Appends the image and the label of a sample, or notes why it is left out."""
+        index, row = self._plan.split.index, record.row
+        sample_id = int(index.sample_ids[row])
+        if record.left_out is not None:
+            self._left_out[str(sample_id)] = (index.paths[row], record.left_out)
+            return
+        image, label = f"{sample_id:09d}.{record.suffix}", f"{sample_id:09d}.cls"
+        size, text = len(record.data), b"%d" % index.labels[row]
+        offset, label_offset = self._member(image, record.data), self._member(label, text)
+        self._rows.append(row)
+        self._offsets.append(offset)
+        self._sizes.append(size)
+        self._lines.append(
+            f"{record.suffix} {offset} {size} {image} cls {label_offset} {len(text)} {label}"
+        )
+
+    def _member(self, name: str, data: bytes) -> int:
+        """Appends a file to the archive; returns the offset of its first byte."""
+        info = tarfile.TarInfo(name)  # time, user and group are 0
+        info.size = len(data)
+        header = self._tar.offset
+        self._tar.addfile(info, io.BytesIO(data))
+        return header + tarfile.BLOCKSIZE
+
+    def finish(self) -> Shard:
+        """Completes the shard and gives it its final name."""
+        self._tar.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        shard = Shard(
+            name=self._path.name,
+            rows=self._rows,
+            offsets=self._offsets,
+            sizes=self._sizes,
+            left_out=self._left_out,
+            bytes=self._file.tell(),
+            sha256=sha256_of(self._part),
+            plan=self._plan.digest,
+            fresh=True,
+        )
+        # In this order: a shard under its final name has an index, a sidecar means it is complete.
+        self._sidecar.unlink(missing_ok=True)
+        if self._rows:
+            text = f"v1.2 {len(self._lines)}\n" + "".join(f"{line}\n" for line in self._lines)
+            write_text(self._path.with_suffix(".idx"), text)
+            os.replace(self._part, self._path)
+        write_json(self._sidecar, {k: v for k, v in vars(shard).items() if k != "fresh"})
+        return shard
+
+    def close(self) -> None:
+        """Closes the file and removes an unfinished shard."""
+        self._file.close()
+        self._part.unlink(missing_ok=True)
+
+
+def _sidecar(out: Path, plan: ShardPlan, number: int) -> Path:
     return (out / INDEX_FOLDER / plan.shard_name(number)).with_suffix(".json")

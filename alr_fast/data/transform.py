@@ -1,7 +1,7 @@
-"""What is done to the pixels: which part of an image becomes the square, and how it is varied.
+"""Cropping and augmentation: which part of an image becomes the square, and how it is varied.
 
-The loaders take their random numbers from here, where they follow from seed, epoch, rank and step
-alone. So all of them cut the same parts, and a resumed epoch goes on with the same crops.
+All loaders draw their random numbers here, from seed, epoch, rank and step alone. So all of them
+cut the same parts, and a resumed epoch continues with the same crops.
 """
 
 import math
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Crop = Literal["center", "pad", "random", "resized"]
+Box = tuple[int, int, int, int]  # top, left, height, width
 
 _TRIES = 10
 
@@ -25,14 +26,14 @@ class Transform:
         crop: center: the middle of the image. pad: the middle, padded with black and cropped back
             at random. random: a random part as large as the middle. resized: a random part of
             random area and aspect ratio.
-        resize: The shorter side is brought to this many pixels before a part of S x S is cut out;
+        resize: The shorter side is resized to this many pixels before a part of S x S is cut out;
             has no effect on ``resized``.
         padding: Pixels of padding on each side, for ``pad``.
         scale: Smallest and largest share of the image's area, for ``resized``.
         ratio: Smallest and largest aspect ratio, width to height, for ``resized``.
         flip: Mirror half of the images left to right.
         randaugment: Number and magnitude (0 to 30) of RandAugment's operations (Cubuk et al., 2020,
-            arXiv 1909.13719); None for none.
+            arXiv 1909.13719); None for no RandAugment.
         mean: Mean of each channel, 0 to 1; one value stands for all channels.
         std: Standard deviation of each channel, 0 to 1; one value stands for all channels.
     """
@@ -48,8 +49,13 @@ class Transform:
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.5,)
 
+    @property
+    def cacheable(self) -> bool:
+        """Whether the middle square, decoded once, is all that training needs of an image."""
+        return self.crop in ("center", "pad") and self.randaugment is None
+
     def draw(self, rng: np.random.Generator, batch: int) -> "Draws":
-        """Random numbers for a batch; as many for every kind of crop but ``resized``."""
+        """Random numbers for a batch; all crops except ``resized`` draw the same number of them."""
         tries = _TRIES if self.crop == "resized" else 0
         return Draws(
             place=rng.random((batch, 2)),
@@ -57,46 +63,52 @@ class Transform:
             flip=rng.random(batch) < 0.5 if self.flip else np.zeros(batch, dtype=bool),
         )
 
-    def box(self, height: int, width: int, place, shape) -> tuple[int, int, int, int]:
-        """Part of an image of this size that becomes the square: top, left, height, width.
+    def box(self, height: int, width: int, place=(), shape=()) -> Box:
+        """Part of an image that becomes the square: top, left, height, width.
 
         Args:
             height: Height of the image in pixels.
             width: Width of the image in pixels.
-            place: Where the part lies, two numbers from [0, 1).
-            shape: Area and aspect ratio, pairs of numbers from [0, 1); the first pair that fits.
+            place: Where the part lies, two numbers from [0, 1); for ``random`` and ``resized``.
+            shape: Area and aspect ratio, pairs of numbers from [0, 1), of which the first that
+                fits is taken; for ``resized``.
         """
         if self.crop == "resized":
-            for area, aspect in shape:
-                pixels = height * width * (self.scale[0] + area * (self.scale[1] - self.scale[0]))
-                low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
-                ratio = math.exp(low + aspect * (high - low))
-                part_width = round(math.sqrt(pixels * ratio))
-                part_height = round(math.sqrt(pixels / ratio))
-                if 0 < part_width <= width and 0 < part_height <= height:
-                    top = int(place[0] * (height - part_height + 1))
-                    left = int(place[1] * (width - part_width + 1))
-                    return top, left, part_height, part_width
-            # An image that is very long: as much of its middle as the aspect ratio allows.
-            part_height = min(height, max(round(width / self.ratio[0]), 1))
-            part_width = min(width, max(round(height * self.ratio[1]), 1))
-            top, left = (height - part_height) // 2, (width - part_width) // 2
-            return top, left, part_height, part_width
+            return self._resized_box(height, width, place, shape)
         side = min(height, width)
         side = max(round(side * self.size / max(self.resize, self.size)), 1)
         if self.crop == "random":
-            return (
-                int(place[0] * (height - side + 1)),
-                int(place[1] * (width - side + 1)),
-                side,
-                side,
-            )
-        return (height - side) // 2, (width - side) // 2, side, side
+            return _placed(height, width, place, side, side)
+        return _middle(height, width, side, side)
+
+    def _resized_box(self, height: int, width: int, place, shape) -> Box:
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        for area, aspect in shape:
+            pixels = height * width * (self.scale[0] + area * (self.scale[1] - self.scale[0]))
+            ratio = math.exp(low + aspect * (high - low))
+            part_width = round(math.sqrt(pixels * ratio))
+            part_height = round(math.sqrt(pixels / ratio))
+            if 0 < part_width <= width and 0 < part_height <= height:
+                return _placed(height, width, place, part_height, part_width)
+        # A very long image: as much of its middle as the aspect ratio allows.
+        part_height = min(height, max(round(width / self.ratio[0]), 1))
+        part_width = min(width, max(round(height * self.ratio[1]), 1))
+        return _middle(height, width, part_height, part_width)
 
     def offsets(self, place: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Top and left of the crop in the padded square, int64 [B, 2]; zeros but for ``pad``."""
+        """Top and left of the crop in the padded square, int64 [B, 2]; 0 except for ``pad``."""
         padding = self.padding if self.crop == "pad" else 0
         return (place * (2 * padding + 1)).astype(np.int64)
+
+
+def _placed(height: int, width: int, place, part_height: int, part_width: int) -> Box:
+    top = int(place[0] * (height - part_height + 1))
+    left = int(place[1] * (width - part_width + 1))
+    return top, left, part_height, part_width
+
+
+def _middle(height: int, width: int, part_height: int, part_width: int) -> Box:
+    return (height - part_height) // 2, (width - part_width) // 2, part_height, part_width
 
 
 class Draws(NamedTuple):
@@ -114,5 +126,5 @@ class Draws(NamedTuple):
 
 
 def for_evaluation(transform: Transform) -> Transform:
-    """The same square of every image: its middle, as it is."""
+    """The middle square of every image, without augmentation."""
     return replace(transform, crop="center", padding=0, flip=False, randaugment=None)

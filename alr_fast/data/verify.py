@@ -1,49 +1,64 @@
-"""Finds the files of a data set that give no image or a damaged one, and lists them for training.
+"""Finds unreadable and damaged images of a data set, for training to leave out.
 
-Every file is read, must pass `alr_fast.data.decode.prepare`, and is decoded by a decoder that
-takes no damage for granted: JPEGs at an eighth of their size by libjpeg-turbo, for which every
-warning about the pixels counts, others in full by Pillow.
+Every file is read, must pass `alr_fast.data.decode.prepare`, and is decoded strictly: JPEGs at an
+eighth of their size by libjpeg-turbo, where every warning about the pixels is an error, other
+formats in full by Pillow.
 
-What was found fine is kept below the cache folder, bound to the samples, their root, and size and
-time of change of each file. So a scan that was interrupted goes on where it stopped, and a second
-one reads only what has changed and what was broken.
+The cache folder records which files are fine, bound to the samples, their root, and size and
+modification time of each file. So an interrupted scan resumes where it stopped, and a second scan
+reads only the files that have changed or were broken.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.broken import default_exclusion_file, write_exclusions
-from alr_fast.data.datasets import Dataset, Split, cache_folder
+from alr_fast.data.datasets import Split, cache_folder
 from alr_fast.data.examine import KINDS, MISSING, NOTES, UNREADABLE, Broken, examine
 from alr_fast.data.images import BrokenImage, ShardImages
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.layouts import packed
 from alr_fast.errors import UserError
+from alr_fast.utils.files import locked, replacing
+from alr_fast.utils.threads import map_ahead
 
-_ROWS = np.dtype([("size", "<i8"), ("time", "<i8"), ("fine", "u1"), ("notes", "u1")])
-_VERSION = 1  # of what is kept: raise it when `examine` judges differently
+_RECORD = np.dtype([("size", "<i8"), ("time", "<i8"), ("fine", "u1"), ("notes", "u1")])
+_VERSION = 1  # of the records: raise it when `examine` changes its results
 _CHUNK = 32  # files that a thread takes at a time
+
+Stamp = tuple[int, int]  # size in bytes, modification time in ns
+
+
+class Finding(NamedTuple):
+    """A line of the table of a report.
+
+    Attributes:
+        kind: One of `KINDS` or `NOTES`.
+        rows: The rows that it applies to, ascending.
+        excluded: Whether these are left out of training.
+    """
+
+    kind: str
+    rows: list[int]
+    excluded: bool
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a scan of a split found.
+class VerifyReport:
+    """Result of a scan of a split.
 
     Attributes:
         index: The split.
-        broken: Row -> what is wrong with its file, in ascending order.
+        broken: Row -> what is wrong with its file, rows ascending.
         notes: Bits of `NOTES` of each row, uint8 [N].
-        read: Files that were read: those known from an earlier scan were not.
+        read: Number of files that were read; the others are known from an earlier scan.
     """
 
     index: SampleIndex
@@ -52,66 +67,22 @@ class Report:
     read: int
 
     def exclusions(self) -> list[tuple[int, str, str]]:
-        """Id, path and reason of each broken file."""
+        """Sample id, path and reason of each broken file."""
         return [
-            (int(self.index.sample_ids[row]), self.index.paths[row], str(what))
-            for row, what in self.broken.items()
+            (int(self.index.sample_ids[row]), self.index.paths[row], str(broken))
+            for row, broken in self.broken.items()
         ]
 
-    def table(self, most: int | None = 3) -> list[tuple[str, int, list[int], bool]]:
-        """Kind or note, how many files, the first ``most`` rows, and whether they are excluded."""
-        counts = Counter(what.kind for what in self.broken.values())
-        lines = []
-        for kind in KINDS:
-            rows = [row for row, what in self.broken.items() if what.kind == kind]
-            lines.append((kind, counts[kind], rows[:most], True))
-        for k, note in enumerate(NOTES):
-            rows = np.flatnonzero(self.notes >> k & 1)
-            lines.append((note, len(rows), rows[:most].tolist(), False))
-        return [line for line in lines if line[1]]
-
-
-class _Kept:
-    """What earlier scans found fine, in a file that is mapped into memory: what was written there
-    outlives the process, however it ends."""
-
-    def __init__(self, split: Split, root: Path) -> None:
-        index = split.index
-        place = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16]
-        folder = cache_folder() / "verify" / f"{index.sample_fingerprint()[:32]}-{place}"
-        self.path = folder / f"rows-{_VERSION}.npy"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(folder / "lock", os.O_WRONLY | os.O_CREAT)
-        except OSError as error:
-            raise UserError(
-                f"{folder}: {error.strerror or error}; set ALR_FAST_CACHE to a folder that can be "
-                "written"
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise UserError(
-                f"{root}: another verify is at work on these files; wait until it is done"
-            ) from None
-        try:
-            self.rows = np.load(self.path, mmap_mode="r+", allow_pickle=False)
-            if self.rows.shape != (len(index),) or self.rows.dtype != _ROWS:
-                raise ValueError("of something else")
-        except (OSError, ValueError, EOFError):  # never written, or damaged
-            fresh = self.path.with_suffix(".fresh")
-            np.lib.format.open_memmap(fresh, "w+", _ROWS, (len(index),)).flush()
-            os.replace(fresh, self.path)
-            self.rows = np.load(self.path, mmap_mode="r+")
-
-    def forget(self) -> None:
-        """Nothing counts as found any more."""
-        self.rows["fine"] = 0
-
-    def close(self) -> None:
-        self.rows.flush()
-        os.close(self._lock)
+    def findings(self) -> list[Finding]:
+        """What was found at least once, in the order of `KINDS` and `NOTES`."""
+        findings = [
+            Finding(kind, [row for row, broken in self.broken.items() if broken.kind == kind], True)
+            for kind in KINDS
+        ]
+        for bit, note in enumerate(NOTES):
+            rows = np.flatnonzero(self.notes >> bit & 1).tolist()
+            findings.append(Finding(note, rows, False))
+        return [finding for finding in findings if finding.rows]
 
 
 def verify_split(
@@ -120,107 +91,164 @@ def verify_split(
     *,
     workers: int,
     again: bool = False,
-    known: "Known | None" = None,
+    known: "KnownFiles | None" = None,
     progress: Callable[[Iterable], Iterable] = iter,
-) -> Report:
-    """Scans every file of a split, or goes on with a scan.
+) -> VerifyReport:
+    """Scans every file of a split, or resumes a scan.
 
     Args:
         split: Samples with images in files or shards.
-        root: Folder that the data set was found in.
+        root: Folder of the data set.
         workers: Threads; decoding releases the interpreter lock, so they are faster than processes.
-        again: Read every file, also those that were found fine before.
-        known: What the scans of other splits of this data set found, and takes what this one finds.
-        progress: Wraps the iteration over the files, to show how far it is.
+        again: Read every file, including those that were fine before.
+        known: Results for other splits of this data set; receives those for this one.
+        progress: Wraps the iteration over the files, to show progress.
 
     Raises:
         UserError: The cache folder cannot be written, or another process scans the same files.
     """
-    kept = _Kept(split, root)
-    try:
+    broken: dict[int, Broken] = {}
+    read = 0
+    with _stored_records(split, root) as records:
         if again:
-            kept.forget()
+            records["fine"] = 0
         if known is not None:
-            known.fill(split.index, kept.rows)
-        scan = _Scan(split)
-        broken: dict[int, Broken] = {}
-        read = 0
-        with contextlib.closing(_scanned(scan, kept.rows, max(workers, 1))) as rows:
-            for row, stamp, outcome in progress(rows):
-                if outcome is None:
+            known.fill(split.index, records)
+        with closing(_scan(split, records, workers)) as results:
+            result: _Result
+            for result in progress(results):
+                if result.record is None:
                     continue
                 read += 1
-                if isinstance(outcome, Broken):
-                    broken[row] = outcome
-                    kept.rows[row] = (*stamp, 0, 0)
-                else:
-                    kept.rows[row] = (*stamp, 1, outcome)
-        notes = np.where(kept.rows["fine"], kept.rows["notes"], 0).astype(np.uint8)
+                records[result.row] = result.record
+                if result.broken is not None:
+                    broken[result.row] = result.broken
+        notes = np.where(records["fine"], records["notes"], 0).astype(np.uint8)
         if known is not None:
-            known.add(split.index, kept.rows)
-    finally:
-        kept.close()
-    return Report(split.index, dict(sorted(broken.items())), notes, read)
+            known.add(split.index, records)
+    return VerifyReport(split.index, broken, notes, read)
 
 
-class Known:
-    """Files that were found fine in one split are not read again for another: the training images
-    of WebVision are three splits."""
+def _scan(split: Split, records: NDArray, workers: int) -> Generator["_Result", None, None]:
+    # A thread takes consecutive rows, and a copy of their records: those are written meanwhile.
+    chunks = (
+        (first, np.array(records[first : first + _CHUNK]))
+        for first in range(0, len(records), _CHUNK)
+    )
+    scanner = _Scanner(split)
+    for results in map_ahead(scanner.scan, chunks, workers=workers, ahead=4 * workers):
+        yield from results
+
+
+@contextmanager
+def _stored_records(split: Split, root: Path) -> Iterator[NDArray]:
+    """The record of each row, from earlier scans, in a file that is mapped into memory: records
+    written to it survive the process, however it ends."""
+    place = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()[:16]
+    name = f"{split.index.sample_fingerprint()[:32]}-{place}"
+    folder = cache_folder() / "verify" / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "lock").touch()
+    except OSError as error:
+        raise UserError(
+            f"{folder}: {error.strerror or error}; set ALR_FAST_CACHE to a writable folder"
+        ) from error
+    busy = f"{root}: another process is verifying these files; wait until it has finished"
+    with locked(folder / "lock", busy=busy):
+        records = _load_records(folder / f"rows-{_VERSION}.npy", len(split))
+        try:
+            yield records
+        finally:
+            records.flush()
+
+
+def _load_records(path: Path, count: int) -> np.memmap:
+    try:
+        records = np.load(path, mmap_mode="r+", allow_pickle=False)
+        if records.shape == (count,) and records.dtype == _RECORD:
+            return records
+    except (OSError, ValueError, EOFError):
+        pass  # never written, or damaged
+    with replacing(path) as fresh:
+        np.lib.format.open_memmap(fresh, "w+", _RECORD, (count,)).flush()
+    return np.load(path, mmap_mode="r+")
+
+
+class KnownFiles:
+    """Fine files of one split, which need not be read again for another split: the training images
+    of WebVision form three splits."""
 
     def __init__(self) -> None:
         self._hashes = np.empty(0, dtype=np.int64)
-        self._rows = np.empty(0, dtype=_ROWS)
+        self._records = np.empty(0, dtype=_RECORD)
 
-    def add(self, index: SampleIndex, rows: NDArray) -> None:
-        """Takes what is known of the files of a split."""
-        fine = rows["fine"] != 0
+    def add(self, index: SampleIndex, records: NDArray) -> None:
+        """Adds the fine files of a split."""
+        fine = records["fine"] != 0
         hashes = np.concatenate([self._hashes, _hashes(index)[fine]])
         order = np.argsort(hashes)
-        self._hashes, self._rows = hashes[order], np.concatenate([self._rows, rows[fine]])[order]
+        self._hashes = hashes[order]
+        self._records = np.concatenate([self._records, records[fine]])[order]
 
-    def fill(self, index: SampleIndex, rows: NDArray) -> None:
-        """Writes what is known of the files of another split into its rows."""
+    def fill(self, index: SampleIndex, records: NDArray) -> None:
+        """Writes the records of known files into those of another split."""
         if not len(self._hashes):
             return
         hashes = _hashes(index)
         at = np.searchsorted(self._hashes, hashes).clip(max=len(self._hashes) - 1)
-        same = (self._hashes[at] == hashes) & (rows["fine"] == 0)
-        rows[same] = self._rows[at[same]]
+        same = (self._hashes[at] == hashes) & (records["fine"] == 0)
+        records[same] = self._records[at[same]]
 
 
 def _hashes(index: SampleIndex) -> NDArray[np.int64]:
     return np.fromiter((hash(path) for path in index.paths), dtype=np.int64, count=len(index))
 
 
-class _Scan:
+class _Result(NamedTuple):
+    """Result for one file.
+
+    Attributes:
+        row: Its row.
+        record: Its new record, as `_RECORD`; None if it is fine and has not changed.
+        broken: What is wrong with it, None if it is fine.
+    """
+
+    row: int
+    record: tuple[int, int, int, int] | None = None
+    broken: Broken | None = None
+
+
+class _Scanner:
     """Examines the files of a split; its methods run in threads."""
 
     def __init__(self, split: Split) -> None:
         self.images = split.images
         self.paths = split.index.paths
-        self._shards: list[tuple[int, int]] = []
+        self._shard_stamps: list[Stamp] = []
         if isinstance(split.images, ShardImages):
-            self._shards = [_stamp(os.stat(path)) for path in split.images.shards]
+            self._shard_stamps = [_stamp_of(path) for path in split.images.shards]
 
-    def chunk(self, first: int, old: NDArray) -> list[tuple[int, tuple[int, int], object]]:
-        """Row, size and time of change, and what came out: notes, `Broken`, or None as before."""
-        found = []
-        for row, before in enumerate(old.tolist(), first):
-            stamp, outcome = (-1, -1), None
-            try:
-                stamp = self._stamp(row)
-                if before != (*stamp, 1, before[3]):
-                    outcome = self._examine(row)
-            except Broken as error:
-                outcome = error
-            found.append((row, stamp, outcome))
-        return found
+    def scan(self, chunk: tuple[int, NDArray]) -> list[_Result]:
+        """Results for consecutive rows: the first row, and the records of earlier scans."""
+        first, records = chunk
+        return [self._scan_file(row, record) for row, record in enumerate(records.tolist(), first)]
 
-    def _stamp(self, row: int) -> tuple[int, int]:
-        if self._shards:
-            return self._shards[self.images.shard[row]]
+    def _scan_file(self, row: int, record: tuple[int, int, int, int]) -> _Result:
+        stamp = (-1, -1)
         try:
-            return _stamp(os.stat(self.images.name(row)))
+            stamp = self._stamp(row)
+            if record[:3] == (*stamp, 1):
+                return _Result(row)
+            return _Result(row, (*stamp, 1, self._examine(row)))
+        except Broken as broken:
+            return _Result(row, (*stamp, 0, 0), broken)
+
+    def _stamp(self, row: int) -> Stamp:
+        if isinstance(self.images, ShardImages):
+            return self._shard_stamps[self.images.shard[row]]
+        try:
+            return _stamp_of(self.images.name(row))
         except FileNotFoundError:
             raise Broken(MISSING, "") from None
         except OSError as error:
@@ -238,79 +266,6 @@ class _Scan:
         return examine(data, self.paths[row])
 
 
-def _stamp(stat: os.stat_result) -> tuple[int, int]:
+def _stamp_of(path: str | Path) -> Stamp:
+    stat = os.stat(path)
     return stat.st_size, stat.st_mtime_ns
-
-
-def _scanned(scan: _Scan, rows: NDArray, workers: int) -> Iterator[tuple]:
-    """What `_Scan.chunk` gives, in order, read ahead by threads."""
-    pool = ThreadPoolExecutor(workers)
-    try:
-        ahead: deque = deque()
-        for first in range(0, len(rows), _CHUNK):
-            # A copy: the rows are written to while threads read.
-            old = np.array(rows[first : first + _CHUNK])
-            ahead.append(pool.submit(scan.chunk, first, old))
-            if len(ahead) > 4 * workers:
-                yield from ahead.popleft().result()
-        while ahead:
-            yield from ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def chosen_splits(
-    dataset: Dataset, names: Iterable[str], log: Callable[[str], None]
-) -> dict[str, Split]:
-    """The named splits, or all that can be read; ``train`` always must be.
-
-    Args:
-        dataset: Where they are.
-        names: Their names; none for all.
-        log: Takes a line for each split that cannot be read.
-
-    Raises:
-        UserError: A named split, or ``train``, cannot be read.
-    """
-    asked = list(dict.fromkeys(names))
-    if not asked and dataset.layout.name == packed.LAYOUT.name:
-        asked = list(packed.read_manifest(dataset.found.root)["splits"])
-    splits = {}
-    for name in asked or dataset.layout.splits:
-        try:
-            splits[name] = dataset.split(name)
-        except UserError as error:
-            if asked or name == "train":
-                raise
-            log(f"{name}: passed over ({error})")
-    return splits
-
-
-def exclusion_files(splits: dict[str, Split], output: Path | None) -> dict[str, Path]:
-    """Where the list of each split is to be written.
-
-    Raises:
-        UserError: One file for several splits, or a folder that is not there.
-    """
-    if output is None:
-        return {name: default_exclusion_file(split) for name, split in splits.items()}
-    if len(splits) != 1:
-        raise UserError(
-            f"--output {output}: one file cannot hold the lists of {', '.join(splits)}; name one "
-            "with --split, or leave --output out"
-        )
-    if not output.parent.is_dir() or output.is_dir():
-        raise UserError(f"--output {output}: no file can be written there; name another")
-    return {name: output for name in splits}
-
-
-def write_report(path: Path, report: Report) -> None:
-    """Writes the exclusion list, also an empty one, over an old one.
-
-    Raises:
-        UserError: It cannot be written.
-    """
-    try:
-        write_exclusions(path, report.exclusions())
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; pass --output FILE") from error

@@ -1,41 +1,47 @@
-"""Which given labels are probably wrong: a score of suspicion for each sample, and what the refined
-labels say of the noise as a whole. It reads what training has left: no net is trained, no image
-read.
+"""Which given labels are probably wrong: a score of suspicion for each sample, and an estimate of
+the label noise. Both need only the label bank and the history of training: no model, no images.
 
-The score follows from Bayes' rule. Let q be what is believed of a sample (`belief`) and T[k, y] how
-probable the label y is where k is true. The label y is wrong with the odds
+The score follows from Bayes' rule. Let q[k] be the probability that k is the true class of a sample
+(`belief`), and T[k, y] the probability of the given label y if the true class is k. The odds that
+the given label y is wrong are
 
     sum over k != y of q[k] T[k, y]  to  q[y] T[y, y].
 
-So a rival counts for much where labels of its class do become y, and for little where they do not:
-under noise that confuses a few classes with each other this finds far more than q alone. T is
-estimated from the label bank (`alr_fast.noise.transition.confident_counts`), and followed in part, as far
-as it has a pattern: see `shrunk`. benchmarks/suspects.py measures the score beside its parts and
-beside cleanlab. The two weights below were chosen there, on one seed of the digits and of 20,000
-photographs of CIFAR-10, which are not those of the tables.
+A rival class therefore counts more if its samples often get the label y. Under noise that confuses
+a few classes with each other this finds far more wrong labels than q alone. T is estimated from the
+label bank (`alr_fast.noise.transition.confident_counts`), and shrunk towards symmetric noise unless
+it has a clear pattern (`shrunk`).
+
+The score is high for suspicious labels. cleanlab's label quality score is low for them: compare it
+with ``1 - score``.
+
+benchmarks/suspects.py compares the score with its parts and with cleanlab. The two weights below
+were chosen with it, on one seed of the digits, which is not in its table, and on one seed of 20,000
+photographs of CIFAR-10, which is.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.noise.transition import Matrix, confident_counts
 
-SUSPICIOUS = 0.5  # scores above it are suspicious: as many as the estimated noise rate says
-LAST_EPOCHS = 10  # over which changes of the refined label are counted
-MOST_CLASSES = 2048  # of which a pattern is estimated, a matrix [K, K]
-_HISTORY = 0.1  # weight of what the net said on the way, beside the bank
-_PATTERN = 0.4  # how far an estimated pattern is followed at most
-_LEAST = 1e-8  # of a probability, where a logarithm is taken
+SUSPICIOUS = 0.5  # samples with a higher score are suspicious; their share is the noise rate
+LAST_EPOCHS = 10  # in which changes of the refined label are counted
+MOST_CLASSES = 2048  # above it no pattern is estimated, a matrix [K, K]
+_HISTORY = 0.1  # weight of the training history; the bank has the rest
+_PATTERN = 0.4  # largest weight of an estimated pattern
+_LEAST = 1e-8  # lower bound of probabilities in logarithms
 
 Rows = NDArray[np.floating]  # [M, K], of a label bank
 Labels = NDArray[np.int64]  # [M]
 
 
-def row_figures(rows: Rows, given_labels: Labels) -> dict[str, NDArray]:
-    """What single rows of a label bank say.
+def row_figures(rows: Rows, given_labels: Labels) -> dict[str, NDArray[Any]]:
+    """Statistics of single rows of a label bank.
 
     Args:
         rows: [M, K]; see `distributions`.
@@ -53,7 +59,7 @@ def row_figures(rows: Rows, given_labels: Labels) -> dict[str, NDArray]:
     entropy = 0 - (p * np.log(np.where(p > 0, p, 1))).sum(1)  # not -0.0
     p[at] = -np.inf
     other = p.max(1)
-    margin = given - np.where(np.isfinite(other), other, 0)  # of one class alone: no other
+    margin = given - np.where(np.isfinite(other), other, 0)  # a single class has no other
     return {
         "refined_label": refined,
         "given_probability": given,
@@ -66,8 +72,8 @@ def row_figures(rows: Rows, given_labels: Labels) -> dict[str, NDArray]:
 def distributions(rows: Rows, given_labels: Labels) -> NDArray[np.float32]:
     """The rows scaled to a sum of one, float32 [M, K], a copy.
 
-    A row of zeros, which early-learning regularisation starts with, knows nothing yet and stands
-    for its given label.
+    A row of zeros, the initial row of early-learning regularisation, becomes one-hot at the given
+    label.
     """
     p = rows.astype(np.float32)
     sums = p.sum(1)
@@ -79,35 +85,39 @@ def distributions(rows: Rows, given_labels: Labels) -> NDArray[np.float32]:
 def belief(
     p: NDArray[np.float32], given_labels: Labels, given_loss: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """What is believed of each sample: its row of the bank, with what the net said on the way.
+    """Probabilities of the true class: the row of the bank combined with the training history.
 
-    The probability of the given label is a geometric mean of the bank's (weight 0.9) and of
-    `exp(-given_loss)`, the net's over all epochs (0.1); those of the others keep their proportions.
+    The probability of the given label is a weighted geometric mean of that in the bank (weight 0.9)
+    and of `exp(-given_loss)`, the model's probability over all epochs (0.1). The probabilities of
+    the other classes keep their proportions.
 
     Args:
         p: float32 [M, K], see `distributions`.
         given_labels: int64 [M].
-        given_loss: float32 [M], mean cross entropy of the given label over the epochs; where it is
-            NaN the bank alone counts.
+        given_loss: float32 [M], mean cross entropy of the given label over the epochs; NaN if
+            unknown, then the bank alone counts.
+
+    Returns:
+        float32 [M, K].
     """
     at = np.arange(len(p)), given_labels
-    said = np.where(np.isnan(given_loss), p[at], np.exp(-given_loss))
-    own = p[at] ** (1 - _HISTORY) * said**_HISTORY
+    history = np.where(np.isnan(given_loss), p[at], np.exp(-given_loss))
+    own = p[at] ** (1 - _HISTORY) * history**_HISTORY
     others = np.maximum(1 - p[at], _LEAST)
-    q = p * ((1 - own) / others)[:, None]
+    q = (p * ((1 - own) / others)[:, None]).astype(np.float32, copy=False)
     q[at] = own
     return q
 
 
 @dataclass(frozen=True, eq=False)
 class NoiseEstimate:
-    """What the refined labels say of the label noise.
+    """Label noise, estimated from the refined labels.
 
     Attributes:
         refined: Refined labels, int64 [N].
-        rate: Share of the given labels that are wrong, were the refined ones right.
-        pattern: T of the score by given label, float32 [K, K], see `shrunk`; None for that of
-            symmetric noise.
+        rate: Share of wrong labels if the refined labels are right.
+        pattern: T of the score, float32 [K, K] of (given, true), see `shrunk`; None for symmetric
+            noise.
     """
 
     refined: Labels
@@ -130,28 +140,29 @@ class NoiseEstimate:
         at = np.arange(len(weights)), given_labels
         own = weights[at] + np.float32(_LEAST)
         weights[at] = 0
-        return np.log((weights.sum(1) + np.float32(_LEAST)) / own)
+        log_odds: NDArray[np.float32] = np.log((weights.sum(1) + np.float32(_LEAST)) / own)
+        return log_odds
 
 
 def estimate_noise(
     pieces: Callable[[], Iterable[tuple[Rows, Labels]]], num_classes: int
 ) -> NoiseEstimate:
-    """Estimates the noise from a label bank that is read twice, piece by piece.
+    """Estimates the noise from a label bank that is read twice, in pieces.
 
-    With more than `MOST_CLASSES` classes no pattern is looked for, and it is read once.
+    With more than `MOST_CLASSES` classes no pattern is estimated, and the bank is read once.
 
     Args:
-        pieces: Called for each reading; gives rows [M, K] and their given labels [M].
+        pieces: Called for each pass; returns rows [M, K] and their given labels [M].
         num_classes: Number of classes K.
     """
     refined: list[NDArray[np.int64]] = []
     given: list[Labels] = []
 
     def scaled() -> Iterator[tuple[NDArray[np.float32], Labels]]:
-        first = not given
+        first_pass = not given
         for rows, labels in pieces():
             p = distributions(rows, labels)
-            if first:
+            if first_pass:
                 refined.append(p.argmax(1))
                 given.append(labels)
             yield p, labels
@@ -163,20 +174,21 @@ def estimate_noise(
     else:
         for _ in scaled():
             pass
-    labels, better = np.concatenate(given), np.concatenate(refined)
-    return NoiseEstimate(refined=better, rate=float((labels != better).mean()), pattern=pattern)
+    all_refined = np.concatenate(refined)
+    rate = float((np.concatenate(given) != all_refined).mean())
+    return NoiseEstimate(refined=all_refined, rate=rate, pattern=pattern)
 
 
 def shrunk(counts: Matrix) -> tuple[Matrix, float]:
-    """T of the score: how probable a label is where a class is true, up to factors that cancel.
+    """T of the score: probability of a given label for a true class, up to factors that cancel.
 
-    Confusions of the net look like noise between similar classes. Under symmetric noise all wrong
-    labels are about as frequent, and what pattern is left is the net's own: then the matrix S of
-    symmetric noise of the same rate is better than the estimate E. The relative variance v of the
-    counts off the diagonal, less what counting alone gives (Poisson's 1 / mean), tells which it is:
-    `T = E^b S^(1 - b)` with `b = 0.4 v^2 / (1 + v^2)`. (In the runs that the weights were chosen on
-    v was at most 0.22 under symmetric noise, 0.6 to 4.3 under instance-dependent and 15 or more
-    under asymmetric noise.)
+    Confusions of the model look like noise between similar classes. Under symmetric noise all wrong
+    labels are about equally frequent, and any pattern in the counts is that of the model: then the
+    matrix S of symmetric noise of the same rate is better than the estimate E. The relative
+    variance v of the counts off the diagonal, minus that of counting alone (Poisson: 1 / mean),
+    distinguishes the cases: `T = E^b S^(1 - b)` with `b = 0.4 v^2 / (1 + v^2)`. (In the runs that
+    the weights were chosen on, v was at most 0.22 under symmetric noise, 0.6 to 4.3 under
+    instance-dependent noise, and 15 or more under asymmetric noise.)
 
     Args:
         counts: float64 [K, K] of (true, given).
@@ -191,7 +203,7 @@ def shrunk(counts: Matrix) -> tuple[Matrix, float]:
     mean = off.mean()
     v = max(off.var() / mean**2 - 1 / mean, 0.0) if mean > 0 else 0.0
     trust = v**2 / (1 + v**2)
-    estimate = counts + 1  # a class without samples is as likely to become any other
+    estimate = counts + 1  # uniform for a class without samples
     estimate /= estimate.sum(1, keepdims=True)
     wrong = 1 - np.diag(estimate).mean()
     symmetric = np.full((k, k), wrong / (k - 1))
@@ -203,8 +215,9 @@ def shrunk(counts: Matrix) -> tuple[Matrix, float]:
 def scores(log_odds: NDArray[np.float32], rate: float) -> NDArray[np.float32]:
     """Scores of suspicion from 0 to 1, in the order of the log-odds.
 
-    They are shifted so that as many samples are above 1/2 as the estimated noise rate says: how
-    sure a label bank is depends on how long it was refined, its order much less.
+    The log-odds are shifted so that the share of scores above 1/2 is the estimated noise rate: the
+    confidence of a label bank depends on how long it was refined, the order of its samples much
+    less.
 
     Args:
         log_odds: float32 [N], of all samples.
@@ -212,22 +225,25 @@ def scores(log_odds: NDArray[np.float32], rate: float) -> NDArray[np.float32]:
     """
     if not len(log_odds):
         return log_odds
-    place = len(log_odds) - round(rate * len(log_odds))  # so many are not suspicious
+    trusted = len(log_odds) - round(rate * len(log_odds))  # number of samples up to the limit
     ordered = np.sort(log_odds)
-    if place == len(ordered):
+    if trusted == len(ordered):
         limit = ordered[-1]
-    elif place == 0:
+    elif trusted == 0:
         limit = ordered[0] - 1
     else:
-        limit = (ordered[place - 1] + ordered[place]) / 2
-    return (1 / (1 + np.exp(limit - log_odds.astype(np.float64)))).astype(np.float32)
+        limit = (ordered[trusted - 1] + ordered[trusted]) / 2
+    shifted: NDArray[np.float64] = limit - log_odds.astype(np.float64)
+    return (1 / (1 + np.exp(shifted))).astype(np.float32)
 
 
 def recent_changes(changes: NDArray[np.int64], epochs: int = LAST_EPOCHS) -> NDArray[np.int64]:
-    """How often the refined label changed in the last epochs, int64 [M].
+    """Number of changes of the refined label in the last epochs, int64 [M].
 
     Args:
         changes: int64 [M], see `alr_fast.bank.history.SampleHistory`.
-        epochs: How many, up to `alr_fast.bank.history.EPOCHS`.
+        epochs: Number of epochs, at most `alr_fast.bank.history.EPOCHS`.
     """
-    return sum(((changes >> k) & 1 for k in range(epochs)), np.zeros_like(changes))
+    bits: NDArray[np.int64] = (changes[:, None] >> np.arange(epochs)) & 1
+    count: NDArray[np.int64] = bits.sum(1)
+    return count

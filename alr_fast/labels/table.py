@@ -1,153 +1,135 @@
 """The refined labels as a table: CSV, or Parquet with pyarrow."""
 
-import contextlib
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from alr_fast.errors import UserError
+from alr_fast.labels.refined import RefinedLabels
 from alr_fast.utils.files import replacing
 
-if TYPE_CHECKING:
-    from alr_fast.labels.refined import RefinedLabels
+_GROUP_ROWS = 1 << 16  # of a row group in a Parquet file
 
 
-_PATH_CHUNK = 1 << 16  # paths that are looked at together
-_GROUP_ROWS = 1 << 16  # of a Parquet file, in which pieces are gathered
-
-
-def export(labels: "RefinedLabels", path: Path, *, soft: bool = False) -> None:
-    """Writes the table; the file is there whole or as it was.
+def export(labels: RefinedLabels, path: Path, *, soft: bool = False) -> None:
+    """Writes the table, atomically.
 
     Args:
-        labels: Of a run.
-        path: File with one of `SUFFIXES`; one that exists is replaced.
-        soft: With all probabilities.
+        labels: The samples with their label bank.
+        path: File to write, .csv or .parquet; an existing file is replaced.
+        soft: Whether to add the probabilities of all classes.
 
     Raises:
         UserError: The file cannot be written.
     """
-    writer = _csv_writer if path.suffix == ".csv" else _parquet_writer
-    with replacing(path) as fresh, writer(fresh, labels, soft) as write:
-        for rows in labels.slices():
-            write(labels.columns(rows, soft=soft))
+    pieces = (labels.columns(rows, soft=soft) for rows in labels.slices())
+    with replacing(path) as fresh:
+        if path.suffix == ".csv":
+            _write_csv(fresh, pieces)
+        else:
+            _write_parquet(fresh, labels, pieces, soft=soft)
 
 
-@contextlib.contextmanager
-def _csv_writer(
-    path: Path, labels: "RefinedLabels", soft: bool
-) -> Iterator[Callable[[dict[str, Any]], None]]:
-    # Bytes of a path that are no UTF-8 are written as they are.
+def _write_csv(path: Path, pieces: Iterable[dict[str, Any]]) -> None:
+    # Non-UTF-8 bytes of a path are written as they are.
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
-        begun = False
-
-        def write(columns: dict[str, Any]) -> None:
-            nonlocal begun
+        for number, columns in enumerate(pieces):
             rows = columns.pop("probabilities", None)
             if rows is not None:
                 columns |= {f"p{k}": rows[:, k] for k in range(rows.shape[1])}
-            if not begun:
+            if number == 0:
                 writer.writerow(columns)
-                begun = True
-            writer.writerows(zip(*map(_plain, columns.values()), strict=True))
-
-        yield write
+            writer.writerows(zip(*map(_csv_values, columns.values()), strict=True))
 
 
-def _plain(column: Any) -> Iterable[Any]:
-    """A column for CSV; a number of single precision in the fewest digits that give it back."""
+def _csv_values(column: Any) -> Iterable[Any]:
+    """The values of a column; float32 with the fewest digits that identify the number."""
     if isinstance(column, list):
         return column
     return map(str, column) if column.dtype == np.float32 else column.tolist()
 
 
-@contextlib.contextmanager
-def _parquet_writer(
-    path: Path, labels: "RefinedLabels", soft: bool
-) -> Iterator[Callable[[dict[str, Any]], None]]:
+def _write_parquet(
+    path: Path, labels: RefinedLabels, pieces: Iterable[dict[str, Any]], *, soft: bool
+) -> None:
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
     index = labels.index
-    texts = {
-        "path": index.paths,
-        "given_name": index.class_names,
-        "refined_name": index.class_names,
-    }
-    as_bytes = {name for name, column in texts.items() if not _are_text(column)}
-    # The trainer compares the names of the classes; the method is for people.
+    as_bytes = set() if _are_utf8(index.paths) else {"path"}
+    if not _are_utf8(index.class_names):
+        as_bytes |= {"given_name", "refined_name"}
+    # Training compares the class names; the method is for the reader.
     facts = {"method": labels.method, "class_names": json.dumps(index.class_names)}
-    with contextlib.ExitStack() as stack:
-        writer = None
-        waiting: list[pa.Table] = []
-
-        def array(name: str, column: Any) -> pa.Array:
-            if name == "probabilities":
-                flat = pa.array(column.reshape(-1))
-                return pa.FixedSizeListArray.from_arrays(flat, column.shape[1])
-            if name in as_bytes:
-                return pa.array([os.fsencode(text) for text in column], pa.binary())
-            return pa.array(column)
-
-        def flush() -> None:
-            nonlocal writer
-            if not waiting:
-                return
-            if writer is None:
-                schema = waiting[0].schema.with_metadata(facts)
-                writer = stack.enter_context(ParquetWriter(path, schema, compression="zstd"))
+    schema = _arrow_table(labels.columns(slice(0, 0), soft=soft), as_bytes).schema
+    waiting: list[pa.Table] = []
+    with ParquetWriter(path, schema.with_metadata(facts), compression="zstd") as writer:
+        for columns in pieces:
+            waiting.append(_arrow_table(columns, as_bytes))
+            if soft or sum(len(table) for table in waiting) >= _GROUP_ROWS:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting.clear()
+        if waiting:
             writer.write_table(pa.concat_tables(waiting))
-            waiting.clear()
-
-        def write(columns: dict[str, Any]) -> None:
-            waiting.append(pa.table({name: array(name, c) for name, c in columns.items()}))
-            if soft or sum(table.num_rows for table in waiting) >= _GROUP_ROWS:
-                flush()
-
-        yield write
-        flush()
 
 
-def save_transition(labels: "RefinedLabels", path: Path) -> None:
-    """Writes the transition matrix that the refined labels stand for, K rows of K probabilities.
+def _arrow_table(columns: dict[str, Any], as_bytes: set[str]) -> Any:
+    """The columns as a `pyarrow.Table`; ``as_bytes`` names texts that are not all UTF-8."""
+    import pyarrow as pa
+
+    def array(name: str, column: Any) -> pa.Array:
+        if name in as_bytes:
+            return pa.array([os.fsencode(text) for text in column], pa.binary())
+        if isinstance(column, list):
+            return pa.array(column, pa.string())
+        if column.ndim == 2:
+            return pa.FixedSizeListArray.from_arrays(pa.array(column.reshape(-1)), column.shape[1])
+        return pa.array(column)
+
+    return pa.table({name: array(name, column) for name, column in columns.items()})
+
+
+def _are_utf8(texts: Iterable[str]) -> bool:
+    try:
+        for text in texts:
+            text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def save_transition(labels: RefinedLabels, path: Path) -> None:
+    """Writes the transition matrix of the refined labels, K rows of K probabilities, as CSV.
 
     Raises:
         UserError: There are too many classes, or the file cannot be written.
     """
     if labels.transition is None:
         raise UserError(
-            f"--transition {path}: no matrix is estimated of {labels.index.num_classes:,} classes; "
-            "leave it out"
+            f"no matrix is estimated for {labels.index.num_classes:,} classes; leave it out",
+            argument="path",
+            value=path,
         )
     with replacing(path) as fresh:
         np.savetxt(fresh, labels.transition, delimiter=",", fmt="%.9g")
 
 
-def _are_text(texts: Sequence[str]) -> bool:
-    """Whether all are UTF-8, as a column of text must be."""
-    try:
-        for first in range(0, len(texts), _PATH_CHUNK):
-            "".join(texts[first : first + _PATH_CHUNK]).encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def summary_lines(labels: "RefinedLabels") -> list[str]:
-    """What the bank says of the labels as a whole, and how far that is from the truth."""
+def summary_lines(labels: RefinedLabels) -> list[str]:
+    """Estimated noise rate; true rate and error of the transition matrix if truth is known."""
     index = labels.index
     lines = [
         f"{labels.method}: {labels.noise.rate:.1%} of {len(index):,} labels refined to another "
         f"class{'' if labels.complete else ', in a run that was not finished'}"
     ]
     if index.clean_labels is not None:
-        lines.append(f"wrong are {(index.labels != index.clean_labels).mean():.1%}")
+        wrong = (index.labels != index.clean_labels).mean()
+        lines.append(f"{wrong:.1%} of the given labels are wrong")
         if labels.transition_error is not None:
             lines[-1] += (
                 f"; error of the estimated transition matrix {labels.transition_error:.3f} (0 to 2)"

@@ -1,4 +1,4 @@
-"""Label noise by name, what it really did to a list of labels, and the files that keep it.
+"""Label noise: models by name, the realised noise in a list of labels, files of noisy labels.
 
     noise = inject(labels, num_classes=10, kind="symmetric", rate=0.4, seed=0)
     noise.labels, noise.realised_rate, noise.counts
@@ -7,7 +7,7 @@
 
     python -m alr_fast.noise --data-root DIR --kind pair --rate 0.45 --output noisy.npz
 
-`models` holds the noise models and says what each rate means, `files` the file format.
+`models` describes the noise models and the meaning of their rates, `files` the file format.
 """
 
 from alr_fast.noise.files import (

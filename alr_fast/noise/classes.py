@@ -1,6 +1,6 @@
 """Look-alike classes of known data sets, for asymmetric noise."""
 
-# Wrong labels that people would give too (Patrini et al., CVPR 2017), by class names: CIFAR-10, and
+# Confusions that people make, too (Patrini et al., CVPR 2017), by class names, for CIFAR-10 and
 # handwritten digits.
 LOOK_ALIKES = {
     "CIFAR-10": {
@@ -13,8 +13,8 @@ LOOK_ALIKES = {
     "digits": {"2": "7", "3": "8", "5": "6", "6": "5", "7": "1"},
 }
 
-# The superclasses of CIFAR-100 in the order of their ids, the classes of each in the order of
-# theirs, both alphabetical (Krizhevsky 2009, names as in the data set's file "meta").
+# The superclasses of CIFAR-100 and the classes of each, both in the order of their ids, which is
+# alphabetical (Krizhevsky 2009; names as in the file "meta" of the data set).
 CIFAR100_SUPERCLASSES = {
     "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
     "fish": ("aquarium_fish", "flatfish", "ray", "shark", "trout"),

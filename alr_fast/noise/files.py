@@ -1,27 +1,26 @@
 """Files of noisy labels and of transition matrices.
 
-Noisy labels are kept in a numpy archive (.npz) without pickles, one entry a sample: ``ids``,
-``labels`` (noisy) and ``original`` (before), all int64 [N]; further ``class_names`` [K], ``kind``,
-``requested_rate``, ``realised_rate``, ``seed``, ``sample_fingerprint`` and ``format``.
+Noisy labels are a numpy archive (.npz) without pickles. It has one entry for each sample in
+``ids``, ``labels`` (noisy) and ``original`` (before), all int64 [N], and ``class_names`` [K],
+``kind``, ``requested_rate``, ``realised_rate``, ``seed``, ``sample_fingerprint`` and ``format``.
 
-Labels are looked up by id, so that a file made for a whole set serves every subset of it. What
-makes sure that it is the same set: the class names and, for each sample, the original label; and
-the sample fingerprint (ids and paths) where the index has as many samples as the file. A subset's
-fingerprint says nothing about that of the whole, so it is not compared.
+Labels are found by id, so that the file of a whole data set serves every subset of it. Reading
+checks that it is the same data set: the class names and the original label of each sample must
+agree, and, if the index has as many samples as the file, the sample fingerprint (ids and paths).
+The fingerprint of a subset cannot be compared with that of the whole.
 """
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
 from alr_fast.noise.injection import InjectedNoise, describe
-
-if TYPE_CHECKING:
-    from alr_fast.data.index import SampleIndex
+from alr_fast.utils.files import replacing
 
 FORMAT = "alr_fast noisy labels 1"
 FIELDS = {  # name: (kinds of dtype, number of dimensions)
@@ -41,20 +40,20 @@ FIELDS = {  # name: (kinds of dtype, number of dimensions)
 def save_labels(
     path: str | os.PathLike,
     noise: InjectedNoise,
-    index: "SampleIndex",
+    index: SampleIndex,
     *,
     overwrite: bool = False,
 ) -> None:
-    """Writes noisy labels for `load_labels`; the file is there whole or not at all.
+    """Writes noisy labels for `load_labels`, atomically.
 
     Args:
         path: File to write, under exactly this name.
-        noise: What `inject` made of the labels of ``index``.
+        noise: Result of `inject` for the labels of ``index``.
         index: The samples, row by row.
-        overwrite: Replace a file that is there.
+        overwrite: Whether to replace an existing file.
 
     Raises:
-        UserError: The file is there already, or cannot be written.
+        UserError: The file exists already or cannot be written.
         ValueError: Noise and index differ in their samples or classes.
     """
     if len(noise.labels) != len(index) or len(noise.counts) != index.num_classes:
@@ -63,7 +62,6 @@ def save_labels(
             f"{len(index)} of {index.num_classes}"
         )
     check_output(path, overwrite=overwrite)
-    path = Path(path)
     values = {
         "format": FORMAT,
         "ids": index.sample_ids.astype(np.int64),
@@ -76,69 +74,57 @@ def save_labels(
         "seed": np.int64(noise.seed),
         "sample_fingerprint": index.sample_fingerprint(),
     }
-    # Beside the file, for os.replace to be atomic; not by tempfile, which closes it to others.
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            with open(draft, "wb") as file:
-                np.savez_compressed(file, **values)  # no objects, so no pickles
-            os.replace(draft, path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another place"
-        ) from error
+    with replacing(Path(path)) as fresh, fresh.open("wb") as file:
+        np.savez_compressed(file, **values)  # no objects, so no pickles
 
 
 def check_output(path: str | os.PathLike, *, overwrite: bool) -> None:
-    """Raises `UserError` where `save_labels` would refuse, for commands that have work to do first.
+    """Raises the `UserError` of `save_labels` before a command starts to work.
 
     Args:
         path: File to be written.
-        overwrite: Whether it may replace another.
+        overwrite: Whether it may replace an existing file.
     """
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file, {path / 'labels.npz'} for instance")
     if path.exists() and not overwrite:
-        raise UserError(f"{path}: is there already; choose another name or pass --overwrite")
+        raise UserError(f"{path}: exists already; choose another name, or overwrite it")
     if not path.parent.is_dir():
         raise UserError(f"{path}: no folder {path.parent}; make it first")
 
 
-def load_labels(path: str | os.PathLike, index: "SampleIndex") -> NDArray[np.int64]:
+def load_labels(path: str | os.PathLike, index: SampleIndex) -> NDArray[np.int64]:
     """Noisy labels, int64 [N], of the rows of ``index``; see `load_noise`."""
     return load_noise(path, index).labels
 
 
-def load_noise(path: str | os.PathLike, index: "SampleIndex") -> InjectedNoise:
-    """Reads a file of `save_labels` for the samples of an index.
+def load_noise(path: str | os.PathLike, index: SampleIndex) -> InjectedNoise:
+    """Reads noisy labels for the samples of an index.
 
     Args:
-        path: File that `save_labels` wrote.
-        index: The set the file was made for, or a part of it, with the labels that the data set
-            gives.
+        path: File from `save_labels`.
+        index: The data set of the file or a part of it, with the labels of the data set.
 
     Returns:
-        Labels row by row; the realised rate and the counts are those of these samples alone, the
-        other figures those of the file.
+        Labels row by row. Realised rate and counts are those of these samples alone, the other
+        values those of the file.
 
     Raises:
-        UserError: No such file, not one of `save_labels`, or one for other samples or classes.
+        UserError: The file is missing, is not from `save_labels`, or has other samples or classes.
     """
     saved = _read(path)
     names = tuple(saved["class_names"].tolist())
     if len(names) != index.num_classes:
         raise UserError(
             f"{path}: made for {len(names)} classes, the data set has {index.num_classes}; "
-            "pass the data set that it was made for"
+            "pass the data set of the file"
         )
     for k, (there, here) in enumerate(zip(names, index.class_names, strict=True)):
         if there != here:
             raise UserError(
-                f"{path}: calls class {k} {there}, the data set {here}; pass the data set that it "
-                "was made for"
+                f"{path}: made for other classes (class {k} is {there}, in the data set {here}); "
+                "pass the data set of the file"
             )
 
     ids, wanted = saved["ids"], np.asarray(index.sample_ids)
@@ -150,11 +136,10 @@ def load_noise(path: str | os.PathLike, index: "SampleIndex") -> InjectedNoise:
             f"{path}: has no label for {np.count_nonzero(~found)} of {len(wanted)} samples (first: "
             f"id {wanted[~found][0]}); make the file from the whole data set"
         )
-    whole = len(wanted) == len(ids)
-    if whole and saved["sample_fingerprint"].item() != index.sample_fingerprint():
+    if len(wanted) == len(ids) and saved["sample_fingerprint"].item() != index.sample_fingerprint():
         raise UserError(
-            f"{path}: made for other samples (their paths differ); pass the data set that it was "
-            "made for, or make the file anew"
+            f"{path}: made for other samples (their paths differ); pass the data set of the file, "
+            "or make the file again"
         )
     original = saved["original"][rows]
     changed = np.flatnonzero(original != index.labels)
@@ -162,8 +147,8 @@ def load_noise(path: str | os.PathLike, index: "SampleIndex") -> InjectedNoise:
         row = changed[0]
         raise UserError(
             f"{path}: made from other labels (first: id {wanted[row]} was {names[original[row]]}, "
-            f"the data set says {names[index.labels[row]]}); pass the data set that it was made "
-            "for, or make the file anew"
+            f"in the data set {names[index.labels[row]]}); pass the data set of the file, or make "
+            "the file again"
         )
     return describe(
         saved["labels"][rows],
@@ -176,7 +161,7 @@ def load_noise(path: str | os.PathLike, index: "SampleIndex") -> InjectedNoise:
 
 
 def _read(path: str | os.PathLike) -> dict[str, NDArray[Any]]:
-    """Arrays of a file of noisy labels, checked against `FIELDS` and one another."""
+    """Arrays of a file of noisy labels, checked against `FIELDS` and for consistency."""
     try:
         with open(path, "rb") as file:
             archive = np.load(file, allow_pickle=False)
@@ -187,42 +172,42 @@ def _read(path: str | os.PathLike) -> dict[str, NDArray[Any]]:
         raise UserError(f"{path}: no such file; make it with python -m alr_fast.noise") from error
     except Exception as error:  # ValueError, OSError, EOFError, BadZipFile, zlib.error, ...
         reason = " ".join(str(error).split()).strip("'\"") or type(error).__name__
-        raise _foreign(path, reason) from error
+        raise _wrong_file(path, reason) from error
     for name, (kinds, dimensions) in FIELDS.items():
         if saved[name].dtype.kind not in kinds or saved[name].ndim != dimensions:
-            raise _foreign(path, f"{name} is {saved[name].dtype} of shape {saved[name].shape}")
+            raise _wrong_file(path, f"{name} is {saved[name].dtype} of shape {saved[name].shape}")
     if saved["format"].item() != FORMAT:
-        raise _foreign(path, f"format {saved['format'].item()}, this version reads {FORMAT}")
+        raise _wrong_file(path, f"format {saved['format'].item()}, this version reads {FORMAT}")
     ids, names = saved["ids"], saved["class_names"]
     for name in ("labels", "original"):
         column = saved[name]
         if len(column) != len(ids):
-            raise _foreign(path, f"{name} has {len(column)} entries, ids has {len(ids)}")
+            raise _wrong_file(path, f"{name} has {len(column)} entries, ids has {len(ids)}")
         if len(column) and not (column.min() >= 0 and column.max() < len(names)):
-            raise _foreign(path, f"{name} holds labels of more than {len(names)} classes")
+            raise _wrong_file(path, f"{name} holds labels of more than {len(names)} classes")
     if (np.diff(ids) <= 0).any():
-        raise _foreign(path, "ids do not ascend")
+        raise _wrong_file(path, "ids do not ascend")
     return saved
 
 
-def _foreign(path: str | os.PathLike, reason: str) -> UserError:
+def _wrong_file(path: str | os.PathLike, reason: str) -> UserError:
     return UserError(
-        f"{path}: is no file of noisy labels ({reason}); make one with python -m alr_fast.noise"
+        f"{path}: not a file of noisy labels ({reason}); make one with python -m alr_fast.noise"
     )
 
 
 def read_matrix(path: str | os.PathLike) -> NDArray[np.float64]:
-    """A transition matrix, float64 [rows, columns], from a .npy or a comma-separated .csv file.
+    """Reads a transition matrix, float64 [rows, columns], from a .npy or comma-separated .csv file.
 
-    `inject` checks that it is one: shape, signs and sums.
+    `inject` checks shape, signs and sums.
 
     Raises:
-        UserError: No such file, another suffix, or a file that holds no table of numbers.
+        UserError: The file is missing, has another suffix, or is not a table of numbers.
     """
     path = Path(path)
     suffix = path.suffix.lower()
     if suffix not in (".npy", ".csv"):
-        raise UserError(f"{path}: a transition matrix is read from a .npy or a .csv file")
+        raise UserError(f"{path}: a transition matrix must be a .npy or a .csv file")
     try:
         if suffix == ".npy":
             matrix = np.load(path, allow_pickle=False)
@@ -240,7 +225,7 @@ def read_matrix(path: str | os.PathLike) -> NDArray[np.float64]:
             )
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; pass a transition matrix") from error
-    except Exception as error:  # the same as above
+    except Exception as error:  # of as many types as in `_read`
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{path}: cannot be read as a table of numbers ({reason}); write K rows of K "

@@ -1,4 +1,4 @@
-"""Injects label noise: checks the request, applies a model, describes the result."""
+"""Injecting label noise: checks the request, applies a model, describes the result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from alr_fast.noise import models
 from alr_fast.noise.instance import instance
 from alr_fast.noise.models import NoiseModel, NoiseRequest
 
-# By the names that configurations use.
+# The keys are the names in configurations.
 NOISE_MODELS: dict[str, NoiseModel] = {
     "none": models.none,
     "symmetric": models.symmetric,
@@ -23,27 +23,28 @@ NOISE_MODELS: dict[str, NoiseModel] = {
     "instance": instance,
     "matrix": models.matrix,
 }
-ROW_SUM_TOLERANCE = 1e-6  # what decimals in a file leave of a row that sums to one
+ROW_SUM_TOLERANCE = 1e-6  # rows lose their sum of one when a file rounds to decimals
 
 
 def needs_features(kind: str) -> bool:
-    """Whether `inject` must be given the samples' features for this kind of noise."""
+    """Whether this kind of noise needs the samples' features, see `inject`."""
     return kind == "instance"
 
 
 @dataclass(frozen=True, eq=False)
 class InjectedNoise:
-    """Labels after noise, and what is needed to say what was done to them.
+    """Labels with noise, and statistics of the change.
 
     Attributes:
         labels: Noisy labels, int64 [N].
-        original: Labels before, int64 [N].
+        original: Labels before the injection, int64 [N].
         kind: Name of the noise model.
-        requested_rate: The rate that was asked for; for ``matrix`` the share of wrong labels to
-            expect from the matrix and the original labels.
-        realised_rate: Share of the labels that differ from what they were.
-        seed: Seed of the generator.
-        counts: How many samples went from class i to class j, int64 [K, K] indexed ``[i, j]``.
+        requested_rate: Requested rate; for ``matrix`` the share of wrong labels expected from the
+            matrix and the original labels.
+        realised_rate: Share of labels that changed.
+        seed: Seed of the random generator.
+        counts: Number of samples of class i with the noisy label j, int64 [K, K] indexed
+            ``[i, j]``.
     """
 
     labels: NDArray[np.int64]
@@ -66,16 +67,16 @@ def inject(
     features: ArrayLike | None = None,
     matrix: ArrayLike | None = None,
 ) -> InjectedNoise:
-    """Applies a noise model to true labels; the input arrays are left as they were.
+    """Applies a noise model to true labels; does not modify its input.
 
     Args:
         labels: True labels, integers [N], in ``[0, num_classes)``.
         num_classes: Number of classes K.
         kind: Key of `NOISE_MODELS`.
         rate: Requested rate, 0 to 1; has no effect on ``none`` and ``matrix``.
-        seed: Seed of numpy's default generator: the same seed gives the same labels.
-        class_names: Names of the K classes, for kinds that go by name.
-        features: Numbers [N, ...], uint8 pixels for instance, for kinds that look at the samples
+        seed: Seed of numpy's default generator: the same seed yields the same labels.
+        class_names: Names of the K classes, for kinds that find classes by name.
+        features: Features [N, ...], for example uint8 pixels, for kinds that depend on the samples
             (`needs_features`).
         matrix: Transition probabilities [K, K], rows sum to one, for kind ``matrix``.
 
@@ -85,19 +86,21 @@ def inject(
     """
     check_noise(kind, rate)
     if num_classes < 1:
-        raise UserError(f"num_classes {num_classes}: must be 1 or more")
+        raise UserError("must be 1 or more", argument="num_classes", value=num_classes)
     if seed < 0:
-        raise UserError(f"--noise.seed {seed}: must be 0 or more")
+        raise UserError("must be 0 or more", argument="seed", value=seed)
     original = _checked_labels(labels, num_classes)
     if class_names is not None and len(class_names) != num_classes:
         raise UserError(
-            f"class_names: {len(class_names)} names for {num_classes} classes; give one for each"
+            f"{len(class_names)} names for {num_classes} classes; pass one for each",
+            argument="class_names",
         )
     if matrix is not None:
         if kind != "matrix":
             raise UserError(
-                f"--noise.kind {kind}: takes no transition matrix; choose kind matrix or leave "
-                "the matrix out"
+                "takes no transition matrix; choose kind matrix or leave the matrix out",
+                argument="kind",
+                value=kind,
             )
         matrix = _checked_matrix(matrix, num_classes)
         rate = float(np.mean(1.0 - np.diag(matrix)[original])) if len(original) else 0.0
@@ -130,7 +133,7 @@ def describe(
     requested_rate: float,
     seed: int,
 ) -> InjectedNoise:
-    """The report on noisy labels, int64 [N], that once were ``original``, int64 [N]."""
+    """Statistics of noisy labels, int64 [N], that were ``original``, int64 [N], before."""
     counts = np.bincount(original * num_classes + labels, minlength=num_classes**2)
     return InjectedNoise(
         labels=labels,
@@ -146,48 +149,52 @@ def describe(
 def check_noise(kind: str, rate: float) -> None:
     """Raises `UserError` for an unknown kind or a rate outside [0, 1]."""
     if kind not in NOISE_MODELS:
-        raise UserError(f"--noise.kind {kind}: no such noise; there is {', '.join(NOISE_MODELS)}")
+        raise UserError(
+            f"no such noise; there is {', '.join(NOISE_MODELS)}", argument="kind", value=kind
+        )
     if not 0.0 <= rate <= 1.0:
-        raise UserError(f"--noise.rate {rate}: must lie between 0 and 1")
+        raise UserError("must lie between 0 and 1", argument="rate", value=rate)
 
 
 def _checked_labels(labels: ArrayLike, num_classes: int) -> NDArray[np.int64]:
     labels = np.asarray(labels)
     if labels.ndim != 1 or (labels.size and labels.dtype.kind not in "iu"):
         raise UserError(
-            f"labels: {labels.dtype} of shape {labels.shape}; give one whole number a sample"
+            f"{labels.dtype} of shape {labels.shape}; pass one integer for each sample",
+            argument="labels",
         )
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
         raise UserError(
-            f"labels: row {wrong[0]} holds {labels[wrong[0]]}; must lie between 0 and "
-            f"{num_classes - 1}"
+            f"row {wrong[0]} holds {labels[wrong[0]]}; must lie between 0 and {num_classes - 1}",
+            argument="labels",
         )
-    return labels.astype(np.int64)  # a copy: the report keeps it
+    return labels.astype(np.int64)  # a copy: `InjectedNoise` keeps it
 
 
 def _checked_matrix(matrix: ArrayLike, num_classes: int) -> NDArray[np.float64]:
     try:
         matrix = np.array(matrix, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise UserError("--noise.matrix: holds values that are no numbers") from error
+        raise UserError("holds values that are not numbers", argument="matrix") from error
     if matrix.shape != (num_classes, num_classes):
         shape = " x ".join(map(str, matrix.shape)) or "a single number"
         raise UserError(
-            f"--noise.matrix: {shape}; must be {num_classes} x {num_classes}, one row for each "
-            "true class"
+            f"{shape}; must be {num_classes} x {num_classes}, one row for each true class",
+            argument="matrix",
         )
-    wrong = np.flatnonzero(~(matrix >= 0).all(axis=1))  # catches NaN too
+    wrong = np.flatnonzero(~(matrix >= 0).all(axis=1))  # NaN, too
     if len(wrong):
         raise UserError(
-            f"--noise.matrix: row {wrong[0]} holds {matrix[wrong[0]].min()}; probabilities must "
-            "be 0 or more"
+            f"row {wrong[0]} holds {matrix[wrong[0]].min()}; probabilities must be 0 or more",
+            argument="matrix",
         )
     sums = matrix.sum(axis=1)
     wrong = np.flatnonzero(~(np.abs(sums - 1.0) <= ROW_SUM_TOLERANCE))
     if len(wrong):
         raise UserError(
-            f"--noise.matrix: row {wrong[0]} sums to {sums[wrong[0]]:.8g}; every row must sum to "
-            "one, so divide it by its sum"
+            f"row {wrong[0]} sums to {sums[wrong[0]]:.8g}; every row must sum to one, so divide it "
+            "by its sum",
+            argument="matrix",
         )
     return matrix

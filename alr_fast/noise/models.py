@@ -1,19 +1,20 @@
-"""Label-noise models by name, and what they really did to a list of labels.
+"""The label-noise models.
 
-A noise rate means several things in the literature:
+"Noise rate" has several meanings in the literature:
 
 - ``symmetric`` redraws ``int(rate * N)`` labels from all K classes, the true one included, so that
-  about ``rate * (K - 1) / K`` of them become wrong (ELR, DivideMix, SELC);
-- ``symmetric-exclusive`` draws from the other K - 1, so that ``rate`` of them do (CIFAR-N, JoCoR);
-- ``asymmetric*`` and ``pair`` send a class to one other class; the rate is that of each such class.
-  It is exact, ``int(rate * n)`` of its n samples as in ELR's code, not a draw for each sample as in
-  Co-teaching's. Classes that go nowhere stay right: ``asymmetric`` on balanced CIFAR-10 makes
-  ``rate / 2`` of all labels wrong;
+  about ``rate * (K - 1) / K`` of all labels become wrong (ELR, DivideMix, SELC);
+- ``symmetric-exclusive`` draws from the other K - 1 classes, so that ``rate`` of all labels become
+  wrong (CIFAR-N, JoCoR);
+- ``asymmetric*`` and ``pair`` flip labels of a class to one other class, and the rate applies to
+  each such class. It is exact: ``int(rate * n)`` of its n samples flip, as in ELR's code, whereas
+  Co-teaching draws for each sample. The other classes keep their labels: on balanced CIFAR-10
+  ``asymmetric`` makes ``rate / 2`` of all labels wrong;
 - ``instance`` and ``matrix`` draw for each sample, so that their rates hold on average.
 
-`inject` therefore reports the rate that came out.
+`inject` therefore reports the realised rate, too.
 
-A new model is one function under ``@noise_model("name")``.
+A new model is a function of a `NoiseRequest` and an entry in `injection.NOISE_MODELS`.
 """
 
 from collections.abc import Callable
@@ -29,16 +30,16 @@ from alr_fast.noise.classes import CIFAR100_SUPERCLASSES, LOOK_ALIKES
 
 @dataclass(frozen=True, eq=False)
 class NoiseRequest:
-    """What a noise model is given; `inject` has checked all of it.
+    """Input of a noise model, checked by `inject`.
 
     Attributes:
-        labels: True labels, int64 [N], in ``[0, num_classes)``; not to be written to.
+        labels: True labels, int64 [N], in ``[0, num_classes)``; read-only.
         num_classes: Number of classes K.
         kind: Name of the model.
         rate: Requested rate, 0 to 1.
-        rng: Generator, the only source of chance.
+        rng: Random generator, the only source of randomness.
         class_names: Names of the K classes, or None.
-        features: Numbers [N, ...] that describe the samples, or None.
+        features: Features [N, ...] of the samples, or None.
         matrix: Row-stochastic float64 [K, K], or None.
     """
 
@@ -56,7 +57,7 @@ NoiseModel = Callable[[NoiseRequest], NDArray[np.int64]]  # noisy labels, int64 
 
 
 def none(request: NoiseRequest) -> NDArray[np.int64]:
-    """Labels as they are."""
+    """Unchanged labels."""
     return request.labels.copy()
 
 
@@ -71,7 +72,7 @@ def symmetric(request: NoiseRequest) -> NDArray[np.int64]:
 
 def symmetric_exclusive(request: NoiseRequest) -> NDArray[np.int64]:
     """Exactly ``int(rate * N)`` samples get a label uniform over the K - 1 wrong classes."""
-    _need_two_classes(request)
+    need_two_classes(request)
     labels, rng = request.labels, request.rng
     noisy = labels.copy()
     chosen = rng.permutation(len(labels))[: int(request.rate * len(labels))]
@@ -84,7 +85,7 @@ def asymmetric(request: NoiseRequest) -> NDArray[np.int64]:
     """Look-alikes. CIFAR-10: truck to automobile, bird to airplane, deer to horse, cat to dog and
     back. Digits: 2 to 7, 3 to 8, 7 to 1, 5 to 6 and back.
 
-    Classes are found by name, whatever their order; classes of other names are left alone.
+    Classes are found by name, in any order; all other classes keep their labels.
     """
     ids = _ids_by_name(request)
     for flips in LOOK_ALIKES.values():
@@ -93,23 +94,25 @@ def asymmetric(request: NoiseRequest) -> NDArray[np.int64]:
             for source, destination in flips.items():
                 target[ids[source]] = ids[destination]
             return _flip_classes(request, target)
-    raise UserError(
-        f"--noise.kind {request.kind}: made for the classes of {' and of '.join(LOOK_ALIKES)}, "
-        f"the data set has others; {_kinds_that_fit(request)}"
+    raise wrong_kind(
+        request,
+        f"made for the classes of {' and of '.join(LOOK_ALIKES)}, the data set has others; "
+        f"{_kinds_that_fit(request)}",
     )
 
 
 def asymmetric_blocks5(request: NoiseRequest) -> NDArray[np.int64]:
     """Every class to the next one in its block of five ids, the fifth to the first.
 
-    This is what papers run on CIFAR-100. Its ids are alphabetical: no block is one of its
-    superclasses, and 6 of the 100 flips stay inside one.
+    Papers use this on CIFAR-100. Its class ids are alphabetical: no block is one of the
+    superclasses, and 6 of the 100 flips stay inside a superclass.
     """
     k = request.num_classes
     if k % 5:
-        raise UserError(
-            f"--noise.kind {request.kind}: needs a number of classes divisible by five, the data "
-            f"set has {k}; {_kinds_that_fit(request)}"
+        raise wrong_kind(
+            request,
+            f"needs a number of classes divisible by five, the data set has {k}; "
+            f"{_kinds_that_fit(request)}",
         )
     ids = np.arange(k)
     return _flip_classes(request, ids // 5 * 5 + (ids + 1) % 5)
@@ -118,15 +121,16 @@ def asymmetric_blocks5(request: NoiseRequest) -> NDArray[np.int64]:
 def asymmetric_superclass(request: NoiseRequest) -> NDArray[np.int64]:
     """CIFAR-100: every class to the next one in its superclass, the fifth to the first.
 
-    Classes are found by name, whatever their order.
+    Classes are found by name, in any order.
     """
     ids = _ids_by_name(request)
     known = {name for members in CIFAR100_SUPERCLASSES.values() for name in members}
-    strange = sorted(ids.keys() ^ known)
-    if strange:
-        raise UserError(
-            f"--noise.kind {request.kind}: made for the 100 classes of CIFAR-100, those of the "
-            f"data set differ (first: {strange[0]}); {_kinds_that_fit(request)}"
+    differing = sorted(ids.keys() ^ known)
+    if differing:
+        raise wrong_kind(
+            request,
+            "made for the 100 classes of CIFAR-100, those of the data set differ (first: "
+            f"{differing[0]}); {_kinds_that_fit(request)}",
         )
     target = np.arange(request.num_classes)
     for members in CIFAR100_SUPERCLASSES.values():
@@ -137,36 +141,38 @@ def asymmetric_superclass(request: NoiseRequest) -> NDArray[np.int64]:
 
 def pair(request: NoiseRequest) -> NDArray[np.int64]:
     """Every class k to ``(k + 1) % K`` (Han et al., NeurIPS 2018)."""
-    _need_two_classes(request)
+    need_two_classes(request)
     return _flip_classes(request, (np.arange(request.num_classes) + 1) % request.num_classes)
 
 
 def matrix(request: NoiseRequest) -> NDArray[np.int64]:
     """A sample of class y gets the label j with probability ``matrix[y, j]``; ignores the rate."""
+    k = request.num_classes
     if request.matrix is None:
-        raise UserError(
-            f"--noise.kind {request.kind}: needs a transition matrix, "
-            f"{request.num_classes} x {request.num_classes} probabilities; give one"
-        )
+        raise wrong_kind(request, f"needs a transition matrix, {k} x {k} probabilities; pass one")
     noisy = request.labels.copy()
     uniform = request.rng.random(len(noisy))
-    cumulative = _cumulative(request.matrix)
-    for k, members in enumerate(_members_by_class(request.labels, request.num_classes)):
-        noisy[members] = np.searchsorted(cumulative[k], uniform[members], side="right")
+    bounds = cumulative(request.matrix)
+    for members, bound in zip(members_by_class(request.labels, k), bounds, strict=True):
+        noisy[members] = np.searchsorted(bound, uniform[members], side="right")
     return noisy
 
 
-def _need_two_classes(request: NoiseRequest) -> None:
+def wrong_kind(request: NoiseRequest, message: str) -> UserError:
+    """The error that the requested kind of noise does not suit the data."""
+    return UserError(message, argument="kind", value=request.kind)
+
+
+def need_two_classes(request: NoiseRequest) -> None:
+    """Raises `UserError` for data of a single class."""
     if request.num_classes < 2:
-        raise UserError(
-            f"--noise.kind {request.kind}: needs at least two classes; choose kind none"
-        )
+        raise wrong_kind(request, "needs at least two classes; choose kind none")
 
 
 def _ids_by_name(request: NoiseRequest) -> dict[str, int]:
     if request.class_names is None:
-        raise UserError(f"--noise.kind {request.kind}: goes by class names; give class_names")
-    # Folders are named by hand: "Aquarium fish" is the class that the data set calls aquarium_fish.
+        raise wrong_kind(request, "needs the names of the classes; pass class_names")
+    # Folders are named by hand: "Aquarium fish" is the data set's class aquarium_fish.
     names = [name.casefold().replace(" ", "_").replace("-", "_") for name in request.class_names]
     return {name: k for k, name in enumerate(names)}
 
@@ -181,23 +187,23 @@ def _kinds_that_fit(request: NoiseRequest) -> str:
 def _flip_classes(request: NoiseRequest, target: NDArray[np.int64]) -> NDArray[np.int64]:
     """Exactly ``int(rate * n)`` of the n samples of every class k get the label ``target[k]``."""
     noisy = request.labels.copy()
-    for k, members in enumerate(_members_by_class(request.labels, request.num_classes)):
+    for k, members in enumerate(members_by_class(request.labels, request.num_classes)):
         chosen = request.rng.permutation(members)[: int(request.rate * len(members))]
         noisy[chosen] = target[k]
     return noisy
 
 
-def _members_by_class(labels: NDArray[np.int64], num_classes: int) -> list[NDArray[np.int64]]:
-    """For each class the ascending rows, int64 [n], of its samples."""
+def members_by_class(labels: NDArray[np.int64], num_classes: int) -> list[NDArray[np.int64]]:
+    """For each class the rows of its samples, int64 [n], ascending."""
     order = np.argsort(labels, kind="stable")
     return np.split(order, np.cumsum(np.bincount(labels, minlength=num_classes))[:-1])
 
 
-def _cumulative(p: NDArray[np.float64]) -> NDArray[np.float64]:
+def cumulative(p: NDArray[np.float64]) -> NDArray[np.float64]:
     """Cumulative probabilities [M, K] of the rows [M, K], the last one exactly 1.
 
-    A uniform number u in [0, 1) then stands for the class j with ``c[j - 1] <= u < c[j]``, which
-    is never one of probability 0.
+    A uniform number u in [0, 1) selects the class j with ``c[j - 1] <= u < c[j]``, which never has
+    probability 0.
     """
     c = np.cumsum(p, axis=1)
     return c / c[:, -1:]

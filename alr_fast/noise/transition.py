@@ -1,5 +1,5 @@
-"""Transition matrices of label noise: `T[i, j]` is the probability of the given label j where i is
-true. What the losses with a correction take, known or estimated.
+"""Transition matrices of label noise, known or estimated: `T[i, j]` is the probability of the given
+label j if the true label is i. Losses with noise correction need one.
 
 All matrices are float64 [K, K] with rows that sum to one.
 """
@@ -15,17 +15,14 @@ Matrix = NDArray[np.float64]
 
 
 def symmetric_transition(num_classes: int, rate: float) -> Matrix:
-    """The matrix of symmetric noise that redraws a share ``rate`` of the labels from all classes.
-
-    `(1 - rate) I + (rate / K) J`.
-    """
+    """`(1 - rate) I + (rate / K) J`: a share ``rate`` of the labels is redrawn from all classes."""
     return (1 - rate) * np.eye(num_classes) + rate / num_classes
 
 
 def known_transition(
     clean_labels: NDArray[np.int64], given_labels: NDArray[np.int64], num_classes: int
 ) -> Matrix:
-    """The shares that came out where the true labels are known.
+    """The realised shares if the true labels are known.
 
     Args:
         clean_labels: True labels, int64 [N].
@@ -33,12 +30,12 @@ def known_transition(
         num_classes: Number of classes K.
 
     Returns:
-        The matrix; a class without a sample keeps its label.
+        The matrix; a class without samples keeps its label.
 
     Raises:
         UserError: A label outside [0, K).
     """
-    # One beyond would count for another class.
+    # A label out of range would count for another class.
     _check_labels(clean_labels, num_classes)
     _check_labels(given_labels, num_classes)
     counts = np.bincount(clean_labels * num_classes + given_labels, minlength=num_classes**2)
@@ -48,23 +45,23 @@ def known_transition(
 def estimate_anchor(probabilities: NDArray[np.floating], *, percentile: float = 97.0) -> Matrix:
     """Estimate from anchor points (Patrini et al., CVPR 2017).
 
-    The sample that a net trained on the noisy labels holds for class i most surely is taken for a
-    clean example of i, so that the net's prediction for it is row i: `T[i] = p(x_i)`, with x_i the
-    sample at a percentile of `p_i` over all samples. The maximum itself, percentile 100, may be an
-    outlier; the paper takes 97.
+    The sample that a model trained on the noisy labels most confidently assigns to class i counts
+    as a clean example of i, so that the prediction for it is row i: `T[i] = p(x_i)`, where x_i is
+    the sample at a percentile of `p_i` over all samples. The maximum itself, percentile 100, may be
+    an outlier; the paper uses 97.
 
     Args:
-        probabilities: Predictions of the net, [N, K], rows sum to one.
-        percentile: Which sample, 0 to 100.
+        probabilities: Predictions of the model, [N, K], rows sum to one.
+        percentile: Percentile of the sample, 0 to 100.
 
     Raises:
-        UserError: No sample, or a percentile outside [0, 100].
+        UserError: No samples, or a percentile outside [0, 100].
     """
     if not 0 <= percentile <= 100:
-        raise UserError(f"--transition.percentile {percentile}: must lie between 0 and 100")
+        raise UserError("must lie between 0 and 100", argument="percentile", value=percentile)
     p = _checked(probabilities)
-    place = round((len(p) - 1) * percentile / 100)
-    anchors = np.argsort(p, axis=0, kind="stable")[place]  # a sample for each class
+    rank = round((len(p) - 1) * percentile / 100)
+    anchors = np.argsort(p, axis=0, kind="stable")[rank]  # a sample for each class
     return _with_row_sums_of_one(p[anchors])
 
 
@@ -73,21 +70,21 @@ def estimate_confident(
 ) -> Matrix:
     """Estimate from confident counts (Northcutt et al., Journal of AI Research 2021).
 
-    A sample counts as truly of the class j that the net gives the highest probability among those
-    with `p_j >= t_j`, where t_j is the mean of `p_j` over the samples that are given j. The counts
-    for each given label are scaled to its number of samples and divided by their row sums. Out of
-    sample predictions are recommended; those of a net that has not yet learnt its wrong labels by
-    heart come close.
+    The true class of a sample counts as j, the class of the highest probability among those with
+    `p_j >= t_j`, where t_j is the mean of `p_j` over the samples with the given label j. The counts
+    for each given label are scaled to its number of samples, then each true class is scaled to a
+    sum of one. Out-of-sample predictions are recommended; those of a model that has not yet
+    memorised wrong labels come close.
 
     Args:
-        probabilities: Predictions of the net, [N, K], rows sum to one.
+        probabilities: Predictions of the model, [N, K], rows sum to one.
         given_labels: Given labels, int64 [N].
 
     Returns:
-        The matrix; a class that no sample counts for keeps its label.
+        The matrix; a class without counted samples keeps its label.
 
     Raises:
-        UserError: No sample, or a label outside [0, K).
+        UserError: No samples, or a label outside [0, K).
     """
     p = _checked(probabilities)
     _check_labels(given_labels, p.shape[1])
@@ -98,15 +95,16 @@ def confident_counts(
     pieces: Callable[[], Iterable[tuple[NDArray[np.floating], NDArray[np.int64]]]],
     num_classes: int,
 ) -> Matrix:
-    """The counts of `estimate_confident`, of samples that are read twice, piece by piece.
+    """The counts of `estimate_confident`; reads the samples twice, in pieces.
 
     Args:
-        pieces: Called for each reading; gives probabilities [M, K] and their given labels [M].
+        pieces: Called for each of the two passes; returns probabilities [M, K] and their given
+            labels [M].
         num_classes: Number of classes K.
 
     Returns:
-        float64 [K, K] of (given, true): the rows add up to the number of samples of their label, or
-        to 0 where none of them was counted.
+        float64 [K, K], (given, true): each row sums to the number of samples with this given label,
+        or to 0 if none of them was counted.
     """
     sizes, sums = np.zeros(num_classes), np.zeros(num_classes)
     for p, labels in pieces():
@@ -125,14 +123,14 @@ def confident_counts(
 
 
 def transition_error(estimate: Matrix, truth: Matrix) -> float:
-    """Mean over the classes of `sum_j |estimate - truth|`: 0 to 2, twice the share misplaced."""
+    """Mean over the classes of `sum_j |estimate - truth|`: 0 to 2, twice the misplaced share."""
     return float(np.abs(estimate - truth).sum(axis=1).mean())
 
 
 def _checked(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
     p = np.asarray(probabilities, dtype=np.float64)
     if p.ndim != 2 or 0 in p.shape:
-        raise UserError(f"probabilities of shape {p.shape}: give a row for each sample")
+        raise UserError(f"probabilities of shape {p.shape}: pass a row for each sample")
     return p
 
 

@@ -1,7 +1,7 @@
-"""The processes of a run, as torchrun starts them, and what they tell each other.
+"""The processes of a run, as torchrun starts them, and the communication between them.
 
-A command that was not started by torchrun is a run of one process: everything here works the same
-then, through a process group of one.
+A command started without torchrun is a run of one process. The same code works there, with a
+process group of size 1.
 """
 
 import os
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,20 +18,70 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from alr_fast.errors import SharedError, UserError
 
-# For process 0 to list a data set, or to write a label bank, while the others wait.
+_T = TypeVar("_T")
+
+# Long enough for process 0 to list a data set or to write a label bank while the others wait.
 _TIMEOUT = timedelta(hours=1)
-_CHUNK_BYTES = 32 << 20  # of rows that travel to process 0 in one go
+_CHUNK_BYTES = 32 << 20  # rows sent to process 0 in one message
+
+
+def gather(value: _T, group: dist.ProcessGroup | None = None) -> list[_T]:
+    """Returns the values of all ranks of a group, by rank; all of them call this."""
+    values = [value] * dist.get_world_size(group)
+    dist.all_gather_object(values, value, group=group)
+    return values
+
+
+def on_all_ranks(action: Callable[[], _T], exchange: Callable[[Any], list[Any]]) -> _T:
+    """Runs an action on every rank; an error on one rank is raised on all of them.
+
+    Args:
+        action: It must not wait for other ranks.
+        exchange: Takes the value of this rank and returns those of all ranks, by rank.
+
+    Returns:
+        The result of the action on this rank.
+
+    Raises:
+        SharedError: The action raised a `UserError` on a rank, or another exception on another
+            rank. The error of the lowest rank counts.
+        Exception: The action raised an exception on this rank that is no `UserError`.
+    """
+    shared: SharedError | str | None = None
+    unexpected: Exception | None = None
+    try:
+        result = action()
+    except UserError as error:
+        shared = _shared(error)
+    except Exception as error:
+        unexpected = error
+        shared = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    errors = exchange(shared)
+    if unexpected is not None:
+        raise unexpected
+    for rank, failure in enumerate(errors):
+        if isinstance(failure, SharedError):
+            raise failure
+        if failure is not None:
+            raise SharedError(f"process {rank} failed: {failure}")
+    return result
+
+
+def _shared(error: UserError) -> SharedError:
+    shared = SharedError(*error.args, argument=error.argument, value=error.value)
+    shared.option = error.option
+    return shared
 
 
 @dataclass(frozen=True)
 class World:
-    """Who this process is.
+    """The processes of a run, as seen by one of them.
 
     Attributes:
-        rank: Its number, from 0.
+        rank: Number of this process, from 0.
         size: Number of processes.
         local_size: Number of processes on this machine.
-        device: Where it trains.
+        device: Training device of this process.
     """
 
     rank: int
@@ -46,19 +96,19 @@ class World:
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Adds up a tensor of the training device or the CPU over all processes, in place."""
+        """Sums a tensor on the training device or the CPU over all processes, in place."""
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
 
     def start_sum(self, tensor: Tensor) -> Callable[[], Any]:
-        """Like `sum`, beside other work: the tensor holds the sum after a call of the result."""
+        """Asynchronous `sum`: the tensor is valid after a call of the returned function."""
         if self.size == 1:
             return lambda: None
         return dist.all_reduce(tensor, async_op=True).wait
 
     def any(self, *flags: bool) -> list[bool]:
-        """For each flag whether it is set in any process; does not wait for a GPU."""
+        """Returns for each flag whether any process has set it; does not wait for a GPU."""
         if self.size == 1:
             return list(flags)
         tensor = torch.tensor(flags, dtype=torch.int32)
@@ -66,114 +116,85 @@ class World:
         return [bool(flag) for flag in tensor.tolist()]
 
     def broadcast(self, value: Any = None) -> Any:
-        """What process 0 passed, in all of them."""
+        """Returns the value of process 0 in every process."""
         box = [value]
         if self.size > 1:
             dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
 
     def broadcast_tensors(self, tensors: list[Tensor]) -> None:
-        """Copies process 0's tensors over those of the others."""
+        """Overwrites the tensors of every process with those of process 0."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
-    def gather(self, value: Any) -> list[Any]:
-        """What each process passed, by rank, in all of them."""
-        values = [value]
-        if self.size > 1:
-            values = [None] * self.size
-            dist.all_gather_object(values, value)
-        return values
+    def gather(self, value: _T) -> list[_T]:
+        """Returns the values of all processes, by rank, in every process."""
+        return [value] if self.size == 1 else gather(value)
 
     def mesh(self, device_type: str) -> DeviceMesh:
-        """All processes in a row, each with its device of that type."""
-        if device_type not in self._meshes:  # a new one may bring groups of its own
+        """Returns the 1-D mesh of all processes on their devices of one type."""
+        if device_type not in self._meshes:  # each new mesh may create process groups
             self._meshes[device_type] = init_device_mesh(device_type, (self.size,))
         return self._meshes[device_type]
 
-    def on_all_ranks(self, action: Callable[[], Any]) -> Any:
-        """What ``action()`` gives here; what goes wrong in one process ends all of them.
+    def on_all_ranks(self, action: Callable[[], _T]) -> _T:
+        """Runs an action in every process; an error in one is raised in all, see `on_all_ranks`."""
+        return on_all_ranks(action, self.gather)
 
-        The action must not wait for other processes.
+    def main_first(self, action: Callable[[], _T]) -> _T:
+        """`on_all_ranks`, but process 0 runs first: the others find the cache that it filled."""
+        first: Any = self.on_all_ranks(lambda: action() if self.main else None)
+        return self.on_all_ranks(lambda: first if self.main else action())
 
-        Raises:
-            SharedError: A `UserError` was raised in a process, or another exception in another one.
-            Exception: The action raised one that is no `UserError`.
-        """
-        result = message = unexpected = None
-        try:
-            result = action()
-        except UserError as error:
-            message = str(error)
-        except Exception as error:
-            unexpected = error
-            reason = " ".join(str(error).split())
-            message = f"process {self.rank} failed: {type(error).__name__}: {reason}"
-        messages = [text for text in self.gather(message) if text is not None]
-        if unexpected is not None:
-            raise unexpected
-        if messages:
-            raise SharedError(messages[0])
-        return result
-
-    def main_first(self, action: Callable[[], Any]) -> Any:
-        """`on_all_ranks`, but process 0 goes before the others, which find what it left in a cache."""
-        first = self.on_all_ranks(action if self.main else lambda: None)
-        return (
-            first if self.size == 1 else self.on_all_ranks(lambda: first if self.main else action())
-        )
-
-    def from_main(self, action: Callable[[], Any]) -> Any:
-        """What ``action()`` gives in process 0, in all of them."""
-        return self.broadcast(self.on_all_ranks(action if self.main else lambda: None))
+    def from_main(self, action: Callable[[], _T]) -> _T:
+        """Runs an action in process 0 and returns its result in every process."""
+        return self.broadcast(self.on_all_ranks(lambda: action() if self.main else None))
 
     def collect_rows(self, positions: Tensor, rows: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Brings rows of all processes to process 0, piece by piece.
+        """Sends the rows of all processes to process 0, chunk by chunk.
 
-        Every process must run through it to its end.
+        Every process must exhaust the iterator.
 
         Args:
-            positions: int64 [n], where the rows of this process belong, on the CPU.
-            rows: [n, K], the rows of this process.
+            positions: int64 [n], positions of this process's rows in the whole table, on the CPU.
+            rows: [n, K], rows of this process.
 
         Yields:
-            In process 0 pieces of positions and rows of every process, on the CPU; nothing in the
-            others.
+            In process 0, positions and rows of each chunk, on the CPU; nothing in the others.
         """
         step = max(_CHUNK_BYTES // max(rows[:1].nbytes, 1), 1)
-        lengths = self.gather(len(rows))
-        for rank, length in enumerate(lengths):
-            for first in range(0, length, step):
-                piece = slice(first, min(first + step, length))
+        for rank, length in enumerate(self.gather(len(rows))):
+            for start in range(0, length, step):
+                chunk = slice(start, min(start + step, length))
                 if self.rank == rank:
-                    own = positions[piece].contiguous(), rows[piece].cpu().contiguous()
-                    if rank == 0:
+                    own = positions[chunk].contiguous(), rows[chunk].cpu().contiguous()
+                    if self.main:
                         yield own
-                    else:
-                        for tensor in own:
-                            dist.send(tensor.view(torch.uint8), dst=0)
+                        continue
+                    for tensor in own:
+                        dist.send(tensor.view(torch.uint8), dst=0)
                 elif self.main:
-                    size = piece.stop - piece.start
-                    theirs = (
+                    size = chunk.stop - chunk.start
+                    received = (
                         torch.empty(size, dtype=torch.int64),
                         torch.empty((size, rows.shape[1]), dtype=rows.dtype),
                     )
-                    for tensor in theirs:
+                    for tensor in received:
                         dist.recv(tensor.view(torch.uint8), src=rank)
-                    yield theirs
+                    yield received
 
 
 @contextmanager
 def process_group(device: str = "cpu") -> Iterator[World]:
-    """Joins the processes that torchrun started, or stands alone without it.
+    """Joins the process group of torchrun, or makes a group of one process without torchrun.
 
     Args:
-        device: Where to train: auto (CUDA where there is one), cpu, cuda, cuda:1, ... With several
-            processes each takes the GPU of its local rank.
+        device: Training device: auto (CUDA if available), cpu, cuda, cuda:1, ... With several
+            processes, each takes the GPU of its local rank.
 
     Raises:
-        UserError: No such device on this machine, or too few of them.
+        UserError: This machine has no such device, or too few of them.
     """
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -181,40 +202,33 @@ def process_group(device: str = "cpu") -> Iterator[World]:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-    started = not dist.is_initialized()
-    if started and "RANK" in os.environ:
+    destroy = not dist.is_initialized()
+    if destroy and "RANK" in os.environ:
         dist.init_process_group(backend, timeout=_TIMEOUT, **_own_store())
-    elif started:
+    elif destroy:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     world = World(dist.get_rank(), dist.get_world_size(), local_size, chosen)
     try:
         yield world
-    except SharedError:
-        _leave(started)
+    except BaseException as error:
+        # Other processes may be in the middle of a message, and NCCL would wait for its end.
+        destroy = destroy and (world.size == 1 or isinstance(error, SharedError))
         raise
-    except BaseException:
-        # The others may be in the middle of a message: NCCL would wait here for its end.
-        _leave(started and world.size == 1)
-        raise
-    else:
-        _leave(started)
-
-
-def _leave(started: bool) -> None:
-    if started:
-        dist.destroy_process_group()
+    finally:
+        if destroy:
+            dist.destroy_process_group()
 
 
 def _own_store() -> dict[str, Any]:
-    """Where the processes find each other.
+    """Arguments of `init_process_group` that give the restarted processes a store of their own.
 
-    torchrun keeps one store for all restarts of the processes of a machine. Under the same names it
-    still has the addresses of those that were killed, and the new ones wait for them in vain
-    (https://github.com/pytorch/pytorch/issues/135712).
+    torchrun keeps one store for all restarts of the processes of a machine. It still contains the
+    addresses of the killed processes, and under the same names the new processes would wait for
+    them in vain (https://github.com/pytorch/pytorch/issues/135712).
     """
     restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    # Machines count their restarts each for itself: with several, see docs/scaling.md.
+    # Each machine counts its own restarts. For several machines see docs/scaling.md.
     if restart == "0" or not shared or os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
         return {}
     store, rank, size = next(dist.rendezvous("env://"))
@@ -222,32 +236,41 @@ def _own_store() -> dict[str, Any]:
     return {"store": store, "rank": rank, "world_size": size}
 
 
-def choose_device(name: str, local_rank: int = 0, local_size: int = 1) -> torch.device:
-    """The device of that name for one of the processes of this machine.
+def choose_device(device: str, local_rank: int = 0, local_size: int = 1) -> torch.device:
+    """Returns the training device of one of the processes of this machine.
+
+    Args:
+        device: See `process_group`.
+        local_rank: Number of the process on this machine.
+        local_size: Number of processes on this machine.
 
     Raises:
-        UserError: No such device on this machine, or too few of them.
+        UserError: This machine has no such device, or too few of them.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
-        if device.type == "cpu":
+        chosen = torch.device(device)
+        if chosen.type == "cpu":
             return torch.device("cpu")
-        if device.type != "cuda":
-            raise RuntimeError(f"nothing here is made for {device.type}")
-        if device.index is None:
-            device = torch.device("cuda", local_rank)
+        if chosen.type != "cuda":
+            raise RuntimeError(f"no training on {chosen.type}")
+        if chosen.index is None:
+            chosen = torch.device("cuda", local_rank)
         elif local_size > 1:
             raise UserError(
-                f"--device {name}: {local_size} processes cannot share one GPU; pass --device cuda"
+                f"{local_size} processes cannot share one GPU; pass cuda",
+                argument="device",
+                value=device,
             )
-        torch.empty(1, device=device)
+        torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        way_out = (
+        remedy = (
             f"start at most {torch.cuda.device_count()} processes here"
             if torch.cuda.is_available() and local_size > 1
-            else "try --device cpu"
+            else "try cpu"
         )
-        raise UserError(f"--device {name}: not usable on this machine; {way_out}") from error
-    return device
+        raise UserError(
+            f"not usable on this machine; {remedy}", argument="device", value=device
+        ) from error
+    return chosen

@@ -11,11 +11,11 @@ from alr_fast.data.datasets import Split
 from alr_fast.data.decode import prepare
 from alr_fast.data.images import ArrayImages, BrokenImage
 from alr_fast.data.loaders.base import Loader
-from alr_fast.data.loaders.choose import Choice, choose_loader, make_loader
-from alr_fast.data.loaders.memory import decode_all
-from alr_fast.data.sampler import Sampler
+from alr_fast.data.loaders.choose import LoaderChoice, choose_loader, make_loader
+from alr_fast.data.loaders.memory import Decoded, decode_all
+from alr_fast.data.sampler import Sampler, SequentialSampler, ShuffledSampler
 from alr_fast.data.transform import Transform, for_evaluation
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config, DataConfig
 from alr_fast.training.distributed import World
 from alr_fast.training.run_data import RunData, _workers
@@ -91,11 +91,11 @@ class Loaders:
         choice: Which loader was taken for training.
     """
 
-    train: Loader
+    train: Loader[ShuffledSampler]
     tests: tuple[Loader, ...]
     validation: Loader | None
     in_order: Callable[[], Loader]
-    choice: Choice
+    choice: LoaderChoice
 
     @property
     def evaluated(self) -> tuple[Loader, ...]:
@@ -166,27 +166,37 @@ def make_loaders(
                 + "; raise it"
             )
     dtype = getattr(torch, config.precision)
-    made = []
+    made: list[tuple[Loader, LoaderChoice, Decoded | None]] = []
     splits = [("training", data.train), *(("test", test) for test in data.tests)]
     if data.validation is not None:
         splits.append(("validation", data.validation))
     for what, split in splits:
         training = what == "training"
         own = transform if training else for_evaluation(transform)
-        choice = choose_loader(
-            _wanted_loader(options.loader, training), split, own, options.cache_mb
-        )
+        with naming_options(loader="data.loader"):
+            choice = choose_loader(
+                _wanted_loader(options.loader, training), split, own, options.cache_mb
+            )
         broken = BrokenSamples(split, options.max_broken, log, alone=world.size == 1)
-        sampler = Sampler(
-            len(split),
-            batch_size if training else evaluation_batch_size(own.size),
-            shuffle=training,
-            seed=config.seed,
-            rank=world.rank,
-            world_size=world.size,
-            labels=split.index.labels,
-            per_class=per_class if training else None,
-        )
+        sampler: Sampler
+        if training:
+            sampler = ShuffledSampler(
+                len(split),
+                batch_size,
+                seed=config.seed,
+                rank=world.rank,
+                world_size=world.size,
+                labels=split.index.labels,
+                per_class=per_class,
+            )
+        else:
+            sampler = SequentialSampler(
+                len(split),
+                evaluation_batch_size(own.size),
+                seed=config.seed,
+                rank=world.rank,
+                world_size=world.size,
+            )
         decoded = None
         if choice.name == "memory" and split.images.array is None:
             rows = sampler.rows

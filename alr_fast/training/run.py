@@ -22,7 +22,7 @@ from alr_fast.training.distributed import World
 from alr_fast.training.loaders import Loaders
 from alr_fast.training.output.display import RunDisplay
 from alr_fast.training.output.loggers import make_loggers
-from alr_fast.training.output.records import EpochRecord, _plain, _record
+from alr_fast.training.output.records import EpochRecord
 from alr_fast.training.output.run_folder import CHECKPOINTS, RunFolder
 from alr_fast.training.resume import describe_data
 from alr_fast.training.signals import Stopped, StopSignals
@@ -103,7 +103,7 @@ class Run:
         # Above a newer one that was passed over, too, because it is damaged.
         self._number = last_number(checkpoint.path.parent)
         progress = checkpoint.progress
-        self.records = [_record(plain) for plain in progress["records"]]
+        self.records = [EpochRecord.from_json(plain) for plain in progress["records"]]
         self.finished = progress["finished"]
         self.loaders.train.broken.reasons.update(
             {int(sample): tuple(what) for sample, what in progress["broken"].items()}
@@ -157,7 +157,7 @@ class Run:
             "method": method,
             "position": trainer.position(),
             "seconds": seconds,
-            "records": [_plain(record) for record in self.records],
+            "records": [record.to_json() for record in self.records],
             "finished": self.finished,
             "broken": self.loaders.train.broken.reasons,
             "device": self.world.device.type,

@@ -15,7 +15,7 @@ from alr_fast.data.index import SampleIndex, balanced_rows
 from alr_fast.data.label_table import is_label_table, read_labels, read_left_out
 from alr_fast.data.layouts.packed import PackedImages
 from alr_fast.data.loaders.memory import decode_all
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from alr_fast.noise import InjectedNoise, inject, needs_features, read_matrix
 from alr_fast.training.config.schema import DataConfig, NoiseConfig
 from alr_fast.utils.machine import usable_cores
@@ -227,16 +227,17 @@ def inject_noise(
     if needs_features(noise.kind):
         features = noise_features(config, data.train, track)
     index = data.train.index
-    return inject(
-        index.labels,
-        num_classes=index.num_classes,
-        kind=noise.kind,
-        rate=noise.rate,
-        seed=noise.seed,
-        class_names=index.class_names,
-        features=features,
-        matrix=None if noise.matrix is None else read_matrix(noise.matrix),
-    )
+    with naming_options(**{name: f"noise.{name}" for name in ("kind", "rate", "seed", "matrix")}):
+        return inject(
+            index.labels,
+            num_classes=index.num_classes,
+            kind=noise.kind,
+            rate=noise.rate,
+            seed=noise.seed,
+            class_names=index.class_names,
+            features=features,
+            matrix=None if noise.matrix is None else read_matrix(noise.matrix),
+        )
 
 
 def noise_features(config: DataConfig, train: Split, track: Callable[..., Iterable]) -> np.ndarray:

@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal, TypeVar
 
@@ -50,11 +51,27 @@ class Console:
         elif self.main:
             print(f"warning: {text}", file=sys.stderr, flush=True)
 
-    def track(self, items: Iterable[T], *, description: str, total: int) -> Iterator[T]:
-        """Yields the items and shows progress: a bar, or a line with their number."""
+    def track(
+        self, items: Iterable[T], *, description: str, total: int, every: float = math.inf
+    ) -> Iterator[T]:
+        """Yields the items while a bar shows progress; without a terminal, lines do.
+
+        Args:
+            items: Any iterable.
+            description: Name of the work.
+            total: Number of items.
+            every: Seconds between two lines; by default there is only a line at the start.
+        """
         if not self.bars:
             self.log(f"{description}: {total:,}")
-            yield from items
+            began = shown = time.monotonic()
+            for done, item in enumerate(items, 1):
+                yield item
+                now = time.monotonic()
+                if now - shown > every:
+                    shown = now
+                    speed = done / (now - began)
+                    self.log(f"{description}: {done:,} of {total:,}, {speed:,.0f} a second")
             return
         with Progress(
             console=self.terminal, transient=True, redirect_stderr=sys.stderr.isatty()

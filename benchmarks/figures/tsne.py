@@ -75,7 +75,8 @@ def tsne(arguments: argparse.Namespace) -> tuple["Figure", str]:
         )
     if not 0 <= arguments.seed < 1 << 32:
         raise UserError(f"--seed {arguments.seed}: must be 0 or more and below 2^32")
-    device = choose_device(arguments.device)
+    with naming_options(device="device"):
+        device = choose_device(arguments.device)
     runs = [open_run(path) for path in dict.fromkeys(arguments.run)]
     wanted = [
         check_methods(run, arguments.methods or list(run.methods), option="methods") for run in runs
@@ -134,7 +135,7 @@ def image_loader(
     """
     from alr_fast.data.loaders.choose import choose_loader, make_loader
     from alr_fast.data.loaders.memory import decode_all
-    from alr_fast.data.sampler import Sampler
+    from alr_fast.data.sampler import SequentialSampler
     from alr_fast.data.transform import for_evaluation
     from alr_fast.training.config.command_line import parse
     from alr_fast.training.loaders import evaluation_batch_size, make_transform
@@ -163,7 +164,7 @@ def image_loader(
     order = np.random.default_rng(seed).permutation(len(data.test))
     split = data.test.take(np.sort(order[:samples]))
     choice = choose_loader("auto", split, transform, options.cache_mb)
-    sampler = Sampler(len(split), evaluation_batch_size(transform.size))
+    sampler = SequentialSampler(len(split), evaluation_batch_size(transform.size))
     workers = usable_cores() if options.workers is None else options.workers
     decoded = None
     if choice.name == "memory" and split.images.array is None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from alr_fast.data.sampler import Sampler
+from alr_fast.data.sampler import ShuffledSampler
 from alr_fast.training.config.schema import Config, OptimConfig
 
 _IMAGES = 4  # batches of images in rotation
@@ -40,7 +40,7 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.sampler = Sampler(samples, batch, shuffle=True, rank=rank, world_size=world_size)
+        self.sampler = ShuffledSampler(samples, batch, rank=rank, world_size=world_size)
         own = len(self.sampler.rows)
         if batch > own:
             raise ValueError(f"a batch of {batch} of {own} samples: pass more samples")

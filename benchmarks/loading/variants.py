@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from alr_fast.data.datasets import Split
-from alr_fast.data.loaders.choose import Choice, choose_loader, has_dali, make_loader
+from alr_fast.data.loaders.choose import LoaderChoice, choose_loader, has_dali, make_loader
 from alr_fast.data.loaders.memory import Decoded, decode_all
-from alr_fast.data.sampler import Sampler
+from alr_fast.data.sampler import ShuffledSampler
 from alr_fast.data.transform import Transform
 from benchmarks.loading.work import SMALL_BATCH, SMALL_SIZE, Work
 
@@ -38,7 +38,7 @@ def _memory(work: Work, repeats: int) -> Iterator[Batch]:
     split = work.small
     choice = choose_loader("auto", split, work.small_transform, cache_mb=4096)
     assert choice.name == "memory", choice
-    rows = Sampler(len(split), SMALL_BATCH, shuffle=True).rows
+    rows = ShuffledSampler(len(split), SMALL_BATCH).rows
     decoded = decode_all(split, SMALL_SIZE, rows=rows, workers=work.threads)
     return _epochs(
         work, choice, split, work.small_transform, SMALL_BATCH, files=len(split), decoded=decoded
@@ -47,7 +47,7 @@ def _memory(work: Work, repeats: int) -> Iterator[Batch]:
 
 def _epochs(
     work: Work,
-    choice: Choice,
+    choice: LoaderChoice,
     split: Split,
     transform: Transform,
     batch_size: int,
@@ -60,7 +60,7 @@ def _epochs(
     loader = make_loader(
         choice,
         split,
-        Sampler(len(split), batch_size, shuffle=True),
+        ShuffledSampler(len(split), batch_size),
         transform,
         decoded=decoded,
         device=torch.device(device or work.device),

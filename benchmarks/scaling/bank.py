@@ -25,7 +25,7 @@ from alr_fast.bank.history import SampleHistory
 from alr_fast.data.datasets import Split
 from alr_fast.data.images import FileImages
 from alr_fast.data.index import PathTable, SampleIndex
-from alr_fast.data.sampler import Sampler
+from alr_fast.data.sampler import ShuffledSampler
 from alr_fast.labels.table import export
 from alr_fast.losses import ALRLoss
 from alr_fast.training.checkpoint.manifest import check_files, newest_checkpoint
@@ -261,7 +261,7 @@ class _Run:
         self._sampled = order[-_SAMPLED:]
         self._split = _split_of(self._labels, case.classes)
         # As in training: the rows lie in the order of the sampler, the file has that of the ids.
-        self._positions = torch.from_numpy(Sampler(case.samples, BATCH, shuffle=True).rows)
+        self._positions = torch.from_numpy(ShuffledSampler(case.samples, BATCH).rows)
 
     def whole(self, watch: _Watch) -> None:
         """All phases once, each with a look at what it did.

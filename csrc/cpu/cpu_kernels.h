@@ -1,4 +1,4 @@
-// The CPU side: kernels compiled once per instruction set, and the run-time choice between them.
+// CPU kernels, compiled once per instruction set, and the choice between them at run time.
 #pragma once
 
 #include <cstdint>
@@ -12,20 +12,19 @@ namespace alr_fast {
 struct CpuKernels {
   const char* name;
   int vector_bytes;
-  bool (*is_supported)();  // by the processor at hand
+  bool (*is_supported)();  // by this processor
   void (*row_loss)(const RowLossParams& params, int64_t valid_rows, int64_t begin, int64_t end);
   void (*scale_grad)(const ScaleGradParams& params, int64_t begin, int64_t end);
 };
 
-// Those compiled in, the most capable first.
+// The kernels of this build, the most capable instruction set first.
 const std::vector<CpuKernels>& compiled_cpu_kernels();
 
-// The most capable one that the processor supports, or the one that the environment variable
-// ALR_FAST_CPU_ISA names (read at every call). Throws std::runtime_error if that one cannot be
-// had.
+// The most capable kernels that the processor supports, or those named by the environment variable
+// ALR_FAST_CPU_ISA (read at every call). Throws std::runtime_error if these are not available.
 const CpuKernels& active_cpu_kernels();
 
-// Runs f(begin, end) over [0, rows) in pieces of at least `grain` rows, perhaps in parallel.
+// Runs f(begin, end) over [0, rows) in chunks of at least `grain` rows, possibly in parallel.
 using ParallelFor = void (*)(int64_t rows, int64_t grain, void (*f)(int64_t, int64_t, void*),
                              void* context);
 

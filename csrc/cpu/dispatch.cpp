@@ -1,4 +1,4 @@
-// Which compiled instruction set runs.
+// Chooses the instruction set at run time.
 
 #include <cstdlib>
 #include <stdexcept>
@@ -32,7 +32,7 @@ const std::vector<CpuKernels>& compiled_cpu_kernels() {
        avx512::row_loss, avx512::scale_grad},
       {"avx2", 32,
        [] {
-         // Every processor with AVX2 has F16C, for which older compilers have no name here.
+         // Every processor with AVX2 has F16C, which older compilers cannot test for.
          return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
        },
        avx2::row_loss, avx2::scale_grad},

@@ -1,4 +1,4 @@
-// What happens around the CPU kernels: index checks and duplicates before, the reduction after.
+// The CPU operation around the kernels: index checks, duplicate indices, reduction of the loss.
 
 #include <algorithm>
 #include <stdexcept>
@@ -10,18 +10,11 @@
 namespace alr_fast {
 namespace {
 
-constexpr int64_t kGrainElements = 8192;  // below, a second thread costs more than it brings
+constexpr int64_t kGrainElements = 8192;  // below this, a second thread costs more than it saves
 
 int64_t grain_rows(int64_t classes) { return (kGrainElements + classes - 1) / classes; }
 
-int64_t index_at(const RowLossParams& p, int64_t b) {
-  if (p.index == nullptr) return b;
-  const int64_t at = b * p.index_stride;
-  return p.index_is_int64 ? static_cast<const int64_t*>(p.index)[at]
-                          : static_cast<const int32_t*>(p.index)[at];
-}
-
-// Whether an index comes twice: by a bit for each table row where that is small, else by hashing.
+// Detects duplicate indices: with a bit for each table row if the table is small, else by hashing.
 class SeenIndices {
  public:
   SeenIndices(int64_t rows, int64_t size) : direct_(size <= 64 * rows) {
@@ -71,8 +64,7 @@ struct Groups {
 
 Groups group_equal_indices(const RowLossParams& p) {
   Groups groups{std::vector<int32_t>(p.rows, -1), std::vector<uint8_t>(p.rows, 1)};
-  // Batch rows by index, then by position: neighbours with the same index are consecutive in a
-  // group.
+  // Batch rows sorted by index, then by batch order: the rows of a group are consecutive.
   std::vector<int32_t> order(p.rows);
   for (int64_t b = 0; b < p.rows; ++b) order[b] = static_cast<int32_t>(b);
   std::stable_sort(order.begin(), order.end(),

@@ -1,7 +1,7 @@
 // The CPU kernels. CMake compiles this file once per instruction set, with ALR_ISA naming the set.
 //
-// A row is read from memory once: the first look loads logits and target (then in the L1 cache),
-// the later ones find them there. Lanes beyond the end of a row hold logit -inf and target 0, which
+// A row is read from memory once: the first pass loads logits and target into the L1 cache, later
+// passes read them from there. Lanes beyond the end of a row hold logit -inf and target 0, which
 // add nothing to any sum.
 
 #include <stdlib.h>
@@ -16,8 +16,7 @@ namespace alr_fast {
 namespace ALR_ISA {
 namespace {
 
-// Sums are kept per block of a row, and their total with its rounding errors: long rows then lose
-// no accuracy.
+// Sums are kept per block of a row, and totals are compensated: long rows lose no accuracy.
 constexpr int kBlockVectors = 32;
 
 template <class F>
@@ -82,7 +81,7 @@ ALR_INLINE int64_t argmax_row(const T* row, int64_t classes) {
   return found < 0 ? 0 : found;
 }
 
-// Target rows that lie in a table of type T.
+// Target rows in a table of type T.
 template <class T>
 struct TableTarget {
   static constexpr bool kIsTable = true;
@@ -134,7 +133,7 @@ struct LabelTarget {
     return v;
   }
 
-  // A label's row is not stored.
+  // The row of a label is not stored.
   template <class V, class N>
   ALR_INLINE void store(int64_t, N, V, bool, uint32_t) const {}
 
@@ -163,23 +162,16 @@ class Scratch {
   V* heap_ = nullptr;
 };
 
-ALR_INLINE int64_t index_at(const RowLossParams& p, int64_t b) {
-  if (p.index == nullptr) return b;
-  const int64_t at = b * p.index_stride;
-  return p.index_is_int64 ? static_cast<const int64_t*>(p.index)[at]
-                          : static_cast<const int32_t*>(p.index)[at];
-}
-
 template <class F, class L, class Target>
 class RowLoss {
   using V = typename VectorOf<F>::type;
 
-  // A row between its two looks.
+  // State of a row between the reduction pass and the write pass.
   struct Row {
     int64_t b;
     Target target;
     V* exp;                // [K] exp(z - max)
-    const L* next_logits;  // what the row after it will read
+    const L* next_logits;  // logits of the next row, for prefetching
     Target next_target;
     F max;        // largest logit
     bool masked;  // whether some logit is -inf
@@ -209,10 +201,10 @@ class RowLoss {
  private:
   static constexpr int64_t kMaxInFlight = 8;
 
-  // Short rows go through the two looks several at a time: alone, each would wait for its own sums.
+  // Several short rows are in flight at a time: alone, each would wait for its own sums.
   int64_t rows_in_flight() const { return row_vectors_ <= 8 ? kMaxInFlight : 1; }
 
-  // Table rows are gathered: ask for short ones a block ahead. find_range does it for long ones.
+  // Table rows are gathered: prefetch short rows a block ahead. find_max does so for long rows.
   void prefetch(int64_t begin, int64_t end) const {
     for (int64_t b = begin; b < end; ++b) {
       const int64_t i = index_at(p_, b);
@@ -240,12 +232,12 @@ class RowLoss {
         ++in_flight;
       }
     }
-    for (int n = 0; n < in_flight; ++n) find_range(rows[n]);
-    for (int n = 0; n < in_flight; ++n) first_look(rows[n]);
-    for (int n = 0; n < in_flight; ++n) second_look(rows[n], p_.update, true);
+    for (int n = 0; n < in_flight; ++n) find_max(rows[n]);
+    for (int n = 0; n < in_flight; ++n) reduce_row(rows[n]);
+    for (int n = 0; n < in_flight; ++n) write_row(rows[n], p_.update, true);
   }
 
-  // Rows with one index: all of them see the old target row, the last valid one is stored.
+  // Rows with the same index: all read the old target row, the last valid one is stored.
   void group(int64_t first, int64_t i) {
     int64_t last = -1;
     for (int64_t b = first; b >= 0; b = p_.next_in_group[b])
@@ -258,13 +250,12 @@ class RowLoss {
   }
 
   bool single_row(int64_t b, int64_t i, bool store_target, bool count_status) {
-    // The last slot: a group is met while earlier slots wait for their first look, which fills
-    // them.
+    // Uses the last slot: earlier slots may be waiting for their reduction pass.
     Row row;
     start(row, b, i, rows_in_flight() - 1);
-    find_range(row);
-    first_look(row);
-    return second_look(row, store_target, count_status);
+    find_max(row);
+    reduce_row(row);
+    return write_row(row, store_target, count_status);
   }
 
   void ignore(int64_t b) {
@@ -278,7 +269,7 @@ class RowLoss {
     row.target.select(p_, i);
     row.exp = scratch_.get() + slot * row_vectors_;
     if (rows_in_flight() > 1) return;
-    // The last row of all and one before an ignored row look ahead to themselves.
+    // The last row, and a row before an ignored one, prefetch themselves.
     const int64_t next = b + 1 < p_.rows && index_at(p_, b + 1) >= 0 ? b + 1 : b;
     row.next_logits = logits(next);
     row.next_target.select(p_, index_at(p_, next));
@@ -288,7 +279,7 @@ class RowLoss {
     return static_cast<const L*>(p_.logits) + b * p_.logits_stride;
   }
 
-  void find_range(Row& row) const {
+  void find_max(Row& row) const {
     const L* z = logits(row.b);
     const L none = negative_infinity(z);
     V largest = V{} - kInfinity<F>, smallest = V{} + kInfinity<F>;
@@ -302,7 +293,7 @@ class RowLoss {
     row.masked = reduce_min(smallest) == -kInfinity<F>;
   }
 
-  void first_look(Row& row) const {
+  void reduce_row(Row& row) const {
     const RowSums<F> sums = row.masked             ? sum_row<true, false>(row)
                             : rows_in_flight() > 1 ? sum_row<false, false>(row)
                                                    : sum_row<false, true>(row);
@@ -310,7 +301,7 @@ class RowLoss {
                              static_cast<F>(p_.momentum), static_cast<F>(p_.entropy_weight));
   }
 
-  // Kahan's summation: `lost` is what the rounding of `total` added too much.
+  // Kahan summation: `lost` is the rounding error of `total`.
   static ALR_INLINE void add_block(V& total, V& lost, V block) {
     const V corrected = block - lost;
     const V sum = total + corrected;
@@ -318,7 +309,7 @@ class RowLoss {
     total = sum;
   }
 
-  // kMasked: the row may have masked classes; kAhead: ask for the memory of the next row.
+  // kMasked: the row may have masked classes; kAhead: prefetch the next row.
   template <bool kMasked, bool kAhead>
   RowSums<F> sum_row(const Row& row) const {
     const L* z = logits(row.b);
@@ -337,8 +328,8 @@ class RowLoss {
       const int64_t to = from + kBlock < p_.classes ? from + kBlock : p_.classes;
       for_each_vector<V>(from, to, [&](int64_t k, auto count) {
         constexpr bool kTail = !std::is_same_v<decltype(count), Full>;
-        // Memory is fetched while there is arithmetic to do: the hardware's prefetcher stops at the
-        // end of a page, about as long as a row.
+        // Prefetch during the arithmetic: the hardware prefetcher stops at the end of a page, which
+        // is about as long as a row.
         if constexpr (kAhead) {
           __builtin_prefetch(next_logits + k);
           next_target.prefetch(k);
@@ -353,7 +344,7 @@ class RowLoss {
       add_block(total.exp_d, lost.exp_d, block.exp_d);
       add_block(total.target, lost.target, block.target);
       if constexpr (kMasked) {
-        total.target_d += block.target_d;  // infinite for a masked class with a target
+        total.target_d += block.target_d;  // infinite if a masked class has a target
       } else {
         add_block(total.target_d, lost.target_d, block.target_d);
       }
@@ -362,7 +353,7 @@ class RowLoss {
   }
 
   // Returns whether the logits have a softmax; stores the target row only then, and if asked.
-  bool second_look(const Row& row, bool store_target, bool count_status) {
+  bool write_row(const Row& row, bool store_target, bool count_status) {
     const RowScalars<F>& scalars = row.scalars;
     const F weight = p_.row_weight == nullptr ? F(1) : static_cast<const F*>(p_.row_weight)[row.b];
     if (count_status && p_.status != nullptr &&
@@ -378,7 +369,7 @@ class RowLoss {
       return false;
     }
     row_loss(row.b) = scalars.loss * weight;
-    // The gradient's factor goes into its two weights.
+    // The factor of the gradient is folded into its two weights.
     const F scale =
         p_.grad_mode == GradMode::kFinal ? mean_scale_ * weight : static_cast<F>(p_.stored_scale);
     if (plain_ && store_target && !row.masked) {
@@ -389,8 +380,7 @@ class RowLoss {
     return true;
   }
 
-  // kPlain: the gradient is wanted, the target stored to nearest, there are no stats, no masked
-  // classes.
+  // kPlain: gradient requested, target rounded to nearest, no statistics, no masked classes.
   template <bool kPlain>
   void write_row(const Row& row, F scale, bool store_target) {
     const int64_t classes = p_.classes;
@@ -429,7 +419,7 @@ class RowLoss {
     }
   }
 
-  // Null where no gradient is wanted.
+  // Null if no gradient is requested.
   L* grad_row(int64_t b) const {
     return p_.grad_mode == GradMode::kNone ? nullptr
                                            : static_cast<L*>(p_.grad_logits) + b * p_.classes;
@@ -469,7 +459,7 @@ void run_row_loss(const RowLossParams& p, int64_t valid_rows, int64_t begin, int
       return RowLoss<F, L, TableTarget<Float16>>(p, valid_rows).run(begin, end);
     case DType::kBFloat16:
       return RowLoss<F, L, TableTarget<BFloat16>>(p, valid_rows).run(begin, end);
-    default:  // the operators admit no float64 table
+    default:  // the operators reject float64 tables
       return RowLoss<F, L, TableTarget<float>>(p, valid_rows).run(begin, end);
   }
 }

@@ -68,8 +68,7 @@ ALR_INLINE void store_raw(T* to, V v) {
   __builtin_memcpy(to, &v, sizeof(V));
 }
 
-// --- float16 and bfloat16
-// -------------------------------------------------------------------------
+// --- float16 and bfloat16 ---
 
 ALR_INLINE VecF from_bfloat16(VecH h) {
   return bits_as<VecF>(__builtin_convertvector(h, VecU) << 16);
@@ -119,8 +118,7 @@ ALR_INLINE VecH to_float16(VecF x) {  // to nearest, ties to even; NaN stays NaN
 #endif
 }
 
-// --- loads and stores: kLanes elements, or the first n of them
-// ------------------------------------
+// --- loads and stores: kLanes elements, or the first n of them ---
 
 ALR_INLINE VecF load(const float* from) { return load_raw<VecF>(from); }
 ALR_INLINE VecF load(const Float16* from) { return from_float16(load_raw<VecH>(from)); }
@@ -156,8 +154,8 @@ template <class T>
 ALR_INLINE void store_full(T* to, VecF v) {
   store(to, v);
 }
-// A double goes to a narrower row by way of float: 16-bit rows then round twice, far below their
-// unit.
+// A double is converted to 16 bits by way of float: it is rounded twice, with an error far below
+// one unit in the last place.
 template <class T>
 ALR_INLINE void store_full(T* to, double v) {
   T lanes[kLanes<VecF>];
@@ -165,8 +163,7 @@ ALR_INLINE void store_full(T* to, double v) {
   *to = lanes[0];
 }
 
-// Lanes n and up get `fill`. The buffer has the vector's size, so the row is never read beyond its
-// end.
+// Lanes n and above are set to `fill`. A buffer of the vector's size prevents reads beyond the row.
 template <class V, class T>
 ALR_INLINE V load_first(const T* from, int n, T fill) {
   T lanes[kLanes<V>];
@@ -181,8 +178,7 @@ ALR_INLINE void store_first(T* to, V v, int n) {
   for (int i = 0; i < n; ++i) to[i] = lanes[i];
 }
 
-// --- arithmetic
-// -----------------------------------------------------------------------------------
+// --- arithmetic ---
 
 template <class V>
 ALR_INLINE V max_of(V a, V b) {
@@ -195,8 +191,8 @@ ALR_INLINE V min_of(V a, V b) {
 }
 
 // exp(x) for x <= 0: 2^n q(r), |r| <= log(2) / 2, with a polynomial fitted to a relative error of
-// 4e-9. Below -87.7, where float would be subnormal, the result is 0. A NaN gives an arbitrary
-// number.
+// 4e-9. Below -87.7, where float would be subnormal, the result is 0. The result of a NaN is
+// arbitrary.
 ALR_INLINE VecF exp_nonpositive(VecF x) {
   x = max_of(x, VecF{} - 88.0f);  // n = -127 there
   // Adding 1.5 * 2^23 rounds to an integer in the low bits; 127 more make them the exponent of 2^n.
@@ -223,7 +219,7 @@ ALR_INLINE double log_of(double x) { return __builtin_log(x); }
 
 typedef float Vec4 __attribute__((vector_size(16)));
 
-// Halves of a vector are combined until four lanes are left.
+// Combines halves of a vector until four lanes are left.
 template <class Combine>
 ALR_INLINE Vec4 fold(VecF v, const Combine& combine) {
   Vec4 part[kLanes<VecF> / 4];

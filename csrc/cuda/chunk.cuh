@@ -1,8 +1,8 @@
-// The columns of a row that a group of threads holds in registers at once: what is computed of an
-// element, and the accesses that bring and take it.
+// The columns of a row that a group of threads holds in registers at once: arithmetic on elements,
+// loads and stores.
 //
-// Threads take turns of kVector columns, so that neighbours access neighbouring memory. Beyond the
-// row lie logits -inf and targets 0, which add nothing to any sum.
+// Threads access kVector columns in turn, so that neighbouring threads access neighbouring memory.
+// Elements beyond the row hold logit -inf and target 0, which add nothing to any sum.
 #pragma once
 
 #include <cstdint>
@@ -59,7 +59,7 @@ class Chunk {
     }
   }
 
-  // Of the logits loaded.
+  // Maximum of the loaded logits.
   __device__ __forceinline__ float max() const {
     float max = d_[0];
 #pragma unroll
@@ -93,7 +93,7 @@ class Chunk {
     return entry;
   }
 
-  // The second look, after subtract: writes the gradient, and the new target where asked.
+  // Write pass, after subtract: writes the gradient and, if requested, the new target.
   template <bool kIsFull, class Logits, class Target>
   __device__ __forceinline__ void write(const RowWrite<Logits>& to, const Target& target, int begin,
                                         int classes, const Group& group, RowFindings& findings) {

@@ -1,10 +1,10 @@
-// Threads that share a row: the blocks of a cluster, each of which has a part of the columns. A
-// cluster of one block works on any device, larger ones from compute capability 9.0.
+// Threads that share a row: the blocks of a cluster, each with a part of the columns. A cluster of
+// one block works on any device, larger clusters need compute capability 9.0.
 #pragma once
 
 #include <cstdint>
 
-#include "../launch_plan.h"
+#include "launch_plan.h"
 #include "memory.cuh"
 #include "reduce.cuh"
 
@@ -22,7 +22,7 @@ class ClusterGroup : public BlockGroup {
 #if ALR_FAST_HAS_CLUSTERS
     if (blocks > 1) block_rank_ = static_cast<int>(__clusterRelativeBlockRank());
 #elif defined(__CUDA_ARCH__)
-    if (blocks > 1) __trap();  // the launcher asks for none
+    if (blocks > 1) __trap();  // the launcher never requests it
 #endif
   }
 
@@ -48,7 +48,7 @@ class ClusterGroup : public BlockGroup {
     return value;
   }
 
-  // A block stays until the others have read what it gave to the last reduction.
+  // A block must not exit before the others have read its part of the last reduction.
   __device__ __forceinline__ void wait_before_exit() const {
 #if ALR_FAST_HAS_CLUSTERS
     if (blocks_ > 1) wait_for_cluster();
@@ -62,16 +62,17 @@ class ClusterGroup : public BlockGroup {
 
  private:
 #if ALR_FAST_HAS_CLUSTERS
-  // Each lane reads the value of one block; lanes beyond the number of blocks, a power of two, read
-  // the same again.
+  // Each lane reads the value of one block; the number of blocks is a power of two, further lanes
+  // read the same values again.
   template <class T, class Op>
   __device__ __forceinline__ T reduce_blocks(T value, Op op) {
     unsigned char* const slots = shared_memory() + reduction_bytes(blockDim.x, false);
-    // A slow block may still read its slot when a fast one writes the next: two in turn, as the
-    // buffers of the reduction within the block.
+    // A slow block may still read a slot while a fast block writes the next: two slots alternate,
+    // like the buffers of the reduction within the block.
     if (threadIdx.x == 0) {
       write_slot(slots, buffer_, value);
-      __threadfence_cluster();  // nothing else is for other blocks: the barrier need not order more
+      __threadfence_cluster();  // other blocks read nothing else, so the barrier need not order
+                                // more
     }
     wait_for_cluster();
     const unsigned from = threadIdx.x & static_cast<unsigned>(blocks_ - 1);
@@ -82,7 +83,7 @@ class ClusterGroup : public BlockGroup {
     return value;
   }
 
-  // What was written before a fence before it is seen by all blocks after it.
+  // Writes before a fence before this barrier are visible to all blocks after it.
   __device__ __forceinline__ static void wait_for_cluster() {
     __cluster_barrier_arrive_relaxed();
     __cluster_barrier_wait();

@@ -1,17 +1,17 @@
-// From run-time facts to an instantiation. `launch(kernel, plan)` does the launch: on a device by
-// cudaLaunchKernelEx, in the tests on the CPU.
+// Selects the instantiation for run-time values. `launch(kernel, plan)` launches it: with
+// cudaLaunchKernelEx on a device, on the CPU in the tests.
 #pragma once
 
 #include <type_traits>
 
 #include "../alr_params.h"
-#include "../launch_plan.h"
+#include "launch_plan.h"
 #include "row_loss.cuh"
 #include "scale_grad.cuh"
 
 namespace alr_fast {
 
-// The widths that supported_width (launch_plan.cpp) gives.
+// The widths that supported_width (launch_plan.cpp) returns.
 template <class Logits, class Target, Regime kRegime, class Launch>
 auto dispatch_vector(const LaunchPlan& plan, const Launch& launch) {
   constexpr int kFull = full_vector_width(sizeof(Logits), sizeof(typename Target::Element));
@@ -43,7 +43,7 @@ auto dispatch_regime(const LaunchPlan& plan, const Launch& launch) {
   return dispatch_vector<Logits, Target, Regime::kLoop>(plan, launch);
 }
 
-// launch_plan has refused float64 by now.
+// launch_plan has already rejected float64.
 template <class Logits, class Launch>
 auto dispatch_row_loss(const RowLossParams& params, const LaunchPlan& plan, const Launch& launch) {
   if (params.target.table == nullptr)

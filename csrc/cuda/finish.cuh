@@ -1,5 +1,5 @@
-// What concerns the batch and not a row: the number of rows that count, and the reduced loss, which
-// the block that arrives last computes in a fixed order.
+// Results of the batch: the number of valid rows, and the reduced loss, which the last block to
+// finish computes in a fixed order.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ __device__ __forceinline__ unsigned long long* status_word(const RowLossParams& 
   return reinterpret_cast<unsigned long long*>(p.status + n);
 }
 
-// Rows from `begin` to `end` that are not ignored; called by a whole block.
+// Counts the rows from `begin` to `end` that are not ignored; called by a whole block.
 __device__ __forceinline__ int64_t count_valid_rows(const RowLossParams& p, int64_t begin,
                                                     int64_t end, BlockGroup& block) {
   int64_t count = 0;
@@ -22,8 +22,8 @@ __device__ __forceinline__ int64_t count_valid_rows(const RowLossParams& p, int6
   return block.reduce(count, Add());
 }
 
-// Rows that are not ignored, or -1 where nothing needs their number yet: the gradient of a mean
-// does, before the first row is written. `is_counted`: a launch before this one counted them.
+// Number of rows that are not ignored, or -1 if it is not needed before the first row is written
+// (the gradient of a mean needs it). `is_counted`: the pre-pass has counted them.
 __device__ __forceinline__ int64_t valid_rows_before(const RowLossParams& p, bool is_counted,
                                                      BlockGroup& block) {
   if (p.reduction != Reduction::kMean || p.grad_mode != GradMode::kFinal) return -1;
@@ -32,8 +32,8 @@ __device__ __forceinline__ int64_t valid_rows_before(const RowLossParams& p, boo
   return count_valid_rows(p, 0, p.rows, block);
 }
 
-// What a block adds to the batch. [gridDim.x] of them are RowLossParams::row_loss where that is
-// scratch.
+// Contribution of a block to the batch. RowLossParams::row_loss holds [gridDim.x] of them where it
+// is scratch.
 struct BlockPartial {
   double loss = 0;    // sum over its rows
   int64_t valid = 0;  // rows that are not ignored
@@ -46,7 +46,7 @@ struct AddPartials {
   }
 };
 
-// Called by a whole block after its rows; `partial` counts in its first thread.
+// Called by a whole block after its rows; `partial` is valid in its first thread.
 __device__ __forceinline__ void finish_batch(const RowLossParams& p, const BlockPartial& partial,
                                              BlockGroup& block) {
   __syncthreads();  // all threads have read the states that are reset below
@@ -55,7 +55,7 @@ __device__ __forceinline__ void finish_batch(const RowLossParams& p, const Block
   bool is_last = false;
   if (threadIdx.x == 0) {
     if (is_reduced) partials[blockIdx.x] = partial;
-    __threadfence();  // before this block is counted, other blocks can see its part
+    __threadfence();  // makes this block's partial visible before the block is counted
     is_last = atomicAdd(status_word(p, kStatusArrivals), 1ull) == gridDim.x - 1;
   }
   if (!__syncthreads_or(is_last)) return;
@@ -64,7 +64,7 @@ __device__ __forceinline__ void finish_batch(const RowLossParams& p, const Block
   double divisor = 1;
   if (is_reduced) {
     BlockPartial total;
-    // Other blocks wrote them: not from this multiprocessor's L1 cache.
+    // Other blocks wrote them: bypass the L1 cache of this multiprocessor.
     for (unsigned n = threadIdx.x; n < gridDim.x; n += blockDim.x)
       total = AddPartials()(total, {__ldcg(&partials[n].loss), __ldcg(&partials[n].valid)});
     total = block.reduce(total, AddPartials());

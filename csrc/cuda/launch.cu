@@ -33,7 +33,7 @@ cudaError_t launch_prepare(const RowLossParams& params, const GroupScratch& scra
                        scratch.first_in_group, scratch.chain);
 }
 
-// Attributes are what the driver has at hand: no call waits for the device.
+// The driver has these attributes cached: no call waits for the device.
 cudaError_t current_device(Device& device) {
   int number = 0, major = 0, has_clusters = 0;
   cudaError_t error = cudaGetDevice(&number);
@@ -44,7 +44,7 @@ cudaError_t current_device(Device& device) {
   read(device.limits.shared_memory, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   read(has_clusters, cudaDevAttrClusterLaunch);
   read(major, cudaDevAttrComputeCapabilityMajor);
-  // Only data centre chips have clusters beyond the portable size.
+  // Only data centre GPUs have clusters above the portable size.
   device.limits.cluster_size = !has_clusters               ? 1
                                : major == 9 || major == 10 ? kMaxClusterBlocks
                                                            : kPortableClusterBlocks;
@@ -67,7 +67,7 @@ cudaError_t launch_planned(const RowLossParams& params, const Device& device, bo
   return cudaErrorInvalidValue;
 }
 
-// What is loaded or set up at the first call may be so while a graph is captured.
+// Lazy loading and set-up at the first call are allowed while a graph is captured.
 class RelaxedCapture {
  public:
   RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }
@@ -86,7 +86,7 @@ __device__ int64_t status_slots[kStatusSlots][kStatusSize];  // 0 when the libra
 cudaError_t status_of_stream(cudaStream_t stream, int device, int64_t** status) {
   static std::mutex mutex;
   static std::map<std::pair<int, cudaStream_t>, int64_t*> of_stream;
-  static std::map<int, int> taken;  // slots of each device
+  static std::map<int, int> taken;  // slots in use per device
   const RelaxedCapture relaxed;
   *status = nullptr;
   cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
@@ -137,14 +137,14 @@ cudaError_t launch_row_loss(const RowLossParams& ungrouped, const GroupScratch& 
     params.first_in_group = scratch.first_in_group;
   }
   error = launch_planned(params, device, is_counted, stream);
-  // No room for such a cluster, in a part of a device say, or no code for any.
+  // No room for such a cluster (for example in a MIG slice), or no code for clusters.
   while ((error == cudaErrorInvalidClusterSize || error == cudaErrorLaunchOutOfResources) &&
          device.limits.cluster_size > 1) {
     cudaGetLastError();
     device.limits.cluster_size /= 2;
     error = launch_planned(params, device, is_counted, stream);
   }
-  if (error != cudaSuccess && is_counted)  // the count must not be there for the next call
+  if (error != cudaSuccess && is_counted)  // the next call must not find this count
     cudaMemsetAsync(params.status + kStatusCounted, 0, sizeof(int64_t), stream);
   return error;
 }

@@ -1,10 +1,10 @@
-// What the launchers' source files share.
+// Declarations shared by the launchers' source files.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include "../alr_params.h"
-#include "../launch_plan.h"
+#include "launch_plan.h"
 
 namespace alr_fast {
 
@@ -15,8 +15,8 @@ struct Device {
   DeviceLimits limits;
 };
 
-// The row kernel for one type of logits; a source file each, so that they compile in parallel.
-// `params` holds the groups; `is_counted`: the status holds the number of rows not ignored.
+// The row kernel for one type of logits. Each type has a source file, so that they compile in
+// parallel. `params` holds the groups; `is_counted`: the status holds the number of valid rows.
 cudaError_t launch_row_loss_float32(const RowLossParams& params, const LaunchPlan& plan,
                                     const Device& device, bool is_counted, cudaStream_t stream);
 cudaError_t launch_row_loss_float16(const RowLossParams& params, const LaunchPlan& plan,

@@ -8,7 +8,7 @@
 
 namespace alr_fast {
 
-// Sets the grid: the blocks that have work, or as many as the device holds at once.
+// Sets the grid: one block per unit of work, or as many as the device holds at once if fewer.
 template <class Kernel>
 cudaError_t limit_to_resident(Kernel kernel, const LaunchPlan& plan, cudaLaunchConfig_t& config,
                               const Device& device) {
@@ -36,8 +36,8 @@ cudaError_t limit_to_resident(Kernel kernel, const LaunchPlan& plan, cudaLaunchC
   return cudaSuccess;
 }
 
-// Lets a kernel have the shared memory and the cluster of its plan. Threads of the host may do so
-// at the same time: all set the same.
+// Allows a kernel the shared memory and the cluster of its plan. Safe in concurrent host threads:
+// all set the same values.
 template <class Kernel>
 cudaError_t allow(Kernel kernel, const LaunchPlan& plan, const Device& device) {
   if (plan.regime != Regime::kShared) return cudaSuccess;

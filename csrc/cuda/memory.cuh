@@ -7,9 +7,9 @@
 #include <cstdint>
 
 #include "../alr_params.h"
-#include "../launch_plan.h"
+#include "launch_plan.h"
 
-// Checked where kernels run on the CPU (tests/cpp/cuda_shim.h); a device would trap anyway.
+// Checked when kernels run on the CPU (tests/cpp/cuda_shim.h); a device traps anyway.
 #if !defined(ALR_DEVICE_CHECK)
 #define ALR_DEVICE_CHECK(condition) ((void)0)
 #endif
@@ -35,8 +35,8 @@ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
-// x, of which the compiler cannot tell: what is computed from it is computed again, where it would
-// otherwise be kept in registers.
+// Returns x, hidden from the optimiser: values derived from it are recomputed instead of being kept
+// in registers.
 __device__ __forceinline__ float anew(float x) {
 #if defined(__CUDA_ARCH__)
   asm("" : "+f"(x));
@@ -56,7 +56,7 @@ __device__ __forceinline__ float fast_exp2(float x) {
 }
 
 // e^x for x <= 0, to about 3 units in the last place whatever the size of x. Rounding x * log2(e)
-// alone would cost |x| / 2 of them, so what it takes away is put back.
+// alone would cost |x| / 2 units, so its rounding error is added back.
 __device__ __forceinline__ float fast_exp(float x) {
   constexpr float kLog2E = 1.44269504088896340736f;
   constexpr float kLog2ELow = 1.92596299112661746887e-8f;  // log2(e) - kLog2E
@@ -68,7 +68,7 @@ __device__ __forceinline__ float fast_exp(float x) {
   return exponent > kZeroBelow ? fmaf(y, rest * kLn2, y) : y;
 }
 
-// How an access treats the caches.
+// Cache policy of an access.
 enum class Cached {
   kOnce,   // not needed again soon: the first to be evicted, so that the gradient, which is read
            // next, stays in L2. Device memory only.
@@ -94,7 +94,7 @@ struct WordOf<16> {
   using Type = uint4;
 };
 
-// Elements that one instruction moves, and the instructions that kVector elements take.
+// Elements per instruction, and instructions per kVector elements.
 template <class T, int kVector>
 struct Pack {
   static constexpr int kBytes =
@@ -143,14 +143,6 @@ __device__ __forceinline__ void store(T* to, const float* from) {
       *at = word;
     }
   }
-}
-
-// index[b], or b where there is none. `index` is [B] int64 or int32; which is read once per row.
-__device__ __forceinline__ int64_t index_at(const RowLossParams& p, int64_t b) {
-  if (p.index == nullptr) return b;
-  const int64_t at = b * p.index_stride;
-  return p.index_is_int64 ? static_cast<const int64_t*>(p.index)[at]
-                          : static_cast<const int32_t*>(p.index)[at];
 }
 
 }  // namespace alr_fast

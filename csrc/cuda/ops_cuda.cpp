@@ -1,5 +1,5 @@
-// The operators on CUDA, in a library of their own: it links to libtorch_cuda and is loaded only
-// beside a torch that has CUDA. The schemas are in ops.cpp.
+// The operators on CUDA, in a separate library: it links to libtorch_cuda and is loaded only if
+// torch has CUDA. The schemas are in ops.cpp.
 
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/macros.h>
@@ -31,7 +31,7 @@ struct CudaBackend {
     const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
     cudaPointerAttributes attributes{};
     const bool known = cudaPointerGetAttributes(&attributes, table.data_ptr()) == cudaSuccess;
-    if (!known) cudaGetLastError();  // the error is answered here, not at the next launch
+    if (!known) cudaGetLastError();  // clear the error, or the next launch would report it
     ALR_CHECK(
         table.is_cpu() && known && attributes.type == cudaMemoryTypeHost, name,
         " is on another device than the logits: move it there, or into pinned host memory with "
@@ -41,7 +41,7 @@ struct CudaBackend {
   static void row_loss(RowLossParams params, const Tensor& logits) {
     const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
     const cudaStream_t stream = current_stream(logits);
-    if (params.rows == 0) {  // no kernel runs: the outputs are those of no valid row
+    if (params.rows == 0) {  // no kernel runs: outputs of an empty batch
       if (params.loss != nullptr)
         STD_CUDA_CHECK(cudaMemsetAsync(params.loss, 0, sizeof(float), stream));
       STD_CUDA_CHECK(cudaMemsetAsync(params.grad_scale, 0, sizeof(float), stream));
@@ -69,7 +69,7 @@ struct CudaBackend {
     try {
       STD_CUDA_CHECK(launch_row_loss(params, groups, stream));
     } catch (const std::invalid_argument& error) {
-      throw_invalid(error.what());  // too many classes; one type of error whatever torch it is
+      throw_invalid(error.what());  // too many classes; the same error type for every torch
     }
   }
 

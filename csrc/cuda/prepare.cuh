@@ -1,5 +1,5 @@
-// Prepares a batch in a launch of its own: lists of the rows that share an index, where one may
-// come twice, and the number of rows that are not ignored.
+// The pre-pass, a separate launch: builds lists of rows that share an index, if an index may occur
+// twice, and counts the rows that are not ignored.
 #pragma once
 
 #include <cstdint>
@@ -17,11 +17,10 @@ constexpr int kGroupSlots = 4096;           // of a block's hash table
 constexpr int kPrepareSharedMemory =
     reduction_bytes(kPrepareThreads, false) + kGroupSlots * static_cast<int>(sizeof(int32_t));
 
-// Rows with the same index share a slot of a hash table in shared memory, which holds the latest of
-// them; each row knows the one that had the slot before it. From these chains, which are in no
-// order, every row finds the next one in batch order. Indices are dealt out to blocks by their
-// hash, so that a block sees all rows of an index. Meant for a few rows of an index: the time grows
-// with the square of their number.
+// Rows with the same index share a slot of a hash table in shared memory. The slot holds the latest
+// of them; each row stores the row that had the slot before. From these unordered chains every row
+// finds the next row in batch order. Indices are assigned to blocks by their hash, so that one
+// block sees all rows of an index. The time grows with the square of the number of rows per index.
 class RowGroups {
  public:
   static constexpr int32_t kNoRow = -1;
@@ -53,7 +52,7 @@ class RowGroups {
         return;
       }
     }
-    // The table is full of other indices, and stays so: no row of this one is in it.
+    // The table is full of other indices for good: no row of this index is in it.
   }
 
   struct Place {
@@ -77,7 +76,7 @@ class RowGroups {
       }
       slot = (slot + 1) % kGroupSlots;
     }
-    for (int32_t other = 0; other < p_.rows; ++other)  // more indices than slots
+    for (int32_t other = 0; other < p_.rows; ++other)  // fallback: more indices than slots
       if (index_at(p_, other) == i) place.meet(b, other);
     return place;
   }
@@ -91,7 +90,7 @@ class RowGroups {
   int32_t* slots_;  // [kGroupSlots]
 };
 
-// Counts into the status; with `next_in_group` groups, too.
+// Counts into the status; also builds the groups if `next_in_group` is not null.
 __global__ void __launch_bounds__(kPrepareThreads, 1)
     prepare_rows_kernel(const RowLossParams p,
                         int32_t* next_in_group,   // [B] or null
@@ -120,7 +119,7 @@ __global__ void __launch_bounds__(kPrepareThreads, 1)
     if (groups.is_mine(i)) {
       place = groups.place_of(static_cast<int32_t>(b), i);
     } else if (groups.is_in_group(i) || b % gridDim.x != blockIdx.x) {
-      continue;  // another block's
+      continue;  // belongs to another block
     }
     next_in_group[b] = place.next;
     first_in_group[b] = place.is_first;

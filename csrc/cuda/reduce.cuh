@@ -1,15 +1,15 @@
-// Reductions over part of a warp, a warp, or a block. Every thread gets the result; the order of
-// the operations is fixed, so a result does not change from run to run.
+// Reductions over part of a warp, a warp, or a block. Every thread receives the result. The order
+// of operations is fixed, so results are deterministic.
 #pragma once
 
 #include <cstdint>
 
 #include "../alr_math.h"
-#include "../launch_plan.h"
+#include "launch_plan.h"
 
 namespace alr_fast {
 
-// Shared memory of a block, as much as the launch gives (launch_plan): slots for reductions first.
+// Dynamic shared memory of a block (its size is in launch_plan): slots for reductions come first.
 #if defined(ALR_FAST_KERNELS_ON_CPU)
 inline unsigned char* shared_memory() { return cuda_shim::Machine::get().shared_memory(); }
 #else
@@ -94,7 +94,7 @@ class BlockGroup {
     value = reduce_lanes<kWarpThreads>(0xffffffffu, value, op);
     const int warps = blockDim.x / kWarpThreads;
     unsigned char* const slots = shared_memory() + buffer_ * warps * kReductionSlotBytes;
-    // A slow warp may still read this buffer when a fast one starts the next reduction.
+    // A slow warp may still read this buffer while a fast warp starts the next reduction.
     buffer_ ^= 1;
     if (threadIdx.x % kWarpThreads == 0) write_slot(slots, threadIdx.x / kWarpThreads, value);
     __syncthreads();
@@ -117,7 +117,7 @@ class BlockGroup {
     return value;
   }
 
-  // Of an address in another block nothing is known, and it would be read byte by byte.
+  // Without this, the unknown alignment of an address in another block would mean byte-wise loads.
   template <class Byte>
   __device__ __forceinline__ static Byte* aligned(Byte* slot) {
     return static_cast<Byte*>(__builtin_assume_aligned(slot, kReductionSlotBytes));

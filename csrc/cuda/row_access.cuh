@@ -1,5 +1,6 @@
-// The two looks at a row: its maximum and sums, then the gradient and the new target; with the row
-// held in registers, in shared memory, or read twice. What is done to the elements is in chunk.cuh.
+// The two passes over a row: the reduction pass (maximum and sums), then the write pass (gradient
+// and new target). The row is held in registers, in shared memory, or read twice. The arithmetic on
+// elements is in chunk.cuh.
 #pragma once
 
 #include <cstdint>
@@ -15,14 +16,14 @@
 namespace alr_fast {
 
 // Maximum and sums of a row, the same in all of its threads.
-struct RowLook {
+struct RowReduction {
   float max;
   bool max_is_finite;
   RowSums<float> sums;
 };
 
-// --- The three ways to hold a row. Each requests the logits when it is made, and the target in
-// load_target, so that the index of the target row may arrive in between. ---
+// --- The three ways to hold a row. Each starts to load the logits in its constructor and the
+// target in load_target, so that the index of the target row can arrive in between. ---
 
 // A row that its threads hold in registers.
 template <class Traits>
@@ -41,13 +42,13 @@ class RowInRegisters {
     chunk_.template load_target<false>(target, 0, classes_, group_);
   }
 
-  __device__ __forceinline__ RowLook look(const Target&) {
-    RowLook look;
-    look.max = group_.reduce(chunk_.max(), Max());
-    look.max_is_finite = look.max - look.max == 0;
-    chunk_.subtract(look.max);
-    look.sums = group_.reduce(chunk_.sums(), Add());
-    return look;
+  __device__ __forceinline__ RowReduction reduce(const Target&) {
+    RowReduction reduction;
+    reduction.max = group_.reduce(chunk_.max(), Max());
+    reduction.max_is_finite = reduction.max - reduction.max == 0;
+    chunk_.subtract(reduction.max);
+    reduction.sums = group_.reduce(chunk_.sums(), Add());
+    return reduction;
   }
 
   __device__ __forceinline__ Entry largest_target(const Target&) {
@@ -55,7 +56,7 @@ class RowInRegisters {
   }
 
   __device__ __forceinline__ void write(const RowWrite<Logits>& to, const Target& target,
-                                        const RowLook&, RowFindings& findings) {
+                                        const RowReduction&, RowFindings& findings) {
     chunk_.template write<false>(to, target, 0, classes_, group_, findings);
   }
 
@@ -66,8 +67,8 @@ class RowInRegisters {
 };
 
 // Columns that are read twice, chunk by chunk: of a row in device memory, or of a block's part in
-// shared memory. The maximum is not known while the sums grow: they are rebased when it changes.
-// Each chunk is summed apart, so that long rows lose no accuracy.
+// shared memory. The sums are rebased whenever a larger maximum is found. Each chunk has its own
+// sums, so that long rows lose no accuracy.
 template <class Shape, class Logits, class Target, class Group>
 class Columns {
  public:
@@ -79,7 +80,7 @@ class Columns {
         chunk_classes_(group.size() * Shape::kElements),
         group_(group) {}
 
-  // Of this thread's elements.
+  // Maximum and sums of this thread's elements.
   __device__ __forceinline__ void sum(float& max, RowSums<float>& sums) const {
     max = kLowestFloat;  // finite: a difference from it is never NaN by itself
     sums = RowSums<float>{};
@@ -98,7 +99,7 @@ class Columns {
     return entry;
   }
 
-  // From the end, which was read last and may still be in a cache.
+  // Starts at the end, which was read last and may still be cached.
   __device__ __forceinline__ void write(const RowWrite<Logits>& to, float max,
                                         RowFindings& findings) const {
     int begin = classes_ / chunk_classes_ * chunk_classes_;
@@ -143,17 +144,17 @@ class Columns {
   const Group& group_;
 };
 
-// Joins what the threads of a row found by Columns::sum.
+// Combines the results of Columns::sum of all threads of a row.
 template <class Group>
-__device__ __forceinline__ RowLook join(float max, RowSums<float> sums, Group& group) {
-  RowLook look;
-  look.max = group.reduce(max, Max());
-  const float shift = max - look.max;
+__device__ __forceinline__ RowReduction join(float max, RowSums<float> sums, Group& group) {
+  RowReduction reduction;
+  reduction.max = group.reduce(max, Max());
+  const float shift = max - reduction.max;
   rebase(sums, shift, fast_exp(shift));
-  look.sums = group.reduce(sums, Add());
+  reduction.sums = group.reduce(sums, Add());
   // No element at the maximum: all of them are -inf.
-  look.max_is_finite = look.max - look.max == 0 && look.sums.exp > 0;
-  return look;
+  reduction.max_is_finite = reduction.max - reduction.max == 0 && reduction.sums.exp > 0;
+  return reduction;
 }
 
 // A row that is read twice from device memory.
@@ -169,7 +170,7 @@ class RowInChunks {
 
   __device__ __forceinline__ void load_target(const Target&) {}
 
-  __device__ __forceinline__ RowLook look(const Target& target) {
+  __device__ __forceinline__ RowReduction reduce(const Target& target) {
     float max;
     RowSums<float> sums;
     columns(target).sum(max, sums);
@@ -181,8 +182,9 @@ class RowInChunks {
   }
 
   __device__ __forceinline__ void write(const RowWrite<Logits>& to, const Target& target,
-                                        const RowLook& look, RowFindings& findings) const {
-    columns(target).write(to, look.max, findings);
+                                        const RowReduction& reduction,
+                                        RowFindings& findings) const {
+    columns(target).write(to, reduction.max, findings);
   }
 
  private:
@@ -198,9 +200,9 @@ class RowInChunks {
   Group& group_;
 };
 
-// A row in the shared memory of a block, or of the blocks of a cluster, a part in each. Device
-// memory is accessed 16 bytes at a time wherever the row begins and whatever its length; results
-// replace what they were computed from, and then go out.
+// A row in the shared memory of a block, or in parts in that of the blocks of a cluster. Device
+// memory is accessed 16 bytes at a time whatever the alignment and length of the row. Results
+// replace their inputs in shared memory and are then copied out.
 template <class Traits>
 class RowInShared {
  public:
@@ -218,7 +220,7 @@ class RowInShared {
 
   RowInShared(const RowInShared&) = delete;
 
-  // The next row takes the same memory: all of this one has come, and gone out.
+  // The next row uses the same memory: all copies of this row must be complete.
   __device__ __forceinline__ ~RowInShared() {
     wait_for_staged();
     __syncthreads();
@@ -231,7 +233,7 @@ class RowInShared {
     __syncthreads();
   }
 
-  __device__ __forceinline__ RowLook look(const Target& target) {
+  __device__ __forceinline__ RowReduction reduce(const Target& target) {
     float max;
     RowSums<float> sums;
     with_columns(target, [&](const auto& columns) { columns.sum(max, sums); });
@@ -246,11 +248,13 @@ class RowInShared {
   }
 
   __device__ __forceinline__ void write(const RowWrite<Logits>& to, const Target& target,
-                                        const RowLook& look, RowFindings& findings) const {
+                                        const RowReduction& reduction,
+                                        RowFindings& findings) const {
     RowWrite<Logits> in_place = to;
     if (to.grad != nullptr) in_place.grad = z();
     in_place.first_column = first_;
-    with_columns(target, [&](const auto& columns) { columns.write(in_place, look.max, findings); });
+    with_columns(target,
+                 [&](const auto& columns) { columns.write(in_place, reduction.max, findings); });
     if (findings.predicted != Entry().at) findings.predicted += first_;
     if (findings.after.at != Entry().at) findings.after.at += first_;
     __syncthreads();
@@ -263,7 +267,7 @@ class RowInShared {
  private:
   static constexpr int kWide = 4;
 
-  // Calls work with the columns in shared memory: four at a time where both kinds lie so.
+  // Calls work(columns), with vectors of four elements if logits and target are aligned for it.
   template <class Work>
   __device__ __forceinline__ void with_columns(const Target& target, const Work& work) const {
     if constexpr (Target::kIsTable) {
@@ -308,7 +312,8 @@ class RowInShared {
 
   int first_, columns_;  // of this block
   Group& group_;
-  int z_at_, T_at_;  // in shared memory, in bytes; the latter of the buffer before it is filled
+  int z_at_,
+      T_at_;  // offsets in shared memory, bytes; T_at_ is that of the buffer until it is filled
 };
 
 }  // namespace alr_fast

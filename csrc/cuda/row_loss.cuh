@@ -6,9 +6,9 @@
 
 #include "../alr_math.h"
 #include "../alr_params.h"
-#include "../launch_plan.h"
 #include "cluster.cuh"
 #include "finish.cuh"
+#include "launch_plan.h"
 #include "memory.cuh"
 #include "reduce.cuh"
 #include "row_access.cuh"
@@ -27,10 +27,10 @@ struct RowTraits {
   static constexpr int kVector = kVector_;
   static constexpr int kElements = kVector > Shape::kElements ? kVector : Shape::kElements;
   static constexpr bool kIsBlock = Shape::kLanes == 0;
-  // A thread that holds more needs fewer beside it.
+  // Threads that hold more elements need more registers, so fewer blocks fit.
   static constexpr int kLanes = kIsBlock ? 32 : Shape::kLanes * Shape::kElements / kElements;
   static constexpr bool kIsShared = kRegime == Regime::kShared;
-  // Rows of labels are made in registers, of which they take a few more.
+  // Label rows are generated in registers and need a few more of them.
   static constexpr int kMinBlocks =
       Target::kIsTable || Shape::kMinBlocks == 1 ? Shape::kMinBlocks : Shape::kMinBlocks - 1;
   using Group = std::conditional_t<kIsShared, ClusterGroup,
@@ -42,10 +42,10 @@ using RowOf = std::conditional_t<Traits::kIsShared, RowInShared<Traits>,
                                  std::conditional_t<Traits::kRegime == Regime::kLoop,
                                                     RowInChunks<Traits>, RowInRegisters<Traits>>>;
 
-// What a launch adds to the parameters; numbers as the kernel takes them.
+// Launch-specific parameters of the kernel.
 struct RowLaunch {
   int blocks_per_row;  // the size of the cluster
-  bool is_counted;     // the launch before this one counted the rows that are not ignored
+  bool is_counted;     // the pre-pass has counted the rows that are not ignored
   float momentum, entropy_weight, stored_scale;
 };
 
@@ -66,19 +66,19 @@ class RowLoss {
                                      float mean_factor, Group& group)
       : p_(params), launch_(launch), mean_factor_(mean_factor), group_(group) {}
 
-  // All rows of the group's threads.
+  // Processes all rows of this group of threads.
   __device__ __forceinline__ void run() {
     for (int64_t b = group_.row(); b < p_.rows; b += group_.rows_in_grid()) rows_of_index(b);
   }
 
-  // What these rows add to the batch; in the group's first thread.
+  // Contribution of these rows to the batch; valid in the group's first thread.
   __device__ __forceinline__ BlockPartial partial() const { return {loss_, valid_}; }
 
  private:
   enum class Pass { kOnly, kListed, kAgain };
 
-  // Row `first` or, in batch order, all rows that have its index: they see the old target row, so
-  // the last valid one is looked at again to be stored.
+  // Computes row `first` or, in batch order, all rows with its index. They all read the old target
+  // row, so the last valid row is computed again to be stored.
   __device__ __forceinline__ void rows_of_index(int64_t first) {
     const bool is_listed = p_.next_in_group != nullptr && p_.next_in_group[first] >= 0;
     Pass pass = is_listed ? Pass::kListed : Pass::kOnly;
@@ -87,7 +87,7 @@ class RowLoss {
     while (true) {
       const int64_t i = index_at(p_, b);
       const Logits* const z = static_cast<const Logits*>(p_.logits) + b * p_.logits_stride;  // [K]
-      Row row(z, static_cast<int>(p_.classes), group_);  // requested before the index has come
+      Row row(z, static_cast<int>(p_.classes), group_);  // its loads start before the index arrives
       if (b == first && !is_mine(b, i)) return;
       const bool is_finite = compute(row, b, i, pass);
       if (pass != Pass::kListed) break;
@@ -103,15 +103,15 @@ class RowLoss {
     }
   }
 
-  // Whether row b is to be computed here, with all that have its index. One that is ignored or out
-  // of range is written here, too.
+  // Whether this group computes row b and all rows with its index. Also writes the outputs of rows
+  // that are ignored or out of range.
   __device__ __forceinline__ bool is_mine(int64_t b, int64_t i) {
     if (i < 0) {
       skip(b, 0);
       return false;
     }
     if (i >= p_.target.size) {
-      // Of equal indices each row is reported by itself.
+      // Rows with equal indices are reported one by one.
       if (group_.is_leader()) count(kStatusOutOfRange);
       add_to_batch(b, __builtin_nanf(""));
       skip(b, __builtin_nanf(""));
@@ -124,9 +124,10 @@ class RowLoss {
   __device__ __forceinline__ bool compute(Row& row, int64_t b, int64_t i, Pass pass) {
     const Target target(p_, i);
     row.load_target(target);
-    const RowLook look = row.look(target);
-    const RowScalars<float> scalars = finish_row(look.sums, logf(look.sums.exp), look.max_is_finite,
-                                                 launch_.momentum, launch_.entropy_weight);
+    const RowReduction reduction = row.reduce(target);
+    const RowScalars<float> scalars =
+        finish_row(reduction.sums, logf(reduction.sums.exp), reduction.max_is_finite,
+                   launch_.momentum, launch_.entropy_weight);
     const bool loss_is_finite = scalars.loss - scalars.loss == 0;
     const bool is_again = pass == Pass::kAgain;
     if (!is_again && group_.is_leader() && !(scalars.finite && loss_is_finite))
@@ -145,7 +146,7 @@ class RowLoss {
 
     const bool stores = p_.update && pass != Pass::kListed;
     RowFindings found;
-    row.write(row_write(b, scalars, weight, stores), target, look, found);
+    row.write(row_write(b, scalars, weight, stores), target, reduction, found);
     if (p_.stats_class != nullptr) {
       found = group_.reduce(found, MergeFindings());
       const int class_after =
@@ -193,11 +194,11 @@ class RowLoss {
     }
   }
 
-  // A row of nothing but NaN has no largest entry.
+  // A row that is all NaN has no largest entry.
   __device__ __forceinline__ static int class_or_first(int at) { return at == Entry().at ? 0 : at; }
 
-  // Gradient and statistics of a row that is not computed, and the loss of one that is ignored; the
-  // target row stays.
+  // Writes gradient and statistics of a row that is not computed, and the loss of an ignored row.
+  // The target row is not changed.
   __device__ __forceinline__ void skip(int64_t b, float value, int64_t table_class = -1) {
     if (value == 0 && p_.reduction == Reduction::kNone && group_.is_leader())
       static_cast<float*>(p_.row_loss)[b] = value;
@@ -238,7 +239,7 @@ class RowLoss {
   int32_t valid_ = 0;
 };
 
-// Adds up the partials of the groups of a block; the first thread of each holds one.
+// Sums the partials of the groups of a block; the first thread of each group holds one.
 template <class Traits>
 __device__ __forceinline__ BlockPartial partial_of_block(const BlockPartial& partial,
                                                          BlockGroup& block) {

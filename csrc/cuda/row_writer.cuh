@@ -1,4 +1,4 @@
-// What the second look at a row writes, and what it finds out.
+// Arguments and results of the write pass over a row.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,7 @@ struct MergeFindings {
   }
 };
 
-// Instructions for the second look at one row.
+// Arguments of the write pass for one row.
 template <class Logits>
 struct RowWrite {
   RowScalars<float> scalars;

@@ -12,7 +12,7 @@
 
 namespace alr_fast {
 
-// How `count` elements that begin anywhere divide into accesses.
+// Division of `count` elements at any alignment into 16-byte accesses.
 template <class T>
 struct Accesses {
   static constexpr int kPerAccess = kAccessBytes / sizeof(T);
@@ -24,14 +24,14 @@ struct Accesses {
     tail = count - head - whole * kPerAccess;
   }
 
-  // Bytes from the access before.
+  // Bytes from the preceding 16-byte boundary.
   __device__ __forceinline__ static int offset(const T* at) {
     return static_cast<int>(reinterpret_cast<uintptr_t>(at) % kAccessBytes);
   }
 };
 
-// Begins to copy to `buffer`, which has room for staged_bytes(count, sizeof(T)) at a multiple of 16
-// bytes; returns at which byte of it the first element will be. Called by a whole block.
+// Starts to copy to `buffer`, which has room for staged_bytes(count, sizeof(T)) at a multiple of 16
+// bytes; returns the byte offset of the first element in it. Called by a whole block.
 template <class T, class Group>
 __device__ __forceinline__ int stage(unsigned char* buffer, const T* from, int count,
                                      const Group& group) {
@@ -48,11 +48,11 @@ __device__ __forceinline__ int stage(unsigned char* buffer, const T* from, int c
   return accesses.offset(from);
 }
 
-// Ends what this thread has begun to copy.
+// Waits for the copies that this thread started.
 __device__ __forceinline__ void wait_for_staged() { __pipeline_wait_prior(0); }
 
-// Copies back. `from` is where stage() put the elements of `to`, or of a row that begins at the
-// same offset in an access; any other is copied one by one.
+// Copies back. Uses 16-byte accesses if `from` is where stage() put the elements of `to`, or of a
+// row with the same alignment; otherwise copies element by element.
 template <Cached kCached, class T, class Group>
 __device__ __forceinline__ void unstage(T* to, const T* from, int count, const Group& group) {
   const Accesses<T> accesses(to, count);

@@ -1,4 +1,4 @@
-// Where a row's old target comes from, and where the new one goes.
+// Sources of old target rows and destinations of new ones.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ __device__ __forceinline__ float round_stochastic(const __nv_bfloat16*, float x,
   return round_stochastic_bfloat16(x, random);
 }
 
-// Where the kernel's rows of type T come from: device memory, or pinned host memory.
+// Table rows of type T in device memory or pinned host memory.
 template <class T>
 class TableTarget {
  public:
@@ -41,10 +41,10 @@ class TableTarget {
 
   __device__ __forceinline__ T* row() const { return row_; }
 
-  // t as it is stored.
+  // t, rounded as stored.
   __device__ __forceinline__ static float rounded(float t) { return to_float(from_float<T>(t)); }
 
-  // One of t's two neighbours in T; exact when it is stored.
+  // t, rounded stochastically to one of its two neighbours in T.
   __device__ __forceinline__ float stochastic(float t, uint32_t key, int k) const {
     return round_stochastic(row_, t, rounding_bits(key, static_cast<uint32_t>(k)));
   }
@@ -53,8 +53,8 @@ class TableTarget {
   T* row_;  // [K], or the columns of one block
 };
 
-// Smoothed one-hot row of a label: nothing is read or written. It leaves the width of accesses to
-// the logits of type T.
+// Smoothed one-hot row of a label: no memory is read or written, so the logits of type T alone
+// decide the width of accesses.
 template <class T>
 class LabelTarget {
  public:

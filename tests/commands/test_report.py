@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from alr_fast.labels.report import content
-from alr_fast.report import main
+from alr_fast.report import main, run_facts
 from alr_fast.train import main as train
 from alr_fast.training.open_run import open_run
 from helpers.image_folder import write_folder
@@ -42,7 +42,7 @@ def run(digits, tmp_path):
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Images that a table names, with a class of one sample: their folder, and that of a run."""
+    """Images listed in tables, one class with one sample: their folder, and that of a run."""
     base = tmp_path_factory.mktemp("photographs")
     sets = {"a": 12, "b": 12, "c": 1}
     root = base / "set"
@@ -60,7 +60,7 @@ def photographs(tmp_path_factory):
 
 @pytest.fixture
 def with_doubts(photographs, tmp_path):
-    """Copies of the images and of the run, whose bank doubts every second label."""
+    """Copies of images and run; in the bank every second refined label differs."""
     root, run = photographs
     root, run = shutil.copytree(root, tmp_path / "set"), shutil.copytree(run, tmp_path / "run")
     config = run / "config.yaml"
@@ -78,7 +78,7 @@ def with_doubts(photographs, tmp_path):
 
 
 def rewrite_bank(run, change):
-    """Changes what the bank file of a run holds."""
+    """Changes the content of the bank file of a run."""
     path = run / "alr_bank.safetensors"
     with safe_open(path, "pt") as file:
         facts = file.metadata()
@@ -141,18 +141,18 @@ def test_the_report_of_a_run(run, capsys):
     assert facts["labels refined to another class"] == percent(alr["labels_changed"])
     assert percent(rate) == percent(alr["labels_changed"])
     assert facts["suspicious samples"] == f"{suspicious:,}"
-    assert facts["labels wrong"] == percent(summary["noise"]["realised_rate"])
-    assert facts["labels right, given and refined"] == (
+    assert facts["wrong labels"] == percent(summary["noise"]["realised_rate"])
+    assert facts["label accuracy, given and refined"] == (
         f"{percent(alr['label_accuracy_before'])} and {percent(alr['label_accuracy_after'])}"
     )
-    assert facts["noise injected"] == "symmetric 40.0%"
+    assert facts["injected noise"] == "symmetric 40.0%"
     assert facts["training"].startswith("5 epochs, ")
     assert notes == []
     assert "<title>Suspicious labels: digits</title>" in text
     assert capsys.readouterr().out.splitlines()[-1] == str(run / "report.html")
 
     with open_run(run) as labels:
-        report = content.make_report(run, labels, most=3)
+        report = content.make_report(labels, **run_facts(run), most=3)
     cells = {(g, r): n for g, r, n in report.confusion}
     assert sum(cells.values()) == 1437 and min(cells.values()) > 0
     for g, r in ((0, 0), (3, 5), (8, 1)):
@@ -166,8 +166,9 @@ def test_the_report_of_a_run(run, capsys):
 
 def test_curves_are_those_of_the_metrics(run):
     with open_run(run) as labels:
-        panels = {p.title: p for p in content.make_report(run, labels, most=0).panels}
-    assert list(panels)[:2] == ["test accuracy", "right training labels"]
+        report = content.make_report(labels, **run_facts(run), most=0)
+    panels = {panel.title: panel for panel in report.panels}
+    assert list(panels)[:2] == ["test accuracy", "label accuracy"]
     summary = json.loads((run / "summary.json").read_text())
     for method in ("ce", "alr"):
         epochs, values = panels["test accuracy"].series[method]
@@ -187,19 +188,19 @@ def test_thumbnails_are_the_images(run):
     assert np.array_equal(np.array(Image.open(run / "a.png")), pixels)
 
 
-def test_most_says_how_many_are_left_out(run):
+def test_most_limits_the_suspects_and_a_note_counts_them(run):
     everything = page_of(run)[1]["suspects"]
     _, data, facts, notes = page_of(run, "--most", "7")
     assert data["suspects"] == everything[:7]
     assert notes == [
-        f"Of {facts['suspicious samples']} suspicious samples the first 7 are here; --most shows "
+        f"The first 7 of {facts['suspicious samples']} suspicious samples are here; --most shows "
         "more, python -m alr_fast.export lists all."
     ]
     _, data, _, notes = page_of(run, "--most", "0")
-    assert data["suspects"] == [] and "the first 0 are here" in notes[0]
+    assert data["suspects"] == [] and "The first 0 of " in notes[0]
 
 
-def test_a_run_that_doubts_no_label(run):
+def test_a_run_without_suspicious_labels(run):
     def believe(bank):
         bank["rows"] = torch.eye(10)[bank["given_labels"]]
 
@@ -214,7 +215,7 @@ def test_a_run_that_doubts_no_label(run):
 def test_a_run_without_curves(run):
     (run / "metrics.csv").unlink()
     text, data, facts, notes = page_of(run)
-    assert notes == ["No curves: the run has left no metrics.csv (--log.to csv)."]
+    assert notes == ["No curves: the run has no metrics.csv (--log.to csv)."]
     assert data["figures"] == [] and facts["test accuracy, ce"]
     assert len(text) < len(page_of_size_with_curves(run))
 
@@ -229,14 +230,14 @@ def test_a_run_that_was_not_finished(run, capsys):
     for name in ("summary.json", "alr_bank.safetensors"):
         (run / name).unlink()
     text, data, facts, notes = page_of(run)
-    assert notes == ["The run has not been finished: labels are those of its last checkpoint."]
+    assert notes == ["The run was not finished: the labels are those of its last checkpoint."]
     assert [s["id"] for s in data["suspects"]] == [s["id"] for s in whole]
     assert "<title>Suspicious labels: run</title>" in text
-    assert "training" not in facts and facts["labels wrong"]
+    assert "training" not in facts and facts["wrong labels"]
     assert "in a run that was not finished" in capsys.readouterr().out
 
 
-def test_images_that_cannot_be_read_are_told(with_doubts, capsys):
+def test_unreadable_images_are_reported(with_doubts, capsys):
     root, run = with_doubts
     shown = page_of(run)[1]["suspects"]
     assert len(shown) == 13 and all(s["image"] for s in shown)
@@ -250,8 +251,8 @@ def test_images_that_cannot_be_read_are_told(with_doubts, capsys):
     assert data["suspects"][2] == gone | {"image": None, "problem": "no such file"}
     assert data["suspects"][5] == broken | {"image": None, "problem": "the PNG is cut off"}
     assert notes == [
-        "2 of 13 images cannot be shown, the first because: no such file. If the data was moved, "
-        "pass --data-root DIR."
+        "2 of 13 images cannot be shown (first: no such file). If the data was moved, pass "
+        "--data-root DIR."
     ]
 
 
@@ -267,8 +268,8 @@ def test_photographs_are_shrunk_to_webp(with_doubts, tmp_path):
             assert (image.format, image.size, image.mode) == ("WEBP", size, "RGB")
 
 
-def test_the_images_of_a_page_have_a_limit(with_doubts, monkeypatch):
-    """Smaller and coarser ones until they fit, and where even those do not, fewer of them."""
+def test_thumbnails_fit_into_the_page(with_doubts, monkeypatch):
+    """Thumbnails shrink until they fit; if the smallest do not, there are fewer of them."""
     _, run = with_doubts
     with open_run(run) as labels:
         rows = labels.most_suspicious(99, above=0.5)
@@ -278,7 +279,7 @@ def test_the_images_of_a_page_have_a_limit(with_doubts, monkeypatch):
         ]
         totals = [sum(of_size) for of_size in sizes]
         assert totals == sorted(totals, reverse=True)
-        # Paths take room, too; what is encoded takes a third more.
+        # Paths need room, too; base64 adds a third.
         texts = sum(content._SUSPECT_BYTES + 6 * len(labels.index.paths[row]) for row in rows)
 
         def make_room(image_bytes):
@@ -300,7 +301,7 @@ def test_the_images_of_a_page_have_a_limit(with_doubts, monkeypatch):
 
 
 def test_a_full_page_stays_small(with_doubts, monkeypatch):
-    """Noise, which cannot be compressed, and the limits as they are."""
+    """Random bytes, which cannot be compressed, with the real limits."""
     _, run = with_doubts
     image = np.random.default_rng(0).bytes(700_000)
     webp = b"RIFF\0\0\0\0WEBP" + image
@@ -308,7 +309,7 @@ def test_a_full_page_stays_small(with_doubts, monkeypatch):
     text, data, _, _ = page_of(run)
     shown = sum(s["image"] is not None for s in data["suspects"])
     assert shown < 13
-    # The one that is too much is there, too; of real thumbnails it is a few kilobytes.
+    # The last thumbnail exceeds the limit; a real one has a few kilobytes.
     assert len(text) - len(image) * 4 / 3 < content._PAGE_BYTES < LARGEST
     assert len(text) > 0.8 * content._PAGE_BYTES
 
@@ -321,16 +322,16 @@ def test_a_class_without_samples(with_doubts):
 
     rewrite_bank(run, rename)
     with open_run(run) as labels:
-        report = content.make_report(run, labels, most=9)
+        report = content.make_report(labels, **run_facts(run), most=9)
     (noise,) = [noise for noise in report.classes if noise.name == "c"]
     assert (noise.samples, noise.changed, noise.wrong) == (0, 0, None)
-    assert "1 of 3 classes have no sample." in report.notes
+    assert "1 of 3 classes have no samples." in report.notes
     text, data, facts, _ = page_of(run)
     assert "no samples" in text and data["suspects"]
-    assert "labels wrong" not in facts and "noise injected" not in facts
+    assert "wrong labels" not in facts and "injected noise" not in facts
 
 
-def test_another_place_for_the_page_and_the_data(with_doubts, tmp_path, capsys):
+def test_other_places_of_the_page_and_the_data(with_doubts, tmp_path, capsys):
     root, run = with_doubts
     moved, output = root.rename(tmp_path / "moved"), tmp_path / "mine.html"
     assert main([str(run), "--output", str(output)]) == 2
@@ -340,7 +341,7 @@ def test_another_place_for_the_page_and_the_data(with_doubts, tmp_path, capsys):
     assert not (run / "report.html").exists()
 
 
-def test_marks_of_a_run_and_its_methods_are_kept_apart(run, tmp_path):
+def test_marks_of_runs_and_methods_are_separate(run, tmp_path):
     key = page_of(run)[1]["key"]
     other = shutil.copytree(run, tmp_path / "other")
     shutil.copy(other / "alr_bank.safetensors", other / "elr_bank.safetensors")
@@ -380,7 +381,7 @@ def test_a_folder_that_is_no_run(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "extra"), [("plotly", "report"), ("itables", "report"), ("safetensors", "train")]
 )
-def test_what_reports_need_is_named(run, monkeypatch, capsys, name, extra):
+def test_missing_packages_are_named(run, monkeypatch, capsys, name, extra):
     find = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda n: None if n == name else find(n))
     assert main([str(run)]) == 2
@@ -401,7 +402,7 @@ def test_the_page_opens_without_an_error(run, driver):
     )
     with open_run(run) as labels:
         assert ids == labels.most_suspicious(len(ids), above=0.5).tolist() != []
-    # It is loaded when it comes into view.
+    # The image is loaded when it comes into view.
     driver.execute_script("document.querySelector('.card img').scrollIntoView()")
     width = "return document.querySelector('.card img').naturalWidth"
     WebDriverWait(driver, 10).until(lambda driver: driver.execute_script(width) == 8)

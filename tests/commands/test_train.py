@@ -20,7 +20,7 @@ from alr_fast.data.images import ArrayImages
 from alr_fast.data.layouts.base import new_index
 from alr_fast.data.loaders.base import Loader
 from alr_fast.data.loaders.memory import MemoryLoader
-from alr_fast.data.sampler import Sampler
+from alr_fast.data.sampler import SequentialSampler
 from alr_fast.data.transform import Transform
 from alr_fast.train import TRAIN_EXTRA, main
 from alr_fast.training.loop import evaluate
@@ -187,7 +187,7 @@ def test_output_without_a_terminal_is_plain_text(digits_run):
     assert "1,437 training and 360 test images, 10 classes; noise: symmetric 40.0%" in text
     assert sum(line.startswith("   ce  epoch") for line in text.splitlines()) == EPOCHS
     assert max(map(len, text.splitlines())) <= 120
-    assert any("test acc" in line and "labels right" in line for line in text.splitlines()[-8:])
+    assert any("test acc" in line and "label acc" in line for line in text.splitlines()[-8:])
 
 
 def test_the_same_command_gives_the_same_figures(train_folder):
@@ -474,7 +474,10 @@ def test_evaluation_uses_and_leaves_the_running_statistics():
     images = ArrayImages(np.arange(40, dtype=np.uint8).reshape(10, 1, 2, 2))
     index = new_index([f"p{i}" for i in range(10)], np.arange(10) % 3, ("a", "b", "c"))
     loader = MemoryLoader(
-        Split(index, images), Sampler(10, 10), Transform(2, mean=(0.1,)), device=torch.device("cpu")
+        Split(index, images),
+        SequentialSampler(10, 10),
+        Transform(2, mean=(0.1,)),
+        device=torch.device("cpu"),
     )
     (batch,) = loader
     before = {name: t.clone() for name, t in model.state_dict().items()}

@@ -1,14 +1,14 @@
-// The CUDA launchers' part, with kernels that run on the CPU.
+// Stands in for the CUDA launchers; kernels run on the CPU.
 #pragma once
 
 #include <cstdint>
 
 #include "alr_params.h"
-#include "launch_plan.h"
+#include "cuda/launch_plan.h"
 
 namespace test {
 
-// What may differ from launch to launch; set by the tests.
+// Variations between launches, set by the tests.
 struct Variation {
   // The order in which threads and blocks run.
   bool reverse_threads = false, reverse_blocks = false, newest_first = false;

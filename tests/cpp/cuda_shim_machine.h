@@ -1,4 +1,4 @@
-// The machine that cuda_shim.h runs kernels on: fibers, the places where they meet, shared memory.
+// The machine that cuda_shim.h runs kernels on: fibers, barriers between them, shared memory.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -35,7 +35,7 @@ struct Error : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// What a kernel is launched with, and what this header may vary.
+// Launch parameters of a kernel, and variations of the execution order.
 struct Launch {
   dim3 grid{1, 1, 1};
   dim3 block{1, 1, 1};
@@ -43,12 +43,12 @@ struct Launch {
   size_t shared_bytes = 0;       // of each block's dynamic shared memory
   bool reverse_threads = false;  // run later threads first
   bool reverse_blocks = false;
-  bool newest_first = false;  // a warp that may go on does so before others are told
+  bool newest_first = false;  // a released warp continues before others are notified
 };
 
-// A place where threads wait for each other.
+// A barrier at which threads wait for each other.
 struct Meeting {
-  const char* call = "";  // what the first to arrive called,
+  const char* call = "";  // call of the first thread to arrive,
   int detail = 0;         // and its line or width
   uint64_t wanted = 0;
   uint64_t arrived = 0;
@@ -56,7 +56,7 @@ struct Meeting {
   std::vector<int> waiting;  // threads
 };
 
-// From device memory to shared memory, which holds nothing before the thread has waited.
+// An asynchronous copy to shared memory, which is visible only after the thread has waited.
 struct Copy {
   void* to;
   const void* from;
@@ -71,7 +71,7 @@ struct Fiber {
   bool is_done = true;
   uint64_t value = 0, result = 0;  // of a shuffle
   int source = 0;                  // lane it reads
-  std::vector<Copy> copies;        // begun, and not waited for
+  std::vector<Copy> copies;        // started, not yet waited for
 };
 
 class Machine {
@@ -122,11 +122,10 @@ class Machine {
       run_cluster();
       if (!error_.empty()) throw Error(error_);
     }
-    for (auto& memory : shared_) memory = Bytes();  // nothing is used after the launch
+    for (auto& memory : shared_) memory = Bytes();  // invalidates the memory after the launch
   }
 
-  // --- what kernels call
-  // -----------------------------------------------------------------------------
+  // --- functions that kernels call ---
 
   // `call` is the name of a file, `line` a line in it.
   bool barrier(const char* call, int line, bool predicate = false) {
@@ -146,8 +145,8 @@ class Machine {
     fibers_[current_].copies.clear();
   }
 
-  // Threads of the warp in `mask` give a value and get that of lane `source`; a ballot gets them
-  // all.
+  // Threads of the warp in `mask` pass a value and receive that of lane `source`; a ballot receives
+  // all values.
   uint64_t exchange(unsigned mask, uint64_t value, int source, const char* call, int width,
                     bool ballot) {
     const int lane = current_ % kWarpSize;
@@ -205,7 +204,7 @@ class Machine {
     return fibers_[current_].result != 0;
   }
 
-  // Threads of a warp that name other lanes meet elsewhere.
+  // Threads of a warp with another mask have another barrier.
   Meeting& warp_meeting(unsigned mask) {
     auto& meetings = warp_meetings_[current_ / kWarpSize];
     for (Meeting& meeting : meetings)
@@ -232,7 +231,7 @@ class Machine {
       fiber.stack = static_cast<char*>(stack);
       start(fiber);
     }
-    if (is_broken_) {  // fibers that were left in the middle begin anew
+    if (is_broken_) {  // unfinished fibers are recreated
       for (Fiber& fiber : fibers_) start(fiber);
       is_broken_ = false;
     }
@@ -258,8 +257,7 @@ class Machine {
     fiber.context.uc_stack.ss_size = kStackBytes;
     fiber.context.uc_link = nullptr;
     makecontext(&fiber.context, fiber_main, 0);
-    // A sanitizer would clear its notes about the whole stack at every switch; it is told of
-    // switches.
+    // Announces the switch to the sanitizer, which would otherwise clear its records of the stack.
     fiber.context.uc_stack.ss_size = 0;
   }
 
@@ -321,7 +319,7 @@ class Machine {
     }
   }
 
-  // Leaves the current fiber, for one that is ready or for the end of the block.
+  // Switches from the current fiber to one that is ready, or to the end of the block.
   void switch_to_next() {
     if (next_ready_ == ready_.size()) {
       if (done_ < fibers_in_use_) {
@@ -359,7 +357,7 @@ class Machine {
 
   void enter(int thread) {
 #if defined(__SANITIZE_ADDRESS__)
-    main_stack_ = nullptr;  // the first fiber to run is told
+    main_stack_ = nullptr;  // set by the first fiber to run
     __sanitizer_start_switch_fiber(&main_fake_stack_, fibers_[thread].stack, kStackBytes);
 #endif
     swapcontext(&main_, &fibers_[thread].context);
@@ -380,7 +378,8 @@ class Machine {
 
   using Bytes = std::vector<unsigned char>;
 
-  // Allocated anew, so that AddressSanitizer sees its bounds and what outlives a block.
+  // Reallocated for each launch, so that AddressSanitizer detects accesses out of bounds or
+  // lifetime.
   void poison_shared(size_t bytes) {
     const size_t fixed = __stop_cuda_shim_shared - __start_cuda_shim_shared;
     if (fixed > 0) std::memset(__start_cuda_shim_shared, kPoison, fixed);

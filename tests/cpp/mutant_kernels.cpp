@@ -1,6 +1,5 @@
-// Runs one mutant of the kernels (mutants.txt) on the CPU: it must fail. Without a mutant, built
-// from the sources as they are, all must pass. Kernels for float32 alone, which takes less time to
-// compile.
+// Runs one mutant of the kernels (mutants.txt) on the CPU: it must fail. Built from the unchanged
+// sources, all checks must pass. Only float32, which compiles faster.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -14,7 +13,7 @@
 
 namespace {
 
-// The first thing that is wrong, or nothing.
+// The first error found, or nothing.
 std::string wrong_in(const test::Case& facts) {
   try {
     test::Problem problem(facts);
@@ -28,7 +27,7 @@ std::string wrong_in(const test::Case& facts) {
   }
 }
 
-// Of the exponential alone: rows sum over many, and hide what one is off by.
+// Checks the exponential alone: sums over a row hide the error of one element.
 std::string wrong_in_exponential() {
   const float lowest = std::numeric_limits<float>::lowest();
   for (float x : {-200.f, lowest, -std::numeric_limits<float>::infinity()})
@@ -47,7 +46,7 @@ std::string wrong_in_any() {
   const std::string wrong_alone = wrong_in_exponential();
   if (!wrong_alone.empty()) return wrong_alone;
   unsigned number = 0;
-  // A regime each; the last two for a device without clusters and with little shared memory.
+  // One case per regime; the last two for a device without clusters and with little shared memory.
   for (int64_t classes : {10, 37, 300, 2053, 8301, 2052, 8301}) {
     ++number;
     for (int misalignment : {0, 1}) {
@@ -58,7 +57,7 @@ std::string wrong_in_any() {
       facts.misalignment = misalignment;
       facts.reduction = misalignment == 0 ? test::Reduction::kMean : test::Reduction::kNone;
       facts.has_weights = facts.has_stats = true;
-      facts.is_stochastic = true;  // float32 rows are stored as they are, the state advances
+      facts.is_stochastic = true;  // float32 rows are not rounded, but the state advances
       test::variation = {number % 2 == 0, misalignment == 0, number % 3 == 0, 2, 1024, {}};
       if (number > 5) test::variation.limits = {1, 16 * 1024};
       const std::string wrong = wrong_in(facts);

@@ -30,7 +30,7 @@ unsigned features_of(const Backend& backend) {
   return backend.is_cuda ? kAllFeatures | kOutOfRange : kAllFeatures;
 }
 
-// Values that a flat test would not vary are derived from a running number.
+// Options that the loops do not vary are derived from a running number.
 Case varied(Case facts, unsigned number) {
   facts.seed = number;
   facts.off_target = 0.2 / static_cast<double>(facts.classes);
@@ -60,7 +60,7 @@ void check_sizes(const Backend& backend) {
         facts.table = kDTypes[table % 3];
         facts.classes = classes;
         facts.features = features_of(backend);
-        // Large rows take long: fewer of them.
+        // Large rows are slow: fewer of them.
         facts.rows = classes > 65536                     ? 2
                      : classes > 8192                    ? 4
                      : classes > 2048 && number % 3 != 0 ? 7
@@ -139,8 +139,7 @@ void check_options(const Backend& backend) {
       facts.unique_index = true;
       facts.has_stats = true;
       check(backend, facts);
-      facts.offset =
-          1e4;  // costs accuracy only where logits are not taken relative to their maximum
+      facts.offset = 1e4;  // costs accuracy only if logits are not taken relative to their maximum
       check(backend, facts);
     }
     for (double off_target : {0.0, -0.05}) {
@@ -156,7 +155,7 @@ void check_options(const Backend& backend) {
       facts.rows = rows;
       check(backend, facts);
     }
-    Case ignored = base;  // nothing counts: the mean is 0
+    Case ignored = base;  // no valid row: the mean is 0
     ignored.rows = 2;
     for (GradMode mode : {GradMode::kPerRow, GradMode::kFinal}) {
       ignored.grad_mode = mode;
@@ -258,7 +257,7 @@ void check_rounding(const Backend& backend) {
     }
   }
 
-  // Equal elements of a row are rounded apart from each other.
+  // Equal elements of a row are rounded independently.
   for (DType dtype : {DType::kFloat16, DType::kBFloat16}) {
     Case facts;
     facts.rows = 8;
@@ -283,7 +282,8 @@ void check_rounding(const Backend& backend) {
     CHECK_MESSAGE(mixed > 5, std::to_string(mixed) + " rows have different roundings");
   }
 
-  // A moving average with small steps: to nearest it stalls, stochastically it follows.
+  // A moving average with small steps stalls when rounded to nearest and follows when rounded
+  // stochastically.
   double error[2];
   for (bool is_stochastic : {false, true}) {
     Case facts;

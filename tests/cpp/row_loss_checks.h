@@ -11,8 +11,8 @@ namespace test {
 
 struct Backend {
   const char* name;
-  bool is_cuda;                  // accepts out-of-range rows, and refuses float64
-  std::vector<int64_t> classes;  // sizes at which its code paths change, and odd ones
+  bool is_cuda;                  // accepts out-of-range rows, rejects float64
+  std::vector<int64_t> classes;  // sizes around changes of the code path, and odd sizes
   std::function<void(const alr_fast::RowLossParams&)> row_loss;
   std::function<void(const alr_fast::ScaleGradParams&)> scale_grad;
 };

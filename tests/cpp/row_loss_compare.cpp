@@ -115,7 +115,7 @@ std::string Problem::compare_stats(const std::vector<Row>& rows) const {
         now[k] = case_.has_table ? table.get(index[b] * stride_of_table() + k) : old[k];
       }
       before = largest_at(old);
-      after = largest_at(now);  // of equal indices, all rows tell what the table holds at the end
+      after = largest_at(now);  // rows with equal indices all report the final table row
     }
     const double confidence = row.is_finite ? row.p[row.predicted] : NAN;
     const double largest = row.is_finite ? row.t[largest_at(row.t)] : NAN;
@@ -148,7 +148,7 @@ std::string Problem::compare_batch(const std::vector<Row>& rows, double divisor)
     outside += row.kind == Row::kOutside;
     not_finite += row.kind == Row::kOrdinary && !(row.is_finite && std::isfinite(row.loss));
     const double weight = weight_of(b, Mutant::kNone);
-    // Where each was compared already, only the sum is checked.
+    // The rows have been compared already: only the sum is checked.
     const double loss = row_loss_is_scratch ? weighted_loss(row, weight) : row_loss.get(b);
     sum += loss;
     tolerance += 2 * unit() * std::fabs(loss) + row_loss_is_scratch * row.loss_tolerance * weight;

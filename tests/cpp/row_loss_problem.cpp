@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <random>
 
-#include "launch_plan.h"
+#include "cuda/launch_plan.h"
 #include "storage.h"
 
 namespace test {
@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kUntouchedRows = 5;  // of the table, beyond those with an index in the batch
 
-// Batch rows with features.
+// Batch rows with special properties.
 constexpr int64_t kIgnoredRows[] = {1, 12};
 constexpr int64_t kPair[] = {0, 3};
 constexpr int64_t kLatePair[] = {7,
@@ -82,7 +82,7 @@ Problem::Problem(const Case& facts) : case_(facts) {
       double sum = 0;
       for (double& x : row) sum += x = std::pow(uniform(random), 4);
       const double mass =
-          0.7 + 0.6 * uniform(random);  // far from 1, so that sum(t) is seen to count
+          0.7 + 0.6 * uniform(random);  // far from 1, so that a missing factor sum(t) shows
       for (int64_t k = 0; k < K; ++k) table.set(i * stride_of_table() + k, row[k] / sum * mass);
     }
   }
@@ -188,7 +188,7 @@ double Problem::unit() const { return std::ldexp(1, is_double() ? -50 : -23); }
 double Problem::target(int64_t b, int64_t k) const {
   const int64_t i = index[b];
   if (case_.has_table) return old_table_.get(i * stride_of_table() + k);
-  // As the operation takes them.
+  // As the operation receives them.
   const double value = i == k ? case_.on_target : case_.off_target;
   return is_double() ? value : static_cast<float>(value);
 }

@@ -1,5 +1,4 @@
-// A call of the row operation with all of its memory, the results that it must have, and the
-// comparison.
+// A call of the row operation with its memory, its expected results, and the comparison.
 #pragma once
 
 #include <algorithm>
@@ -17,14 +16,13 @@ using alr_fast::GradMode;
 using alr_fast::Reduction;
 using alr_fast::RowLossParams;
 
-// Rows that a problem contains beside ordinary ones. The numbers of the rows are in
-// row_loss_problem.cpp.
+// Special rows of a problem. Their numbers are in row_loss_problem.cpp.
 enum Features : unsigned {
   kPlain = 0,
   kIgnored = 1,     // negative indices
   kDuplicates = 2,  // two equal indices, and three of which the last has no finite row
   kNonFinite = 4,   // NaN, +inf, nothing but -inf
-  kMasked = 8,      // -inf where the target is 0, and where it is not
+  kMasked = 8,      // -inf with a target of 0, and with a larger one
   kOutOfRange = 16,
 };
 
@@ -52,7 +50,7 @@ struct Case {
   std::string describe() const;
 };
 
-constexpr double kTolerance = 24;  // units of the arithmetic, times the size of what is added up
+constexpr double kTolerance = 24;  // units in the last place, times the size of the terms
 
 inline int64_t largest_at(const std::vector<double>& row) {
   return std::max_element(row.begin(), row.end()) - row.begin();
@@ -80,7 +78,7 @@ class Array {
   char* begin_ = nullptr;
 };
 
-// What is computed wrongly on purpose: a comparison that then still passes is worth nothing.
+// Deliberate errors: the comparison must detect each of them.
 enum class Mutant {
   kNone,
   kNoMass,         // dz without the factor sum(t)
@@ -97,16 +95,16 @@ class Problem {
  public:
   explicit Problem(const Case& facts);
 
-  // A backend may add what it alone needs.
+  // A backend may add parameters that only it needs.
   RowLossParams& params() { return params_; }
   const Case& facts() const { return case_; }
 
-  // Before a second run: outputs are garbage again, the table stays as it is.
+  // Prepares a second run: fills outputs with garbage, keeps the table.
   void reset_outputs();
-  // The table as it is now is the old one for `compare`.
+  // Takes the current table as the old one for `compare`.
   void keep_table();
 
-  // What is wrong with the outputs, or nothing.
+  // Describes the first error in the outputs; empty if there is none.
   std::string compare(Mutant mutant = Mutant::kNone) const;
 
   Array logits, table, row_loss, loss, grad, grad_scale, weights;
@@ -117,7 +115,7 @@ class Problem {
   bool row_loss_is_scratch = false;  // a backend may leave anything there
 
   double target(int64_t b, int64_t k) const;  // old
-  // Elements of the new target before rounding; empty where the row has none.
+  // Elements of the new target before rounding; empty for rows without one.
   std::vector<double> new_target(int64_t b) const;
 
  private:

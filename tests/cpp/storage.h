@@ -1,4 +1,4 @@
-// Storage types as bytes: conversion from and to double, written apart from the code under test.
+// Storage types as bytes: conversion from and to double, independent of the code under test.
 #pragma once
 
 #include <cmath>
@@ -32,7 +32,7 @@ inline int smallest_exponent(DType dtype) {
   return dtype == DType::kFloat16 ? -14 : dtype == DType::kFloat64 ? -1022 : -126;
 }
 
-// Distance from |x| to the next number up.
+// Distance from |x| to the next larger number.
 inline double unit_at(DType dtype, double x) {
   const double magnitude = std::fabs(x);
   int exponent = magnitude > 0 ? std::ilogb(magnitude) : -100000;

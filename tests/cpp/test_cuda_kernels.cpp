@@ -1,4 +1,4 @@
-// The CUDA kernels, run on the CPU by cuda_shim.h; and that header itself.
+// Tests of the CUDA kernels, run on the CPU by cuda_shim.h, and of that header.
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -13,7 +13,7 @@
 #include "row_loss_problem.h"
 
 #if defined(__SANITIZE_ADDRESS__)
-// A fiber that an error stops keeps what it had allocated: its message.
+// A fiber that is stopped by an error leaks its allocations: the message.
 extern "C" __attribute__((visibility("default"))) const char* __asan_default_options() {
   return "detect_leaks=0";
 }
@@ -24,8 +24,7 @@ namespace {
 using cuda_shim::Error;
 using cuda_shim::Launch;
 
-// --- the shim finds what it is there to find
-// --------------------------------------------------------
+// --- errors that the shim must detect ---
 
 __global__ void diverge_at_barrier_kernel() {
   if (threadIdx.x != 3) __syncthreads();
@@ -66,7 +65,7 @@ __global__ void missing_barrier_kernel(float* out) {
   out[threadIdx.x] = values[63 - threadIdx.x];
 }
 
-__global__ void half_warps_kernel(int* out) {  // halves of a warp may do different things
+__global__ void half_warps_kernel(int* out) {  // halves of a warp may diverge
   const unsigned mask = threadIdx.x % 32 < 16 ? 0xffffu : 0xffff0000u;
   int sum = static_cast<int>(threadIdx.x);
   for (int n = 0; n < (threadIdx.x % 32 < 16 ? 1 : 3); ++n)
@@ -149,11 +148,11 @@ void check_shim_of_shared_memory() {
     run(launch, neighbour_kernel, ranks, true);
     CHECK(ranks[0] == 101 && ranks[3] == 100 && ranks[4] == 105 && ranks[7] == 104);
     run(launch, neighbour_kernel, ranks, false);
-    CHECK(ranks[0] != 101 || ranks[3] != 100);  // one of them came too early
+    CHECK(ranks[0] != 101 || ranks[3] != 100);  // one of them read too early
   }
 }
 
-// Batches that are counted by a launch before, or grouped by more than one block.
+// Batches that need the pre-pass, or are grouped by more than one block.
 void check_many_rows() {
   for (int number : {0, 1, 2}) {
     const bool is_unique = number == 0;
@@ -194,7 +193,7 @@ void check_no_rows() {
         0);
 }
 
-// Orders of threads and blocks, and numbers of rows that blocks work on at once, take turns.
+// Varies the order of threads and blocks and the number of rows in flight.
 void vary(const alr_fast::DeviceLimits& limits) {
   static unsigned runs = 0;
   ++runs;
@@ -204,7 +203,7 @@ void vary(const alr_fast::DeviceLimits& limits) {
 
 }  // namespace
 
-// The argument names a part, so that parts may run at the same time.
+// The argument names a part, so that parts can run in parallel.
 int main(int argc, char** argv) {
   const std::string part = argc > 1 ? argv[1] : "";
   alr_fast::DeviceLimits limits;

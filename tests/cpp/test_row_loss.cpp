@@ -1,11 +1,11 @@
-// The CPU kernels, and the plan of the CUDA kernels, which needs no CUDA.
+// Tests of the CPU kernels, and of the launch plan of the CUDA kernels, which needs no CUDA.
 #include <cstdio>
 #include <cstdlib>
 #include <stdexcept>
 
 #include "check.h"
 #include "cpu/cpu_kernels.h"
-#include "launch_plan.h"
+#include "cuda/launch_plan.h"
 #include "row_loss_checks.h"
 
 namespace {
@@ -16,7 +16,7 @@ void run_serially(int64_t rows, int64_t, void (*f)(int64_t, int64_t, void*), voi
   f(0, rows, context);
 }
 
-// In two pieces, as two threads would.
+// In two chunks, as with two threads.
 void run_in_pieces(int64_t rows, int64_t, void (*f)(int64_t, int64_t, void*), void* context) {
   f(0, rows / 2, context);
   f(rows / 2, rows, context);
@@ -71,7 +71,7 @@ void check_launch_plan() {
     const bool is_short = plan.regime == Regime::kSubWarp || plan.regime == Regime::kWarp;
     const int without = classes % 2 == 0 && is_short ? 2 : 1;
     CHECK(plan.vector_width == (classes % 4 == 0 || plan.regime == Regime::kShared ? 4 : without));
-    // Every K is served where there are no clusters and little shared memory.
+    // Every K has a kernel without clusters and with little shared memory.
     const LaunchPlan small =
         launch_plan(100, classes, DType::kFloat32, DType::kBFloat16, 16, {1, 99 * 1024});
     CHECK(small.blocks_per_row == 1 && small.shared_memory <= 99 * 1024);
@@ -106,7 +106,7 @@ int main() {
   backend.is_cuda = false;
   backend.scale_grad = [](const ScaleGradParams& params) { cpu_scale_grad(params, run_in_pieces); };
   backend.row_loss = [](const RowLossParams& params) { cpu_row_loss(params, run_in_pieces); };
-  // Around the vectors' and the sums' blocks.
+  // Around the sizes of vectors and of blocks of sums.
   backend.classes = {1,  2,  3,  7,  8,  9,   10,  11,  12,   13,   14,   15,   16,  17,
                      31, 32, 33, 50, 63, 100, 257, 512, 1000, 1023, 1024, 1025, 5003};
   for (const CpuKernels& kernels : compiled_cpu_kernels()) {

@@ -9,7 +9,7 @@ from alr_fast.data.images import BrokenImage, FileImages, ShardImages
 from alr_fast.data.index import PathTable
 from helpers.broken_files import BROKEN, FINE, ONLY_VERIFY, good_bytes
 
-# Their headers are in order: only a decoder can tell.
+# Their headers are valid: only a decoder finds the damage.
 PASS_THE_CHECK = {"Huffman counts", "no tables"}
 
 

@@ -15,9 +15,15 @@ from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split, open_dataset
 from alr_fast.data.images import ArrayImages, FileImages
 from alr_fast.data.layouts.base import new_index
-from alr_fast.data.loaders.choose import LOADERS, Choice, choose_loader, has_dali, make_loader
+from alr_fast.data.loaders.choose import (
+    LOADERS,
+    LoaderChoice,
+    choose_loader,
+    has_dali,
+    make_loader,
+)
 from alr_fast.data.loaders.memory import MemoryLoader, decode_all
-from alr_fast.data.sampler import Sampler
+from alr_fast.data.sampler import SequentialSampler, ShuffledSampler
 from alr_fast.data.transform import Transform, for_evaluation
 from alr_fast.errors import UserError
 from helpers.broken_files import BROKEN, FINE
@@ -30,17 +36,17 @@ needs_dali = pytest.mark.skipif(not HAS_DALI, reason="NVIDIA DALI is not install
 loaders = pytest.mark.parametrize("name", [
     "memory", "torch", pytest.param("dali", marks=needs_dali)
 ])  # fmt: skip
-# Those that decode while they load.
+# Loaders that decode while they load.
 decoding = pytest.mark.parametrize("name", ["torch", pytest.param("dali", marks=needs_dali)])
 
-PLAIN = Transform(size=8, resize=8, mean=(0.0,), std=(1 / 255,))  # images come out as pixel values
+PLAIN = Transform(size=8, resize=8, mean=(0.0,), std=(1 / 255,))  # returns pixel values
 VARIED = Transform(size=8, crop="pad", resize=8, padding=2, flip=True, mean=(0.0,), std=(1 / 255,))
 
 
 def loader_of(name, split, transform=PLAIN, *, batch_size=4, shuffle=True, **options):
     ranks = {key: options.pop(key) for key in ("rank", "world_size", "seed") if key in options}
     options = {"device": CPU, "workers": 1, **options}
-    sampler = Sampler(len(split), batch_size, shuffle=shuffle, **ranks)
+    sampler = (ShuffledSampler if shuffle else SequentialSampler)(len(split), batch_size, **ranks)
     if name == "memory" and split.images.array is None:
         options["decoded"] = decode_all(
             split,
@@ -49,7 +55,7 @@ def loader_of(name, split, transform=PLAIN, *, batch_size=4, shuffle=True, **opt
             resize=transform.resize,
             broken=options.get("broken"),
         )
-    return make_loader(Choice(name, "for the test"), split, sampler, transform, **options)
+    return make_loader(LoaderChoice(name, "for the test"), split, sampler, transform, **options)
 
 
 def epoch_of(loader, epoch=0, start=0):
@@ -58,14 +64,14 @@ def epoch_of(loader, epoch=0, start=0):
 
 
 def rows_of(loader, batches):
-    """Rows of the split, -1 for broken ones: an index is a position among the rank's own rows."""
+    """Rows of the split, -1 for broken images: an index counts the rows of one rank."""
     index = torch.cat([batch["index"] for batch in batches])
     return torch.where(index < 0, -1, torch.from_numpy(loader.sampler.rows)[index]).tolist()
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Grey images whose brightness is 10 times their number in the listing: 12 and 13 of them."""
+    """Grey images of brightness 10 times their row: 12 of class a, 13 of class b."""
     root = tmp_path_factory.mktemp("grey")
     for number in range(25):
         folder = root / "train" / ("a" if number < 12 else "b")
@@ -165,7 +171,9 @@ def test_ranks_together_see_every_sample_once(name, split, world_size, shuffle):
     for rank in range(world_size):
         loader = loader_of(name, split, shuffle=shuffle, rank=rank, world_size=world_size)
         for batch in epoch_of(loader, 1):
-            rows = loader.sampler.rows[batch["index"].numpy()]  # an index is local to its rank
+            rows = loader.sampler.rows[
+                batch["index"].numpy()
+            ]  # the index counts the rows of the rank
             assert (
                 (batch["image"].mean((1, 2, 3)) - torch.from_numpy(10.0 * rows)).abs() < 2
             ).all()
@@ -203,7 +211,7 @@ def test_loaders_agree(photos, transform, shuffle):
 
 
 @decoding
-def test_turned_images_are_turned_back(name, tmp_path):
+def test_rotated_images_are_turned_upright(name, tmp_path):
     pixels = np.zeros((16, 24, 3), np.uint8)
     pixels[:8, :12] = 250  # upper left quarter
     (tmp_path / "a").mkdir()
@@ -248,8 +256,8 @@ def test_augmentation_crops_and_flips_every_image_by_itself():
     assert len(seen) > 12  # of 18
 
 
-def test_other_devices_cut_the_same_windows(split, monkeypatch):
-    """What a GPU computes, on the CPU: the two differ in who copies the windows."""
+def test_gpu_and_cpu_cut_the_same_windows(split, monkeypatch):
+    """Runs the code for GPUs on the CPU; it copies the windows with torch, not with numpy."""
     loader = loader_of("memory", split, VARIED)
     on_cpu = epoch_of(loader, 1)
     monkeypatch.setattr(MemoryLoader, "_on_cpu", False)
@@ -274,21 +282,21 @@ def test_a_dead_worker_is_one_line(split, monkeypatch):
     from alr_fast.data.loaders import torch as torch_loader
 
     monkeypatch.setattr(torch_loader, "prepare", lambda data: os._exit(9))
-    with pytest.raises(UserError, match=r"a worker process died .*--data\.workers") as error:
+    with pytest.raises(UserError, match=r"workers 1: a worker process of the loader died") as error:
         epoch_of(loader_of("torch", split))
     assert "\n" not in str(error.value)
 
 
 class Hanging(torch.utils.data.Dataset):
-    """Its second sample takes a minute."""
+    """The second sample takes a minute."""
 
     def __getitem__(self, item):
         time.sleep(60 * item)
         return item
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker cannot tell who sent it")
-def test_a_worker_heeds_sigterm_of_the_training_alone():
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a worker cannot identify the sender")
+def test_only_the_parent_ends_a_worker_with_sigterm():
     from alr_fast.data.loaders.torch import _leave_signals_to_parent as init
 
     options = {"sampler": [0, 1], "num_workers": 1, "worker_init_fn": init}
@@ -300,14 +308,14 @@ def test_a_worker_heeds_sigterm_of_the_training_alone():
         subprocess.run(["sh", "-c", f"kill -{name} {worker.pid}"], check=True)
     worker.join(0.3)
     assert worker.is_alive()
-    # As torch does with one that hangs, and Python at its end, which then waits without a limit.
+    # As torch ends a hanging worker, and Python at its exit, which then waits without a limit.
     worker.terminate()
     worker.join(10)
     assert worker.exitcode == 0
     del batches
 
 
-def test_randaugment_of_the_torch_loader_follows_from_the_epoch(photos):
+def test_randaugment_of_the_torch_loader_depends_on_the_epoch(photos):
     transform = Transform(24, crop="center", resize=24, randaugment=(2, 15))
     loader = loader_of("torch", photos, transform, workers=2)
     first, other = epoch_of(loader, 0), epoch_of(loader, 1)
@@ -326,7 +334,7 @@ def test_randaugment_varies_training_images_alone(name, photos):
         for x, y in zip(varied, plain, strict=True)
         for a, b in zip(x["image"], y["image"], strict=True)
     ]
-    assert sum(changed) > 12  # of 24: some operations do nothing
+    assert sum(changed) > 12  # of 24: some operations have no effect
     assert all(batch["image"].abs().max() <= 1.01 for batch in varied)
 
 
@@ -350,12 +358,12 @@ def test_crops_stay_inside_and_vary():
     assert middle == ((512 - 448) // 2, (700 - 448) // 2, 448, 448)
     place = Transform(224, crop="random", resize=256).box(512, 700, (0.999, 0.0), ())
     assert place == (64, 0, 448, 448)
-    # A part of an image that is too long for any ratio is its middle.
+    # An image that is too long for any ratio is cut to its middle.
     assert transform.box(10, 1000, (0.9, 0.9), np.zeros((0, 2))) == (0, 493, 10, 13)
 
 
 @loaders
-def test_resuming_gives_the_same_batches(name, photos):
+def test_resuming_returns_the_same_batches(name, photos):
     transform = Transform(24, crop="pad", resize=24, padding=4, flip=True)
     whole = epoch_of(loader_of(name, photos, transform, seed=3), 5)
     for start in (1, 4, len(whole)):
@@ -366,7 +374,7 @@ def test_resuming_gives_the_same_batches(name, photos):
 
 
 @loaders
-def test_a_pass_that_is_left_early_leaves_nothing_behind(name, photos):
+def test_a_pass_that_ends_early_does_not_affect_the_next(name, photos):
     transform = Transform(24, crop="pad", resize=24, padding=4)
     loader = loader_of(name, photos, transform)
     expected = [epoch_of(loader, e) for e in (0, 1)]
@@ -381,7 +389,7 @@ def test_a_pass_that_is_left_early_leaves_nothing_behind(name, photos):
 
 
 @loaders
-def test_batches_stay_as_they_are_while_the_loader_goes_on(name, photos):
+def test_later_batches_do_not_overwrite_earlier_ones(name, photos):
     transform = Transform(24, resize=24)
     kept, copies = [], []
     for batch in loader_of(name, photos, transform):
@@ -391,28 +399,28 @@ def test_batches_stay_as_they_are_while_the_loader_goes_on(name, photos):
 
 
 @pytest.fixture(scope="module")
-def spoilt(tmp_path_factory):
-    """A set in which 1 % of the files are broken, one in every way, and one is odd in every way."""
-    root = tmp_path_factory.mktemp("spoilt")
+def damaged(tmp_path_factory):
+    """A set in which 1 % of the files are broken, one per kind, and one per kind is unusual."""
+    root = tmp_path_factory.mktemp("damaged")
     kinds = [item for item in (*BROKEN.items(), *FINE.items()) if item[0] not in UNTESTABLE]
     each = 50 * (len(BROKEN) - len(UNTESTABLE))
     write_folder(root, train={"a": each, "b": each}, test={"a": 1}, size=(20, 16), suffix=".jpg")
     paths = sorted((root / "train").rglob("*.jpg"))
-    places = np.random.default_rng(1).choice(len(paths), size=len(kinds), replace=False)
-    split = open_dataset("folder", root).split("train")  # listed before the files are spoilt
+    rows = np.random.default_rng(1).choice(len(paths), size=len(kinds), replace=False)
+    split = open_dataset("folder", root).split("train")  # listed before the files are damaged
     broken = {}
-    for place, (kind, spoil) in zip(places.tolist(), kinds, strict=True):
-        spoil(paths[place])
+    for row, (kind, damage) in zip(rows.tolist(), kinds, strict=True):
+        damage(paths[row])
         if kind in BROKEN:
-            broken[place] = kind
+            broken[row] = kind
     return split, broken
 
 
 @loaders
-def test_every_good_sample_once_and_every_broken_one_named(name, spoilt):
-    split, broken = spoilt
-    said = []
-    limit = BrokenSamples(split, max_share=0.011, log=said.append)
+def test_every_good_sample_once_and_every_broken_one_named(name, damaged):
+    split, broken = damaged
+    lines = []
+    limit = BrokenSamples(split, max_share=0.011, log=lines.append)
     transform = Transform(12, crop="pad" if name == "memory" else "resized", resize=12, flip=True)
     loader = loader_of(name, split, transform, batch_size=64, workers=2, broken=limit)
     for epoch in range(3):
@@ -428,9 +436,9 @@ def test_every_good_sample_once_and_every_broken_one_named(name, spoilt):
         )
         assert all(batch["image"].isfinite().all() for batch in batches)
         assert set(limit.reasons) == set(broken)
-    assert len(said) == len(broken)  # each once, not once an epoch
+    assert len(lines) == len(broken)  # once, not once per epoch
     for row in broken:
-        (line,) = [text for text in said if f"(id {row})" in text]
+        (line,) = [text for text in lines if f"(id {row})" in text]
         assert str(split.images.root / split.index.paths[row]) in line
         assert "\n" not in line
 
@@ -471,7 +479,7 @@ def test_too_many_broken_files_end_the_run(name, photos, tmp_path):
 
 @needs_dali
 def test_a_file_that_only_the_decoder_finds_broken(photos, monkeypatch):
-    """Whatever the check of the structure lets through must not cost the batch."""
+    """A broken file that passes the check of its structure must not cost the whole batch."""
     from alr_fast.data.decode import Encoded, prepare
     from alr_fast.data.loaders import dali
 
@@ -480,11 +488,11 @@ def test_a_file_that_only_the_decoder_finds_broken(photos, monkeypatch):
 
     def blind(data):
         encoded = prepare(data)
-        spoil = data in spoilt_data
+        bad_file = data in bad_data
         next(seen)
-        return Encoded(b"\xff\xd8 no JPEG", encoded.height, encoded.width) if spoil else encoded
+        return Encoded(b"\xff\xd8 no JPEG", encoded.height, encoded.width) if bad_file else encoded
 
-    spoilt_data = {photos.images.read(row) for row in bad}
+    bad_data = {photos.images.read(row) for row in bad}
     monkeypatch.setattr(dali, "prepare", blind)
     transform = Transform(24, crop="resized", flip=True)
     loader = loader_of("dali", photos, transform, seed=2)
@@ -503,8 +511,8 @@ def test_a_file_that_only_the_decoder_finds_broken(photos, monkeypatch):
         assert set(loader.broken.reasons) == bad
         assert "the decoder failed" in loader.broken.reasons[3][1]
         if epoch:
-            assert len(builds) == built  # it is known now
-    # The rest of the epoch is as it would have been.
+            assert len(builds) == built  # known from the first epoch
+    # The other samples of the epoch are unaffected.
     monkeypatch.setattr(dali, "prepare", prepare)
     for a, b in zip(
         batches, epoch_of(loader_of("dali", photos, transform, seed=2), 2), strict=True
@@ -514,7 +522,7 @@ def test_a_file_that_only_the_decoder_finds_broken(photos, monkeypatch):
 
 
 @needs_dali
-def test_an_error_that_is_no_files_fault_is_not_hidden(photos, monkeypatch):
+def test_an_error_without_a_broken_file_is_raised(photos, monkeypatch):
     from alr_fast.data.loaders.dali import DaliLoader
 
     loader = loader_of("dali", photos, Transform(24, crop="resized"))
@@ -542,7 +550,7 @@ def test_an_error_that_is_no_files_fault_is_not_hidden(photos, monkeypatch):
     assert not loader.broken.reasons
 
 
-def test_auto_takes_the_first_that_can(split, monkeypatch):
+def test_auto_chooses_the_first_suitable_loader(split, monkeypatch):
     crop = Transform(8, crop="resized")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     assert choose_loader("auto", split, VARIED, 1).name == "memory"
@@ -550,7 +558,7 @@ def test_auto_takes_the_first_that_can(split, monkeypatch):
     assert choose_loader("auto", split, crop, 1).name == "dali"
     assert choose_loader("torch", split, crop, 1).name == "torch"
 
-    def no_such_package(name):  # what looking for nvidia.dali does without any nvidia package
+    def no_such_package(name):  # as find_spec without any nvidia package
         if "." in name:
             raise ModuleNotFoundError(name)
 
@@ -561,8 +569,8 @@ def test_auto_takes_the_first_that_can(split, monkeypatch):
         choose_loader("dali", split, crop, 1)
 
 
-def test_a_loader_that_cannot_is_refused(split):
-    with pytest.raises(UserError, match=r"loader memory: needs --data\.crop center or pad"):
+def test_unsuitable_loaders_are_refused(split):
+    with pytest.raises(UserError, match=r"loader memory: needs crop center or pad"):
         choose_loader("memory", split, Transform(8, crop="resized"), 1000)
     with pytest.raises(UserError, match=r"cache_mb of 1 or more"):
         choose_loader("memory", split, PLAIN, 0)
@@ -572,8 +580,8 @@ def test_a_loader_that_cannot_is_refused(split):
         choose_loader("torch", arrays, PLAIN, 0)
 
 
-def test_workers_hold_no_list_of_paths(split):
-    """Millions of strings in every worker are what runs out of memory."""
+def test_workers_have_no_list_of_paths(split):
+    """Millions of strings in every worker would exhaust the memory."""
     import pickle
 
     size = len(pickle.dumps(split.images))

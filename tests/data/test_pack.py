@@ -1,4 +1,4 @@
-"""`python -m alr_fast.data pack` and the layout `packed`: the same samples, from large files."""
+"""`python -m alr_fast.data pack` and the layout `packed`: the same samples from large files."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def root(tmp_path):
-    """60 training images in 3 or 4 shards of a MiB, a few of them broken, one no JPEG."""
+    """60 training images in 3 or 4 shards of 1 MiB: 3 broken, one a JPEG, the others PNGs."""
     root = write_folder(
         tmp_path / "set", train={"a": 30, "b": 30}, test={"a": 3, "b": 3}, size=(224, 160)
     )
@@ -118,7 +118,7 @@ def test_members_are_those_of_webdataset(root, tmp_path):
     assert seen == [row for row in range(60) if row not in BROKEN]
 
 
-def test_the_index_is_the_one_of_dalis_tool(root, tmp_path):
+def test_the_index_equals_that_of_dalis_tool(root, tmp_path):
     wds2idx = pytest.importorskip("wds2idx")
     out = tmp_path / "out"
     assert pack(root, out) == 0
@@ -156,24 +156,24 @@ def test_dalis_own_reader_reads_the_shards(root, tmp_path):
         assert labels.at(place).tobytes() == b"%d" % split.index.labels[row]
 
 
-def test_two_packings_are_equal_to_the_byte(root, tmp_path):
+def test_two_packings_are_byte_identical(root, tmp_path):
     assert pack(root, tmp_path / "one", "--workers", 1) == 0
     assert pack(root, tmp_path / "two", "--workers", 4) == 0
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_a_killed_packing_goes_on(root, tmp_path, monkeypatch, capsys):
+def test_a_killed_packing_resumes(root, tmp_path, monkeypatch, capsys):
     out, whole = tmp_path / "out", tmp_path / "whole"
     assert pack(root, whole) == 0
     with monkeypatch.context() as patch:
-        record = module._Plan.record
+        record = module.ShardPlan.record
 
         def stopping(self, row):
             if row == 45:
                 raise KeyboardInterrupt
             return record(self, row)
 
-        patch.setattr(module._Plan, "record", stopping)
+        patch.setattr(module.ShardPlan, "record", stopping)
         assert pack(root, out) == 130
     capsys.readouterr()
     assert "did not come to its end" in refused(capsys, "verify", out)
@@ -187,7 +187,7 @@ def test_a_killed_packing_goes_on(root, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("harm", ["delete", "shorten", "flip", "index"])
-def test_a_changed_shard_is_named_and_written_anew(root, tmp_path, capsys, harm):
+def test_a_changed_shard_is_named_and_written_again(root, tmp_path, capsys, harm):
     out = tmp_path / "out"
     assert pack(root, out) == 0
     before = contents(out)
@@ -202,7 +202,7 @@ def test_a_changed_shard_is_named_and_written_anew(root, tmp_path, capsys, harm)
         shard.write_bytes(data[:5000] + bytes([data[5000] ^ 1]) + data[5001:])
     else:
         np.save(out / "index" / "train.labels.npy", np.zeros(60, np.int64))
-    if harm == "flip":  # seen by the checksum alone
+    if harm == "flip":  # only the checksum detects it
         assert len(open_dataset("packed", out).split("train")) == 60
     else:
         with pytest.raises(
@@ -230,7 +230,7 @@ def test_another_data_set_is_refused(root, tmp_path, capsys):
     assert contents(out) == before
 
 
-def test_folders_that_are_something_else_are_refused(root, tmp_path, capsys):
+def test_folders_with_other_content_are_refused(root, tmp_path, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
     assert "is not empty" in refused(capsys, "pack", root, tmp_path / "full")
@@ -239,14 +239,14 @@ def test_folders_that_are_something_else_are_refused(root, tmp_path, capsys):
     assert contents(tmp_path / "full") == {"notes.txt": b"mine"}
 
 
-def test_a_full_disk_is_seen_before_anything_is_written(root, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_is_detected_before_anything_is_written(root, tmp_path, capsys, monkeypatch):
     usage = module.shutil.disk_usage(tmp_path)._replace(free=1 << 20)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage)
     assert "make room" in refused(capsys, "pack", root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_splits_are_added_one_by_one(root, tmp_path, capsys):
+def test_splits_can_be_added_later(root, tmp_path, capsys):
     out = tmp_path / "out"
     assert pack(root, out, "--split", "train") == 0
     with pytest.raises(UserError, match="the split test was not packed, there is train; add it"):
@@ -256,7 +256,7 @@ def test_splits_are_added_one_by_one(root, tmp_path, capsys):
     assert len(open_dataset("packed", out).split("train")) == 60
 
 
-def test_every_split_of_every_layout_has_a_name_here():
+def test_every_split_of_every_layout_can_be_packed():
     assert {name for layout in LAYOUTS.values() for name in layout.splits} == set(packed.SPLITS)
 
 
@@ -270,12 +270,12 @@ def test_excluded_files_are_left_out_and_lists_carry_over(root, tmp_path, capsys
     split = open_dataset("packed", out).split("train")
     with pytest.raises(BrokenImage, match="left out when packed: excluded: damaged pixels"):
         split.images.read(20)
-    # Training on the shards does without them, whatever lists there are.
+    # Training on the shards leaves them out without any list.
     train = leave_out(load_data(DataConfig(name="auto"), str(out), log=print)).train
     assert train.index.sample_ids.tolist() == [i for i in range(60) if i not in {*BROKEN, 20}]
     assert main(["verify", str(out)]) == 1
     assert "left out when packed" in capsys.readouterr().out
-    # And what goes into the shards is part of the plan.
+    # The exclusion list is part of the plan.
     assert "another exclusion list" in refused(
         capsys, "pack", root, out, "--shard-mb", 1, "--exclude", "none"
     )
@@ -298,12 +298,12 @@ def test_arrays_become_pngs(tmp_path):
             assert (np.asarray(image).transpose(2, 0, 1) == array[row]).all()
 
 
-def test_nothing_but_broken_files(tmp_path, capsys):
+def test_a_split_of_broken_files_alone(tmp_path, capsys):
     root = write_folder(tmp_path / "set", train={"a": 2, "b": 2}, test={"a": 1, "b": 1})
     for path in (root / "train").rglob("*.png"):
         path.write_bytes(b"")
     error = refused(capsys, "pack", root, tmp_path / "out")
-    assert "train/a/000.png: gives no image (the file is empty)" in error
+    assert "train/a/000.png: is unreadable (the file is empty)" in error
 
 
 def test_a_manifest_of_a_later_version_is_refused(root, tmp_path, capsys):

@@ -1,27 +1,27 @@
 import numpy as np
 import pytest
 
-from alr_fast.data.sampler import Sampler
+from alr_fast.data.sampler import SequentialSampler, ShuffledSampler
 
 
 def epoch_of(sampler, epoch=0, start=0):
-    return [positions for _, positions in sampler.batches(epoch, start)]
+    return [index for _, index in sampler.batches(epoch, start)]
 
 
 @pytest.mark.parametrize(
-    ("n", "batch_size", "shuffle", "sizes"),
+    ("kind", "n", "batch_size", "sizes"),
     [
-        (8, 4, True, [4, 4]),
-        (10, 4, True, [4, 4, 2]),
-        (9, 4, True, [4, 5]),  # a lone sample joins the batch before it
-        (9, 4, False, [4, 4, 1]),  # evaluation needs no such care
-        (3, 4, True, [3]),
-        (1, 4, True, [1]),
-        (3, 1, True, [1, 1, 1]),
+        (ShuffledSampler, 8, 4, [4, 4]),
+        (ShuffledSampler, 10, 4, [4, 4, 2]),
+        (ShuffledSampler, 9, 4, [4, 5]),  # a single sample joins the batch before it
+        (SequentialSampler, 9, 4, [4, 4, 1]),  # evaluation can use a batch of one
+        (ShuffledSampler, 3, 4, [3]),
+        (ShuffledSampler, 1, 4, [1]),
+        (ShuffledSampler, 3, 1, [1, 1, 1]),
     ],
 )
-def test_sizes_of_batches(n, batch_size, shuffle, sizes):
-    sampler = Sampler(n, batch_size, shuffle=shuffle)
+def test_sizes_of_batches(kind, n, batch_size, sizes):
+    sampler = kind(n, batch_size)
     batches = epoch_of(sampler)
     assert [len(b) for b in batches] == sizes
     assert sampler.steps == len(sizes)
@@ -31,19 +31,16 @@ def test_sizes_of_batches(n, batch_size, shuffle, sizes):
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("n", [100, 101, 103, 131])
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_ranks_share_every_sample_exactly_once(n, world_size, shuffle):
-    samplers = [
-        Sampler(n, 8, shuffle=shuffle, seed=5, rank=r, world_size=world_size)
-        for r in range(world_size)
-    ]
+@pytest.mark.parametrize("kind", [ShuffledSampler, SequentialSampler])
+def test_ranks_share_every_sample_exactly_once(n, world_size, kind):
+    samplers = [kind(n, 8, seed=5, rank=r, world_size=world_size) for r in range(world_size)]
     for epoch in (0, 1):
         seen = [s.rows[np.concatenate(epoch_of(s, epoch))] for s in samplers]
         assert sorted(np.concatenate(seen).tolist()) == list(range(n))
         assert all(set(rows) == set(s.rows) for rows, s in zip(seen, samplers, strict=True))
-    if shuffle:
-        # End to end the same table for any number of ranks.
-        table = Sampler(n, 8, shuffle=True, seed=5).rows
+    if kind is ShuffledSampler:
+        # Concatenated, the rows form the same table for any number of ranks.
+        table = ShuffledSampler(n, 8, seed=5).rows
         assert np.array_equal(np.concatenate([s.rows for s in samplers]), table)
         assert all(
             np.array_equal(table[s.offset : s.offset + len(s.rows)], s.rows) for s in samplers
@@ -58,26 +55,26 @@ def test_ranks_share_every_sample_exactly_once(n, world_size, shuffle):
 
 def test_shards_are_cut_from_a_permutation():
     labels = np.repeat(np.arange(10), 100)  # sorted by class, as folders are
-    shard = Sampler(1000, 10, shuffle=True, rank=1, world_size=4).rows
+    shard = ShuffledSampler(1000, 10, rank=1, world_size=4).rows
     assert np.bincount(labels[shard], minlength=10).min() > 10
     assert not np.array_equal(shard, np.arange(1, 1000, 4))
 
 
 def test_order_depends_on_seed_epoch_and_rank():
     def order(seed=0, epoch=3, rank=0):
-        sampler = Sampler(200, 8, shuffle=True, seed=seed, rank=rank, world_size=2)
+        sampler = ShuffledSampler(200, 8, seed=seed, rank=rank, world_size=2)
         return sampler.order(epoch).tolist()
 
     assert order() == order()
     assert len({tuple(o) for o in (order(), order(seed=1), order(epoch=4), order(rank=1))}) == 4
-    # Nothing of an order is left in the next one.
+    # The orders of two epochs are uncorrelated.
     first, second = np.argsort(order(epoch=0)), np.argsort(order(epoch=1))
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.3
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_resuming_gives_exactly_the_batches_not_yet_seen(world_size):
-    sampler = Sampler(100, 8, shuffle=True, rank=world_size - 1, world_size=world_size)
+def test_resuming_returns_exactly_the_remaining_batches(world_size):
+    sampler = ShuffledSampler(100, 8, rank=world_size - 1, world_size=world_size)
     whole = epoch_of(sampler, 2)
     for start in (0, 1, sampler.steps - 1, sampler.steps):
         rest = epoch_of(sampler, 2, start)
@@ -92,7 +89,7 @@ def test_resuming_gives_exactly_the_batches_not_yet_seen(world_size):
 def test_balanced_subset_is_drawn_anew(world_size):
     labels = np.array([0] * 300 + [1] * 60 + [2] * 7)
     samplers = [
-        Sampler(367, 8, shuffle=True, rank=r, world_size=world_size, labels=labels, per_class=20)
+        ShuffledSampler(367, 8, rank=r, world_size=world_size, labels=labels, per_class=20)
         for r in range(world_size)
     ]
     assert len({s.steps for s in samplers}) == 1
@@ -101,7 +98,7 @@ def test_balanced_subset_is_drawn_anew(world_size):
         rows = np.concatenate([s.rows[np.concatenate(epoch_of(s, epoch))] for s in samplers])
         assert len(set(rows.tolist())) == len(rows)
         counts = np.bincount(labels[rows])
-        assert (counts <= [20, 20, 7]).all()  # class 2 gives all it has, none twice
+        assert (counts <= [20, 20, 7]).all()  # all samples of class 2, each once
         if world_size == 1:
             assert counts.tolist() == [20, 20, 7]
         drawn.append(set(rows.tolist()))
@@ -111,27 +108,26 @@ def test_balanced_subset_is_drawn_anew(world_size):
 def test_ranks_with_unequal_shares_of_the_classes_make_equal_steps():
     labels = np.arange(600) % 30  # 3 of a class: 2 for one rank, 1 for the other
     samplers = [
-        Sampler(600, 8, shuffle=True, rank=r, world_size=2, labels=labels, per_class=3)
-        for r in range(2)
+        ShuffledSampler(600, 8, rank=r, world_size=2, labels=labels, per_class=3) for r in range(2)
     ]
     for sampler in samplers:
-        sizes = [len(positions) for positions in epoch_of(sampler)]
+        sizes = [len(index) for index in epoch_of(sampler)]
         assert sizes == [8, 8, 8, 6]
 
 
 def test_wrong_ranks_are_refused():
     with pytest.raises(ValueError, match="rank 2 is not one of 2"):
-        Sampler(10, 2, rank=2, world_size=2)
+        SequentialSampler(10, 2, rank=2, world_size=2)
     with pytest.raises(ValueError, match="too few for 4 ranks"):
-        Sampler(3, 2, shuffle=True, rank=0, world_size=4)
+        ShuffledSampler(3, 2, rank=0, world_size=4)
 
 
 @pytest.mark.parametrize("per_class", [None, 3])
-def test_in_order_gives_every_row_of_a_rank_once(per_class):
+def test_in_order_covers_every_row_of_a_rank_once(per_class):
     labels = np.arange(103) % 5
     for rank in range(3):
-        sampler = Sampler(
-            103, 8, shuffle=True, rank=rank, world_size=3, labels=labels, per_class=per_class
+        sampler = ShuffledSampler(
+            103, 8, rank=rank, world_size=3, labels=labels, per_class=per_class
         )
         before = [batch.tolist() for batch in epoch_of(sampler)]
         other = sampler.in_order(10)
@@ -140,5 +136,5 @@ def test_in_order_gives_every_row_of_a_rank_once(per_class):
         assert np.concatenate(batches).tolist() == list(range(len(sampler.rows)))
         assert [len(batch) for batch in batches[:-1]] == [10] * (other.steps - 1)
         assert other.largest_batch == 10
-        # The training order is not touched.
+        # The training order stays the same.
         assert [batch.tolist() for batch in epoch_of(sampler)] == before

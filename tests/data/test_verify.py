@@ -1,4 +1,4 @@
-"""`python -m alr_fast.data verify`: what it excludes, what it keeps, and how it goes on."""
+"""`python -m alr_fast.data verify`: excluded files, remarks on others, and resuming."""
 
 import csv
 import os
@@ -12,13 +12,13 @@ from alr_fast.data.__main__ import main
 from alr_fast.data.broken import default_exclusion_file
 from alr_fast.data.datasets import open_dataset
 from alr_fast.data.examine import KINDS, NOTES
-from alr_fast.data.verify import Known, verify_split
+from alr_fast.data.verify import KnownFiles, verify_split
 from alr_fast.training.config.schema import DataConfig
 from alr_fast.training.run_data import leave_out, load_data
 from helpers import broken_files
 from helpers.image_folder import write_folder
 
-# What `verify` calls each kind of broken file.
+# Kind that `verify` reports for each broken file.
 EXPECTED = {
     "missing": "missing",
     "directory": "unreadable",
@@ -58,22 +58,22 @@ EXPECTED = {
     "missing rows": "damaged pixels",
     "too tall": "damaged pixels",
 }
-OTHER_FORMAT = "other format than its name says"
+OTHER_FORMAT = "format differs from the name"
 REMARKS = {
     "cmyk": {"CMYK"},
     "gray": {"gray"},
-    "turned": {"turned by EXIF"},
-    "upside down": {"turned by EXIF"},
+    "turned": {"rotated by EXIF"},
+    "upside down": {"rotated by EXIF"},
     "png": {OTHER_FORMAT},
     "png 16 bits": {OTHER_FORMAT, "gray", "16 bits"},
     "png gray": {OTHER_FORMAT, "gray"},
     "png 1 bit": {OTHER_FORMAT, "gray"},
     "png transparent": {OTHER_FORMAT},
     "png palette": {OTHER_FORMAT},
-    "png turned": {OTHER_FORMAT, "turned by EXIF"},
+    "png turned": {OTHER_FORMAT, "rotated by EXIF"},
     "webp": {OTHER_FORMAT},
     "webp lossless": {OTHER_FORMAT},
-    "webp turned": {OTHER_FORMAT, "turned by EXIF"},
+    "webp turned": {OTHER_FORMAT, "rotated by EXIF"},
     "webp animated": {OTHER_FORMAT},
     "gif": {OTHER_FORMAT},
     "gif animated": {OTHER_FORMAT},
@@ -89,7 +89,7 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def zoo(tmp_path):
-    """A table of files of every kind, ``train/<kind>.jpg``; a good test file."""
+    """A table of files of every kind, ``train/<kind>.jpg``, and two good test files."""
     kinds = [
         kind for kind in broken_files.KINDS if kind != "unreadable" or os.geteuid()
     ]  # root may read everything
@@ -122,9 +122,9 @@ def list_of(root, split="train"):
 
 
 def examined(monkeypatch, stop_after=None):
-    """The rows that are read; reading is interrupted after so many."""
+    """Collects the rows that are read; interrupts reading after ``stop_after`` rows."""
     rows = []
-    examine = module._Scan._examine
+    examine = module._Scanner._examine
 
     def counting(self, row):
         if len(rows) == stop_after:
@@ -132,7 +132,7 @@ def examined(monkeypatch, stop_after=None):
         rows.append(row)
         return examine(self, row)
 
-    monkeypatch.setattr(module._Scan, "_examine", counting)
+    monkeypatch.setattr(module._Scanner, "_examine", counting)
     return rows
 
 
@@ -154,7 +154,7 @@ def test_every_kind_of_file(zoo, capsys):
     assert str(list_of(zoo)) in output
 
 
-def test_what_is_fine_is_remarked_upon(zoo):
+def test_unusual_files_get_remarks(zoo):
     dataset = open_dataset("auto", zoo)
     split = dataset.split("train")
     report = verify_split(split, dataset.found.root, workers=2)
@@ -169,18 +169,18 @@ def test_what_is_fine_is_remarked_upon(zoo):
     assert again.read == len(again.broken) == len(report.broken)
 
 
-def test_training_leaves_out_what_was_listed_and_no_id_shifts(tmp_path):
+def test_training_leaves_out_listed_files_and_keeps_the_ids(tmp_path):
     root = small(tmp_path)
     before = open_dataset("folder", root).split("train").index
     for kind, row in (("truncated", 3), ("flipped bits", 70)):
         broken_files.write_broken(root / before.paths[row], kind)
     assert main(["verify", str(root), "--split", "train"]) == 1
-    said = []
-    train = leave_out(load_data(DataConfig(name="auto"), str(root), log=said.append)).train.index
+    lines = []
+    train = leave_out(load_data(DataConfig(name="auto"), str(root), log=lines.append)).train.index
     kept = np.setdiff1d(np.arange(100), [3, 70])
     assert train.sample_ids.tolist() == kept.tolist()
     assert train.paths == before.take(kept).paths
-    assert any("2 samples are left out" in line for line in said)
+    assert any("2 samples are left out" in line for line in lines)
     assert (
         len(
             leave_out(
@@ -189,7 +189,7 @@ def test_training_leaves_out_what_was_listed_and_no_id_shifts(tmp_path):
         )
         == 100
     )
-    # Repaired, the list is empty again.
+    # After a repair the list is empty again.
     for row in (3, 70):
         broken_files.write_good(root / before.paths[row])
     assert main(["verify", str(root), "--split", "train"]) == 0
@@ -197,43 +197,43 @@ def test_training_leaves_out_what_was_listed_and_no_id_shifts(tmp_path):
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])
-def test_an_interrupted_scan_goes_on(tmp_path, monkeypatch, capsys, workers):
+def test_an_interrupted_scan_resumes(tmp_path, monkeypatch, capsys, workers):
     root = small(tmp_path, 1000)
     broken_files.write_broken(root / "train/a/010.jpg", "truncated")
     call = ["verify", str(root), "--split", "train", "--workers", workers]
     with monkeypatch.context() as patch:
         first = examined(patch, stop_after=600)
         assert main(call) == 130
-    assert "the next call goes on" in capsys.readouterr().err
+    assert "the next call resumes" in capsys.readouterr().err
     assert not list_of(root).exists()
     second = examined(monkeypatch)
     assert main(call) == 1
-    # Chunks that threads had begun are lost, and what was broken is looked at again.
+    # Unfinished chunks of the threads are lost, and broken files are read again.
     assert len(second) <= 1000 - 600 + 1 + 32 * (4 * int(workers) + 1 + int(workers))
     assert set(first) | set(second) == set(range(1000))
     assert [line["path"] for line in listed(list_of(root))] == ["train/a/010.jpg"]
 
 
-def test_what_has_changed_is_read_again(tmp_path, monkeypatch):
+def test_changed_files_are_read_again(tmp_path, monkeypatch):
     root = small(tmp_path)
     assert main(["verify", str(root)]) == 0
     broken_files.write_broken(root / "train/a/007.jpg", "truncated")
     rows = examined(monkeypatch)
     assert main(["verify", str(root)]) == 1
     assert rows == [7]
-    os.remove(root / "train/b/000.jpg")  # listed anew, so other ids, and another fingerprint
+    os.remove(root / "train/b/000.jpg")  # listed again: other ids, another fingerprint
     assert main(["verify", str(root), "--split", "train"]) == 1
     assert len(rows) == 1 + 99
 
 
 def rot(path):
-    """Spoils a file whose size and time of change stay as they were."""
+    """Damages a file without changing its size and modification time."""
     stat = path.stat()
     path.write_bytes(path.read_bytes()[:-2] + b"\0\0")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-def test_again_reads_all(tmp_path):
+def test_again_reads_all_files(tmp_path):
     root = small(tmp_path)
     assert main(["verify", str(root)]) == 0
     rot(root / "train/a/007.jpg")
@@ -254,7 +254,7 @@ def test_a_file_in_two_splits_is_read_once(tmp_path, monkeypatch):
     root, whole = dataset.found.root, dataset.split("train")
     broken_files.write_broken(root / whole.index.paths[41], "empty")
     part = whole.take(np.arange(40, 60))
-    known, rows = Known(), examined(monkeypatch)
+    known, rows = KnownFiles(), examined(monkeypatch)
     verify_split(whole, root, workers=2, known=known)
     assert len(rows) == 100
     report = verify_split(part, root, workers=2, known=known)
@@ -262,11 +262,11 @@ def test_a_file_in_two_splits_is_read_once(tmp_path, monkeypatch):
     assert list(report.broken) == [1]
 
 
-def test_files_of_one_split_alone_are_read(tmp_path, monkeypatch):
+def test_files_unknown_to_the_other_split_are_read(tmp_path, monkeypatch):
     dataset = open_dataset("folder", small(tmp_path))
     root, whole = dataset.found.root, dataset.split("train")
     broken_files.write_broken(root / whole.index.paths[70], "empty")
-    known, rows = Known(), examined(monkeypatch)
+    known, rows = KnownFiles(), examined(monkeypatch)
     verify_split(whole.take(np.arange(40, 60)), root, workers=2, known=known)
     report = verify_split(whole, root, workers=2, known=known)
     assert sorted(rows[20:]) == [*range(40), *range(60, 100)]
@@ -314,7 +314,7 @@ def test_a_missing_root_is_named(tmp_path, capsys):
     assert capsys.readouterr().err == f"error: {tmp_path / 'nowhere'}: no such folder\n"
 
 
-def test_all_names_every_odd_file(tmp_path, capsys):
+def test_all_names_every_unusual_file(tmp_path, capsys):
     root = small(tmp_path)
     names = [f"train/a/{number:03d}.jpg" for number in range(5)]
     for name in names:

@@ -1,13 +1,13 @@
-"""Files that give no image, or give one in an unusual way, a function each.
+"""Unreadable, damaged and unusual image files, one function each.
 
-Each function writes to a path, whatever is there; none depends on what that is. The picture is
-always the one of `write_good`, 40 x 32 pixels, as far as it can still be seen.
+Each function writes to a path and replaces an existing file or folder. The picture is always that
+of `write_good`, 40 x 32 pixels, as far as it is still visible.
 
-    BROKEN       no loader may train on it, and `verify` excludes it
-    DECODER_FAILS  its structure is whole, but DALI fails on it, and not every other decoder;
-                 `verify` excludes it
-    ONLY_VERIFY  its structure is whole, so training may see it; `verify` excludes it
-    FINE         every loader decodes it, and `verify` excludes it not
+    BROKEN         no loader may train on it, and `verify` excludes it
+    DECODER_FAILS  its structure is valid, but DALI and some other decoders fail; `verify` excludes
+                   it
+    ONLY_VERIFY    its structure is valid, so training may use it; `verify` excludes it
+    FINE           every loader decodes it, and `verify` keeps it
 """
 
 import io
@@ -25,7 +25,7 @@ WIDTH, HEIGHT = 40, 32
 
 
 def picture() -> Image.Image:
-    """The picture: a soft gradient with a little noise, so that a JPEG of it looks like a photo."""
+    """A soft gradient with a little noise, which JPEG compresses like a photograph."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     pixels = np.stack([5 * x + 20, 6 * y + 20, 3 * (x + y) + 10], axis=-1)
     pixels = pixels + np.random.default_rng(0).integers(-20, 20, size=pixels.shape)
@@ -33,14 +33,14 @@ def picture() -> Image.Image:
 
 
 def write_good(path: Path) -> None:
-    """A JPEG with nothing special about it."""
+    """Writes an ordinary JPEG."""
     _replace(path, good_bytes())
 
 
 def good_bytes(kind: str = "JPEG", mode: str = "RGB", **options) -> bytes:
-    """The picture as a file of this kind."""
+    """The picture in this format."""
     buffer = io.BytesIO()
-    # Quality 95: more than half of the file is compressed pixels.
+    # Quality 95: compressed pixels make up more than half of the file.
     picture().convert(mode).save(buffer, kind, **({"quality": 95} | options))
     return buffer.getvalue()
 
@@ -64,7 +64,7 @@ def _directory(path: Path) -> None:
 
 
 def _unreadable(path: Path) -> None:
-    """No permission to read; means nothing to root, so tests skip it there."""
+    """A file without permission to read; tests skip it for root, who may read it."""
     write_good(path)
     os.chmod(path, 0)
 
@@ -78,7 +78,7 @@ def segment(data: bytes, *markers: int) -> int:
 
 
 def scan(data: bytes) -> int:
-    """Where the compressed pixels of a JPEG's first scan begin."""
+    """Position of the compressed pixels of a JPEG's first scan."""
     position = segment(data, 0xDA)
     return position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
 
@@ -110,7 +110,7 @@ def _exif(orientation: int) -> bytes:
 
 
 def _flipped() -> bytes:
-    """Bits flipped inside the compressed pixels, without a new marker."""
+    """Bits flipped inside the compressed pixels, without creating a marker."""
     data = bytearray(good_bytes())
     first = scan(data)
     for at in range(first + 30, len(data) - 40, 25):
@@ -120,7 +120,7 @@ def _flipped() -> bytes:
 
 
 def _zero_tail() -> bytes:
-    """The second half of the pixels zeroed, the end marker in its place."""
+    """The second half of the compressed pixels zeroed, the end marker intact."""
     data = good_bytes()
     first = scan(data)
     middle = (first + len(data)) // 2
@@ -128,19 +128,19 @@ def _zero_tail() -> bytes:
 
 
 def _missing_rows() -> bytes:
-    """The compressed pixels end in the middle, the end marker right behind."""
+    """The compressed pixels end in the middle, directly before the end marker."""
     data = good_bytes()
     return data[: (scan(data) + len(data)) // 2] + data[-2:]
 
 
 def _bad_png_pixels() -> bytes:
-    """A PNG with damaged compressed pixels and all its parts in place."""
+    """A PNG with damaged compressed pixels and all its chunks."""
     data = good_bytes("PNG")
     return _patched(data, data.index(b"IDAT") + 40, bytes(200))
 
 
 def _bad_png_stream() -> bytes:
-    """A PNG with right checksums around too few pixels, as a program writes that was stopped."""
+    """A PNG with valid checksums and too few pixels, as an interrupted program writes it."""
     data = good_bytes("PNG")
     at = data.index(b"IDAT") - 4
     pixels = zlib.compress(zlib.decompress(data[at + 8 : -16])[: 10 * (3 * WIDTH + 1)])
@@ -156,13 +156,13 @@ def _bad_webp() -> bytes:
 
 
 def _huffman_counts() -> bytes:
-    """A Huffman table that claims more codes than there can be."""
+    """A Huffman table with more codes than are possible."""
     data = good_bytes()
     return _patched(data, segment(data, 0xC4) + 5, b"\xff" * 16)
 
 
 def _long_huffman() -> bytes:
-    """A Huffman table that claims to be longer than the file."""
+    """A Huffman table whose length exceeds the file."""
     data = good_bytes()
     return _patched(data, segment(data, 0xC4) + 2, b"\xff\xff")
 
@@ -233,7 +233,7 @@ ONLY_VERIFY: dict[str, Callable[[Path], None]] = {
 }
 
 DECODER_FAILS: dict[str, Callable[[Path], None]] = {
-    "png of few pixels": _writes(_bad_png_stream),  # Pillow paints the rest black
+    "png of few pixels": _writes(_bad_png_stream),  # Pillow fills the rest with black
     "webp damaged pixels": _writes(_bad_webp),
 }
 

@@ -1,7 +1,7 @@
-"""Processes for the tests of checkpoints: groups of ranks, and what they do.
+"""Processes for the tests of checkpoints: groups of ranks, and the functions that they run.
 
-The functions here run in processes that a fork server makes: it imports torch once, so that a
-group of ranks starts in a fraction of a second.
+A fork server starts the processes. It imports torch once, so that a group of ranks starts in a
+fraction of a second.
 """
 
 import contextlib
@@ -25,14 +25,14 @@ from alr_fast.errors import SharedError
 from alr_fast.training.checkpoint import manifest, shards
 from alr_fast.training.checkpoint import store as cp
 
-_SECONDS = 90  # a group that takes longer hangs
+_SECONDS = 90  # a group that takes longer is taken to hang
 _context = multiprocessing.get_context("forkserver")
 # The first DTensor imports torch._dynamo, which takes seconds.
 _context.set_forkserver_preload(["alr_fast.training.checkpoint.store", "torch._dynamo"])
 
 
 def run_ranks(world: int, function, *arguments) -> list:
-    """Calls a function of this module on each rank of a new gloo group: the results by rank."""
+    """Calls a function on each rank of a new gloo group; returns the results by rank."""
     with tempfile.TemporaryDirectory() as folder:
         started = [start(function, arguments, rank, world, folder) for rank in range(world)]
         try:
@@ -50,7 +50,7 @@ def run_ranks(world: int, function, *arguments) -> list:
 
 
 def start(function, arguments: tuple, rank: int, world: int, folder: str) -> tuple:
-    """Starts one rank: its process, and the end of a pipe that gets what it returns."""
+    """Starts one rank; returns its process and the end of a pipe that receives its result."""
     pipe, theirs = _context.Pipe()
     process = _context.Process(
         target=_rank, args=(function, arguments, rank, world, folder, theirs), daemon=True
@@ -77,7 +77,7 @@ def _rank(function, arguments, rank, world, folder, pipe) -> None:
 
 @contextlib.contextmanager
 def failing_writes(error: BaseException, after: int = 100) -> Iterator[None]:
-    """DCP's files fail after so many bytes, wherever the write comes from."""
+    """Makes each of DCP's files fail after a number of bytes."""
     genuine = filesystem.FileSystem.create_stream
 
     class Full:
@@ -106,7 +106,7 @@ def failing_writes(error: BaseException, after: int = 100) -> Iterator[None]:
 
 
 def no_space() -> OSError:
-    """What a full disk says."""
+    """The error of a full disk."""
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -117,8 +117,8 @@ _TINY = {1: [3], 2: [0, 3], 3: [1, 0, 2], 4: [1, 0, 2, 0]}  # rows per rank, som
 def whole() -> dict[str, torch.Tensor]:
     """The tensors that the ranks hold together.
 
-    The one with few rows comes first: DCP gives what it takes for copies to the rank that has
-    least to write so far, which must not be one without rows.
+    The tensor with few rows comes first: DCP assigns supposed copies to the rank with the least to
+    write so far, which must not be a rank without rows.
     """
     return {
         "tiny": torch.arange(6, dtype=torch.float64).reshape(3, 2) + 0.5,
@@ -128,7 +128,7 @@ def whole() -> dict[str, torch.Tensor]:
 
 
 def bounds(name: str, rank: int, world: int) -> tuple[int, int]:
-    """First row of a rank and the one after its last."""
+    """First row of a rank, and the row after its last."""
     if name == "tiny":
         start = sum(_TINY[world][:rank])
         return start, start + _TINY[world][rank]
@@ -136,7 +136,7 @@ def bounds(name: str, rank: int, world: int) -> tuple[int, int]:
 
 
 def save_shards(rank: int, world: int, folder: Path, chunk_bytes: int, in_background: bool) -> None:
-    """Saves the shards, a tensor that all have and one of each rank alone."""
+    """Saves the shards, a tensor that all ranks have, and a tensor of each rank alone."""
     shards.CHUNK_BYTES = chunk_bytes
     mesh = init_device_mesh("cpu", (world,))
     tensors = {}
@@ -152,7 +152,7 @@ def save_shards(rank: int, world: int, folder: Path, chunk_bytes: int, in_backgr
 
 
 def load_shards(rank: int, world: int, folder: Path, chunk_bytes: int) -> dict:
-    """Loads into buffers of this number of ranks; the rows that this rank got, by name."""
+    """Loads into buffers of this number of ranks; returns the rows of this rank, by name."""
     shards.CHUNK_BYTES = chunk_bytes
     mesh = init_device_mesh("cpu", (world,))
     rows = {"weight": torch.zeros(3, 4)}
@@ -164,12 +164,12 @@ def load_shards(rank: int, world: int, folder: Path, chunk_bytes: int) -> dict:
     checkpoint = manifest.newest_checkpoint(folder)
     manifest.check_files(checkpoint)
     cp.load(checkpoint, tensors)
-    # As lists: a tensor would go through shared memory, which is gone with this process.
+    # As lists: a tensor would be sent as shared memory, which ends with this process.
     return {name: tensor.tolist() for name, tensor in rows.items()}
 
 
 def fail_on_one(rank: int, world: int, folder: Path) -> dict:
-    """Rank 1 alone fails, in each way that a rank may; what each rank saw."""
+    """Rank 1 alone fails, in each possible way; returns the errors on this rank."""
     mesh = init_device_mesh("cpu", (world,))
     lines: list[str] = []
     store = cp.CheckpointStore(folder, keep=3, log=lines.append)
@@ -186,11 +186,11 @@ def fail_on_one(rank: int, world: int, folder: Path) -> dict:
     with failing_writes(no_space()) if rank == 1 else contextlib.nullcontext():
         save("background", 2, False)
         save("foreground", 3, True)
-    genuine = shards._host_copy
+    genuine = cp.host_copy
     if rank == 1:
-        shards._host_copy = _no_memory
+        cp.host_copy = _no_memory
     save("staging", 4, False)
-    shards._host_copy = genuine
+    cp.host_copy = genuine
     save("last", 5, False)
     store.close()
 
@@ -203,7 +203,7 @@ def fail_on_one(rank: int, world: int, folder: Path) -> dict:
         (newest.path / "__1_0.distcp").write_bytes(b"")
     dist.barrier()
     seen["damage"] = _error(lambda: manifest.check_files(newest))
-    # Past the check of the files: a file that cannot be read, on one rank.
+    # Without a check of the files: one rank cannot read its file.
     seen["unreadable"] = _error(lambda: cp.load(newest, {"bank": tensors["bank"]}))
     seen["rows kept"] = torch.equal(rows, before) if rank == 1 else True
     return {"seen": seen, "lines": lines}
@@ -212,7 +212,7 @@ def fail_on_one(rank: int, world: int, folder: Path) -> dict:
 def _error(call) -> str | None:
     try:
         call()
-    except SharedError as error:  # of all ranks: each of them would show another one
+    except SharedError as error:  # any other error would be shown once per rank
         return str(error)
     return None
 
@@ -222,7 +222,7 @@ def _no_memory(tensor: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
 
 
 def exceed_file_size(rank: int, world: int, folder: Path) -> list:
-    """The kernel refuses to write beyond 1 MiB, then no longer."""
+    """The kernel limits files to 1 MiB, and later lifts the limit."""
     lines: list[str] = []
     store = cp.CheckpointStore(folder, keep=3, log=lines.append)
     tensors = {"weight": torch.arange(1 << 20)}
@@ -245,7 +245,7 @@ def exceed_file_size(rank: int, world: int, folder: Path) -> list:
 
 
 def save_forever(rank: int, world: int, folder: Path, in_background: bool, started) -> None:
-    """Saves until it is killed; each number twice, so that checkpoints are replaced, too."""
+    """Saves until it is killed; each number twice, so that checkpoints are also replaced."""
     store = cp.CheckpointStore(folder, keep=2, log=print, background=in_background)
     newest = manifest.newest_checkpoint(folder)
     number = newest.number if newest else 1
@@ -263,7 +263,7 @@ def new_event():
 
 
 def anonymous_memory(rank: int, world: int, folder: Path, megabytes: int) -> dict[str, int]:
-    """Saves a shard that lies in a file, loads it into another: bytes of memory that this took."""
+    """Saves a shard from a file and loads it into another; returns the memory used, in bytes."""
     mesh = init_device_mesh("cpu", (world,))
     count = megabytes << 20 >> 2
     sizes = {}
@@ -274,16 +274,16 @@ def anonymous_memory(rank: int, world: int, folder: Path, megabytes: int) -> dic
     for block in range(0, len(files[0]), 1 << 16):
         files[0][block : block + (1 << 16)] = block
     store = cp.CheckpointStore(folder / "checkpoints", keep=1, log=print)
-    store.save(1, {"x": torch.ones(3)}, {}, wait=True)  # what DCP itself needs once
-    shards = [shards.shard(file, 0, len(file), mesh) for file in files]
+    store.save(1, {"x": torch.ones(3)}, {}, wait=True)  # memory that DCP itself allocates once
+    bank, loaded = (shards.shard(file, 0, len(file), mesh) for file in files)
     with _peak() as peak:
-        store.save(2, {"bank": shards[0]}, {}, wait=True)
+        store.save(2, {"bank": bank}, {}, wait=True)
     sizes["saving"] = peak[0]
     assert store.last_error is None
     checkpoint = manifest.newest_checkpoint(folder / "checkpoints")
     with _peak() as peak:
         manifest.check_files(checkpoint)
-        cp.load(checkpoint, {"bank": shards[1]})
+        cp.load(checkpoint, {"bank": loaded})
     sizes["loading"] = peak[0]
     for a, b in zip(files[0].split(1 << 16), files[1].split(1 << 16), strict=True):
         assert torch.equal(a, b)
@@ -293,7 +293,7 @@ def anonymous_memory(rank: int, world: int, folder: Path, megabytes: int) -> dic
 
 @contextlib.contextmanager
 def _peak() -> Iterator[list[int]]:
-    """By how many bytes the anonymous memory grew at most in the block."""
+    """Yields a list with the peak growth of anonymous memory in the block, in bytes."""
     start, peak, done = _anonymous(), [0], threading.Event()
 
     def watch() -> None:

@@ -1,10 +1,10 @@
-"""Epochs made by hand, for the tests of what is shown and written of them."""
+"""Hand-made epochs, for the tests of displays and loggers."""
 
 from alr_fast.training.output.records import EpochRecord
 
 
 def record(epoch: int, method: str = "alr", **changes) -> EpochRecord:
-    """An epoch with plausible figures; ``changes`` replace some."""
+    """An epoch with plausible figures, some replaced by ``changes``."""
     values = {
         "method": method,
         "epoch": epoch,

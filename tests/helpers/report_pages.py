@@ -27,7 +27,7 @@ def thumbnail(seed: int, size: int = 64, kind: str = "PNG") -> bytes:
 
 
 def suspect(id: int, **changes) -> Suspect:
-    """Sample ``id``; given and refined class, path and score follow from the id."""
+    """Sample ``id``; classes, path and score are derived from the id."""
     values = {
         "path": f"train/{NAMES[id % 3]}/{id:04d}.jpg",
         "given": id % 3,
@@ -66,7 +66,7 @@ def curves(epochs: int = 30) -> list[Panel]:
 
 
 def report(*, suspects: list[Suspect] | None = None, **changes) -> Report:
-    """A page of 60 suspects and five classes: one named like an attack, one without samples."""
+    """A page of 60 suspects and five classes, one with markup as its name, one without samples."""
     if suspects is None:
         suspects = [suspect(id) for id in range(60)]
         suspects[3] = suspect(3, image=None, image_problem=MISSING)

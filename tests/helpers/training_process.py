@@ -158,7 +158,7 @@ def _serve() -> None:
     for module in ("docstring_parser", "safetensors.torch", "torchmetrics.classification"):
         __import__(module)
     torch.compiler.cudagraph_mark_step_begin()  # imports torch._inductor
-    alr_fast.training.output.records.plot_records = lambda records, path: None  # takes a second
+    alr_fast.training.output.run_folder.plot_records = lambda records, path: None  # takes a second
     alr_fast.training.run_data.load_data(Config().data, None, log=lambda line: None)
     torch.set_num_threads(1)
     for line in sys.stdin:

@@ -58,7 +58,7 @@ def data_of(text):
 def test_size_without_images():
     text = render(report(suspects=[suspect(0, image=None)]))
     assert len(text.encode()) < 6e6
-    # Without curves there is no library to draw them, either.
+    # A page without curves omits plotly.js.
     assert len(render(report(panels=[])).encode()) < 1.5e6
 
 
@@ -67,8 +67,8 @@ def test_nothing_points_outside(elements):
         for name in ("src", "srcset", "href", "action", "data", "poster", "ping"):
             value = attributes.get(name) or "#"
             assert value.startswith(("#", "data:")), (tag, name, value)
-    css = (TEMPLATES / "page.css").read_text()
-    assert "@import" not in css and "url(" not in css
+    for path in TEMPLATES.glob("*.css"):
+        assert "@import" not in path.read_text() and "url(" not in path.read_text()
 
 
 def test_policy_names_every_script_and_nothing_else(elements):
@@ -111,7 +111,7 @@ def test_names_are_escaped_in_text_and_attributes(text, elements):
     assert ATTACK not in render(hostile)
 
 
-def test_names_of_curves_are_no_markup_for_plotly():
+def test_names_of_curves_are_escaped_for_plotly():
     panel = Panel("loss", "", {'<a href="http://example.org">x</a> & y': ([1], [2.0])})
     figure = data_of(render(report(panels=[panel])))[1]["figures"][0]
     assert figure["data"][0]["name"] == ('&lt;a href="http://example.org"&gt;x&lt;/a&gt; &amp; y')
@@ -130,7 +130,7 @@ def test_scripts_cannot_end_early():
     assert safe == 'a = "\\x3C/script>"; b = `\\x3C!-- <script>`; c = 1 < 2;\n'
 
 
-def test_a_path_that_is_no_utf_8():
+def test_a_path_that_is_not_utf_8():
     path = b"caf\xe9.png".decode("utf-8", "surrogateescape")
     text = render(report(suspects=[suspect(0, path=path)], notes=[path]))
     assert data_of(text)[1]["suspects"][0]["path"] == path
@@ -158,12 +158,12 @@ def test_images_are_embedded_by_their_kind():
         ({"suspects": [suspect(9, image=b"<svg>")]}, "thumbnail of sample 9: neither PNG nor JPEG"),
     ],
 )
-def test_what_cannot_be_shown_is_refused(changes, message):
+def test_inconsistent_content_is_refused(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         render(report(**changes))
 
 
-def test_numbers_that_are_none():
+def test_missing_numbers():
     panel = Panel("loss", "", {"a": ([1, 2], [float("nan"), None]), "b": ([], [])})
     text = render(
         report(
@@ -175,8 +175,8 @@ def test_numbers_that_are_none():
     data = data_of(text)[1]
     assert data["figures"] == [None, None]
     assert data["suspects"][0]["score"] is None
-    assert text.count("No values were noted.") == 2
-    assert "Truly wrong" not in text  # nobody knows of any class
+    assert text.count("No values were logged.") == 2
+    assert "Truly wrong" not in text  # unknown for all classes
     assert "no samples" in text
 
 
@@ -211,7 +211,7 @@ def test_table_or_strongest_pairs():
     assert pairs["kept"] + pairs["moved"] == pairs["all"]
 
 
-def test_names_that_do_not_tell_classes_apart():
+def test_empty_and_duplicate_names():
     assert module._shown_names(("a", "b", "a", " ")) == [
         "a (class 0)",
         "b",
@@ -233,7 +233,7 @@ def contrast(a, b):
 
 
 def test_contrast():
-    """Text 4.5, curves and edges of controls 3 against what they stand on, in both schemes."""
+    """Contrast to the background in both schemes: text 4.5, curves and edges of controls 3."""
     css = (TEMPLATES / "page.css").read_text()
     light, dark = (
         dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block))
@@ -242,7 +242,7 @@ def test_contrast():
     assert light.keys() == dark.keys()
     grounds = ("page", "surface", "raised")
     texts = [(text, ground) for text in ("text", "quiet", "accent") for ground in grounds]
-    # A pair's ground lies anywhere between the surface and the full heat.
+    # The background of a pair is between the surface and the full heat.
     texts += [("text", "heat"), ("text", "kept"), ("accent-text", "accent")]
     texts += [("mark-text", mark) for mark in ("keep", "fix", "unsure")]
     shapes = [(f"curve-{k}", "surface") for k in range(6)] + [("edge", "surface")]

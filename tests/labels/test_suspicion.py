@@ -1,4 +1,4 @@
-"""What training sees of each sample, and the score of suspicion, by hand and by naive loops."""
+"""The training history and the score of suspicion, compared with manual results and naive loops."""
 
 import math
 
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 
 def log_of(*probabilities):
-    """Logits whose softmax gives these."""
+    """Logits with these softmax probabilities."""
     return torch.tensor(probabilities).log()
 
 
@@ -36,7 +36,7 @@ def random_bank(samples, classes, seed=0, dtype=np.float32):
 
 def test_three_samples_over_three_epochs_by_hand():
     history = SampleHistory(torch.tensor([0, 1, 2]), CPU)
-    # Shuffled, as a loader gives them; one place of the batch stands for no sample.
+    # In random order, as from a loader; one place of the batch is to be ignored.
     history.add(
         log_of([0.5, 0.25, 0.25], [0.1, 0.2, 0.7], [0.9, 0.05, 0.05]),
         torch.tensor([2, 0, -1]),
@@ -63,7 +63,7 @@ def test_three_samples_over_three_epochs_by_hand():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_logits_that_are_not_finite_are_not_counted(bad):
+def test_logits_that_are_not_finite_do_not_count(bad):
     history = SampleHistory(torch.tensor([0, 0, 1]), CPU)
     logits = torch.tensor([[bad, 0.0], [math.log(3), 0.0]])
     history.add(logits, torch.tensor([0, 0]), torch.tensor([0, 1]))
@@ -71,7 +71,7 @@ def test_logits_that_are_not_finite_are_not_counted(bad):
     assert history.loss.tolist() == pytest.approx([0, -math.log(0.75), 0])
 
 
-def test_one_class_alone_is_never_surprising():
+def test_a_single_class_has_no_loss():
     history = SampleHistory(torch.tensor([0, 0]), CPU)
     history.add(torch.tensor([[5.0], [-2.0]]), torch.tensor([0, 0]), torch.tensor([1, 0]))
     assert history.passes.tolist() == [1, 1]
@@ -85,7 +85,7 @@ def test_half_precision_is_summed_in_float32():
     assert history.loss.tolist() == pytest.approx([3 * math.log1p(math.exp(-1))], rel=1e-6)
 
 
-def test_changes_of_long_ago_fall_out():
+def test_changes_before_the_last_epochs_are_dropped():
     history = SampleHistory(torch.tensor([0, 0]), CPU)
     history.end_epoch(torch.tensor([1, 0]))
     for _ in range(EPOCHS - 1):
@@ -95,7 +95,7 @@ def test_changes_of_long_ago_fall_out():
     assert history.changes.tolist() == [0, 1]
 
 
-def test_the_tensors_of_a_checkpoint_are_the_ones_in_use():
+def test_tensors_returns_the_tensors_themselves():
     history = SampleHistory(torch.tensor([0, 1]), CPU)
     saved = history.tensors()
     assert set(saved) == {"loss", "passes", "refined", "changes"}
@@ -111,7 +111,7 @@ def test_samples_with_another_label_start_anew():
     history.forget(torch.tensor([True, False]))
     assert history.passes.tolist() == [0, 1]
     assert history.loss.tolist() == pytest.approx([0, math.log(2)])
-    # What the bank has done is what it was.
+    # The history of the bank stays.
     assert (history.changes.tolist(), history.refined.tolist()) == ([1, 0], [1, 1])
 
 
@@ -142,7 +142,7 @@ def test_figures_of_rows_by_hand():
     assert found["entropy"] == pytest.approx(
         [-sum(p * math.log(p) for p in row) for row in entropies]
     )
-    assert rows[3].tolist() == [2, 1, 1]  # what was given is left alone
+    assert rows[3].tolist() == [2, 1, 1]  # the input is not modified
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
@@ -217,7 +217,7 @@ def test_confident_counts_agree_with_loops_in_any_pieces(left_out):
 
 
 def test_a_probability_at_the_threshold_is_confident():
-    p, labels = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])  # a sample for each class
+    p, labels = np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])  # one sample per class
     assert confident_counts(lambda: [(p, labels)], 2).tolist() == [[1, 0], [0, 1]]
 
 
@@ -226,7 +226,7 @@ def test_equal_counts_off_the_diagonal_are_no_pattern():
     np.fill_diagonal(counts, 70)
     t, trust = shrunk(counts)
     assert trust == 0
-    # Of symmetric noise of the rate of the counts, one added to each.
+    # Symmetric noise of the rate of the counts, each plus one.
     wrong = 33 / 104
     assert t[~np.eye(4, dtype=bool)] == pytest.approx(np.full(12, wrong / 3))
     assert np.diag(t) == pytest.approx(np.full(4, 1 - wrong))
@@ -247,18 +247,18 @@ def test_counts_in_one_cell_of_each_row_are_trusted():
     assert t[0, 1] > 5 * t[0, 2]
 
 
-def test_what_counting_alone_gives_is_no_pattern():
+def test_the_variance_of_counting_is_no_pattern():
     counts = np.random.default_rng(0).poisson(20, (30, 30)).astype(float)
     np.fill_diagonal(counts, 2000)
     assert shrunk(counts)[1] < 0.01
 
 
-def test_patterns_without_anything_to_see():
+def test_patterns_of_little_data():
     t, trust = shrunk(np.array([[12.0]]))
     assert (t.tolist(), trust) == ([[1]], 0)
     t, trust = shrunk(np.diag([5.0, 5.0, 5.0]))  # nothing is wrong
     assert trust == 0 and (t > 0).all() and t[0, 0] > 0.7
-    # Nothing is known of a class without samples: it is as likely to become any other.
+    # A class without samples is equally likely to become any other.
     counts = np.array([[60.0, 40, 0, 0], [0, 60, 40, 0], [40, 0, 60, 0], [0, 0, 0, 0]])
     t, trust = shrunk(counts)
     assert trust > 0.5 and np.isfinite(t).all() and (t > 0).all()
@@ -270,7 +270,7 @@ def test_patterns_without_anything_to_see():
 def test_log_odds_follow_bayes_rule(with_pattern):
     p, given = random_bank(100, 4)
     p[0] = np.eye(4)[given[0]]
-    p[1] = 0  # stands for its given label
+    p[1] = 0  # becomes one-hot at the given label
     p[2] *= 7
     losses = np.random.default_rng(2).uniform(0, 5, 100).astype(np.float32)
     losses[5:20] = np.nan
@@ -284,8 +284,8 @@ def test_log_odds_follow_bayes_rule(with_pattern):
     for row in range(100):
         y, total = int(given[row]), float(p[row].astype(np.float64).sum())
         q = [float(x) / total if total else float(k == y) for k, x in enumerate(p[row])]
-        said = q[y] if math.isnan(losses[row]) else math.exp(-float(losses[row]))
-        own = q[y] ** 0.9 * said**0.1
+        history = q[y] if math.isnan(losses[row]) else math.exp(-float(losses[row]))
+        own = q[y] ** 0.9 * history**0.1
         others = [(1 - own) * q[k] / max(1 - q[y], 1e-8) for k in range(4)]
         odds = sum(others[k] * pattern[k, y] for k in range(4) if k != y) + 1e-8
         odds /= own * pattern[y, y] + 1e-8
@@ -293,7 +293,7 @@ def test_log_odds_follow_bayes_rule(with_pattern):
 
 
 @pytest.mark.parametrize("rate", [0, 0.1, 0.25, 0.5, 0.97, 1])
-def test_as_many_scores_are_above_a_half_as_the_rate_says(rate):
+def test_the_rate_is_the_share_of_scores_above_a_half(rate):
     log_odds = np.random.default_rng(0).normal(-4, 3, 100).astype(np.float32)
     found = scores(log_odds, rate)
     assert (found > SUSPICIOUS).sum() == round(100 * rate)
@@ -311,14 +311,14 @@ def test_scores_by_hand():
 
 
 def test_a_label_that_a_rival_often_becomes_is_the_more_suspicious():
-    """Class 0 is often labelled 1, class 2 never: a doubt means more where the rival is 0."""
+    """Class 0 is often labelled 1, class 2 never: the rival 0 is the stronger evidence."""
     rng = np.random.default_rng(0)
     true = np.repeat([0, 1, 2], 400)
     given = true.copy()
     given[:160] = 1
     rows = np.full((1200, 3), 0.05) + 0.85 * np.eye(3)[true]
     rows += rng.uniform(0, 0.02, rows.shape)
-    # Two samples given 1: the rival of the first is 0, that of the second is 2, and it is stronger.
+    # Two samples labelled 1: the rival of the first is 0, of the second 2, which is more probable.
     rows[0], rows[1199] = [0.40, 0.55, 0.05], [0.03, 0.50, 0.47]
     given[1199] = 1
     noise = estimate_noise(lambda: [(rows, given)], 3)
@@ -331,7 +331,7 @@ def test_a_label_that_a_rival_often_becomes_is_the_more_suspicious():
     assert plain[0] < plain[1]
 
 
-def test_estimate_of_given_data_by_hand():
+def test_estimate_by_hand():
     rows = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3], [0.5, 0.5]])
     given = np.array([0, 0, 1, 1, 1])
     noise = estimate_noise(lambda: [(rows, given)], 2)
@@ -341,7 +341,7 @@ def test_estimate_of_given_data_by_hand():
     assert noise.pattern == pytest.approx(shrunk(counts)[0].T)
 
 
-def test_of_very_many_classes_no_pattern_is_looked_for(monkeypatch):
+def test_no_pattern_is_estimated_for_more_than_the_most_classes(monkeypatch):
     rows, given = random_bank(50, 5)
     readings = []
 
@@ -375,7 +375,7 @@ def test_estimate_in_pieces_is_that_of_the_whole():
     assert np.array_equal(parts.pattern, whole.pattern)
 
 
-def test_of_many_classes_no_pattern_is_looked_for(monkeypatch):
+def test_without_a_pattern_the_bank_is_read_once(monkeypatch):
     rng = np.random.default_rng(0)
     rows = rng.dirichlet(np.ones(6), 200).astype(np.float32)
     given = rng.integers(6, size=200)

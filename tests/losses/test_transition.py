@@ -206,7 +206,7 @@ def test_every_matrix_is_one_that_the_corrections_take():
 
 @pytest.mark.parametrize("percentile", [-0.1, 100.5, float("nan")])
 def test_percentiles_that_are_none_are_refused(percentile):
-    message = rf"--transition.percentile {percentile}: must lie between 0 and 100"
+    message = rf"percentile {percentile}: must lie between 0 and 100"
     with pytest.raises(UserError, match=message):
         estimate_anchor(TRUTH, percentile=percentile)
 
@@ -214,7 +214,7 @@ def test_percentiles_that_are_none_are_refused(percentile):
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (3,), (2, 2, 2)])
 def test_probabilities_that_are_no_table_are_refused(shape):
     for estimate in (estimate_anchor, lambda p: estimate_confident(p, np.zeros(2, np.int64))):
-        with pytest.raises(UserError, match=r"probabilities of shape .*: give a row for each"):
+        with pytest.raises(UserError, match=r"probabilities of shape .*: pass a row for each"):
             estimate(np.zeros(shape))
 
 

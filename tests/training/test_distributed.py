@@ -1,5 +1,6 @@
-"""Several processes give what one gives that is fed the same batches, and agree about errors."""
+"""Several processes equal one process with the same batches, and raise the same errors."""
 
+import gc
 import multiprocessing
 import re
 import socket
@@ -19,11 +20,11 @@ from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split
 from alr_fast.data.images import ArrayImages
 from alr_fast.data.layouts.base import new_index
-from alr_fast.data.loaders.choose import Choice
+from alr_fast.data.loaders.choose import LoaderChoice
 from alr_fast.data.loaders.memory import Decoded, MemoryLoader
-from alr_fast.data.sampler import Sampler
+from alr_fast.data.sampler import SequentialSampler, ShuffledSampler
 from alr_fast.data.transform import Transform
-from alr_fast.errors import SharedError, UserError
+from alr_fast.errors import SharedError, UserError, naming_options
 from alr_fast.losses import ALRLoss, ELRLoss, SATLoss
 from alr_fast.training.config.schema import Config, ModelConfig, OptimConfig
 from alr_fast.training.distributed import World, choose_device, process_group
@@ -33,15 +34,16 @@ from alr_fast.training.sharded_bank import export_bank, label_statistics
 from alr_fast.training.trainer import Trainer
 
 CPU = torch.device("cpu")
-# Rounding differs with the order of the sums; a wrong divisor or a lost sample shows at 1e-3.
+# Rounding depends on the order of the sums; a wrong divisor or a lost sample differs by 1e-3.
 TOLERANCE = {"atol": 2e-6, "rtol": 2e-5}
 SAMPLES, CLASSES, BATCH, EPOCHS = 103, 5, 24, 3  # 103: shards and last batches of unequal length
-BROKEN = 11  # a row without an image: its rank has one valid sample less
+BROKEN = 11  # a row with an unreadable image: its rank has one valid sample less
 
 
 def in_processes(number, function, *args):
-    """Runs ``function(world, *args)`` in that many processes; returns what they gave, by rank."""
-    context = multiprocessing.get_context("fork")  # starting Python and torch anew takes seconds
+    """Runs ``function(world, *args)`` in a number of processes; returns the results by rank."""
+    gc.collect()  # a child must not destroy the process groups of earlier tests
+    context = multiprocessing.get_context("fork")  # importing torch again takes seconds
     queue = context.Queue()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -80,7 +82,7 @@ def _work(rank, number, port, queue, function, args):
 
 
 class NamedImages(ArrayImages):
-    """In memory, but one of them may be reported as broken."""
+    """Images in memory with names, so that they can be reported as broken."""
 
     root = Path("memory")
 
@@ -100,18 +102,18 @@ def data():
 
 def loader_of(rank, size):
     split = data()
-    sampler = Sampler(SAMPLES, BATCH // size, shuffle=True, seed=4, rank=rank, world_size=size)
+    sampler = ShuffledSampler(SAMPLES, BATCH // size, seed=4, rank=rank, world_size=size)
     broken = {place: "test" for place in np.flatnonzero(sampler.rows == BROKEN).tolist()}
     decoded = Decoded(split.images.array[sampler.rows], broken)
     return MemoryLoader(split, sampler, Transform(6, mean=(0.5,)), decoded=decoded, device=CPU)
 
 
-class Together:
-    """The batches of all ranks of a run as one batch, for a run of one process."""
+class JoinedLoader:
+    """Concatenates the batches of all ranks of a run, for a run of one process."""
 
     def __init__(self, size):
         self.parts = [loader_of(rank, size) for rank in range(size)]
-        self.sampler = Sampler(SAMPLES, BATCH, shuffle=True, seed=4)
+        self.sampler = ShuffledSampler(SAMPLES, BATCH, seed=4)
 
     def __len__(self):
         return len(self.parts[0])
@@ -133,13 +135,13 @@ class Together:
             }
 
 
-def net():
+def new_model():
     torch.manual_seed(1)
     return nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.ReLU(), nn.Linear(20, CLASSES))
 
 
 def trained(world, config, loader, method="alr"):
-    """Weights, average of the weights, and the bank by sample, after a few epochs."""
+    """Trains a few epochs; returns weights or their EMA, the bank by sample, and the progress."""
     rows = loader.sampler.rows
     labels = torch.from_numpy(data().index.labels[rows])
     bank = LabelBank.from_labels(labels, CLASSES, one_hot=method != "elr")
@@ -151,7 +153,7 @@ def trained(world, config, loader, method="alr"):
     else:
         criterion = ELRLoss(bank, **options)
     true = torch.where(torch.from_numpy(rows) % 3 == 0, (labels + 1) % CLASSES, labels)
-    trainer = Trainer(net(), criterion, config, loader, world, true_labels=true)
+    trainer = Trainer(new_model(), criterion, config, loader, world, true_labels=true)
     progress = []
     for _ in range(EPOCHS):
         trainer.begin_epoch()
@@ -170,10 +172,10 @@ def trained(world, config, loader, method="alr"):
 CONFIG = Config(optim=OptimConfig(epochs=EPOCHS, batch_size=BATCH, lr=0.1))
 CASES = {
     "sgd": CONFIG,
-    "pieces": replace(CONFIG, optim=replace(CONFIG.optim, accumulate=3)),
+    "micro-batches": replace(CONFIG, optim=replace(CONFIG.optim, accumulate=3)),
     "clipped": replace(CONFIG, optim=replace(CONFIG.optim, clip_norm=0.05)),
     "adamw": replace(CONFIG, optim=replace(CONFIG.optim, optimizer="adamw", lr=0.01)),
-    "average": replace(CONFIG, model=ModelConfig(ema_decay=0.9)),
+    "ema": replace(CONFIG, model=ModelConfig(ema_decay=0.9)),
 }
 
 
@@ -181,8 +183,8 @@ CASES = {
     ("case", "size", "method"),
     [
         *((case, 2, "alr") for case in CASES),
-        ("pieces", 4, "alr"),
-        ("sgd", 2, "sat"),  # its weights are normalised over the batches of all
+        ("micro-batches", 4, "alr"),
+        ("sgd", 2, "sat"),  # normalises its weights over the batches of all ranks
         ("sgd", 4, "sat"),
         ("sgd", 2, "elr"),
     ],
@@ -191,7 +193,7 @@ def test_equal_to_one_process_with_the_same_batches(case, size, method):
     config = CASES[case]
     parts = in_processes(size, _train_part, config, method)
     with process_group():
-        weights, table, progress = trained(World(0, 1, 1, CPU), config, Together(size), method)
+        weights, table, progress = trained(World(0, 1, 1, CPU), config, JoinedLoader(size), method)
     assert not np.isnan(table).any()
     start = np.eye(CLASSES, dtype=np.float32)[data().index.labels] * (method != "elr")
     changed = (table != start).any(1)
@@ -206,7 +208,7 @@ def test_equal_to_one_process_with_the_same_batches(case, size, method):
             assert a[2] == SAMPLES - 1
         own = ~np.isnan(their_table)
         np.testing.assert_allclose(their_table[own], table[own], **TOLERANCE)
-    # Each row is in one process.
+    # Each row is in exactly one process.
     assert (sum((~np.isnan(part[1])).astype(int) for part in parts) == 1).all()
 
 
@@ -215,10 +217,9 @@ def _train_part(world, config, method="alr"):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
-def test_pieces_do_not_change_the_result(size):
-    """A batch that goes through the net in pieces is the same batch."""
+def test_micro_batches_do_not_change_the_result(size):
     whole, parts = (
-        in_processes(size, _train_part, CASES[case])[0][0] for case in ("sgd", "pieces")
+        in_processes(size, _train_part, CASES[case])[0][0] for case in ("sgd", "micro-batches")
     )
     for a, b in zip(whole, parts, strict=True):
         np.testing.assert_allclose(a, b, **TOLERANCE)
@@ -226,14 +227,14 @@ def test_pieces_do_not_change_the_result(size):
 
 @pytest.mark.parametrize("samples", [1, 7, 50])
 def test_evaluation_counts_every_sample_once(samples):
-    """Also with more processes than samples."""
+    """Even with more processes than samples."""
     parts = in_processes(3, _evaluate, samples)
     with process_group() as world:
         alone = _evaluate(world, samples)
     for loss, accuracy in parts:
         assert loss == pytest.approx(alone[0], rel=1e-6)
         assert accuracy == pytest.approx(alone[1], abs=1e-7)
-    split, model = data().take(np.arange(samples)), net().eval()
+    split, model = data().take(np.arange(samples)), new_model().eval()
     pixels = torch.from_numpy(split.images.array).float() / 255 - 0.5
     logits, labels = model(pixels * 2), torch.from_numpy(split.index.labels)
     assert alone[0] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
@@ -242,12 +243,12 @@ def test_evaluation_counts_every_sample_once(samples):
 
 def _evaluate(world, samples):
     split = data().take(np.arange(samples))
-    sampler = Sampler(samples, 4, rank=world.rank, world_size=world.size)
+    sampler = SequentialSampler(samples, 4, rank=world.rank, world_size=world.size)
     loader = MemoryLoader(split, sampler, Transform(6), device=CPU)
-    return evaluate(net(), loader, torch.autocast("cpu", enabled=False))
+    return evaluate(new_model(), loader, torch.autocast("cpu", enabled=False))
 
 
-def test_rows_travel_to_process_0(monkeypatch):
+def test_rows_are_collected_in_process_0(monkeypatch):
     monkeypatch.setattr("alr_fast.training.distributed._CHUNK_BYTES", 100)  # 5 rows of 20 bytes
     parts = in_processes(3, _collect)
     assert parts[1:] == [[], []]
@@ -272,14 +273,14 @@ def test_processes_agree():
     ] * 3
     for rank, part in enumerate(parts):
         own = "ZeroDivisionError" if rank == 2 else "process 2 failed: ZeroDivisionError: "
-        assert part[5:7] == ("process 1 cannot", "0 cannot")
+        assert part[5:7] == ("--world.rank 1: cannot", "--world.rank 0: cannot")
         assert part[7].startswith(own)
 
 
 def _agree(world):
     def fails_in(rank, message):
         if world.rank == rank:
-            raise UserError(message)
+            raise UserError(message, argument="rank", value=rank)
 
     flags = world.any(world.rank == 2, world.main, False)
     gathered = world.gather(world.rank)
@@ -291,12 +292,13 @@ def _agree(world):
     first = world.from_main(lambda: {"first": [world.rank]})
     messages = []
     for action in (
-        lambda: world.on_all_ranks(lambda: fails_in(1, "process 1 cannot")),
-        lambda: world.main_first(lambda: fails_in(0, "0 cannot")),
+        lambda: world.on_all_ranks(lambda: fails_in(1, "cannot")),
+        lambda: world.main_first(lambda: fails_in(0, "cannot")),
         lambda: world.on_all_ranks(lambda: 1 / (2 - world.rank)),
     ):
         try:
-            action()
+            with naming_options(rank="world.rank"):
+                action()
         except SharedError as error:
             messages.append(str(error))
         except ZeroDivisionError:
@@ -304,7 +306,7 @@ def _agree(world):
     return flags, gathered, sent, sums, first, *messages
 
 
-def test_all_processes_end_where_the_bank_cannot_be_written(tmp_path):
+def test_all_processes_fail_if_the_bank_cannot_be_written(tmp_path):
     path = tmp_path / "no such folder" / "alr_bank.safetensors"
     messages = in_processes(2, _export, path)
     assert re.search(rf"{path} needs \d kB, which failed: No such file or directory", messages[0])
@@ -349,7 +351,7 @@ def _look(world):
     return found.right, found.changed, found.nonfinite_rows, found.histograms["confidence"].counts
 
 
-def test_broken_samples_of_all_processes_count_on_all_ranks():
+def test_broken_samples_of_all_processes_count_together():
     assert in_processes(2, _break, 1) == [({0, 1}, False)] * 2
     messages = in_processes(2, _break, 2)  # 4 of 103, where 3 may be
     assert messages[0] == messages[1]
@@ -362,7 +364,7 @@ def _break(world, each):
     for number in range(each):
         loader.broken.report(world.size * number + world.rank, "test")
     try:
-        Loaders(loader, (), None, lambda: loader, Choice("memory", "")).share_broken(world)
+        Loaders(loader, (), None, lambda: loader, LoaderChoice("memory", "")).share_broken(world)
     except SharedError as error:
         return str(error)
     return set(loader.broken.reasons), loader.broken.too_many
@@ -382,10 +384,10 @@ def _go_first(world, folder: Path):
 
 
 def test_one_gpu_for_each_process(monkeypatch):
-    with pytest.raises(UserError, match="--device cuda:1: 2 processes cannot share one GPU"):
+    with pytest.raises(UserError, match="device cuda:1: 2 processes cannot share one GPU"):
         choose_device("cuda:1", local_size=2)
     assert choose_device("cpu:3") == CPU
-    with pytest.raises(UserError, match="--device meta: not usable on this machine"):
+    with pytest.raises(UserError, match="device meta: not usable on this machine; try cpu"):
         choose_device("meta")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -481,7 +481,7 @@ def test_no_checkpoint_can_be_written_and_training_goes_on(start, runs, undistur
     assert training.wait() == 0, training.output
     for number in (5, 10, 15, 20):
         assert f"checkpoint {number} could not be written: File too large" in training.output
-    assert training.output.count("there is no older one") == 4
+    assert training.output.count("no older checkpoint exists") == 4
     assert list(checkpoints(runs).iterdir()) == []
     same(outcome(runs), undisturbed(*FULL))
 
@@ -504,7 +504,7 @@ def test_an_older_checkpoint_stands(start, runs, undisturbed, stop):
         assert said.startswith(
             "error: stopped in epoch 2 after step 5, but checkpoint 12 could not be"
         )
-        assert "checkpoint 5 stands" in said
+        assert "checkpoint 5 remains" in said
     else:
         same(outcome(runs), undisturbed(*options))
         (run_folder(runs) / "summary.json").unlink()  # as if it had been killed at its very end

@@ -7,9 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import torch
 
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config, LogConfig
 from alr_fast.training.output.loggers import (
     CsvLogger,
@@ -42,7 +41,7 @@ def steps(folder, method, name="test_accuracy"):
 def test_csv_has_a_column_for_each_field(tmp_path):
     logger = CsvLogger(tmp_path, [])
     logger.epoch(record(1, "ce", skipped_steps=2), {"confidence": Histogram([1], [0, 1])})
-    logger.epoch(record(2, "ce"), {})  # both are on the disk before the logger is closed
+    logger.epoch(record(2, "ce"), {})  # both are written before the logger is closed
     first, second = rows(tmp_path)
     assert list(first) == [field.name for field in fields(EpochRecord)]
     assert (first["method"], first["epoch"], first["skipped_steps"]) == ("ce", "1", "2")
@@ -50,12 +49,12 @@ def test_csv_has_a_column_for_each_field(tmp_path):
     assert second["epoch"] == "2"
 
 
-def test_csv_of_a_resumed_run_holds_what_it_goes_on_from(tmp_path):
+def test_csv_of_a_resumed_run_starts_with_its_completed_epochs(tmp_path):
     logger = CsvLogger(tmp_path, [])
     for epoch in (1, 2, 3):
         logger.epoch(record(epoch), {})
     with (tmp_path / "metrics.csv").open("a") as file:
-        file.write("alr,4,0.")  # where the disk became full
+        file.write("alr,4,0.")  # the disk became full here
     resumed = CsvLogger(tmp_path, [record(1), record(2)])
     assert [row["epoch"] for row in rows(tmp_path)] == ["1", "2"]
     resumed.epoch(record(3, test_accuracy=0.5), {})
@@ -67,7 +66,7 @@ def test_csv_of_a_resumed_run_holds_what_it_goes_on_from(tmp_path):
 def test_csv_on_a_full_disk(tmp_path):
     message = rf"{tmp_path}/metrics\.csv: No space left on device; free some space and"
     (tmp_path / "metrics.csv").write_text("old")
-    (tmp_path / ".metrics.csv.tmp").symlink_to("/dev/full")  # the system refuses every write
+    (tmp_path / ".metrics.csv.tmp").symlink_to("/dev/full")  # the kernel fails every write
     with pytest.raises(UserError, match=message):
         CsvLogger(tmp_path, [record(1)])
     assert (tmp_path / "metrics.csv").read_text() == "old"
@@ -87,7 +86,7 @@ def test_tensorboard_events_are_read_back(tmp_path):
         {"confidence": histogram, "none": Histogram([0], [0.0, 1.0])},
     )
     logger.epoch(record(1, "alr", test_accuracy=0.75), {})
-    # Without closing: what a killed run has behind it is on the disk.
+    # Without closing: the events of a killed run are on the disk.
     assert steps(tmp_path, "ce") == [(1, 0.5)]
     assert steps(tmp_path, "alr") == [(1, 0.75)]
     found = events(tmp_path, "ce")
@@ -107,24 +106,24 @@ def test_tensorboard_events_are_read_back(tmp_path):
     logger.close()
 
 
-def test_tensorboard_forgets_the_epochs_after_the_resumed_one(tmp_path):
+def test_tensorboard_discards_the_epochs_after_the_resumed_one(tmp_path):
     stopped = TensorBoardLogger(tmp_path, [])
     for method in ("ce", "alr", "later"):
         for epoch in (1, 2, 3):
             stopped.epoch(record(epoch, method, test_accuracy=0.25), {})
     stopped.close()
-    behind = [record(e, "ce") for e in (1, 2, 3)] + [record(1, "alr")]
-    resumed = TensorBoardLogger(tmp_path, behind)
+    completed = [record(e, "ce") for e in (1, 2, 3)] + [record(1, "alr")]
+    resumed = TensorBoardLogger(tmp_path, completed)
     assert [step for step, _ in steps(tmp_path, "ce")] == [1, 2, 3]
     assert [step for step, _ in steps(tmp_path, "alr")] == [1]
-    assert steps(tmp_path, "later") == []  # though nothing has been written of it since
+    assert steps(tmp_path, "later") == []  # although none of its epochs has been logged since
     resumed.epoch(record(2, "alr", test_accuracy=0.75), {})
     resumed.close()
     assert steps(tmp_path, "alr") == [(1, 0.25), (2, 0.75)]
 
 
-def test_tensorboard_on_a_full_disk_is_one_line(tmp_path):
-    # A limit on the size of files stands for the full disk: the system itself refuses the write.
+def test_tensorboard_on_a_full_disk(tmp_path):
+    # A limit on the size of files simulates a full disk: the kernel itself fails the write.
     code = """
 import resource, sys
 from pathlib import Path
@@ -152,22 +151,6 @@ sys.exit(exit_status(action))
     assert ": File too large; " in done.stderr
 
 
-def test_probabilities_are_counted():
-    values = torch.tensor([[0.0, 0.24, 0.25], [1.0, 1.0001, float("nan")]], dtype=torch.bfloat16)
-    histogram = Histogram.of_probabilities(values, bins=4)
-    assert histogram == Histogram([2, 1, 0, 2], [0.0, 0.25, 0.5, 0.75, 1.0])
-    assert Histogram.of_probabilities(torch.empty(0), bins=2).counts == [0, 0]
-
-
-def test_histograms_of_processes_add_up():
-    edges = [0.0, 0.5, 1.0]
-    assert Histogram([1, 2], edges) + Histogram([10, 20], edges) == Histogram([11, 22], edges)
-    with pytest.raises(ValueError, match="different bins"):
-        Histogram([1, 2], edges) + Histogram([1, 2], [0.0, 0.4, 1.0])
-    with pytest.raises(ValueError, match="2 bins need one more edge, not 2"):
-        Histogram([1, 2], [0.0, 1.0])
-
-
 @pytest.mark.parametrize(
     ("names", "kinds"),
     [
@@ -177,7 +160,7 @@ def test_histograms_of_processes_add_up():
         ([], []),
     ],
 )
-def test_the_loggers_that_were_asked_for(tmp_path, names, kinds):
+def test_the_chosen_loggers_are_made(tmp_path, names, kinds):
     config = Config(log=LogConfig(to=names))
     loggers = make_loggers(config, tmp_path, [record(1), record(2)])
     assert [type(logger) for logger in loggers] == kinds
@@ -193,19 +176,21 @@ def test_the_loggers_that_were_asked_for(tmp_path, names, kinds):
 
 def test_unknown_logger():
     check_loggers(["csv", "tensorboard"])
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as caught, naming_options(logger="log.to"):
         check_loggers(["csv", "foo"])
-    assert str(caught.value) == "--log.to foo: no such logger; there is csv, tensorboard, wandb"
+    assert str(caught.value) == (
+        "--log.to foo: no such logger; choose from csv, tensorboard, wandb"
+    )
 
 
 @pytest.mark.parametrize("here", ["nothing", "folder"])
 def test_missing_wandb(tmp_path, monkeypatch, here):
-    # A folder "wandb" in the working folder, which W&B leaves behind, is no package.
+    # A folder "wandb" in the working folder, which W&B itself creates, is no package.
     folder = importlib.machinery.ModuleSpec("wandb", None, is_package=True)
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if here == "nothing" else folder
     )
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError) as caught, naming_options(logger="log.to"):
         check_loggers(["wandb"])
     assert str(caught.value) == (
         "--log.to wandb: needs wandb, not installed: pip install 'alr_fast[wandb]', or leave it out"
@@ -213,7 +198,7 @@ def test_missing_wandb(tmp_path, monkeypatch, here):
     check_loggers(["csv"])
 
 
-def test_the_package_of_a_logger_is_loaded_only_where_it_is_used():
+def test_the_package_of_a_logger_is_imported_only_if_it_is_used():
     code = (
         "import sys, alr_fast.training.output.loggers, alr_fast.training.output.run_folder;"
         "print([n for n in ('wandb', 'tensorboard') if n in sys.modules])"
@@ -223,7 +208,7 @@ def test_the_package_of_a_logger_is_loaded_only_where_it_is_used():
 
 
 class FakeRun:
-    """Stands for wandb.Run; tells what it was given."""
+    """Replaces wandb.Run and records its calls."""
 
     def __init__(self):
         self.metrics, self.logged, self.finished = [], [], 0
@@ -294,7 +279,7 @@ def test_wandb_has_one_run_for_all_methods(tmp_path, fake_wandb):
     assert run.finished == 1
 
 
-def test_wandb_goes_on_under_the_same_id(tmp_path, fake_wandb):
+def test_wandb_resumes_under_the_same_id(tmp_path, fake_wandb):
     folders = [tmp_path / "a" / "20260131-235959-digits", tmp_path / "b" / "20260131-235959-digits"]
     for folder in folders:
         folder.mkdir(parents=True)
@@ -303,23 +288,23 @@ def test_wandb_goes_on_under_the_same_id(tmp_path, fake_wandb):
     first, other, again = [options["id"] for options in fake_wandb.options]
     assert first == again
     assert first.startswith("20260131-235959-digits-")
-    assert first != other  # two machines, the same second
+    assert first != other  # two machines that start in the same second
     assert [bool(o["settings"]["silent"]) for o in fake_wandb.options] == [True, True, False]
 
 
-def test_wandb_that_refuses_is_one_line(tmp_path, fake_wandb):
+def test_wandb_that_rejects_a_run_is_an_error_of_one_line(tmp_path, fake_wandb):
     fake_wandb.refuse = "No API key\n configured."
     with pytest.raises(UserError) as caught:
-        WandbLogger(tmp_path, wandb_config())
+        make_loggers(wandb_config(), tmp_path, [])
     assert str(caught.value) == (
         "--log.to wandb: No API key configured.; run wandb login, set WANDB_MODE=offline, or "
         "leave it out"
     )
 
 
-def test_wandb_offline_for_real(tmp_path):
+def test_the_real_wandb_offline(tmp_path):
     pytest.importorskip("wandb")
-    # In a process of its own: W&B starts a service that must not outlive the test.
+    # In a separate process: W&B starts a service that must not outlive the test.
     code = """
 import sys
 from pathlib import Path

@@ -288,7 +288,7 @@ def test_validation_samples_are_held_out_with_their_noisy_labels(tmp_path, capsy
     words = ["--methods", "alr", "--noise.kind", "symmetric-exclusive", "--noise.rate", "1"]
     run = train(tmp_path, *words, "--data.validation", "0.25", "--alr.warmup_epochs", "1")
     found = summary(run)
-    assert "put aside" in capsys.readouterr().out  # a column of the table
+    assert "held out" in capsys.readouterr().out  # a column of the table
     assert found["data"]["train_samples"] == 150
     assert found["data"]["validation_samples"] == 50
     assert len(load_file(run / "alr_bank.safetensors")["rows"]) == 150

@@ -15,7 +15,7 @@ from alr_fast.data.datasets import Split
 from alr_fast.data.images import ArrayImages
 from alr_fast.data.layouts.base import new_index
 from alr_fast.data.loaders.memory import MemoryLoader
-from alr_fast.data.sampler import Sampler
+from alr_fast.data.sampler import ShuffledSampler
 from alr_fast.data.transform import Transform
 from alr_fast.errors import SharedError
 from alr_fast.losses import ALRLoss, CrossEntropyLoss
@@ -34,7 +34,7 @@ def make_loader(device, dtype=torch.float32):
     pixels = rng.integers(256, size=(SAMPLES, 1, 6, 6)).astype(np.uint8)
     names = tuple(str(k) for k in range(CLASSES))
     index = new_index([f"p{i}" for i in range(SAMPLES)], rng.integers(CLASSES, size=SAMPLES), names)
-    sampler = Sampler(SAMPLES, 8, shuffle=True)
+    sampler = ShuffledSampler(SAMPLES, 8)
     return MemoryLoader(
         Split(index, ArrayImages(pixels)), sampler, Transform(6), device=device, dtype=dtype
     )

@@ -1,16 +1,17 @@
-"""What every loader gives, and which one is taken.
+"""Base class of the loaders, and the batches that all of them return.
 
 A batch is a dictionary of tensors on the training device:
 
     image  [B, C, S, S]  augmented and normalised, in the training dtype, channels last
     label  int64 [B]     given label
-    index  int64 [B]     position among the rows this rank owns: the row in its label bank
+    index  int64 [B]     index in the label bank of this rank, see `alr_fast.data.sampler`
 
-A sample whose file gave no image has label and index -1, which every loss ignores.
+A sample with an unreadable image has label and index -1, which every loss ignores.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -22,24 +23,26 @@ from alr_fast.data.datasets import Split
 from alr_fast.data.sampler import Sampler
 from alr_fast.data.transform import Transform
 
+SamplerT = TypeVar("SamplerT", bound=Sampler)
 
-class Loader(ABC):
+
+class Loader(ABC, Generic[SamplerT]):
     """Batches of one split: every sample of an epoch exactly once, in the sampler's order.
 
     Args:
         split: Samples and images.
         sampler: Order, shards and batches.
-        transform: What is done to the pixels.
-        device: Where batches are wanted.
+        transform: Crops, augmentation and normalisation.
+        device: Device of the batches.
         dtype: Type of the images.
         workers: Processes or threads that read and decode.
-        broken: Takes the samples that give no image; None counts them without a limit.
+        broken: Collects the samples with unreadable images; None counts them without a limit.
     """
 
     def __init__(
         self,
         split: Split,
-        sampler: Sampler,
+        sampler: SamplerT,
         transform: Transform,
         *,
         device: torch.device,
@@ -59,11 +62,11 @@ class Loader(ABC):
         self._labels = torch.from_numpy(np.array(split.index.labels[sampler.rows]))
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Chooses what the next pass gives.
+        """Chooses the batches of the next pass.
 
         Args:
-            epoch: Number of the epoch, from 0: decides about order and augmentation.
-            start: First step of the pass, to go on in the middle of an epoch.
+            epoch: Number of the epoch, from 0: determines order and augmentation.
+            start: First step of the pass, to resume in the middle of an epoch.
         """
         self.epoch = epoch
         self.start = start
@@ -73,7 +76,7 @@ class Loader(ABC):
         return self.sampler.steps
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        # A generator by itself: an iteration that is left early ends its work right away.
+        # A generator of its own: an iteration that is left early stops its work right away.
         yield from self._batches(self.epoch, self.start)
 
     @abstractmethod
@@ -81,26 +84,24 @@ class Loader(ABC):
         """The batches of an epoch from step ``start`` on."""
 
     def _batch(
-        self, image: Tensor, positions: NDArray[np.int64], broken: dict[int, str]
+        self, image: Tensor, index: NDArray[np.int64], broken: dict[int, str]
     ) -> dict[str, Tensor]:
         """The batch of these images.
 
         Args:
             image: Normalised, [B, C, S, S], on the device.
-            positions: Positions of the samples among this rank's rows.
-            broken: Place in the batch -> reason, for those that gave no image.
+            index: Indices of the samples, int64 [B].
+            broken: Position in the batch -> reason, for unreadable images.
         """
-        index = torch.tensor(positions)
-        label = self._labels[index]
-        if broken:
-            places = list(broken)
-            for place, reason in broken.items():
-                self.broken.report(int(self.sampler.rows[positions[place]]), reason)
-            index[places] = label[places] = -1
+        indices = torch.tensor(index)
+        label = self._labels[indices]
+        for position, reason in broken.items():
+            self.broken.report(int(self.sampler.rows[index[position]]), reason)
+            indices[position] = label[position] = -1
         return {
             "image": image,
             "label": label.to(self.device, non_blocking=True),
-            "index": index.to(self.device, non_blocking=True),
+            "index": indices.to(self.device, non_blocking=True),
         }
 
 
@@ -110,7 +111,7 @@ class Normalise:
     Args:
         transform: Mean and standard deviation.
         channels: Channels C of the images.
-        device: Where the images are.
+        device: Device of the images.
         dtype: Type of the result.
     """
 
@@ -119,7 +120,7 @@ class Normalise:
     ) -> None:
         mean = torch.tensor(transform.mean, dtype=torch.float32).expand(channels)
         std = torch.tensor(transform.std, dtype=torch.float32).expand(channels)
-        # For a row of pixels: a vector of three would be slow to broadcast.
+        # Repeated for a row of pixels: a vector of three values would be slow to broadcast.
         self._scale = (1 / (255 * std)).repeat(transform.size).to(device)
         self._shift = (-mean / std).repeat(transform.size).to(device)
         self._dtype = dtype

@@ -1,11 +1,18 @@
-"""Which loader turns a split into batches, and how it is made."""
+"""Chooses the loader of a split and builds it."""
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+import torch
+
+from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split
-from alr_fast.data.images import ArrayImages
-from alr_fast.data.loaders.base import Loader
+from alr_fast.data.loaders.base import Loader, SamplerT
+from alr_fast.data.loaders.dali import DaliLoader
+from alr_fast.data.loaders.memory import Decoded, MemoryLoader
+from alr_fast.data.loaders.torch import TorchLoader
 from alr_fast.data.transform import Transform
 from alr_fast.errors import UserError
 
@@ -13,8 +20,8 @@ LOADERS = ("memory", "dali", "torch")
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Which loader is taken.
+class LoaderChoice:
+    """The chosen loader.
 
     Attributes:
         name: One of `LOADERS`.
@@ -27,73 +34,73 @@ class Choice:
 
 def has_dali() -> bool:
     """Whether NVIDIA DALI is installed; does not import it."""
-    # Looking for a module in a package that is missing would raise.
+    # Looking for a module in a missing package would raise.
     return all(importlib.util.find_spec(name) is not None for name in ("nvidia", "nvidia.dali"))
 
 
-def choose_loader(name: str, split: Split, transform: Transform, cache_mb: int) -> Choice:
-    """Decides between the loaders.
+def choose_loader(loader: str, split: Split, transform: Transform, cache_mb: int) -> LoaderChoice:
+    """Chooses a loader.
 
     Args:
-        name: One of `LOADERS`, or ``auto``.
-        split: What is loaded.
-        transform: What is done to the pixels.
+        loader: One of `LOADERS`, or ``auto``.
+        split: Samples and images.
+        transform: Crops, augmentation and normalisation.
         cache_mb: Limit for decoded images in memory, in MiB.
 
     Raises:
-        UserError: The named loader cannot load this, or its library is not installed.
+        UserError: The named loader cannot load this split, or its library is not installed.
     """
-    needed = len(split) * 3 * transform.size**2
-    fits = needed <= cache_mb << 20
-    with_dali = has_dali()
-    if isinstance(split.images, ArrayImages):
-        if name not in ("auto", "memory"):
-            raise UserError(
-                f"--data.loader {name}: the images of this data set are arrays in memory, which "
-                "only the loader memory takes; leave --data.loader out"
-            )
-        return Choice("memory", "the images come as arrays")
-    whole = transform.crop in ("center", "pad") and transform.randaugment is None
-    if name == "memory" and not (whole and fits):
-        raise UserError(
-            f"--data.loader memory: needs --data.crop center or pad, no RandAugment, and "
-            f"--data.cache_mb of {-(-needed // 2**20)} or more"
+    arrays = split.images.array is not None
+    needed_mb = -(-len(split) * 3 * transform.size**2 // 2**20)
+    fits = transform.cacheable and needed_mb <= cache_mb
+    problem = None
+    if arrays and loader in ("dali", "torch"):
+        problem = (
+            "the images of this data set are arrays in memory, which only the loader memory "
+            "supports; pass auto"
         )
-    if name == "dali" and not with_dali:
-        raise UserError(
-            "--data.loader dali: NVIDIA DALI is not installed; pip install 'alr_fast[dali]', or "
-            "pass --data.loader torch"
-        )
-    if name != "auto":
-        return Choice(name, "asked for")
-    if whole and fits:
-        return Choice(
-            "memory",
-            f"all images at {transform.size} x {transform.size} fit into {cache_mb} MiB",
-        )
-    if with_dali:
-        return Choice("dali", "NVIDIA DALI is installed")
-    return Choice("torch", "NVIDIA DALI is not installed: pip install 'alr_fast[dali]'")
+    elif loader == "memory" and not (arrays or fits):
+        problem = f"needs crop center or pad, no RandAugment, and cache_mb of {needed_mb} or more"
+    elif loader == "dali" and not has_dali():
+        problem = "NVIDIA DALI is not installed; pip install 'alr_fast[dali]', or pass torch"
+    if problem is not None:
+        raise UserError(problem, argument="loader", value=loader)
+    if arrays:
+        return LoaderChoice("memory", "the images come as arrays")
+    if loader != "auto":
+        return LoaderChoice(loader, "asked for")
+    if fits:
+        size = f"{transform.size} x {transform.size}"
+        return LoaderChoice("memory", f"all images at {size} fit into {cache_mb} MiB")
+    if has_dali():
+        return LoaderChoice("dali", "NVIDIA DALI is installed")
+    return LoaderChoice("torch", "NVIDIA DALI is not installed: pip install 'alr_fast[dali]'")
 
 
-def make_loader(choice: Choice, split: Split, *args, decoded=None, **options) -> Loader:
-    """The loader of a choice; the other arguments are those of `Loader`.
+def make_loader(
+    choice: LoaderChoice,
+    split: Split,
+    sampler: SamplerT,
+    transform: Transform,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    workers: int = 1,
+    broken: BrokenSamples | None = None,
+    decoded: Decoded | None = None,
+) -> Loader[SamplerT]:
+    """Builds the chosen loader.
 
     Args:
-        choice: What `choose_loader` gave.
-        split: Samples and images.
-        args: Sampler and transform.
-        decoded: For ``memory`` and images in files, what `alr_fast.data.loaders.memory.decode_all` gave.
-        options: Options of `Loader`.
+        choice: Result of `choose_loader`.
+        split, sampler, transform, device, dtype, workers, broken: See `Loader`.
+        decoded: For ``memory`` with images in files: result of `decode_all` for the sampler's rows.
     """
-    if choice.name == "dali":
-        from alr_fast.data.loaders.dali import DaliLoader
-
-        return DaliLoader(split, *args, **options)
-    if choice.name == "torch":
-        from alr_fast.data.loaders.torch import TorchLoader
-
-        return TorchLoader(split, *args, **options)
-    from alr_fast.data.loaders.memory import MemoryLoader
-
-    return MemoryLoader(split, *args, decoded=decoded, **options)
+    loaders: dict[str, Callable[..., Loader[SamplerT]]] = {
+        "memory": partial(MemoryLoader, decoded=decoded),
+        "dali": DaliLoader,
+        "torch": TorchLoader,
+    }
+    return loaders[choice.name](
+        split, sampler, transform, device=device, dtype=dtype, workers=workers, broken=broken
+    )

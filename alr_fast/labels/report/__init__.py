@@ -1,1 +1,1 @@
-"""A page that shows which labels of a run are suspicious."""
+"""A page that shows suspicious labels."""

@@ -1,9 +1,7 @@
-"""From the folder of a run to what its report shows."""
+"""From the refined labels of a run to the content of its report."""
 
-import csv
 import io
-import json
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,70 +15,75 @@ from alr_fast.labels.report.model import ClassNoise, Panel, Report, Suspect
 from alr_fast.labels.suspicion import SUSPICIOUS
 from alr_fast.utils.text import duration, percent
 
-# Of the page; what stands in it beside the suspects, plotly.js most of all; of a suspect without
-# its path and image. All in bytes.
+# Bytes of the page, of all but the suspects (mostly plotly.js), and of a suspect without path and
+# image.
 _PAGE_BYTES, _OTHER_BYTES, _SUSPECT_BYTES = 14_500_000, 6_200_000, 160
-# Thumbnails: longest side in pixels, and quality.
-_TOO_MUCH = "left out, the page would be too large"
-_SIZES = ((128, 80), (96, 75), (64, 70), (48, 50))
+_SIZES = ((128, 80), (96, 75), (64, 70), (48, 50))  # of thumbnails: longest side in pixels, quality
+_NO_ROOM = "left out, the page would be too large"
 
-_RIGHT = "right training labels"
-# Panels of curves: title, unit, column of metrics.csv. Where it is known which labels are right, it
-# says little how many have changed.
+# Panels of curves: title, unit, name in the records. The share of changed labels says little if
+# the label accuracy is known.
 _PANELS = (
     ("test accuracy", "%", "test_accuracy"),
-    (_RIGHT, "%", "label_accuracy"),
-    ("changed training labels", "%", "labels_changed"),
-    ("wrong labels learnt by heart", "%", "mislabelled_memorised"),
+    ("label accuracy", "%", "label_accuracy"),
+    ("changed labels", "%", "labels_changed"),
+    ("wrong labels memorised", "%", "mislabelled_memorised"),
     ("training loss", "", "train_loss"),
 )
 
 
-def make_report(run: Path, labels: RefinedLabels, *, most: int) -> Report:
-    """Reads a run and its images.
+def make_report(
+    labels: RefinedLabels,
+    *,
+    run: str,
+    summary: Mapping[str, Any],
+    records: Sequence[Mapping[str, str]],
+    most: int,
+) -> Report:
+    """Makes the content of a report; reads the images of the suspects.
 
     Args:
-        run: Its folder.
-        labels: Its refined labels.
-        most: At most so many suspects.
+        labels: Refined labels of a run.
+        run: Name of the run.
+        summary: Results of the run (``methods``, ``epochs``, ``seconds``, ``data``, ``noise``);
+            empty if it was not finished.
+        records: Metrics of each method and epoch, by name.
+        most: Largest number of suspects.
     """
     index = labels.index
-    confusion = _confusion(labels)
     by_class = np.bincount(index.labels, minlength=index.num_classes)
-    chosen = labels.most_suspicious(most, above=SUSPICIOUS)
-    suspects, notes = _suspects(labels, chosen)
-    all_of_them = int((labels.scores > SUSPICIOUS).sum())
-    if all_of_them > len(suspects):
-        notes.insert(
-            0,
-            f"Of {all_of_them:,} suspicious samples the first {len(suspects):,} are here; --most "
-            "shows more, python -m alr_fast.export lists all.",
-        )
-    summary = _summary(run)
+    suspects, image_notes = _suspects(labels, labels.most_suspicious(most, above=SUSPICIOUS))
+    suspicious = int((labels.scores > SUSPICIOUS).sum())
+    notes = []
     if not labels.complete:
-        notes.insert(0, "The run has not been finished: labels are those of its last checkpoint.")
-    records = _records(run)
+        notes.append("The run was not finished: the labels are those of its last checkpoint.")
+    if suspicious > len(suspects):
+        notes.append(
+            f"The first {len(suspects):,} of {suspicious:,} suspicious samples are here; --most "
+            "shows more, python -m alr_fast.export lists all."
+        )
+    notes += image_notes
     if not records:
-        notes.append("No curves: the run has left no metrics.csv (--log.to csv).")
-    empty = np.flatnonzero(by_class == 0)
-    if len(empty):
-        notes.append(f"{len(empty):,} of {index.num_classes:,} classes have no sample.")
+        notes.append("No curves: the run has no metrics.csv (--log.to csv).")
+    empty = int((by_class == 0).sum())
+    if empty:
+        notes.append(f"{empty:,} of {index.num_classes:,} classes have no samples.")
     return Report(
-        title=f"Suspicious labels: {summary.get('data', {}).get('name', run.resolve().name)}",
-        facts=_facts(run, labels, summary, all_of_them),
+        title=f"Suspicious labels: {summary.get('data', {}).get('name', run)}",
+        facts=_facts(labels, run, summary, suspicious),
         notes=notes,
         class_names=index.class_names,
         panels=_panels(records),
-        confusion=confusion,
+        confusion=_confusion(labels),
         classes=_classes(labels, by_class),
         suspects=suspects,
         samples=len(index),
-        key=f"{index.sample_fingerprint()[:16]}-{run.resolve().name}-{labels.method}",
+        key=f"{index.sample_fingerprint()[:16]}-{run}-{labels.method}",
     )
 
 
 def _confusion(labels: RefinedLabels) -> list[tuple[int, int, int]]:
-    """Given and refined label of each pair that there is, and how many samples it has."""
+    """Given label, refined label and number of samples of each pair that occurs."""
     k = labels.index.num_classes
     cells, counts = np.unique(labels.index.labels * k + labels.refined, return_counts=True)
     return list(zip((cells // k).tolist(), (cells % k).tolist(), counts.tolist(), strict=True))
@@ -89,8 +92,8 @@ def _confusion(labels: RefinedLabels) -> list[tuple[int, int, int]]:
 def _classes(labels: RefinedLabels, by_class: NDArray[np.int64]) -> list[ClassNoise]:
     index = labels.index
 
-    def differing(better: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.bincount(index.labels[index.labels != better], minlength=index.num_classes)
+    def differing(others: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.bincount(index.labels[index.labels != others], minlength=index.num_classes)
 
     changed = differing(labels.refined)
     wrong = None if index.clean_labels is None else differing(index.clean_labels)
@@ -106,78 +109,72 @@ def _classes(labels: RefinedLabels, by_class: NDArray[np.int64]) -> list[ClassNo
 
 
 def _facts(
-    run: Path, labels: RefinedLabels, summary: dict[str, Any], suspicious: int
+    labels: RefinedLabels, run: str, summary: Mapping[str, Any], suspicious: int
 ) -> list[tuple[str, str]]:
-    index, noise = labels.index, labels.noise
+    index = labels.index
     facts = [
-        ("run", run.resolve().name),
+        ("run", run),
         ("training images", f"{len(index):,} of {index.num_classes:,} classes"),
         ("method", labels.method),
     ]
     for method, result in summary.get("methods", {}).items():
         facts.append((f"test accuracy, {method}", percent(result["test_accuracy_last"])))
-    facts.append(("labels refined to another class", percent(noise.rate)))
+    facts.append(("labels refined to another class", percent(labels.noise.rate)))
     facts.append(("suspicious samples", f"{suspicious:,}"))
     if index.clean_labels is not None:
         right = float((index.labels == index.clean_labels).mean())
         refined = float((labels.refined == index.clean_labels).mean())
         facts += [
-            ("labels wrong", percent(1 - right)),
-            ("labels right, given and refined", f"{percent(right)} and {percent(refined)}"),
+            ("wrong labels", percent(1 - right)),
+            ("label accuracy, given and refined", f"{percent(right)} and {percent(refined)}"),
         ]
-        if labels.transition_error is not None:
-            facts.append(
-                (
-                    "error of the estimated transition matrix, 0 to 2",
-                    f"{labels.transition_error:.3f}",
-                )
-            )
-    injected = summary.get("noise", {})
-    if injected.get("kind", "none") != "none":
-        facts.append(
-            ("noise injected", f"{injected['kind']} {percent(injected['requested_rate'])}")
-        )
+        error = labels.transition_error
+        if error is not None:
+            facts.append(("error of the estimated transition matrix, 0 to 2", f"{error:.3f}"))
+    noise = summary.get("noise", {})
+    if noise.get("kind", "none") != "none":
+        facts.append(("injected noise", f"{noise['kind']} {percent(noise['requested_rate'])}"))
     if summary:
         facts.append(("training", f"{summary['epochs']} epochs, {duration(summary['seconds'])}"))
     return facts
 
 
 def _suspects(labels: RefinedLabels, rows: NDArray[np.int64]) -> tuple[list[Suspect], list[str]]:
-    """The samples of these rows with their thumbnails, and a note on those that have none."""
+    """The samples of these rows with their thumbnails, and notes on missing thumbnails."""
     images, problems = _thumbnails(labels.split, rows)
     suspects = [
         Suspect(
-            id=int(one["id"]),
-            path=one["path"],
-            given=int(one["given_label"]),
-            refined=int(one["refined_label"]),
-            given_probability=float(one["given_probability"]),
-            refined_probability=float(one["refined_probability"]),
-            score=float(one["score"]),
-            changes=int(one["changes"]),
+            id=int(sample["id"]),
+            path=sample["path"],
+            given=int(sample["given_label"]),
+            refined=int(sample["refined_label"]),
+            given_probability=float(sample["given_probability"]),
+            refined_probability=float(sample["refined_probability"]),
+            score=float(sample["score"]),
+            changes=int(sample["changes"]),
             image=image,
             image_problem=problem,
         )
-        for one, image, problem in zip(labels.samples(rows), images, problems, strict=True)
+        for sample, image, problem in zip(labels.samples(rows), images, problems, strict=True)
     ]
-    missing = [problem for problem in problems if problem not in ("", _TOO_MUCH)]
+    missing = [problem for problem in problems if problem not in ("", _NO_ROOM)]
     notes = []
-    if _TOO_MUCH in problems:
+    if _NO_ROOM in problems:
         notes.append(
-            f"{problems.count(_TOO_MUCH):,} images have no room on the page; a lower --most "
-            "leaves more to each."
+            f"{problems.count(_NO_ROOM):,} images have no room on the page; a lower --most leaves "
+            "more room for each."
         )
     if missing:
         notes.append(
-            f"{len(missing):,} of {len(suspects):,} images cannot be shown, the first because: "
-            f"{missing[0]}. If the data was moved, pass --data-root DIR."
+            f"{len(missing):,} of {len(suspects):,} images cannot be shown (first: {missing[0]}). "
+            "If the data was moved, pass --data-root DIR."
         )
     return suspects, notes
 
 
 def _thumbnails(split: Split, rows: NDArray[np.int64]) -> tuple[list[bytes | None], list[str]]:
-    """Thumbnails as small as they must be, None where there is no image; and why there is none."""
-    # Characters beyond ASCII take six bytes each, images a third more than here.
+    """Thumbnails, as small as necessary, or None; and the reason for each that is None, else ""."""
+    # JSON needs up to six bytes for a character, base64 a third more bytes than the image.
     texts = sum(_SUSPECT_BYTES + 6 * len(split.index.paths[int(row)]) for row in rows)
     room = (_PAGE_BYTES - _OTHER_BYTES - texts) * 3 // 4
     for side, quality in _SIZES:
@@ -195,13 +192,13 @@ def _thumbnails(split: Split, rows: NDArray[np.int64]) -> tuple[list[bytes | Non
                 break
         else:
             return images, problems
-    # Too many for the smallest, too: those behind go without.
+    # The smallest ones are too large, too: the remaining samples have none.
     left = len(rows) - len(images)
-    return images + [None] * left, problems + [_TOO_MUCH] * left
+    return images + [None] * left, problems + [_NO_ROOM] * left
 
 
 def _thumbnail(split: Split, row: int, side: int, quality: int) -> bytes:
-    """An image of at most ``side`` pixels, as PNG where it is small, else as WebP."""
+    """An image of at most ``side`` pixels a side, as PNG up to 32 pixels, else as WebP."""
     from PIL import Image
 
     if split.images.array is not None:
@@ -218,33 +215,17 @@ def _thumbnail(split: Split, row: int, side: int, quality: int) -> bytes:
     return file.getvalue()
 
 
-def _summary(run: Path) -> dict[str, Any]:
-    try:
-        return json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}  # not finished
-
-
-def _records(run: Path) -> list[dict[str, str]]:
-    try:
-        with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except OSError:
-        return []
-
-
-def _panels(records: list[dict[str, str]]) -> list[Panel]:
-    panels = []
-    for title, unit, column in _PANELS:
+def _panels(records: Sequence[Mapping[str, str]]) -> list[Panel]:
+    panels: dict[str, Panel] = {}
+    for title, unit, name in _PANELS:
         factor = 100 if unit == "%" else 1
         series: dict[str, tuple[list[int], list[float | None]]] = {}
         for record in records:
-            value = record.get(column)
+            value = record.get(name)
             if value:
                 epochs, values = series.setdefault(record["method"], ([], []))
                 epochs.append(int(record["epoch"]))
                 values.append(factor * float(value))
-        known = any(panel.title == _RIGHT for panel in panels)
-        if series and not (known and column == "labels_changed"):
-            panels.append(Panel(title, unit, series))
-    return panels
+        if series and not (name == "labels_changed" and "label_accuracy" in panels):
+            panels[name] = Panel(title, unit, series)
+    return list(panels.values())

@@ -1,23 +1,23 @@
-"""The values that a report shows, without any layout."""
+"""The content of a report, without layout."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """A training sample whose label is doubted.
+    """A training sample with a suspicious label.
 
     Attributes:
         id: Stable sample id, unique among the suspects.
-        path: Where the image comes from; any text.
+        path: Path of the image; any text.
         given: Class number of the given label.
         refined: Class number of the refined label.
-        given_probability: Probability of the given label in the sample's target, 0 to 1.
-        refined_probability: Probability of the refined label in it ("confidence"), 0 to 1.
+        given_probability: Probability of the given label in the label bank, 0 to 1.
+        refined_probability: Probability of the refined label in the bank ("confidence"), 0 to 1.
         score: Suspicion, 0 to 1; higher is more suspicious.
-        changes: How often the refined class changed lately.
-        image: Thumbnail, encoded as PNG, JPEG or WebP; None where there is none.
-        image_problem: Why there is none; shown in its place.
+        changes: Number of recent changes of the refined label.
+        image: Thumbnail, encoded as PNG, JPEG or WebP; None if there is no image.
+        image_problem: Reason for the missing image, shown in its place.
     """
 
     id: int
@@ -37,9 +37,9 @@ class Panel:
     """One plot of curves over epochs.
 
     Attributes:
-        title: What is plotted, e.g. "test accuracy".
-        unit: "%" or "", written behind the values, which are in this unit (97.8 for 97.8 %).
-        series: Epochs and values of each curve, by its name; None (or NaN) leaves a gap.
+        title: Title, for example "test accuracy".
+        unit: Unit of the values and suffix of their text, "%" or "" (97.8 for 97.8 %).
+        series: Name of each curve -> its epochs and values; None (or NaN) leaves a gap.
     """
 
     title: str
@@ -52,10 +52,10 @@ class ClassNoise:
     """Noise of one class.
 
     Attributes:
-        name: Its name.
-        samples: Training samples with this given label.
-        changed: How many of them have another refined label.
-        wrong: How many of them are truly of another class; None where nobody knows.
+        name: Name of the class.
+        samples: Number of training samples with this given label.
+        changed: Number of those with another refined label.
+        wrong: Number of those whose true class is another; None if unknown.
     """
 
     name: str
@@ -66,19 +66,19 @@ class ClassNoise:
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows.
+    """The content of the page.
 
     Attributes:
         title: Heading of the page.
-        facts: Summary, in order: what, value.
+        facts: Summary, in order: name, value.
         notes: Remarks, a sentence each.
         class_names: Name of each class; any text.
         panels: Plots of curves.
-        confusion: (given, refined, count) of the whole training set, counts above zero.
+        confusion: (given, refined, count) over the whole training set, counts above zero.
         classes: Noise per class.
         suspects: The most suspicious samples, most suspicious first.
         samples: Size of the whole training set.
-        key: Under which the browser keeps the marks; names run and method.
+        key: Key of the marks in the storage of the browser; identifies run and method.
     """
 
     title: str

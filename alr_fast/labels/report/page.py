@@ -1,16 +1,19 @@
-"""The page of a report: one HTML file that holds its data, its images, its code and its styles.
+"""The page of a report: one HTML file with data, images, code and styles.
 
-`render` turns a `Report` into text. Where each part is made:
+`render` turns a `Report` into text. The templates:
 
-    templates/page.html    structure; summary, confusion and classes are plain HTML (Jinja2)
-    templates/page.css     colours of both schemes as custom properties, then layout
-    templates/page.js      helpers, colour scheme, plots (plotly.js) and the table of the classes
-    templates/marks.js     marks: where they are kept, their CSV
-    templates/suspects.js  list of suspects: search, filters, order and pages are DataTables' own
+    page.html      structure; summary, confusion and classes are plain HTML (Jinja2)
+    page.css       colours of both schemes as custom properties, layout, summary and curves
+    tables.css     tables, confusion
+    suspects.css   marks, filters and cards
+    overrides.css  DataTables, small windows, print
+    page.js        helpers, colour scheme, plots (plotly.js), confusion and the table of the classes
+    marks.js       marks: storage and CSV
+    suspects.js    list of suspects; DataTables searches, filters, sorts and paginates
 
-Nothing is fetched when the page is opened: plotly.js comes with plotly, DataTables with itables,
-both are written into the page. A Content-Security-Policy names the scripts by their hashes, so that
-text from a path or a class name could not run as code even if it got into the page unescaped.
+The page loads nothing: it contains plotly.js from plotly and DataTables from itables. Its
+Content-Security-Policy lists the hashes of the scripts, so that text from a path or a class name
+cannot run as code even if it were unescaped.
 """
 
 import base64
@@ -31,10 +34,11 @@ from plotly.offline import get_plotlyjs
 
 from alr_fast.labels.report.model import Panel, Report, Suspect
 
-MATRIX_CLASSES = 30  # with more classes, pairs are listed instead of a table of all of them
+MATRIX_CLASSES = 30  # with more classes, the page lists pairs instead of a matrix
 MAX_PAIRS = 40
-# A script element ends early at a "</script", and does not end at all where a "<script" follows a
-# "<!--".
+_STYLES = ("page", "tables", "suspects", "overrides")
+_SCRIPTS = ("page", "marks", "suspects")
+# "</script" ends a script element early; after "<!--" and "<script" it does not end at all.
 _SCRIPT_BREAKERS = re.compile(r"<(?=!--|/script)", re.IGNORECASE)
 _IMAGE_KINDS = (
     ("image/png", re.compile(rb"\x89PNG\r\n\x1a\n")),
@@ -47,15 +51,15 @@ def render(report: Report) -> str:
     """Returns the page, which can be written as UTF-8.
 
     Raises:
-        ValueError: A class number without a name, an id that two suspects share, or a thumbnail
-            that is none of PNG, JPEG and WebP.
+        ValueError: A class number without a name, an id shared by two suspects, or a thumbnail
+            that is neither PNG nor JPEG nor WebP.
     """
     _check(report)
     figures = [_figure(panel) for panel in report.panels]
-    # The library of the plots is most of the page's size, and left out where nothing is plotted.
+    # plotly.js is most of the page; pages without plots omit it.
     plotly_js = _script(get_plotlyjs()) if any(figures) else None
     table_js = _script(_library("dt_bundle.js"))
-    page_js = _script("\n".join(_template(f"{name}.js") for name in ("page", "marks", "suspects")))
+    page_js = _script("\n".join(_template(f"{name}.js") for name in _SCRIPTS))
     scripts = [script for script in (plotly_js, table_js, page_js) if script is not None]
     environment = jinja2.Environment(
         autoescape=True,
@@ -73,18 +77,18 @@ def render(report: Report) -> str:
         truth=any(c.wrong is not None for c in report.classes),
         data=_json(_data(report, figures)),
         policy=_policy(scripts),
-        css=Markup(_template("page.css")),
+        css=Markup("\n".join(_template(f"{name}.css") for name in _STYLES)),
         table_css=Markup(_library("dt_bundle.css")),
         plotly_js=plotly_js,
         table_js=table_js,
         page_js=page_js,
     )
-    # Names of files that are no UTF-8 hold lone surrogates, which no page can hold.
+    # Non-UTF-8 file names contain lone surrogates, which cannot be encoded.
     return page.encode("utf-8", "replace").decode("utf-8")
 
 
 def _check(report: Report) -> None:
-    """Refuses what the page could only show wrongly."""
+    """Refuses inconsistent content."""
     classes = range(len(report.class_names))
     numbers = {k for suspect in report.suspects for k in (suspect.given, suspect.refined)}
     numbers |= {k for given, refined, _ in report.confusion for k in (given, refined)}
@@ -100,12 +104,12 @@ def _check(report: Report) -> None:
 
 
 def _template(name: str) -> str:
-    return resources.files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
+    return (resources.files(__package__) / "templates" / name).read_text(encoding="utf-8")
 
 
 def _library(name: str) -> str:
-    """A file of the DataTables bundle that itables ships for pages without a network."""
-    return resources.files("itables").joinpath("html", name).read_text(encoding="utf-8")
+    """A file of the DataTables bundle in itables, which needs no network."""
+    return (resources.files("itables") / "html" / name).read_text(encoding="utf-8")
 
 
 def _script(source: str) -> Markup:
@@ -125,13 +129,13 @@ def _policy(scripts: Iterable[str]) -> str:
 
 
 def _json(value: Any) -> Markup:
-    """JSON for a script element: ASCII, and without a ``<`` that could open or end a tag."""
+    """JSON for a script element: ASCII without ``<``, which could open or end a tag."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
 def _data(report: Report, figures: list[dict[str, Any] | None]) -> dict[str, Any]:
-    """What the scripts of the page read."""
+    """The input of the scripts of the page."""
     return {
         "key": report.key,
         "names": list(report.class_names),
@@ -156,7 +160,7 @@ def _data(report: Report, figures: list[dict[str, Any] | None]) -> dict[str, Any
 
 
 def _finite(value: float | None) -> float | None:
-    """A number as JSON can hold it."""
+    """The number, or None if JSON cannot represent it."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 
@@ -170,7 +174,7 @@ def _data_uri(suspect: Suspect) -> str | None:
 
 
 def _shown_names(names: tuple[str, ...]) -> list[str]:
-    """Names that tell the classes apart: the number is added where a name is empty or shared."""
+    """Unambiguous class names: empty and duplicate names get the class number."""
     counts = Counter(names)
     shown = []
     for k, name in enumerate(names):
@@ -182,7 +186,7 @@ def _shown_names(names: tuple[str, ...]) -> list[str]:
 
 
 def _figure(panel: Panel) -> dict[str, Any] | None:
-    """The plot as plotly.js takes it, without colours: these follow the reader's colour scheme."""
+    """The plot for plotly.js, without colours: the page sets those of the colour scheme."""
     curves = {name: _points(*series) for name, series in panel.series.items()}
     if not any(y is not None for points in curves.values() for _, y in points):
         return None
@@ -193,9 +197,9 @@ def _figure(panel: Panel) -> dict[str, Any] | None:
             go.Scatter(
                 x=[epoch for epoch, _ in points],
                 y=[y for _, y in points],
-                # The legend understands some HTML, links included.
+                # The legend renders some HTML, including links.
                 name=_plain(name),
-                # A curve of a few points is hard to see, one of a single point invisible.
+                # A line of few points is hard to see, of a single point invisible.
                 mode="lines+markers" if len(points) <= 12 else "lines",
                 hovertemplate=f"%{{y:.4~g}}{panel.unit}",
             )
@@ -203,13 +207,14 @@ def _figure(panel: Panel) -> dict[str, Any] | None:
         ],
         layout=go.Layout(
             template=go.layout.Template(),
-            # There are no epochs between whole numbers.
+            # Ticks at integer epochs only.
             xaxis={"title": {"text": "epoch"}, "tickformat": "d", "dtick": 1 if short else None},
             yaxis={"ticksuffix": panel.unit},
             showlegend=True,
         ),
     )
-    return figure.to_plotly_json()
+    plain: dict[str, Any] = figure.to_plotly_json()
+    return plain
 
 
 def _points(epochs: Iterable[int], values: Iterable[float | None]) -> list[tuple[int, Any]]:
@@ -217,12 +222,12 @@ def _points(epochs: Iterable[int], values: Iterable[float | None]) -> list[tuple
 
 
 def _plain(text: str) -> str:
-    """Text that plotly.js shows as it is."""
+    """Text escaped for plotly.js."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _panel(panel: Panel) -> dict[str, Any]:
-    """A panel in words and as a table, for those who do not see the plot."""
+    """A panel in words and as a table, for readers who cannot see the plot."""
     curves = {name: dict(_points(*series)) for name, series in panel.series.items()}
     sentences = []
     for name, points in curves.items():
@@ -230,7 +235,8 @@ def _panel(panel: Panel) -> dict[str, Any]:
         if not known:
             sentences.append(f"{name}: no values")
             continue
-        last, low, high = max(known), min(known, key=known.get), max(known, key=known.get)
+        last = max(known)
+        low, high = (choose(known, key=lambda epoch: known[epoch]) for choose in (min, max))
         sentences.append(
             f"{name}: {_value(known[last], panel.unit)} after epoch {last}, "
             f"lowest {_value(known[low], panel.unit)} (epoch {low}), "
@@ -256,9 +262,9 @@ def _value(value: float | None, unit: str) -> str:
 
 
 def _confusion(report: Report) -> dict[str, Any]:
-    """Given against refined labels: the whole table, or the strongest pairs if it is too large."""
+    """Given against refined labels: the matrix, or the most frequent pairs if it is too large."""
     names = _shown_names(report.class_names)
-    total = Counter()
+    total: Counter[int] = Counter()
     for given, _, count in report.confusion:
         total[given] += count
     strongest = max((n for given, refined, n in report.confusion if given != refined), default=0)

@@ -1,20 +1,44 @@
-"""torch.distributed.checkpoint with errors that all ranks share."""
+"""torch.distributed.checkpoint (DCP), with errors that all ranks share."""
 
+import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.storage import WriteResult
 
-from alr_fast.errors import SharedError, UserError
+from alr_fast.errors import UserError
+from alr_fast.training import distributed
 
 _T = TypeVar("_T")
 
 
-def _reason(error: BaseException) -> str:
-    """Why something failed, in one line.
+def on_all_ranks(step: Callable[[], _T], group: dist.ProcessGroup | None = None) -> _T:
+    """Runs a step on every rank of a group, by default all, and returns its result on this rank.
+
+    Raises:
+        SharedError: The step raised an `Exception` on a rank.
+    """
+
+    def explained() -> _T:
+        try:
+            return step()
+        except Exception as error:
+            raise UserError(reason(error)) from error
+
+    return distributed.on_all_ranks(explained, lambda value: distributed.gather(value, group))
+
+
+def reason(error: BaseException) -> str:
+    """Returns the cause of a failure in one line.
 
     torch.save and torch.load hide an error of the disk behind a RuntimeError ("unexpected pos").
     """
@@ -28,26 +52,34 @@ def _reason(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def _on_all_ranks(step: Callable[[], _T], group: dist.ProcessGroup | None) -> list[_T]:
-    """Runs a step on every rank: the results of all ranks, or on all the error of the first.
+def save_tensors(
+    tensors: dict[str, Tensor], folder: Path, group: dist.ProcessGroup
+) -> BaseException | None:
+    """Writes tensors into a folder; all ranks of the group call this.
 
-    Raises:
-        SharedError: the step failed on a rank.
+    Returns:
+        The failure of this rank's writes, interruptions included; None if they succeeded.
     """
-    try:
-        mine: tuple[bool, Any] = (True, step())
-    except Exception as error:
-        mine = (False, _reason(error))
-    everyone: list[tuple[bool, Any]] = [mine] * dist.get_world_size(group)
-    dist.all_gather_object(everyone, mine, group=group)
-    for succeeded, value in everyone:
-        if not succeeded:
-            raise SharedError(value)
-    return [value for _, value in everyone]
+    # No copies ahead: copies of GPU tensors need no stream of their own, the disk is slower.
+    writer = _Writer(folder, sync_files=True, per_thread_copy_ahead=0)
+    planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+    _call_dcp(
+        lambda: dcp.save(tensors, storage_writer=writer, planner=planner, process_group=group)
+    )
+    return writer.failure
+
+
+def load_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
+    """Reads tensors from a folder, in place; each rank reads independently of the others."""
+    planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+    reader = dcp.FileSystemReader(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no_dist warns that it is intended for a single process
+        _call_dcp(lambda: dcp.load(tensors, storage_reader=reader, planner=planner, no_dist=True))
 
 
 def _call_dcp(call: Callable[[], object]) -> None:
-    """Calls DCP and raises what went wrong, an interruption first, not the wrapper around it."""
+    """Calls DCP and raises the failure itself, an interruption before others, not the wrapper."""
     try:
         call()
         return
@@ -58,31 +90,28 @@ def _call_dcp(call: Callable[[], object]) -> None:
 
 
 class _Writer(dcp.FileSystemWriter):
-    """DCP's writer, but a failure is kept here, for the caller to look at when DCP is through.
+    """DCP's writer, but it keeps a failure for the caller.
 
-    DCP would catch it, interruptions too, and pickle it for the other ranks. That loses the OSError
-    beneath torch.save's error, and with torch 2.11 on Python 3.13 the pickling fails in turn, on
-    one rank only, while the others wait.
+    DCP would catch the failure, interruptions included, and pickle it for the other ranks. That
+    loses the OSError beneath torch.save's error. With torch 2.11 on Python 3.13 the pickling fails
+    in turn, on one rank only, while the others wait.
     """
 
     failure: BaseException | None = None
 
-    def write_data(self, plan: Any, planner: Any) -> Any:
+    def write_data(
+        self, plan: SavePlan, planner: SavePlanner
+    ) -> torch.futures.Future[list[WriteResult]]:
         try:
             return super().write_data(plan, planner)
         except BaseException as error:
             self.failure = error
-            nothing: torch.futures.Future = torch.futures.Future()
+            nothing: torch.futures.Future[list[WriteResult]] = torch.futures.Future()
             nothing.set_result([])
             return nothing
 
-    def finish(self, metadata: Any, results: Any) -> None:
+    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         try:
             super().finish(metadata, results)
         except BaseException as error:
             self.failure = error
-
-    def raise_failure(self) -> None:
-        failure, self.failure = self.failure, None
-        if failure is not None:
-            raise failure

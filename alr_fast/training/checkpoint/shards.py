@@ -1,4 +1,4 @@
-"""Rows that are sharded by rank, as DTensors of bounded chunks."""
+"""Rows sharded by rank, as DTensors of bounded chunks."""
 
 from itertools import pairwise
 
@@ -8,30 +8,30 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 from torch.distributed.tensor._shards_wrapper import LocalShardsWrapper
 
-CHUNK_BYTES = 32 << 20  # how much of a shard DCP takes into memory at once
+CHUNK_BYTES = 32 << 20  # the most that DCP copies into memory at once
 
 
 def shard(rows: Tensor, offset: int, total: int, mesh: DeviceMesh) -> DTensor:
-    """Names a process's rows as a part of a tensor that all processes hold together.
+    """Declares rows of this process to be a part of a tensor that all processes hold together.
 
-    Nothing is copied and nothing is sent: what `load` reads lands in `rows`. The result is for
-    `CheckpointStore.save` and `load`, not for computing.
+    Nothing is copied or sent: `load` reads into `rows` itself. The result is for
+    `CheckpointStore.save` and `load`, not for computation.
 
     Args:
-        rows: [n, K] or [n], any dtype, the rows offset..offset+n; n may differ between the
-            processes and be 0. It may be a memory-mapped file that is larger than the memory.
+        rows: [n, K] or [n], any dtype, the rows offset..offset+n of the whole tensor. n may differ
+            between processes and be 0. A memory-mapped file may be larger than the memory.
         offset: Number of the first row.
-        total: Rows of the whole tensor.
-        mesh: 1-D mesh of all processes, on the kind of device where the rows are.
+        total: Number of rows of the whole tensor.
+        mesh: 1-D mesh of all processes, on the device type of the rows.
 
     Returns:
-        A DTensor of shape [total, K] or [total], cut into views of at most CHUNK_BYTES bytes, or
-        one row. The cuts are at the same rows whoever holds them, so that another number of
+        A DTensor of shape [total, K] or [total], cut into views of at most CHUNK_BYTES bytes, or of
+        one row. The cuts do not depend on the distribution of the rows, so that another number of
         processes reads most chunks once.
 
     Raises:
-        ValueError: the rows have another number of dimensions, do not lie within the tensor, are
-            not all of it where there is one process, or are on another device than the mesh.
+        ValueError: The rows have another number of dimensions, lie outside of the whole tensor, are
+            incomplete with a single process, or are on another device type than the mesh.
     """
     end = offset + len(rows) if rows.ndim else offset
     if rows.ndim not in (1, 2):
@@ -43,7 +43,7 @@ def shard(rows: Tensor, offset: int, total: int, mesh: DeviceMesh) -> DTensor:
             f"rows {offset} to {end} are not this process's part of {total} rows held by "
             f"{mesh.size()} processes: offset and total count rows of the whole tensor"
         )
-    if rows.device.type != mesh.device_type:  # DTensor would copy them all over
+    if rows.device.type != mesh.device_type:  # DTensor would copy all of them
         raise ValueError(
             f"rows are on {rows.device}, the mesh is for {mesh.device_type}: make the mesh with "
             f'device_type="{rows.device.type}"'
@@ -59,8 +59,8 @@ def shard(rows: Tensor, offset: int, total: int, mesh: DeviceMesh) -> DTensor:
 def _dtensor(
     chunks: list[Tensor], starts: list[tuple[int, ...]], shape: torch.Size, mesh: DeviceMesh
 ) -> DTensor:
-    # DTensor itself knows only shards of ceil(total / processes) rows; shape and stride tell it
-    # not to compute them from that, and DCP asks the wrapper for what is where.
+    # DTensor alone supports only shards of ceil(total / processes) rows. Shape and stride are
+    # passed so that it does not derive them from that; DCP asks the wrapper for the chunks.
     stride = torch.empty(shape, device="meta").stride()
     wrapper = LocalShardsWrapper(chunks, starts)
     with torch.no_grad():
@@ -77,16 +77,16 @@ def _chunks(tensor: DTensor) -> LocalShardsWrapper:
     return local
 
 
-def _dtype(tensor: Tensor) -> torch.dtype:
-    # A LocalShardsWrapper, and so the DTensor around it, claims to be float32 whatever it holds.
+def dtype_of(tensor: Tensor) -> torch.dtype:
+    """Returns the dtype of the rows: a DTensor of `shard` itself always reports float32."""
     return _chunks(tensor).local_shards()[0].dtype if isinstance(tensor, DTensor) else tensor.dtype
 
 
-def _without_empty_shards(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What this process has to write or read.
+def without_empty_shards(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the tensors that this process has to write or read.
 
-    An empty shard begins where the next process's begins: DCP takes the two for copies of the same
-    chunk and may keep the empty one.
+    An empty shard starts where the next process's shard starts: DCP takes the two for copies of the
+    same chunk and may keep the empty one.
     """
     return {
         name: tensor
@@ -95,10 +95,11 @@ def _without_empty_shards(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _host_copy(tensor: Tensor, mesh: DeviceMesh) -> Tensor:
-    """A copy in memory of its own, strides kept; of a DTensor chunk by chunk, onto a CPU mesh."""
+def host_copy(tensor: Tensor, mesh: DeviceMesh) -> Tensor:
+    """Copies a tensor into CPU memory of its own, with its strides; `mesh` is a CPU mesh."""
     if not isinstance(tensor, DTensor):
         return tensor.detach().to("cpu", copy=True)
     local = _chunks(tensor)
     copies = [chunk.to("cpu", copy=True) for chunk in local.local_shards()]
-    return _dtensor(copies, local.local_offsets(), tensor.shape, mesh)
+    starts = [tuple(start) for start in local.local_offsets()]
+    return _dtensor(copies, starts, tensor.shape, mesh)

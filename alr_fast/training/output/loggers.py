@@ -1,4 +1,4 @@
-"""Where the figures of each epoch are noted down: a CSV file, TensorBoard, Weights & Biases."""
+"""Loggers of the figures of each epoch: a CSV file, TensorBoard, Weights & Biases."""
 
 import csv
 import importlib.util
@@ -7,12 +7,13 @@ import secrets
 import socket
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict, astuple, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config
 from alr_fast.training.output.records import EpochRecord, Histogram
 from alr_fast.utils.files import replacing, writing
@@ -21,32 +22,31 @@ LOGGER_NAMES = ("csv", "tensorboard", "wandb")
 
 
 class Logger(ABC):
-    """Takes epochs as they end. Process 0 alone has loggers."""
+    """Logs each finished epoch. Only process 0 has loggers."""
 
     @abstractmethod
     def epoch(self, record: EpochRecord, histograms: dict[str, Histogram]) -> None:
-        """Notes one epoch of one method down.
+        """Logs one epoch of one method.
 
         Args:
             record: Its figures.
-            histograms: Distributions after it, each under its name.
+            histograms: Distributions after the epoch, by name.
 
         Raises:
-            UserError: It cannot be written, the disk being full, for example.
+            UserError: A file cannot be written, for example because the disk is full.
         """
 
-    @abstractmethod
-    def close(self) -> None:
-        """Writes what is still kept back."""
+    def close(self) -> None:  # noqa: B027 (most loggers buffer nothing)
+        """Writes buffered figures."""
 
 
 class CsvLogger(Logger):
-    """A line for each method and epoch in ``metrics.csv``; histograms have no place there.
+    """Writes a line for each method and epoch to ``metrics.csv``, without histograms.
 
     Args:
         folder: Folder of the run.
-        records: Epochs that the run has behind it; the file holds exactly these afterwards, in
-            place of what a stopped run may have left.
+        records: Completed epochs of the run. They replace the content of the file, which may have
+            more epochs of a stopped run.
     """
 
     def __init__(self, folder: Path, records: list[EpochRecord]) -> None:
@@ -57,28 +57,24 @@ class CsvLogger(Logger):
             writer.writerows(astuple(record) for record in records)
 
     def epoch(self, record: EpochRecord, histograms: dict[str, Histogram]) -> None:
-        # Opened anew for each line: closing it is what tells that the line is on the disk.
+        # Opened and closed for each line: closing reports a line that could not be written.
         with writing(self._path), self._path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(astuple(record))
 
-    def close(self) -> None:
-        pass
-
 
 class TensorBoardLogger(Logger):
-    """Events in ``tensorboard/METHOD``, so that TensorBoard draws the methods into one plot.
+    """Writes events to ``tensorboard/METHOD``, so that TensorBoard plots the methods together.
 
     Args:
         folder: Folder of the run.
-        records: Epochs that the run has behind it; TensorBoard forgets those after them, which a
-            stopped run may have left.
+        records: Completed epochs of the run. TensorBoard discards later epochs of a stopped run.
     """
 
     def __init__(self, folder: Path, records: list[EpochRecord]) -> None:
         self._folder = folder / "tensorboard"
-        self._done = {record.method: record.epoch for record in records}  # the last one of each
-        self._files: dict[str, _EventFile] = {}
-        if self._folder.is_dir():  # at once, not only when a method has its first new epoch
+        self._last_epoch = {record.method: record.epoch for record in records}
+        self._files: dict[str, Path] = {}
+        if self._folder.is_dir():  # at the start, not only with the first new epoch of a method
             for path in sorted(self._folder.iterdir()):
                 self._file(path.name)
 
@@ -90,61 +86,50 @@ class TensorBoardLogger(Logger):
             if any(histogram.counts):
                 raw = HistogramProto(**_raw_histogram(histogram))
                 values.append(Summary.Value(tag=name, histo=raw))
-        self._file(record.method).write(record.epoch, summary=Summary(value=values))
+        _write_event(self._file(record.method), record.epoch, summary=Summary(value=values))
 
-    def close(self) -> None:
-        pass
-
-    def _file(self, method: str) -> "_EventFile":
+    def _file(self, method: str) -> Path:
         if method not in self._files:
-            self._files[method] = _EventFile(
-                self._folder / method, purge_step=self._done.get(method, 0) + 1
-            )
+            first_epoch = self._last_epoch.get(method, 0) + 1
+            self._files[method] = _new_event_file(self._folder / method, purge_step=first_epoch)
         return self._files[method]
 
 
-class _EventFile:
-    """A file of TensorBoard events, each on the disk when `write` returns.
+def _new_event_file(folder: Path, *, purge_step: int) -> Path:
+    """Starts a file of events; TensorBoard discards events of older files from a step on."""
+    from tensorboard.compat.proto.event_pb2 import SessionLog
 
-    In place of torch's SummaryWriter, which writes from a thread: there a full disk is a traceback.
+    # TensorBoard reads the files of a folder in the order of their names.
+    path = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    _write_event(path, 0, file_version="brain.Event:2")
+    _write_event(path, purge_step, session_log=SessionLog(status=SessionLog.START))
+    return path
 
-    Args:
-        folder: Gets the new file; made where it is missing.
-        purge_step: TensorBoard forgets what older files there say of this step and later ones.
-    """
 
-    def __init__(self, folder: Path, *, purge_step: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import SessionLog
+def _write_event(path: Path, step: int, **content: Any) -> None:
+    # torch's SummaryWriter would write from a thread, where a full disk leads to a traceback.
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
 
-        # TensorBoard reads the files of a folder in the order of their names.
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        self._path = folder / name
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        self.write(0, file_version="brain.Event:2")
-        self.write(purge_step, session_log=SessionLog(status=SessionLog.START))
-
-    def write(self, step: int, **content: Any) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        event = Event(step=step, wall_time=time.time(), **content)
-        with writing(self._path), self._path.open("ab") as file:
-            RecordWriter(file).write(event.SerializeToString())
+    event = Event(step=step, wall_time=time.time(), **content)
+    with writing(path), path.open("ab") as file:
+        RecordWriter(file).write(event.SerializeToString())
 
 
 class WandbLogger(Logger):
-    """One run at Weights & Biases for the run folder; ``METHOD/NAME`` are drawn over ``epoch``.
+    """Logs to one run at Weights & Biases; ``METHOD/NAME`` is plotted over ``epoch``.
 
-    A resumed run goes on under the id that the folder keeps in ``wandb.id``. What was sent cannot
-    be taken back: an epoch that is trained again after a stop is there twice.
+    A resumed run keeps its id, which is stored in ``wandb.id``. Logged epochs cannot be deleted: an
+    epoch that is repeated after a stop is logged twice.
 
     Args:
         folder: Folder of the run.
         config: Resolved configuration.
 
     Raises:
-        UserError: Weights & Biases refuses the run.
+        UserError: Weights & Biases rejects the run.
     """
 
     def __init__(self, folder: Path, config: Config) -> None:
@@ -160,15 +145,16 @@ class WandbLogger(Logger):
                 dir=str(folder),
                 config=config.as_dict(),
                 settings=wandb.Settings(
-                    console="off",  # what is printed is a progress bar
+                    console="off",  # standard output is a progress bar
                     silent=config.log.show in ("quiet", "json"),
                 ),
             )
         except wandb.errors.Error as error:
             reason = " ".join(str(error).split())
             raise UserError(
-                f"--log.to wandb: {reason}; run wandb login, set WANDB_MODE=offline, or leave it "
-                "out"
+                f"{reason}; run wandb login, set WANDB_MODE=offline, or leave it out",
+                argument="logger",
+                value="wandb",
             ) from error
         self._run.define_metric("epoch", hidden=True)
         for method in config.methods:
@@ -186,61 +172,66 @@ class WandbLogger(Logger):
 
 
 def check_loggers(names: list[str]) -> None:
-    """Checks the names in ``log.to`` before anything is written.
+    """Checks the names of loggers before any file is written.
 
     Raises:
-        UserError: An unknown name, or one whose package is missing.
+        UserError: A name is unknown, or its package is missing; the argument is ``logger``.
     """
     for name in names:
         if name not in LOGGER_NAMES:
-            raise UserError(f"--log.to {name}: no such logger; there is {', '.join(LOGGER_NAMES)}")
+            raise UserError(
+                f"no such logger; choose from {', '.join(LOGGER_NAMES)}",
+                argument="logger",
+                value=name,
+            )
     if "wandb" in names:
         found = importlib.util.find_spec("wandb")
-        # A mere folder has no origin, and W&B itself leaves one called wandb where it was used.
+        # A folder named wandb, which W&B itself creates, is found as a package without an origin.
         if found is None or found.origin is None:
             raise UserError(
-                "--log.to wandb: needs wandb, not installed: pip install 'alr_fast[wandb]', or "
-                "leave it out"
+                "needs wandb, not installed: pip install 'alr_fast[wandb]', or leave it out",
+                argument="logger",
+                value="wandb",
             )
 
 
 def make_loggers(config: Config, folder: Path, records: list[EpochRecord]) -> list[Logger]:
-    """The loggers named in ``log.to``, which `check_loggers` has accepted.
+    """Makes the loggers named in ``log.to``, which `check_loggers` has accepted.
 
     Args:
         config: Resolved configuration.
         folder: Folder of the run.
-        records: Epochs that a resumed run has behind it, in order; none for a new run.
+        records: Completed epochs of a resumed run, in order; empty for a new run.
 
     Raises:
-        UserError: A file cannot be written, or Weights & Biases refuses the run.
+        UserError: A file cannot be written, or Weights & Biases rejects the run.
     """
-    makers = {
+    makers: dict[str, Callable[[], Logger]] = {
         "csv": lambda: CsvLogger(folder, records),
         "tensorboard": lambda: TensorBoardLogger(folder, records),
         "wandb": lambda: WandbLogger(folder, config),
     }
-    return [makers[name]() for name in dict.fromkeys(config.log.to)]
+    with naming_options(logger="log.to"):
+        return [makers[name]() for name in dict.fromkeys(config.log.to)]
 
 
 def _figures(record: EpochRecord) -> dict[str, float]:
-    values = asdict(record)
     return {
         name: value
-        for name, value in values.items()
+        for name, value in asdict(record).items()
         if name not in ("method", "epoch") and value is not None
     }
 
 
 def _raw_histogram(histogram: Histogram) -> dict[str, Any]:
-    # Sums as if every value lay in the middle of its bin, which is all that is known.
+    # The sums assume that every value lies in the middle of its bin.
     counts = histogram.counts
     bins = list(pairwise(histogram.edges))
     middles = [(low + high) / 2 for low, high in bins]
-    filled = [place for place, count in enumerate(counts) if count]
+    filled = [bin_range for bin_range, count in zip(bins, counts, strict=True) if count]
     return {
-        "min": bins[filled[0]][0],
-        "max": bins[filled[-1]][1],
+        "min": filled[0][0],
+        "max": filled[-1][1],
         "num": sum(counts),
         "sum": sum(n * x for n, x in zip(counts, middles, strict=True)),
         "sum_squares": sum(n * x * x for n, x in zip(counts, middles, strict=True)),
@@ -252,7 +243,7 @@ def _raw_histogram(histogram: Histogram) -> dict[str, Any]:
 def _wandb_id(folder: Path) -> str:
     path = folder / "wandb.id"
     if not path.is_file():
-        # The name alone is not enough: two machines may begin a run in the same second.
+        # The name alone is not unique: two machines may start a run in the same second.
         with replacing(path) as fresh:
             fresh.write_text(f"{folder.name}-{secrets.token_hex(4)}\n", encoding="utf-8")
     return path.read_text(encoding="utf-8").strip()

@@ -1,4 +1,4 @@
-"""Figures of an epoch and of a method: records, summary, plot."""
+"""Figures of an epoch and of a method: records, summary, plot, histograms."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -13,32 +13,33 @@ from alr_fast.utils.files import replacing
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """What is known after one epoch of one method; accuracies are fractions of 1.
+    """Figures of one epoch of one method; accuracies are fractions of 1.
 
     Attributes:
         method: Name of the method.
         epoch: Number of the epoch, counted from 1.
-        learning_rate: Learning rate that the next step would have.
+        learning_rate: Learning rate of the next step.
         train_loss: Mean training loss.
         train_accuracy: Share of training samples predicted as their given label.
         test_loss: Mean cross entropy on the test set.
-        test_accuracy: Share of test samples predicted right.
-        second_test_accuracy: The same for the second test set, None where there is none.
-        label_accuracy: Share of training labels that are right now, None where nobody knows.
-        labels_changed: Share of training labels that differ from the given ones now.
-        nonfinite_rows: Samples whose logits were not finite.
-        skipped_steps: Steps of this epoch that were left out, their gradients not being finite.
-        broken_samples: Training samples that gave no image so far.
-        samples_per_second: Training samples a second, over all processes, evaluation not counted.
-        seconds: Time that the epoch took, evaluation included.
-        validation_accuracy: Share of the training samples put aside that were predicted as their
-            given label, None where there are none.
-        clean_correct: Of the training samples whose given label is right, the share predicted so,
-            while training, with crops and flips; None where nobody knows, as for the two that
-            follow.
-        mislabelled_correct: Of those whose given label is wrong, the share predicted as the class
-            that is right.
-        mislabelled_memorised: Of the same, the share predicted as the wrong given label.
+        test_accuracy: Share of test samples predicted correctly.
+        second_test_accuracy: The same for the second test set, None without one.
+        label_accuracy: Share of current training labels that are correct, None if unknown.
+        labels_changed: Share of current training labels that differ from the given ones.
+        nonfinite_rows: Samples with non-finite logits.
+        skipped_steps: Steps of this epoch skipped because of non-finite gradients.
+        broken_samples: Training samples with unreadable images so far.
+        samples_per_second: Training samples per second, over all processes, without evaluation.
+        seconds: Duration of the epoch, with evaluation.
+        validation_accuracy: Share of held-out training samples predicted as their given label,
+            None if no samples are held out.
+        clean_correct: Share of the training samples with a correct given label that are predicted
+            as this label, during training, with crops and flips; None if unknown, as for the next
+            two.
+        mislabelled_correct: Share of the training samples with a wrong given label that are
+            predicted as their true class.
+        mislabelled_memorised: Share of the same samples that are predicted as the wrong given
+            label.
     """
 
     method: str
@@ -61,16 +62,29 @@ class EpochRecord:
     mislabelled_correct: float | None = None
     mislabelled_memorised: float | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields as JSON values: null for a test loss that is NaN or infinite."""
+        test_loss = self.test_loss if math.isfinite(self.test_loss) else None
+        return {**asdict(self), "test_loss": test_loss}
 
-def method_summary(history: list[EpochRecord], label_accuracy_before: float | None) -> dict:
-    """What ``summary.json`` says about one method.
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "EpochRecord":
+        """Inverse of `to_json`, except that the test loss becomes NaN in place of infinity."""
+        test_loss = values["test_loss"]
+        return cls(**{**values, "test_loss": math.nan if test_loss is None else test_loss})
+
+
+def method_summary(
+    history: list[EpochRecord], label_accuracy_before: float | None
+) -> dict[str, Any]:
+    """Returns the entry of one method in ``summary.json``.
 
     Args:
         history: Its epochs, in order; the last one is the result.
-        label_accuracy_before: Share of the given labels that are right, None where nobody knows.
+        label_accuracy_before: Share of the given labels that are correct, None if unknown.
     """
     last = history[-1]
-    best = max(history, key=lambda record: record.test_accuracy)  # shown, never selected on
+    best = max(history, key=lambda record: record.test_accuracy)  # shown, never selected
     return {
         "test_accuracy_last": last.test_accuracy,
         "test_accuracy_best": best.test_accuracy,
@@ -89,7 +103,7 @@ def method_summary(history: list[EpochRecord], label_accuracy_before: float | No
 
 def plot_records(records: list[EpochRecord], path: Path) -> None:
     """Draws test accuracy and the state of the training labels over the epochs as a PNG."""
-    from matplotlib.figure import Figure  # without pyplot: needs no display and keeps no state
+    from matplotlib.figure import Figure  # pyplot would need a display and keep state
 
     known = any(record.label_accuracy is not None for record in records)
     panels = (
@@ -112,11 +126,11 @@ def plot_records(records: list[EpochRecord], path: Path) -> None:
 
 @dataclass(frozen=True)
 class Histogram:
-    """How many values lie in each bin; processes add theirs up.
+    """Number of values in each bin; the sum over processes is their common histogram.
 
     Attributes:
-        counts: Values in each bin.
-        edges: Borders of the bins, ascending, one more than there are bins.
+        counts: Number of values in each bin.
+        edges: Edges of the bins, ascending, one more than bins.
     """
 
     counts: list[int]
@@ -135,27 +149,14 @@ class Histogram:
 
     @classmethod
     def of_probabilities(cls, values: Tensor, *, bins: int = 20) -> "Histogram":
-        """Counts probabilities in bins of equal width; 1 belongs to the last one.
+        """Counts probabilities in bins of equal width; 1 belongs to the last bin.
 
         Args:
-            values: Any shape, floating point, 0 to 1 up to rounding; those that are not finite are
-                left out.
-            bins: How many bins.
+            values: Any shape, floating point, 0 to 1 up to rounding; non-finite values are ignored.
+            bins: Number of bins.
         """
         values = values.detach().flatten().double()
-        # Not torch.histc, which has no deterministic form on CUDA.
-        places = (values[values.isfinite()] * bins).long().clamp(0, bins - 1)
-        counts = torch.bincount(places, minlength=bins).tolist()
+        # Not torch.histc, which is not deterministic on CUDA.
+        bin_numbers = (values[values.isfinite()] * bins).long().clamp(0, bins - 1)
+        counts = torch.bincount(bin_numbers, minlength=bins).tolist()
         return cls(counts, [edge / bins for edge in range(bins + 1)])
-
-
-def _plain(record: EpochRecord) -> dict[str, Any]:
-    """For JSON, which has no NaN: the net may give one on a test set."""
-    plain = asdict(record)
-    plain["test_loss"] = record.test_loss if math.isfinite(record.test_loss) else None
-    return plain
-
-
-def _record(plain: dict[str, Any]) -> EpochRecord:
-    test_loss = plain["test_loss"]
-    return EpochRecord(**{**plain, "test_loss": math.nan if test_loss is None else test_loss})

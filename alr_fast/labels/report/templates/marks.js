@@ -1,8 +1,8 @@
-// Marks: keep, fix or unsure for a sample, kept by the browser; their export as CSV.
+// Marks: keep, fix or unsure for a sample, stored by the browser; their export as CSV.
 
 const MARKS = ["keep", "fix", "unsure"];
 
-/** Marks by sample id. `kept` tells whether they outlive the page. */
+/** Marks by sample id. `kept` is true if the browser stores them. */
 class Marks {
   constructor(key) {
     this.key = key;
@@ -10,7 +10,7 @@ class Marks {
     this.read();
   }
 
-  /** Reads what is stored; marks of samples that this page does not list stay as they are. */
+  /** Reads the stored marks, including those of samples that this page does not list. */
   read() {
     this.byId = new Map();
     try {
@@ -19,7 +19,7 @@ class Marks {
         if (MARKS.includes(mark)) this.byId.set(id, mark);
       }
     } catch (error) {
-      // A text that is no JSON is replaced by the next mark; a storage that is closed stays closed.
+      // The next mark replaces invalid JSON; any other error means that there is no storage.
       if (!(error instanceof SyntaxError)) this.kept = false;
     }
   }
@@ -49,13 +49,13 @@ class Marks {
   }
 }
 
-// A spreadsheet would run a text that starts so as a formula, or drop a leading apostrophe.
+// A spreadsheet would run a text with this start as a formula, or drop a leading apostrophe.
 const FORMULA_START = /^['=+\-@\t\r\n＝＋－＠]/;
 
 /**
- * A value as a field of a CSV file (RFC 4180). Numbers go in as they are, texts in quotes. A text that
- * a spreadsheet might run gets an apostrophe in front, and so does one that starts with an apostrophe:
- * whoever reads the file with a program takes one leading apostrophe away.
+ * A value as a field of a CSV file (RFC 4180): numbers are unquoted, texts quoted. A text that a
+ * spreadsheet might run, or that starts with an apostrophe, gets an apostrophe in front. Programs that
+ * read the file remove one leading apostrophe.
  */
 function csvField(value) {
   if (typeof value !== "string") return value === null ? "" : String(value);
@@ -63,7 +63,7 @@ function csvField(value) {
   return `"${text.replaceAll('"', '""')}"`;
 }
 
-/** The marked ones among the samples, as CSV; `label` is the class number that the mark decides for. */
+/** The marked samples as CSV; `label` is the class number that the mark selects. */
 function marksCsv(samples, marks) {
   const header = "id,path,given,refined,score,mark,label,given_name,refined_name";
   const lines = samples
@@ -81,6 +81,6 @@ function marksCsv(samples, marks) {
 function download(name, text) {
   const url = URL.createObjectURL(new Blob([text], { type: "text/csv;charset=utf-8" }));
   element("a", { href: url, download: name }).click();
-  // The browser still reads the address after the click.
+  // The browser reads the address after the click.
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }

@@ -1,18 +1,18 @@
 // Helpers, colour scheme, plots, confusion and the table of the classes.
-// page.js, marks.js and suspects.js become one module, in this order, after that of DataTables.
+// page.js, marks.js and suspects.js form one module, in this order, after that of DataTables.
 
 const report = JSON.parse(document.getElementById("report-data").textContent);
-// itables hands its DataTables on with jQuery.
+// itables exposes its DataTables through jQuery.
 const DataTable = window.$.fn.dataTable;
 const darkScheme = window.matchMedia("(prefers-color-scheme: dark)");
 const reducedMotion = window.matchMedia("(prefers-reduced-motion: reduce)");
 
 /**
- * Makes an element. Text goes in as text nodes: nothing in the data is ever parsed as HTML.
+ * Makes an element. Text becomes text nodes: data is never parsed as HTML.
  *
  * @param {string} tag Name of the element.
- * @param {Object} attributes Attributes; those that are null or false are left out.
- * @param {...(Node|string)} children What it holds.
+ * @param {Object} attributes Attributes; null and false omit an attribute.
+ * @param {...(Node|string)} children Content.
  */
 function element(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -23,7 +23,7 @@ function element(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** Says something to those who listen to the page instead of looking at it. */
+/** Announces a text to screen readers. */
 function announce(text) {
   document.getElementById("status").textContent = text;
 }
@@ -42,7 +42,7 @@ function color(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
 
-/** The figure in the colours of the scheme; the same name has the same colour in every plot. */
+/** The figure in the colours of the scheme; a name has the same colour in all plots. */
 function themed(figure, order) {
   const axis = {
     gridcolor: color("line"),
@@ -63,7 +63,7 @@ function themed(figure, order) {
   const layout = {
     ...figure.layout,
     autosize: true,
-    // On a phone, the legend has a line for each curve.
+    // On a phone, each curve takes a line of the legend.
     height: 300 + 20 * Math.max(0, traces.length - 4),
     margin: { l: 8, r: 12, t: 8, b: 8 },
     paper_bgcolor: "rgba(0,0,0,0)",
@@ -122,7 +122,7 @@ function startClassTable() {
 
 // --- confusion ------------------------------------------------------------------------------
 
-/** One stop for the Tab key in the whole table of pairs; arrow keys move inside it. */
+/** The matrix is a single stop of the Tab key; arrow keys move inside it. */
 function startMatrix() {
   const table = document.querySelector(".matrix");
   if (!table) return;
@@ -143,7 +143,7 @@ function startMatrix() {
     event.preventDefault();
     let row = rows.findIndex((cells) => cells.includes(cell));
     let column = rows[row].indexOf(cell);
-    // Empty cells are passed over.
+    // Skip empty cells.
     do {
       row += step[0];
       column += step[1];

@@ -1,5 +1,5 @@
-// List of the suspicious images. DataTables searches, filters, orders and cuts into pages; its
-// table stays hidden, and the rows of the page that it would show become cards.
+// List of the suspicious images. DataTables searches, filters, sorts and paginates; its table stays
+// hidden, and the rows of its current page become cards.
 
 const COLUMNS = [
   { title: "score", data: "score", type: "num" },
@@ -35,7 +35,7 @@ class SuspectList {
   // --- table and controls -------------------------------------------------------------------
 
   makeTable() {
-    // A text column is searched as HTML, so it is handed over escaped.
+    // DataTables searches text columns as HTML, so they are escaped.
     const text = DataTable.render.text();
     const names = (sample) => {
       return `${report.shownNames[sample.given]} → ${report.shownNames[sample.refined]}`;
@@ -172,7 +172,7 @@ class SuspectList {
     const { given, refined, mark } = this.filters;
     for (const [name, k] of Object.entries({ given, refined })) {
       const select = this.controls[name];
-      // A pair of the confusion may be of classes that have no suspicious image.
+      // The classes of a pair may have no suspicious images.
       if (k !== null && ![...select.options].some((option) => option.value === String(k))) {
         this.addClass(select, k, 0);
       }
@@ -216,7 +216,7 @@ class SuspectList {
 
   // --- cards --------------------------------------------------------------------------------
 
-  /** Puts the rows of this page into the list; those of other pages are not in the document. */
+  /** Makes the cards of this page; those of other pages are not in the document. */
   draw() {
     const focused = this.cards.contains(document.activeElement);
     const before = this.position();
@@ -246,16 +246,16 @@ class SuspectList {
   card(sample) {
     const given = report.shownNames[sample.given];
     const refined = report.shownNames[sample.refined];
-    const label = (what, name, probability) =>
+    const label = (kind, name, probability) =>
       element(
         "div",
-        { class: `label ${what}` },
-        element("dt", {}, what),
+        { class: `label ${kind}` },
+        element("dt", {}, kind),
         element("dd", { class: "name" }, element("bdi", {}, name)),
         element("dd", { class: "probability" }, percent(probability)),
       );
-    const fact = (what, value) =>
-      element("div", {}, element("dt", {}, what), element("dd", {}, value));
+    const fact = (name, value) =>
+      element("div", {}, element("dt", {}, name), element("dd", {}, value));
     const buttons = MARKS.map((mark, number) =>
       element(
         "button",
@@ -309,7 +309,7 @@ class SuspectList {
       loading: "lazy",
     });
     image.addEventListener("load", () => {
-      // Enlarged smoothly, a handful of pixels would be a blur.
+      // Smooth scaling would blur a few pixels.
       image.classList.toggle("tiny", image.naturalWidth < 48);
     });
     image.addEventListener("error", () => {
@@ -320,7 +320,7 @@ class SuspectList {
     return frame;
   }
 
-  /** Makes a card the one that the Tab key reaches, with its buttons. */
+  /** Makes a card with its buttons the target of the Tab key. */
   activate(card) {
     if (!card) return;
     for (const other of this.all()) {
@@ -335,7 +335,7 @@ class SuspectList {
   onClick(event) {
     const button = event.target.closest("button[data-mark]");
     if (!button) return;
-    // The button of the mark that a card has takes it away.
+    // The button of the current mark removes it.
     const pressed = button.getAttribute("aria-pressed") === "true";
     this.setMark(button.closest(".card"), pressed ? null : button.dataset.mark);
   }
@@ -371,7 +371,7 @@ class SuspectList {
     else this.turnPage(Math.sign(steps[event.key]));
   }
 
-  /** Goes on where a page ends: to the first card of the next one, to the last of the one before. */
+  /** Moves past the end of a page: to the first card of the next or the last of the previous. */
   turnPage(direction) {
     const { page, pages } = this.table.page.info();
     if (page + direction < 0 || page + direction >= pages) return;
@@ -387,7 +387,7 @@ class SuspectList {
     this.showMark(card, mark);
     this.showMarks();
     announce(`Sample ${sample.id}: ${mark ?? "not marked"}. ${this.countText()}`);
-    // What no longer matches leaves at once: if it stayed, the next page would skip as many.
+    // Remove cards that no longer match: otherwise the next page would skip as many samples.
     if (this.filters.mark !== "") this.table.draw(false);
   }
 

@@ -11,12 +11,11 @@ import yaml
 from safetensors.torch import load_file
 
 from alr_fast.data.broken import BrokenSamples
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config
 from alr_fast.training.output.loggers import Logger
-from alr_fast.training.output.records import Histogram, method_summary
+from alr_fast.training.output.records import Histogram
 from alr_fast.training.output.run_folder import LOCK, RunFolder, check_runs, find_runs, is_finished
-from alr_fast.utils.files import replacing, writing
 from helpers.records import record
 
 
@@ -52,7 +51,7 @@ def test_a_folder_of_something_else_is_not_opened(tmp_path):
         RunFolder.open(tmp_path)
 
 
-def test_a_lock_that_cannot_be_made_is_one_line(folder):
+def test_a_lock_that_cannot_be_made_is_an_error_of_one_line(folder):
     folder.close()
     (folder.path / LOCK).unlink()
     (folder.path / LOCK).mkdir()
@@ -69,9 +68,9 @@ def test_a_check_leaves_nothing_behind(tmp_path, runs):
 @pytest.mark.parametrize(
     ("runs", "message"),
     [
-        # Where not even root may write, though os.access says so.
+        # Not even root can write here, although os.access returns True.
         ("/proc/runs", r"cannot be written \(.+\); pass another folder"),
-        ("file", "is not a folder; pass another one"),
+        ("file", "is not a folder; pass another folder"),
         ("file/runs", r"cannot be written \(Not a directory\)"),
         ("nowhere", "is not a folder"),
     ],
@@ -80,7 +79,7 @@ def test_runs_that_cannot_be_written_are_refused(tmp_path, runs, message):
     (tmp_path / "file").touch()
     (tmp_path / "nowhere").symlink_to("none")
     path = tmp_path / runs
-    with pytest.raises(UserError, match=f"--runs {path}: {message}"):
+    with pytest.raises(UserError, match=f"--runs {path}: {message}"), naming_options(runs="runs"):
         check_runs(str(path))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "nowhere"]
 
@@ -137,7 +136,7 @@ def test_list_of_broken_files(folder):
         assert list(csv.reader(file))[1:] == [["3", "a.png", "cut off"], ["7", "b.png", "empty"]]
 
 
-def test_a_finished_run_is_known_by_its_summary(folder):
+def test_a_run_with_a_summary_is_finished(folder):
     notes = Notes()
     folder.log_to([notes])
     assert not is_finished(folder.path)
@@ -150,38 +149,8 @@ def test_a_finished_run_is_known_by_its_summary(folder):
     assert not [p for p in folder.path.iterdir() if p.name.startswith(".") and p.name != LOCK]
 
 
-def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), replacing(path) as fresh:
-        fresh.write_text("half")
-        assert path.read_text() == "old"
-        raise KeyboardInterrupt
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "old")]
-    with replacing(path) as fresh:
-        fresh.write_text("new")
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "new")]
-
-
-@pytest.mark.parametrize(
-    ("number", "remedy"),
-    [
-        (errno.ENOSPC, "No space left on device; free some space"),
-        (errno.EDQUOT, "Disk quota exceeded; free some space"),
-        (errno.EROFS, "Read-only file system; make it writable"),
-    ],
-)
-def test_what_cannot_be_written_is_told_in_one_line(tmp_path, number, remedy):
-    with pytest.raises(UserError) as caught, writing(tmp_path / "x"):
-        raise OSError(number, os.strerror(number))
-    assert str(caught.value) == (
-        f"{tmp_path / 'x'}: {remedy} and try again (a run that was stopped goes on with --resume "
-        "auto)"
-    )
-
-
 def writes():
-    """Each write of a run folder, the file that it makes, and the call below that would fail."""
+    """Returns for each write of a run folder its file, the call to fail, and the write."""
     broken = BrokenSamples.__new__(BrokenSamples)
     broken.reasons = {3: ("a.png", "cut off")}
     model = torch.nn.Linear(3, 2)
@@ -200,15 +169,15 @@ def writes():
 
 
 @pytest.mark.parametrize("name", list(writes()))
-def test_a_full_disk_is_told_with_the_name_of_the_file(folder, monkeypatch, name):
+def test_the_error_of_a_full_disk_names_the_file(folder, monkeypatch, name):
     file, call, write = writes()[name]
     monkeypatch.setattr(call, no_space)
     with pytest.raises(UserError) as caught:
         write(folder)
     path = folder.path.parent / file if name == "latest" else folder.path / file
     assert str(caught.value) == (
-        f"{path}: No space left on device; free some space and try again (a run that was stopped "
-        "goes on with --resume auto)"
+        f"{path}: No space left on device; free some space and try again (--resume auto resumes a "
+        "run that was stopped)"
     )
     assert not path.exists()
     assert not [
@@ -223,7 +192,7 @@ def test_a_full_disk_at_the_very_start(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"config\.yaml: No space left on device"):
         RunFolder.create(Config(runs=str(tmp_path)))
     assert find_runs(tmp_path) == []
-    # The folder of the runs is there, the one of the run has no room.
+    # The folder of the runs exists, but the disk is full for the folder of the run.
     monkeypatch.setattr(
         "pathlib.Path.mkdir", lambda path, exist_ok=False, **_: exist_ok or no_space()
     )
@@ -231,9 +200,9 @@ def test_a_full_disk_at_the_very_start(tmp_path, monkeypatch):
         RunFolder.create(Config(runs=str(tmp_path)))
 
 
-def test_weights_that_the_disk_really_has_no_room_for(folder):
+def test_weights_that_exceed_the_space_on_the_disk(folder):
     folder.close()
-    # A limit on the size of files stands for the full disk: the system itself refuses the write.
+    # A limit on the size of files simulates a full disk: the kernel itself fails the write.
     code = """
 import resource, sys, torch
 from pathlib import Path
@@ -268,22 +237,10 @@ def test_runs_are_found_newest_first(tmp_path):
     for name in sorted(names):
         (runs / name).mkdir(parents=True)
         (runs / name / "config.yaml").touch()
-    (runs / "20270101-000000-digits").mkdir()  # not a run: nothing in it
+    (runs / "20270101-000000-digits").mkdir()  # not a run: empty
     (runs / "20270101-000001-note").touch()
     (runs / "latest").symlink_to(names[2])
     assert [p.name for p in find_runs(runs)] == names
-
-
-def test_summary_adds_up_the_epochs():
-    history = [
-        record(e, test_accuracy=acc, skipped_steps=e, samples_per_second=100.0 * e, seconds=2.0)
-        for e, acc in enumerate([0.5, 0.9, 0.9, 0.7], start=1)
-    ]
-    result = method_summary(history, 0.6)
-    assert (result["test_accuracy_last"], result["test_accuracy_best"]) == (0.7, 0.9)
-    assert (result["best_epoch"], result["label_accuracy_before"]) == (2, 0.6)
-    assert (result["skipped_steps"], result["seconds"]) == (10, 8.0)
-    assert result["samples_per_second"] == pytest.approx(250.0)
 
 
 def test_two_processes_never_train_in_one_folder(tmp_path):
@@ -299,9 +256,9 @@ def test_two_processes_never_train_in_one_folder(tmp_path):
     )
     command = [sys.executable, "-c", code, str(folder.path)]
 
-    def said():
+    def output():
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    assert f"{folder.path}: another process is still training there" in said()
+    assert f"{folder.path}: another process is still training there" in output()
     folder.close()
-    assert said() == ""
+    assert output() == ""

@@ -1,4 +1,4 @@
-// Which CUDA kernel runs, and with how many threads: host-side facts, no CUDA, no torch.
+// Chooses the CUDA kernel and its numbers of threads. Host code without CUDA or torch.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace alr_fast {
 
-// The row kernel's ways to divide and to hold a row.
+// Regimes of the row kernel: how a row is divided among threads and where it is held.
 enum class Regime : int32_t {
   kSubWarp,  // several rows a warp, held in registers
   kWarp,     // a warp a row, held in registers
@@ -17,9 +17,9 @@ enum class Regime : int32_t {
   kLoop,     // a block a row that is read twice
 };
 
-// What a regime fixes at compile time: threads of one warp that share a row (0: the whole block
-// does), elements of a row that a thread holds in registers at once, the largest block, and how
-// many such blocks a multiprocessor shall be able to hold (which bounds the registers).
+// Compile-time values of a regime: threads of one warp that share a row (0: the whole block does),
+// elements of a row that a thread holds in registers at once, the largest block, and the number of
+// such blocks that must fit on a multiprocessor (which bounds the registers).
 template <int kLanes_, int kElements_, int kMaxThreads_, int kMinBlocks_>
 struct RegimeShape {
   static constexpr int kLanes = kLanes_;
@@ -48,12 +48,11 @@ constexpr int kAccessBytes = 16;         // of the widest access
 constexpr int kReductionSlotBytes = 16;  // shared memory of one warp in one reduction over a block
 constexpr int kReductionBuffers = 2;     // used in turn, so that a reduction needs one barrier
 
-// Rows of a batch are dealt out to at most so many blocks, each of which leaves a partial sum.
+// The most blocks that share the rows of a batch; each of them writes a partial sum.
 constexpr int64_t kMaxResidentBlocks = 8192;
 constexpr int kMaxClusterBlocks = 16;
 
-// A batch of up to so many rows is counted by every block for itself, a larger one by a launch
-// before it.
+// Up to this many rows, every block counts the valid rows itself; larger batches need the pre-pass.
 constexpr int64_t kRowsCountedByBlock = 2048;
 
 // Elements per 16-byte access to the narrower of the two types.
@@ -61,15 +60,14 @@ ALR_HD constexpr int full_vector_width(int logits_bytes, int table_bytes) {
   return kAccessBytes / (logits_bytes < table_bytes ? logits_bytes : table_bytes);
 }
 
-// Columns of a row that one block of a cluster holds: whole accesses, so that all parts of a row
-// that is aligned are.
+// Columns of a row that one block of a cluster holds: a multiple of the access width, so that all
+// parts of an aligned row are aligned.
 ALR_HD constexpr int64_t columns_per_block(int64_t classes, int blocks_per_row) {
   const int64_t part = (classes + blocks_per_row - 1) / blocks_per_row;
   return blocks_per_row == 1 ? part : (part + 63) / 64 * 64;
 }
 
-// Bytes in shared memory for a row's `columns` elements of `size` bytes, wherever in an access it
-// begins.
+// Bytes of shared memory for `columns` elements of `size` bytes at any alignment.
 ALR_HD constexpr int64_t staged_bytes(int64_t columns, int64_t size) {
   return (columns * size + 2 * kAccessBytes - 2) / kAccessBytes * kAccessBytes;
 }
@@ -96,28 +94,28 @@ struct LaunchPlan {
   int elements_per_thread;  // held in registers at once
   int min_resident_blocks;  // per multiprocessor
   int shared_memory;        // bytes per block
-  int64_t blocks;           // the most that have work; fewer take several rows in turn
+  int64_t blocks;           // blocks with work; a smaller grid processes several rows per block
 };
 
-// Plan of the row kernel. There is no `table_dtype` where no table is read. `aligned` is the number
-// of elements of which all row bases and strides are multiples (see row_alignment). Throws
-// std::invalid_argument for what no kernel exists for.
+// Plan of the row kernel. `table_dtype` is empty if no table is read. All row bases and strides are
+// multiples of `aligned` elements (see row_alignment). Throws std::invalid_argument if no kernel
+// exists.
 LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
                        std::optional<DType> table_dtype, int aligned = kAccessBytes,
                        const DeviceLimits& limits = {});
 LaunchPlan launch_plan(const RowLossParams& params, const DeviceLimits& limits = {});
 
-// The largest power of two, up to 8, of which the bases and strides of all rows are multiples, in
-// elements; a base at a multiple of 16 bytes counts as aligned for any.
+// The largest power of two up to 8, in elements, that divides the bases and strides of all rows; a
+// base at a multiple of 16 bytes counts as aligned for any.
 int row_alignment(const RowLossParams& params);
 
-// Whether an index may come twice, which takes a preparing launch and its scratch memory.
+// Whether an index may occur twice, which requires the pre-pass and its scratch memory.
 bool needs_groups(const RowLossParams& params);
 
 // Whether the rows that are not ignored must be counted before the row kernel starts.
 bool needs_count_before(const RowLossParams& params);
 
-// Elements of RowLossParams::row_loss: one a row, or 16 bytes a block where it is scratch.
+// Elements of RowLossParams::row_loss: one per row, or 16 bytes per block where it is scratch.
 int64_t row_loss_size(const RowLossParams& params);
 
 struct ScaleGradPlan {

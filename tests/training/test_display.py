@@ -1,6 +1,5 @@
 import io
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,18 +8,18 @@ import pytest
 from alr_fast.training.output import display as module
 from alr_fast.training.output.display import RunDisplay
 from alr_fast.training.output.records import method_summary
-from alr_fast.utils.text import duration, rate
 from helpers.records import record
+from helpers.terminal import open_terminal
 
 EPOCH = (
     "  alr  epoch 2/3  loss 0.3888  acc 65.8%  test acc 98.9%  changed 34.0%"
-    "  labels right 98.0%  1,234 img/s"
+    "  label acc 98.0%  1,234 img/s"
 )
 SHARES = {"data": (0.125, 0.25), "forward": (75.0, 0.75)}
 
 
 class Clock:
-    """Stands for time.monotonic; a test says how late it is."""
+    """Replaces time.monotonic; a test sets the time."""
 
     def __init__(self):
         self.now = 1000.0
@@ -38,26 +37,12 @@ def clock(monkeypatch):
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """Standard output as a terminal of a given width; returns what was written to it."""
-
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    def make(columns):
-        for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("TERM", "xterm")
-        monkeypatch.setenv("COLUMNS", str(columns))
-        out = Terminal()
-        monkeypatch.setattr(sys, "stdout", out)
-        return out
-
-    return make
+    """Opens a terminal of a given width as standard output."""
+    return lambda columns: open_terminal(monkeypatch, columns)
 
 
 def everything(console):
-    """Calls whatever a run calls."""
+    """Calls each method that a run calls."""
     console.log("hello a:100:b [bold]x")
     console.warn("look out")
     assert list(console.track([1, 2], description="decoding", total=2)) == [1, 2]
@@ -73,7 +58,7 @@ def everything(console):
 
 
 def train_lines(capsys, clock, *, epochs, seconds=1.0, start=0, **changes):
-    """Numbers of the epochs that have a line, and the lines."""
+    """Returns the numbers of the epochs that have a line, and the lines."""
     console = RunDisplay("lines")
     with console.training("alr", epochs=epochs, steps=4, start_epoch=start) as display:
         for epoch in range(start + 1, epochs + 1):
@@ -126,7 +111,7 @@ def test_bar_on_a_terminal(terminal, capsys, clock, columns):
         (task,) = display._progress.tasks
         assert (task.completed, task.total) == (31 * 4, 240)
         console.warn("look out")
-    assert "alr  epoch" not in out.getvalue()  # no line beside the bar
+    assert "alr  epoch" not in out.getvalue()  # no line in addition to the bar
     assert ("0:00:0" in out.getvalue()) == (columns == 120)
     assert capsys.readouterr().err == "warning: look out\n"  # standard error is no terminal here
 
@@ -136,13 +121,6 @@ def test_a_resumed_bar_starts_where_the_run_is(terminal):
     with RunDisplay().training("alr", epochs=6, steps=4, start_epoch=2, start_step=3) as display:
         (task,) = display._progress.tasks
         assert (task.completed, task.fields["epoch"]) == (11, 3)
-
-
-def test_track_shows_a_bar_on_a_terminal(terminal):
-    out = terminal(100)
-    assert list(RunDisplay().track([1, 2], description="decoding", total=2)) == [1, 2]
-    assert "100%" in out.getvalue()
-    assert "decoding: 2" not in out.getvalue()
 
 
 def test_quiet_prints_warnings_and_the_table(capsys):
@@ -191,7 +169,7 @@ def test_json_has_no_progress_more_than_once_a_second(capsys, clock):
     assert [json.loads(line)["step"] for line in lines] == [1, 4, 6]
 
 
-def test_json_has_null_for_what_is_no_number(capsys):
+def test_json_has_null_for_nan_and_infinity(capsys):
     with RunDisplay("json").training("alr", epochs=1, steps=1) as display:
         display.epoch(record(1, test_loss=float("nan"), train_loss=float("inf")))
     event = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
@@ -213,9 +191,9 @@ def test_twenty_epochs_have_a_line_each(capsys, clock):
 
 def test_of_more_epochs_about_ten_have_a_line(capsys, clock):
     assert train_lines(capsys, clock, epochs=60)[0] == [1, *range(6, 61, 6)]
-    # Those that divide the run, and the last one in any case.
+    # Epochs that divide the run, and always the last epoch.
     assert train_lines(capsys, clock, epochs=34)[0] == [1, *range(3, 34, 3), 34]
-    # A resumed run has a line for its own first one.
+    # A resumed run has a line for its own first epoch.
     assert train_lines(capsys, clock, epochs=60, start=43)[0] == [44, 48, 54, 60]
 
 
@@ -226,7 +204,7 @@ def test_slow_epochs_have_a_line_each(capsys, clock):
     assert shown[:6] == [1, 5, 6, 10, 12, 16]
 
 
-def test_time_left_is_told_from_the_epochs_of_this_process(capsys, clock):
+def test_time_left_is_estimated_from_the_epochs_of_this_process(capsys, clock):
     _, lines = train_lines(capsys, clock, epochs=10, seconds=60.0, start=6)
     assert [line.split("img/s")[1] for line in lines] == [
         "  3 min 00 s left",
@@ -244,19 +222,19 @@ def test_a_run_resumed_within_an_epoch_counts_its_own_steps(capsys, clock):
     assert capsys.readouterr().out.endswith("  1 min 00 s left\n")
 
 
-def test_no_time_is_told_before_the_first_step(capsys, clock):
+def test_no_time_is_estimated_before_the_first_step(capsys, clock):
     with RunDisplay("json").training("alr", epochs=4, steps=10, start_epoch=1) as display:
         clock.now += 6
         display.step(1, 0, 1.0, 0.5, 10.0)
     assert json.loads(capsys.readouterr().out)["seconds_left"] is None
 
 
-def test_what_is_only_sometimes_in_a_line(capsys, clock):
+def test_parts_of_a_line_that_are_optional(capsys, clock):
     _, (line,) = train_lines(capsys, clock, epochs=1)
     assert "skipped" not in line
     _, (line,) = train_lines(capsys, clock, epochs=1, skipped_steps=3, label_accuracy=None)
     assert line.endswith("1,234 img/s  skipped steps 3")
-    assert "labels right" not in line
+    assert "label acc" not in line
 
 
 def test_lines_are_not_wider_than_120_columns(capsys, clock):
@@ -267,12 +245,12 @@ def test_lines_are_not_wider_than_120_columns(capsys, clock):
 
 TABLE = """\
 Last of 60 epochs (the best one is shown, never selected)
-┏━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━━━━━┳━━━━━━━━━━━━━━┳━━━━━━━┳━━━━━━━━━┳━━━━━━━━┳━━━━━━━━━━━━┓
-┃ method ┃ test acc ┃ best (epoch) ┃ labels right ┃ after ┃ changed ┃  img/s ┃       time ┃
-┡━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━━━━━╇━━━━━━━━━━━━━━╇━━━━━━━╇━━━━━━━━━╇━━━━━━━━╇━━━━━━━━━━━━┩
-│ ce     │    98.9% │    98.9% (1) │        64.4% │ 98.0% │   34.0% │  1,234 │     29.7 s │
-│ alr    │    98.9% │    98.9% (1) │            - │ 98.0% │   34.0% │ 12,345 │ 3 h 05 min │
-└────────┴──────────┴──────────────┴──────────────┴───────┴─────────┴────────┴────────────┘
+┏━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━┳━━━━━━━━━┳━━━━━━━━┳━━━━━━━━━━━━┓
+┃ method ┃ test acc ┃ best (epoch) ┃ label acc ┃ after ┃ changed ┃  img/s ┃       time ┃
+┡━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━╇━━━━━━━━━╇━━━━━━━━╇━━━━━━━━━━━━┩
+│ ce     │    98.9% │    98.9% (1) │     64.4% │ 98.0% │   34.0% │  1,234 │     29.7 s │
+│ alr    │    98.9% │    98.9% (1) │         - │ 98.0% │   34.0% │ 12,345 │ 3 h 05 min │
+└────────┴──────────┴──────────────┴───────────┴───────┴─────────┴────────┴────────────┘
 """
 
 
@@ -296,33 +274,8 @@ def test_a_narrow_terminal_has_fewer_columns(terminal):
     assert "3 h 05 min" in out.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.4, "0 s"),
-        (59.4, "59 s"),
-        (59.6, "1 min 00 s"),
-        (185, "3 min 05 s"),
-        (3599.6, "1 h 00 min"),
-        (11_100, "3 h 05 min"),
-        (100 * 3600, "100 h 00 min"),
-    ],
-)
-def test_durations(seconds, text):
-    assert duration(seconds) == text
-
-
-def test_durations_with_decimals():
-    assert duration(29.66, digits=1) == "29.7 s"
-    assert duration(59.96, digits=1) == "1 min 00 s"
-
-
-def test_rates():
-    assert [rate(x) for x in (0.25, 9.9, 10.2, 1234.6)] == ["0.2", "9.9", "10", "1,235"]
-
-
 @pytest.mark.parametrize("show", ["quiet", "json"])
-def test_suspects_whose_names_are_no_utf8_can_be_printed(monkeypatch, show):
+def test_suspects_with_non_utf8_names_can_be_printed(monkeypatch, show):
     screen = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
     monkeypatch.setattr("sys.stdout", screen)
     sample = {"id": 3, "path": "a/\udce9.png", "given_name": "caf\udce9", "refined_name": "[b]x",

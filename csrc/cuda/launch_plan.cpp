@@ -35,7 +35,7 @@ constexpr PlanEntry entry(int64_t max_classes, const char* name,
           Traits::kMinBlocks * Traits::kMaxThreads / threads_per_block};
 }
 
-// Sorted by max_classes. Blocks of a row grow with it: short rows then leave room for other blocks.
+// Sorted by max_classes. Longer rows use more blocks; short rows leave room for other blocks.
 constexpr PlanEntry kPlans[] = {
     entry<Regime::kSubWarp>(32, "sub_warp"),
     entry<Regime::kWarp>(256, "warp"),
@@ -47,7 +47,7 @@ constexpr PlanEntry kPlans[] = {
     entry<Regime::kShared>(65536, "shared", 256, 8),
     entry<Regime::kShared>(262144, "shared", 256, 16),
 };
-// Where a device has no clusters, or too little shared memory.
+// For devices without clusters or with too little shared memory.
 constexpr PlanEntry kFallback = entry<Regime::kLoop>(262144, "loop");
 
 constexpr bool plans_are_sound() {
@@ -89,7 +89,7 @@ int power_of_two_in(int64_t n, int most) {
   return most;
 }
 
-// The widest access in elements that a base allows.
+// The widest access, in elements, that the alignment allows.
 int base_alignment(const void* base, DType dtype) {
   const auto address = reinterpret_cast<uintptr_t>(base);
   return address % kAccessBytes == 0
@@ -97,8 +97,8 @@ int base_alignment(const void* base, DType dtype) {
              : power_of_two_in(static_cast<int64_t>(address / size_of(dtype)), kAccessBytes);
 }
 
-// Widths that kernels exist for: 16 bytes; for short rows, of which few are a multiple of that (10,
-// 14 and 50 classes), also two elements; one.
+// Widths with kernels: 16 bytes; two elements for short rows, which are rarely multiples of 16
+// bytes (10, 14 or 50 classes); one element.
 int supported_width(Regime regime, int full, int allowed) {
   if (regime == Regime::kShared || allowed >= full) return full;
   if ((regime == Regime::kSubWarp || regime == Regime::kWarp) && allowed >= 2) return 2;
@@ -147,7 +147,7 @@ LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
   plan.elements_per_thread = chosen.regime == Regime::kShared
                                  ? chosen.elements
                                  : std::max(chosen.elements, plan.vector_width);
-  // A thread that holds more needs fewer beside it.
+  // Threads that hold more elements need more registers, so fewer blocks fit.
   plan.threads_per_row = chosen.lanes > 0
                              ? chosen.lanes * chosen.elements / plan.elements_per_thread
                              : chosen.threads_per_block * plan.blocks_per_row;

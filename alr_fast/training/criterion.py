@@ -62,8 +62,9 @@ def check_methods(config: Config, index: SampleIndex, *, channels: int, size: in
         elif "transition" in needs:
             provided["transition"] = torch.from_numpy(given_transition(config.transition, index))
         if "teacher" in needs and is_label_table(options.teacher):
-            for _ in read_probabilities(options.teacher, index, option=f"{name}.teacher"):
-                pass  # read to the end before other methods are trained
+            with naming_options(table=f"{name}.teacher"):
+                for _ in read_probabilities(options.teacher, index, option=f"{name}.teacher"):
+                    pass  # read to the end before other methods are trained
         elif "teacher" in needs:
             check_model(options.teacher, f"{name}.teacher")
         build_loss(name, options, provided)

@@ -102,7 +102,12 @@ def teacher_probabilities(teacher: str, run: Run, *, option: str) -> Tensor:
         table = torch.zeros(len(rows), index.num_classes, dtype=dtype, device=device)
         given = torch.from_numpy(index.labels[rows]).to(device)
         table.scatter_(1, given[:, None], 1)
-        run.world.on_all_ranks(lambda: fill_rows(table, teacher, index, rows, option=option))
+
+        def fill() -> None:
+            with naming_options(table=option):
+                fill_rows(table, teacher, index, rows, option=option)
+
+        run.world.on_all_ranks(fill)
         return table
     loader = run.loaders.in_order()
 

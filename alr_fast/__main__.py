@@ -1,4 +1,4 @@
-"""python -m alr_fast: what a bug report should contain."""
+"""python -m alr_fast: versions, build and machine, for a bug report."""
 
 import platform
 
@@ -7,11 +7,11 @@ import torch
 from alr_fast import __version__
 from alr_fast._C import build_info
 from alr_fast._operators import HAS_CUDA
-from alr_fast.utils.machine import _processor
+from alr_fast.utils.machine import processor
 
 
 def main() -> None:
-    """Prints versions, build and machine, a fact a line."""
+    """Prints versions, build and machine, one fact per line."""
     build = build_info()
     cuda = build["cuda_version"]
     in_use = build["cpu_isa_in_use"]
@@ -27,7 +27,7 @@ def main() -> None:
         "threads",
         "GPU": device,
         "Python": f"{platform.python_version()} on {platform.platform()}",
-        "processor": _processor(),
+        "processor": processor(),
     }
     for name, fact in facts.items():
         print(f"{name + ':':<14}{fact}")

@@ -1,8 +1,8 @@
-"""The loss of a method for a run: banks, teachers and transition matrices that it needs."""
+"""The losses of a run, with the label banks, teachers and transition matrices that they need."""
 
-import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alr_fast.data.index import SampleIndex
+from alr_fast.data.label_table import is_label_table, read_probabilities
 from alr_fast.errors import UserError, naming_options
 from alr_fast.losses import Loss
 from alr_fast.noise import read_matrix
@@ -19,19 +20,19 @@ from alr_fast.noise.transition import (
     known_transition,
     transition_error,
 )
-from alr_fast.training.config.schema import ESTIMATES, TransitionConfig
-from alr_fast.training.methods import METHODS, _arguments, _made, _stand_in
-from alr_fast.training.teacher import teacher_probabilities
+from alr_fast.training.config.schema import ESTIMATES, Config, TransitionConfig, soft_labels
+from alr_fast.training.methods import METHODS, build_loss, file_options, stand_ins
+from alr_fast.training.run import Run
+from alr_fast.training.sharded_bank import new_bank
+from alr_fast.training.teacher import load_model, teacher_probabilities
 from alr_fast.utils.files import replacing
 
-if TYPE_CHECKING:
-    from alr_fast.data.index import SampleIndex
-    from alr_fast.training.config.schema import Config
-    from alr_fast.training.run import Run
+TRANSITION = "_transition.csv"  # suffix of a method's transition matrix in the folder of a run
+MOST_ESTIMATED = 1 << 26  # probabilities that an estimate uses: 67,108 samples of 1,000 classes
 
 
-def check_methods(config: "Config", index: "SampleIndex", *, channels: int, size: int) -> None:
-    """Finds out before training what the methods want of files, nets and noise.
+def check_methods(config: Config, index: SampleIndex, *, channels: int, size: int) -> None:
+    """Checks before training that files, models and noise meet the needs of the methods.
 
     Args:
         config: Resolved configuration.
@@ -40,104 +41,92 @@ def check_methods(config: "Config", index: "SampleIndex", *, channels: int, size
         size: Their side in pixels.
 
     Raises:
-        UserError: It cannot be had, or does not fit the data.
+        UserError: A file or model is not available, or does not fit the data.
     """
-    from alr_fast.data.label_table import is_label_table, read_probabilities
-    from alr_fast.training.config.schema import ESTIMATES
-    from alr_fast.training.teacher import load_net
 
-    def check_net(net: str, option: str) -> None:
-        if net not in METHODS:  # else it will have the shape of this run's
-            load_net(
-                Path(net),
-                num_classes=index.num_classes,
-                channels=channels,
-                image_size=size,
-                option=option,
-            )
+    def check_model(model: str, option: str) -> None:
+        if model not in METHODS:  # a model of this run fits
+            with naming_options(weights=option):
+                load_model(
+                    Path(model),
+                    num_classes=index.num_classes,
+                    channels=channels,
+                    image_size=size,
+                )
 
     for name in config.methods:
-
-        def provide(parameter: inspect.Parameter, option: str | None, name: str = name) -> Any:
-            if parameter.name == "transition":
-                if config.transition.source not in ESTIMATES:
-                    return torch.from_numpy(given_transition(config.transition, index))
-                check_net(config.transition.net, "transition.net")
-            elif parameter.name == "teacher":
-                if is_label_table(option):
-                    with naming_options(table=f"{name}.teacher"):
-                        for _ in read_probabilities(option, index):
-                            pass  # all of it, before other methods are trained
-                else:
-                    check_net(option, f"{name}.teacher")
-            elif parameter.annotation is Tensor:
-                return torch.from_numpy(
-                    read_square(option, index.num_classes, option=f"{name}.{parameter.name}")
-                )
-            return _stand_in(parameter, index.num_classes)
-
-        _made(name, _arguments(name, config.options[name], provide))
+        options, needs = config.options[name], METHODS[name].needs
+        provided = stand_ins(name, index.num_classes) | _matrices(name, options, index.num_classes)
+        if "transition" in needs and config.transition.source in ESTIMATES:
+            check_model(config.transition.net, "transition.net")
+        elif "transition" in needs:
+            provided["transition"] = torch.from_numpy(given_transition(config.transition, index))
+        if "teacher" in needs and is_label_table(options.teacher):
+            with naming_options(table=f"{name}.teacher"):
+                for _ in read_probabilities(options.teacher, index):
+                    pass  # read to the end before other methods are trained
+        elif "teacher" in needs:
+            check_model(options.teacher, f"{name}.teacher")
+        build_loss(name, options, provided)
 
 
-def make_loss(name: str, run: "Run") -> Loss:
-    """The loss of a method, for the samples of this process. All processes make theirs.
+def make_loss(name: str, run: Run) -> Loss:
+    """The loss of a method, for the samples of this process. All processes call this.
 
     Args:
         name: Key of `METHODS`.
         run: The run, which has trained the methods before this one.
 
     Raises:
-        SharedError: A file, net or bank that it needs cannot be had, or does not fit.
+        SharedError: A file, model or bank that it needs is not available, or does not fit.
     """
-    from alr_fast.training.config.schema import soft_labels
-    from alr_fast.training.sharded_bank import new_bank
-    from alr_fast.training.teacher import teacher_probabilities
+    config, world, index = run.config, run.world, run.index
+    options, loss = config.options[name], METHODS[name]
+    providers: dict[str, Callable[[], Any]] = {
+        "bank": lambda: new_bank(
+            config.bank,
+            index,
+            run.loaders.train.sampler.rows,
+            world,
+            folder=run.path,
+            log=run.console.log,
+            one_hot=not loss.bank_at_zero,
+            soft_labels=soft_labels(config),
+        ),
+        "transition": lambda: torch.from_numpy(find_transition(run, name)),
+        "teacher": lambda: teacher_probabilities(options.teacher, run, option=f"{name}.teacher"),
+        "all_sum": lambda: world.sum if world.size > 1 else None,
+    }
+    # In the order of the providers: some of them communicate with the other processes.
+    provided = {need: provide() for need, provide in providers.items() if need in loss.needs}
 
-    world, index = run.world, run.index
+    def build() -> Loss:
+        return build_loss(name, options, provided | _matrices(name, options, index.num_classes))
 
-    def provide(parameter: inspect.Parameter, option: str | None) -> Any:
-        if parameter.name == "bank":
-            return new_bank(
-                run.config.bank,
-                index,
-                run.loaders.train.sampler.rows,
-                world,
-                folder=run.path,
-                log=run.console.log,
-                one_hot=not METHODS[name].bank_at_zero,
-                soft_labels=soft_labels(run.config),
-            )
-        if parameter.name == "all_sum":
-            return world.sum if world.size > 1 else None
-        if parameter.name == "transition":
-            return torch.from_numpy(find_transition(run, name))
-        option_name = f"{name}.{parameter.name}"
-        if parameter.name == "teacher":
-            return teacher_probabilities(option, run, option=option_name)
-        return torch.from_numpy(
-            world.on_all_ranks(lambda: read_square(option, index.num_classes, option=option_name))
-        )
-
-    arguments = _arguments(name, run.config.options[name], provide)
-    return world.on_all_ranks(lambda: _made(name, arguments)).to(world.device)
+    return world.on_all_ranks(build).to(world.device)
 
 
-TRANSITION = "_transition.csv"
-MOST_ESTIMATED = 1 << 26  # probabilities that an estimate is made from: 67,108 samples of 1,000
+def _matrices(name: str, options: Any, num_classes: int) -> dict[str, Tensor]:
+    """The matrices [K, K] in the files that the options of a method name."""
+    matrices = {}
+    for option in file_options(name):
+        with naming_options(file=f"{name}.{option}"):
+            matrices[option] = torch.from_numpy(read_square(getattr(options, option), num_classes))
+    return matrices
 
 
-def find_transition(run: "Run", method: str) -> NDArray[np.float64]:
-    """The transition matrix that ``--transition`` asks for. All processes call this.
+def find_transition(run: Run, method: str) -> NDArray[np.float64]:
+    """The transition matrix that ``--transition`` selects. All processes call this.
 
-    It is written to METHOD_transition.csv in the folder of the run, and where the true labels are
-    known, its error is said.
+    It is written to METHOD_transition.csv in the folder of the run. If the true labels are known,
+    its error is logged.
 
     Args:
         run: The run.
-        method: For which method.
+        method: The method that uses it.
 
     Raises:
-        SharedError: A file or net that it needs cannot be had, or does not fit.
+        SharedError: A file or model that it needs is not available, or does not fit.
     """
     matrix = _transition(run)
     index, source = run.index, run.config.transition.source
@@ -155,12 +144,12 @@ def find_transition(run: "Run", method: str) -> NDArray[np.float64]:
     return matrix
 
 
-def _transition(run: "Run") -> NDArray[np.float64]:
+def _transition(run: Run) -> NDArray[np.float64]:
     options, index = run.config.transition, run.index
     if options.source not in ESTIMATES:
         return run.world.on_all_ranks(lambda: given_transition(options, index))
     own = teacher_probabilities(options.net, run, option="transition.net")
-    # Of a very large set a part will do: the rows of a process are in random order.
+    # A part of a very large data set is enough: the rows of a process are in random order.
     most = max(MOST_ESTIMATED // index.num_classes // run.world.size, 1)
     rows = run.loaders.train.sampler.rows[:most]
     parts = run.world.gather((own[:most].float().cpu().numpy(), index.labels[rows]))
@@ -173,22 +162,23 @@ def _transition(run: "Run") -> NDArray[np.float64]:
 
 
 def given_transition(options: TransitionConfig, index: SampleIndex) -> NDArray[np.float64]:
-    """A transition matrix that asks no net: counted, or from a file.
+    """A transition matrix that is counted, or read from a file.
 
     Raises:
-        UserError: Nobody knows the true labels, or the file cannot be read or has another size.
+        UserError: The true labels are unknown, or the file cannot be read or has another size.
     """
     if options.source != "known":
-        return read_square(options.source, index.num_classes, option="transition.source")
+        with naming_options(file="transition.source"):
+            return read_square(options.source, index.num_classes)
     if index.clean_labels is None:
         raise UserError(
-            "--transition.source known: nobody knows the true labels of this data set; pass anchor "
+            "--transition.source known: the true labels of this data set are unknown; pass anchor "
             "or confident with --transition.net, or a file with the matrix"
         )
     return known_transition(index.clean_labels, index.labels, index.num_classes)
 
 
-def read_square(file: str, num_classes: int, *, option: str) -> NDArray[np.float64]:
+def read_square(file: str, num_classes: int) -> NDArray[np.float64]:
     """A matrix [K, K] from a file of numbers.
 
     Raises:
@@ -198,6 +188,8 @@ def read_square(file: str, num_classes: int, *, option: str) -> NDArray[np.float
     if matrix.shape != (num_classes, num_classes):
         shape = " x ".join(map(str, matrix.shape))
         raise UserError(
-            f"--{option} {file}: {shape} numbers; the data set needs {num_classes} x {num_classes}"
+            f"{shape} numbers; the data set needs {num_classes} x {num_classes}",
+            argument="file",
+            value=file,
         )
     return matrix

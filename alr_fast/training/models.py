@@ -1,5 +1,5 @@
-"""Nets by name: small convolutional nets, timm's ResNets with a stem for images of 32 pixels, and
-every timm model."""
+"""Models by name: small convolutional models, ResNets of timm with a stem for images of 32 pixels,
+and every model of timm."""
 
 import difflib
 from collections.abc import Callable
@@ -15,8 +15,8 @@ class ConvNet(nn.Module):
     layer.
 
     Args:
-        stages: For each stage the output channels of its convolutions; a 2x2 max pooling stands
-            between two stages.
+        stages: For each stage the output channels of its convolutions; 2x2 max pooling follows
+            each stage but the last.
         num_classes: Number of classes K.
         in_channels: Channels C of the images.
     """
@@ -49,8 +49,8 @@ def cifar_resnet(
 ) -> nn.Module:
     """A ResNet of timm for small images: its stem is one 3x3 convolution of stride 1, no pooling.
 
-    Source: He et al., arXiv 1512.03385, section 4.2. The stem for ImageNet leaves 8 x 8 of 32 x 32
-    pixels before the first stage.
+    Source: He et al., arXiv 1512.03385, section 4.2. The stem for ImageNet reduces 32 x 32 pixels
+    to 8 x 8 before the first stage.
     """
     import timm
 
@@ -75,30 +75,32 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 def build_model(
     name: str, *, num_classes: int, in_channels: int, image_size: int, pretrained: bool = False
 ) -> nn.Module:
-    """A net that maps images [B, C, S, S] to logits [B, K].
+    """A model that maps images [B, C, S, S] to logits [B, K].
 
     Args:
-        name: Key of `MODELS`, or a model name of timm.
+        name: Key of `MODELS`, or the name of a model of timm.
         num_classes: Number of classes K.
         in_channels: Channels C of the images.
         image_size: Side S of the images in pixels.
-        pretrained: Start from timm's pretrained weights.
+        pretrained: Start from pretrained weights of timm.
 
     Raises:
-        UserError: No such name; pretrained weights that do not exist; a net that does not take such
-            images.
+        UserError: The name is unknown, there are no pretrained weights, or the model cannot process
+            such images.
     """
     if name in MODELS:
         if pretrained:
             raise UserError(
-                f"--model.pretrained: {name} has none; pass a timm name as --model.name"
+                f"{name} has no pretrained weights; pass the name of a timm model",
+                argument="pretrained",
             )
         model = MODELS[name](num_classes=num_classes, in_channels=in_channels)
         smallest = getattr(model, "smallest_image", 1)
         if image_size < smallest:
             raise UserError(
-                f"--model.name {name}: needs images of {smallest} pixels or more, these have "
-                f"{image_size}; raise --data.image_size"
+                f"{name} needs images of {smallest} pixels or more; pass a larger size",
+                argument="image_size",
+                value=image_size,
             )
         return model
 
@@ -109,8 +111,10 @@ def build_model(
         close = difflib.get_close_matches(name, [*MODELS, *known], n=3)
         hint = f"; close names: {', '.join(close)}" if close else ""
         raise UserError(
-            f"--model.name {name}: no such net; there is {', '.join(MODELS)} and every name "
-            f"of timm.list_models(){hint}"
+            f"no such model; choose from {', '.join(MODELS)} and the names of "
+            f"timm.list_models(){hint}",
+            argument="name",
+            value=name,
         )
     try:
         return timm.create_model(
@@ -118,4 +122,6 @@ def build_model(
         )
     except (RuntimeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"--model.name {name}: timm cannot build it: {reason}") from error
+        raise UserError(
+            f"timm cannot create it: {reason}; pass another name", argument="name", value=name
+        ) from error

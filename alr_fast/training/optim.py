@@ -11,9 +11,11 @@ from alr_fast.training.config.schema import OptimConfig
 
 
 def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """The optimizer of a configuration, with its state in place."""
-    name, options = optim.optimizer, {}
+    """The optimizer of a configuration, with initialised state."""
+    name: str = optim.optimizer
+    options = {}
     if name == "sgd":
+        # timm's "sgd" uses Nesterov momentum, its "momentum" does not.
         name = "sgd" if optim.nesterov and optim.sgd_momentum > 0 else "momentum"
         options["momentum"] = optim.sgd_momentum
     optimizer = create_optimizer_v2(
@@ -22,11 +24,11 @@ def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimize
         lr=optim.lr,
         weight_decay=optim.weight_decay,
         filter_bias_and_bn=False,  # the published recipes decay all weights
-        fused=True,  # leaves a step out by itself
+        fused=True,  # skips a step itself if the scaler sets found_inf
         **options,
     )
-    # Now, not at the first step: if that one is left out, SGD would go on with momentum that was
-    # never written. And a checkpoint is loaded in place.
+    # Not at the first step: if that were skipped, SGD would continue with uninitialised momentum.
+    # And a checkpoint is loaded into existing tensors.
     for group in optimizer.param_groups:
         for weight in group["params"]:
             state = optimizer.state[weight]
@@ -40,7 +42,7 @@ def make_optimizer(model: nn.Module, optim: OptimConfig) -> torch.optim.Optimize
 
 
 def learning_rate_factor(optim: OptimConfig, *, steps_per_epoch: int) -> Callable[[int], float]:
-    """Share of ``optim.lr`` at each step: a linear rise over the warm-up, then the schedule."""
+    """Factor on ``optim.lr`` at each step: linear warm-up, then the schedule."""
     steps = optim.epochs * steps_per_epoch
 
     def factor(step: int) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
 from alr_fast.training.checkpoint.manifest import Checkpoint, newest_checkpoint, read_manifest
+from alr_fast.training.config.check import with_default_options
 from alr_fast.training.config.schema import Config
 from alr_fast.training.methods import METHODS
 from alr_fast.training.output.run_folder import (
@@ -223,7 +224,8 @@ def _differing(config: Config, then: dict[str, Any]) -> dict[str, tuple[Any, Any
     option that this version does not have.
     """
     free = _FREE + (_LABELS if config.checkpoint.other_labels else ())
-    now, defaults = config.as_dict(), Config(methods=config.methods).as_dict()
+    now = config.as_dict()
+    defaults = with_default_options(Config(methods=config.methods)).as_dict()
     # Options of methods that are not trained now do not matter; if one was trained then, the option
     # methods differs.
     then = {key: value for key, value in then.items() if key in now or key not in METHODS}

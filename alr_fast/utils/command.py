@@ -1,4 +1,4 @@
-"""What the commands of this package share: a mistake is one line, and the exit status tells."""
+"""Common parts of the commands: errors of one line, and exit statuses."""
 
 import argparse
 import importlib.util
@@ -11,19 +11,22 @@ from alr_fast.errors import SharedError, UserError
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser whose complaint is a `UserError` of one line instead of a page of usage."""
+    """A parser that raises a `UserError` of one line instead of printing its usage."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help lists every option")
 
 
 def need(modules: Sequence[str], extra: str, *, what: str) -> None:
-    """Raises `UserError` where modules are missing.
+    """Checks that modules are installed.
 
     Args:
         modules: Their names.
         extra: Extra of this package that installs them.
-        what: What needs them.
+        what: The subject of the message, "training" for example.
+
+    Raises:
+        UserError: A module is missing.
     """
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
@@ -37,15 +40,15 @@ def exit_status(action: Callable[[], int | None], *, interrupted: str = "interru
 
     Args:
         action: The command; returns its exit status, None for 0.
-        interrupted: What to say when the user stops it.
+        interrupted: Message when the user interrupts it.
 
     Returns:
-        The status: what ``action`` returned, 2 for a wrong input, 130 when interrupted.
+        The status of ``action``, 2 for a wrong input, 130 if interrupted.
     """
     try:
         return action() or 0
     except UserError as error:
-        rank = os.environ.get("RANK", "0")  # as torchrun sets it
+        rank = os.environ.get("RANK", "0")  # set by torchrun
         if rank == "0":
             print(f"error: {error}", file=sys.stderr)
         elif not isinstance(error, SharedError):

@@ -5,12 +5,14 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from rich.console import Console as RichConsole
 from rich.progress import Progress
 
-WIDTH = 100  # columns where the output is not a terminal
+WIDTH = 100  # columns if the output is not a terminal
+
+T = TypeVar("T")
 
 
 class Console:
@@ -18,16 +20,15 @@ class Console:
 
     Args:
         show: auto (a progress bar on a terminal, lines elsewhere), lines, quiet (warnings and the
-            final tables), json (nothing but JSON objects on standard output, one a line; the key
-            ``event`` tells them apart: message, warning, progress, epoch, profile, summary,
-            suspects).
-        main: Whether this is process 0; the others print nothing, whatever is called.
+            final tables), json (only JSON objects on standard output, one per line; their key
+            ``event`` is message, warning, progress, epoch, profile, summary or suspects).
+        main: Whether this is process 0; the others never print.
     """
 
     def __init__(
         self, show: Literal["auto", "lines", "quiet", "json"] = "auto", *, main: bool = True
     ) -> None:
-        # Texts are shown as they are: "12:100:b" in a path is no emoji.
+        # Texts are printed unchanged: ":100:" in a path is not an emoji.
         self.terminal = RichConsole(highlight=False, soft_wrap=True, emoji=False)
         if not self.terminal.is_terminal:
             self.terminal.width = WIDTH
@@ -44,15 +45,15 @@ class Console:
             self.terminal.print(text, markup=False)
 
     def warn(self, text: str) -> None:
-        """Tells what the user should know of, in quiet, too; on standard error except in json."""
+        """Prints a warning, in quiet, too; on standard error except in json."""
         if self.json:
             self.event("warning", text=text)
         elif self.main:
             print(f"warning: {text}", file=sys.stderr, flush=True)
 
     def track(
-        self, items: Iterable, *, description: str, total: int, every: float = math.inf
-    ) -> Iterator:
+        self, items: Iterable[T], *, description: str, total: int, every: float = math.inf
+    ) -> Iterator[T]:
         """Yields the items while a bar shows progress; without a terminal, lines do.
 
         Args:
@@ -78,13 +79,13 @@ class Console:
             yield from progress.track(items, total=total, description=description)
 
     def event(self, event: str, **values: Any) -> None:
-        """Prints one JSON object, if standard output is to hold nothing else."""
+        """Prints one JSON object; the caller checks that ``json`` is set."""
         line = json.dumps({"event": event, **_without_nan(values)}, allow_nan=False)
         print(line, flush=True)
 
 
 def _without_nan(value: Any) -> Any:
-    """The value with null for what JSON has no number for: infinity and NaN."""
+    """The value with None for infinity and NaN, which JSON cannot represent."""
     if isinstance(value, dict):
         return {key: _without_nan(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Facts about this machine: memory, cores, processor, versions."""
+"""Properties of this machine: memory, cores, processor, versions."""
 
 import os
 import platform
@@ -14,10 +14,10 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def available_memory() -> int:
-    """Bytes of host memory that this process can still take without swapping.
+    """Bytes of host memory that this process can still allocate without swapping.
 
-    What the kernel calls available, or what the limit of a control group (a container's, a batch
-    system's) leaves where that is less; where neither is known, all memory of the machine.
+    The available memory according to the kernel, or the rest below the limit of a control group (of
+    a container or a batch system) if that is less. If neither is known, all memory of the machine.
     """
     figures = [*_meminfo_available(), *_cgroup_available()]
     if figures:
@@ -34,7 +34,7 @@ def _meminfo_available() -> list[int]:
 
 
 def _cgroup_available() -> list[int]:
-    """What each limit above this process leaves: of its control group and of those around it."""
+    """Memory left below the limit of each control group that contains this process."""
     figures = []
     for line in _lines(_PROC / "self" / "cgroup"):
         _, controllers, path = line.split(":", 2)
@@ -46,14 +46,14 @@ def _cgroup_available() -> list[int]:
             limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
         else:
             continue
-        # A container may see a path that exists outside of it only: its own group is the root then.
+        # In a container the path may exist only outside of it: the root is then its own group.
         parts = [part for part in path.split("/") if part]
         for depth in range(len(parts) + 1):
             group = root.joinpath(*parts[:depth])
             allowed, taken = _lines(group / limit), _lines(group / used)
             if not allowed or not taken or allowed[0] == "max":
                 continue
-            # Pages of files that were not used lately are given back before the limit is reached.
+            # The kernel frees inactive pages of files before the limit is reached.
             spare = 0
             for entry in _lines(group / "memory.stat"):
                 name, _, figure = entry.partition(" ")
@@ -71,7 +71,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def environment(device: torch.device, precision: str) -> dict[str, Any]:
-    """What a run was made with, for ``summary.json``."""
+    """Versions and device of a run, for ``summary.json``."""
     return {
         "alr_fast": version("alr_fast"),
         "torch": torch.__version__,
@@ -83,7 +83,8 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name of the processor."""
     if sys.platform == "linux":
         with open("/proc/cpuinfo") as file:
             for line in file:
@@ -94,6 +95,6 @@ def _processor() -> str:
 
 def usable_cores() -> int:
     """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # not everywhere
+    if hasattr(os, "sched_getaffinity"):  # Linux only
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

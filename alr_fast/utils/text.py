@@ -5,17 +5,17 @@ from collections.abc import Sequence
 
 
 def printable(text: str) -> str:
-    """A text with bytes that are no UTF-8, as paths may have them, written ``\\xNN``."""
+    """A text whose non-UTF-8 bytes, which paths may contain, are written ``\\xNN``."""
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
 def percent(fraction: float | None) -> str:
-    """``0.123`` as ``12.3%``; ``-`` for what is not known."""
+    """``0.123`` as ``12.3%``; ``-`` for None."""
     return "-" if fraction is None else f"{100 * fraction:.1f}%"
 
 
 def rate(per_second: float) -> str:
-    """``1234.5`` as ``1,234``; with a decimal below 10."""
+    """``1234.5`` as ``1,234``; with one decimal below 10."""
     return f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.1f}"
 
 
@@ -31,12 +31,12 @@ def duration(seconds: float, *, digits: int = 0) -> str:
 
 
 def readable(num_bytes: int) -> str:
-    """A number of bytes for the user: 9.6 GB, 340 MB."""
+    """A number of bytes as ``9.6 GB``, ``340 MB`` or ``12 kB``."""
     if num_bytes >= 1e9:
         return f"{num_bytes / 1e9:.1f} GB"
     return f"{num_bytes / 1e6:.0f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.0f} kB"
 
 
 def some_names(names: Sequence[str]) -> str:
-    """The first of some names, for messages."""
+    """The first three names, for messages."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import WEIGHTS
-from alr_fast.training.teacher import load_net
+from alr_fast.training.teacher import load_model
 from benchmarks.figures.runs import FinishedRun, check_methods, open_run
 from benchmarks.figures.style import (
     CLASS_COLORS,
@@ -185,13 +185,13 @@ def load_for(run: FinishedRun, method: str, loader: "Loader") -> nn.Module:
     Raises:
         UserError: The weights are missing, or do not fit.
     """
-    net = load_net(
-        _weights(run, method),
-        num_classes=loader.split.index.num_classes,
-        channels=loader.split.channels,
-        image_size=loader.transform.size,
-        option="methods",
-    )
+    with naming_options(weights="methods"):
+        net = load_model(
+            _weights(run, method),
+            num_classes=loader.split.index.num_classes,
+            channels=loader.split.channels,
+            image_size=loader.transform.size,
+        )
     return net.to(loader.device, memory_format=torch.channels_last)
 
 

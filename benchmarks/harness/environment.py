@@ -10,7 +10,7 @@ import torch
 from alr_fast._C import build_info
 
 import alr_fast
-from alr_fast.utils.machine import _processor
+from alr_fast.utils.machine import processor
 
 _ROOT = Path(__file__).parents[2]
 
@@ -33,7 +33,7 @@ def environment(device: str = "cpu") -> dict[str, object]:
         "device": gpu or "cpu",
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "cpu": _processor(),
+        "cpu": processor(),
         "gpu": gpu,
         "driver": _driver() if on_gpu else None,
         "cuda": torch.version.cuda if on_gpu else None,

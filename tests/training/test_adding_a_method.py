@@ -1,4 +1,4 @@
-"""The worked example of docs/adding-a-method.md trains, and is what it says."""
+"""The worked example of docs/adding-a-method.md trains and computes its formula."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def blocks(language):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The files of the document, in the working folder."""
+    """A working folder with the files of the document."""
     before = dict(METHODS)
     monkeypatch.chdir(tmp_path)
     Path("gce.py").write_text(blocks("python")[0])
@@ -49,8 +49,8 @@ def test_the_commands_of_the_document_run(folder, capsys):
         "default: 0.7)"
     )
     assert main(["--config", "gce.yaml", "--gce.q", "2"]) == 2
-    (said,) = re.findall(r"`(error: --gce.*?)`", TEXT)
-    assert capsys.readouterr().err.strip() == said
+    (message,) = re.findall(r"`(error: --gce.*?)`", TEXT)
+    assert capsys.readouterr().err.strip() == message
 
 
 def test_the_example_computes_its_formula():

@@ -1,4 +1,4 @@
-"""Methods: options from the arguments of their losses, what the run provides, plugins."""
+"""Methods: options from the arguments of their losses, arguments from the run, plugins."""
 
 import json
 import math
@@ -11,16 +11,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from alr_fast.errors import UserError
-from alr_fast.losses import SATLoss
 from alr_fast.noise import inject
 from alr_fast.noise.transition import known_transition
 from alr_fast.train import main
 from alr_fast.training import methods
+from alr_fast.training.config.check import with_default_options
 from alr_fast.training.config.command_line import parse
 from alr_fast.training.config.schema import Config
 from alr_fast.training.methods import METHODS, keeps_bank, options_of
 from alr_fast.training.run_data import load_data
-from alr_fast.training.teacher import load_net
+from alr_fast.training.teacher import load_model
 from helpers.image_folder import write_folder
 
 SMALL = ["--data.limit", "200", "--data.test_limit", "50", "--optim.epochs", "2"]
@@ -28,6 +28,7 @@ SMALL += ["--log.show", "quiet", "--optim.batch_size", "50"]
 
 PLUGIN = '''
 import torch
+from alr_fast.errors import UserError
 from alr_fast.losses import PlainLoss
 from alr_fast.training.methods import method
 
@@ -36,19 +37,23 @@ class MyLoss(PlainLoss):
     """A loss of mine.
 
     Args:
-        power: What it is raised to.
+        power: Exponent.
     """
 
     def __init__(self, *, power: float = 2.0, reduction: str = "mean"):
         super().__init__(reduction=reduction)
         if power <= 0:
-            raise ValueError(f"power must be above 0, got {{power}}")
+            raise {error}
         self.power = power
 
     def rows(self, logits, labels, index):
         p = logits.softmax(-1).gather(1, labels[:, None])[:, 0]
         return (1 - p) ** self.power
 '''
+
+
+def plugin_text(name, error='UserError("must be above 0", argument="power", value=power)'):
+    return PLUGIN.format(name=name, error=error)
 
 
 def train(tmp_path, *words):
@@ -62,7 +67,7 @@ def summary(run):
 
 @pytest.fixture
 def no_plugins():
-    """Methods that a test adds are gone after it."""
+    """Removes methods that a test adds."""
     before = dict(METHODS)
     yield
     METHODS.clear()
@@ -79,14 +84,14 @@ def test_options_are_the_arguments_of_the_loss():
     assert kept == ["selc", "alr", "sat", "elr"]
 
 
-def test_only_the_options_of_trained_methods_are_noted_down():
+def test_only_the_options_of_trained_methods_are_written():
     written = parse(["--methods", "elr,ce", "--elr.weight", "2"]).as_dict()
     assert written["elr"] == {"momentum": 0.7, "weight": 2.0}
     assert written["ce"] == {}
     assert not {"alr", "sat", "options"} & written.keys()
 
 
-def test_the_warm_up_is_a_sixth_where_it_is_not_given():
+def test_the_warm_up_is_a_sixth_by_default():
     config = parse(["--methods", "alr,sat,selc", "--sat.warmup_epochs", "3"])
     warmups = [config.options[name].warmup_epochs for name in ("alr", "sat", "selc")]
     assert warmups == [10, 3, 10]
@@ -96,12 +101,21 @@ def test_the_warm_up_is_a_sixth_where_it_is_not_given():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--methods elr --elr.momentum 2", r"--elr\.momentum must lie in \[0, 1\], got 2"),
-        ("--methods label_smoothing --label_smoothing.smoothing 1.5", r"smoothing must be finite"),
+        ("--methods elr --elr.momentum 2", r"--elr\.momentum 2\.0: must lie in \[0, 1\]"),
+        (
+            "--methods label_smoothing --label_smoothing.smoothing 1.5",
+            r"--label_smoothing\.smoothing 1\.5: must be finite",
+        ),
         ("--methods label_smoothing --label_smoothing.warmup_epochs 60", "warmup_epochs 60"),
-        ("--methods label_smoothing,distillation --distillation.temperature 0", "temperature must"),
+        (
+            "--methods label_smoothing,distillation --distillation.temperature 0",
+            r"--distillation\.temperature 0\.0: must",
+        ),
         ("--methods smearing", r"--smearing\.matrix: missing; pass a file of numbers"),
-        ("--methods distillation", r"--distillation\.teacher label_smoothing: is not trained"),
+        (
+            "--methods distillation",
+            r"--distillation\.teacher label_smoothing: is not trained earlier",
+        ),
         ("--methods distillation,label_smoothing", "put label_smoothing first in --methods"),
         ("--methods distillation --distillation.teacher x.safetensors", "neither a method .*nor"),
         (
@@ -110,9 +124,9 @@ def test_the_warm_up_is_a_sixth_where_it_is_not_given():
         ),
         (
             "--methods forward_correction,ce --transition.source anchor",
-            r"--transition\.net ce: is not trained by this run before",
+            r"--transition\.net ce: is not trained earlier by this run",
         ),
-        ("--data.validation 1", r"--data\.validation 1\.0: must be 0 or more and below 1"),
+        ("--data.validation 1", r"--data\.validation 1\.0: must be at least 0 and below 1"),
         ("--plugins nosuch_module", "--plugins nosuch_module: cannot be imported"),
         ("--plugins /no/such.py", "--plugins /no/such.py: cannot be imported"),
     ],
@@ -139,18 +153,18 @@ def test_all_methods_train_in_one_run(tmp_path):
         assert 0.05 < result["test_accuracy_last"] < 1, name
         assert (run / f"{name}_bank.safetensors").exists() == keeps_bank(name)
         assert all(t.isfinite().all() for t in load_file(run / f"{name}.safetensors").values())
-    # Each is a method of its own.
+    # No two methods lead to the same weights.
     weights = {name: load_file(run / f"{name}.safetensors")["head.weight"] for name in names}
     for position, name in enumerate(names):
         for other in names[:position]:
             assert not torch.equal(weights[name], weights[other]), (name, other)
-    # ELR's bank starts at zero: one epoch after the other (1 - momentum^2) of a row is there.
+    # ELR's bank starts at zero: after two epochs a row sums to 1 - momentum^2.
     rows = load_file(run / "elr_bank.safetensors")["rows"]
     torch.testing.assert_close(rows.sum(1), torch.full((len(rows),), 1 - 0.7**2))
 
 
 def transition_loss(tmp_path, monkeypatch, *words):
-    """The transition matrix that a run makes its loss with."""
+    """The transition matrix of the loss of a run, and the run."""
     seen = []
     original = methods.METHODS["forward_correction"]
 
@@ -175,7 +189,7 @@ def test_the_known_transition_is_that_of_the_injected_noise(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("source", ["anchor", "confident"])
-def test_estimates_come_from_a_net_of_this_run_or_another(tmp_path, monkeypatch, source):
+def test_estimates_come_from_a_model_of_this_run_or_another(tmp_path, monkeypatch, source):
     words = ["--methods", "ce,forward_correction", "--transition.source", source]
     found, run = transition_loss(tmp_path, monkeypatch, *words)
     np.testing.assert_allclose(found.sum(1), 1)
@@ -195,7 +209,7 @@ def test_a_matrix_from_a_file(tmp_path, monkeypatch):
     np.testing.assert_array_equal(found, matrix)
 
 
-def test_the_teacher_gives_its_probabilities_for_every_sample(tmp_path, monkeypatch):
+def test_the_teacher_predicts_every_sample(tmp_path, monkeypatch):
     seen = []
     original = methods.METHODS["distillation"]
 
@@ -212,9 +226,9 @@ def test_the_teacher_gives_its_probabilities_for_every_sample(tmp_path, monkeypa
     data = load_data(parse(SMALL).data, None, log=print)
     order = np.random.default_rng([0, 0]).permutation(len(data.train))  # as the sampler shuffles
     pixels = torch.from_numpy(data.train.images.array[order]).float()
-    net = load_net(run / "ce.safetensors", num_classes=10, channels=1, image_size=8, option="test")
+    model = load_model(run / "ce.safetensors", num_classes=10, channels=1, image_size=8)
     with torch.no_grad():
-        expected = net.eval()((pixels / 255 - 0.5) / 0.5).softmax(-1)
+        expected = model((pixels / 255 - 0.5) / 0.5).softmax(-1)
     torch.testing.assert_close(seen[-1], expected, rtol=1e-4, atol=1e-6)
 
 
@@ -246,7 +260,7 @@ def test_files_that_do_not_fit_are_found_before_training(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_net_of_other_classes_is_no_teacher(tmp_path, capsys):
+def test_a_model_of_other_classes_is_no_teacher(tmp_path, capsys):
     run = train(tmp_path, "--methods", "ce")
     weights = load_file(run / "ce.safetensors")
     weights["head.weight"], weights["head.bias"] = torch.zeros(3, 64), torch.zeros(3)
@@ -257,20 +271,20 @@ def test_a_net_of_other_classes_is_no_teacher(tmp_path, capsys):
     assert not (tmp_path / "others").exists()
 
 
-def test_nobody_knows_the_transition_without_true_labels(tmp_path, capsys):
+def test_the_transition_is_unknown_without_true_labels(tmp_path, capsys):
     write_folder(tmp_path / "data", train={"a": 6, "b": 6}, test={"a": 2, "b": 2})
     words = ["--data-root", str(tmp_path / "data"), "--model.name", "conv-tiny"]
     words += ["--methods", "forward_correction", "--runs", str(tmp_path / "runs")]
     assert main(words) == 2
-    assert "--transition.source known: nobody knows" in capsys.readouterr().err
+    assert "--transition.source known: the true labels" in capsys.readouterr().err
 
 
-def test_sat_is_given_the_sum_over_all_processes():
-    assert "all_sum" in methods._parameters(SATLoss)
+def test_sat_needs_the_sum_over_all_processes():
+    assert "all_sum" in METHODS["sat"].needs
     assert "all_sum" not in asdict(options_of("sat")())
 
 
-def test_validation_samples_are_put_aside_with_their_noisy_labels(tmp_path, capsys):
+def test_validation_samples_are_held_out_with_their_noisy_labels(tmp_path, capsys):
     words = ["--methods", "alr", "--noise.kind", "symmetric-exclusive", "--noise.rate", "1"]
     run = train(tmp_path, *words, "--data.validation", "0.25", "--alr.warmup_epochs", "1")
     found = summary(run)
@@ -281,7 +295,7 @@ def test_validation_samples_are_put_aside_with_their_noisy_labels(tmp_path, caps
     ids = load_file(run / "alr_bank.safetensors")["ids"]
     assert len(set(ids.tolist())) == 150
     accuracy = found["methods"]["alr"]["validation_accuracy_last"]
-    # Every label is wrong: a net that was right about all images would have an accuracy of 0.
+    # Every label is wrong: a perfect model would have an accuracy of 0.
     assert (50 * accuracy) == pytest.approx(round(50 * accuracy))
     assert (
         train(tmp_path, "--methods", "ce")
@@ -325,41 +339,45 @@ def test_without_noise_there_are_no_mislabelled_samples(tmp_path):
     assert float(row["clean_correct"]) == pytest.approx(float(row["train_accuracy"]))
 
 
-def test_a_file_of_the_users_adds_a_method(tmp_path, no_plugins, capsys):
+def test_a_file_of_the_user_adds_a_method(tmp_path, no_plugins, capsys):
     plugin = tmp_path / "my_loss.py"
-    plugin.write_text(PLUGIN.format(name="mine"))
+    plugin.write_text(plugin_text("mine"))
     config = tmp_path / "mine.yaml"
     config.write_text(f"plugins: {plugin}\nmethods: ce,mine\nmine: {{power: 1.5}}\n")
     run = train(tmp_path, "--config", str(config))
     assert set(summary(run)["methods"]) == {"ce", "mine"}
     assert "power: 1.5" in (run / "config.yaml").read_text()
-    # What the run wrote is enough to have it again.
+    # config.yaml of the run is enough to repeat it.
     again = parse(["--config", str(run / "config.yaml"), "--mine.power", "3"])
     assert again.options["mine"].power == 3
-    with pytest.raises(UserError, match=r"--mine\.power must be above 0, got -1"):
+    with pytest.raises(UserError, match=r"--mine\.power -1\.0: must be above 0"):
+        parse(["--config", str(config), "--mine.power", "-1"])
+    plugin.write_text(plugin_text("mine", error='ValueError(f"power {power} is not above 0")'))
+    with pytest.raises(UserError, match=r"--methods mine: power -1\.0 is not above 0"):
         parse(["--config", str(config), "--mine.power", "-1"])
     with pytest.raises(SystemExit):
         parse(["--plugins", str(plugin), "--help"])
-    assert "--mine.power POWER What it is raised to." in " ".join(capsys.readouterr().out.split())
+    assert "--mine.power POWER Exponent." in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_plugin_cannot_take_a_name(tmp_path, no_plugins):
     plugin = tmp_path / "thief.py"
-    plugin.write_text(PLUGIN.format(name="alr"))
+    plugin.write_text(plugin_text("alr"))
     with pytest.raises(UserError, match="method 'alr': the name is taken"):
         parse(["--plugins", str(plugin)])
-    plugin.write_text(PLUGIN.format(name="not a name"))
-    with pytest.raises(UserError, match="no name; choose another one"):
+    plugin.write_text(plugin_text("not a name"))
+    with pytest.raises(UserError, match="not an identifier; choose another one"):
         parse(["--plugins", str(plugin)])
 
 
 def test_every_option_of_a_plugin_needs_a_default(tmp_path, no_plugins):
     plugin = tmp_path / "half.py"
-    plugin.write_text(PLUGIN.format(name="half").replace("power: float = 2.0", "power: float"))
+    plugin.write_text(plugin_text("half").replace("power: float = 2.0", "power: float"))
     with pytest.raises(UserError, match="method half: give argument power of MyLoss a default"):
         parse(["--plugins", str(plugin), "--methods", "half"])
 
 
-def test_a_default_configuration_has_all_methods():
-    assert set(Config().options) == set(METHODS)
-    assert math.isclose(Config().options["elr"].weight, 3.0)
+def test_default_options_are_those_of_all_methods():
+    options = with_default_options(Config()).options
+    assert set(options) == set(METHODS)
+    assert math.isclose(options["elr"].weight, 3.0)

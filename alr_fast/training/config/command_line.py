@@ -1,4 +1,4 @@
-"""From command-line words to a checked `Config`: every mistake becomes one line."""
+"""Parses the command line into a checked `Config`; every mistake becomes one line."""
 
 import argparse
 import difflib
@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import jsonargparse
 import yaml
 
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.check import resolve
 from alr_fast.training.config.schema import (
     DEFAULT_RECIPE,
@@ -22,9 +22,11 @@ from alr_fast.training.config.schema import (
 )
 from alr_fast.training.methods import METHODS, load_plugins, options_of
 
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
 PROG = "python -m alr_fast.train"
 USAGE = f"{PROG} [--recipe NAME] [--config FILE] [--data-root DIR] [--OPTION VALUE ...]"
-# Options that are named without their group.
+# Short forms of options.
 _SHORT = {
     "data": "data.name",
     "labels": "data.label_file",
@@ -32,8 +34,8 @@ _SHORT = {
     "profile": "log.profile",
 }
 DESCRIPTION = """Trains an image classifier on noisy labels, once with each method, and compares
-them. Without options it runs the recipe digits. Options given here win over --config, which wins
-over the recipe."""
+the methods. Without options it runs the recipe digits. Options on the command line override
+--config, which overrides the recipe."""
 
 
 def parse(argv: Sequence[str]) -> Config:
@@ -47,16 +49,18 @@ def parse(argv: Sequence[str]) -> Config:
         SystemExit: Status 0 after ``--help`` or ``--print_config``.
     """
     given, left = _scan([_with_underscores(word) for word in _with_profile_value(argv)])
-    in_files = _read_config_files(given.config)
-    load_plugins(words(given.plugins or in_files.get("plugins") or ""))
+    files = [_read_config_file(path) for path in given.config]
+    in_files = {name: value for file in files for name, value in file.items()}
+    with naming_options(plugins="plugins"):
+        load_plugins(words(given.plugins or in_files.get("plugins") or ""))
     recipe = _chosen_recipe(given, in_files)
-    if given.data_root is not None:
-        left.append(f"--data_root={given.data_root}")
-    if given.plugins is not None:
-        left.append(f"--plugins={given.plugins}")
-    # Files first: for the parser the later word wins, here an option does, wherever it stands.
+    for name in ("data_root", "plugins"):
+        if getattr(given, name) is not None:
+            left.append(f"--{name}={getattr(given, name)}")
+    # Files first: the parser lets the later word win, but an option wins wherever it stands.
     left = [f"--config={path}" for path in given.config] + left
     parser = _parser(recipe)
+    _check_names(parser, left, files)
     parsed = parser.instantiate(parser.parse_args(left))
     values = {f.name: getattr(parsed, f.name) for f in fields(Config) if f.name != "options"}
     options = {name: getattr(parsed, name) for name in METHODS}
@@ -70,28 +74,41 @@ def parse(argv: Sequence[str]) -> Config:
     return resolve(config)
 
 
+# Text of the parser's messages, and its replacement in the words of the command line.
+_REWRITES = (
+    (r"\s+", " "),
+    (r"typing\.|\.$", ""),
+    (r"<class '(\w+)'>", r"\1"),
+    (r"NoneType", "null"),
+    (r'^Parser key "(.+?)": ', r"--\1: "),
+    (
+        r"Does not validate .*? Subtypes: \[(.+)\] Errors: .* Given value: (.*)",
+        r"Expected one of \1. Got value: \2",
+    ),
+)
+
+
 class _Parser(jsonargparse.ArgumentParser):
-    """A parser whose complaint is a `UserError` of one line instead of a page of usage."""
+    """A parser that raises a `UserError` of one line instead of printing its usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        message = " ".join(message.split()).replace("typing.", "").rstrip(".")
-        message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("NoneType", "null")
-        message = re.sub(r"^Parser key \"(.+?)\": ", r"--\1: ", message)
-        message = re.sub(
-            r"Does not validate .*? Subtypes: \[(.+)\] Errors: .* Given value: (.*)",
-            r"Expected one of \1. Got value: \2",
-            message,
-        )
-        unknown = re.search(r"^unrecognized arguments: --([\w.]+)", message) or re.search(
-            r"^Group '(?P<group>[\w.]+)' does not accept option '([\w.]+)'", message
-        )
-        if unknown:
-            option = ".".join(unknown.groups())
-            options = [word for action in self._actions for word in action.option_strings]
-            close = difflib.get_close_matches(f"--{option}", options, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            message = f"--{option}: no such option{hint}"
+        for pattern, replacement in _REWRITES:
+            message = re.sub(pattern, replacement, message)
         raise UserError(f"{message}; --help lists every option")
+
+
+def _check_names(
+    parser: jsonargparse.ArgumentParser, line: list[str], files: list[dict[str, Any]]
+) -> None:
+    """Raises `UserError` for an option that does not exist, with the name of a similar option."""
+    known = [option for action in parser._actions for option in action.option_strings]
+    found = [word.partition("=")[0] for word in line if word.startswith("--") and word != "--"]
+    found += [f"--{name}" for file in files for name in _flat(file)]
+    for option in found:
+        if option not in known:
+            close = difflib.get_close_matches(option, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise UserError(f"{option}: no such option{hint}; --help lists every option")
 
 
 def _parser(recipe: str) -> jsonargparse.ArgumentParser:
@@ -111,7 +128,7 @@ def _parser(recipe: str) -> jsonargparse.ArgumentParser:
         "--config",
         action="config",
         metavar="FILE",
-        help="YAML file of options, like config.yaml in the folder of a run.",
+        help="YAML file of options, for example config.yaml in the folder of a run.",
     )
     parser.add_argument(
         "--data-root",
@@ -127,7 +144,7 @@ def _parser(recipe: str) -> jsonargparse.ArgumentParser:
     for name in METHODS:
         parser.add_class_arguments(options_of(name), name)
     parser.set_defaults(_flat(yaml.safe_load(recipe_text(recipe))))
-    for action in parser._actions:  # "--data FILE" and the like: --config does all of them
+    for action in parser._actions:  # of one group, like "--optim FILE": --config covers it
         if action.help == "Path to a configuration file.":
             action.help = argparse.SUPPRESS
     return parser
@@ -139,7 +156,7 @@ class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
 
 
 def _with_underscores(word: str) -> str:
-    """Lets --data.crop-padding stand for --data.crop_padding, and _SHORT for what it stands for."""
+    """Expands the short forms, and spells --data.crop-padding as --data.crop_padding."""
     if not word.startswith("--") or word == "--":
         return word
     option, equals, value = word.partition("=")
@@ -148,7 +165,7 @@ def _with_underscores(word: str) -> str:
 
 
 def _with_profile_value(argv: Sequence[str]) -> list[str]:
-    """Lets --profile stand for --profile=true where no value follows."""
+    """Spells --profile as --profile=true if no value follows."""
     return [
         f"{word}=true" if word == "--profile" and following.startswith("-") else word
         for word, following in zip(argv, [*argv[1:], "--"], strict=False)
@@ -156,7 +173,7 @@ def _with_profile_value(argv: Sequence[str]) -> list[str]:
 
 
 def _scan(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Picks out what must be known before the parser exists; returns it and the other words."""
+    """The options that decide about the parser, and the other words."""
     scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     scan.add_argument("--recipe")
     scan.add_argument("--config", action="append", default=[])
@@ -169,17 +186,9 @@ def _scan(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def _chosen_recipe(given: argparse.Namespace, in_files: dict[str, Any]) -> str:
-    if given.recipe or in_files.get("recipe"):
-        return given.recipe or str(in_files["recipe"])
     has_root = given.data_root or in_files.get("data_root")
-    return FOLDER_RECIPE if has_root else DEFAULT_RECIPE
-
-
-def _read_config_files(paths: list[str]) -> dict[str, Any]:
-    in_files: dict[str, Any] = {}
-    for path in paths:
-        in_files.update(_read_config_file(path))
-    return in_files
+    default = FOLDER_RECIPE if has_root else DEFAULT_RECIPE
+    return str(given.recipe or in_files.get("recipe") or default)
 
 
 def _read_config_file(path: str) -> dict[str, Any]:
@@ -194,7 +203,7 @@ def _read_config_file(path: str) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UserError(f"--config {path}: must hold options as 'name: value' lines")
+        raise UserError(f"--config {path}: must contain options as 'name: value' lines")
     return content
 
 

@@ -1,4 +1,4 @@
-"""Typed configuration of a training run: the dataclasses are the documentation of every option.
+"""Typed configuration of a training run. The text below a field is the help of its option.
 
 Values come from four places, later ones win: the defaults below, the recipe (``recipes/NAME.yaml``
 in this package), ``--config FILE``, and single options on the command line.
@@ -6,355 +6,396 @@ in this package), ``--config FILE``, and single options on the command line.
 The options of a method are the arguments of its loss (`alr_fast.training.methods`).
 """
 
+# Evaluated later, annotations reach the parser without their bounds: its help and its messages
+# show "int", not "Annotated[int, Bounds(...)]".
+from __future__ import annotations
+
+import math
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from typing import Any, Literal
 
-from alr_fast.data.label_table import PROBABILITIES
-from alr_fast.errors import UserError
-from alr_fast.training.methods import default_options
+from alr_fast.data.label_table import PROBABILITIES, is_label_table
+from alr_fast.errors import UserError, naming_options
+from alr_fast.noise.injection import check_noise
+from alr_fast.training.config.ranges import (
+    ClosedUnitInterval,
+    LeftOpenUnitInterval,
+    Magnitude,
+    NonNegativeFloat,
+    NonNegativeInt,
+    Percentile,
+    PositiveFloat,
+    PositiveInt,
+    RightOpenUnitInterval,
+    check_ranges,
+)
 
 DEFAULT_RECIPE = "digits"
-FOLDER_RECIPE = "folder"  # what a bare --data-root means
+FOLDER_RECIPE = "folder"  # selected by --data-root without --recipe
+WEIGHTS = ".safetensors"  # suffix of the weights of a method in the folder of a run
+ESTIMATES = ("anchor", "confident")  # sources of a transition matrix that need a trained model
 
-# The dtype options hold torch's own names, so that getattr(torch, name) is the whole conversion.
+# Names of torch dtypes: getattr(torch, name) is the whole conversion.
 FloatName = Literal["float32", "bfloat16", "float16"]
-
-
-DatasetName = Literal[
-    "auto",
-    "digits",
-    "cifar10",
-    "cifar100",
-    "animal10n",
-    "clothing1m",
-    "food101n",
-    "webvision",
-    "webvision-mini",
-    "packed",
-    "folder",
-    "table",
-]
+DatasetName = Literal["auto", "digits", "cifar10", "cifar100", "animal10n", "clothing1m",
+                      "food101n", "webvision", "webvision-mini", "packed", "folder",
+                      "table"]  # fmt: skip
 
 
 @dataclass
 class DataConfig:
-    """The images, how they are read and how training images are varied.
-
-    Args:
-        name: Data set: digits (ships with scikit-learn), a download as it is, folder
-            (root/{train,test|val}/<class>/*), table (a CSV or Parquet list), packed (what python -m
-            alr_fast.data pack wrote); auto recognises which one data_root holds.
-        train_split: Split that is trained on; clothing1m has clean_train, too, webvision has google
-            and flickr.
-        test_split: Split that is tested on.
-        ilsvrc12: Folder with the validation images of ILSVRC12, a second test set for webvision.
-        label_file: Labels to train on instead of the given ones: an .npz file of python -m
-            alr_fast.noise, the human labels of CIFAR-N (CIFAR-10_human.pt), or a .parquet or .csv
-            table of python -m alr_fast.export or of marks in a report. --labels for short.
-        label_key: Which labels: of CIFAR-N aggre, worse, random1, random2, random3 or noisy; of a
-            table a column, null for label (a person's) or refined_label, probabilities for soft
-            labels, which the label banks of alr, selc and sat then start from.
-        loader: What turns the images into batches: memory (all images decoded once, at the
-            training device), dali (NVIDIA DALI), torch (torchvision in worker processes); auto
-            takes the first of them that can.
-        exclude: Samples that are left out: the CSV list that python -m alr_fast.data verify writes,
-            or a table of python -m alr_fast.export or of marks in a report; auto takes the list
-            that verify wrote for this data set, none takes no list.
-        exclude_above: Of a table of python -m alr_fast.export, leave out the samples with a score
-            of suspicion above this, 0 to 1. (Of marks, all but those marked keep are left out.)
-        max_broken: Share of the files that are used of a split that may turn out broken before the
-            run stops.
-        limit: Train on this many images at most, the same number from every class; null for all.
-        test_limit: Test on this many images at most, the same number from every class; null for
-            all.
-        validation: Put this share of the training samples aside, with their given labels, and
-            report the accuracy on them: for choosing between methods and options where no clean
-            labels can be had.
-        epoch_samples: Train each epoch on a new random subset of this many images, the same number
-            from every class; null for all.
-        image_size: Side in pixels; null takes the shorter side of the first training image, 224 at
-            most. Has no effect on images that come as arrays.
-        resize: The shorter side is brought to this many pixels before a square is cut out; null for
-            256/224 of image_size with the crops random and resized, image_size with the others.
-        crop: Training images: center (the middle), pad (the middle, padded and cropped back at
-            random), random (a random part as large as the middle), resized (a random part of
-            random area and aspect ratio). Test images: the middle.
-        crop_padding: Pixels of padding on each side; has no effect on other crops than pad.
-        flip: Mirror half of the training images left to right, chosen at random.
-        randaugment_ops: Operations of RandAugment on each training image; 0 for none.
-        randaugment_magnitude: Magnitude of these operations, 0 to 30.
-        mean: Mean of each colour channel, 0 to 1, subtracted from the images; null for 0.5.
-        std: Standard deviation of each colour channel, 0 to 1; null for 0.5.
-        cache_mb: Keep decoded images in memory where the whole split fits in this many MiB and the
-            crop is center or pad; 0 for never.
-        workers: Processes or threads that read and decode, for each process of the run; null for
-            one on each core that it may use, 16 at most.
-    """
+    """Images: where they are, how they are read and how training images are augmented."""
 
     name: DatasetName = "digits"
+    """Data set: digits (part of scikit-learn), a download as it is, folder
+    (root/{train,test|val}/<class>/*), table (a CSV or Parquet list), or packed (written by python
+    -m alr_fast.data pack); auto detects the layout of data_root."""
     train_split: str = "train"
+    """Split to train on; clothing1m also has clean_train, webvision also has google and flickr."""
     test_split: str = "test"
+    """Split to test on."""
     ilsvrc12: str | None = None
+    """Folder with the validation images of ILSVRC12, a second test set for webvision."""
     label_file: str | None = None
+    """Labels to train on instead of the given ones: an .npz file of python -m alr_fast.noise, the
+    human labels of CIFAR-N (CIFAR-10_human.pt), or a .parquet or .csv table of python -m
+    alr_fast.export or of marks in a report. Short form: --labels."""
     label_key: str | None = None
+    """Which labels of label_file: of CIFAR-N aggre, worse, random1, random2, random3 or noisy; of a
+    table a column, null for label (set by a person) or else refined_label, probabilities for soft
+    labels, with which the label banks of alr, selc and sat are then initialised."""
     loader: Literal["auto", "memory", "dali", "torch"] = "auto"
+    """Data loader: memory (all images decoded once, on the training device), dali (NVIDIA DALI) or
+    torch (torchvision in worker processes); auto takes the first of them that can be used."""
     exclude: str = "auto"
-    exclude_above: float = 0.5
-    max_broken: float = 0.001
-    limit: int | None = None
-    test_limit: int | None = None
-    validation: float = 0.0
-    epoch_samples: int | None = None
-    image_size: int | None = None
-    resize: int | None = None
+    """Samples to leave out: a CSV list of python -m alr_fast.data verify, or a table of python -m
+    alr_fast.export or of marks in a report; auto takes the list that verify wrote for this data
+    set, none uses no list."""
+    exclude_above: ClosedUnitInterval = 0.5
+    """With a table of python -m alr_fast.export, leave out samples with a suspicion score above
+    this, 0 to 1. (With marks, all marked samples are left out except those marked keep.)"""
+    max_broken: ClosedUnitInterval = 0.001
+    """Share of unreadable images in a split above which the run stops."""
+    limit: PositiveInt | None = None
+    """Train on at most this many images, the same number from every class; null for all."""
+    test_limit: PositiveInt | None = None
+    """Test on at most this many images, the same number from every class; null for all."""
+    validation: RightOpenUnitInterval = 0.0
+    """Hold out this share of the training samples for validation, with their given labels, and
+    report the accuracy on them: to choose between methods and options without clean labels."""
+    epoch_samples: PositiveInt | None = None
+    """Train each epoch on a new random subset of this many images, the same number from every
+    class; null for all."""
+    image_size: PositiveInt | None = None
+    """Side of the images in pixels; null takes the shorter side of the first training image, at
+    most 224. Has no effect on data sets that come as arrays."""
+    resize: PositiveInt | None = None
+    """Length of the shorter side in pixels before a square is cut out; null for 256/224 of
+    image_size with the crops random and resized, for image_size with the others."""
     crop: Literal["center", "pad", "random", "resized"] = "pad"
-    crop_padding: int = 0
+    """Crop of training images: center, pad (the center, padded and cropped at a random position),
+    random (at a random position, as large as the center crop), or resized (random area, aspect
+    ratio and position). Test images always get the center crop."""
+    crop_padding: NonNegativeInt = 0
+    """Pixels of padding on each side; only used by the crop pad."""
     flip: bool = False
-    randaugment_ops: int = 0
-    randaugment_magnitude: int = 9
+    """Mirror training images left to right with probability 0.5."""
+    randaugment_ops: NonNegativeInt = 0
+    """Number of RandAugment operations on each training image; 0 for none."""
+    randaugment_magnitude: Magnitude = 9
+    """Magnitude of these operations, 0 to 30."""
     mean: list[float] | None = None
+    """Mean of each colour channel, 0 to 1, subtracted from the images; null for 0.5."""
     std: list[float] | None = None
-    cache_mb: int = 1024
-    workers: int | None = None
+    """Standard deviation of each colour channel, 0 to 1; null for 0.5."""
+    cache_mb: NonNegativeInt = 1024
+    """Cache decoded images in memory if the whole split fits into this many MiB and the crop is
+    center or pad; 0 for never."""
+    workers: NonNegativeInt | None = None
+    """Worker processes or threads that read and decode, for each process of the run; null for one
+    for each available core, at most 16."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "data.")
+        if self.label_key is not None and self.label_file is None:
+            raise UserError(
+                f"--data.label_key {self.label_key}: selects labels of --data.label_file; pass "
+                "that, too"
+            )
+        channels = 1 if self.name == "digits" else 3
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) not in (1, channels):
+                raise UserError(
+                    f"--data.{name} {values}: pass one value, or one for each of {channels} "
+                    "channels"
+                )
+        if self.std is not None and not all(0 < value < math.inf for value in self.std):
+            raise UserError(f"--data.std {self.std}: must be above 0")
 
 
 @dataclass
 class NoiseConfig:
-    """Label noise injected into the training labels; test labels are never touched.
-
-    Args:
-        kind: none (keep the labels as they are), symmetric (exactly int(rate * N) samples get a
-            label drawn from all K classes, the true one included, so that about rate * (K-1)/K are
-            wrong), symmetric-exclusive (drawn from the other K-1 classes, so that exactly
-            int(rate * N) are wrong), asymmetric (look-alikes among the classes of CIFAR-10 or of
-            digits), asymmetric-blocks5, asymmetric-superclass (CIFAR-100), pair (each class to the
-            next), instance (by the pixels), or matrix (any transition matrix).
-        rate: Requested rate, 0 to 1; the share that really became wrong is reported.
-        seed: Seed of the noise; null takes the seed of the run.
-        matrix: File with the transition matrix, K rows of K probabilities, .npy or .csv.
-    """
+    """Label noise injected into the training labels; test labels are never changed."""
 
     kind: str = "none"
+    """none (keep the labels as they are), symmetric (exactly int(rate * N) samples get a label
+    drawn from all K classes, the true one included, so that about rate * (K-1)/K are wrong),
+    symmetric-exclusive (drawn from the other K-1 classes, so that exactly int(rate * N) are wrong),
+    asymmetric (to similar classes of CIFAR-10 or of digits), asymmetric-blocks5,
+    asymmetric-superclass (CIFAR-100), pair (each class to the next), instance (depends on the
+    pixels), or matrix (any transition matrix)."""
     rate: float = 0.0
-    seed: int | None = None
+    """Requested rate, 0 to 1; the share of labels that actually changed is reported."""
+    seed: NonNegativeInt | None = None
+    """Seed of the noise; null takes the seed of the run."""
     matrix: str | None = None
+    """File with the transition matrix, K rows of K probabilities, .npy or .csv."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "noise.")
+        with naming_options(kind="noise.kind", rate="noise.rate"):
+            check_noise(self.kind, self.rate)
+        if (self.kind == "matrix") != (self.matrix is not None):
+            raise UserError("--noise.kind matrix and --noise.matrix FILE: pass both or neither")
 
 
 @dataclass
 class ModelConfig:
-    """The net.
-
-    Args:
-        name: conv-mini and conv-tiny (for 8x8 digits), conv-small (for 32x32 photographs),
-            resnet18-cifar and resnet34-cifar (timm's, with a stem for 32x32 photographs), or any
-            timm name.
-        pretrained: Start from timm's pretrained weights, which timm downloads (timm names only).
-        ema_decay: Keep an exponential moving average of the weights with this decay, test it and
-            save it instead of the weights; null for none.
-        sync_batchnorm: Batch statistics over all processes instead of over the batch of each (GPUs
-            only).
-        compile: Mode of torch.compile for the net, none to leave it as it is; reduce-overhead
-            replays CUDA graphs.
-    """
+    """The model."""
 
     name: str = "conv-tiny"
+    """conv-mini and conv-tiny (for digits of 8x8 pixels), conv-small (for photographs of 32x32),
+    resnet18-cifar and resnet34-cifar (from timm, with a stem for photographs of 32x32), or any
+    model of timm."""
     pretrained: bool = False
-    ema_decay: float | None = None
+    """Start from pretrained weights, which timm downloads (models of timm only)."""
+    ema_decay: RightOpenUnitInterval | None = None
+    """Decay of an EMA of the weights, which is tested and saved instead of the weights; null for no
+    EMA."""
     sync_batchnorm: bool = False
+    """Compute batch statistics over all processes instead of over the batch of each (GPUs only)."""
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none"
+    """Mode of torch.compile for the model, none for eager mode; reduce-overhead replays CUDA
+    graphs."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "model.")
 
 
 @dataclass
 class OptimConfig:
-    """Optimizer and its schedule, the same for every method.
-
-    Args:
-        optimizer: sgd, adam or adamw.
-        epochs: Passes over the training set.
-        batch_size: Samples that one step of the optimizer sees, over all processes: the schedule of
-            a recipe stays what it is on any number of them.
-        accumulate: Pieces that the batch of a process goes through the net in, one after the other,
-            where it does not fit into memory at once; gradients add up.
-        clip_norm: Scale gradients down to this norm where theirs is larger; null for never.
-        lr: Highest learning rate.
-        schedule: cosine falls from lr to 0 over the run, step multiplies lr by gamma after each of
-            the milestones, constant stays at lr.
-        milestones: Epochs after which the schedule step lowers the learning rate, ascending.
-        gamma: Factor of the schedule step.
-        warmup_steps: Steps over which the learning rate rises from 0 at the start.
-        sgd_momentum: Momentum of SGD (not the momentum of ALR).
-        nesterov: Nesterov's form of the momentum.
-        weight_decay: L2 penalty on the weights; with adamw the decoupled one.
-        max_skipped: Stop the run after so many steps in a row whose gradients were not finite; each
-            of them is left out.
-    """
+    """Optimizer and learning-rate schedule, the same for every method."""
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    epochs: int = 60
-    batch_size: int = 128
-    accumulate: int = 1
-    clip_norm: float | None = None
-    lr: float = 0.05
+    """sgd, adam or adamw."""
+    epochs: PositiveInt = 60
+    """Passes over the training set."""
+    batch_size: PositiveInt = 128
+    """Samples in one optimizer step, over all processes: the schedule of a recipe does not depend
+    on their number."""
+    accumulate: PositiveInt = 1
+    """Micro-batches (gradient accumulation) into which the batch of each process is split if it
+    does not fit into memory at once."""
+    clip_norm: PositiveFloat | None = None
+    """Clip the norm of the gradients to this; null for no clipping."""
+    lr: PositiveFloat = 0.05
+    """Highest learning rate."""
     schedule: Literal["cosine", "step", "constant"] = "cosine"
+    """cosine falls from lr to 0 over the run, step multiplies lr by gamma after each of the
+    milestones, constant stays at lr."""
     milestones: list[int] = field(default_factory=list)
-    gamma: float = 0.1
-    warmup_steps: int = 0
-    sgd_momentum: float = 0.9
+    """Epochs after which the schedule step lowers the learning rate, ascending."""
+    gamma: LeftOpenUnitInterval = 0.1
+    """Factor of the schedule step."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps over which the learning rate rises linearly from 0 at the start."""
+    sgd_momentum: NonNegativeFloat = 0.9
+    """Momentum of SGD (not the momentum of ALR)."""
     nesterov: bool = True
-    weight_decay: float = 5e-4
-    max_skipped: int = 30
+    """Use Nesterov momentum."""
+    weight_decay: NonNegativeFloat = 5e-4
+    """L2 penalty on the weights; decoupled with adamw."""
+    max_skipped: PositiveInt = 30
+    """Stop the run after this many consecutive skipped steps. A step is skipped if its gradients
+    are not finite."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "optim.")
+        ascending = self.milestones == sorted(set(self.milestones))
+        if not ascending or min(self.milestones, default=1) < 1:
+            raise UserError(
+                f"--optim.milestones {self.milestones}: must be ascending epochs from 1 on"
+            )
+        if self.milestones and self.schedule != "step":
+            raise UserError(f"--optim.milestones {self.milestones}: need --optim.schedule step")
 
 
 @dataclass
 class TransitionConfig:
-    """The transition matrix of the label noise, for backward_correction and forward_correction.
-
-    Args:
-        source: known (counted, where noise was injected or true labels are known), anchor or
-            confident (estimated from what a net that was trained before predicts, see
-            alr_fast.noise.transition), or a file with K rows of K probabilities, .npy or .csv.
-        net: That net: a method that this run trains before, or the weights of a finished run,
-            RUN/METHOD.safetensors. Best one that has not learnt its wrong labels by heart: train it
-            for few epochs.
-        percentile: Which sample stands for a class in anchor, 0 to 100.
-    """
+    """The transition matrix of the label noise, for backward_correction and forward_correction."""
 
     source: str = "known"
+    """known (counted, if noise was injected or true labels are known), anchor or confident
+    (estimated from the predictions of a trained model, see alr_fast.noise.transition), or a file
+    with K rows of K probabilities, .npy or .csv."""
     net: str = "ce"
-    percentile: float = 97.0
+    """The trained model: a method that this run trains earlier, or the weights of a finished run,
+    RUN/METHOD.safetensors. It should not have memorised its wrong labels: train it for few
+    epochs."""
+    percentile: Percentile = 97.0
+    """Percentile, 0 to 100, of the sample that represents a class in anchor."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "transition.")
 
 
 @dataclass
 class BankConfig:
-    """The label bank, one row of class probabilities for each training sample.
-
-    Args:
-        dtype: What the rows are stored in; arithmetic is in float32 whatever it is.
-        placement: device (with the net), pinned (host memory that the GPU reads and writes), file
-            (memory-mapped, for training on CPUs with a bank larger than the memory); auto chooses
-            by size.
-        folder: Where the placement file puts its working file, on a fast local disk with room for
-            the bank; null for the folder of the run. The file has no name and is gone with the
-            process; checkpoints keep the bank.
-    """
+    """The label bank, one row of class probabilities for each training sample."""
 
     dtype: FloatName = "float32"
+    """Storage type of the rows; arithmetic is always in float32."""
     placement: Literal["auto", "device", "pinned", "file"] = "auto"
+    """device (on the device of the model), pinned (host memory that the GPU reads and writes), file
+    (memory-mapped, for training on CPUs with a bank larger than the memory); auto chooses by
+    size."""
     folder: str | None = None
+    """Folder for the working file of the placement file, on a fast local disk with room for the
+    bank; null for the folder of the run. The file is unlinked and disappears with the process;
+    checkpoints contain the bank."""
 
 
 @dataclass
 class CheckpointConfig:
-    """What a stopped run goes on from; see docs/scaling.md.
+    """The checkpoints from which a stopped run resumes; see docs/scaling.md."""
 
-    Args:
-        minutes: Write a checkpoint when so many minutes have passed since the last one; null for
-            never.
-        steps: Write one after each so many steps, counted from the start of the method; null for
-            never.
-        keep: How many of the newest are kept.
-        background: Go on training while a checkpoint is written, from a copy in host memory. A bank
-            in a file is never copied: training waits for it.
-        other_labels: Go on from a checkpoint although the given labels of the samples have changed
-            since, because they were corrected, say; data.label_file, data.label_key and noise may
-            then differ, too. The label bank keeps its rows.
-    """
-
-    minutes: float | None = 10.0
-    steps: int | None = None
-    keep: int = 2
+    minutes: NonNegativeFloat | None = 10.0
+    """Write a checkpoint when this many minutes have passed since the last one; null for never."""
+    steps: PositiveInt | None = None
+    """Write a checkpoint after every this many steps, counted from the start of the method; null
+    for never."""
+    keep: PositiveInt = 2
+    """Number of checkpoints to keep, the newest ones."""
     background: bool = True
+    """Continue training while a checkpoint is written, from a copy in host memory. A bank in a file
+    is never copied: training waits for it."""
     other_labels: bool = False
+    """Resume from a checkpoint even if the given labels of the samples have changed since, because
+    they were corrected, for example; data.label_file, data.label_key and noise may then differ,
+    too. The label bank keeps its rows."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "checkpoint.")
 
 
 @dataclass
 class LogConfig:
-    """What a run shows and notes down; process 0 alone does.
+    """Display and logs of a run, written by process 0."""
 
-    Args:
-        every: Steps between two readings of loss and accuracy. Signals and the time for a
-            checkpoint are looked at in the same rhythm. --log-every for short.
-        show: What is printed: auto (a progress bar on a terminal, lines elsewhere), lines, quiet
-            (warnings and the final tables), json (a JSON object a line, for programs).
-        to: Where each epoch goes besides: csv, tensorboard, wandb (pip install 'alr_fast[wandb]'),
-            separated by commas.
-        wandb_project: Project at Weights & Biases.
-        profile: Trace a few steps after the first with torch.profiler, write the trace into the
-            folder of the run, and print where the time goes. --profile for short.
-    """
-
-    every: int = 20
+    every: PositiveInt = 20
+    """Steps between two readings of loss and accuracy. Signals and the time of the next checkpoint
+    are checked at the same interval. Short form: --log-every."""
     show: Literal["auto", "lines", "quiet", "json"] = "auto"
+    """Output: auto (a progress bar on a terminal, lines elsewhere), lines, quiet (warnings and the
+    final tables), json (one JSON object per line, for programs)."""
     to: list[str] | str = "csv,tensorboard"
+    """Loggers that record each epoch: csv, tensorboard, wandb (pip install 'alr_fast[wandb]'),
+    separated by commas."""
     wandb_project: str = "alr_fast"
+    """Project at Weights & Biases."""
     profile: bool = False
+    """Profile a few steps after the first with torch.profiler, write the trace into the folder of
+    the run, and print the time of each part of a step. Short form: --profile."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "log.")
 
 
 @dataclass
 class Config:
-    """A whole run.
-
-    Args:
-        recipe: Shipped recipe that the other options start from.
-        data_root: Folder with the data as it was downloaded, or a CSV or Parquet list. Without
-            --recipe it selects the recipe folder.
-        methods: Methods trained in turn with the same seed, net, schedule and batches: ce (cross
-            entropy on the given labels), label_smoothing, smearing, backward_correction,
-            forward_correction, distillation, selc, alr (Adaptive Label Refinement), sat, elr, and
-            those of plugins. Written ce,alr or [ce, alr].
-        plugins: Modules, or .py files, that add methods: see docs/adding-a-method.md.
-        seed: Seed of the weights, the batch order, the augmentation and the noise.
-        device: Where to train: auto (CUDA where there is one), cpu, cuda, cuda:1, ...
-        precision: float32, or the type that autocast computes the net in (float16 with a gradient
-            scaler).
-        runs: Folder that gets a new folder for each run, and the link "latest" to the last finished
-            one.
-        resume: none (a new run), auto (go on with the newest run of this configuration that was not
-            finished, or start one), or the folder of a run or of one of its checkpoints.
-        data: Images and augmentation.
-        noise: Injected label noise.
-        model: Net.
-        optim: Optimizer and schedule.
-        transition: Transition matrix of the label noise.
-        bank: Label bank.
-        checkpoint: Checkpoints.
-        log: Display and logs.
-        options: For each method its options, the arguments of its loss; on the command line and in
-            files these are groups named after the methods.
-    """
+    """A whole run."""
 
     recipe: str = DEFAULT_RECIPE
+    """Shipped recipe that the other options start from."""
     data_root: str | None = None
+    """Folder with the data as it was downloaded, or a CSV or Parquet list. Without --recipe it
+    selects the recipe folder."""
     methods: list[str] | str = "ce,alr"
+    """Methods to train in turn with the same seed, model, schedule and batches: ce (cross entropy
+    on the given labels), label_smoothing, smearing, backward_correction, forward_correction,
+    distillation, selc, alr (Adaptive Label Refinement), sat, elr, and those of plugins. Written
+    ce,alr or [ce, alr]."""
     plugins: list[str] | str = ""
-    seed: int = 0
+    """Modules, or .py files, that add methods: see docs/adding-a-method.md."""
+    seed: NonNegativeInt = 0
+    """Seed of the weights, the batch order, the augmentation and the noise."""
     device: str = "auto"
+    """Training device: auto (CUDA if available), cpu, cuda, cuda:1, ..."""
     precision: FloatName = "float32"
+    """float32, or the type that autocast computes the model in (float16 with a gradient scaler)."""
     runs: str = "runs"
+    """Parent folder of the run folders; its link "latest" points to the run finished last."""
     resume: str = "none"
+    """none (a new run), auto (resume the newest unfinished run of this configuration, or start a
+    new one), or the folder of a run or of one of its checkpoints."""
     data: DataConfig = field(default_factory=DataConfig)
+    """Images and augmentation."""
     noise: NoiseConfig = field(default_factory=NoiseConfig)
+    """Injected label noise."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """Model."""
     optim: OptimConfig = field(default_factory=OptimConfig)
+    """Optimizer and schedule."""
     transition: TransitionConfig = field(default_factory=TransitionConfig)
+    """Transition matrix of the label noise."""
     bank: BankConfig = field(default_factory=BankConfig)
+    """Label bank."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Checkpoints."""
     log: LogConfig = field(default_factory=LogConfig)
-    options: dict[str, Any] = field(default_factory=default_options)
+    """Display and logs."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """For each method its options, the arguments of its loss; on the command line and in files
+    these are groups named after the methods. `alr_fast.training.config.check.with_default_options`
+    adds those of methods that are missing."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        data, model = self.data, self.model
+        if data.name != "digits" and not self.data_root:
+            raise UserError(
+                f"recipe {self.recipe} needs data set {data.name}: pass --data-root DIR, its folder"
+            )
+        if data.name == "digits" and self.data_root:
+            raise UserError(
+                f"--data-root {self.data_root}: recipe {self.recipe} brings its own images; leave "
+                f"--data-root out, or pass --recipe {FOLDER_RECIPE}"
+            )
+        if self.optim.accumulate > 1 and model.compile in ("reduce-overhead", "max-autotune"):
+            raise UserError(
+                f"--optim.accumulate {self.optim.accumulate}: does not go with "
+                f"--model.compile {model.compile}, whose CUDA graphs overwrite the accumulated "
+                "gradients; pass --model.compile default"
+            )
+        if data.label_file and is_label_table(data.label_file) and self.noise.kind != "none":
+            raise UserError(
+                f"--data.label_file {data.label_file}: noise would be injected into these labels "
+                f"(by recipe {self.recipe}, if you did not ask for it); pass --noise.kind none"
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists, as written to ``config.yaml``.
 
-        Of the options of methods, those of the methods that are trained.
+        Contains only the options of the methods that are trained.
         """
         plain = asdict(self)
         options = plain.pop("options")
-        return plain | {name: options[name] for name in words(self.methods)}
+        return plain | {name: options[name] for name in words(self.methods) if name in options}
 
 
 def soft_labels(config: Config) -> str | None:
-    """The table whose soft labels a run trains on, None where it has hard ones."""
+    """The table whose soft labels a run trains on, None if it trains on hard labels."""
     return config.data.label_file if config.data.label_key == PROBABILITIES else None
 
 
@@ -368,7 +409,7 @@ def recipe_text(name: str) -> str:
     """YAML text of a shipped recipe.
 
     Raises:
-        UserError: No recipe has that name; the message lists those that are shipped.
+        UserError: No recipe has that name; the message lists the shipped ones.
     """
     if name not in recipe_names():
         shipped = ", ".join(recipe_names())
@@ -380,7 +421,3 @@ def words(value: list[str] | str) -> list[str]:
     """The words of a list, or of a text with commas between them."""
     words = value.split(",") if isinstance(value, str) else value
     return [word.strip() for word in words if word.strip()]
-
-
-WEIGHTS = ".safetensors"
-ESTIMATES = ("anchor", "confident")  # sources of a transition matrix that ask a net

@@ -1,0 +1,54 @@
+"""Types of numbers with bounds, for the fields of a configuration, and their check."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, get_args, get_type_hints
+
+from alr_fast.errors import UserError
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds of a number, as metadata of its type.
+
+    Attributes:
+        requirement: The bounds in words, "must be 0 or more".
+        accepts: Whether a number meets them; False for NaN.
+    """
+
+    requirement: str
+    accepts: Callable[[float], bool]
+
+
+NonNegativeInt = Annotated[int, Bounds("must be 0 or more", lambda x: x >= 0)]
+PositiveInt = Annotated[int, Bounds("must be 1 or more", lambda x: x >= 1)]
+NonNegativeFloat = Annotated[float, Bounds("must be 0 or more", lambda x: 0 <= x < math.inf)]
+PositiveFloat = Annotated[float, Bounds("must be above 0", lambda x: 0 < x < math.inf)]
+ClosedUnitInterval = Annotated[float, Bounds("must lie between 0 and 1", lambda x: 0 <= x <= 1)]
+RightOpenUnitInterval = Annotated[
+    float, Bounds("must be at least 0 and below 1", lambda x: 0 <= x < 1)
+]
+LeftOpenUnitInterval = Annotated[
+    float, Bounds("must be above 0 and at most 1", lambda x: 0 < x <= 1)
+]
+Magnitude = Annotated[int, Bounds("must lie between 0 and 30", lambda x: 0 <= x <= 30)]
+Percentile = Annotated[float, Bounds("must lie between 0 and 100", lambda x: 0 <= x <= 100)]
+
+
+def check_ranges(config: object, group: str = "") -> None:
+    """Checks every field of a dataclass whose type has `Bounds`; None is always accepted.
+
+    Args:
+        config: The dataclass.
+        group: Group of its options on the command line, with the dot at the end: "optim.".
+
+    Raises:
+        UserError: A value is out of bounds.
+    """
+    for name, hint in get_type_hints(type(config), include_extras=True).items():
+        value = getattr(config, name)
+        for part in (hint, *get_args(hint)):  # the parts of "PositiveInt | None"
+            for bounds in getattr(part, "__metadata__", ()):
+                if value is not None and not bounds.accepts(value):
+                    raise UserError(f"--{group}{name} {value}: {bounds.requirement}")

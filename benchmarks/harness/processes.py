@@ -42,7 +42,7 @@ class Child:
         context.set_forkserver_preload(_PRELOAD)
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
-            target=_run, args=(function, theirs, arguments), daemon=True
+            target=serve, args=(function, theirs, arguments), daemon=True
         )
         self._process.start()
         theirs.close()  # otherwise the end of the process would not close the pipe
@@ -101,7 +101,8 @@ class Parent:
         return self._connection.recv()
 
 
-def _run(function: Callable, connection: Connection, arguments: tuple) -> None:
+def serve(function: Callable, connection: Connection, arguments: tuple) -> None:
+    """Runs the function of a `Child` and sends its error, if there is one."""
     try:
         function(Parent(connection), *arguments)
     except EOFError:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from benchmarks.harness.processes import Child, ChildFailed, Parent
-from benchmarks.kernels.suites import SUITES, Task, skipped
+from benchmarks.kernels.suites import SUITES
+from benchmarks.kernels.task import Task, skipped
 
 # Time limits in seconds: until a process is ready, in addition to the time to compile; until it has
 # measured, in addition to the time to measure.

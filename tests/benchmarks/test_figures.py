@@ -1,4 +1,4 @@
-"""Figures of finished runs: what they show is what the runs left, and bad input is one line."""
+"""Tests of `benchmarks.figures`: content of the figures, and errors of one line."""
 
 import csv
 import errno
@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from alr_fast import train
 from alr_fast.errors import UserError
 from alr_fast.training.models import build_model
 from benchmarks.figures import __main__ as figures
-from benchmarks.figures import curves, runs, style
+from benchmarks.figures import curves, features, runs, style
 from benchmarks.figures import tsne as tsne_figure
 from benchmarks.figures.tsne import Embedding
 from helpers.image_folder import write_folder
@@ -32,15 +32,6 @@ pytest.importorskip("timm", reason="training needs the extra train")
 ROOT = Path(__file__).parents[2]
 EPOCHS = 3
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Nets this small are not faster on more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def trained(runs: Path, *options: str) -> Path:
@@ -68,7 +59,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         *("--model.name", "conv-mini", "--optim.epochs", "2", "--alr.warmup_epochs", "1"),
     )
     shutil.move(folder / "old", folder / "new")
-    # One of the test images is damaged since.
+    # One of the test images is damaged afterwards.
     (folder / "new" / "test" / "dog" / "003.png").write_bytes(b"no image")
     return done, folder / "new"
 
@@ -83,7 +74,7 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def broken_run(run: Path, tmp_path: Path) -> Callable[[Callable[[Path], object]], Path]:
-    """Copies the run and does something to the copy."""
+    """Copies the run and damages the copy."""
 
     def make(damage: Callable[[Path], object]) -> Path:
         copy = tmp_path / "copy"
@@ -108,7 +99,7 @@ def column(run: Path, method: str, name: str) -> np.ndarray:
 
 
 def change_metrics(**values: str | None) -> Callable[[Path], None]:
-    """Sets columns of ``metrics.csv`` to a text, or takes them out."""
+    """Sets columns of ``metrics.csv`` to a text, or removes them."""
 
     def damage(run: Path) -> None:
         with (run / "metrics.csv").open(newline="") as file:
@@ -137,7 +128,7 @@ def assert_png(path: Path) -> None:
         assert picture.format == "PNG"
         assert picture.width == 1000
         assert 400 <= picture.height <= 1500
-        # Something is drawn, in more colours than those of text.
+        # The figure is not empty: it has more colours than text.
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 50
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary file
 
@@ -175,7 +166,7 @@ def test_memorisation_lines_are_in_percent(run: Path, method: str) -> None:
     np.testing.assert_allclose(right.get_ydata(), 64)
     assert axes.get_ylabel() == "accuracy (%)"
     assert "while training" in axes.get_title()
-    # Without true labels there is no such line.
+    # Without true labels this line is missing.
     assert len(curves.draw_memorisation(series, None, title="").axes[0].lines) == 2
 
 
@@ -269,7 +260,7 @@ def test_shares_are_stacked(epochs: int) -> None:
 
 
 def loader_of(run: Path, samples: int = 1000, seed: int = 0, data_root: str | None = None):
-    return tsne_figure.image_loader(
+    return features.image_loader(
         runs.open_run(run), samples=samples, seed=seed, data_root=data_root, device=CPU
     )
 
@@ -277,14 +268,14 @@ def loader_of(run: Path, samples: int = 1000, seed: int = 0, data_root: str | No
 @pytest.mark.parametrize("method", ["ce", "alr"])
 def test_features_of_a_run_give_its_logits_and_its_accuracy(run: Path, method: str) -> None:
     loader = loader_of(run)
-    net = tsne_figure.load_for(runs.open_run(run), method, loader)
-    features, logits, labels = tsne_figure.penultimate(net, loader)
-    assert features.shape == (360, net.head.in_features)
-    torch.testing.assert_close(features @ net.head.weight.T + net.head.bias, logits)
+    net = features.load_for(runs.open_run(run), method, loader)
+    found, logits, labels = features.penultimate(net, loader)
+    assert found.shape == (360, net.head.in_features)
+    torch.testing.assert_close(found @ net.head.weight.T + net.head.bias, logits)
     with torch.no_grad():
         torch.testing.assert_close(logits, torch.cat([net(b["image"]) for b in loader]))
     assert (labels.numpy() == loader.split.index.labels).all()
-    # The very images and weights that the run was tested with.
+    # The same images and weights as in the test of the run.
     accuracy = (logits.argmax(1) == labels).double().mean().item()
     assert accuracy == pytest.approx(summary(run)["methods"][method]["test_accuracy_last"])
     assert not net.head._forward_hooks
@@ -295,25 +286,23 @@ def test_features_of_a_run_give_its_logits_and_its_accuracy(run: Path, method: s
     [("conv-small", 16, 256), ("resnet18-cifar", 32, 512), ("test_vit", 160, 64),
      ("test_convnext", 64, 64)],
 )  # fmt: skip
-def test_features_of_other_nets(name: str, size: int, width: int) -> None:
+def test_features_of_other_models(name: str, size: int, width: int) -> None:
     torch.manual_seed(0)
     net = build_model(name, num_classes=7, in_channels=3, image_size=size).eval()
     head = net.get_classifier() if hasattr(net, "get_classifier") else net.head
-    nn.init.normal_(head.weight)  # untrained nets of timm begin with almost nothing
+    nn.init.normal_(head.weight)  # those of timm are almost zero before training
     nn.init.normal_(head.bias)
     images = torch.randn(3, 3, size, size)
     batches = [
-        {"image": images[:2], "label": torch.tensor([4, -1])},  # -1: the file gave no image
+        {"image": images[:2], "label": torch.tensor([4, -1])},  # -1: unreadable image
         {"image": images[2:], "label": torch.tensor([6])},
     ]
-    features, logits, labels = tsne_figure.penultimate(net, batches)
-    assert features.shape == (2, width)
+    found, logits, labels = features.penultimate(net, batches)
+    assert found.shape == (2, width)
     assert labels.tolist() == [4, 6]
     with torch.no_grad():
         torch.testing.assert_close(logits, net(images)[[0, 2]], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(
-            features @ head.weight.T + head.bias, logits, rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(found @ head.weight.T + head.bias, logits, rtol=1e-4, atol=1e-4)
 
 
 class TwoHeads(nn.Module):
@@ -335,10 +324,10 @@ class TwoHeads(nn.Module):
     ],
     ids=["two heads", "no linear layer", "other shape"],
 )
-def test_nets_without_one_last_linear_layer_are_refused(net: nn.Module) -> None:
+def test_models_without_one_last_linear_layer_are_rejected(net: nn.Module) -> None:
     batch = {"image": torch.randn(2, 3, 2, 2), "label": torch.tensor([0, 1])}
     with pytest.raises(UserError, match=r"does not end in one linear layer.*--model\.name"):
-        tsne_figure.penultimate(net, [batch])
+        features.penultimate(net, [batch])
     assert not any(module._forward_hooks for module in net.modules())
 
 
@@ -365,10 +354,10 @@ def test_image_files_that_have_moved(
     assert list(out.iterdir()) == []
     assert figures.main([*words, "--data-root", str(root)]) == 0
     assert_png(out / "figure.png")
-    assert "t-SNE of 35 test images" in capsys.readouterr().out  # one gives no image any more
+    assert "t-SNE of 35 test images" in capsys.readouterr().out  # one is unreadable
     loader = loader_of(run, data_root=str(root))
-    _, logits, labels = tsne_figure.penultimate(
-        tsne_figure.load_for(runs.open_run(run), "ce", loader), loader
+    _, logits, labels = features.penultimate(
+        features.load_for(runs.open_run(run), "ce", loader), loader
     )
     right = int((logits.argmax(1) == labels).sum())
     assert abs(right - 36 * summary(run)["methods"]["ce"]["test_accuracy_last"]) < 1.001
@@ -416,7 +405,7 @@ def test_tsne_has_a_panel_for_each_run_and_method(
         # Sixty images of digits, ten classes: by chance a tenth of the points.
         assert e.agreement > 0.3
         assert f"{e.method} ({e.noise}) {percent(e.agreement)}" in line
-    # The same weights and images lie in the same places.
+    # The same weights and images have the same points.
     np.testing.assert_allclose(embeddings[0].points, embeddings[1].points)
     assert not np.allclose(embeddings[0].points, embeddings[2].points)
 
@@ -489,17 +478,17 @@ def test_noise_in_words(run: Path) -> None:
     assert noise("none", 0.0) == "no noise added"
 
 
-def assert_refused(
-    words: list[str], way_out: str, out: Path, capsys: pytest.CaptureFixture
+def assert_rejected(
+    words: list[str], remedy: str, out: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """One line on standard error with a way out, and nothing is written."""
+    """One line on standard error with the remedy, and no file is written."""
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert figures.main(words) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert len(said.err.splitlines()) == 1
-    assert said.err.startswith("error: ")
-    assert re.search(way_out, said.err), said.err
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert len(shown.err.splitlines()) == 1
+    assert shown.err.startswith("error: ")
+    assert re.search(remedy, shown.err), shown.err
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
@@ -575,14 +564,14 @@ def test_bad_runs(
     out: Path,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    damage, way_out, _ = BAD_RUNS[case]
-    (out / "figure.png").write_text("what was there before")
+    damage, remedy, _ = BAD_RUNS[case]
+    (out / "figure.png").write_text("the old figure")
     copy = broken_run(damage)
-    assert_refused([figure, str(copy), "--output", str(out / "figure.png")], way_out, out, capsys)
+    assert_rejected([figure, str(copy), "--output", str(out / "figure.png")], remedy, out, capsys)
 
 
 @pytest.mark.parametrize(
-    "words, way_out",
+    "words, remedy",
     [
         ("memorisation RUN --method sat", r"--method sat: .* did not train it; it has ce, alr"),
         ("shares RUN --methods ce sat", r"--methods sat: .* did not train it; it has ce, alr"),
@@ -603,11 +592,11 @@ def test_bad_runs(
     ],
 )  # fmt: skip
 def test_bad_options(
-    words: str, way_out: str, run: Path, out: Path, capsys: pytest.CaptureFixture
+    words: str, remedy: str, run: Path, out: Path, capsys: pytest.CaptureFixture
 ) -> None:
     given = [str(run) if word == "RUN" else word for word in words.split()]
-    assert_refused(
-        [*given, *(["--output", str(out / "figure.png")] if given else [])], way_out, out, capsys
+    assert_rejected(
+        [*given, *(["--output", str(out / "figure.png")] if given else [])], remedy, out, capsys
     )
 
 
@@ -615,11 +604,11 @@ def test_runs_with_other_classes(
     run: Path, photographs: tuple[Path, Path], out: Path, capsys: pytest.CaptureFixture
 ) -> None:
     words = ["tsne", str(run), str(photographs[0]), "--output", str(out / "figure.png")]
-    assert_refused(words, r"has other classes than .*; draw them into two figures", out, capsys)
+    assert_rejected(words, r"has other classes than .*; draw them into two figures", out, capsys)
 
 
 @pytest.mark.parametrize("value", [float("nan"), 0.0])
-def test_nets_without_features(
+def test_models_without_features(
     value: float, broken_run: Callable, out: Path, capsys: pytest.CaptureFixture
 ) -> None:
     from safetensors.torch import load_file, save_file
@@ -631,12 +620,12 @@ def test_nets_without_features(
 
     copy = broken_run(damage)
     words = ["tsne", str(copy), "--output", str(out / "figure.png")]
-    assert_refused(words, r"not finite or all the same.*--optim\.lr", out, capsys)
+    assert_rejected(words, r"not finite or all the same.*--optim\.lr", out, capsys)
 
 
 @pytest.mark.parametrize("figure", ["memorisation", "shares", "tsne"])
 @pytest.mark.parametrize(
-    "name, way_out",
+    "name, remedy",
     [
         ("figure.pdf", r"pass a name that ends in \.png"),
         ("folder.png", r"is a folder; pass the name of a file"),
@@ -644,28 +633,28 @@ def test_nets_without_features(
     ],
 )
 def test_bad_outputs(
-    figure: str, name: str, way_out: str, run: Path, out: Path, capsys: pytest.CaptureFixture
+    figure: str, name: str, remedy: str, run: Path, out: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (out / "folder.png").mkdir()
-    assert_refused([figure, str(run), "--output", str(out / name)], way_out, out, capsys)
+    assert_rejected([figure, str(run), "--output", str(out / name)], remedy, out, capsys)
 
 
 def test_output_is_required(run: Path, out: Path, capsys: pytest.CaptureFixture) -> None:
-    assert_refused(["memorisation", str(run)], r"required: --output", out, capsys)
+    assert_rejected(["memorisation", str(run)], r"required: --output", out, capsys)
 
 
 def test_a_full_disk_leaves_the_old_figure(
     run: Path, out: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = out / "figure.png"
-    path.write_text("what was there before")
+    path.write_text("the old figure")
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
     words = ["memorisation", str(run), "--output", str(path)]
-    assert_refused(
+    assert_rejected(
         words, r"figure\.png: No space left on device; free some space and try again", out, capsys
     )
 
@@ -675,10 +664,10 @@ def test_missing_packages_are_named(
 ) -> None:
     monkeypatch.setattr(figures, "TRAIN_EXTRA", ("numpy", "no_such_package"))
     words = ["memorisation", str(run), "--output", str(out / "figure.png")]
-    assert_refused(words, r"need no_such_package, not installed: pip install", out, capsys)
+    assert_rejected(words, r"needs no_such_package, not installed: pip install", out, capsys)
 
 
-def test_the_command_passes_its_status_on(out: Path) -> None:
+def test_exit_status_of_the_command(out: Path) -> None:
     words = ["memorisation", str(out / "nothing"), "--output", str(out / "figure.png")]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.figures", *words],

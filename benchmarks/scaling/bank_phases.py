@@ -29,6 +29,7 @@ from alr_fast.training.checkpoint.shards import shard
 from alr_fast.training.checkpoint.store import CheckpointStore, load
 from alr_fast.training.distributed import World
 from alr_fast.training.open_run import from_bank_file
+from benchmarks.harness.compare import check_step
 from benchmarks.harness.memory import MemoryWatch
 from benchmarks.tables.scaling import PHASES
 
@@ -155,11 +156,7 @@ class BankRun:
         expected = reference.alr_loss_and_grad(
             logits.double(), expected_rows, torch.arange(BATCH), reduction="sum", **_OPTIONS
         )
-        pairs = zip((*found, rows[index]), (*expected, expected_rows), strict=True)
-        for name, (a, b) in zip(("loss", "gradient", "bank"), pairs, strict=True):
-            bound = 1e-2 if a.dtype.itemsize == 2 else 2e-5
-            error = float((a.double() - b).norm() / b.norm())
-            assert error <= bound, f"update: {name} is off by {error:.1e} of its norm"
+        check_step("update", (*found, rows[index]), (*expected, expected_rows))
 
     def _checkpoint(self, bank: LabelBank, some: Tensor) -> None:
         messages: list[str] = []

@@ -118,7 +118,7 @@ def test_a_cell_is_one_run_of_the_trainer(tmp_path):
     assert row["train_samples"] == 100
     assert row["options"] == cell().command()
     assert not (tmp_path / "ce").exists() or not list((tmp_path / "ce").rglob("*.safetensors"))
-    # The same command gives the same row.
+    # The same command returns the same row.
     again = run_cell(cell(), tmp_path, (), "cpu", 1)
     for key in ("test_accuracy_last", "test_accuracy_best", "label_accuracy_after", "noise_rate"):
         assert again[key] == row[key]

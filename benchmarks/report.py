@@ -43,83 +43,48 @@ instead of editing this file. Suites without rows are "not measured". Times are 
 microseconds unless stated otherwise, with the 20th and 80th percentile in brackets; the rows
 contain more.
 """
-_COMMANDS = (
-    (
-        "`python -m benchmarks.fused_vs_reference`",
-        "forward + backward on the CPU, compared with the eager and compiled reference and a copy",
-    ),
-    (
-        "`python -m benchmarks.kernels`",
-        "the GPU tables: latency, bandwidth, bank in pinned memory; `--suite` selects one of them",
-    ),
-    (
-        "`python -m benchmarks.host_cost`",
-        "the host time of a small step by parts, compared with a native operation",
-    ),
-    (
-        "`python -m benchmarks.loading`",
-        "images per second of the loaders compared with others, and a list of millions of samples",
-    ),
-    (
-        "`python -m benchmarks.train_step`",
-        "a whole training step: the cost of ALR over cross entropy, and of the trainer itself",
-    ),
-    (
-        "`python -m benchmarks.scaling`",
-        "several processes, a label bank from creation to export, the operation over N, K, B; "
-        "`--large` for 9.6 GB",
-    ),
-    (
-        "`python -m benchmarks.accuracy`",
-        "test accuracy of all methods under label noise; `--suite` selects data and model",
-    ),
-    (
-        "`python -m benchmarks.study`",
-        "the effect of ALR's settings, on held-out samples; `--suite` as above",
-    ),
-    (
-        "`python -m benchmarks.transitions`",
-        "the error of estimated transition matrices under injected noise",
-    ),
-    (
-        "`python -m benchmarks.suspects`",
-        "the detection of wrong labels, compared with cleanlab; `--suite` as above",
-    ),
-    ("`python -m benchmarks.figures`", "nothing: draws figures from finished runs of the trainer"),
-    ("`python -m benchmarks.report`", "nothing: generates this file"),
-    ("`make bench`", "the CPU shapes under pytest-benchmark; writes no rows"),
-    (
-        "`scripts/gpu_check.sh`",
-        "build, tests, compute-sanitizer, the GPU tables and this file, on a machine with a GPU",
-    ),
-)
+_COMMANDS = {
+    "fused_vs_reference": "forward + backward on the CPU, compared with the eager and compiled "
+    "reference and a copy",
+    "kernels": "the GPU tables: latency, bandwidth, bank in pinned memory; `--suite` selects one "
+    "of them",
+    "host_cost": "the host time of a small step by parts, compared with a native operation",
+    "loading": "images per second of the loaders compared with others, and a list of millions of "
+    "samples",
+    "train_step": "a whole training step: the cost of ALR over cross entropy, and of the trainer "
+    "itself",
+    "scaling": "several processes, a label bank from creation to export, the operation over N, K, "
+    "B; `--large` for 9.6 GB",
+    "accuracy": "test accuracy of all methods under label noise; `--suite` selects data and model",
+    "study": "the effect of ALR's settings, on held-out samples; `--suite` as above",
+    "transitions": "the error of estimated transition matrices under injected noise",
+    "suspects": "the detection of wrong labels, compared with cleanlab; `--suite` as above",
+    "figures": "nothing: draws figures from finished runs of the trainer",
+    "report": "nothing: generates this file",
+}
+_OTHER_COMMANDS = {
+    "`make bench`": "the CPU shapes under pytest-benchmark; writes no rows",
+    "`scripts/gpu_check.sh`": "build, tests, compute-sanitizer, the GPU tables and this file, on a "
+    "machine with a GPU",
+}
 _PRACTICE = """\
 Each of the first ten writes a file named after device, date and commit and overwrites no other; the
 tables show the latest. Before any timing, loss, gradient and bank of every variant are compared
 with the reference in float64, and whole training steps with each other. The variants take turns.
 """
-_VARIANTS = (
-    ("`fused`", "`alr_loss` of alr_fast and `backward`, with `unique_index=True`"),
-    (
-        "`fused_forward`",
-        "its forward pass only, which computes the gradient and updates the bank",
-    ),
-    ("`fused_forward_any_index`", "the same without `unique_index=True`"),
-    ("`fused_and_grad`", "`alr_loss_and_grad`"),
-    ("`eager`", "`alr_fast.reference`, whose masks make the host wait for the device"),
-    ("`plain`", "the operation written by hand without masks, eager"),
-    (
-        "best compiled",
-        "the fastest of `torch.compile` of the reference (modes default, "
-        "max-autotune-no-cudagraphs, reduce-overhead) and of `plain` (default mode)",
-    ),
-    (
-        "Triton",
-        "the operation in Triton: loss and gradient in one kernel, bank in a second, scaling in a "
-        "third; the faster of holding a row and looping over it",
-    ),
-    ("copy", "the least number of bytes that the fused pass moves: two reads, two writes"),
-)
+_VARIANTS = {
+    "`fused`": "`alr_loss` of alr_fast and `backward`, with `unique_index=True`",
+    "`fused_forward`": "its forward pass only, which computes the gradient and updates the bank",
+    "`fused_forward_any_index`": "the same without `unique_index=True`",
+    "`fused_and_grad`": "`alr_loss_and_grad`",
+    "`eager`": "`alr_fast.reference`, whose masks make the host wait for the device",
+    "`plain`": "the operation written by hand without masks, eager",
+    "best compiled": "the fastest of `torch.compile` of the reference (modes default, "
+    "max-autotune-no-cudagraphs, reduce-overhead) and of `plain` (default mode)",
+    "Triton": "the operation in Triton: loss and gradient in one kernel, bank in a second, scaling "
+    "in a third; the faster of holding a row and looping over it",
+    "copy": "the least number of bytes that the fused pass moves: two reads, two writes",
+}
 
 # As `benchmarks.harness.results.latest` returns them.
 Found = dict[tuple[str, str], tuple[str, list[dict]]]
@@ -157,11 +122,12 @@ def report(found: Found, plotted: Collection[str] = ()) -> str:
         found: The rows.
         plotted: Suites that have a plot.
     """
+    commands = {f"`python -m benchmarks.{name}`": text for name, text in _COMMANDS.items()}
     parts = [
         _INTRODUCTION,
-        markdown(("command", "measures"), _COMMANDS),
+        markdown(("command", "measures"), (commands | _OTHER_COMMANDS).items()),
         _PRACTICE,
-        markdown(("variant", "description"), _VARIANTS),
+        markdown(("variant", "description"), _VARIANTS.items()),
     ]
     for suite, section in SECTIONS.items():
         parts.append(f"## {section.title}\n\n{section.note}\n")

@@ -1,9 +1,9 @@
-"""Where the host's microseconds of a small step go.
+"""The host time of a small step, by parts.
 
     python -m benchmarks.host_cost
 
-B = 256, K = 14: the whole step, its parts by themselves, and an autograd graph with a single native
-operation beside them. Calls follow each other without waiting for the device.
+B = 256, K = 14: the whole step, its parts by themselves, and for comparison an autograd graph with
+a single native operation. Calls follow each other without waiting for the device.
 """
 
 import argparse
@@ -12,22 +12,24 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from alr_fast import functional
+from benchmarks.harness.averages import percentiles
+from benchmarks.harness.command import Output, check_arguments
 from benchmarks.harness.environment import environment
-from benchmarks.harness.results import FOLDER, ResultFile, percentiles
+from benchmarks.harness.results import FOLDER
 from benchmarks.harness.timing import host_turn, take_turns
 from benchmarks.kernels.problem import OPTIONS, Case, Problem
+from benchmarks.tables.host_cost import terminal_cells
+from benchmarks.tables.markdown import show
 
 CASE = Case(256, 14)
-_STEPS = 100  # a turn
+_STEPS = 100  # of a turn
 
 
 class _Empty(torch.autograd.Function):
-    """As many arguments as the loss has, and nothing to do."""
+    """As many arguments as the loss, and no work."""
 
     @staticmethod
     def forward(ctx, logits: Tensor, loss: Tensor, grad: Tensor, *others: None) -> Tensor:
@@ -42,7 +44,7 @@ class _Empty(torch.autograd.Function):
 def _parts(problem: Problem) -> dict[str, Callable[[], object]]:
     logits, index, bank = problem.logits[0], problem.index[0], problem.bank
     loss, grad = functional.alr_loss_and_grad(logits, bank, index, **OPTIONS)
-    # In the order of the schema, as alr_fast._operators calls it; 1: mean.
+    # In the order of the schema, as in alr_fast._operators; 1: mean.
     options = (*(None,) * 5, OPTIONS["momentum"], OPTIONS["entropy_weight"], 1, True, 1)
     operator = partial(torch.ops.alr_fast.alr_loss.default, logits, bank, index, *options)
     one_row = partial(torch.ops.alr_fast.alr_loss.default, logits[:1], bank, index[:1], *options)
@@ -69,11 +71,11 @@ def _parts(problem: Problem) -> dict[str, Callable[[], object]]:
     }
 
 
-def measure(device: str, seconds: float) -> list[dict[str, object]]:
-    """Times the parts in turn; one thread on the CPU.
+def measure(device: str, seconds: float) -> list[dict]:
+    """Times the parts in turn, with one thread on the CPU.
 
     Returns:
-        A row for each part: percentiles of the host's microseconds a call.
+        One row for each part: percentiles of the host's microseconds for a call.
     """
     torch.set_num_threads(1)
     problem = Problem(CASE, device)
@@ -83,20 +85,23 @@ def measure(device: str, seconds: float) -> list[dict[str, object]]:
     }
     for turn in turns.values():
         turn()
-    times = take_turns(turns, seconds, at_least=3)
+    times = {
+        name: [host for _, host in measured]
+        for name, measured in take_turns(turns, seconds, at_least=3).items()
+    }
     facts = environment(device)
-    native = percentiles(host for _, host in times["native step"])["p50_us"]
+    native = percentiles(times["native step"])["p50_us"]
     rows = []
     for name, measured in times.items():
-        row = percentiles(host for _, host in measured)
+        found = percentiles(measured)
         rows.append(
             {
                 "suite": "host_cost",
                 "variant": name,
                 "batch": CASE.batch,
                 "classes": CASE.classes,
-                **row,
-                "times_native": row["p50_us"] / native,
+                **found,
+                "times_native": found["p50_us"] / native,
                 "calls": len(measured) * _STEPS,
                 "environment": facts,
             }
@@ -104,30 +109,20 @@ def measure(device: str, seconds: float) -> list[dict[str, object]]:
     return rows
 
 
-def table(rows: Sequence[dict]) -> Table:
-    """The rows, for a terminal."""
-    shown = Table(title="microseconds of the host")
-    for name in ("part", "p20", "p50", "p80", "of the native step"):
-        shown.add_column(name, justify="left" if name == "part" else "right")
-    for row in rows:
-        figures = (f"{row[name]:.1f}" for name in ("p20_us", "p50_us", "p80_us"))
-        shown.add_row(row["variant"], *figures, f"{row['times_native']:.2f}")
-    return shown
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=("cpu", "cuda"))
-    parser.add_argument("--seconds", type=float, default=10, help="in all (default 10)")
-    parser.add_argument("--results-dir", type=Path, default=FOLDER, help="where rows go")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU")
+    parser.add_argument("--seconds", type=float, default=10, help="in total (default 10)")
+    parser.add_argument("--results-dir", type=Path, default=FOLDER, help="folder of the rows")
     arguments = parser.parse_args(argv)
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("no GPU was found: pass --device cpu to time what runs on a CPU")
+    check_arguments(parser, arguments)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     rows = measure(device, arguments.seconds)
-    Console().print(table(rows))
-    print(f"rows in {ResultFile(arguments.results_dir, rows[0]['environment']).write(rows)}")
+    show("microseconds of the host", *terminal_cells(rows), text_columns=1)
+    output = Output(None, arguments.results_dir)
+    output.write(rows)
+    output.print_path()
 
 
 if __name__ == "__main__":

@@ -1,22 +1,23 @@
-"""ALR's own settings: what they do, and which to take where no clean labels choose.
+"""The settings of ALR: their effect, and how to choose them without clean labels.
 
     python -m benchmarks.study --suite digits
 
-Momentum, entropy weight and length of the warm-up, one at a time around a middle, then the
-crossings that matter. A tenth of the training samples, with their wrong labels, is put aside, and
-the setting with the best mean accuracy on it over all noises is the one to take: nothing is chosen
-on test labels. Seeds are others than those of `benchmarks.accuracy`. It goes on where it was
-stopped, see `benchmarks.harness.grid`.
+It varies momentum, entropy weight and length of the warm-up, one at a time around a central
+setting, and some combinations. A tenth of the training samples, including wrong labels, is held
+out; the best setting has the highest mean accuracy on them over all noises, so that no choice
+depends on test labels. The seeds differ from those of `benchmarks.accuracy`. The command resumes
+an interrupted grid, see `benchmarks.harness.grid`.
 """
 
 import argparse
 from collections.abc import Sequence
 from itertools import product
-from pathlib import Path
 
-from benchmarks.accuracy import SUITES, add_grid_arguments, grid_arguments
-from benchmarks.harness.grid import Cell, CellFailed, run_grid
-from benchmarks.harness.results import FOLDER, ResultFile, as_results, as_text, mean_rows
+from benchmarks.accuracy import SUITES, add_grid_arguments, run_cells
+from benchmarks.harness.averages import mean_rows
+from benchmarks.harness.command import Output, check_arguments
+from benchmarks.harness.grid import Cell
+from benchmarks.harness.results import FOLDER, as_results
 from benchmarks.tables.accuracy import study_cells
 from benchmarks.tables.markdown import show
 
@@ -27,7 +28,7 @@ NOISES = {
     "cifar10": ("symmetric-0.4", "symmetric-0.8", "asymmetric-0.4"),
     "cifar10-small": ("symmetric-0.4",),
 }
-# Momentum, entropy weight, share of the epochs that are warm-up.
+# Momentum, entropy weight, length of the warm-up as a share of the epochs.
 MIDDLE = (0.9, 0.1, 1 / 6)
 MOMENTA = (0.5, 0.7, 0.9, 0.95, 0.99)
 ENTROPY_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
@@ -49,7 +50,7 @@ def settings() -> list[tuple[float, float, float]]:
 
 
 def cells_of(suite: str, seeds: Sequence[int], epochs: int) -> list[Cell]:
-    """The cells of a study, noise by noise."""
+    """The cells of a study, ordered by seed, then noise."""
     made = []
     for seed, noise, setting in product(seeds, NOISES[suite], settings()):
         momentum, weight, warmup = setting
@@ -73,22 +74,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_grid_arguments(parser)
     parser.set_defaults(folder="runs/study")
     arguments = parser.parse_args(argv)
-    options = grid_arguments(parser, arguments)
     suite = SUITES[arguments.suite]
+    check_arguments(parser, arguments, needs_root=suite.needs_root)
     seeds = SEEDS[: arguments.seeds] if arguments.seeds else SEEDS
     cells = cells_of(arguments.suite, seeds, arguments.epochs or suite.epochs)
-    try:
-        rows = run_grid(cells, title=f"study, {arguments.suite}", **options)
-    except CellFailed as error:
-        parser.exit(1, f"{error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "interrupted; the same command goes on\n")
-    rows = as_results(rows, f"study_{arguments.suite}")
+    rows = as_results(run_cells(parser, arguments, cells), f"study_{arguments.suite}")
     show("accuracy in %, the best setting by validation first", *study_cells(rows))
     if arguments.json:
-        Path(arguments.json).write_text(as_text([*rows, *mean_rows(rows)]), encoding="utf-8")
-    elif arguments.epochs is None and arguments.seeds is None:
-        print(f"rows in {ResultFile(FOLDER, rows[0]['environment']).write(rows)}")
+        rows += mean_rows(rows)
+    output = Output(arguments.json, None if arguments.epochs or arguments.seeds else FOLDER)
+    output.write(rows)
+    output.print_path()
 
 
 if __name__ == "__main__":

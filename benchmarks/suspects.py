@@ -1,26 +1,26 @@
-"""How well wrong labels are found: the score of alr_fast beside cleanlab's, on injected noise.
+"""The detection of wrong labels: the score of alr_fast compared with cleanlab, on injected noise.
 
     python -m benchmarks.suspects --suite digits
     python -m benchmarks.suspects --suite cifar10-small --data-root DIR
 
-For each kind and rate of noise ALR is trained once, and its label bank and history give the score
-(`alr_fast.labels.suspicion`). cleanlab gets the labels and
+For each kind and rate of noise ALR is trained once; the score is computed from its label bank and
+history (`alr_fast.labels.suspicion`). cleanlab gets the labels and
 
 - the same final probabilities, the rows of that bank; and
-- those that its documentation recommends, out of sample: five nets are trained with cross entropy,
-  each on four fifths of the samples, and predict the rest. Recipe and epochs are the same.
+- out-of-sample probabilities, as its documentation recommends: five models are trained with cross
+  entropy, each on four fifths of the samples, and predict the rest. Recipe and epochs are the same.
 
-It ranks the samples in five ways: `get_label_quality_scores` with each of its three scores, and
-`find_label_issues` with two orders of what it returns, the others following by the same score. The
-table shows the best of the five in each cell, chosen by the truth, in its favour. Average precision
-and AUROC are of finding the samples whose label was changed; seconds are of training, with as many
-processes beside as --jobs says, and of scoring.
+cleanlab ranks the samples in five ways: `get_label_quality_scores` with each of its three scores,
+and `find_label_issues` with two orders of the samples that it returns, followed by the others in
+the order of the same score. The table shows the best of the five in each cell, selected by the true
+labels, in favour of cleanlab. Average precision and AUROC measure finding the samples whose label
+was changed; seconds are those of training, with --jobs parallel processes, and of scoring.
 
 Estimated noise rate: the share of labels that differ from the refined ones; for cleanlab the share
 that `find_label_issues` returns. The error of the transition matrix is `transition_error`.
 
-The command goes on where it was stopped. Rows go to benchmarks/results, of which
-`python -m benchmarks.report` makes a table.
+The command resumes where it was interrupted. Rows are written to benchmarks/results, from which
+`python -m benchmarks.report` generates a table.
 """
 
 import argparse
@@ -37,11 +37,12 @@ import numpy as np
 import torch
 
 from alr_fast.utils.machine import usable_cores
+from benchmarks.harness.command import Output, add_json_argument, check_arguments, data_words
 from benchmarks.harness.environment import environment
 from benchmarks.harness.grid import Cell
-from benchmarks.harness.results import FOLDER, ResultFile, as_results, as_text
+from benchmarks.harness.results import FOLDER, as_results
 from benchmarks.tables.markdown import show
-from benchmarks.tables.suspects import SCORE, suspects_cells
+from benchmarks.tables.suspects import OWN, SCORE, suspects_cells
 
 FOLDS = 5
 NOISES = tuple(
@@ -55,8 +56,8 @@ class Suite:
 
     Attributes:
         options: Words of the command line.
-        seeds: Those of the tables; the weights of the score were chosen with others.
-        needs_root: Whether it wants ``--data-root``.
+        seeds: Seeds of the tables; the weights of the score were chosen with others.
+        needs_root: Whether it needs ``--data-root``.
     """
 
     options: tuple[str, ...]
@@ -64,7 +65,7 @@ class Suite:
     needs_root: bool = True
 
 
-# A net that sees so little is better than its labels only after a longer warm-up.
+# With so few images the model needs a longer warm-up to be better than its labels.
 _CIFAR = ("--recipe", "cifar10-small", "--alr.warmup_epochs", "6")
 SUITES = {
     "digits": Suite(("--recipe", "digits"), seeds=(0, 1, 2), needs_root=False),
@@ -74,19 +75,19 @@ SUITES = {
     ),
     "cifar10": Suite(
         (*_CIFAR, "--data.limit", "20000", "--data.test_limit", "2000", "--optim.epochs", "20"),
-        seeds=(0,),  # what the weights of the score were chosen on
+        seeds=(0,),  # the weights of the score were chosen on this one
     ),
 }
 
 
 @dataclass(frozen=True)
 class Task:
-    """One training: of ALR, or of cross entropy without a part of the samples.
+    """One training: of ALR, or of cross entropy without one fold of the samples.
 
     Attributes:
         noise: Kind and rate.
-        seed: Of weights, batches, noise and folds.
-        fold: Which part is predicted, None for ALR.
+        seed: Seed of weights, batches, noise and folds.
+        fold: The fold that is predicted; None for ALR.
     """
 
     noise: str
@@ -95,7 +96,7 @@ class Task:
 
     @property
     def key(self) -> str:
-        """Its name among the tasks of a suite."""
+        """Name of the task, unique in a suite."""
         part = "alr" if self.fold is None else f"fold{self.fold}"
         return f"{self.noise}-{self.seed}-{part}"
 
@@ -108,19 +109,19 @@ class Task:
 def train(
     task: Task, options: Sequence[str], folder: Path, device: str, threads: int
 ) -> dict[str, np.ndarray]:
-    """What a task gives; read from its file where it has been done before.
+    """The results of a task, read from its file if it was finished before.
 
     Args:
-        task: What to train.
+        task: The training.
         options: Words of the command line, the same for all tasks.
-        folder: Takes the file.
+        folder: Folder of the file.
         device: See `alr_fast.training.config.schema.Config.device`.
-        threads: Threads of the CPU.
+        threads: Threads on the CPU.
 
     Returns:
-        ``seconds`` of training and evaluating; ``rows`` [M, K] of the bank or predicted
-        probabilities, ``ids`` [M], ``given`` [M] and ``clean`` [M] labels; of ALR what the file of
-        a bank holds besides.
+        ``seconds`` of training and evaluation; ``rows`` [M, K] of the bank or predicted
+        probabilities, ``ids`` [M], ``given`` [M] and ``clean`` [M] labels; for ALR also the other
+        tensors in the file of its bank.
     """
     file = folder / f"{task.key}.npz"
     words = task.words(options)
@@ -154,7 +155,7 @@ def _refine(words: list[str]) -> dict[str, np.ndarray]:
 
 
 def _predict(task: Task, words: list[str]) -> dict[str, np.ndarray]:
-    """Trains with cross entropy on all but a fold, and predicts that."""
+    """Trains with cross entropy on all samples except a fold, and predicts that fold."""
     from sklearn.model_selection import StratifiedKFold
 
     from alr_fast.errors import naming_options
@@ -203,11 +204,11 @@ def _predict(task: Task, words: list[str]) -> dict[str, np.ndarray]:
     }
 
 
-# Scores. Each is higher for the more suspicious sample.
+# Scores: higher for more suspicious samples.
 
 
 def own_scores(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The score of alr_fast, and what it is made of."""
+    """The score of alr_fast, and its components."""
     from alr_fast.labels.suspicion import estimate_noise, row_figures, scores
 
     rows, given, loss = found["rows"], found["given"], found["given_loss"]
@@ -223,6 +224,16 @@ def own_scores(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
+def own_noise(found: dict[str, np.ndarray]) -> tuple[float, np.ndarray]:
+    """Noise rate and transition matrix [true, given] as alr_fast estimates them."""
+    from alr_fast.labels.suspicion import estimate_noise
+    from alr_fast.noise.transition import known_transition
+
+    rows, given = found["rows"], found["given"]
+    noise = estimate_noise(lambda: [(rows, given)], rows.shape[1])
+    return noise.rate, known_transition(noise.refined, given, rows.shape[1])
+
+
 def cleanlab_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, np.ndarray]:
     """Five rankings of cleanlab."""
     from cleanlab.filter import find_label_issues
@@ -235,9 +246,9 @@ def cleanlab_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, 
         if method == "confidence_weighted_entropy":
             continue
         issues = find_label_issues(labels, probabilities, return_indices_ranked_by=method, n_jobs=1)
-        # Behind what it returns the others, by the same score.
-        order = np.concatenate([issues, np.setdiff1d(np.argsort(quality, kind="stable"), issues,
-                                                     assume_unique=True)])  # fmt: skip
+        # The other samples follow, by the same score.
+        others = np.setdiff1d(np.argsort(quality, kind="stable"), issues, assume_unique=True)
+        order = np.concatenate([issues, others])
         rank = np.empty(len(order))
         rank[order] = np.arange(len(order))
         scores[f"find_label_issues, {method}"] = -rank
@@ -258,39 +269,41 @@ def cleanlab_noise(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float
 def measure(
     noise: str, seed: int, refined: dict[str, np.ndarray], folds: list[dict[str, np.ndarray]]
 ) -> list[dict]:
-    """The rows of a cell of the table."""
+    """The rows of one noise and seed.
+
+    Args:
+        noise: Kind and rate.
+        seed: The seed.
+        refined: Results of ALR, see `train`.
+        folds: Results of cross entropy for each fold.
+    """
     from sklearn.metrics import average_precision_score, roc_auc_score
 
-    from alr_fast.labels.suspicion import estimate_noise
     from alr_fast.noise.transition import known_transition, transition_error
 
     given, clean = refined["given"], refined["clean"]
     wrong = given != clean
-    classes = refined["rows"].shape[1]
-    truth = known_transition(clean, given, classes)
+    truth = known_transition(clean, given, refined["rows"].shape[1])
     order = np.argsort(np.concatenate([fold["ids"] for fold in folds]))
     outside = np.concatenate([fold["rows"] for fold in folds])[order]
     assert (np.concatenate([fold["given"] for fold in folds])[order] == given).all()
     bank = refined["rows"].astype(np.float64)
     bank /= bank.sum(1, keepdims=True)
-    training = float(refined["seconds"]), sum(float(fold["seconds"]) for fold in folds)
+    refining = float(refined["seconds"])
+    crossing = sum(float(fold["seconds"]) for fold in folds)
+    # Source, seconds of training, function of the scores, function of the noise; both functions
+    # have the same arguments.
     sources = (
-        ("alr_fast", training[0], lambda: own_scores(refined)),
-        ("cleanlab, same probabilities", training[0], lambda: cleanlab_scores(given, bank)),
-        ("cleanlab, cross-validated", training[1], lambda: cleanlab_scores(given, outside)),
+        (OWN, refining, own_scores, own_noise, (refined,)),
+        ("cleanlab, same probabilities", refining, cleanlab_scores, cleanlab_noise, (given, bank)),
+        ("cleanlab, cross-validated", crossing, cleanlab_scores, cleanlab_noise, (given, outside)),
     )
     rows = []
-    for source, seconds, score in sources:
+    for source, seconds, score, estimate, arguments in sources:
         begin = time.perf_counter()
-        scores = score()
+        scores = score(*arguments)
         scoring = time.perf_counter() - begin
-        if source == "alr_fast":
-            noise_found = estimate_noise(lambda: [(refined["rows"], given)], classes)
-            estimate = noise_found.rate
-            matrix = known_transition(noise_found.refined, given, classes)
-        else:
-            probabilities = outside if "cross" in source else bank
-            estimate, matrix = cleanlab_noise(given, probabilities)
+        rate, matrix = estimate(*arguments)
         for name, values in scores.items():
             rows.append(
                 {
@@ -304,7 +317,7 @@ def measure(
                     "training_seconds": seconds,
                     "scoring_seconds": scoring,
                     "noise_rate": float(wrong.mean()),
-                    "noise_rate_estimate": estimate,
+                    "noise_rate_estimate": rate,
                     "transition_error": transition_error(matrix, truth),
                 }
             )
@@ -321,16 +334,16 @@ def run(
     device: str,
     jobs: int,
 ) -> list[dict]:
-    """Trains what is not there yet, then scores.
+    """Runs the trainings that have not been finished, then scores.
 
     Args:
-        suite: What to train.
-        folder: Where results are kept.
+        suite: The suite.
+        folder: Folder of the results.
         noises: Kinds and rates.
-        seeds: Of each.
-        extra: More words of the command line.
+        seeds: Seeds of each.
+        extra: Further words of the command line.
         device: See `alr_fast.training.config.schema.Config.device`.
-        jobs: Trainings at once.
+        jobs: Number of parallel trainings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [
@@ -364,25 +377,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--suite", required=True, choices=SUITES)
     parser.add_argument("--data-root", metavar="DIR", help="the data, for all suites but digits")
     parser.add_argument("--noise", nargs="+", metavar="NOISE", choices=NOISES,
-                        help=f"these alone, of {', '.join(NOISES)}")  # fmt: skip
+                        help=f"only these, of {', '.join(NOISES)}")  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="these seeds")
-    parser.add_argument("--epochs", type=int, metavar="N", help="other than the suite's, to try")
+    parser.add_argument("--epochs", type=int, metavar="N",
+                        help="instead of the suite's, to try the command")  # fmt: skip
     parser.add_argument("--jobs", type=int, metavar="N",
-                        help="trainings at once (default: one a core, 6 on a GPU)")  # fmt: skip
+                        help="parallel trainings (default: one a core, 6 on a GPU)")  # fmt: skip
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    parser.add_argument("--folder", default="runs/suspects", help="where results are kept")
-    parser.add_argument("--json", metavar="FILE", help="write the rows there alone")
+    parser.add_argument("--folder", default="runs/suspects", help="folder of the results")
+    add_json_argument(parser)
     arguments = parser.parse_args(argv)
     suite = SUITES[arguments.suite]
-    extra: list[str] = []
-    if suite.needs_root != bool(arguments.data_root):
-        wanted = "pass --data-root DIR, the folder of its data"
-        has = "brings its own data; leave --data-root out"
-        parser.error(f"--suite {arguments.suite}: {wanted if suite.needs_root else has}")
-    if arguments.json and not Path(arguments.json).absolute().parent.is_dir():
-        parser.error(f"--json {arguments.json}: there is no such folder")
-    if arguments.data_root:
-        extra += ["--data-root", str(Path(arguments.data_root).absolute())]
+    check_arguments(parser, arguments, needs_root=suite.needs_root)
+    extra = [*data_words(arguments)]
     if arguments.epochs:
         extra += ["--optim.epochs", str(arguments.epochs)]
     on_gpu = arguments.device.startswith("cuda")
@@ -397,10 +404,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     rows = as_results(rows, f"suspects_{arguments.suite}")
     show(f"{arguments.suite}: finding wrong labels", *suspects_cells(rows))
-    if arguments.json:
-        Path(arguments.json).write_text(as_text(rows), encoding="utf-8")
-    elif not (arguments.noise or arguments.seeds or arguments.epochs):
-        print(f"rows in {ResultFile(FOLDER, rows[0]['environment']).write(rows)}")
+    whole = not (arguments.noise or arguments.seeds or arguments.epochs)
+    output = Output(arguments.json, FOLDER if whole else None)
+    output.write(rows)
+    output.print_path()
 
 
 if __name__ == "__main__":

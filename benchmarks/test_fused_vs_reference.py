@@ -1,4 +1,4 @@
-"""`make bench`: the same problems under pytest-benchmark, grouped by shape."""
+"""`make bench`: the cases under pytest-benchmark, grouped by shape."""
 
 import pytest
 import torch

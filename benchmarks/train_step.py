@@ -1,33 +1,30 @@
-"""A whole training step with each loss: what ALR costs over cross entropy, and the trainer itself.
+"""A whole training step with each loss: the cost of ALR over cross entropy, and of the trainer.
 
     python -m benchmarks.train_step
 
-zero_grad, forward, loss, backward, optimizer, scheduler and the sums of an epoch, through
-`alr_fast.training.trainer.Trainer.train_step`, with images of random pixels in memory. Beside it a loop
-written by hand with torch's cross entropy, which keeps no sums. All variants train one and the same
-net, so that where its weights lie in memory favours nobody; each has an optimizer of its own.
+A step consists of zero_grad, forward, loss, backward, optimizer, scheduler and the sums of an
+epoch, through `alr_fast.training.trainer.Trainer.train_step`, with images of random pixels in
+memory. For comparison there is a loop written by hand with torch's cross entropy, without sums. All
+variants train the same model, so that the addresses of its weights favour none; each has its own
+optimizer.
 
-Before any timing a step from the same weights and bank is made with each: weights, loss and bank
-must agree with those of the variant that it is compared with in `REFERENCE`.
+Before any timing each variant makes a step from the same weights and bank. Its weights, loss and
+bank must agree with those of its variant in `REFERENCE`.
 
 Then the variants take turns of a few steps, in another order each round. Percentages are medians
-over the rounds, of the times of two variants in the same round, with a bootstrap interval that
-holds the true median in 95 of 100 runs. `ce_again` is the trainer with cross entropy once more:
-its percentage would be 0 if the comparison were perfect.
+over the rounds and compare two variants in the same round, with a bootstrap interval that contains
+the true median in 95 of 100 runs. `ce_again` repeats the trainer with cross entropy: its
+percentage, ideally 0, is the error of the comparison.
 
-Rows go to benchmarks/results, of which `python -m benchmarks.report` makes tables; those of --tiny
-and --only go to the file that --json names, or nowhere.
+Rows are written to benchmarks/results, from which `python -m benchmarks.report` generates tables.
+With --tiny or --only they are written to the file of --json only.
 """
 
 import argparse
-import json
-import math
-import random
-import time
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,47 +39,48 @@ from alr_fast.training.distributed import World
 from alr_fast.training.models import build_model
 from alr_fast.training.optim import make_optimizer
 from alr_fast.training.trainer import Trainer
+from benchmarks.harness.averages import percentiles
+from benchmarks.harness.command import Output, add_json_argument, check_arguments
 from benchmarks.harness.environment import environment
-from benchmarks.harness.results import FOLDER, ResultFile
+from benchmarks.harness.results import FOLDER
 from benchmarks.harness.synthetic import Batches, training_config
-from benchmarks.harness.timing import host_turn
-from benchmarks.loading_rows import percentiles
+from benchmarks.harness.timing import host_turn, take_turns
 from benchmarks.tables.markdown import show
 from benchmarks.tables.training import train_step_cells
 
 VARIANTS = {
     "plain": "a loop by hand with `F.cross_entropy`, without sums",
     "ce": "the trainer with cross entropy",
-    "ce_again": "the same once more: what the comparison is off by",
+    "ce_again": "the same again: the error of the comparison",
     "alr": "the trainer with ALR, refining, fused",
     "alr_eager": "the trainer with ALR of `alr_fast.reference` through autograd",
 }
-# Which variant a step of each must agree with, and with which it must not.
+# The variant that a step must agree with, and the one from which it must differ.
 REFERENCE = {"ce": "plain", "ce_again": "plain", "alr_eager": "alr"}
 _OTHER = {"alr": "ce"}
 BASES = ("ce", "plain")
 
 _MOMENTUM, _ENTROPY_WEIGHT = 0.9, 0.1
 _LEAST_ROUNDS = 3
-_GPU_TURN = 10  # steps, in which the host may run ahead
+_GPU_TURN = 10  # steps of a turn on a GPU, in which the host may run ahead
 _DRAWS = 1000  # of the bootstrap
 _NEEDS_GPU = "needs a GPU"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A net and its batches.
+    """A model and its batches.
 
     Attributes:
-        name: In the rows.
+        name: Name in the rows.
         model: See `alr_fast.training.models`.
         shape: Channels and side of the images.
         batch: B.
         classes: K.
         samples: N, rows of the bank.
-        precision: What autocast computes the net in.
+        precision: Type of autocast.
         turn: Steps of a turn on the CPU.
-        gpu: Whether it needs one.
+        gpu: Whether it needs a GPU.
     """
 
     name: str
@@ -117,7 +115,7 @@ TINY_CASES = {
 
 
 class EagerALRLoss(nn.Module):
-    """`alr_fast.reference` with the calls that the trainer makes, refining from the start."""
+    """`alr_fast.reference` with the interface that the trainer uses, without a warm-up."""
 
     def __init__(self, bank: LabelBank) -> None:
         super().__init__()
@@ -129,7 +127,7 @@ class EagerALRLoss(nn.Module):
     def loss_and_grad(
         self, logits: Tensor, labels: Tensor, index: Tensor, *, row_weight: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Sum of the losses and its gradient, through autograd; updates the bank."""
+        """Sum of the losses and its gradient through autograd; updates the bank."""
         return reference.alr_loss_and_grad(
             logits,
             self.bank.rows,
@@ -144,12 +142,12 @@ class EagerALRLoss(nn.Module):
 
 @dataclass(frozen=True)
 class Stepper:
-    """A variant at work.
+    """A variant in training.
 
     Attributes:
         step: Makes a step on a batch.
-        loss: Mean loss of the last step of the first epoch so far; waits for the device.
-        bank: Its bank, None where there is none.
+        loss: Returns the mean loss so far; waits for the device.
+        bank: Its bank; None if there is none.
     """
 
     step: Callable[[dict[str, Tensor]], object]
@@ -158,10 +156,10 @@ class Stepper:
 
 
 class Contest:
-    """The variants of a case, on one net.
+    """The variants of a case, with the same model.
 
     Args:
-        case: What to train.
+        case: The case.
         device: ``cpu`` or ``cuda``.
     """
 
@@ -185,7 +183,7 @@ class Contest:
         self._config = training_config(case.batch, case.precision)
 
     def stepper(self, variant: str) -> Stepper:
-        """A variant from its start, but for the weights of the net."""
+        """A variant at its start, except for the weights of the model."""
         if variant == "plain":
             return self._plain()
         make: Callable[[], nn.Module] = {
@@ -238,10 +236,12 @@ class Contest:
         return Stepper(step, lambda: losses[0].item(), None)
 
     def check(self) -> None:
-        """Makes a step with each variant from the same start, and compares what it did.
+        """Makes a step with each variant from the same start, and compares the results.
+
+        The weights are restored.
 
         Raises:
-            AssertionError: A variant is wrong. The weights are as they were.
+            AssertionError: A variant is wrong.
         """
         start = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         batch = self.batches.batch(0)
@@ -262,13 +262,15 @@ class Contest:
         bound = self._tolerance
         for variant, right in REFERENCE.items():
             (change, loss, rows), (expected, right_loss, right_rows) = found[variant], found[right]
-            off = {"weights": _distance(change, expected)}
-            off["loss"] = abs(loss - right_loss) / abs(right_loss)
+            off = {
+                "weights": _distance(change, expected),
+                "loss": abs(loss - right_loss) / abs(right_loss),
+            }
             if rows is not None:
                 index = batch["index"]
                 off["bank"] = _distance(rows[index].double(), right_rows[index].double())
                 rows[index] = right_rows[index]
-                assert torch.equal(rows, right_rows), f"{variant}: rows beside the batch's differ"
+                assert torch.equal(rows, right_rows), f"{variant}: rows outside the batch differ"
             for name, error in off.items():
                 if not error <= bound:  # NaN too
                     raise AssertionError(
@@ -283,7 +285,7 @@ class Contest:
 
     @property
     def _tolerance(self) -> float:
-        """Relative; convolutions on a GPU add up in another order each time."""
+        """Relative; convolutions on a GPU add in a different order each time."""
         if self.case.precision != "float32":
             return 3e-2
         return 1e-4 if self.device == "cpu" else 1e-3
@@ -295,27 +297,19 @@ class Contest:
             Milliseconds a step of each variant in each round, and steps of a turn.
         """
         steps = self.case.turn if self.device == "cpu" else _GPU_TURN
-        steppers = {variant: self.stepper(variant) for variant in VARIANTS}
-        number = 0
 
-        def turn(variant: str, begin: int) -> float:
-            numbers = iter(range(begin, begin + steps))
-            step = steppers[variant].step
-            batch = self.batches.batch
-            return host_turn(lambda: step(batch(next(numbers))), steps, self.device)[0] / 1e3
+        def turn_of(variant: str) -> Callable[[], float]:
+            step, numbers = self.stepper(variant).step, itertools.count()
 
-        for variant in steppers:
-            turn(variant, 0)
-        times: dict[str, list[float]] = {variant: [] for variant in steppers}
-        order, shuffle = list(steppers), random.Random(0).shuffle
-        end = time.perf_counter() + seconds
-        while time.perf_counter() < end or len(times["ce"]) < _LEAST_ROUNDS:
-            # In another order each time: a step may suffer from what the last one left in caches.
-            shuffle(order)
-            for variant in order:
-                times[variant].append(turn(variant, number))
-            number += steps
-        return times, steps
+            def next_step() -> None:
+                step(self.batches.batch(next(numbers)))
+
+            return lambda: host_turn(next_step, steps, self.device)[0] / 1e3
+
+        turns = {variant: turn_of(variant) for variant in VARIANTS}
+        for turn in turns.values():
+            turn()
+        return take_turns(turns, seconds, _LEAST_ROUNDS, shuffle=True), steps
 
 
 def _distance(found: Tensor, expected: Tensor) -> float:
@@ -323,7 +317,7 @@ def _distance(found: Tensor, expected: Tensor) -> float:
 
 
 def paired_percent(times: Sequence[float], base: Sequence[float]) -> tuple[float, float, float]:
-    """By how much percent times are above those of the same rounds: median, and its interval."""
+    """Excess over the base in the same round, in percent: median, and its interval."""
     ratios = np.divide(times, base)
     draws = np.random.default_rng(0).choice(ratios, (_DRAWS, len(ratios)))
     low, high = np.quantile(np.median(draws, axis=1), (0.025, 0.975))
@@ -334,7 +328,7 @@ def measure(case: Case, device: str, seconds: float) -> list[dict[str, object]]:
     """Checks the variants of a case, then times them.
 
     Returns:
-        A row for each variant; one with the reason where the case cannot be measured here.
+        One row for each variant; one with the reason if the case cannot be measured here.
     """
     where = environment(device)
     facts = {
@@ -370,44 +364,28 @@ def measure(case: Case, device: str, seconds: float) -> list[dict[str, object]]:
     return rows
 
 
-# The command.
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", metavar="FILE", help="write the rows there alone")
+    add_json_argument(parser)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=2, help="threads of the CPU (default 2)")
     parser.add_argument("--seconds", type=float, default=60, metavar="S",
-                        help="time for each net (default 60)")  # fmt: skip
-    parser.add_argument("--only", nargs="+", metavar="NET", choices=CASES,
-                        help=f"these alone, of {', '.join(CASES)}")  # fmt: skip
-    parser.add_argument("--tiny", action="store_true", help="small nets, to try the command")
+                        help="time for each model (default 60)")  # fmt: skip
+    parser.add_argument("--only", nargs="+", metavar="CASE", choices=CASES,
+                        help=f"only these, of {', '.join(CASES)}")  # fmt: skip
+    parser.add_argument("--tiny", action="store_true", help="small models, to try the command")
     arguments = parser.parse_args(argv)
-    if arguments.threads < 1:
-        parser.error(f"--threads {arguments.threads}: pass 1 or more")
-    if not (math.isfinite(arguments.seconds) and arguments.seconds >= 0):
-        parser.error(f"--seconds {arguments.seconds}: pass 0 or more")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("no GPU was found: pass --device cpu to time what runs on a CPU")
-    if arguments.json and not Path(arguments.json).absolute().parent.is_dir():
-        parser.error(f"--json {arguments.json}: there is no such folder")
+    check_arguments(parser, arguments)
     torch.set_num_threads(arguments.threads)
-    cases = TINY_CASES if arguments.tiny else CASES
-    names = [name for name in cases if not arguments.only or name in arguments.only]
+    output = Output(arguments.json, None if arguments.tiny or arguments.only else FOLDER)
     rows: list[dict[str, object]] = []
-    file = None
-    for name in names:
-        rows += measure(cases[name], arguments.device, arguments.seconds)
-        if not (arguments.tiny or arguments.only or arguments.json):
-            file = file or ResultFile(FOLDER, rows[0]["environment"])
-            file.write(rows)  # after each net: a run that is stopped leaves what it had
-    show("milliseconds of a training step", *train_step_cells(rows), leave_out=("is",))
-    if arguments.json:
-        Path(arguments.json).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    elif file is not None:
-        print(f"rows in {file.path}")
+    for name, case in (TINY_CASES if arguments.tiny else CASES).items():
+        if not arguments.only or name in arguments.only:
+            rows += measure(case, arguments.device, arguments.seconds)
+            output.write(rows)
+    show("milliseconds of a training step", *train_step_cells(rows), leave_out=("description",))
+    output.print_path()
 
 
 if __name__ == "__main__":

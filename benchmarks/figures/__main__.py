@@ -4,24 +4,23 @@
     python -m benchmarks.figures shares RUN --methods ce alr --output shares.png
     python -m benchmarks.figures tsne RUN [RUN ...] --methods ce alr --output tsne.png
 
-`memorisation` shows how the accuracy on the given labels goes on rising while test accuracy falls;
-`shares` what becomes of training samples with a right and with a wrong label; `tsne` how the
-features before the last layer of a trained net lie, for images of the test set. A line with the
-figures' numbers is printed as well. Nothing is trained.
+`memorisation` shows the accuracy on the given labels, which keeps rising while test accuracy falls;
+`shares` the predictions for training samples with a right and with a wrong label; `tsne` an
+embedding of the features before the last layer of a trained model, for images of the test set. The
+main numbers of the figure are printed as well. Nothing is trained.
 
-Exit status: 0, 2 for a wrong input, 130 when interrupted.
+Exit status: 0 on success, 2 for a wrong input, 130 if interrupted.
 """
 
 import argparse
-import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from alr_fast.errors import UserError
+from alr_fast.errors import naming_options
 from alr_fast.train import TRAIN_EXTRA
-from alr_fast.utils.command import CommandParser, exit_status
+from alr_fast.utils.command import CommandParser, exit_status, need
 from benchmarks.figures.curves import memorisation, shares
 from benchmarks.figures.runs import check_output
 from benchmarks.figures.style import save
@@ -32,14 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, see above."""
 
     def action() -> None:
-        missing = [name for name in TRAIN_EXTRA if importlib.util.find_spec(name) is None]
-        if missing:
-            raise UserError(
-                f"figures need {', '.join(missing)}, not installed: pip install 'alr_fast[train]'"
-            )
+        need(TRAIN_EXTRA, "train", what="drawing figures")
         arguments = _parser().parse_args(argv)
-        check_output(arguments.output)
-        figure, text = arguments.make(arguments)
+        with naming_options(**{name: name for name in vars(arguments)}):
+            check_output(arguments.output)
+            figure, text = arguments.make(arguments)
         save(figure, arguments.output)
         print(f"{text}; {arguments.output}")
 
@@ -64,29 +60,33 @@ def _parser() -> argparse.ArgumentParser:
     command = add(
         "memorisation", memorisation, "training and test accuracy of a method over the epochs"
     )
-    command.add_argument("--method", default="ce", help="which method (default ce)")
+    command.add_argument("--method", default="ce", help="the method (default ce)")
     command = add("shares", shares, "correct, memorised and incorrect predictions over the epochs")
     command.add_argument(
         "--methods", nargs="+", metavar="METHOD", default=["ce", "alr"],
-        help="which methods (default ce alr)",
+        help="the methods (default ce alr)",
     )  # fmt: skip
     command = add("tsne", tsne, "t-SNE of the penultimate features of test images", nargs="+")
     command.add_argument(
-        "--methods", nargs="+", metavar="METHOD", help="which methods (default: all of a run)"
+        "--methods", nargs="+", metavar="METHOD", help="the methods (default: all of a run)"
     )
     command.add_argument(
         "--samples", type=int, default=1000, metavar="N",
-        help="test images, drawn at random; all where there are fewer (default 1000)",
+        help="test images, drawn at random; all if there are fewer (default 1000)",
     )  # fmt: skip
     command.add_argument(
         "--perplexity", type=float, default=30.0, metavar="P",
-        help="neighbours that t-SNE looks at, below the number of samples (default 30)",
+        help="effective number of neighbours in t-SNE, below the number of samples (default 30)",
     )  # fmt: skip
     command.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the choice and of t-SNE (default 0)"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="seed of the sampling and of t-SNE (default 0)",
     )
     command.add_argument(
-        "--data-root", metavar="DIR", help="where the data lies now, if not where the run found it"
+        "--data-root", metavar="DIR", help="folder of the data, if it was moved since the run"
     )
     command.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     return parser

@@ -1,4 +1,4 @@
-"""Curves over the epochs: memorisation, shares of labels."""
+"""Curves over the epochs: memorisation, and shares of predictions."""
 
 import argparse
 from collections.abc import Mapping
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.errors import UserError
+from alr_fast.errors import UserError, naming_options
 from benchmarks.figures.runs import FinishedRun, check_methods, open_run, read_metrics
-from benchmarks.figures.style import BLUE, COLORS, ORANGE, _new_figure, _percent, _whole_epochs
+from benchmarks.figures.style import BLUE, COLORS, ORANGE, new_figure, percent, whole_epochs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,15 +25,16 @@ WHILE_TRAINING = "predictions while training, with the crops and flips of the re
 def memorisation(arguments: argparse.Namespace) -> tuple["Figure", str]:
     """Figure and line of text of the subcommand."""
     run = open_run(arguments.run)
-    (method,) = check_methods(run, [arguments.method], option="method")
+    with naming_options(methods="method"):
+        (method,) = check_methods(run, [arguments.method])
     series = memorisation_series(run, method)
     right = run.methods[method].get("label_accuracy_before")
-    known = "" if right is None else f" ({_percent(right)} of them right)"
+    known = "" if right is None else f" ({percent(right)} of them right)"
     best = int(series["test_accuracy"].argmax())
     text = (
         f"{method}, {run.noise}: after epoch {series['epoch'][-1]:.0f} training accuracy "
-        f"{_percent(series['train_accuracy'][-1])} on the given labels{known}, test accuracy "
-        f"{_percent(series['test_accuracy'][-1])}; best {_percent(series['test_accuracy'][best])} "
+        f"{percent(series['train_accuracy'][-1])} on the given labels{known}, test accuracy "
+        f"{percent(series['test_accuracy'][-1])}; best {percent(series['test_accuracy'][best])} "
         f"in epoch {series['epoch'][best]:.0f}"
     )
     return draw_memorisation(series, right, title=f"{method}, {run.noise}"), text
@@ -54,12 +55,12 @@ def draw_memorisation(
     """Training and test accuracy over the epochs.
 
     Args:
-        series: What `memorisation_series` gave.
-        right: Share of the given labels that are right: above it training accuracy can only come
-            from wrong labels. None where nobody knows.
-        title: What is shown.
+        series: The result of `memorisation_series`.
+        right: Share of the given labels that are right; a higher training accuracy can only come
+            from wrong labels. None if unknown.
+        title: Method and noise.
     """
-    figure = _new_figure(540)
+    figure = new_figure(540)
     axes = figure.subplots()
     marker = "o" if len(series["epoch"]) == 1 else None  # a line needs two points
     for name, label, color, style in (
@@ -75,7 +76,7 @@ def draw_memorisation(
     axes.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 102))
     axes.set_title(f"{title}\ntraining: {WHILE_TRAINING}", fontsize=10)
     axes.margins(x=0.02)
-    _whole_epochs(axes)
+    whole_epochs(axes)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3, fontsize=9)
     return figure
@@ -84,13 +85,13 @@ def draw_memorisation(
 def shares(arguments: argparse.Namespace) -> tuple["Figure", str]:
     """Figure and line of text of the subcommand."""
     run = open_run(arguments.run)
-    methods = check_methods(run, arguments.methods, option="methods")
+    methods = check_methods(run, arguments.methods)
     series = {method: share_series(run, method) for method in methods}
     texts = []
     for method, (_, groups) in series.items():
         parts = [
             f"{group} "
-            + ", ".join(f"{_percent(values[-1])} {name}" for name, values in lines.items())
+            + ", ".join(f"{percent(values[-1])} {name}" for name, values in lines.items())
             for group, lines in groups.items()
         ]
         texts.append(f"{method}: {', '.join(parts)}")
@@ -101,7 +102,7 @@ Shares = dict[str, dict[str, NDArray[np.float64]]]
 
 
 def share_series(run: FinishedRun, method: str) -> tuple[NDArray[np.float64], Shares]:
-    """What a method predicted for training samples.
+    """Shares of the predictions of a method for training samples.
 
     Args:
         run: A run.
@@ -111,21 +112,21 @@ def share_series(run: FinishedRun, method: str) -> tuple[NDArray[np.float64], Sh
         Numbers of the epochs, and for each of `GROUPS` its shares, which sum to 1 in every epoch.
 
     Raises:
-        UserError: The run has no such metrics; true labels are not known; no label is wrong.
+        UserError: The run has no such metrics, true labels are unknown, or no label is wrong.
     """
     columns = ("epoch", "clean_correct", "mislabelled_correct", "mislabelled_memorised")
     epochs, right, corrected, memorised = read_metrics(run, method, columns).values()
     if np.isnan(right).any():
         raise UserError(
-            f"{run.path}: which given labels are right is not known, so metrics.csv has no shares; "
-            "pass a run with known true labels, for example one with --noise.kind symmetric"
+            f"{run.path}: the true labels are not known, so metrics.csv has no shares; pass a run "
+            "with known true labels, for example one with --noise.kind symmetric"
         )
     if np.isnan(corrected).any() or np.isnan(memorised).any():
         raise UserError(
             f"{run.path}: no given label is wrong, so none can be memorised; pass a run with "
             "noise, for example one with --noise.kind symmetric"
         )
-    # Not below 0, which rounding could make of it.
+    # Rounding could make it negative.
     rest = np.maximum(1 - corrected - memorised, 0)
     values = ((right, 1 - right), (corrected, memorised, rest))
     return epochs, {
@@ -140,13 +141,13 @@ def draw_shares(
     """Stacked areas, a row for each of `GROUPS`, a column for each method.
 
     Args:
-        series: What `share_series` gave for each method.
-        title: What is shown.
+        series: The result of `share_series` for each method.
+        title: The noise.
     """
-    figure = _new_figure(700)
+    figure = new_figure(700)
     panels = figure.subplots(len(GROUPS), len(series), sharex="col", sharey=True, squeeze=False)
     for column, (method, (epochs, groups)) in enumerate(series.items()):
-        # A step for each epoch: so that a run of one epoch shows, too.
+        # Steps, so that a single epoch is visible, too.
         edges = np.append(epochs - 0.5, epochs[-1] + 0.5)
         for axes, (group, lines) in zip(panels[:, column], groups.items(), strict=True):
             axes.stackplot(
@@ -156,7 +157,7 @@ def draw_shares(
                 step="post",
             )
             axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 100))
-            _whole_epochs(axes)
+            whole_epochs(axes)
             if column == 0:
                 axes.set_ylabel(f"{group} (%)")
         panels[0, column].set_title(method, fontsize=10)

@@ -1,4 +1,4 @@
-"""Finished runs that figures are drawn from."""
+"""Finished runs, the input of the figures."""
 
 import csv
 import json
@@ -17,11 +17,11 @@ from alr_fast.training.output.run_folder import is_finished
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that came to its end.
+    """A finished run.
 
     Attributes:
         path: Its folder.
-        summary: What its ``summary.json`` says.
+        summary: The content of its ``summary.json``.
     """
 
     path: Path
@@ -29,12 +29,12 @@ class FinishedRun:
 
     @property
     def methods(self) -> dict[str, dict[str, Any]]:
-        """The methods it trained, with the results of each."""
+        """The methods that it trained, with their results."""
         return self.summary["methods"]
 
     @property
     def noise(self) -> str:
-        """``symmetric 20 %``, for example."""
+        """The noise in words, for example ``symmetric 20 %``."""
         noise = self.summary["noise"]
         if noise["kind"] == "none":
             return "no noise added"
@@ -45,13 +45,13 @@ def open_run(path: Path) -> FinishedRun:
     """Reads the summary of a run.
 
     Raises:
-        UserError: There is no run in that folder, or it has not finished.
+        UserError: The folder contains no run, or an unfinished one.
     """
-    # Of os.path: the methods of Path raise where a folder on the way may not be read.
+    # os.path, as the methods of Path raise if a parent folder may not be read.
     if not os.path.isfile(path / "config.yaml"):
         raise UserError(
             f"{path}: not the folder of a run, it has no config.yaml; pass one that "
-            "`python -m alr_fast.train` left, such as runs/latest"
+            "`python -m alr_fast.train` wrote, such as runs/latest"
         )
     if not is_finished(path):
         raise UserError(
@@ -60,7 +60,7 @@ def open_run(path: Path) -> FinishedRun:
         )
     try:
         run = FinishedRun(path, json.loads((path / "summary.json").read_text(encoding="utf-8")))
-        # All that is looked at later.
+        # Everything that is used later.
         _ = run.noise, run.summary["data"]["classes"]
         _ = [float(result["test_accuracy_last"]) for result in run.methods.values()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -71,13 +71,12 @@ def open_run(path: Path) -> FinishedRun:
     return run
 
 
-def check_methods(run: FinishedRun, methods: Sequence[str], *, option: str) -> list[str]:
+def check_methods(run: FinishedRun, methods: Sequence[str]) -> list[str]:
     """The methods, each once.
 
     Args:
         run: A run.
-        methods: What the user asked for.
-        option: The option that names them.
+        methods: Names of methods.
 
     Raises:
         UserError: The run did not train one of them.
@@ -85,7 +84,9 @@ def check_methods(run: FinishedRun, methods: Sequence[str], *, option: str) -> l
     for method in methods:
         if method not in run.methods:
             raise UserError(
-                f"--{option} {method}: {run.path} did not train it; it has {', '.join(run.methods)}"
+                f"{run.path} did not train it; it has {', '.join(run.methods)}",
+                argument="methods",
+                value=method,
             )
     return list(dict.fromkeys(methods))
 
@@ -93,7 +94,7 @@ def check_methods(run: FinishedRun, methods: Sequence[str], *, option: str) -> l
 def read_metrics(
     run: FinishedRun, method: str, columns: Sequence[str]
 ) -> dict[str, NDArray[np.float64]]:
-    """Columns of ``metrics.csv``, epoch by epoch; NaN where a field is empty.
+    """Columns of ``metrics.csv``, one value for each epoch; NaN for an empty field.
 
     Args:
         run: A run.
@@ -101,7 +102,7 @@ def read_metrics(
         columns: Names of the columns.
 
     Raises:
-        UserError: The file is missing, or has no such lines or columns.
+        UserError: The file is missing, or lacks these lines or columns.
     """
     path = run.path / "metrics.csv"
     try:
@@ -110,8 +111,8 @@ def read_metrics(
         found = {name: np.array([float(row[name] or "nan") for row in rows]) for name in columns}
     except OSError as error:
         raise UserError(
-            f"{path}: {error.strerror or error}; train the run again with csv among --log.to, as "
-            "it is by default"
+            f"{path}: {error.strerror or error}; train the run again with csv among --log.to, "
+            "which is the default"
         ) from error
     except (KeyError, TypeError, ValueError, csv.Error) as error:
         reason = f"no column {error}" if isinstance(error, KeyError) else error
@@ -124,14 +125,17 @@ def read_metrics(
 
 
 def check_output(path: Path) -> None:
-    """Finds out before any work whether a file can be written there.
+    """Checks before any work whether a figure can be written to this path.
 
     Raises:
         UserError: It cannot.
     """
+    why = None
     if path.suffix.lower() != ".png":
-        raise UserError(f"--output {path}: a PNG is written; pass a name that ends in .png")
-    if os.path.isdir(path):
-        raise UserError(f"--output {path}: is a folder; pass the name of a file")
-    if not os.path.isdir(path.parent):
-        raise UserError(f"--output {path}: there is no folder {path.parent}; make it first")
+        why = "a PNG is written; pass a name that ends in .png"
+    elif os.path.isdir(path):
+        why = "is a folder; pass the name of a file"
+    elif not os.path.isdir(path.parent):
+        why = f"there is no folder {path.parent}; make it first"
+    if why is not None:
+        raise UserError(why, argument="output", value=path)

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 WIDTH, DPI = 1000, 120  # of a figure in pixels: text stays readable at its own size
 MOST_COLUMNS = 4
-# Told apart with every kind of colour vision: of Okabe and Ito, https://jfly.uni-koeln.de/color,
+# Distinguishable with all kinds of colour vision: by Okabe and Ito, https://jfly.uni-koeln.de/color,
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#bbbbbb"
 COLORS = {"correct": BLUE, "memorised": ORANGE, "incorrect": GREY}
-# and ten for classes, of Petroff, arXiv 2107.02270; two shapes tell the closest of them apart.
+# and ten for classes by Petroff, arXiv 2107.02270, with two shapes for the most similar colours.
 CLASS_COLORS = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
     "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
@@ -24,25 +24,28 @@ CLASS_MARKERS = "oooos" + "ssoso"
 
 
 def save(figure: "Figure", path: Path) -> None:
-    """Writes a figure as a PNG; the file is complete or what it was before.
+    """Writes a figure as a PNG; on failure an existing file stays as it was.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: The file cannot be written.
     """
     with replacing(path) as fresh:
-        # Without the name of the software: the same figure is the same file.
+        # Without the name of the software the same figure gives the same file.
         figure.savefig(fresh, dpi=DPI, format="png", metadata={"Software": None})
 
 
-def _new_figure(height: int) -> "Figure":
-    from matplotlib.figure import Figure  # without pyplot: needs no display and keeps no state
+def new_figure(height: int) -> "Figure":
+    """An empty figure of a height in pixels."""
+    from matplotlib.figure import Figure  # without pyplot: no display and no global state
 
     return Figure(figsize=(WIDTH / DPI, height / DPI), layout="constrained")
 
 
-def _whole_epochs(axes: "Axes") -> None:
+def whole_epochs(axes: "Axes") -> None:
+    """Restricts the ticks to whole epochs."""
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A fraction of 1 in percent."""
     return f"{100 * share:.1f} %"

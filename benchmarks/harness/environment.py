@@ -1,6 +1,8 @@
 """The environment that is stored with each row of results."""
 
+import contextlib
 import datetime
+import importlib.metadata
 import os
 import platform
 import subprocess
@@ -16,10 +18,10 @@ _ROOT = Path(__file__).parents[2]
 
 
 def environment(device: str = "cpu") -> dict[str, object]:
-    """What the figures depend on besides the code, and which code it was.
+    """The machine, the versions and the commit that results depend on.
 
-    `commit` is the short commit, with `-dirty` if files differ from it; the variable
-    BENCHMARK_COMMIT names it where the tree has been copied without its repository.
+    `commit` is the short commit, with `-dirty` if files differ from it. The variable
+    BENCHMARK_COMMIT overrides it, for a tree that was copied without its repository.
     """
     on_gpu = device == "cuda"
     gpu = torch.cuda.get_device_name() if on_gpu else None
@@ -41,8 +43,20 @@ def environment(device: str = "cpu") -> dict[str, object]:
     }
 
 
+def loading_environment(device: str = "cpu") -> dict[str, object]:
+    """`environment` with the versions of the libraries that decode and transform images."""
+    versions: dict[str, str | None] = {"torchvision": None, "pillow": None, "dali": None}
+    for name in importlib.metadata.packages_distributions().get("nvidia", []):
+        if name.startswith("nvidia-dali"):
+            versions["dali"] = importlib.metadata.version(name)
+    for name in ("torchvision", "pillow"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return {**environment(device), **versions}
+
+
 def _output(*command: str) -> str:
-    """What a command prints; empty where it is missing or fails."""
+    """Standard output of a command; empty if it is missing or fails."""
     try:
         done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
@@ -56,9 +70,8 @@ def _commit() -> str:
     commit = _output("git", "rev-parse", "--short", "HEAD")
     if not commit:
         return "unknown"
-    # What benchmarks leave behind is no change of the code.
-    left = ("results", "README.md", "*.png")
-    excluded = [f":(exclude)benchmarks/{name}" for name in left]
+    # Output of earlier benchmarks does not change the code.
+    excluded = [f":(exclude)benchmarks/{name}" for name in ("results", "README.md", "*.png")]
     changed = _output("git", "status", "--porcelain", "--", ".", *excluded)
     return f"{commit}-dirty" if changed else commit
 

@@ -1,7 +1,7 @@
-"""Processes of their own for cases of a benchmark, which a fork server makes.
+"""Child processes for the cases of a benchmark.
 
-The server imports torch once, so that a process is there in a fraction of a second, and its memory
-is that of its case.
+By default a fork server creates them. It imports torch once, so that a process starts in a fraction
+of a second and its memory is that of its case.
 """
 
 import contextlib
@@ -11,55 +11,70 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-_context = multiprocessing.get_context("forkserver")
 # The first DTensor imports torch._dynamo, which takes seconds.
 _PRELOAD = ["alr_fast.training.checkpoint.store", "alr_fast.training.trainer", "torch._dynamo"]
 
 
-class Child:
-    """A process that runs ``function(connection, *arguments)``.
+class ChildFailed(RuntimeError):
+    """A child process failed, died or does not answer.
 
-    Args:
-        function: Of a module that a new process can import; it answers through its connection.
-        arguments: Of it, as they can be pickled.
+    Attributes:
+        reason: The cause in one line.
     """
 
-    def __init__(self, function: Callable, *arguments: Any) -> None:
-        _context.set_forkserver_preload(_PRELOAD)
-        self._connection, theirs = _context.Pipe()
-        self._process = _context.Process(
-            target=_run, args=(function, theirs, arguments), daemon=True
+    def __init__(self, reason: str, details: str = "") -> None:
+        super().__init__(details or reason)
+        self.reason = reason
+
+
+class Child:
+    """A process that runs ``function(parent, *arguments)``.
+
+    Args:
+        function: A function at the top level of a module; it answers through ``parent``, a
+            `Parent`.
+        arguments: Its arguments, which are pickled.
+        method: Start method of `multiprocessing`.
+    """
+
+    def __init__(self, function: Callable, *arguments: Any, method: str = "forkserver") -> None:
+        context = multiprocessing.get_context(method)
+        context.set_forkserver_preload(_PRELOAD)
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=serve, args=(function, theirs, arguments), daemon=True
         )
         self._process.start()
-        theirs.close()
+        theirs.close()  # otherwise the end of the process would not close the pipe
 
     def send(self, value: Any) -> None:
-        """Tells it something."""
+        """Sends a message to the process."""
         self._connection.send(value)
 
     def receive(self, seconds: float) -> Any:
-        """What it answers.
+        """The next answer of the process.
 
         Raises:
-            RuntimeError: It failed, died, or does not answer for so many seconds.
+            ChildFailed: It failed or died, or did not answer within this time.
         """
         try:
             if not self._connection.poll(seconds):
-                raise RuntimeError(f"a process of the benchmark gave no answer in {seconds:g} s")
+                raise ChildFailed(f"a process of the benchmark gave no answer in {seconds:g} s")
             succeeded, value = self._connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self._process.join(5)
             code = self._process.exitcode
-            raise RuntimeError(
-                f"a process of the benchmark died (exit code {code}); -9 is what a process gets "
-                "that takes more memory than there is"
+            raise ChildFailed(
+                f"a process of the benchmark died (exit code {code}); -9 usually means that it "
+                "ran out of memory"
             ) from None
         if not succeeded:
-            raise RuntimeError(f"a process of the benchmark failed: {value}")
+            reason, details = value
+            raise ChildFailed(reason, f"a process of the benchmark failed: {details}")
         return value
 
     def stop(self) -> None:
-        """Ends it; one that is through already has ended by itself."""
+        """Ends the process; one that has already finished is only waited for."""
         self._connection.close()
         self._process.join(10)
         if self._process.is_alive():
@@ -67,8 +82,8 @@ class Child:
             self._process.join()
 
 
-class Answers:
-    """The end of the connection that a child has."""
+class Parent:
+    """The connection of a child process to its parent."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -78,19 +93,21 @@ class Answers:
         self._connection.send((True, value))
 
     def receive(self) -> Any:
-        """What the parent says.
+        """The next message of the parent.
 
         Raises:
-            EOFError: The parent has stopped this.
+            EOFError: The parent has stopped this process.
         """
         return self._connection.recv()
 
 
-def _run(function: Callable, connection: Connection, arguments: tuple) -> None:
+def serve(function: Callable, connection: Connection, arguments: tuple) -> None:
+    """Runs the function of a `Child` and sends its error, if there is one."""
     try:
-        function(Answers(connection), *arguments)
+        function(Parent(connection), *arguments)
     except EOFError:
         pass
-    except BaseException:
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         with contextlib.suppress(BrokenPipeError):
-            connection.send((False, traceback.format_exc()))
+            connection.send((False, (reason, traceback.format_exc())))

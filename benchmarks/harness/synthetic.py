@@ -1,4 +1,4 @@
-"""Training without a data set: batches that are in memory already, and the options of a trainer."""
+"""Training without a data set: batches in memory, and a configuration for the trainer."""
 
 import torch
 from torch import Tensor
@@ -7,25 +7,25 @@ from alr_fast.data.sampler import ShuffledSampler
 from alr_fast.training.config.schema import Config, OptimConfig
 
 _IMAGES = 4  # batches of images in rotation
-_INDICES = 256  # and of samples, so that many rows of a bank have their turn
+_INDICES = 256  # batches of samples in rotation, so that many rows of a bank are used
 
 
 class Batches:
-    """Stands in for a loader of `alr_fast.data`: random pixels, labels and distinct samples.
+    """Replaces a loader of `alr_fast.data`: random pixels, labels and distinct samples.
 
     Args:
         samples: Samples of all processes, N.
         batch: Samples in a batch of this process.
         classes: Number of classes K.
         shape: Channels and side of the images.
-        device: Where the batches are.
-        dtype: Of the images.
+        device: Device of the batches.
+        dtype: Type of the images.
         rank: Number of this process.
         world_size: Number of processes.
 
     Attributes:
-        sampler: Which samples belong to this process.
-        labels: int64 [n], the given label of each of them, on the CPU.
+        sampler: Sampler that determines the samples of this process.
+        labels: int64 [n], their given labels, on the CPU.
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class Batches:
         return self.sampler.steps
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Does nothing: all epochs are alike."""
+        """Does nothing: all epochs are the same."""
 
     def batch(self, number: int) -> dict[str, Tensor]:
-        """A batch as `alr_fast.data.loaders.base` describes it; they come again and again."""
+        """A batch as described in `alr_fast.data.loaders.base`; a few batches repeat."""
         index, label = self._samples[number % len(self._samples)]
         return {"image": self._images[number % _IMAGES], "label": label, "index": index}
 
 
 def training_config(batch: int, precision: str = "float32") -> Config:
-    """SGD as in the recipes, at a rate at which random labels leave the weights tame."""
+    """SGD as in the recipes, with a learning rate at which random labels keep the weights small."""
     optim = OptimConfig(batch_size=batch, epochs=1, lr=1e-3, schedule="constant")
     return Config(precision=precision, optim=optim)

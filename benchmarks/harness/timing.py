@@ -1,5 +1,6 @@
 """Ways to time a step: the host's clock, events on the device, CUDA graphs, the profiler."""
 
+import random
 import time
 from collections.abc import Callable, Sequence
 
@@ -8,18 +9,30 @@ import torch
 Step = Callable[[], object]
 
 
-def take_turns(turns: dict[str, Callable], seconds: float, at_least: int = 1) -> dict[str, list]:
-    """Calls every function in turn until the time is over, so that all meet the same machine.
+def take_turns(
+    turns: dict[str, Callable], seconds: float, at_least: int = 1, *, shuffle: bool = False
+) -> dict[str, list]:
+    """Calls the functions in turn until the time is over, so that all see the same machine.
+
+    Args:
+        turns: The functions.
+        seconds: Time for all rounds.
+        at_least: Fewest rounds.
+        shuffle: Changes the order in each round: a function may suffer from the state in which the
+            previous one left the caches.
 
     Returns:
-        What each of them returned, a list as long as the rounds there were.
+        The return values of each function, one for each round.
     """
     results: dict[str, list] = {name: [] for name in turns}
+    order, generator = list(turns), random.Random(0)
     end = time.perf_counter() + seconds
     rounds = 0
     while time.perf_counter() < end or rounds < at_least:
-        for name, turn in turns.items():
-            results[name].append(turn())
+        if shuffle:
+            generator.shuffle(order)
+        for name in order:
+            results[name].append(turns[name]())
         rounds += 1
     return results
 
@@ -31,10 +44,10 @@ def synchronize(device: str) -> None:
 
 
 def host_turn(step: Step, steps: int, device: str) -> tuple[float, float]:
-    """Steps called one after the other without waiting in between.
+    """Calls a step repeatedly without waiting in between.
 
     Returns:
-        Microseconds a step until the device is done, and until the host is.
+        Microseconds a step until the device has finished, and until the host has.
     """
     synchronize(device)
     begin = time.perf_counter()
@@ -46,17 +59,9 @@ def host_turn(step: Step, steps: int, device: str) -> tuple[float, float]:
     return (done - begin) * 1e6 / steps, (called - begin) * 1e6 / steps
 
 
-def device_turn(step: Step, steps: int, queue_us: float) -> float:
-    """Microseconds a step on the device, with the host ahead of it.
-
-    The device first waits for as long as the host takes to queue the steps; a step that makes the
-    host wait (`reference` does) is timed with that wait.
-
-    Args:
-        queue_us: how long the device waits, in microseconds.
-    """
+def event_time(step: Step, steps: int) -> float:
+    """Microseconds a step between two events on the device."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda._sleep(int(queue_us * 2000))  # cycles; clocks are about 2 GHz
     start.record()
     for _ in range(steps):
         step()
@@ -65,15 +70,30 @@ def device_turn(step: Step, steps: int, queue_us: float) -> float:
     return start.elapsed_time(end) * 1e3 / steps
 
 
+def device_turn(step: Step, steps: int, queue_us: float) -> float:
+    """Microseconds a step on the device, with the host ahead of it.
+
+    The device first waits until the host has queued the steps. The time of a step that makes the
+    host wait, such as `reference`, includes that wait.
+
+    Args:
+        step: The step.
+        steps: Steps of the turn.
+        queue_us: How long the device waits, in microseconds.
+    """
+    torch.cuda._sleep(int(queue_us * 2000))  # cycles; clocks are about 2 GHz
+    return event_time(step, steps)
+
+
 def queue_time(step: Step, steps: int) -> float:
-    """What `device_turn` is to wait, in microseconds, at most 5 ms; also warms up."""
+    """The wait for `device_turn` in microseconds, at most 5 ms; also warms up."""
     for _ in range(2):
         _, host_us = host_turn(step, steps, "cuda")
     return min(1.5 * host_us * steps + 20, 5000.0)
 
 
 def capture(step: Step, steps: int) -> Step:
-    """A CUDA graph of several steps; the steps run a few times before, the replays after."""
+    """A CUDA graph of several steps; a few steps run before the capture."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -90,19 +110,19 @@ def capture(step: Step, steps: int) -> Step:
 def kernel_times(steps: Sequence[Step], calls: int) -> list[list[list[float]]]:
     """Durations of the device's kernels in each call of each step, in microseconds, by CUPTI.
 
-    Copies and fills by the driver are no kernels. Profile after all timing: it slows down the
-    launches that follow.
+    Copies and fills by the driver are not kernels. Profile after all timing: the profiler slows
+    down the launches that follow.
 
     Returns:
-        step -> call -> kernel; nothing where the profiler sees nothing.
+        step -> call -> kernel; empty if the profiler records nothing.
     """
     from torch.profiler import ProfilerActivity, profile
 
-    for some in (steps[:1], steps):  # the first time some kernels may be missed
+    for some in (steps[:1], steps):  # the first profile may miss some kernels
         torch.cuda.synchronize()
         with profile(activities=[ProfilerActivity.CUDA]) as profiler:
             for step in some:
-                torch.cuda._sleep(1)  # its kernel says where the next step's begin
+                torch.cuda._sleep(1)  # its kernel marks the beginning of the step
                 for _ in range(calls):
                     step()
                 torch.cuda.synchronize()

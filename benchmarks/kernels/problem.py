@@ -1,5 +1,6 @@
-"""The cases and variants of the kernel benchmarks: what is timed, and a check that it is right."""
+"""The cases and variants of the kernel benchmarks: inputs, steps, and a check of their results."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -8,12 +9,14 @@ import torch
 from torch import Tensor
 
 from alr_fast import functional, reference
+from benchmarks.harness.compare import check_step
+from benchmarks.harness.timing import event_time
 
 BANK_ROWS = 20_000
 OPTIONS = {"momentum": 0.9, "entropy_weight": 0.1, "unique_index": True}
 
-# What one step of a variant does. `plain` is the operation without masks, see `plain_alr_loss`;
-# `any_index` does without the promise that the indices are distinct.
+# The operation of one step of each variant. `plain` is the operation without masks, see
+# `plain_alr_loss`; `any_index` does not set `unique_index`.
 WHAT = {
     "fused": "forward+backward",
     "fused_and_grad": "forward+gradient",
@@ -32,18 +35,18 @@ WHAT = {
     "copy_in_turn": "host to device, then device to host",
     "copy_at_once": "host to device and device to host, on two streams",
 }
-# `triton` holds rows of up to 64K elements in one program, this one up to:
+# Longest row that a program of `triton_loop` holds at once; `triton` holds up to 64K elements.
 LOOP_ROW_LIMIT = 8192
 
 # Inputs rotate over more memory than the caches hold, as in training, where the forward pass of the
-# net lies between two calls.
+# model separates two calls.
 _ROTATE_BYTES = 96 << 20
 _MAX_ROTATION = {"cpu": 64, "cuda": 256}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One shape: B rows, K classes; logits in `dtype`, the bank in `bank_dtype`, else the same."""
+    """A shape: B rows, K classes; logits in `dtype`, the bank in `bank_dtype` or the same type."""
 
     batch: int
     classes: int
@@ -61,7 +64,7 @@ class Case:
 
     @property
     def ideal_bytes(self) -> int:
-        """What has to be moved at least: logits and bank rows read, gradient and rows written."""
+        """Least number of bytes moved: logits and bank rows read, gradient and rows written."""
         return 2 * self.batch * self.classes * (self.dtype.itemsize + self.stored.itemsize)
 
 
@@ -85,13 +88,13 @@ def plain_alr_loss(
     entropy_weight: float,
     unique_index: bool,
 ) -> Tensor:
-    """The mean loss as one writes it by hand: no ignored rows, no equal indices, finite logits.
+    """The mean loss written by hand: no ignored rows, distinct indices, finite logits.
 
-    The masks of `reference` have a size that the host must wait for; a comparison with those alone
-    would be unfair to eager and compiled code.
+    The host has to wait for the size of the masks of `reference`; a comparison with `reference`
+    only would be unfair to eager and compiled code.
 
     Raises:
-        ValueError: the indices are not promised to be distinct.
+        ValueError: ``unique_index`` is False.
     """
     if not unique_index:
         raise ValueError("the plain variant needs distinct indices: pass unique_index=True")
@@ -111,7 +114,11 @@ class Problem:
     and bank row, and writes bank row and gradient. On a GPU it is a Triton kernel.
 
     Attributes:
-        pinned: whether the bank lies in pinned host memory, with the logits on a GPU.
+        case: The shape.
+        device: ``cpu`` or ``cuda``.
+        bank_rows: Rows of the bank, N.
+        pinned: Whether the bank is in pinned host memory, with the logits on a GPU.
+        calls: Number of steps so far.
     """
 
     case: Case
@@ -131,17 +138,19 @@ class Problem:
         self.logits = [
             torch.randn(batch, classes, dtype=dtype, device=self.device) * 3 for _ in range(count)
         ]
-        # Parts of one permutation: no row comes again before many others have.
+        # Parts of one permutation: a row repeats only after many others.
         count = min(max(self.bank_rows // batch, 1), _MAX_ROTATION[self.device])
         order = torch.randperm(self.bank_rows, device=self.device)[: count * batch]
         self.index = list(order.view(count, batch))
         bank = torch.rand(self.bank_rows, classes, device=self.device)
         self.bank = bank.div_(bank.sum(-1, keepdim=True)).to(self.case.stored)
+        self._functions: dict[str, Callable] = {}
         if self.pinned:
             self.bank = self.bank.cpu().pin_memory()
 
     @property
     def index_pattern(self) -> str:
+        """Description of the indices, for the rows."""
         where = ", in pinned host memory" if self.pinned else ""
         return (
             f"random, unique, fresh each call ({len(self.index)} batches in rotation), bank of "
@@ -154,7 +163,7 @@ class Problem:
         size = self.case.batch * self.case.classes
         count = max(2, -(-self._rotate_bytes // self.case.ideal_bytes))
         count = min(count, _MAX_ROTATION[self.device])
-        # On the CPU one call copies both halves, which have one dtype there.
+        # On the CPU one call copies both halves, which have the same dtype there.
         shapes = [(size, self.case.dtype), (size, self.case.stored)]
         if self.device == "cpu":
             shapes = [(2 * size, self.case.dtype)]
@@ -165,41 +174,29 @@ class Problem:
 
     @cached_property
     def copy_block(self) -> int:
-        """Elements that a program of the copy kernel moves: the fastest of a few, tried here."""
+        """Elements moved by a program of the copy kernel: the fastest of a few block sizes."""
         from benchmarks.kernels import triton_baseline
 
-        def milliseconds(block: int) -> float:
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            for buffers in self._copies[:2]:
-                triton_baseline.copy(*buffers, block=block)
-            start.record()
-            for n in range(20):
-                triton_baseline.copy(*self._copies[n % len(self._copies)], block=block)
-            end.record()
-            end.synchronize()
-            return start.elapsed_time(end)
+        def microseconds(block: int) -> float:
+            buffers = itertools.cycle(self._copies)
 
-        return min((1024, 2048, 4096, 8192), key=milliseconds)
+            def step() -> None:
+                triton_baseline.copy(*next(buffers), block=block)
+
+            event_time(step, 2)  # compiles
+            return event_time(step, 20)
+
+        return min((1024, 2048, 4096, 8192), key=microseconds)
 
     @cached_property
     def _transfers(self) -> tuple[Tensor, Tensor, Tensor, Tensor, torch.cuda.Stream]:
-        """Two pinned buffers, two on the device, each the size of a batch of rows; a stream."""
+        """Two pinned buffers and two on the device, each as large as a batch of rows; a stream."""
         made = {"size": (self.case.batch, self.case.classes), "dtype": self.case.stored}
         host = [torch.ones(**made).pin_memory() for _ in range(2)]
         return *host, *(t.to(self.device) for t in host), torch.cuda.Stream()
 
-    @cached_property
-    def compiled(self) -> Callable:
-        """The reference, compiled."""
-        return self._compile(reference.alr_loss, "default")
-
-    @cached_property
-    def _functions(self) -> dict[str, Callable]:
-        """The compiled functions so far."""
-        return {}
-
     def step(self, variant: str) -> None:
-        """Runs a variant once: one of `WHAT`."""
+        """Runs a variant of `WHAT` once."""
         n = self.calls
         self.calls += 1
         if variant == "copy":
@@ -213,18 +210,20 @@ class Problem:
     def check(self, variants: Sequence[str] = ("fused", "fused_and_grad", "eager", "compiled")):
         """Compares loss, gradient and the whole bank with the reference in float64.
 
+        The bank is restored.
+
         Raises:
-            AssertionError: a variant is wrong. The bank is as it was.
+            AssertionError: A variant is wrong.
         """
         logits, index = self.logits[0], self.index[0]
         rows = index.to(self.bank.device)
         before, old = self.bank.clone(), self.bank[rows]
-        # The reference needs the rows of the batch alone: the whole bank in float64 is too large.
+        # Only the rows of the batch: the whole bank in float64 would be too large.
         expected_rows = old.to(logits.device).double()
         order = torch.arange(len(index), device=index.device)
         expected = self.loss_and_grad(reference.alr_loss, logits.double(), expected_rows, order)
         for variant in variants:
-            if WHAT[variant] == "forward":  # its gradient is ready, and handed out by backward
+            if WHAT[variant] == "forward":  # backward only returns the gradient
                 found = self.loss_and_grad(self._function(variant), logits, self.bank, index)
             else:
                 found = self._call(variant, logits, index)
@@ -233,15 +232,8 @@ class Problem:
             found = (*found, self.bank[rows].to(logits.device))
             self.bank[rows] = old
             if not torch.equal(self.bank, before):
-                raise AssertionError(f"{variant} changes rows of the bank beside the batch's")
-            exact = (*expected, expected_rows)
-            for name, a, b in zip(("loss", "gradient", "bank"), found, exact, strict=True):
-                bound = 1e-2 if a.dtype.itemsize == 2 else 2e-5
-                error = float((a.double() - b).norm() / b.norm())
-                if not error <= bound:  # NaN too
-                    raise AssertionError(
-                        f"{variant}: {name} is off by {error:.1e} of its norm, over {bound:.0e}"
-                    )
+                raise AssertionError(f"{variant} changes rows of the bank outside the batch")
+            check_step(variant, found, (*expected, expected_rows))
 
     def _call(self, variant: str, logits: Tensor, index: Tensor) -> tuple[Tensor, ...] | None:
         if variant == "native_one_op":
@@ -254,13 +246,11 @@ class Problem:
         if WHAT[variant] == "forward":
             return (function(logits.detach().requires_grad_(), self.bank, index, **OPTIONS),)
         if variant.endswith("reduce-overhead"):
-            torch.compiler.cudagraph_mark_step_begin()  # the last step's results are not needed
+            torch.compiler.cudagraph_mark_step_begin()  # previous results are not needed
         return self.loss_and_grad(function, logits, self.bank, index)
 
     def _function(self, variant: str) -> Callable:
-        """The loss that a variant calls."""
-        if variant == "compiled":
-            return self.compiled
+        """The loss function of a variant."""
         if variant not in self._functions:
             self._functions[variant] = self._new_function(variant)
         return self._functions[variant]
@@ -268,8 +258,9 @@ class Problem:
     def _new_function(self, variant: str) -> Callable:
         if variant == "compiled_plain":
             return self._compile(plain_alr_loss, "default")
-        if variant.startswith("compiled_"):
-            return self._compile(reference.alr_loss, variant.removeprefix("compiled_"))
+        if variant.startswith("compiled"):
+            mode = variant.removeprefix("compiled").removeprefix("_") or "default"
+            return self._compile(reference.alr_loss, mode)
         if variant.startswith("triton"):
             from benchmarks.kernels import triton_baseline
 
@@ -291,8 +282,7 @@ class Problem:
 
     @staticmethod
     def _compile(function: Callable, mode: str) -> Callable:
-        # Masks of valid rows have a size known only at run time: without this the graph would
-        # break.
+        # The size of masks of valid rows is known at run time only: this avoids graph breaks.
         torch._dynamo.config.capture_dynamic_output_shape_ops = True
         return torch.compile(function, dynamic=False, mode=mode)
 
@@ -307,7 +297,7 @@ class Problem:
         triton_baseline.copy(*buffers, block=self.copy_block)
 
     def _transfer(self, *, at_once: bool) -> None:
-        """Moves as many bytes of bank rows as a step over the host's link, each way."""
+        """Moves as many bytes as the bank rows of a step over the host's link, each way."""
         host_source, host_destination, source, destination, stream = self._transfers
         current = torch.cuda.current_stream()
         if not at_once:

@@ -1,13 +1,13 @@
-"""The operation as one writes it in Triton: the competitor of the fused kernels on a GPU.
+"""A straightforward implementation in Triton, the baseline for the fused kernels on a GPU.
 
 The forward pass writes the loss of each row and the gradient of the logits; a second kernel then
-updates the bank rows, computing the prediction anew from the logits and the saved logsumexp; the
+updates the bank rows and recomputes the prediction from the logits and the saved logsumexp; the
 backward pass scales the gradient. fp32 arithmetic, one rounding at the end, 64-bit row offsets.
 The indices of a batch must be distinct and within the bank, the logits finite: nothing is checked.
 
-Also here: the copy with two reads and two writes, which is the roof of the bandwidth figures.
-The number of warps follows from the row length; nothing is tuned on a live bank, where every trial
-would apply the update.
+This file also contains the copy with two reads and two writes, the upper limit of the bandwidth
+figures. The number of warps depends on the row length; autotuning on a bank is not possible, as
+every trial would apply the update.
 """
 
 import math
@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Longest row that one program holds at once, in elements; longer rows are read twice.
+# Longest row that one program holds at once, in elements. Longer rows are read twice.
 ROW_LIMIT = 65536
 # Elements of a row that a program of the other kernels holds.
 _CHUNK = 8192
@@ -79,7 +79,7 @@ def _long_row_kernel(
     DIVISOR: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The same for longer rows: one pass for the sums (online softmax), one for the gradient."""
+    """The same for longer rows: a pass for the sums (online softmax) and one for the gradient."""
     logits_stride *= DIVISOR
     classes *= DIVISOR
     row = tl.program_id(0).to(tl.int64)
@@ -181,7 +181,7 @@ class _Loss(torch.autograd.Function):
         log_sum = torch.empty_like(loss)
         grad = torch.empty((batch, classes), dtype=logits.dtype, device=logits.device)
         block = triton.next_power_of_2(classes)
-        # Rows of 1000 begin at multiples of 8: a kernel that knows reads four elements at a time.
+        # Rows of 1000 begin at multiples of 8: with this hint a kernel reads four elements at once.
         divisor = math.gcd(classes, logits.stride(0), 16)
         sizes = (logits.stride(0) // divisor, classes // divisor)
         kernel = _row_kernel
@@ -220,14 +220,13 @@ def alr_loss(
     unique_index: bool = True,
     row_limit: int = ROW_LIMIT,
 ) -> Tensor:
-    """The mean loss, as `alr_fast.functional.alr_loss`; the bank's rows are contiguous.
+    """The mean loss like `alr_fast.functional.alr_loss`, for contiguous rows.
 
     Args:
-        row_limit: longest row that one program holds at once, in elements (at most 65536).
+        row_limit: Longest row that one program holds at once, in elements, at most 65536.
 
     Raises:
-        ValueError: the indices are not promised to be distinct, or the strides are not those that
-            the kernels read.
+        ValueError: ``unique_index`` is False, or the rows are not contiguous.
     """
     if not unique_index:
         raise ValueError("the Triton baseline needs distinct indices: pass unique_index=True")
@@ -239,10 +238,10 @@ def alr_loss(
 def copy(
     first: Tensor, second: Tensor, first_copy: Tensor, second_copy: Tensor, *, block: int = 4096
 ) -> None:
-    """Copies two contiguous tensors of one number of elements in one launch.
+    """Copies two contiguous tensors with the same number of elements in one launch.
 
     Args:
-        block: elements of each tensor that a program moves.
+        block: Elements of each tensor that a program moves.
     """
     elements = first.numel()
     _copy_kernel[(triton.cdiv(elements, block),)](

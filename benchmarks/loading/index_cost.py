@@ -1,6 +1,6 @@
-"""What a list of millions of samples costs: WebVision's, in seconds and in memory.
+"""The cost of a list of millions of samples, WebVision's, in seconds and in memory.
 
-Run as a program this file is the process of one case, see `index_process`.
+Run as a program, this file is the process of one case, see `index_process`.
 """
 
 import contextlib
@@ -18,14 +18,15 @@ from torch.utils.data import Dataset as TorchDataset
 
 from alr_fast.data.datasets import open_dataset
 from alr_fast.data.images import FileImages
-from benchmarks.loading_rows import facts, percentiles
+from benchmarks.harness.averages import percentiles
+from benchmarks.harness.environment import loading_environment
 
 _ROOT = Path(__file__).parents[2]
 _FIRST, _CACHED = "first reading", "from the cache"
 
 
 def write_webvision(root: Path, samples: int) -> None:
-    """WebVision's lists, and no images: two fifths Google's, the rest Flickr's."""
+    """Writes WebVision's lists without images: two fifths from Google, the rest from Flickr."""
     classes = min(1000, samples)
     (root / "info").mkdir(parents=True)
     synsets = (f"n{number:08d} thing {number}, object\n" for number in range(classes))
@@ -37,29 +38,29 @@ def write_webvision(root: Path, samples: int) -> None:
         with open(path, "w") as file:
             file.writelines(f"{webvision_path(samples, n)} {n % classes}\n" for n in rows)
     for path in (root / "info").iterdir():
-        os.utime(path, (0, 0))  # a list that has just been written is not cached
+        os.utime(path, (0, 0))  # lists that were just written are not cached
 
 
 def webvision_path(samples: int, row: int) -> str:
-    """Path of a row of `write_webvision`: as long as WebVision's."""
+    """Path of a row of `write_webvision`, as long as WebVision's paths."""
     part = "google" if row < samples * 2 // 5 else "flickr"
     return f"{part}/q{row // 600:04d}/{row * 2654435761 % 2**32:012d}.jpg"
 
 
 def measure_index(folder: Path, samples: int, opens: int) -> list[dict[str, object]]:
-    """Times the index, each case in a process of its own.
+    """Times the index, each case in its own process.
 
     Args:
-        folder: Where files are made.
+        folder: Folder for the files.
         samples: Lines in the lists.
         opens: How often the index is opened from the cache.
 
     Returns:
-        A row for each case.
+        One row for each case.
     """
     root = folder / "webvision"
     write_webvision(root, samples)
-    environment = facts()
+    environment = loading_environment()
     rows = []
     for case in (_FIRST, _CACHED):
         done = subprocess.run(
@@ -78,12 +79,12 @@ def measure_index(folder: Path, samples: int, opens: int) -> list[dict[str, obje
 
 
 def index_process() -> None:
-    """What a process of `measure_index` does: takes a case from its input, prints rows."""
+    """The process of `measure_index`: reads a case from standard input, prints rows."""
     case, root, samples, opens = json.load(sys.stdin)
     dataset = open_dataset("webvision", root)
     if case == _CACHED:
         dataset = replace(dataset, layout=replace(dataset.layout, read=_must_not_read))
-    # The peak of this process alone: that of getrusage begins with the parent's.
+    # The peak of this process alone: that of getrusage includes the parent's.
     _forget_peak()
     before = _bytes("status", "VmHWM")
     seconds = []
@@ -108,7 +109,7 @@ def index_process() -> None:
 
 
 class _Touching(TorchDataset):
-    """Private bytes of a worker that has looked at 1,000 paths of all over the list."""
+    """Private bytes of a worker that has accessed 1,000 paths from all parts of the list."""
 
     def __init__(self, images: FileImages) -> None:
         self._images = images
@@ -127,7 +128,7 @@ def _must_not_read(found, split):
 
 
 def _forget_peak() -> None:
-    # Where the kernel allows it; else what imports left is taken for granted.
+    # If the kernel does not allow it, the peak of the imports counts.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

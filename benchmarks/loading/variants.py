@@ -1,4 +1,4 @@
-"""How each loader of the benchmark streams its batches: without end, of rows from 0 to N - 1."""
+"""The loaders of the benchmark as endless streams of batches, with rows from 0 to N - 1."""
 
 import itertools
 import os
@@ -10,69 +10,60 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alr_fast.data.datasets import Split
-from alr_fast.data.loaders.choose import LoaderChoice, choose_loader, has_dali, make_loader
-from alr_fast.data.loaders.memory import Decoded, decode_all
+from alr_fast.data.loaders.base import Loader
+from alr_fast.data.loaders.choose import choose_loader, has_dali, make_loader
+from alr_fast.data.loaders.memory import decode_all
 from alr_fast.data.sampler import ShuffledSampler
-from alr_fast.data.transform import Transform
 from benchmarks.loading.work import SMALL_BATCH, SMALL_SIZE, Work
 
-# Ids of a batch, int64 [B], and its images [B, 3, S, S]; for full decoding, (H, W, 3) of each.
+# Rows of a batch, int64 [B], and its images [B, 3, S, S]; for full decoding, (H, W, 3) of each.
 Batch = tuple[np.ndarray, Tensor | list[tuple[int, ...]]]
 
 
 def _ours(
     work: Work, repeats: int, name: str, shards: bool = False, device: str | None = None
 ) -> Iterator[Batch]:
-    """One of our loaders; it decodes on ``device``, by default the one that wants the batches."""
+    """A loader of alr_fast that decodes on ``device``, by default the training device."""
     split = work.shards if shards else work.photos
     if repeats > 1:
         split = split.take(np.tile(np.arange(work.files), repeats))
-    choice = choose_loader(name, split, work.transform, cache_mb=0)
-    return _epochs(
-        work, choice, split, work.transform, work.scale.batch, files=work.files, device=device
+    loader = make_loader(
+        choose_loader(name, split, work.transform, cache_mb=0),
+        split,
+        ShuffledSampler(len(split), work.scale.batch),
+        work.transform,
+        device=torch.device(device or work.device),
+        workers=work.threads,
     )
+    return _epochs(work, loader, work.files)
 
 
 def _memory(work: Work, repeats: int) -> Iterator[Batch]:
     split = work.small
     choice = choose_loader("auto", split, work.small_transform, cache_mb=4096)
     assert choice.name == "memory", choice
-    rows = ShuffledSampler(len(split), SMALL_BATCH).rows
-    decoded = decode_all(split, SMALL_SIZE, rows=rows, workers=work.threads)
-    return _epochs(
-        work, choice, split, work.small_transform, SMALL_BATCH, files=len(split), decoded=decoded
-    )
-
-
-def _epochs(
-    work: Work,
-    choice: LoaderChoice,
-    split: Split,
-    transform: Transform,
-    batch_size: int,
-    *,
-    files: int,
-    device: str | None = None,
-    decoded: Decoded | None = None,
-) -> Iterator[Batch]:
-    """Epoch after epoch of the loader of ``choice``; the rows of ``split`` repeat the files."""
+    sampler = ShuffledSampler(len(split), SMALL_BATCH)
     loader = make_loader(
         choice,
         split,
-        ShuffledSampler(len(split), batch_size),
-        transform,
-        decoded=decoded,
-        device=torch.device(device or work.device),
+        sampler,
+        work.small_transform,
+        decoded=decode_all(split, SMALL_SIZE, rows=sampler.rows, workers=work.threads),
+        device=torch.device(work.device),
         workers=work.threads,
     )
+    return _epochs(work, loader, len(split))
+
+
+def _epochs(work: Work, loader: Loader, files: int) -> Iterator[Batch]:
+    """The batches of all epochs of a loader, whose rows repeat the files."""
     for epoch in itertools.count():
         loader.set_epoch(epoch)
         for batch in loader:
-            ids = batch["index"].cpu().numpy()
+            rows = batch["index"].cpu().numpy()
             image = batch["image"].to(work.device, non_blocking=True)
-            # A broken sample has -1, which no file has.
-            yield np.where(ids < 0, -1, ids % files), image
+            # A broken sample has -1, which is no row of a file.
+            yield np.where(rows < 0, -1, rows % files), image
 
 
 def _torch_pil(work: Work, repeats: int) -> Iterator[Batch]:
@@ -111,14 +102,14 @@ def _torch_pil(work: Work, repeats: int) -> Iterator[Batch]:
 
 
 def _rows_of_pixels(image: Tensor) -> Tensor:
-    """[H, W, C]: as Pillow's pixels lie, so a batch is channels last without a further copy."""
+    """[H, W, C], the order of Pillow's pixels: batches are channels last without another copy."""
     return image.permute(1, 2, 0)
 
 
 def _dali_reader(
     work: Work, repeats: int, shards: bool = False, mixed: bool = False
 ) -> Iterator[Batch]:
-    """What DALI's users write by hand; its readers have no end, so nothing is repeated."""
+    """A typical pipeline of DALI's users; its readers are endless, so ``repeats`` is not needed."""
     from nvidia.dali import fn, pipeline_def, types
 
     transform = work.transform
@@ -216,13 +207,13 @@ class Variant:
     """One loader.
 
     Attributes:
-        source: What it reads; None: the small images.
-        what: What it is, for the report.
-        stream: ``stream(work, repeats)`` gives batches without end; an epoch has each file
+        source: Its input; None for the small images.
+        what: Description for the report.
+        stream: ``stream(work, repeats)`` yields batches endlessly; an epoch contains each file
             ``repeats`` times.
-        device: What it runs on: ``cuda`` needs a GPU.
+        device: ``cuda`` if it needs a GPU.
         dali: Whether it needs NVIDIA DALI.
-        raw: Whether whole images in uint8 come out, no batches to train on.
+        raw: Whether it yields whole uint8 images instead of batches to train on.
     """
 
     source: str | None
@@ -235,7 +226,7 @@ class Variant:
 
 _FILES, _SHARDS = "JPEG files", "JPEG in tar shards"
 
-# Those with worker processes come first: processes are forked before there are threads of DALI.
+# Variants with worker processes come first: they fork before DALI starts threads.
 VARIANTS: dict[str, Variant] = {
     "torch-pil": Variant(
         _FILES,
@@ -273,7 +264,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "decode-only": Variant(
         "JPEG in memory",
-        "libjpeg-turbo through DALI: the whole image decoded on the CPU, nothing else",
+        "libjpeg-turbo through DALI: decodes the whole image on the CPU, nothing else",
         _decode_only,
         dali=True,
         raw=True,
@@ -283,7 +274,7 @@ VARIANTS: dict[str, Variant] = {
     ),
     "memory-decode": Variant(
         None,
-        "what MemoryLoader does once before the first epoch: all files read and decoded",
+        "the preparation of MemoryLoader before the first epoch: reads and decodes all files",
         _memory_decode,
         raw=True,
     ),
@@ -291,7 +282,7 @@ VARIANTS: dict[str, Variant] = {
 
 
 def why_not(variant: Variant, device: str) -> str | None:
-    """Why a loader cannot run here, None where it can."""
+    """The reason why a loader cannot run here; None if it can."""
     if variant.device == "cuda" and device != "cuda":
         return "needs a GPU" if not torch.cuda.is_available() else "needs --device cuda"
     if variant.dali and not has_dali():

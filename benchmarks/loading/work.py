@@ -1,4 +1,4 @@
-"""What the benchmark of the loaders loads: photographs, shards of them, and small images."""
+"""The images of the loading benchmark: photographs, shards of them, and small images."""
 
 import io
 import statistics
@@ -22,16 +22,16 @@ _CLASSES = 10
 
 @dataclass(frozen=True)
 class Scale:
-    """How large everything is.
+    """The sizes of the benchmark.
 
     Attributes:
         photo: Longer and shorter side of a photograph.
-        bytes: What a file of it is to have, about.
+        bytes: Approximate size of its file.
         size: Side of the crop.
         batch: Photographs in a batch.
-        small_files: Images of 32 x 32 pixels that are made where no CIFAR-10 is given.
-        small_turn: Batches of those in a turn.
-        decode_turn: Of those, how many are decoded in a turn.
+        small_files: Images of 32 x 32 pixels that are generated if no CIFAR-10 is given.
+        small_turn: Batches of small images in a turn.
+        decode_turn: Small images that are decoded in a turn.
         samples: Lines in the lists of the index.
         opens: How often the index is opened from the cache.
     """
@@ -52,15 +52,15 @@ SMALL_SIZE, SMALL_BATCH = 32, 128
 
 
 class Work:
-    """What all loaders have in common: files, shards, and how they are to be loaded.
+    """The input of all loaders: files, shards and transforms.
 
     Args:
-        folder: Where files are made.
+        folder: Folder for generated files.
         files: Number of photographs.
         threads: Threads or worker processes of each loader.
         device: ``cpu`` or ``cuda``.
         scale: See `Scale`.
-        cifar: Folder of CIFAR-10 as JPEG files, ``train/<class>/*``; None makes small images.
+        cifar: Folder of CIFAR-10 as JPEG files, ``train/<class>/*``; None to generate small images.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Work:
 
     @cached_property
     def photos(self) -> Split:
-        """The photographs; row by row the files."""
+        """The photographs; a row is the number of a file."""
         return write_images(self.folder / "photos", self.files, self.scale.photo, self.scale.bytes)
 
     @cached_property
@@ -95,7 +95,7 @@ class Work:
 
     @cached_property
     def shards(self) -> Split:
-        """The photographs as records of tar files; labels are the numbers of the files."""
+        """The photographs as records of tar files; their labels are the numbers of the files."""
         return write_shards(self.folder / "shards", self.photos)
 
     @cached_property
@@ -109,23 +109,23 @@ class Work:
 
     @cached_property
     def small_part(self) -> Split:
-        """As many of those as are decoded in a turn."""
+        """The small images that are decoded in a turn."""
         return self.small.take(np.arange(min(self.scale.decode_turn, len(self.small))))
 
     @property
     def small_source(self) -> str:
-        """What the small images are."""
+        """Description of the small images."""
         return "CIFAR-10 (JPEG)" if self.cifar is not None else "generated 32 x 32 JPEGs"
 
 
 def write_images(root: Path, count: int, sides: tuple[int, int], size: int) -> Split:
-    """Makes JPEGs with the spectrum of photographs: smooth at all scales, and noise.
+    """Generates JPEGs with a spectrum like that of photographs: smooth at all scales, and noise.
 
     Args:
-        root: Folder to make.
-        count: Number of files; every third one is upright.
+        root: Folder to create.
+        count: Number of files; every third one is in portrait format.
         sides: Longer and shorter side in pixels.
-        size: Bytes of a file; the quality is chosen so that a few come close to it on average.
+        size: Bytes of a file; the quality is chosen so that the average of a few is close to it.
     """
     from PIL import Image
 
@@ -169,7 +169,7 @@ def write_images(root: Path, count: int, sides: tuple[int, int], size: int) -> S
 
 def write_shards(root: Path, split: Split) -> Split:
     """The same images, packed."""
-    # The number of a file stands in for its label, to see that each comes once.
+    # The label is the number of the file, to check that each file occurs once.
     numbers = np.arange(len(split))
     index = new_index(split.index.paths, numbers, tuple(map(str, numbers)))
     source = Dataset(folder_layout.LAYOUT, Found(split.images.root, "photographs"))

@@ -5,7 +5,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,27 +17,27 @@ from alr_fast.losses import ALRLoss
 from alr_fast.training.distributed import World
 from alr_fast.training.models import build_model
 from alr_fast.training.trainer import Trainer
+from benchmarks.harness.averages import percentiles
 from benchmarks.harness.environment import environment
-from benchmarks.harness.processes import Answers, Child
+from benchmarks.harness.processes import Child, Parent
 from benchmarks.harness.synthetic import Batches, training_config
 from benchmarks.harness.timing import take_turns
-from benchmarks.loading_rows import percentiles
 
 PROCESSES = (1, 2, 4)
-_READY_LIMIT, _TURN_LIMIT = 300, 300  # seconds until a group is stopped that does not answer
+_ANSWER_LIMIT = 300  # seconds after which a group that does not answer is stopped
 _LEAST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What is trained.
+    """The training of the suite.
 
     Attributes:
         model: See `alr_fast.training.models`.
         shape: Channels and side of the images.
-        batch: Samples of a step, of all processes together.
+        batch: Samples of a step, over all processes.
         classes: K.
-        samples: N, of all processes together.
+        samples: N, over all processes.
         turn: Steps of a turn.
     """
 
@@ -56,10 +56,10 @@ class Group:
     """Processes that train together, each with its share of the batch and of the bank.
 
     Args:
-        processes: How many.
-        threads: Of each.
-        scale: What they train.
-        folder: For the file through which they find each other.
+        processes: Number of processes.
+        threads: Threads of each.
+        scale: The training.
+        folder: Folder for the file store of the process group.
     """
 
     def __init__(self, processes: int, threads: int, scale: Scale, folder: Path) -> None:
@@ -70,16 +70,16 @@ class Group:
         ]
 
     def check(self) -> int:
-        """Waits until all have made a step, together and alone, and compares the weights.
+        """Waits for a step of all processes, together and alone, and compares the weights.
 
         Returns:
             Bytes of the gradients.
 
         Raises:
-            AssertionError: Steps together do not give the same weights everywhere, or do not
-                differ from what each process makes of its own samples.
+            AssertionError: After a step together the weights of the processes differ, or are equal
+                to those after a step of one process alone.
         """
-        answers = self._receive(_READY_LIMIT)
+        answers = self._receive()
         together = {answer["together"] for answer in answers}
         assert len(together) == 1, f"{self.processes} processes: their weights differ"
         alone = {answer["alone"] for answer in answers}
@@ -89,32 +89,32 @@ class Group:
         return answers[0]["gradient_bytes"]
 
     def turn(self) -> dict[str, float]:
-        """Milliseconds a step: together, alone, and of the sums of the gradients by themselves."""
+        """Milliseconds of a step together, of a step alone, and of the sum of the gradients."""
         for child in self._children:
             child.send(True)
-        return self._receive(_TURN_LIMIT)[0]
+        return self._receive()[0]
 
     def stop(self) -> None:
         """Ends the processes."""
         for child in self._children:
             child.stop()
 
-    def _receive(self, seconds: float) -> list:
-        return [child.receive(seconds) for child in self._children]
+    def _receive(self) -> list:
+        return [child.receive(_ANSWER_LIMIT) for child in self._children]
 
 
 def rank_process(
-    answers: Answers, rank: int, size: int, threads: int, store: str, scale: Scale
+    parent: Parent, rank: int, size: int, threads: int, store: str, scale: Scale
 ) -> None:
-    """What a process of a `Group` does."""
+    """A process of a `Group`."""
     torch.set_num_threads(threads)
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", store=dist.FileStore(store, size), rank=rank, world_size=size)
     try:
         work = _Rank(World(rank, size, size, torch.device("cpu")), scale)
-        answers.send(work.first_steps())
-        while answers.receive():
-            answers.send(work.turn())
+        parent.send(work.first_steps())
+        while parent.receive():
+            parent.send(work.turn())
     finally:
         dist.destroy_process_group()
 
@@ -134,7 +134,7 @@ class _Rank:
             world_size=world.size,
         )
         self._on_all_ranks = self._trainer(world)
-        # As many processes are busy then, but none waits for another.
+        # The same number of processes is busy, but none waits for another.
         self._alone = self._trainer(World(0, 1, 1, world.device))
         weights = self._on_all_ranks.model.parameters()
         self._gradients = torch.zeros(sum(weight.numel() for weight in weights))
@@ -157,7 +157,7 @@ class _Rank:
         return trainer
 
     def first_steps(self) -> dict[str, object]:
-        """Names of the weights after a step, see `Group.check`."""
+        """Hashes of the weights after a step, see `Group.check`."""
         found: dict[str, object] = {"gradient_bytes": self._gradients.nbytes}
         for name, trainer in (("together", self._on_all_ranks), ("alone", self._alone)):
             trainer.train_step(self._batches.batch(0))
@@ -181,7 +181,7 @@ class _Rank:
             dist.all_reduce(self._gradients)
 
     def _timed(self, step: Callable[[int], None]) -> float:
-        """Milliseconds a step until the last process is through."""
+        """Milliseconds of a step until the last process has finished."""
         dist.barrier()
         begin = time.perf_counter()
         for number in range(self._scale.turn):
@@ -191,7 +191,10 @@ class _Rank:
 
 
 def combinations(cpus: int) -> list[tuple[int, int]]:
-    """Processes, and threads of each: the CPUs shared out, and one process with so many threads."""
+    """Numbers of processes and of their threads.
+
+    The processes divide the CPUs; for comparison there is one process with as many threads.
+    """
     found = []
     for processes in PROCESSES:
         threads = max(cpus // processes, 1)
@@ -203,11 +206,11 @@ def measure_ranks(scale: Scale, seconds: float) -> list[dict[str, object]]:
     """Trains with each number of processes, in turn.
 
     Args:
-        scale: What to train.
+        scale: The training.
         seconds: Time for all turns.
 
     Returns:
-        A row for each combination of processes and threads.
+        One row for each combination of processes and threads.
     """
     facts = environment("cpu")
     cpus = len(os.sched_getaffinity(0))
@@ -225,36 +228,53 @@ def measure_ranks(scale: Scale, seconds: float) -> list[dict[str, object]]:
         finally:
             for group in groups:
                 group.stop()
-    rows = []
-    for (processes, threads), times in measured.items():
-        steps = [turn["step_ms"] for turn in times]
-        base = [turn["step_ms"] for turn in measured[1, threads]]
-        row: dict[str, object] = {
-            "suite": "ranks",
-            "processes": processes,
-            "threads": threads,
-            "cpus": cpus,
-            "model": scale.model,
-            "image": [scale.shape[0], scale.shape[1], scale.shape[1]],
-            "batch": scale.batch,
-            "batch_per_process": scale.batch // processes,
-            **percentiles([scale.batch / ms * 1e3 for ms in steps], "images_per_second"),
-            **percentiles(steps, "step_ms"),
-            # Of the same round, as the machine's speed changes.
-            "times_one_process": statistics.median(_ratios(base, steps)),
+    return [
+        {
+            **_row(scale, cpus, pair, measured),
             "gradient_bytes": gradient_bytes,
+            "rounds": len(times),
+            "steps_per_turn": scale.turn,
+            "environment": facts,
         }
-        if processes > 1:
-            row |= percentiles([turn["alone_ms"] for turn in times], "alone_ms")
-            together = statistics.median(t["step_ms"] - t["alone_ms"] for t in times)
-            row["together_ms"] = together
-            row |= percentiles([turn["all_reduce_ms"] for turn in times], "all_reduce_ms")
-        if processes * threads > cpus:
-            row["note"] = "more threads than CPUs: the processes wait for each other"
-        row |= {"rounds": len(times), "steps_per_turn": scale.turn, "environment": facts}
-        rows.append(row)
-    return rows
+        for pair, times in measured.items()
+    ]
 
 
-def _ratios(these: Sequence[float], others: Sequence[float]) -> list[float]:
-    return [a / b for a, b in zip(these, others, strict=True)]
+def _row(
+    scale: Scale,
+    cpus: int,
+    pair: tuple[int, int],
+    measured: dict[tuple[int, int], list[dict[str, float]]],
+) -> dict[str, object]:
+    """Description and figures of a combination of processes and threads."""
+    processes, threads = pair
+    steps, alone, sums, base = (
+        [turn[name] for turn in measured[key]]
+        for key, name in (
+            (pair, "step_ms"),
+            (pair, "alone_ms"),
+            (pair, "all_reduce_ms"),
+            ((1, threads), "step_ms"),
+        )
+    )
+    row: dict[str, object] = {
+        "suite": "ranks",
+        "processes": processes,
+        "threads": threads,
+        "cpus": cpus,
+        "model": scale.model,
+        "image": [scale.shape[0], scale.shape[1], scale.shape[1]],
+        "batch": scale.batch,
+        "batch_per_process": scale.batch // processes,
+        **percentiles([scale.batch / ms * 1e3 for ms in steps], "images_per_second"),
+        **percentiles(steps, "step_ms"),
+        # Ratios within a round, as the speed of the machine changes.
+        "times_one_process": statistics.median(a / b for a, b in zip(base, steps, strict=True)),
+    }
+    if processes > 1:
+        row |= percentiles(alone, "alone_ms")
+        row["together_ms"] = statistics.median(a - b for a, b in zip(steps, alone, strict=True))
+        row |= percentiles(sums, "all_reduce_ms")
+    if processes * threads > cpus:
+        row["note"] = "more threads than CPUs: the processes wait for each other"
+    return row

@@ -1,26 +1,31 @@
-"""Sections of `benchmarks.report` on the accuracy of the methods and on ALR's settings."""
+"""Tables and plot of `benchmarks.accuracy`, `benchmarks.study` and `benchmarks.transitions`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.harness.results import mean_and_deviation, mean_rows
-from benchmarks.tables.markdown import markdown
-
-Cells = tuple[Sequence[str], list[Sequence[str]]]
+from benchmarks.harness.averages import grouped, mean_and_deviation, mean_rows
+from benchmarks.tables.markdown import Cells, deviation, markdown
+from benchmarks.tables.plots import draw_panels
+from benchmarks.tables.section import Plot, Section
 
 
 def percent(row: dict, figure: str) -> str:
-    """Mean and sample standard deviation in percent; empty where the row has no such figure."""
+    """Mean and sample standard deviation in percent; empty if the row has no such figure."""
     if figure not in row:
         return ""
-    deviation = row.get(f"{figure}_std")
-    shown = f"{100 * row[figure]:.1f}"
-    return shown if deviation is None else f"{shown} ± {100 * deviation:.1f}"
+    std = row.get(f"{figure}_std")
+    return deviation(100 * row[figure], None if std is None else 100 * std, 1)
+
+
+def seeds_of(rows: Iterable[dict]) -> str:
+    """The seeds of the rows in words."""
+    seeds = sorted({row["seed"] for row in rows})
+    return f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
 
 
 def accuracy_cells(rows: list[dict]) -> Cells:
-    """Names and lines of the table of accuracies, a line for each method and noise."""
-    names = ("noise", "method", "last", "best", "labels right before", "after", "seeds")
+    """Table of accuracies, one line for each method and noise."""
+    names = ("noise", "method", "last", "best", "label accuracy before", "after", "seeds")
     figures = ("test_accuracy_last", "test_accuracy_best", "label_accuracy_before",
                "label_accuracy_after")  # fmt: skip
     lines = [
@@ -35,14 +40,19 @@ def accuracy_cells(rows: list[dict]) -> Cells:
     return names, lines
 
 
-def by_method(rows: list[dict], figure: str) -> Cells:
-    """Names and lines of a table with a line for each method and a column for each noise.
+def _means(rows: list[dict]) -> tuple[dict[tuple[str, str], dict], list[str], list[str]]:
+    """Mean rows by method and noise, the methods, the noises."""
+    means = {(row["method"], row["noise"]): row for row in mean_rows(rows)}
+    methods, noises = (list(dict.fromkeys(names)) for names in zip(*means, strict=True))
+    return means, methods, noises
+
+
+def by_method(rows: list[dict], figure: str) -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Table with a line for each method and a column for each noise.
 
     The highest mean of a column is bold.
     """
-    means = {(row["method"], row["noise"]): row for row in mean_rows(rows)}
-    methods = list(dict.fromkeys(method for method, _ in means))
-    noises = list(dict.fromkeys(noise for _, noise in means))
+    means, methods, noises = _means(rows)
     highest = {
         noise: max(row[figure] for (_, n), row in means.items() if n == noise and row.get(figure))
         for noise in noises
@@ -60,13 +70,13 @@ def by_method(rows: list[dict], figure: str) -> Cells:
 
 def _accuracy(rows: list[dict]) -> str:
     first = rows[0]
-    facts = f"{first['train_samples']:,} training images, {first['epochs']} epochs, "
-    seeds = sorted({row["seed"] for row in rows})
-    facts += f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}."
-    parts = [f"{facts} Test accuracy after the last epoch, in percent:\n"]
-    parts.append(markdown(*by_method(rows, "test_accuracy_last")))
-    parts.append("Of the best epoch, which test labels tell:\n")
-    parts.append(markdown(*by_method(rows, "test_accuracy_best")))
+    parts = [
+        f"{first['train_samples']:,} training images, {first['epochs']} epochs, {seeds_of(rows)}. "
+        "Test accuracy after the last epoch, in percent:\n",
+        markdown(*by_method(rows, "test_accuracy_last")),
+        "After the best epoch, which is selected on test labels:\n",
+        markdown(*by_method(rows, "test_accuracy_best")),
+    ]
     kept = [row for row in rows if row["label_accuracy_after"] is not None]
     changed = {row["method"] for row in kept
                if row["label_accuracy_after"] != row["label_accuracy_before"]}  # fmt: skip
@@ -75,41 +85,38 @@ def _accuracy(rows: list[dict]) -> str:
         names, lines = by_method([r for r in kept if r["method"] in changed],
                                  "label_accuracy_after")  # fmt: skip
         lines = [("(as given)", *(before[noise] for noise in names[1:])), *lines]
-        parts.append("Right training labels, of the methods that keep a label bank:\n")
-        parts.append(markdown(names, lines))
+        parts += ["Accuracy of the training labels, for methods with a label bank:\n",
+                  markdown(names, lines)]  # fmt: skip
     return "\n".join(parts)
 
 
 def study_cells(rows: Sequence[dict]) -> Cells:
-    """Names and lines of the table of ALR's settings, the best one by validation first."""
-    found = ranked(rows)
-    noises = list(found[0][1])
+    """Table of ALR's settings, by mean validation accuracy over all noises, the best first."""
+
+    def validation(means: dict[str, dict]) -> float:
+        return sum(row["validation_accuracy_last"] for row in means.values()) / len(means)
+
+    by_name = {
+        name: {row["noise"]: row for row in group}
+        for (name,), group in grouped(mean_rows(rows), "method").items()
+    }
+    ranked = sorted(by_name.items(), key=lambda item: -validation(item[1]))
+    noises = list(ranked[0][1])
     names = ["setting", "validation, mean"]
     names += [f"{noise}: {what}" for noise in noises for what in ("val.", "test")]
-    lines = []
-    for name, of, mean in found:
-        line = [name, f"{100 * mean:.2f}"]
-        for noise in noises:
-            for figure in ("validation_accuracy_last", "test_accuracy_last"):
-                line.append(percent(of[noise], figure))
-        lines.append(line)
-    return names, lines
-
-
-def ranked(rows: Sequence[dict]) -> list[tuple[str, dict[str, dict], float]]:
-    """Settings by their mean validation accuracy over all noises, the best first.
-
-    Returns:
-        Name, mean rows by noise, mean validation accuracy.
-    """
-    by_name: dict[str, dict[str, dict]] = {}
-    for row in mean_rows(rows):
-        by_name.setdefault(row["method"], {})[row["noise"]] = row
-    found = [
-        (name, of, sum(row["validation_accuracy_last"] for row in of.values()) / len(of))
-        for name, of in by_name.items()
+    lines = [
+        [
+            name,
+            f"{100 * validation(means):.2f}",
+            *(
+                percent(means[noise], figure)
+                for noise in noises
+                for figure in ("validation_accuracy_last", "test_accuracy_last")
+            ),
+        ]
+        for name, means in ranked
     ]
-    return sorted(found, key=lambda item: -item[2])
+    return names, lines
 
 
 def _study(rows: list[dict]) -> str:
@@ -117,29 +124,21 @@ def _study(rows: list[dict]) -> str:
 
 
 def transition_cells(rows: Sequence[dict]) -> Cells:
-    """Names and lines of the table of estimated transition matrices."""
-    groups: dict[tuple, list[dict]] = {}
-    for row in rows:
-        groups.setdefault((row["noise"], row["source"], row["net_epochs"]), []).append(row)
+    """Table of estimated transition matrices."""
     lines = []
-    for (noise, source, net_epochs), group in groups.items():
-        error, spread = mean_and_deviation([row["error"] for row in group])
-        accuracy = mean_and_deviation([row["test_accuracy_last"] for row in group])
-        figures = dict(zip(("accuracy", "accuracy_std"), accuracy, strict=True))
-        if figures["accuracy_std"] is None:
-            del figures["accuracy_std"]
-        shown = f"{error:.3f}" + ("" if spread is None else f" ± {spread:.3f}")
+    for (noise, source, epochs), group in grouped(rows, "noise", "source", "net_epochs").items():
+        accuracy = mean_and_deviation([100 * row["test_accuracy_last"] for row in group])
         lines.append(
             (
                 noise,
                 source,
-                "" if net_epochs is None else str(net_epochs),
-                shown,
-                percent(figures, "accuracy"),
+                "" if epochs is None else str(epochs),
+                deviation(*mean_and_deviation([row["error"] for row in group]), 3),
+                deviation(*accuracy, 1),
                 str(len(group)),
             )
         )
-    names = ("noise", "source", "epochs of the net", "error", "forward correction, %", "seeds")
+    names = ("noise", "source", "epochs of the model", "error", "forward correction, %", "seeds")
     return names, lines
 
 
@@ -148,18 +147,10 @@ def _transitions(rows: list[dict]) -> str:
 
 
 def plot_accuracy(path: Path, found: list[tuple[str, list[dict]]]) -> bool:
-    """Bars of the last epoch for each noise and method; whether there is anything to draw."""
-    from matplotlib.figure import Figure  # without pyplot: needs no display and keeps no state
+    """Draws bars of the last epoch for each noise and method, one panel for each device."""
 
-    if not found:
-        return False
-    figure = Figure(figsize=(10, 3.6 * len(found)), layout="constrained")
-    for axes, (device, rows) in zip(
-        figure.subplots(len(found), squeeze=False)[:, 0], found, strict=True
-    ):
-        means = {(row["method"], row["noise"]): row for row in mean_rows(rows)}
-        methods = list(dict.fromkeys(method for method, _ in means))
-        noises = list(dict.fromkeys(noise for _, noise in means))
+    def draw(axes, rows: list[dict]) -> None:
+        means, methods, noises = _means(rows)
         width = 0.85 / len(methods)
         for place, method in enumerate(methods):
             known = [n for n in noises if (method, n) in means]
@@ -173,56 +164,71 @@ def plot_accuracy(path: Path, found: list[tuple[str, list[dict]]]) -> bool:
                 error_kw={"elinewidth": 0.8},
             )
         axes.set_xticks(range(len(noises)), noises)
-        axes.set(title=device, ylabel="test accuracy, last epoch, %", ylim=(0, 100))
+        axes.set(ylabel="test accuracy, last epoch, %", ylim=(0, 100))
         axes.grid(axis="y", alpha=0.3)
         axes.legend(ncols=4, fontsize="small", loc="lower left")
-    figure.savefig(path, dpi=100, format="png", metadata={"Software": None})
-    return True
+
+    return draw_panels(path, found, draw, size=(10, 3.6), dpi=100, stacked=True)
 
 
-_ACCURACY_NOTE = (
-    "One recipe for all methods, net, schedule and batches the same. `smearing`, "
-    "`backward_correction` and `forward_correction` are told the noise that was injected, which "
-    "nobody knows in practice. `selc`, `sat` and `elr` have momentum and weights of their public "
-    "code; ALR's come from the study below. Mean ± sample standard deviation over the seeds; bold: "
-    "the highest mean of a column."
+_NOTE = (
+    "One recipe for all methods, with the same model, schedule and batches. `smearing`, "
+    "`backward_correction` and `forward_correction` use the noise that was injected, which is "
+    "unknown in practice. `selc`, `sat` and `elr` have the momentum and weights of their public "
+    "code; ALR's were chosen in the study below. Mean ± sample standard deviation over the seeds; "
+    "bold: the highest mean of a column."
 )
 
-# Suite -> title, note, and what makes its text; as `benchmarks.report` wants them.
-SECTIONS: dict[str, tuple[str, str, Callable[[list[dict]], str]]] = {
-    "accuracy_digits": (
-        "Accuracy under label noise: digits",
-        f"The handwritten digits of scikit-learn, a small net. {_ACCURACY_NOTE}",
+
+def _accuracy_section(suite: str, data: str, note: str, *, root: bool = True) -> Section:
+    title = f"Accuracy under label noise: {data}"
+    return Section(
+        title,
+        f"{note} {_NOTE}",
+        f"accuracy --suite {suite}" + (" --data-root DIR" if root else ""),
         _accuracy,
+        plot=Plot(f"accuracy-{suite}.png", f"{title}: last epoch", plot_accuracy),
+    )
+
+
+SECTIONS = {
+    "accuracy_digits": _accuracy_section(
+        "digits",
+        "digits",
+        "The handwritten digits of scikit-learn, a small model.",
+        root=False,
     ),
-    "accuracy_cifar10": (
-        "Accuracy under label noise: CIFAR-10 (JPEG), ResNet-34 on a GPU",
-        f"The photographs of CIFAR-10, compressed as JPEG. {_ACCURACY_NOTE}",
-        _accuracy,
+    "accuracy_cifar10": _accuracy_section(
+        "cifar10",
+        "CIFAR-10 (JPEG), ResNet-34 on a GPU",
+        "The photographs of CIFAR-10, compressed as JPEG.",
     ),
-    "accuracy_cifar10-small": (
-        "Accuracy under label noise: CIFAR-10 (JPEG), a part of it and a small net",
-        "For a CPU: 10,000 training and 2,000 test images, a small convolutional net, few epochs. "
-        f"It says little about the whole data set. {_ACCURACY_NOTE}",
-        _accuracy,
+    "accuracy_cifar10-small": _accuracy_section(
+        "cifar10-small",
+        "CIFAR-10 (JPEG), a subset and a small model",
+        "For a CPU: 10,000 training and 2,000 test images, a small convolutional network, few "
+        "epochs. The results hardly apply to the whole data set.",
     ),
-    "study_digits": (
+    "study_digits": Section(
         "Settings of ALR: digits",
         "a: momentum, lam: entropy weight, warm-up in epochs. Chosen by the accuracy on a tenth of "
-        "the training samples with their noisy labels, mean over the noises; test accuracy stands "
-        "beside it. Seeds other than those of the accuracy tables.",
+        "the training samples with their noisy labels, mean over the noises; test accuracy is "
+        "shown for comparison. The seeds differ from those of the accuracy tables.",
+        "study --suite digits",
         _study,
     ),
-    "study_cifar10": (
+    "study_cifar10": Section(
         "Settings of ALR: CIFAR-10 (JPEG), ResNet-34 on a GPU",
         "As for the digits.",
+        "study --suite cifar10 --data-root DIR",
         _study,
     ),
-    "transitions": (
+    "transitions": Section(
         "Estimated transition matrices: digits",
-        "Error: mean over the classes of the summed absolute differences to the matrix that the "
-        "injected noise has, 0 to 2. Beside it the test accuracy of forward correction with that "
-        "matrix after its last epoch.",
+        "Error: mean over the classes of the summed absolute differences from the matrix of the "
+        "injected noise, 0 to 2. Next to it the test accuracy of forward correction with the "
+        "estimated matrix after its last epoch.",
+        "transitions",
         _transitions,
     ),
 }

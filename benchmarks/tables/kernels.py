@@ -1,135 +1,127 @@
-"""Tables and plot of the kernel benchmarks."""
+"""Tables and plot of `benchmarks.kernels`."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.tables.markdown import NOT_MEASURED
-from benchmarks.tables.markdown import markdown as _table
-from benchmarks.tables.plots import _draw_panels
+from benchmarks.harness.averages import grouped
+from benchmarks.tables.markdown import (
+    NOT_MEASURED,
+    Cells,
+    list_of,
+    markdown,
+    measured,
+    microseconds,
+)
+from benchmarks.tables.plots import draw_panels
+from benchmarks.tables.section import Plot, Section
 
-PLOT = "roofline.png"
-
-# What the fused forward pass is to reach, as a share of the copy: from this K on.
+# Share of the speed of the copy that the fused forward pass is to reach, from this K on.
 GOALS = {4096: 0.90, 1000: 0.80, 256: 0.55}
 
 _COMPILED = ("compiled", "compiled_plain", "compiled_max-autotune-no-cudagraphs",
              "compiled_reduce-overhead")  # fmt: skip
 _TRITON = ("triton", "triton_loop")
 
-
-def _fused_vs_reference(rows: list[dict]) -> str:
-    def cell(row: dict, variant: str) -> str:
-        low, high = row[f"{variant}_p20_p80_ms"]
-        shown = f"{row[f'{variant}_ms']:.3f} ({low:.3f}-{high:.3f})"
-        if variant in ("eager", "compiled"):
-            shown += f", {row[f'{variant}_ms'] / row['fused_ms']:.1f}x"
-        return shown
-
-    variants = ("fused", "fused_and_grad", "eager", "compiled", "copy")
-    return _table(
-        ("B x K", "dtype", *variants),
-        (
-            (f"{row['batch']} x {row['classes']}", row["dtype"], *(cell(row, v) for v in variants))
-            for row in rows
-        ),
-    )
+Variants = dict[str, dict]  # variant -> row
 
 
-def _host_cost(rows: list[dict]) -> str:
-    return _table(
-        ("part", "is", "microseconds", "of the native step"),
-        (
-            (row["variant"], PARTS[row["variant"]], _time(row), f"{row['times_native']:.2f}")
-            for row in rows
-        ),
-    )
+def terminal_cells(rows: Sequence[dict]) -> Cells:
+    """Table for the terminal: the main columns of every row."""
+    names = ("suite", "B", "K", "variant", "mode", "p20", "p50", "p80", "launches", "GB/s",
+             "of copy")  # fmt: skip
+    lines = []
+    for row in rows:
+        cells = [row["suite"], str(row["batch"]), str(row["classes"]), row["variant"]]
+        if "skipped" in row:
+            lines.append([*cells, row["skipped"]])
+            continue
+        speed, share = row.get("gigabytes_per_second"), row.get("share_of_copy")
+        cells += [row.get("mode", ""), *(f"{row[p]:.1f}" for p in ("p20_us", "p50_us", "p80_us"))]
+        cells.append(str(row.get("launches") or ""))
+        cells += [f"{speed:.0f}" if speed else "", f"{share:.0%}" if share else ""]
+        lines.append(cells)
+    return names, lines
 
 
 def _latency(rows: list[dict]) -> str:
-    called, captured, alone = (_mode(rows, m) for m in ("eager call", "CUDA graph", "kernel alone"))
+    called, captured, alone = (
+        _by_shape([row for row in measured(rows) if row["mode"] == mode], "classes", "batch")
+        for mode in ("eager call", "CUDA graph", "kernel alone")
+    )
     shapes = sorted({(row["classes"], row["batch"]) for row in rows})
+    columns = {
+        "fused": ["fused"],
+        "fused_and_grad": ["fused_and_grad"],
+        "eager": ["eager"],
+        "plain": ["plain"],
+        "best compiled": _COMPILED,
+        "Triton": _TRITON,
+    }
+    graphs = ("fused", "fused_and_grad", "plain", "Triton")
+    host = {"fused": "fused", "fused_and_grad": "fused_and_grad",
+            "native_one_op": "one native operation"}  # fmt: skip
 
-    def cells(table: dict, shape: tuple[int, int], *columns: Sequence[str]) -> list[str]:
-        return [_time(_best(table.get(shape, {}), names)) for names in columns]
+    def best(table: dict[tuple, Variants], shape: tuple, names: Iterable[str]) -> dict | None:
+        return _best(table.get(shape, {}), names)
 
-    columns = (["fused"], ["fused_and_grad"], ["eager"], ["plain"], _COMPILED, _TRITON)
-    names = ("fused", "fused_and_grad", "eager", "plain", "best compiled", "Triton")
-    eager = _table(
-        ("B", "K", *names),
-        ((str(b), str(k), *cells(called, (k, b), *columns)) for k, b in shapes),
-    )
-    host = _table(
-        ("B", "K", "fused", "fused_and_grad", "one native operation"),
-        (
-            (
-                str(b),
-                str(k),
-                *(
-                    _number(called.get((k, b), {}).get(variant), "host_p50_us")
-                    for variant in ("fused", "fused_and_grad", "native_one_op")
-                ),
-            )
-            for k, b in shapes
-        ),
-    )
-    graph = _table(
-        ("B", "K", "fused", "fused_and_grad", "plain", "Triton", "forward kernel alone"),
-        (
-            (
-                str(b),
-                str(k),
-                *cells(captured, (k, b), ["fused"], ["fused_and_grad"], ["plain"], _TRITON),
-                *cells(alone, (k, b), ["fused_forward"]),
-            )
-            for k, b in shapes
-        ),
-    )
-    launches = _table(
-        ("B", "K", *names),
-        (
-            (
-                str(b),
-                str(k),
-                *(_number(_best(called.get((k, b), {}), c), "launches") for c in columns),
-            )
-            for k, b in shapes
-        ),
-    )
+    def table(names: Iterable[str], cells) -> str:
+        lines = ((str(batch), str(k), *cells((k, batch))) for k, batch in shapes)
+        return markdown(("B", "K", *names), lines)
+
     return "\n".join(
         (
-            f"Called one after the other, until the device is done:\n\n{eager}",
-            f"What the host takes for a call:\n\n{host}",
-            f"In a CUDA graph of many steps, and the device's time in the kernel:\n\n{graph}",
-            f"Kernels a step:\n\n{launches}",
-            _left_out(rows),
+            "Consecutive calls, until the device has finished:\n",
+            table(
+                columns,
+                lambda at: (microseconds(best(called, at, names)) for names in columns.values()),
+            ),
+            "Time of the host for a call:\n",
+            table(
+                host.values(),
+                lambda at: (_number(best(called, at, [name]), "host_p50_us") for name in host),
+            ),
+            "In a CUDA graph of many steps, and the time of the device in the kernel:\n",
+            table(
+                (*graphs, "forward kernel alone"),
+                lambda at: (
+                    *(microseconds(best(captured, at, columns[name])) for name in graphs),
+                    microseconds(best(alone, at, ["fused_forward"])),
+                ),
+            ),
+            "Kernels a step:\n",
+            table(
+                columns,
+                lambda at: (
+                    _number(best(called, at, names), "launches") for names in columns.values()
+                ),
+            ),
+            _remarks(rows),
         )
     )
 
 
 def _bandwidth(rows: list[dict]) -> str:
+    columns = (["fused_forward_any_index"], ["fused_and_grad"], ["fused"], _TRITON, _COMPILED,
+               ["plain"], ["eager"])  # fmt: skip
     lines = []
-    for (classes, batch, logits, bank), variants in _shapes(rows).items():
-        forward = variants.get("fused_forward")
-        copy = variants.get("copy")
-        cells = [
-            str(batch),
-            str(classes),
-            logits if logits == bank else f"{logits}, bank {bank}",
-            f"{copy['gigabytes_per_second']:.0f} GB/s ({copy['p50_us']:.1f})"
-            if copy
-            else NOT_MEASURED,
-            _share(forward),
-            _goal(classes, forward),
-        ]
-        for names in (
-            ["fused_forward_any_index"], ["fused_and_grad"], ["fused"], _TRITON, _COMPILED,
-            ["plain"], ["eager"],
-        ):  # fmt: skip
-            cells.append(_share(_best(variants, names)))
-        lines.append(cells)
+    for (classes, batch, logits, bank), variants in _by_dtype(rows).items():
+        forward, copy = variants.get("fused_forward"), variants.get("copy")
+        lines.append(
+            (
+                str(batch),
+                str(classes),
+                logits if logits == bank else f"{logits}, bank {bank}",
+                f"{copy['gigabytes_per_second']:.0f} GB/s ({copy['p50_us']:.1f})"
+                if copy
+                else NOT_MEASURED,
+                _share(forward),
+                _goal(classes, forward),
+                *(_share(_best(variants, names)) for names in columns),
+            )
+        )
     names = ("B", "K", "dtype", "copy", "fused_forward", "goal", "fused_forward_any_index",
              "fused_and_grad", "fused", "Triton", "best compiled", "plain", "eager")  # fmt: skip
-    return f"{_table(names, lines)}\n{_left_out(rows)}"
+    return f"{markdown(names, lines)}\n{_remarks(rows)}"
 
 
 def _pinned(rows: list[dict]) -> str:
@@ -138,50 +130,33 @@ def _pinned(rows: list[dict]) -> str:
             f"{row['batch']} x {row['classes']}",
             row["variant"],
             row["what"],
-            _time(row),
+            microseconds(row),
             f"{row['gigabytes_per_second']:.1f}",
             f"{row['share_of_copy']:.0%}",
         )
-        for row in _measured(rows)
+        for row in measured(rows)
     )
-    names = ("B x K", "variant", "does", "time", "GB/s", "share of the faster copy")
-    return f"{_table(names, lines)}\n{_left_out(rows)}"
+    names = ("B x K", "variant", "operation", "time", "GB/s", "share of the faster copy")
+    return f"{markdown(names, lines)}\n{_remarks(rows)}"
 
 
-def _measured(rows: Iterable[dict]) -> list[dict]:
-    return [row for row in rows if "skipped" not in row]
+def _by_shape(rows: Iterable[dict], *keys: str) -> dict[tuple, Variants]:
+    """Values of the keys -> variant -> row."""
+    groups = grouped(rows, *keys).items()
+    return {key: {row["variant"]: row for row in group} for key, group in groups}
 
 
-def _mode(rows: list[dict], mode: str) -> dict[tuple[int, int], dict[str, dict]]:
-    """(K, B) -> variant -> row."""
-    table: dict[tuple[int, int], dict[str, dict]] = {}
-    for row in _measured(rows):
-        if row["mode"] == mode:
-            table.setdefault((row["classes"], row["batch"]), {})[row["variant"]] = row
-    return table
-
-
-def _shapes(rows: list[dict]) -> dict[tuple, dict[str, dict]]:
+def _by_dtype(rows: Iterable[dict]) -> dict[tuple, Variants]:
     """(K, B, dtype of the logits, of the bank) -> variant -> row; float32 first."""
-    table: dict[tuple, dict[str, dict]] = {}
-    for row in _measured(rows):
-        key = (row["classes"], row["batch"], row["logits_dtype"], row["bank_dtype"])
-        table.setdefault(key, {})[row["variant"]] = row
-    return {
-        key: table[key] for key in sorted(table, key=lambda k: (k[2] != "float32", k[:2], k[2:]))
-    }
+    table = _by_shape(measured(rows), "classes", "batch", "logits_dtype", "bank_dtype")
+    order = sorted(table, key=lambda key: (key[2] != "float32", key[:2], key[2:]))
+    return {key: table[key] for key in order}
 
 
-def _best(variants: dict[str, dict], names: Iterable[str]) -> dict | None:
-    """The fastest of some variants."""
+def _best(variants: Variants, names: Iterable[str]) -> dict | None:
+    """The fastest of some variants; None if none of them was measured."""
     rows = [variants[name] for name in names if name in variants]
     return min(rows, key=lambda row: row["p50_us"], default=None)
-
-
-def _time(row: dict | None) -> str:
-    if row is None:
-        return NOT_MEASURED
-    return f"{row['p50_us']:.1f} ({row['p20_us']:.1f}-{row['p80_us']:.1f})"
 
 
 def _number(row: dict | None, name: str) -> str:
@@ -203,23 +178,19 @@ def _goal(classes: int, row: dict | None) -> str:
     return f"≥ {goal:.0%}: {'reached' if row['share_of_copy'] >= goal else 'missed'}"
 
 
-def _left_out(rows: list[dict]) -> str:
-    """What was not timed and why, and what is to be said of what was."""
-    shapes: dict[tuple[str, str, str], list[str]] = {}
-    for row in rows:
-        if why := row.get("skipped") or row.get("note"):
-            key = (row["variant"], row.get("mode", ""), why)
-            shapes.setdefault(key, []).append(f"{row['batch']} x {row['classes']}")
-    lines = [
-        f"- {', '.join(filter(None, (variant, mode)))}: {why} ({', '.join(where)})\n"
-        for (variant, mode, why), where in shapes.items()
-    ]
-    return "Left out, or to be noted:\n\n" + "".join(lines) if lines else ""
+def _remarks(rows: list[dict]) -> str:
+    """The reasons of skipped rows, and the notes of the others."""
+    found = [{**row, "why": why} for row in rows if (why := row.get("skipped") or row.get("note"))]
+    lines = []
+    for (variant, mode, why), group in grouped(found, "variant", "mode", "why").items():
+        shapes = ", ".join(f"{row['batch']} x {row['classes']}" for row in group)
+        lines.append(f"{', '.join(filter(None, (variant, mode)))}: {why} ({shapes})")
+    return f"Not measured, or with a note:\n\n{list_of(lines)}" if lines else ""
 
 
 def _plot(path: Path, devices: list[tuple[str, list[dict]]]) -> bool:
-    """Draws the speed against K, a panel for each GPU; returns whether there is a plot."""
-    lines = {
+    """Draws the speed against K, one panel for each GPU."""
+    curves = {
         "copy": ["copy"],
         "fused, forward": ["fused_forward"],
         "fused, forward + backward": ["fused"],
@@ -227,8 +198,8 @@ def _plot(path: Path, devices: list[tuple[str, list[dict]]]) -> bool:
         "best compiled": _COMPILED,
     }
 
-    def draw(axes, shapes: dict[tuple, dict[str, dict]]) -> None:
-        for label, names in lines.items():
+    def draw(axes, shapes: dict[tuple, Variants]) -> None:
+        for label, names in curves.items():
             best = [(key[0], _best(variants, names)) for key, variants in shapes.items()]
             points = [(k, row["gigabytes_per_second"]) for k, row in best if row]
             if points:
@@ -239,21 +210,39 @@ def _plot(path: Path, devices: list[tuple[str, list[dict]]]) -> bool:
         axes.legend()
 
     panels = [
-        (device, {key: v for key, v in _shapes(rows).items() if key[2] == key[3] == "float32"})
+        (device, {key: v for key, v in _by_dtype(rows).items() if key[2] == key[3] == "float32"})
         for device, rows in devices
     ]
-    return _draw_panels(path, panels, draw)
+    return draw_panels(path, panels, draw)
 
 
-# What each part is; "step" is measured against "native step".
-PARTS = {
-    "step": "`alr_loss`, then `backward`",
-    "forward": "`alr_loss` alone",
-    "loss and gradient": "`alr_loss_and_grad`",
-    "operator": "the operator itself, on all rows",
-    "operator, one row": "the same on one row: dispatch, checks, outputs, launch",
-    "empty function, step": "an `autograd.Function` that does nothing, then `backward`",
-    "empty function, forward": "the same without `backward`",
-    "leaf": "`logits.detach().requires_grad_()`, part of each step and forward",
-    "native step": "`(x * 2).sum()`, then `backward`",
+SECTIONS = {
+    "latency": Section(
+        "Latency on a GPU",
+        "Typical batches of training with noisy labels: forward + backward (`fused_and_grad`: "
+        "forward + gradient), float32.",
+        "kernels --suite latency",
+        _latency,
+        gpu_only=True,
+    ),
+    "bandwidth": Section(
+        "Bandwidth on a GPU",
+        "B * K of at least 1e7, a bank of 1 GB, fresh distinct indices in each call. Cells: share "
+        "of the speed of the copy, and time. `fused_forward*` are forward passes, `fused_and_grad` "
+        "is forward + gradient, all others are forward + backward. The goal is for "
+        "`fused_forward`.",
+        "kernels --suite bandwidth",
+        _bandwidth,
+        gpu_only=True,
+        plot=Plot("roofline.png", "GB/s of ideal bytes against K", _plot),
+    ),
+    "pinned": Section(
+        "A bank in pinned host memory",
+        "Logits on the GPU, float32. The copies move as many bytes as the bank rows of a step "
+        "between pinned buffers and the device, in each direction: one after the other, or on two "
+        "streams. GB/s count both directions.",
+        "kernels --suite pinned",
+        _pinned,
+        gpu_only=True,
+    ),
 }

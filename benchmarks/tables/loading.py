@@ -1,19 +1,25 @@
-"""Tables and plot of the loading benchmark."""
+"""Tables and plot of `benchmarks.loading`."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.tables.kernels import _measured
-from benchmarks.tables.markdown import NOT_MEASURED
-from benchmarks.tables.markdown import markdown as _table
-from benchmarks.tables.plots import _draw_panels
+from benchmarks.tables.markdown import (
+    NOT_MEASURED,
+    Cells,
+    list_of,
+    markdown,
+    measured,
+    spread,
+)
+from benchmarks.tables.plots import draw_panels
+from benchmarks.tables.section import Plot, Section
 
-LOADING_PLOT = "loading.png"
+BASELINE = "torch-pil"
 
-# What loading is to reach: the loader that a run takes by itself, to the baseline and to the
-# fastest other one of the same source and batches; the loader for small images.
+# Goals: the automatically chosen loader relative to the baseline and to the fastest other loader of
+# the same source and output, and images per second of the loader for small images.
 BASELINE_GOAL, FASTEST_GOAL, MEMORY_GOAL = 1.3, 0.95, 50_000
-# Of the index: (case, key of the row, limit, in words).
+# Goals of the index: case, key of the row, limit, description.
 INDEX_GOALS = (
     ("from the cache", "seconds", 2, "seconds to open"),
     ("from the cache", "peak_megabytes", 500, "MB to open"),
@@ -21,46 +27,57 @@ INDEX_GOALS = (
 )
 
 
-def _loading(rows: list[dict]) -> str:
-    measured = {row["loader"]: row for row in _measured(rows)}
+def terminal_cells(rows: Sequence[dict]) -> Cells:
+    """Table of the loaders for the terminal."""
     ratios = to_baseline(rows)
     lines = []
-    for name, row in measured.items():
-        low, high = row["images_per_second_p20"], row["images_per_second_p80"]
-        lines.append(
-            (
-                f"`{name}`" + (" (auto)" if row["auto"] else ""),
-                row["what"],
-                row["source"],
-                f"{row['images_per_second']:,.0f} ({low:,.0f}-{high:,.0f})",
-                f"{row['cpu_ms_per_image']:.3f}",
-                f"{ratios[name]:.2f}x" if name in ratios else "",
-            )
+    for row in rows:
+        if "skipped" in row:
+            lines.append((_name(row), row["source"], row["skipped"]))
+            continue
+        speeds = (f"{row[f'images_per_second{p}']:,.0f}" for p in ("", "_p20", "_p80"))
+        ratio = f"{ratios[row['loader']]:.2f}" if row["loader"] in ratios else ""
+        cpu = f"{row['cpu_ms_per_image']:.3f}"
+        lines.append((_name(row), row["source"], *speeds, cpu, ratio))
+    return ("loader", "source", "p50", "p20", "p80", "CPU ms", f"to {BASELINE}"), lines
+
+
+def index_terminal_cells(rows: Sequence[dict]) -> Cells:
+    """Table of the index for the terminal."""
+    keys = ("seconds", "peak_megabytes", "private_megabytes")
+    lines = ((row["case"], *(f"{row[k]:.2f}" if k in row else "" for k in keys)) for row in rows)
+    return ("case", "seconds", "peak MB", "private MB"), lines
+
+
+def to_baseline(rows: Sequence[dict]) -> dict[str, float]:
+    """Speed relative to `BASELINE` of the loaders that return the same batches."""
+    speed = {r["loader"]: (r["images_per_second"], r["output"]) for r in measured(rows)}
+    base, output = speed.get(BASELINE, (None, None))
+    return {name: value / base for name, (value, given) in speed.items() if given == output}
+
+
+def _name(row: dict) -> str:
+    return row["loader"] + (" (auto)" if row["auto"] else "")
+
+
+def _loading(rows: list[dict]) -> str:
+    found = {row["loader"]: row for row in measured(rows)}
+    ratios = to_baseline(rows)
+    lines = [
+        (
+            f"`{name}`" + (" (auto)" if row["auto"] else ""),
+            row["what"],
+            row["source"],
+            spread(row, "images_per_second", 0),
+            f"{row['cpu_ms_per_image']:.3f}",
+            f"{ratios[name]:.2f}x" if name in ratios else "",
         )
-    names = ("loader", "is", "source", "images/s", "CPU ms an image", f"to `{BASELINE}`")
-    goals = []
-    for name, row in measured.items():
-        # Those that give what the baseline gives: the others have no ratio.
-        if row["auto"] and name in ratios:
-            goal = f"`{name}` (auto) to `{BASELINE}`"
-            goals.append(_least(goal, BASELINE_GOAL, ratios[name], "x"))
-            others = {
-                other: row["images_per_second"] / found["images_per_second"]
-                for other, found in measured.items()
-                if other != name
-                and (found["source"], found["output"]) == (row["source"], row["output"])
-            }
-            fastest = min(others, key=others.get, default=None)
-            what = f"the fastest other one of {row['source']}"
-            if fastest is not None:
-                goal = f"`{name}` (auto) to {what}, `{fastest}`"
-                goals.append(_least(goal, FASTEST_GOAL, others[fastest], "x"))
-    if not goals:
-        goals.append((f"auto to `{BASELINE}`", f"≥ {BASELINE_GOAL:g}x", NOT_MEASURED, ""))
-    memory = measured.get("memory", {}).get("images_per_second")
-    goals.append(_least("`memory`, images/s", MEMORY_GOAL, memory))
-    sources = {(row["source"], row["files"], row["bytes_per_file"]) for row in measured.values()}
-    threads = sorted({row["threads"] for row in measured.values()})
+        for name, row in found.items()
+    ]
+    names = ("loader", "description", "source", "images/s", "CPU ms an image",
+             f"to `{BASELINE}`")  # fmt: skip
+    sources = {(row["source"], row["files"], row["bytes_per_file"]) for row in found.values()}
+    threads = sorted({row["threads"] for row in found.values()})
     facts = rows[0]["environment"]
     used = [
         f"threads or workers of each: {', '.join(map(str, threads)) or NOT_MEASURED}",
@@ -68,16 +85,31 @@ def _loading(rows: list[dict]) -> str:
         *(f"{name} {facts[name]}" for name in ("dali", "torchvision", "pillow") if facts.get(name)),
         *(f"{s}: {n:,} of {b / 1e3:.1f} kB on average" for s, n, b in sorted(sources)),
     ]
-    return "\n".join(
-        (
-            _table(names, lines),
-            "".join(f"- {line}\n" for line in used),
-            _table(("goal", "wanted", "found", ""), goals),
-            "".join(
-                f"- `{r['loader']}` left out: {r['skipped']}\n" for r in rows if "skipped" in r
-            ),
-        )
-    )
+    skipped = (f"`{r['loader']}` skipped: {r['skipped']}" for r in rows if "skipped" in r)
+    goals = markdown(("goal", "limit", "measured", ""), _goals(found, ratios))
+    return "\n".join((markdown(names, lines), list_of(used), goals, list_of(skipped)))
+
+
+def _goals(found: dict[str, dict], ratios: dict[str, float]) -> list[tuple[str, ...]]:
+    goals = []
+    for name, row in found.items():
+        if not (row["auto"] and name in ratios):
+            continue
+        goal = f"`{name}` (auto) to `{BASELINE}`"
+        goals.append(_least(goal, BASELINE_GOAL, ratios[name], "x"))
+        others = {
+            other: row["images_per_second"] / that["images_per_second"]
+            for other, that in found.items()
+            if other != name and (that["source"], that["output"]) == (row["source"], row["output"])
+        }
+        if others:
+            fastest = min(others, key=others.get)
+            goal = f"`{name}` (auto) to the fastest other loader of {row['source']}, `{fastest}`"
+            goals.append(_least(goal, FASTEST_GOAL, others[fastest], "x"))
+    if not goals:
+        goals.append((f"auto to `{BASELINE}`", f"≥ {BASELINE_GOAL:g}x", NOT_MEASURED, ""))
+    memory = found.get("memory", {}).get("images_per_second")
+    return [*goals, _least("`memory`, images/s", MEMORY_GOAL, memory)]
 
 
 def _index(rows: list[dict]) -> str:
@@ -86,7 +118,7 @@ def _index(rows: list[dict]) -> str:
     for case, row in cases.items():
         time = memory = ""
         if "seconds" in row:
-            time = f"{row['seconds']:.2f} ({row['seconds_p20']:.2f}-{row['seconds_p80']:.2f})"
+            time = spread(row, "seconds")
             memory = f"{row['peak_megabytes']:.0f}"
         private = f"{row['private_megabytes']:.0f}" if "private_megabytes" in row else ""
         lines.append((case, f"{row['samples']:,}", time, memory, private))
@@ -95,34 +127,34 @@ def _index(rows: list[dict]) -> str:
         _most(f"{case}: {what}", limit, cases.get(case, {}).get(key))
         for case, key, limit, what in INDEX_GOALS
     ]
-    return f"{_table(names, lines)}\n{_table(('goal', 'wanted', 'found', ''), goals)}"
+    return f"{markdown(names, lines)}\n{markdown(('goal', 'limit', 'measured', ''), goals)}"
 
 
-def _least(goal: str, wanted: float, found: float | None, unit: str = "") -> tuple[str, ...]:
+def _least(goal: str, limit: float, found: float | None, unit: str = "") -> tuple[str, ...]:
     """Cells of a goal that is a lower limit."""
-    return _goal_cells(goal, "≥", wanted, found, unit, found is not None and found >= wanted)
+    return _goal_cells(goal, "≥", limit, found, unit, found is not None and found >= limit)
 
 
-def _most(goal: str, wanted: float, found: float | None, unit: str = "") -> tuple[str, ...]:
-    """Cells of a goal that is an upper limit, itself excluded."""
-    return _goal_cells(goal, "<", wanted, found, unit, found is not None and found < wanted)
+def _most(goal: str, limit: float, found: float | None, unit: str = "") -> tuple[str, ...]:
+    """Cells of a goal that is an upper limit, which must not be reached."""
+    return _goal_cells(goal, "<", limit, found, unit, found is not None and found < limit)
 
 
 def _goal_cells(
-    goal: str, sign: str, wanted: float, found: float | None, unit: str, reached: bool
+    goal: str, sign: str, limit: float, found: float | None, unit: str, reached: bool
 ) -> tuple[str, ...]:
-    limit = f"{sign} {wanted:,}{unit}"
+    wanted = f"{sign} {limit:,}{unit}"
     if found is None:
-        return goal, limit, NOT_MEASURED, ""
-    shown = f"{found:,.0f}" if wanted >= 1000 else f"{found:.2f}"
-    return goal, limit, f"{shown}{unit}", "reached" if reached else "missed"
+        return goal, wanted, NOT_MEASURED, ""
+    shown = f"{found:,.0f}" if limit >= 1000 else f"{found:.2f}"
+    return goal, wanted, f"{shown}{unit}", "reached" if reached else "missed"
 
 
-def _plot_loading(path: Path, devices: list[tuple[str, list[dict]]]) -> bool:
-    """Draws a bar for each loader of photographs, a panel for each device; see `_plot`."""
+def _plot(path: Path, devices: list[tuple[str, list[dict]]]) -> bool:
+    """Draws a bar for each loader of photographs, one panel for each device."""
 
     def bars(rows: list[dict]) -> list[dict]:
-        rows = _measured(rows)
+        rows = measured(rows)
         output = next((row["output"] for row in rows if row["loader"] == BASELINE), None)
         shown = [r for r in rows if r["output"] == output or r["loader"] == "decode-only"]
         return sorted(shown, key=lambda row: row["images_per_second"])
@@ -130,23 +162,37 @@ def _plot_loading(path: Path, devices: list[tuple[str, list[dict]]]) -> bool:
     def draw(axes, rows: list[dict]) -> None:
         speeds = [row["images_per_second"] for row in rows]
         errors = [
-            [speed - row["images_per_second_p20"] for speed, row in zip(speeds, rows, strict=True)],
-            [row["images_per_second_p80"] - speed for speed, row in zip(speeds, rows, strict=True)],
+            [row["images_per_second"] - row["images_per_second_p20"] for row in rows],
+            [row["images_per_second_p80"] - row["images_per_second"] for row in rows],
         ]
-        names = [row["loader"] + (" (auto)" if row["auto"] else "") for row in rows]
         colors = ["tab:orange" if row["auto"] else "tab:blue" for row in rows]
-        axes.barh(names, speeds, xerr=errors, color=colors, capsize=3)
+        axes.barh([_name(row) for row in rows], speeds, xerr=errors, color=colors, capsize=3)
         axes.set(xlabel="photographs per second")
         axes.grid(alpha=0.3, axis="x")
 
-    return _draw_panels(path, [(device, bars(rows)) for device, rows in devices], draw)
+    return draw_panels(path, [(device, bars(rows)) for device, rows in devices], draw)
 
 
-def to_baseline(rows: Sequence[dict]) -> dict[str, float]:
-    """How many times faster than `BASELINE` the loaders are that give the same batches."""
-    speed = {r["loader"]: (r["images_per_second"], r["output"]) for r in rows if "output" in r}
-    base, output = speed.get(BASELINE, (None, None))
-    return {name: value / base for name, (value, given) in speed.items() if given == output}
-
-
-BASELINE = "torch-pil"
+SECTIONS = {
+    "loading": Section(
+        "Loading",
+        "Photographs as JPEG, generated by the command, are turned into batches: random resized "
+        "crop, mirrored, normalised, channels last, on the training device; small images come from "
+        "memory. Images per second in the steady state, without the start of an epoch, files in "
+        "the page cache; medians over turns. CPU ms include all threads and workers. Auto: the "
+        "loader that a run chooses by default. Full decoding and the small images return other "
+        "batches, so they have no ratio.",
+        "loading",
+        _loading,
+        plot=Plot("loading.png", "photographs per second of each loader", _plot),
+    ),
+    "index": Section(
+        "A list of millions of samples",
+        "WebVision's lists, read for the first time (and cached), opened from the cache, and used "
+        "by a worker process that has accessed 1,000 paths. Peak: rise of the resident memory of a "
+        "fresh process above its size after imports; private: memory that a forked DataLoader "
+        "worker does not share with any other process. Files in the page cache.",
+        "loading",
+        _index,
+    ),
+}

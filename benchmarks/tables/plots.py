@@ -1,29 +1,44 @@
-"""Panels that several plots share."""
+"""Plots with one panel for each device."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
 
 
-def _draw_panels(path: Path, panels: list[tuple[str, Collection]], draw: Callable) -> bool:
-    """Draws (title, content) pairs side by side, none for what is empty; see `_plot`.
+def draw_panels(
+    path: Path,
+    panels: list[tuple[str, Collection]],
+    draw: Callable,
+    *,
+    size: tuple[float, float] = (6.4, 4.2),
+    dpi: int = 120,
+    stacked: bool = False,
+) -> bool:
+    """Draws panels side by side, or one above the other.
 
     Args:
         path: The picture.
-        panels: Titles, and what ``draw(axes, content)`` takes.
-        draw: Draws one panel.
+        panels: Title and content of each; empty ones are left out.
+        draw: ``draw(axes, content)`` draws one panel.
+        size: Width and height of a panel in inches.
+        dpi: Resolution.
+        stacked: Whether the panels are one above the other.
+
+    Returns:
+        Whether there was anything to draw, and matplotlib to draw it.
     """
     panels = [(title, content) for title, content in panels if content]
     if not panels:
         return False
     try:
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure  # without pyplot: no display and no global state
     except ImportError:
         print("no plot: matplotlib is missing")
         return False
-    figure = Figure(figsize=(6.4 * len(panels), 4.2), layout="constrained")
-    every_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    rows, columns = (len(panels), 1) if stacked else (1, len(panels))
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    every_axes = figure.subplots(rows, columns, squeeze=False).flat
     for axes, (title, content) in zip(every_axes, panels, strict=True):
         draw(axes, content)
         axes.set_title(title)
-    figure.savefig(path, dpi=120, metadata={"Software": None})
+    figure.savefig(path, dpi=dpi, metadata={"Software": None})
     return True

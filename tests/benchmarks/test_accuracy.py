@@ -1,4 +1,4 @@
-"""benchmarks.accuracy, .study and .transitions: cells, going on, failures, tables."""
+"""Tests of `benchmarks.accuracy`, `.study` and `.transitions`: cells, resuming, tables."""
 
 import json
 import statistics
@@ -6,16 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from alr_fast.noise import inject
 from alr_fast.training.config.command_line import parse
 from alr_fast.training.methods import METHODS
 from benchmarks import accuracy, study, transitions
 from benchmarks.harness import grid
+from benchmarks.harness.averages import mean_rows
 from benchmarks.harness.grid import Cell, CellFailed, read_rows, run_cell, run_grid, split_noise
-from benchmarks.harness.results import mean_rows
 from benchmarks.report import report
 from benchmarks.tables import accuracy as report_accuracy
+from helpers.benchmark_rows import CPU
 
 TINY = ("--recipe", "digits", "--data.limit", "100", "--data.test_limit", "40")
 TINY += ("--optim.epochs", "2", "--optim.batch_size", "50")
@@ -36,11 +38,8 @@ def row_of(method="ce", noise="symmetric-0.4", seed=0, **figures):
     values = {"test_accuracy_last": 0.8, "test_accuracy_best": 0.9, "label_accuracy_before": 0.64,
               "label_accuracy_after": 0.64, "validation_accuracy_last": None, "seconds": 3.0,
               "noise_rate": 0.36, "epochs": 60, "train_samples": 1437}  # fmt: skip
-    environment = {"gpu": None, "cpu": "A CPU", "threads": 1, "cpus": 2, "cpu_isa": "avx2",
-                   "torch": "2.11", "triton": None, "alr_fast": "0", "date": "2026-01-01T00:00:00Z",
-                   "commit": "abc"}  # fmt: skip
     named = {"suite": "accuracy_digits", "method": method, "noise": noise, "seed": seed}
-    return {**named, **values, **figures, "environment": environment}
+    return {**named, **values, **figures, "environment": CPU}
 
 
 @pytest.mark.parametrize("name", accuracy.SUITES)
@@ -69,8 +68,8 @@ def test_the_digits_suite_has_all_methods():
     assert trained == set(METHODS)
 
 
-def test_the_smearing_matrix_is_what_the_noise_did_to_the_labels(tmp_path):
-    matrix = np.loadtxt(accuracy._write_posterior(tmp_path, "asymmetric-0.4", 3), delimiter=",")
+def test_the_smearing_matrix_inverts_the_noise(tmp_path):
+    matrix = np.loadtxt(accuracy.write_posterior(tmp_path, "asymmetric-0.4", 3), delimiter=",")
     from alr_fast.training.run_data import load_data
 
     index = load_data(parse([]).data, None, log=print).train.index
@@ -102,7 +101,7 @@ def test_the_study_goes_through_one_factor_at_a_time_and_crossings():
 
 
 @pytest.mark.parametrize("noise", ["symmetric", "symmetric-2", "0.4", "-0.4", "symmetric-0"])
-def test_noises_that_are_none(noise):
+def test_invalid_noises(noise):
     with pytest.raises(ValueError, match=r"no noise|could not convert"):
         split_noise(noise)
 
@@ -119,7 +118,7 @@ def test_a_cell_is_one_run_of_the_trainer(tmp_path):
     assert row["train_samples"] == 100
     assert row["options"] == cell().command()
     assert not (tmp_path / "ce").exists() or not list((tmp_path / "ce").rglob("*.safetensors"))
-    # The same command gives the same row.
+    # The same command returns the same row.
     again = run_cell(cell(), tmp_path, (), "cpu", 1)
     for key in ("test_accuracy_last", "test_accuracy_best", "label_accuracy_after", "noise_rate"):
         assert again[key] == row[key]
@@ -135,20 +134,20 @@ def test_the_last_method_of_a_cell_counts(tmp_path):
     )
 
 
-def test_a_cell_that_fails_says_why_and_where(tmp_path):
+def test_the_error_of_a_failed_cell_has_its_cause_and_output(tmp_path):
     wrong = cell(options=("--recipe", "digits", "--optim.lr", "-1"))
     with pytest.raises(CellFailed, match=r"ce/symmetric-0.4/0: status 2: .*--optim.lr -1.* in "):
         run_cell(wrong, tmp_path, (), "cpu", 1)
 
 
-def test_a_grid_runs_in_workers_and_takes_up_what_is_there(tmp_path, monkeypatch):
+def test_a_grid_runs_in_workers_and_keeps_finished_rows(tmp_path, monkeypatch):
     cells = [cell(seed=seed) for seed in (0, 1, 2)]
-    said = []
-    first = grid_of(cells[:2], tmp_path, log=said.append)
+    messages = []
+    first = grid_of(cells[:2], tmp_path, log=messages.append)
     assert [row["seed"] for row in first] == [0, 1]
-    assert said[0].endswith("0 of 2 cells are there")
-    assert said[-1].startswith("2 of 2 cells")
-    # A line that was cut off when the process was killed, and a row of other options.
+    assert messages[0].endswith("0 of 2 cells are finished")
+    assert messages[-1].startswith("2 of 2 cells")
+    # A line that was truncated when the process was killed, and a row with other options.
     lines = (tmp_path / grid.ROWS).read_text().splitlines()
     other = json.dumps({**json.loads(lines[1]), "options": ["--optim.epochs", "9"], "seed": 2})
     (tmp_path / grid.ROWS).write_text("\n".join([lines[0], other, lines[1][:40]]))
@@ -208,15 +207,18 @@ def test_the_command_writes_rows_and_means(tmp_path, capsys, monkeypatch):
         ("--suite digits --seeds 0", "--seeds 0: pass 1 or more"),
         ("--suite cifar10-small", "--suite cifar10-small: pass --data-root DIR"),
         ("--suite digits --data-root x", "brings its own data; leave --data-root out"),
-        ("--suite digits --noise nosuch-0.4", "nosuch-0.4: no such kind; there is none, symmetric"),
+        (
+            "--suite digits --noise nosuch-0.4",
+            "nosuch-0.4: no such kind; choose from none, symmetric",
+        ),
         ("--suite digits --noise symmetric", "symmetric: no noise; write a kind and a rate"),
         ("--suite digits --json /no/such/file", "/no/such/file: there is no such folder"),
-        ("--suite cifar10 --data-root x --methods smearing", "made for the suite digits alone"),
+        ("--suite cifar10 --data-root x --methods smearing", "exists for the suite digits only"),
         ("--suite digits --device cuda", "no GPU was found"),
     ],
 )
 def test_wrong_arguments(argv, message, capsys, monkeypatch):
-    monkeypatch.setattr(accuracy.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as stop:
         accuracy.main(argv.split())
     assert stop.value.code == 2
@@ -237,7 +239,7 @@ def test_the_study_command(tmp_path, monkeypatch, capsys):
     assert all(0 <= row["validation_accuracy_last"] <= 1 for row in rows)
     assert all(row["train_samples"] == 90 for row in rows)
     assert "the best setting by validation first" in " ".join(capsys.readouterr().out.split())
-    with pytest.raises(SystemExit) as stop:  # on CIFAR-10 it wants the data
+    with pytest.raises(SystemExit) as stop:  # CIFAR-10 needs the data
         study.main(["--suite", "cifar10"])
     assert stop.value.code == 2
 
@@ -287,7 +289,7 @@ def test_sections_of_the_report(tmp_path):
     text = report({("A CPU", "accuracy_digits"): ("a.json", rows)}, ["accuracy_digits"])
     section = text.split("## Accuracy under label noise: digits\n")[1].split("\n## ")[0]
     assert "`python -m benchmarks.accuracy --suite digits`; [a.json](results/a.json)" in section
-    assert "| `alr` | **98.0** |" in section  # among the right labels, where ce has no line
+    assert "| `alr` | **98.0** |" in section  # in the table of label accuracy, where ce has no line
     assert section.count("`ce`") == 2
     assert "![Accuracy under label noise: digits: last epoch](accuracy-digits.png)" in section
     drawn = tmp_path / "plot.png"

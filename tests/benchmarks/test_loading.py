@@ -1,9 +1,8 @@
-"""The benchmark of the loaders runs, at a tiny size, and the report shows its rows."""
+"""Tests of `benchmarks.loading`."""
 
 import dataclasses
 import importlib.util
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,44 +10,23 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import report
-from benchmarks.harness import results
 from benchmarks.loading import __main__ as loading
+from benchmarks.loading.contest import Contender
 from benchmarks.loading.variants import VARIANTS, why_not
 from benchmarks.loading.work import TINY, Work
+from helpers.benchmark_rows import CPU, of_suite, write_page
 
 pytest.importorskip("rich", reason="benchmarks need the extra bench")
 pytest.importorskip("PIL", reason="the loaders need the extra train")
 pytest.importorskip("torchvision", reason="the loaders need the extra train")
 
 
-@pytest.fixture(autouse=True)
-def as_many_threads() -> Iterator[None]:
-    """The command sets the number of threads, which would slow down the tests that follow."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """What the command leaves."""
+    """The rows of the command."""
     out = tmp_path_factory.mktemp("loading") / "rows.json"
-    threads = torch.get_num_threads()
     loading.main(["--tiny", "--seconds", "0", "--json", str(out)])
-    torch.set_num_threads(threads)
     return json.loads(out.read_text())
-
-
-def of_suite(rows: list[dict], suite: str) -> list[dict]:
-    return [row for row in rows if row["suite"] == suite]
-
-
-def page_of(rows: list[dict], folder: Path) -> str:
-    folder.mkdir(exist_ok=True)
-    results.ResultFile(folder / "results", rows[0]["environment"]).write(rows)
-    report.main(["--results-dir", str(folder / "results"), "--out", str(folder / "README.md")])
-    return (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_loader_has_a_row(rows: list[dict]) -> None:
@@ -87,7 +65,9 @@ def test_the_index_has_rows(rows: list[dict]) -> None:
     assert 0 < found["worker"]["private_megabytes"] < 200
 
 
-def test_without_dali_its_rows_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_dali_its_loaders_are_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "nvidia.dali" else find(name)
@@ -101,17 +81,17 @@ def test_without_dali_its_rows_say_so(tmp_path: Path, monkeypatch: pytest.Monkey
         assert rows[name]["skipped"] == "NVIDIA DALI is not installed"
         assert not rows[name]["auto"]
     assert rows["torch-decode"]["auto"]
-    page = page_of(list(rows.values()), tmp_path)
+    page = write_page(tmp_path, list(rows.values()))
     assert "| `torch-decode` (auto) to `torch-pil` | ≥ 1.3x | " in page
-    assert "- `dali-cpu` left out: NVIDIA DALI is not installed" in page
+    assert "- `dali-cpu` skipped: NVIDIA DALI is not installed" in page
 
 
 def test_the_report_shows_the_rows(rows: list[dict], tmp_path: Path) -> None:
-    page = page_of(rows, tmp_path)
+    page = write_page(tmp_path, rows)
     section = page[page.index("## Loading") :]
     for row in of_suite(rows, "loading"):
         name = f"`{row['loader']}`"
-        assert (f"- {name} left out: {row['skipped']}" if "skipped" in row else f"| {name}") in page
+        assert (f"- {name} skipped: {row['skipped']}" if "skipped" in row else f"| {name}") in page
     assert "| `torch-pil` | " in section and "| 1.00x |" in section
     assert "`python -m benchmarks.loading`; [" in section
     assert "| from the cache: seconds to open | < 2 | 0.0" in section
@@ -121,17 +101,8 @@ def test_the_report_shows_the_rows(rows: list[dict], tmp_path: Path) -> None:
     if (tmp_path / "loading.png").exists():
         assert "](loading.png)" in section
         drawn = (tmp_path / "loading.png").read_bytes()
-        page_again = tmp_path / "README.md"
-        report.main(["--results-dir", str(tmp_path / "results"), "--out", str(page_again)])
-        assert page_again.read_text(encoding="utf-8") == page
+        assert write_page(tmp_path) == page
         assert (tmp_path / "loading.png").read_bytes() == drawn
-
-
-FACTS = {
-    "alr_fast": "0.1.0", "torch": "2.15.0", "threads": 2, "cpus": 4, "cpu_isa": "avx2",
-    "machine": "x86_64", "device": "cpu", "commit": "abc1234", "date": "2026-01-02T03:04:05Z",
-    "cpu": "AMD EPYC", "gpu": None, "driver": None, "cuda": None, "triton": None,
-}  # fmt: skip
 
 
 def made_up_row(name: str, speed: float, **more) -> dict:
@@ -143,7 +114,7 @@ def made_up_row(name: str, speed: float, **more) -> dict:
         "images_per_second": speed, "images_per_second_p20": speed - 1,
         "images_per_second_p80": speed + 1, "cpu_ms_per_image": 2.5, "rounds": 3,
         "images_per_turn": 1024, "batch": 64, "files": 1024, "bytes_per_file": 70_000.0,
-        "threads": 2, "environment": FACTS, **more,
+        "threads": 2, "environment": CPU, **more,
     }  # fmt: skip
 
 
@@ -155,10 +126,10 @@ def test_the_goals_are_counted_from_the_rows(tmp_path: Path) -> None:
         made_up_row("dali-webdataset", 5000),  # another source
         made_up_row("decode-only", 9000),  # other batches
         made_up_row("memory", 50_000),
-        {"suite": "index", "samples": 10, "case": "from the cache", "environment": FACTS,
+        {"suite": "index", "samples": 10, "case": "from the cache", "environment": CPU,
          "seconds": 2.0, "seconds_p20": 1.0, "seconds_p80": 3.0, "peak_megabytes": 499.0},
     ]  # fmt: skip
-    page = page_of(rows, tmp_path / "a")
+    page = write_page(tmp_path / "a", rows)
     assert "| `dali-cpu` (auto) | DaliLoader on the CPU | JPEG files | 780 (779-781) |" in page
     assert "| `dali-cpu` (auto) to `torch-pil` | ≥ 1.3x | 1.30x | reached |" in page
     assert "JPEG files, `dali-file-reader` | ≥ 0.95x | 0.93x | missed |" in page
@@ -170,15 +141,15 @@ def test_the_goals_are_counted_from_the_rows(tmp_path: Path) -> None:
         key: value for key, value in made_up_row("dali-mixed", 0).items()
         if key in ("suite", "loader", "source", "what", "auto", "environment")
     }  # fmt: skip
-    page = page_of([{**skipped, "skipped": "needs a GPU"}], tmp_path / "b")
-    assert "- `dali-mixed` left out: needs a GPU" in page
+    page = write_page(tmp_path / "b", [{**skipped, "skipped": "needs a GPU"}])
+    assert "- `dali-mixed` skipped: needs a GPU" in page
     assert "| auto to `torch-pil` | ≥ 1.3x | not measured |  |" in page
     assert not (tmp_path / "b" / "loading.png").exists()
     assert "loading.png" not in page
 
 
 class _Wrong:
-    """A stream of batches of which one thing is wrong."""
+    """A stream of batches with one fault."""
 
     def __init__(self, fault: str) -> None:
         self.fault = fault
@@ -212,13 +183,13 @@ def test_a_loader_that_is_wrong_is_not_timed(
     wrong = dataclasses.replace(VARIANTS["torch-pil"], stream=_Wrong(fault))
     monkeypatch.setitem(VARIANTS, "torch-pil", wrong)
     if not fault:
-        assert loading.Contender("torch-pil", work).turn()[0] > 0
+        assert Contender("torch-pil", work).turn()[0] > 0
         return
     with pytest.raises(AssertionError, match="torch-pil"):
-        loading.Contender("torch-pil", work)
+        Contender("torch-pil", work)
 
 
-def test_small_images_come_from_cifar_where_it_is_given(
+def test_small_images_come_from_cifar_if_it_is_given(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     for split, count in (("train", 70), ("test", 1)):

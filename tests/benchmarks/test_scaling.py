@@ -1,7 +1,6 @@
-"""The benchmark of scaling runs, at a tiny size, and the report shows its rows."""
+"""Tests of `benchmarks.scaling`."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,44 +8,34 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from benchmarks import report
-from benchmarks.harness import results
+from alr_fast.bank.file import BankFileWriter
+from benchmarks.harness.memory import MemoryWatch
 from benchmarks.harness.processes import Child
 from benchmarks.scaling import __main__ as scaling
 from benchmarks.scaling import bank as scaling_bank
 from benchmarks.scaling import ranks as scaling_ranks
-from benchmarks.scaling.bank import TINY_CASES, Case
+from benchmarks.scaling import step_cost
+from benchmarks.scaling.bank import TINY_CASES
+from benchmarks.scaling.bank_phases import BankRun, Case
 from benchmarks.scaling.ranks import Group, combinations
-from benchmarks.tables.training import PHASES
+from benchmarks.scaling.step_cost import TINY_POINTS
+from benchmarks.tables.scaling import PHASES, phase_key
+from helpers.benchmark_rows import of_suite, write_page
 
 pytest.importorskip("rich", reason="benchmarks need the extra bench")
 pytest.importorskip("timm", reason="training needs the extra train")
 pytest.importorskip("safetensors", reason="training needs the extra train")
 
 
-@pytest.fixture(autouse=True)
-def as_many_threads() -> Iterator[None]:
-    """The command sets the number of threads, which would slow down the tests that follow."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """What the command leaves, with its large bank."""
+    """The rows of the command, with its large bank."""
     folder = tmp_path_factory.mktemp("scaling")
     out = folder / "rows.json"
     options = ["--tiny", "--large", "--threads", "1", "--seconds", "0"]
-    threads = torch.get_num_threads()
     scaling.main([*options, "--folder", str(folder), "--json", str(out)])
-    torch.set_num_threads(threads)
     assert list(folder.iterdir()) == [out]
     return json.loads(out.read_text())
-
-
-def of_suite(rows: list[dict], suite: str) -> list[dict]:
-    return [row for row in rows if row["suite"] == suite]
 
 
 def test_every_number_of_processes_has_a_row(rows: list[dict]) -> None:
@@ -71,7 +60,7 @@ def test_every_number_of_processes_has_a_row(rows: list[dict]) -> None:
             assert "together_ms" in row
 
 
-def test_the_cpus_are_shared_out() -> None:
+def test_the_cpus_are_divided() -> None:
     assert combinations(1) == [(1, 1), (2, 1), (4, 1)]
     assert combinations(2) == [(1, 2), (1, 1), (2, 1), (4, 1)]
     assert combinations(16) == [(1, 16), (1, 8), (1, 4), (2, 8), (4, 4)]
@@ -86,13 +75,13 @@ def test_the_cpus_are_shared_out() -> None:
         ([("a", "b"), ("a", "c")], None),
     ],
 )
-def test_processes_that_do_not_train_together_are_seen(
+def test_processes_that_do_not_train_together_are_detected(
     monkeypatch: pytest.MonkeyPatch, answers: list, why: str | None
 ) -> None:
     found = [{"together": a, "alone": b, "gradient_bytes": 4} for a, b in answers]
     group = object.__new__(Group)
     group.processes = 2
-    monkeypatch.setattr(group, "_receive", lambda seconds: found)
+    monkeypatch.setattr(group, "_receive", lambda: found)
     if why is None:
         assert group.check() == 4
         return
@@ -111,7 +100,7 @@ def test_every_bank_has_a_row(rows: list[dict]) -> None:
         )
         assert row["bytes"] == case.num_bytes
         for phase in PHASES:
-            name = "update_ms" if phase == "update" else f"{phase}_seconds"
+            name = phase_key(phase)
             assert 0 < row[f"{name}_p20"] <= row[name] <= row[f"{name}_p80"]
         assert row["export_bytes"] > row["bytes"] + 8 * case.samples
         assert row["checkpoint_bytes"] > row["bytes"] + 8 * case.samples
@@ -120,7 +109,7 @@ def test_every_bank_has_a_row(rows: list[dict]) -> None:
         assert (row["rounds"], row["updates"]) == (3, 9)
 
 
-def test_a_bank_in_memory_is_seen_in_the_peak(tmp_path: Path) -> None:
+def test_the_peak_includes_a_bank_in_memory(tmp_path: Path) -> None:
     def peak(placement: str) -> float:
         case = Case(100_000, 100, placement=placement, updates=3)  # 40 MB
         (row,) = scaling_bank.measure_bank([case], tmp_path, 1, large=False)
@@ -130,7 +119,7 @@ def test_a_bank_in_memory_is_seen_in_the_peak(tmp_path: Path) -> None:
     assert peak("file") < 20
 
 
-def test_a_bank_that_is_too_large_says_so(tmp_path: Path) -> None:
+def test_a_bank_that_is_too_large_is_skipped(tmp_path: Path) -> None:
     cases = [
         Case(700, 5, placement="file", large=True),
         Case(10**9, 10**4, placement="file"),
@@ -140,12 +129,12 @@ def test_a_bank_that_is_too_large_says_so(tmp_path: Path) -> None:
     assert "pass --large" in rows[0]["skipped"]
     assert all("of disk, " in row["skipped"] for row in rows[1:])
     assert not any(row["wrong"] for row in rows)
-    assert scaling_bank._why_not(cases[0], str(tmp_path), large=True) is None
+    assert scaling_bank.why_not(cases[0], str(tmp_path), large=True) is None
 
 
 @pytest.fixture
 def mesh():
-    """Of a group of this one process."""
+    """Mesh of a process group of this one process."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield init_device_mesh("cpu", (1,))
     dist.destroy_process_group()
@@ -155,40 +144,38 @@ def mesh():
     ("target", "mutant", "why"),
     [
         ("LabelBank.refined_labels", lambda bank: torch.zeros(len(bank)).long(), "refined_labels"),
-        ("load", lambda *_: None, "the checkpoint gives other rows"),
+        ("load", lambda *_: None, "the checkpoint has other rows"),
         ("reference.alr_loss_and_grad", lambda z, *_, **__: (z.sum(), z), "update: loss is off"),
     ],
 )
-def test_a_wrong_phase_is_seen(
+def test_a_wrong_phase_is_detected(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mesh, target: str, mutant, why: str
 ) -> None:
-    monkeypatch.setattr(f"benchmarks.scaling.bank.{target}", mutant)
-    run = scaling_bank._Run(TINY_CASES[0], tmp_path, mesh)
-    with scaling_bank._Watch() as watch, pytest.raises(AssertionError, match=why):
-        run.whole(watch)
+    monkeypatch.setattr(f"benchmarks.scaling.bank_phases.{target}", mutant)
+    with MemoryWatch() as watch, pytest.raises(AssertionError, match=why):
+        BankRun(TINY_CASES[0], tmp_path, mesh, watch).run()
 
 
-def test_an_export_in_another_order_is_seen(
+def test_an_export_in_another_order_is_detected(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mesh
 ) -> None:
-    write = scaling_bank.BankFileWriter.write
+    write = BankFileWriter.write
     monkeypatch.setattr(
-        scaling_bank.BankFileWriter,
+        BankFileWriter,
         "write",
         lambda file, positions, rows: write(file, positions.roll(1), rows),
     )
-    run = scaling_bank._Run(TINY_CASES[0], tmp_path, mesh)
-    with scaling_bank._Watch() as watch, pytest.raises(AssertionError, match="export"):
-        run.whole(watch)
+    with MemoryWatch() as watch, pytest.raises(AssertionError, match="export"):
+        BankRun(TINY_CASES[0], tmp_path, mesh, watch).run()
 
 
-def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
+def test_the_error_of_a_failed_process_has_its_cause(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     child = Child(scaling_bank.bank_process, TINY_CASES[0], str(tmp_path / "file"), 1)
     with pytest.raises(RuntimeError, match=r"failed: Traceback(.|\n)*SharedError"):
         child.receive(120)
     child.stop()
-    store = str(tmp_path / "store")  # where no second process comes
+    store = str(tmp_path / "store")  # waits for a second process in vain
     silent = Child(scaling_ranks.rank_process, 0, 2, 1, store, scaling_ranks.TINY)
     with pytest.raises(RuntimeError, match=r"gave no answer in 0\.01 s"):
         silent.receive(0.01)
@@ -201,7 +188,7 @@ def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
 def test_every_point_has_a_row(rows: list[dict]) -> None:
     found = of_suite(rows, "step_cost")
     points = [(row["samples"], row["classes"], row["batch"]) for row in found]
-    assert points == list(scaling.TINY_POINTS)
+    assert points == list(TINY_POINTS)
     for row in found:
         assert 0 < row["p20_us"] <= row["p50_us"] <= row["p80_us"]
         per_element = row["p50_us"] * 1e3 / (row["classes"] * row["batch"])
@@ -212,9 +199,9 @@ def test_every_point_has_a_row(rows: list[dict]) -> None:
         assert row["calls"] >= 60
 
 
-def test_a_suite_alone_leaves_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_one_suite_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scaling, "FOLDER", tmp_path)
-    monkeypatch.setattr(scaling, "POINTS", scaling.TINY_POINTS)
+    monkeypatch.setattr(step_cost, "POINTS", TINY_POINTS)
     scaling.main(["--suite", "step_cost", "--seconds", "0", "--threads", "1"])
     (path,) = tmp_path.iterdir()
     assert {row["suite"] for row in json.loads(path.read_text())} == {"step_cost"}
@@ -222,9 +209,7 @@ def test_a_suite_alone_leaves_its_rows(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_report_shows_the_rows(rows: list[dict], tmp_path: Path) -> None:
     rows = [*rows, {**of_suite(rows, "bank")[0], "samples": 7, "skipped": "too large"}]
-    results.ResultFile(tmp_path / "results", rows[0]["environment"]).write(rows)
-    report.main(["--results-dir", str(tmp_path / "results"), "--out", str(tmp_path / "README.md")])
-    page = (tmp_path / "README.md").read_text(encoding="utf-8")
+    page = write_page(tmp_path, rows)
     page = page[page.index("## Processes together") :]
     assert page.count("`python -m benchmarks.scaling`; [") == 3
     assert "| 1 x 1 | 16 | " in page and "| 4 x " in page

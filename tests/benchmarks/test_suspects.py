@@ -1,4 +1,4 @@
-"""The benchmark of suspicious labels: what it trains, how it ranks, what its tables show."""
+"""Tests of `benchmarks.suspects`: trainings, rankings, tables."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ NOISE = "symmetric-0.4"
 
 
 def made(seed: int = 0, samples: int = 400, classes: int = 4) -> tuple[dict, list[dict]]:
-    """A bank that has found most wrong labels, and predictions of folds that are right."""
+    """A bank that has corrected most wrong labels, and correct predictions of folds."""
     rng = np.random.default_rng(seed)
     clean = rng.integers(classes, size=samples)
     given = np.where(rng.random(samples) < 0.3, rng.integers(classes, size=samples), clean)
@@ -55,7 +55,7 @@ def test_rankings_are_of_the_wrong_labels() -> None:
         assert row["transition_error"] < 0.15
 
 
-def test_a_ranking_the_wrong_way_round_is_seen() -> None:
+def test_a_reversed_ranking_has_a_low_auroc() -> None:
     bank, folds = made()
     bank["rows"] = 1 - bank["rows"]
     bank["rows"] /= bank["rows"].sum(1, keepdims=True)
@@ -70,7 +70,7 @@ def test_folds_of_other_labels_are_an_error() -> None:
         measure(NOISE, 0, bank, folds)
 
 
-def test_what_cleanlab_returns_comes_first_and_the_others_by_their_score() -> None:
+def test_issues_of_cleanlab_come_first_and_others_follow_by_score() -> None:
     bank, _ = made()
     given, p = bank["given"], bank["rows"].astype(float)
     scores = cleanlab_scores(given, p)
@@ -84,7 +84,7 @@ def test_what_cleanlab_returns_comes_first_and_the_others_by_their_score() -> No
     assert 0 < rate < 1 and matrix.sum(1) == pytest.approx(1)
 
 
-def test_the_command_trains_each_fold_once_and_goes_on(tmp_path: Path, capfd) -> None:
+def test_the_command_trains_each_fold_once_and_resumes(tmp_path: Path, capfd) -> None:
     words = ["--suite", "digits", "--noise", NOISE, "--seeds", "3", "--epochs", "1", "--jobs", "1"]
     words += ["--folder", str(tmp_path), "--json", str(tmp_path / "rows.json")]
     suspects.main(words)
@@ -103,7 +103,7 @@ def test_the_command_trains_each_fold_once_and_goes_on(tmp_path: Path, capfd) ->
     assert json.loads((tmp_path / "rows.json").read_text())[0]["auroc"] == rows[0]["auroc"]
 
 
-def test_tables_take_the_best_of_a_source_but_one_score_of_alr_fast() -> None:
+def test_tables_show_the_best_score_of_cleanlab_and_one_score_of_alr_fast() -> None:
     rows = [row for seed in (0, 1) for row in measure(NOISE, seed, *made(seed))]
     for row in rows:
         row["average_precision"] = {"margin": 0.9}.get(row["score"].split(": ")[-1], 0.5)

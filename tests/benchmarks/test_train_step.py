@@ -1,45 +1,31 @@
-"""The benchmark of whole training steps runs, at a tiny size, and the report shows its rows."""
+"""Tests of `benchmarks.train_step`."""
 
 import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from alr_fast import reference
-from benchmarks import report, train_step
-from benchmarks.harness import results
+from benchmarks import train_step
 from benchmarks.train_step import TINY_CASES, VARIANTS, Contest, EagerALRLoss, paired_percent
+from helpers.benchmark_rows import write_page
 
 pytest.importorskip("rich", reason="benchmarks need the extra bench")
 pytest.importorskip("timm", reason="training needs the extra train")
 
 
-@pytest.fixture(autouse=True)
-def as_many_threads() -> Iterator[None]:
-    """The command sets the number of threads, which would slow down the tests that follow."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """What the command leaves."""
+    """The rows of the command."""
     out = tmp_path_factory.mktemp("train_step") / "rows.json"
-    threads = torch.get_num_threads()
     train_step.main(["--tiny", "--threads", "1", "--seconds", "0", "--json", str(out)])
-    torch.set_num_threads(threads)
     return json.loads(out.read_text())
 
 
-def page_of(rows: list[dict], folder: Path) -> str:
-    results.ResultFile(folder / "results", rows[0]["environment"]).write(rows)
-    report.main(["--results-dir", str(folder / "results"), "--out", str(folder / "README.md")])
-    page = (folder / "README.md").read_text(encoding="utf-8")
+def section_of(rows: list[dict], folder: Path) -> str:
+    page = write_page(folder, rows)
     return page[page.index("## A whole training step") : page.index("## Processes together")]
 
 
@@ -62,12 +48,12 @@ def test_every_variant_has_a_row(rows: list[dict]) -> None:
                 assert -100 < low <= middle <= high
 
 
-def test_without_a_gpu_a_large_net_says_so(rows: list[dict]) -> None:
+def test_without_a_gpu_a_large_model_is_skipped(rows: list[dict]) -> None:
     (row,) = [row for row in rows if row["case"] == "resnet50"]
     assert (row["variant"], row["skipped"], row["wrong"]) == ("all", "needs a GPU", False)
 
 
-def test_a_whole_run_leaves_its_rows_among_the_results(
+def test_rows_of_a_whole_run_are_written_to_the_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[dict]
 ) -> None:
     monkeypatch.setattr(train_step, "FOLDER", tmp_path)
@@ -98,7 +84,7 @@ def test_a_wrong_variant_is_not_timed(monkeypatch: pytest.MonkeyPatch, entry: st
         train_step.measure(TINY_CASES["digits"], "cpu", 0)
 
 
-def test_a_bank_that_is_not_updated_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bank_that_is_not_updated_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     right = reference.alr_loss_and_grad
     monkeypatch.setattr(
         reference, "alr_loss_and_grad", lambda *args, **more: right(*args, update=False, **more)
@@ -107,7 +93,7 @@ def test_a_bank_that_is_not_updated_is_seen(monkeypatch: pytest.MonkeyPatch) -> 
         Contest(TINY_CASES["digits"], "cpu").check()
 
 
-def test_a_loss_that_does_not_refine_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_does_not_refine_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     contest = Contest(TINY_CASES["digits"], "cpu")
     stepper = contest.stepper
     plain = {"alr": "ce", "alr_eager": "ce"}
@@ -116,7 +102,7 @@ def test_a_loss_that_does_not_refine_is_seen(monkeypatch: pytest.MonkeyPatch) ->
         contest.check()
 
 
-def test_the_check_leaves_the_net_as_it_was() -> None:
+def test_the_check_restores_the_model() -> None:
     contest = Contest(TINY_CASES["digits"], "cpu")
     before = copy.deepcopy(contest.model.state_dict())
     contest.check()
@@ -134,7 +120,7 @@ def test_percentages_compare_times_of_the_same_round() -> None:
 
 
 def test_the_report_shows_the_rows(rows: list[dict], tmp_path: Path) -> None:
-    page = page_of(rows, tmp_path)
+    page = section_of(rows, tmp_path)
     for variant in VARIANTS:
         assert f"| digits, 8 x 8, B 8, K 3, float32 | `{variant}` | {VARIANTS[variant]} |" in page
     assert "| resnet50, 32 x 32, B 8, K 3, bfloat16 | all |  | not measured | (needs a GPU)" in page
@@ -154,5 +140,5 @@ def test_a_goal_is_judged_by_its_interval(
         if row["variant"] == "alr":
             row["over_ce_percent"] = list(percent)
     shown = "{:+.1f} ({:+.1f} to {:+.1f})".format(*percent)
-    page = page_of(rows, tmp_path)
+    page = section_of(rows, tmp_path)
     assert f"| `alr` over `ce`, digits on a CPU | < 2 % | {shown} | {verdict} |" in page

@@ -17,7 +17,7 @@ from torch import Tensor
 from alr_fast.bank import LabelBank
 from alr_fast.bank.file import BankFileWriter
 from alr_fast.bank.history import COLUMNS, SampleHistory
-from alr_fast.bank.placement import check_placement, choose_placement
+from alr_fast.bank.placement import PlacementChoice, check_placement, choose_placement
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.label_table import read_probabilities
 from alr_fast.errors import UserError, naming_options
@@ -56,12 +56,11 @@ def new_bank(
         SharedError: Too little memory or disk space, or the table cannot be read.
     """
     num_bytes = _num_bytes(options, index, rows)
-    placement, why = options.placement, "asked for"
-    if placement == "auto":
+    choice = PlacementChoice(options.placement, "asked for")
+    if choice.placement == "auto":
         choice = world.from_main(
             lambda: choose_placement(num_bytes, world.device, processes=world.local_size)
         )
-        placement, why = choice.placement, choice.why
 
     def allocate() -> LabelBank:
         with _naming_bank_options():
@@ -71,7 +70,7 @@ def new_bank(
                 dtype=getattr(torch, options.dtype),
                 device=world.device,
                 sample_fingerprint=index.sample_fingerprint(),
-                placement=placement,
+                placement=choice.placement,
                 folder=options.folder or folder,
                 one_hot=one_hot,
             )
@@ -88,7 +87,7 @@ def new_bank(
         with bank.host_access():
             world.on_all_ranks(fill)
     each = " in each process" if world.size > 1 else ""
-    log(f"label bank: {readable(num_bytes)}{each}, {placement} ({why})")
+    log(f"label bank: {readable(num_bytes)}{each}, {choice.placement} ({choice.why})")
     return bank
 
 
@@ -246,7 +245,8 @@ def export_bank(
 
         file = world.on_all_ranks(begin)
         for some_rows, bank_rows in world.collect_rows(torch.from_numpy(rows), bank.rows):
-            file.write(some_rows, bank_rows)
+            if file is not None:
+                file.write(some_rows, bank_rows)
         world.on_all_ranks(end)
 
 

@@ -60,7 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from alr_fast.training.distributed import process_group
 
         config = parse(sys.argv[1:] if argv is None else argv)
-        naming = naming_options(device="device")
+        naming = naming_options(
+            device="device", max_broken="data.max_broken", workers="data.workers"
+        )
         with StopSignals() as stop, naming, process_group(config.device) as world:
             try:
                 train(config, world, stop)

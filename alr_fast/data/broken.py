@@ -23,7 +23,7 @@ class BrokenSamples:
 
     Args:
         split: The samples.
-        max_share: Largest share of them that may be broken before the run stops.
+        max_broken: Largest share of them that may be broken before the run stops.
         log: Takes a line of text for each broken sample, once.
         alone: Whether `report` may stop the run; with several processes only `merge` does, in all.
 
@@ -34,13 +34,13 @@ class BrokenSamples:
     def __init__(
         self,
         split: Split,
-        max_share: float = 0.001,
+        max_broken: float = 0.001,
         log: Callable[[str], None] = lambda text: None,
         *,
         alone: bool = True,
     ) -> None:
         self._split = split
-        self._max_share = max_share
+        self._max_broken = max_broken
         self._log = log
         self._alone = alone
         self.reasons: dict[int, tuple[str, str]] = {}
@@ -64,7 +64,7 @@ class BrokenSamples:
     @property
     def too_many(self) -> bool:
         """Whether more than the accepted share is broken."""
-        return len(self.reasons) > self._max_share * len(self._split)
+        return len(self.reasons) > self._max_broken * len(self._split)
 
     def merge(self, reasons: dict[int, tuple[str, str]]) -> None:
         """Adds the broken samples of other processes or of an earlier part of the run.
@@ -87,10 +87,11 @@ class BrokenSamples:
     def _check_share(self, name: str, reason: str) -> None:
         if self.too_many:
             raise UserError(
-                f"{name}: cannot be read as an image ({reason}); with it {len(self.reasons):,} of "
-                f"{len(self._split):,} files are broken, more than the accepted share (max_broken) "
-                f"of {self._max_share:g}; find them all with `python -m alr_fast.data verify "
-                f"{self._split.images.root}`"
+                f"{len(self.reasons):,} of {len(self._split):,} files are broken, more than this "
+                f"share; {name} cannot be read as an image ({reason}); find them all with `python "
+                f"-m alr_fast.data verify {self._split.images.root}`, or accept a larger share",
+                argument="max_broken",
+                value=self._max_broken,
             )
 
 

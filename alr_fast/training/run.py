@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alr_fast.data.index import SampleIndex
+from alr_fast.errors import UserError
 from alr_fast.training.checkpoint.manifest import Checkpoint, check_files, last_number
 from alr_fast.training.checkpoint.store import CheckpointStore
 from alr_fast.training.config.schema import Config
@@ -116,6 +117,14 @@ class Run:
         Raises:
             SharedError: It cannot be written.
         """
-        self.world.on_all_ranks(
-            lambda: write(self._folder, *arguments) if self.world.main else None
-        )
+
+        def action() -> None:
+            if self.world.main:
+                try:
+                    write(self._folder, *arguments)
+                except UserError as error:
+                    raise UserError(
+                        f"{error} with --resume auto, which resumes this run"
+                    ) from error
+
+        self.world.on_all_ranks(action)

@@ -55,10 +55,7 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         remedy = "free some space" if full else "make it writable"
-        raise UserError(
-            f"{path}: {error.strerror or error}; {remedy} and try again (--resume auto resumes a "
-            "run that was stopped)"
-        ) from error
+        raise UserError(f"{path}: {error.strerror or error}; {remedy} and try again") from error
 
 
 @contextlib.contextmanager

@@ -133,10 +133,10 @@ class _Rank:
             rank=world.rank,
             world_size=world.size,
         )
-        self._on_all_ranks = self._trainer(world)
+        self._together = self._trainer(world)
         # The same number of processes is busy, but none waits for another.
         self._alone = self._trainer(World(0, 1, 1, world.device))
-        weights = self._on_all_ranks.model.parameters()
+        weights = self._together.model.parameters()
         self._gradients = torch.zeros(sum(weight.numel() for weight in weights))
         self._number = 0
 
@@ -159,7 +159,7 @@ class _Rank:
     def first_steps(self) -> dict[str, object]:
         """Hashes of the weights after a step, see `Group.check`."""
         found: dict[str, object] = {"gradient_bytes": self._gradients.nbytes}
-        for name, trainer in (("together", self._on_all_ranks), ("alone", self._alone)):
+        for name, trainer in (("together", self._together), ("alone", self._alone)):
             trainer.train_step(self._batches.batch(0))
             weights = [weight.detach().flatten() for weight in trainer.model.parameters()]
             found[name] = hashlib.sha256(torch.cat(weights).numpy()).hexdigest()
@@ -171,7 +171,7 @@ class _Rank:
         self._number += self._scale.turn
         batches = [self._batches.batch(first + n) for n in range(self._scale.turn)]
         return {
-            "step_ms": self._timed(lambda n: self._on_all_ranks.train_step(batches[n])),
+            "step_ms": self._timed(lambda n: self._together.train_step(batches[n])),
             "alone_ms": self._timed(lambda n: self._alone.train_step(batches[n])),
             "all_reduce_ms": self._timed(self._sum),
         }

@@ -420,7 +420,7 @@ def damaged(tmp_path_factory):
 def test_every_good_sample_once_and_every_broken_one_named(name, damaged):
     split, broken = damaged
     lines = []
-    limit = BrokenSamples(split, max_share=0.011, log=lines.append)
+    limit = BrokenSamples(split, max_broken=0.011, log=lines.append)
     transform = Transform(12, crop="pad" if name == "memory" else "resized", resize=12, flip=True)
     loader = loader_of(name, split, transform, batch_size=64, workers=2, broken=limit)
     for epoch in range(3):
@@ -466,12 +466,12 @@ def test_too_many_broken_files_end_the_run(name, photos, tmp_path):
     for number in range(3):
         (tmp_path / "train" / "a" / f"{number:03d}.jpg").write_bytes(b"")
     for share, ends in ((3 / 40, False), (2 / 40, True)):
-        limit = BrokenSamples(split, max_share=share)
+        limit = BrokenSamples(split, max_broken=share)
         if not ends:
             epoch_of(loader_of(name, split, broken=limit))
             assert sorted(limit.reasons) == [0, 1, 2]
             continue
-        with pytest.raises(UserError, match=r"3 of 40 files are broken.*max_broken") as error:
+        with pytest.raises(UserError, match=r"max_broken 0.05: 3 of 40 files are broken") as error:
             epoch_of(loader_of(name, split, broken=limit))
         assert str(tmp_path) in str(error.value)
         assert "\n" not in str(error.value)

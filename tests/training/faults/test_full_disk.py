@@ -58,7 +58,10 @@ def test_the_disk_is_full_when_an_epoch_is_logged(start, runs, undisturbed):
     errors = [line for line in training.output.splitlines() if "error" in line]
     assert len(errors) == 1
     assert errors[0].startswith("error: ")
-    assert "metrics.csv: No space left on device; free some space and try again" in errors[0]
+    assert (
+        "metrics.csv: No space left on device; free some space and try again with --resume auto"
+        in errors[0]
+    )
     assert "Traceback" not in training.output
     resumed = start(*FULL, "--resume", "auto")
     assert resumed.wait() == 0, resumed.output

@@ -16,16 +16,15 @@ def main() -> None:
     cuda = build["cuda_version"]
     in_use = build["cpu_isa_in_use"]
     isas = [f"{isa} (in use)" if isa == in_use else isa for isa in build["cpu_isas_compiled"]]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     facts = {
-        "alr_fast": f"{__version__}, built by {build['compiler']}, torch "
-        f"{build['torch_built_with']}",
+        "alr_fast": f"{__version__}, built by {build['compiler']}, "
+        f"torch {build['torch_built_with']}",
         "CUDA kernels": f"CUDA {cuda}, {build['cuda_architectures']}" if cuda else "not built",
         "CUDA loaded": "yes" if HAS_CUDA else "no",
         "CPU kernels": ", ".join(isas),
         "torch": f"{torch.__version__} (CUDA {torch.version.cuda}), {torch.get_num_threads()} "
         "threads",
-        "GPU": device,
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "Python": f"{platform.python_version()} on {platform.platform()}",
         "processor": processor(),
     }

@@ -13,13 +13,11 @@ class UserError(ValueError):
 
     Args:
         message: What is wrong and how to fix it. Without ``argument`` it names the input, too.
-        argument: Name of the argument that is wrong.
+        argument: Name of the wrong argument.
         value: Its value; None to leave it out of the message.
 
     Attributes:
-        argument, value: See above.
-        option: Command-line option that the argument came from, without its dashes; None if there
-            is none.
+        option: Command-line option that the argument came from, if any, without its dashes.
     """
 
     def __init__(self, message: str, *, argument: str | None = None, value: object = None) -> None:
@@ -49,7 +47,7 @@ def naming_options(**options: str) -> Iterator[None]:
             inject(labels, rate=config.noise.rate)  # its error begins with --noise.rate
 
     Args:
-        options: For each argument the option, without its dashes. The innermost block that names
+        options: The option of each argument, without its dashes. The innermost block that names
             an argument decides.
     """
     try:

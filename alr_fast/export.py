@@ -34,7 +34,7 @@ from pathlib import Path
 from alr_fast.data.label_table import SUFFIXES
 from alr_fast.errors import UserError, naming_options
 from alr_fast.labels.table import export, save_transition, summary_lines
-from alr_fast.training.open_run import NEEDED, add_run_arguments
+from alr_fast.training.open_run import NEEDED, add_run_arguments, open_run
 from alr_fast.utils.command import CommandParser, exit_status, need
 from alr_fast.utils.text import printable
 
@@ -62,8 +62,6 @@ def run(options: argparse.Namespace) -> None:
             raise UserError(f"--{option} {file}: no folder {file.parent}; make it first")
     if options.transition and options.transition.suffix != ".csv":
         raise UserError(f"--transition {options.transition}: name a file that ends with .csv")
-    from alr_fast.training.open_run import open_run
-
     with open_run(
         options.run, method=options.method, data_root=options.data_root, log=print
     ) as labels:

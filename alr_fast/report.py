@@ -20,9 +20,9 @@ from typing import Any
 
 from alr_fast.errors import UserError, naming_options
 from alr_fast.labels.table import summary_lines
-from alr_fast.training.open_run import NEEDED, add_run_arguments
+from alr_fast.training.open_run import NEEDED, add_run_arguments, open_run
 from alr_fast.utils.command import CommandParser, exit_status, need
-from alr_fast.utils.files import replacing
+from alr_fast.utils.files import write_text
 from alr_fast.utils.text import printable
 
 LARGEST = 20_000  # suspects on a page, the limit of a browser
@@ -49,7 +49,6 @@ def run(options: argparse.Namespace) -> None:
     need(("jinja2", "plotly", "itables"), "report", what="the report")
     from alr_fast.labels.report.content import make_report
     from alr_fast.labels.report.page import render
-    from alr_fast.training.open_run import open_run
 
     with open_run(
         options.run, method=options.method, data_root=options.data_root, log=print
@@ -57,8 +56,7 @@ def run(options: argparse.Namespace) -> None:
         report = make_report(labels, **run_facts(options.run), most=options.most)
         for line in summary_lines(labels):
             print(line)
-    with replacing(output) as fresh:
-        fresh.write_text(render(report), encoding="utf-8")
+    write_text(output, render(report))
     print(printable(str(output)))
 
 

@@ -52,7 +52,8 @@ def on_all_ranks(action: Callable[[], _T], exchange: Callable[[Any], list[Any]])
     try:
         result = action()
     except UserError as error:
-        shared = _shared(error)
+        shared = SharedError(*error.args)
+        vars(shared).update(vars(error))  # argument, value, option
     except Exception as error:
         unexpected = error
         shared = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -65,12 +66,6 @@ def on_all_ranks(action: Callable[[], _T], exchange: Callable[[Any], list[Any]])
         if failure is not None:
             raise SharedError(f"process {rank} failed: {failure}")
     return result
-
-
-def _shared(error: UserError) -> SharedError:
-    shared = SharedError(*error.args, argument=error.argument, value=error.value)
-    shared.option = error.option
-    return shared
 
 
 @dataclass(frozen=True)
@@ -113,7 +108,7 @@ class World:
             return list(flags)
         tensor = torch.tensor(flags, dtype=torch.int32)
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
-        return [bool(flag) for flag in tensor.tolist()]
+        return tensor.bool().tolist()
 
     def broadcast(self, value: Any = None) -> Any:
         """Returns the value of process 0 in every process."""
@@ -168,21 +163,21 @@ class World:
             for start in range(0, length, step):
                 chunk = slice(start, min(start + step, length))
                 if self.rank == rank:
-                    own = positions[chunk].contiguous(), rows[chunk].cpu().contiguous()
-                    if self.main:
-                        yield own
-                        continue
-                    for tensor in own:
-                        dist.send(tensor.view(torch.uint8), dst=0)
+                    part = positions[chunk].contiguous(), rows[chunk].cpu().contiguous()
                 elif self.main:
                     size = chunk.stop - chunk.start
-                    received = (
+                    part = (
                         torch.empty(size, dtype=torch.int64),
                         torch.empty((size, rows.shape[1]), dtype=rows.dtype),
                     )
-                    for tensor in received:
-                        dist.recv(tensor.view(torch.uint8), src=rank)
-                    yield received
+                else:
+                    continue
+                if rank != 0:
+                    for tensor in part:
+                        data = tensor.view(torch.uint8)
+                        dist.recv(data, src=rank) if self.main else dist.send(data, dst=0)
+                if self.main:
+                    yield part
 
 
 @contextmanager
@@ -199,9 +194,10 @@ def process_group(device: str = "cpu") -> Iterator[World]:
     local_rank = int(os.environ.get("LOCAL_RANK", 0))
     local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     chosen = choose_device(device, local_rank, local_size)
+    backend = "gloo"
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+        backend = "cpu:gloo,cuda:nccl"
     destroy = not dist.is_initialized()
     if destroy and "RANK" in os.environ:
         dist.init_process_group(backend, timeout=_TIMEOUT, **_own_store())
@@ -241,8 +237,7 @@ def choose_device(device: str, local_rank: int = 0, local_size: int = 1) -> torc
 
     Args:
         device: See `process_group`.
-        local_rank: Number of the process on this machine.
-        local_size: Number of processes on this machine.
+        local_rank, local_size: Number of the process, and of processes, on this machine.
 
     Raises:
         UserError: This machine has no such device, or too few of them.
@@ -258,19 +253,13 @@ def choose_device(device: str, local_rank: int = 0, local_size: int = 1) -> torc
         if chosen.index is None:
             chosen = torch.device("cuda", local_rank)
         elif local_size > 1:
-            raise UserError(
-                f"{local_size} processes cannot share one GPU; pass cuda",
-                argument="device",
-                value=device,
-            )
+            problem = f"{local_size} processes cannot share one GPU; pass cuda"
+            raise UserError(problem, argument="device", value=device)
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        remedy = (
-            f"start at most {torch.cuda.device_count()} processes here"
-            if torch.cuda.is_available() and local_size > 1
-            else "try cpu"
-        )
-        raise UserError(
-            f"not usable on this machine; {remedy}", argument="device", value=device
-        ) from error
+        remedy = "try cpu"
+        if torch.cuda.is_available() and local_size > 1:
+            remedy = f"start at most {torch.cuda.device_count()} processes here"
+        problem = f"not usable on this machine; {remedy}"
+        raise UserError(problem, argument="device", value=device) from error
     return chosen

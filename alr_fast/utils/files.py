@@ -33,14 +33,10 @@ def reserve_space(handle: int, num_bytes: int) -> None:
         if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
             raise
         for offset in range(0, num_bytes, _ZEROS):
-            _write_all(handle, bytes(min(_ZEROS, num_bytes - offset)), offset)
-
-
-def _write_all(handle: int, data: bytes, offset: int) -> None:
-    # A disk that becomes full accepts a part of the data first and fails the next call.
-    while data:
-        written = os.pwrite(handle, data, offset)
-        data, offset = data[written:], offset + written
+            # A disk that becomes full accepts a part of the data first and fails the next call.
+            end = min(offset + _ZEROS, num_bytes)
+            while offset < end:
+                offset += os.pwrite(handle, bytes(end - offset), offset)
 
 
 @contextlib.contextmanager

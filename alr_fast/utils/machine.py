@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,10 @@ def available_memory() -> int:
     The available memory according to the kernel, or the rest below the limit of a control group (of
     a container or a batch system) if that is less. If neither is known, all memory of the machine.
     """
-    figures = [*_meminfo_available(), *_cgroup_available()]
-    if figures:
-        return min(figures)
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _meminfo_available() -> list[int]:
-    for line in _lines(_PROC / "meminfo"):
-        name, _, figure = line.partition(":")
-        if name == "MemAvailable":
-            return [int(figure.split()[0]) * 1024]
-    return []
+    figures = _cgroup_available()
+    if available := _entry(_PROC / "meminfo", "MemAvailable", ":"):
+        figures.append(int(available.removesuffix("kB")) * 1024)
+    return min(figures) if figures else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _cgroup_available() -> list[int]:
@@ -54,13 +45,18 @@ def _cgroup_available() -> list[int]:
             if not allowed or not taken or allowed[0] == "max":
                 continue
             # The kernel frees inactive pages of files before the limit is reached.
-            spare = 0
-            for entry in _lines(group / "memory.stat"):
-                name, _, figure = entry.partition(" ")
-                if name == f"{prefix}inactive_file":
-                    spare = int(figure)
+            spare = int(_entry(group / "memory.stat", f"{prefix}inactive_file", " ") or 0)
             figures.append(max(0, int(allowed[0]) - int(taken[0]) + spare))
     return figures
+
+
+def _entry(path: Path, name: str, separator: str) -> str | None:
+    """The value of a name in a file of names and values, None if the file or the name is missing."""
+    for line in _lines(path):
+        key, _, value = line.partition(separator)
+        if key.strip() == name:
+            return value.strip()
+    return None
 
 
 def _lines(path: Path) -> list[str]:
@@ -85,12 +81,8 @@ def environment(device: torch.device, precision: str) -> dict[str, Any]:
 
 def processor() -> str:
     """Name of the processor."""
-    if sys.platform == "linux":
-        with open("/proc/cpuinfo") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    model = _entry(_PROC / "cpuinfo", "model name", ":")
+    return model or platform.processor() or platform.machine()
 
 
 def usable_cores() -> int:

@@ -52,13 +52,10 @@ def reason(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def save_tensors(
-    tensors: dict[str, Tensor], folder: Path, group: dist.ProcessGroup
-) -> BaseException | None:
+def save_tensors(tensors: dict[str, Tensor], folder: Path, group: dist.ProcessGroup) -> None:
     """Writes tensors into a folder; all ranks of the group call this.
 
-    Returns:
-        The failure of this rank's writes, interruptions included; None if they succeeded.
+    Raises the failure of this rank's writes, interruptions included, after all ranks have written.
     """
     # No copies ahead: copies of GPU tensors need no stream of their own, the disk is slower.
     writer = _Writer(folder, sync_files=True, per_thread_copy_ahead=0)
@@ -66,7 +63,8 @@ def save_tensors(
     _call_dcp(
         lambda: dcp.save(tensors, storage_writer=writer, planner=planner, process_group=group)
     )
-    return writer.failure
+    if writer.failure is not None:
+        raise writer.failure
 
 
 def load_tensors(tensors: dict[str, Tensor], folder: Path) -> None:

@@ -6,11 +6,9 @@ import os
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from alr_fast.errors import UserError
@@ -96,25 +94,11 @@ def read_manifest(path: Path) -> Checkpoint:
         raise UserError(f"{error}{_offer(path)}") from None
 
 
-def write_manifest(
-    folder: Path,
-    *,
-    number: int,
-    world_size: int,
-    progress: dict[str, Any],
-    files: dict[str, tuple[int, str]],
-) -> None:
-    """Writes the manifest of a checkpoint and flushes it to the disk; see `Checkpoint`."""
-    fields = {
-        "format": _FORMAT,
-        "number": number,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "world_size": world_size,
-        "torch_version": torch.__version__,
-        "progress": progress,
-        "files": files,
-    }
-    with (folder / MANIFEST).open("wb") as stream:
+def write_manifest(checkpoint: Checkpoint) -> None:
+    """Writes the manifest into the folder of a checkpoint and flushes it to the disk."""
+    fields = {"format": _FORMAT, **vars(checkpoint)}
+    del fields["path"]
+    with (checkpoint.path / MANIFEST).open("wb") as stream:
         stream.write(_encode(fields))
         stream.flush()
         os.fsync(stream.fileno())
@@ -130,8 +114,7 @@ def check_files(checkpoint: Checkpoint) -> None:
     share = slice(dist.get_rank(), None, dist.get_world_size())
 
     def check() -> None:
-        damage = _damage(checkpoint, share)
-        if damage is not None:
+        if damage := _damage(checkpoint, share):
             raise UserError(damage + _offer(checkpoint.path))
 
     on_all_ranks(check)

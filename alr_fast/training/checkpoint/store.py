@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -146,11 +146,9 @@ class CheckpointStore:
         copies: dict[str, Tensor] = {}
         failure: Exception | None = None
         try:
-            for name, tensor in tensors.items():
-                copies[name] = host_copy(tensor, self._mesh)
+            copies = {name: host_copy(tensor, self._mesh) for name, tensor in tensors.items()}
         except (MemoryError, RuntimeError) as error:  # torch's allocator raises RuntimeError
             failure = error
-            copies.clear()
         self._writing = self._thread.submit(self._write, number, copies, progress, failure)
 
     def wait(self) -> None:
@@ -179,8 +177,7 @@ class CheckpointStore:
         folder = self._hidden(number, "tmp")
         try:
             on_all_ranks(lambda: self._begin(folder, failure), self._group)
-            failed = save_tensors(tensors, folder, self._group)
-            own = on_all_ranks(lambda: self._describe_files(folder, failed), self._group)
+            own = on_all_ranks(lambda: self._write_files(tensors, folder), self._group)
             files = {name: file for part in gather(own, self._group) for name, file in part.items()}
             on_all_ranks(lambda: self._publish(number, files, progress), self._group)
         except Exception as error:
@@ -198,12 +195,10 @@ class CheckpointStore:
             self._clean_up()
             folder.mkdir()
 
-    def _describe_files(
-        self, folder: Path, failure: BaseException | None
-    ) -> dict[str, tuple[int, str]]:
-        """Returns size and SHA-256 of each file of this rank, flushed to the disk."""
-        if failure is not None:
-            raise failure
+    def _write_files(self, tensors: dict[str, Tensor], folder: Path) -> dict[str, tuple[int, str]]:
+        """Writes the tensors; returns size and SHA-256 of each file of this rank, flushed."""
+        # The only step that waits for other ranks: DCP takes all of them to the end of the writing.
+        save_tensors(tensors, folder, self._group)
         names = [file.name for file in folder.glob(f"__{self._rank}_*.distcp")]
         if self._rank == 0:
             names.append(_METADATA)
@@ -217,9 +212,16 @@ class CheckpointStore:
         if self._rank != 0:
             return
         temporary, final = self._hidden(number, "tmp"), self.folder / f"{number:09d}"
-        world_size = dist.get_world_size(self._group)
         write_manifest(
-            temporary, number=number, world_size=world_size, progress=progress, files=files
+            Checkpoint(
+                path=temporary,
+                number=number,
+                created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+                world_size=dist.get_world_size(self._group),
+                torch_version=torch.__version__,
+                progress=progress,
+                files=files,
+            )
         )
         _flush_folder(temporary)
         if final.exists():
@@ -241,10 +243,9 @@ class CheckpointStore:
     def _remove_old(self, number: int) -> None:
         """Removes the checkpoints passed over and the oldest beyond `keep`, but not ``number``."""
         try:
-            others = [path for path in numbered_folders(self.folder) if int(path.name) != number]
-            old = [path for path in others if path not in self._passed_over]
-            passed_over = [path for path in others if path in self._passed_over]
-            for path in [*passed_over, *old[: max(0, len(old) - self._keep + 1)]]:
+            others = {path for path in numbered_folders(self.folder) if int(path.name) != number}
+            old = sorted(others - self._passed_over, key=lambda path: int(path.name), reverse=True)
+            for path in [*(others & self._passed_over), *old[self._keep - 1 :]]:
                 # Renamed first: a kill during the removal leaves no incomplete visible folder.
                 path.rename(self._hidden(int(path.name), "del"))
             self._clean_up()

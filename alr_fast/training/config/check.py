@@ -30,29 +30,28 @@ def resolve(config: Config) -> Config:
     Raises:
         UserError: A value cannot work; the message names it and how to fix it.
     """
-    methods = _checked_methods(config)
+    methods = words(config.methods)
+    for name in methods:
+        if name not in METHODS:
+            raise UserError(f"--methods {name}: no such method; choose from {', '.join(METHODS)}")
+    if not methods or len(set(methods)) < len(methods):
+        raise UserError(f"--methods {config.methods}: name one or more methods, each once")
     options = with_default_options(config).options
     for position, name in enumerate(methods):
         options[name] = checked_options(name, options[name], epochs=config.optim.epochs)
         _check_models(config, name, options[name], earlier=methods[:position])
         if "teacher" in METHODS[name].needs:
-            teacher = _without_links(options[name].teacher)
-            options[name] = replace(options[name], teacher=teacher)
+            real = _without_links(options[name].teacher)
+            options[name] = replace(options[name], teacher=real)
     data, noise, transition = config.data, config.noise, config.transition
+    label_file = data.label_file and _without_links(data.label_file)
+    net, source = _without_links(transition.net), _without_links(transition.source)
     return replace(
         config,
         methods=methods,
         plugins=words(config.plugins),
-        data=replace(
-            data,
-            label_file=data.label_file and _without_links(data.label_file),
-            exclude=_without_links(data.exclude),
-        ),
-        transition=replace(
-            transition,
-            net=_without_links(transition.net),
-            source=_without_links(transition.source),
-        ),
+        data=replace(data, label_file=label_file, exclude=_without_links(data.exclude)),
+        transition=replace(transition, net=net, source=source),
         log=replace(config.log, to=words(config.log.to)),
         noise=replace(
             noise,
@@ -61,16 +60,6 @@ def resolve(config: Config) -> Config:
         ),
         options=options,
     )
-
-
-def _checked_methods(config: Config) -> list[str]:
-    methods = words(config.methods)
-    for name in methods:
-        if name not in METHODS:
-            raise UserError(f"--methods {name}: no such method; choose from {', '.join(METHODS)}")
-    if not methods or len(set(methods)) < len(methods):
-        raise UserError(f"--methods {config.methods}: name one or more methods, each once")
-    return methods
 
 
 def _without_links(path: str) -> str:
@@ -89,10 +78,10 @@ def _check_models(config: Config, name: str, options: Any, *, earlier: list[str]
     needs, source = METHODS[name].needs, config.transition.source
     if "teacher" in needs:
         with naming_options(model=f"{name}.teacher"):
-            check_teacher(options.teacher, earlier, tables=True)
+            _check_teacher(options.teacher, earlier, tables=True)
     if "transition" in needs and source in ESTIMATES:
         with naming_options(model="transition.net"):
-            check_teacher(config.transition.net, earlier)
+            _check_teacher(config.transition.net, earlier)
     elif "transition" in needs and source != "known" and not source.endswith((".npy", ".csv")):
         raise UserError(
             f"--transition.source {source}: must be known, anchor, confident, or a .npy or .csv "
@@ -100,31 +89,20 @@ def _check_models(config: Config, name: str, options: Any, *, earlier: list[str]
         )
 
 
-def check_teacher(model: str, earlier: list[str], *, tables: bool = False) -> None:
-    """Checks before training that a trained model will be available.
-
-    Args:
-        model: A method, or a file of weights.
-        earlier: Methods that the run trains earlier.
-        tables: Whether a table of soft labels is accepted, too.
-
-    Raises:
-        UserError: It will not be available.
-    """
+def _check_teacher(model: str, earlier: list[str], *, tables: bool = False) -> None:
+    """Checks that a method, a file of weights or, with `tables`, of soft labels will be there."""
     if model in METHODS:
-        if model not in earlier:
-            raise UserError(
-                f"is not trained earlier by this run; put {model} first in --methods, or pass the "
-                f"weights of a finished run, RUN/{model}{WEIGHTS}",
-                argument="model",
-                value=model,
-            )
-    elif not Path(model).is_file() or not (
-        model.endswith(WEIGHTS) or (tables and is_label_table(model))
-    ):
-        raise UserError(
-            f"neither a method ({', '.join(METHODS)}) nor a file of weights of a run, "
-            f"RUN/METHOD{WEIGHTS}" + (", nor a table of soft labels" if tables else ""),
-            argument="model",
-            value=model,
+        usable = model in earlier
+        problem = (
+            f"is not trained earlier by this run; put {model} first in --methods, or pass the "
+            f"weights of a finished run, RUN/{model}{WEIGHTS}"
         )
+    else:
+        is_table = tables and is_label_table(model)
+        usable = Path(model).is_file() and (model.endswith(WEIGHTS) or is_table)
+        problem = (
+            f"neither a method ({', '.join(METHODS)}) nor a file of weights of a run, "
+            f"RUN/METHOD{WEIGHTS}" + (", nor a table of soft labels" if tables else "")
+        )
+    if not usable:
+        raise UserError(problem, argument="model", value=model)

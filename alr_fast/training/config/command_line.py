@@ -21,11 +21,11 @@ from alr_fast.training.config.schema import (
     words,
 )
 from alr_fast.training.methods import METHODS, load_plugins, options_of
+from alr_fast.utils.command import CommandParser
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 PROG = "python -m alr_fast.train"
-USAGE = f"{PROG} [--recipe NAME] [--config FILE] [--data-root DIR] [--OPTION VALUE ...]"
 # Short forms of options.
 _SHORT = {
     "data": "data.name",
@@ -53,12 +53,14 @@ def parse(argv: Sequence[str]) -> Config:
     in_files = {name: value for file in files for name, value in file.items()}
     with naming_options(plugins="plugins"):
         load_plugins(words(given.plugins or in_files.get("plugins") or ""))
-    recipe = _chosen_recipe(given, in_files)
+    has_root = given.data_root or in_files.get("data_root")
+    default = FOLDER_RECIPE if has_root else DEFAULT_RECIPE
+    recipe = str(given.recipe or in_files.get("recipe") or default)
+    # Files first: the parser lets the later word win, but an option wins wherever it stands.
+    left = [f"--config={path}" for path in given.config] + left
     for name in ("data_root", "plugins"):
         if getattr(given, name) is not None:
             left.append(f"--{name}={getattr(given, name)}")
-    # Files first: the parser lets the later word win, but an option wins wherever it stands.
-    left = [f"--config={path}" for path in given.config] + left
     parser = _parser(recipe)
     _check_names(parser, left, files)
     parsed = parser.instantiate(parser.parse_args(left))
@@ -114,7 +116,7 @@ def _check_names(
 def _parser(recipe: str) -> jsonargparse.ArgumentParser:
     parser = _Parser(
         prog=PROG,
-        usage=USAGE,
+        usage=f"{PROG} [--recipe NAME] [--config FILE] [--data-root DIR] [--OPTION VALUE ...]",
         description=DESCRIPTION,
         formatter_class=_HelpFormatter,
     )
@@ -174,21 +176,12 @@ def _with_profile_value(argv: Sequence[str]) -> list[str]:
 
 def _scan(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options that decide about the parser, and the other words."""
-    scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    scan = CommandParser(add_help=False, allow_abbrev=False)
     scan.add_argument("--recipe")
     scan.add_argument("--config", action="append", default=[])
     scan.add_argument("--data_root")
     scan.add_argument("--plugins")
-    try:
-        return scan.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error}; --help lists every option") from error
-
-
-def _chosen_recipe(given: argparse.Namespace, in_files: dict[str, Any]) -> str:
-    has_root = given.data_root or in_files.get("data_root")
-    default = FOLDER_RECIPE if has_root else DEFAULT_RECIPE
-    return str(given.recipe or in_files.get("recipe") or default)
+    return scan.parse_known_args(argv)
 
 
 def _read_config_file(path: str) -> dict[str, Any]:

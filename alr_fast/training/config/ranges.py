@@ -36,19 +36,22 @@ Magnitude = Annotated[int, Bounds("must lie between 0 and 30", lambda x: 0 <= x 
 Percentile = Annotated[float, Bounds("must lie between 0 and 100", lambda x: 0 <= x <= 100)]
 
 
-def check_ranges(config: object, group: str = "") -> None:
-    """Checks every field of a dataclass whose type has `Bounds`; None is always accepted.
+@dataclass
+class Bounded:
+    """Base of a dataclass that checks each field whose type has `Bounds`; None is always accepted.
 
-    Args:
-        config: The dataclass.
-        group: Group of its options on the command line, with the dot at the end: "optim.".
+    The name of the class contains the group of its options: OptimConfig has --optim.NAME.
 
     Raises:
         UserError: A value is out of bounds.
     """
-    for name, hint in get_type_hints(type(config), include_extras=True).items():
-        value = getattr(config, name)
-        for part in (hint, *get_args(hint)):  # the parts of "PositiveInt | None"
-            for bounds in getattr(part, "__metadata__", ()):
-                if value is not None and not bounds.accepts(value):
-                    raise UserError(f"--{group}{name} {value}: {bounds.requirement}")
+
+    def __post_init__(self) -> None:
+        group = type(self).__name__.removesuffix("Config").lower()
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name)
+            for part in (hint, *get_args(hint)):  # the parts of "PositiveInt | None"
+                for bounds in getattr(part, "__metadata__", ()):
+                    if value is not None and not bounds.accepts(value):
+                        option = f"{group}.{name}" if group else name
+                        raise UserError(f"--{option} {value}: {bounds.requirement}")

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
-from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
 from alr_fast.data.label_table import PROBABILITIES, is_label_table
 from alr_fast.errors import UserError, naming_options
 from alr_fast.noise.injection import check_noise
 from alr_fast.training.config.ranges import (
+    Bounded,
     ClosedUnitInterval,
     LeftOpenUnitInterval,
     Magnitude,
@@ -28,9 +29,9 @@ from alr_fast.training.config.ranges import (
     PositiveFloat,
     PositiveInt,
     RightOpenUnitInterval,
-    check_ranges,
 )
 
+_RECIPES = Path(__file__).with_name("recipes")
 DEFAULT_RECIPE = "digits"
 FOLDER_RECIPE = "folder"  # selected by --data-root without --recipe
 WEIGHTS = ".safetensors"  # suffix of the weights of a method in the folder of a run
@@ -44,7 +45,7 @@ DatasetName = Literal["auto", "digits", "cifar10", "cifar100", "animal10n", "clo
 
 
 @dataclass
-class DataConfig:
+class DataConfig(Bounded):
     """Images: where they are, how they are read and how training images are augmented."""
 
     name: DatasetName = "digits"
@@ -117,7 +118,7 @@ class DataConfig:
     for each available core, at most 16."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "data.")
+        super().__post_init__()
         if self.label_key is not None and self.label_file is None:
             raise UserError(
                 f"--data.label_key {self.label_key}: selects labels of --data.label_file; pass "
@@ -135,7 +136,7 @@ class DataConfig:
 
 
 @dataclass
-class NoiseConfig:
+class NoiseConfig(Bounded):
     """Label noise injected into the training labels; test labels are never changed."""
 
     kind: str = "none"
@@ -153,7 +154,7 @@ class NoiseConfig:
     """File with the transition matrix, K rows of K probabilities, .npy or .csv."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "noise.")
+        super().__post_init__()
         with naming_options(kind="noise.kind", rate="noise.rate"):
             check_noise(self.kind, self.rate)
         if (self.kind == "matrix") != (self.matrix is not None):
@@ -161,7 +162,7 @@ class NoiseConfig:
 
 
 @dataclass
-class ModelConfig:
+class ModelConfig(Bounded):
     """The model."""
 
     name: str = "conv-tiny"
@@ -179,12 +180,9 @@ class ModelConfig:
     """Mode of torch.compile for the model, none for eager mode; reduce-overhead replays CUDA
     graphs."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "model.")
-
 
 @dataclass
-class OptimConfig:
+class OptimConfig(Bounded):
     """Optimizer and learning-rate schedule, the same for every method."""
 
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
@@ -221,7 +219,7 @@ class OptimConfig:
     are not finite."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, "optim.")
+        super().__post_init__()
         ascending = self.milestones == sorted(set(self.milestones))
         if not ascending or min(self.milestones, default=1) < 1:
             raise UserError(
@@ -232,7 +230,7 @@ class OptimConfig:
 
 
 @dataclass
-class TransitionConfig:
+class TransitionConfig(Bounded):
     """The transition matrix of the label noise, for backward_correction and forward_correction."""
 
     source: str = "known"
@@ -245,9 +243,6 @@ class TransitionConfig:
     epochs."""
     percentile: Percentile = 97.0
     """Percentile, 0 to 100, of the sample that represents a class in anchor."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self, "transition.")
 
 
 @dataclass
@@ -267,7 +262,7 @@ class BankConfig:
 
 
 @dataclass
-class CheckpointConfig:
+class CheckpointConfig(Bounded):
     """The checkpoints from which a stopped run resumes; see docs/scaling.md."""
 
     minutes: NonNegativeFloat | None = 10.0
@@ -285,12 +280,9 @@ class CheckpointConfig:
     they were corrected, for example; data.label_file, data.label_key and noise may then differ,
     too. The label bank keeps its rows."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "checkpoint.")
-
 
 @dataclass
-class LogConfig:
+class LogConfig(Bounded):
     """Display and logs of a run, written by process 0."""
 
     every: PositiveInt = 20
@@ -308,12 +300,9 @@ class LogConfig:
     """Profile a few steps after the first with torch.profiler, write the trace into the folder of
     the run, and print the time of each part of a step. Short form: --profile."""
 
-    def __post_init__(self) -> None:
-        check_ranges(self, "log.")
-
 
 @dataclass
-class Config:
+class Config(Bounded):
     """A whole run."""
 
     recipe: str = DEFAULT_RECIPE
@@ -361,7 +350,7 @@ class Config:
     adds those of methods that are missing."""
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        super().__post_init__()
         data, model = self.data, self.model
         if data.name != "digits" and not self.data_root:
             raise UserError(
@@ -401,8 +390,7 @@ def soft_labels(config: Config) -> str | None:
 
 def recipe_names() -> list[str]:
     """Names of the recipes in this package, sorted."""
-    folder = resources.files(__package__) / "recipes"
-    return sorted(p.name[: -len(".yaml")] for p in folder.iterdir() if p.name.endswith(".yaml"))
+    return sorted(path.stem for path in _RECIPES.glob("*.yaml"))
 
 
 def recipe_text(name: str) -> str:
@@ -412,9 +400,8 @@ def recipe_text(name: str) -> str:
         UserError: No recipe has that name; the message lists the shipped ones.
     """
     if name not in recipe_names():
-        shipped = ", ".join(recipe_names())
-        raise UserError(f"--recipe {name}: no such recipe; shipped are {shipped}")
-    return (resources.files(__package__) / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+        raise UserError(f"--recipe {name}: no such recipe; shipped are {', '.join(recipe_names())}")
+    return (_RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def words(value: list[str] | str) -> list[str]:

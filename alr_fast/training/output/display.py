@@ -62,9 +62,7 @@ class TrainingDisplay:
             TextColumn("{task.description:>5}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[epoch]}/" + str(epochs)),
-            TextColumn("{task.fields[live]}"),
-            TextColumn("{task.fields[test]}"),
-            TextColumn("{task.fields[left]}"),
+            *(TextColumn(f"{{task.fields[{name}]}}") for name in ("live", "test", "left")),
         ]
         if console.terminal.width >= WIDTH:
             columns.append(TimeElapsedColumn())
@@ -105,14 +103,8 @@ class TrainingDisplay:
             accuracy: Share of training samples predicted as their given label so far.
             samples_per_second: Training samples per second, over all processes.
         """
-        left = self._seconds_left(epoch * self._steps + step)
-        self._progress.update(
-            self._task,
-            completed=epoch * self._steps + step,
-            epoch=epoch + 1,
-            live=_live(loss, accuracy, samples_per_second),
-            left=_left(left),
-        )
+        live = _live(loss, accuracy, samples_per_second)
+        left = self._advance(epoch * self._steps + step, epoch=epoch + 1, live=live)
         now = time.monotonic()
         if self._console.json and now - self._last_event >= PROGRESS_SECONDS:
             self._last_event = now
@@ -131,15 +123,10 @@ class TrainingDisplay:
 
     def epoch(self, record: EpochRecord) -> None:
         """Shows the figures of a finished epoch."""
-        left = self._seconds_left(record.epoch * self._steps)
-        self._progress.update(
-            self._task,
-            completed=record.epoch * self._steps,
-            epoch=record.epoch,
-            live=_live(record.train_loss, record.train_accuracy, record.samples_per_second),
-            test=f"test {percent(record.test_accuracy)}",
-            left=_left(left),
-        )
+        live = _live(record.train_loss, record.train_accuracy, record.samples_per_second)
+        test = f"test {percent(record.test_accuracy)}"
+        done = record.epoch * self._steps
+        left = self._advance(done, epoch=record.epoch, live=live, test=test)
         if self._console.json:
             self._console.event("epoch", **asdict(record), epochs=self._epochs, seconds_left=left)
         elif self._console.lines and self._line_is_due(record.epoch):
@@ -172,33 +159,24 @@ class TrainingDisplay:
             parts.append(_left(left))
         return "  ".join(parts)
 
-    def _seconds_left(self, done: int) -> float | None:
-        """Estimates the time for the rest of the method from the speed of this process.
+    def _advance(self, done: int, **shown: Any) -> float | None:
+        """Moves the bar to a number of completed steps; estimates the seconds left.
 
-        None before its first step. Steps before a resumption, possibly on another machine, do not
-        count.
+        The estimate comes from the speed of this process, None before its first step. Steps before
+        a resumption, possibly on another machine, do not count.
         """
-        own = done - self._start
-        if own <= 0:
-            return None
-        return (time.monotonic() - self._began) / own * (self._epochs * self._steps - done)
+        own, seconds = done - self._start, time.monotonic() - self._began
+        left = seconds / own * (self._epochs * self._steps - done) if own > 0 else None
+        self._progress.update(self._task, completed=done, left=_left(left), **shown)
+        return left
 
 
 class RunDisplay(Console):
     """Prints the progress and the results of one training run; arguments as for `Console`."""
 
-    def training(
-        self, method: str, *, epochs: int, steps: int, start_epoch: int = 0, start_step: int = 0
-    ) -> TrainingDisplay:
+    def training(self, method: str, **position: int) -> TrainingDisplay:
         """Shows the progress of one method; arguments as for `TrainingDisplay`."""
-        return TrainingDisplay(
-            self,
-            method,
-            epochs=epochs,
-            steps=steps,
-            start_epoch=start_epoch,
-            start_step=start_step,
-        )
+        return TrainingDisplay(self, method, **position)
 
     def table(self, methods: dict[str, dict[str, Any]], *, epochs: int, folder: Path) -> None:
         """Prints the results of a run.
@@ -225,8 +203,9 @@ class RunDisplay(Console):
             del columns["changed"], columns["img/s"]
         if all(result["validation_accuracy_last"] is None for result in methods.values()):
             del columns["held out"]
-        table = Table(title=f"Last of {epochs} epochs (the best one is shown, never selected)")
-        table.add_column("method")
+        table = Table(
+            "method", title=f"Last of {epochs} epochs (the best one is shown, never selected)"
+        )
         for title in columns:
             table.add_column(title, justify="right", no_wrap=True)
         for name, result in methods.items():

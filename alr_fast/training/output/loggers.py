@@ -9,14 +9,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import asdict, astuple, fields
-from itertools import pairwise
+from itertools import compress, pairwise
 from pathlib import Path
 from typing import Any
 
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config
 from alr_fast.training.output.records import EpochRecord, Histogram
-from alr_fast.utils.files import replacing, writing
+from alr_fast.utils.files import replacing, write_text, writing
 
 LOGGER_NAMES = ("csv", "tensorboard", "wandb")
 
@@ -89,23 +89,20 @@ class TensorBoardLogger(Logger):
         _write_event(self._file(record.method), record.epoch, summary=Summary(value=values))
 
     def _file(self, method: str) -> Path:
+        """The file of a method; starts one whose first event hides later epochs of a stopped run."""
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+
         if method not in self._files:
-            first_epoch = self._last_epoch.get(method, 0) + 1
-            self._files[method] = _new_event_file(self._folder / method, purge_step=first_epoch)
+            folder = self._folder / method
+            # TensorBoard reads the files of a folder in the order of their names.
+            name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            _write_event(folder / name, 0, file_version="brain.Event:2")
+            start = SessionLog(status=SessionLog.START)
+            _write_event(folder / name, self._last_epoch.get(method, 0) + 1, session_log=start)
+            self._files[method] = folder / name
         return self._files[method]
-
-
-def _new_event_file(folder: Path, *, purge_step: int) -> Path:
-    """Starts a file of events; TensorBoard discards events of older files from a step on."""
-    from tensorboard.compat.proto.event_pb2 import SessionLog
-
-    # TensorBoard reads the files of a folder in the order of their names.
-    path = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    _write_event(path, 0, file_version="brain.Event:2")
-    _write_event(path, purge_step, session_log=SessionLog(status=SessionLog.START))
-    return path
 
 
 def _write_event(path: Path, step: int, **content: Any) -> None:
@@ -151,11 +148,8 @@ class WandbLogger(Logger):
             )
         except wandb.errors.Error as error:
             reason = " ".join(str(error).split())
-            raise UserError(
-                f"{reason}; run wandb login, set WANDB_MODE=offline, or leave it out",
-                argument="logger",
-                value="wandb",
-            ) from error
+            remedy = "run wandb login, set WANDB_MODE=offline, or leave it out"
+            raise UserError(f"{reason}; {remedy}", argument="logger", value="wandb") from error
         self._run.define_metric("epoch", hidden=True)
         for method in config.methods:
             self._run.define_metric(f"{method}/*", step_metric="epoch")
@@ -179,20 +173,12 @@ def check_loggers(names: list[str]) -> None:
     """
     for name in names:
         if name not in LOGGER_NAMES:
-            raise UserError(
-                f"no such logger; choose from {', '.join(LOGGER_NAMES)}",
-                argument="logger",
-                value=name,
-            )
-    if "wandb" in names:
-        found = importlib.util.find_spec("wandb")
-        # A folder named wandb, which W&B itself creates, is found as a package without an origin.
-        if found is None or found.origin is None:
-            raise UserError(
-                "needs wandb, not installed: pip install 'alr_fast[wandb]', or leave it out",
-                argument="logger",
-                value="wandb",
-            )
+            problem = f"no such logger; choose from {', '.join(LOGGER_NAMES)}"
+            raise UserError(problem, argument="logger", value=name)
+    # A folder named wandb, which W&B itself creates, is found as a package without an origin.
+    if "wandb" in names and not getattr(importlib.util.find_spec("wandb"), "origin", None):
+        problem = "needs wandb, not installed: pip install 'alr_fast[wandb]', or leave it out"
+        raise UserError(problem, argument="logger", value="wandb")
 
 
 def make_loggers(config: Config, folder: Path, records: list[EpochRecord]) -> list[Logger]:
@@ -225,10 +211,9 @@ def _figures(record: EpochRecord) -> dict[str, float]:
 
 def _raw_histogram(histogram: Histogram) -> dict[str, Any]:
     # The sums assume that every value lies in the middle of its bin.
-    counts = histogram.counts
-    bins = list(pairwise(histogram.edges))
+    counts, bins = histogram.counts, list(pairwise(histogram.edges))
     middles = [(low + high) / 2 for low, high in bins]
-    filled = [bin_range for bin_range, count in zip(bins, counts, strict=True) if count]
+    filled = list(compress(bins, counts))
     return {
         "min": filled[0][0],
         "max": filled[-1][1],
@@ -244,6 +229,5 @@ def _wandb_id(folder: Path) -> str:
     path = folder / "wandb.id"
     if not path.is_file():
         # The name alone is not unique: two machines may start a run in the same second.
-        with replacing(path) as fresh:
-            fresh.write_text(f"{folder.name}-{secrets.token_hex(4)}\n", encoding="utf-8")
+        write_text(path, f"{folder.name}-{secrets.token_hex(4)}\n")
     return path.read_text(encoding="utf-8").strip()

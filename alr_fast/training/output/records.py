@@ -168,14 +168,11 @@ def plot_records(records: list[EpochRecord], path: Path) -> None:
     """Draws test accuracy and the state of the training labels over the epochs as a PNG."""
     from matplotlib.figure import Figure  # pyplot would need a display and keep state
 
-    known = any(record.label_accuracy is not None for record in records)
-    panels = (
-        ("test accuracy", "test_accuracy"),
-        ("share of right training labels", "label_accuracy")
-        if known
-        else ("share of changed training labels", "labels_changed"),
-    )
+    state = ("share of right training labels", "label_accuracy")
+    if all(record.label_accuracy is None for record in records):
+        state = ("share of changed training labels", "labels_changed")
     figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = (("test accuracy", "test_accuracy"), state)
     for axes, (title, column) in zip(figure.subplots(1, 2), panels, strict=True):
         for method in dict.fromkeys(record.method for record in records):
             own = [record for record in records if record.method == method]
@@ -206,9 +203,8 @@ class Histogram:
     def __add__(self, other: "Histogram") -> "Histogram":
         if self.edges != other.edges:
             raise ValueError("histograms with different bins cannot be added")
-        return Histogram(
-            [a + b for a, b in zip(self.counts, other.counts, strict=True)], self.edges
-        )
+        counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        return Histogram(counts, self.edges)
 
     @classmethod
     def of_probabilities(cls, values: Tensor, *, bins: int = 20) -> "Histogram":

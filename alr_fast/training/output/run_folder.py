@@ -37,7 +37,7 @@ from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config
 from alr_fast.training.output.loggers import Logger
 from alr_fast.training.output.records import EpochRecord, Histogram, plot_records
-from alr_fast.utils.files import locked, replace_link, replacing, writing
+from alr_fast.utils.files import locked, replace_link, replacing, write_text
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -72,8 +72,7 @@ class RunFolder:
         """
         with naming_options(runs="runs"):
             folder = cls(_new_folder(Path(config.runs), config.recipe))
-        with replacing(folder.path / CONFIG) as fresh:
-            fresh.write_text(yaml.safe_dump(config.as_dict(), sort_keys=False), encoding="utf-8")
+        write_text(folder.path / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
         return folder
 
     @classmethod
@@ -97,12 +96,7 @@ class RunFolder:
     def log_epoch(
         self, record: EpochRecord, histograms: dict[str, Histogram] | None = None
     ) -> None:
-        """Passes an epoch to every logger.
-
-        Args:
-            record: The epoch.
-            histograms: Distributions after the epoch, by name.
-        """
+        """Passes an epoch and, by name, the distributions after it to every logger."""
         for logger in self._loggers:
             logger.epoch(record, histograms or {})
 
@@ -119,17 +113,14 @@ class RunFolder:
         """Writes the list of the training samples with unreadable images, if there are any."""
         if broken.reasons:
             rows = [(sample, *broken.reasons[sample]) for sample in sorted(broken.reasons)]
-            path = self.path / "broken.csv"
-            with writing(path):
-                write_exclusions(path, rows)
+            write_exclusions(self.path / "broken.csv", rows)
 
     def finish(self, summary: dict[str, Any], records: list[EpochRecord]) -> None:
         """Writes plot and summary, then points ``latest`` to this folder."""
         self.close()
         plot_records(records, self.path / "metrics.png")
-        with replacing(self.path / "summary.json") as fresh:
-            text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
-            fresh.write_text(text, encoding="utf-8")
+        text = json.dumps(summary, indent=2, allow_nan=False)
+        write_text(self.path / "summary.json", text + "\n")
         replace_link(self.path.parent / "latest", self.path.name)
 
     def close(self) -> None:
@@ -201,26 +192,22 @@ def check_runs(runs: str) -> None:
         # Only an attempt detects a read-only disk or /proc.
         os.rmdir(tempfile.mkdtemp(prefix=".alr_fast-", dir=parent))
     except OSError as error:
-        raise UserError(
-            f"cannot be written ({error.strerror or error}); pass another folder",
-            argument="runs",
-            value=runs,
-        ) from error
+        problem = f"cannot be written ({error.strerror or error}); pass another folder"
+        raise UserError(problem, argument="runs", value=runs) from error
 
 
 def _new_folder(runs: Path, recipe: str) -> Path:
     stem = time.strftime("%Y%m%d-%H%M%S") + f"-{recipe}"
-    number = 1
+    path, number = runs / stem, 1
     try:
         runs.mkdir(parents=True, exist_ok=True)
         while True:
-            path = runs / (stem if number == 1 else f"{stem}-{number}")
             try:
                 path.mkdir()  # fails for an existing folder: runs never share a folder
                 return path
             except FileExistsError:
                 number += 1
+                path = runs / f"{stem}-{number}"
     except OSError as error:
-        raise UserError(
-            f"{error.strerror or error}; pass another folder", argument="runs", value=runs
-        ) from error
+        problem = f"{error.strerror or error}; pass another folder"
+        raise UserError(problem, argument="runs", value=runs) from error

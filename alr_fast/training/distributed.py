@@ -163,21 +163,21 @@ class World:
             for start in range(0, length, step):
                 chunk = slice(start, min(start + step, length))
                 if self.rank == rank:
-                    part = positions[chunk].contiguous(), rows[chunk].cpu().contiguous()
+                    own = positions[chunk].contiguous(), rows[chunk].cpu().contiguous()
+                    if self.main:
+                        yield own
+                        continue
+                    for tensor in own:
+                        dist.send(tensor.view(torch.uint8), dst=0)
                 elif self.main:
                     size = chunk.stop - chunk.start
-                    part = (
+                    received = (
                         torch.empty(size, dtype=torch.int64),
                         torch.empty((size, rows.shape[1]), dtype=rows.dtype),
                     )
-                else:
-                    continue
-                if rank != 0:
-                    for tensor in part:
-                        data = tensor.view(torch.uint8)
-                        dist.recv(data, src=rank) if self.main else dist.send(data, dst=0)
-                if self.main:
-                    yield part
+                    for tensor in received:
+                        dist.recv(tensor.view(torch.uint8), src=rank)
+                    yield received
 
 
 @contextmanager

@@ -20,7 +20,7 @@ def available_memory() -> int:
     """
     figures = _cgroup_available()
     if available := _entry(_PROC / "meminfo", "MemAvailable", ":"):
-        figures.append(int(available.removesuffix("kB")) * 1024)
+        figures.append(int(available.split()[0]) * 1024)
     return min(figures) if figures else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -51,7 +51,7 @@ def _cgroup_available() -> list[int]:
 
 
 def _entry(path: Path, name: str, separator: str) -> str | None:
-    """The value of a name in a file of names and values, None if the file or the name is missing."""
+    """The value of the first line with a name; None if the file or the name is missing."""
     for line in _lines(path):
         key, _, value = line.partition(separator)
         if key.strip() == name:

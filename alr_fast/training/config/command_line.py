@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -118,7 +119,9 @@ def _parser(recipe: str) -> jsonargparse.ArgumentParser:
         prog=PROG,
         usage=f"{PROG} [--recipe NAME] [--config FILE] [--data-root DIR] [--OPTION VALUE ...]",
         description=DESCRIPTION,
-        formatter_class=_HelpFormatter,
+        formatter_class=functools.partial(
+            jsonargparse.DefaultHelpFormatter, max_help_position=28, width=100
+        ),
     )
     parser.add_argument(
         "--recipe",
@@ -150,11 +153,6 @@ def _parser(recipe: str) -> jsonargparse.ArgumentParser:
         if action.help == "Path to a configuration file.":
             action.help = argparse.SUPPRESS
     return parser
-
-
-class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28, width=100)
 
 
 def _with_underscores(word: str) -> str:

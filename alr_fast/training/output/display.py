@@ -203,11 +203,10 @@ class RunDisplay(Console):
             del columns["changed"], columns["img/s"]
         if all(result["validation_accuracy_last"] is None for result in methods.values()):
             del columns["held out"]
-        table = Table(
-            "method", title=f"Last of {epochs} epochs (the best one is shown, never selected)"
-        )
-        for title in columns:
-            table.add_column(title, justify="right", no_wrap=True)
+        title = f"Last of {epochs} epochs (the best one is shown, never selected)"
+        table = Table("method", title=title)
+        for column in columns:
+            table.add_column(column, justify="right", no_wrap=True)
         for name, result in methods.items():
             table.add_row(name, *(cell(result) for cell in columns.values()))
         if self.main:

@@ -89,7 +89,7 @@ class TensorBoardLogger(Logger):
         _write_event(self._file(record.method), record.epoch, summary=Summary(value=values))
 
     def _file(self, method: str) -> Path:
-        """The file of a method; starts one whose first event hides later epochs of a stopped run."""
+        """The file of a method; a new file begins by hiding later epochs of a stopped run."""
         from tensorboard.compat.proto.event_pb2 import SessionLog
 
         if method not in self._files:

@@ -134,15 +134,17 @@ def test_one_epoch_has_no_warmup():
     assert parse(["--optim.epochs", "1"]).options["alr"].warmup_epochs == 0
 
 
-def test_print_config_can_be_read_back(tmp_path, capsys):
+@pytest.mark.parametrize("recipe", [[], ["--recipe", "cifar10", "--data-root", "data"]])
+def test_print_config_can_be_read_back(tmp_path, capsys, recipe):
+    argv = [*recipe, "--optim.epochs", "9"]
     with pytest.raises(SystemExit) as stop:
-        parse(["--optim.epochs", "9", "--print_config"])
+        parse([*argv, "--print_config"])
     assert not stop.value.code
     text = capsys.readouterr().out
     assert yaml.safe_load(text)["optim"]["epochs"] == 9
     file = tmp_path / "printed.yaml"
     file.write_text(text)
-    assert parse(["--config", str(file)]) == parse(["--optim.epochs", "9"])
+    assert parse(["--config", str(file)]) == parse(argv)
 
 
 def test_resolved_config_can_be_read_back(tmp_path):

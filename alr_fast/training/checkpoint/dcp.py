@@ -10,9 +10,6 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
-from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner, DefaultSavePlanner
-from torch.distributed.checkpoint.metadata import Metadata
-from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
 
 from alr_fast.errors import UserError
@@ -59,7 +56,7 @@ def save_tensors(tensors: dict[str, Tensor], folder: Path, group: dist.ProcessGr
     """
     # No copies ahead: copies of GPU tensors need no stream of their own, the disk is slower.
     writer = _Writer(folder, sync_files=True, per_thread_copy_ahead=0)
-    planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+    planner = dcp.DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     _call_dcp(
         lambda: dcp.save(tensors, storage_writer=writer, planner=planner, process_group=group)
     )
@@ -69,7 +66,7 @@ def save_tensors(tensors: dict[str, Tensor], folder: Path, group: dist.ProcessGr
 
 def load_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
     """Reads tensors from a folder, in place; each rank reads independently of the others."""
-    planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+    planner = dcp.DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     reader = dcp.FileSystemReader(folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no_dist warns that it is intended for a single process
@@ -98,7 +95,7 @@ class _Writer(dcp.FileSystemWriter):
     failure: BaseException | None = None
 
     def write_data(
-        self, plan: SavePlan, planner: SavePlanner
+        self, plan: dcp.SavePlan, planner: dcp.SavePlanner
     ) -> torch.futures.Future[list[WriteResult]]:
         try:
             return super().write_data(plan, planner)
@@ -108,7 +105,7 @@ class _Writer(dcp.FileSystemWriter):
             nothing.set_result([])
             return nothing
 
-    def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
+    def finish(self, metadata: dcp.Metadata, results: list[list[WriteResult]]) -> None:
         try:
             super().finish(metadata, results)
         except BaseException as error:

@@ -45,12 +45,10 @@ class Checkpoint:
 
 def numbered_folders(folder: Path) -> list[Path]:
     """Returns the folders with the name of a checkpoint and a manifest, ascending by number."""
-    try:
-        names = [name for name in os.listdir(folder) if re.fullmatch(NUMBER, name)]
-    except (FileNotFoundError, NotADirectoryError):
+    if not folder.is_dir():
         return []
-    paths = [folder / name for name in sorted(names, key=int)]
-    return [path for path in paths if (path / MANIFEST).is_file()]
+    paths = [folder / name for name in os.listdir(folder) if re.fullmatch(NUMBER, name)]
+    return sorted((p for p in paths if (p / MANIFEST).is_file()), key=lambda p: int(p.name))
 
 
 def list_checkpoints(folder: Path) -> list[Checkpoint]:

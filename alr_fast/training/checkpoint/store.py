@@ -28,8 +28,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint import FileSystemReader, TensorStorageMetadata
 from torch.distributed.device_mesh import DeviceMesh
 
 from alr_fast.errors import UserError

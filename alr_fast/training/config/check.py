@@ -6,11 +6,10 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from alr_fast.data.label_table import is_label_table
-from alr_fast.errors import UserError, naming_options
-from alr_fast.training.config.schema import ESTIMATES, WEIGHTS, Config, words
+from alr_fast.errors import UserError
+from alr_fast.training.config.schema import ESTIMATES, WEIGHTS, Config, TransitionConfig, words
 from alr_fast.training.methods import METHODS, checked_options, options_of
 
 
@@ -30,6 +29,7 @@ def resolve(config: Config) -> Config:
     Raises:
         UserError: A value cannot work; the message names it and how to fix it.
     """
+    data, noise, transition = config.data, config.noise, config.transition
     methods = words(config.methods)
     for name in methods:
         if name not in METHODS:
@@ -39,11 +39,13 @@ def resolve(config: Config) -> Config:
     options = with_default_options(config).options
     for position, name in enumerate(methods):
         options[name] = checked_options(name, options[name], epochs=config.optim.epochs)
-        _check_models(config, name, options[name], earlier=methods[:position])
-        if "teacher" in METHODS[name].needs:
-            real = _without_links(options[name].teacher)
-            options[name] = replace(options[name], teacher=real)
-    data, noise, transition = config.data, config.noise, config.transition
+        needs, earlier = METHODS[name].needs, methods[:position]
+        if "teacher" in needs:
+            teacher = options[name].teacher
+            _check_model(f"{name}.teacher", teacher, earlier, tables=True)
+            options[name] = replace(options[name], teacher=_without_links(teacher))
+        if "transition" in needs:
+            _check_transition(transition, earlier)
     label_file = data.label_file and _without_links(data.label_file)
     net, source = _without_links(transition.net), _without_links(transition.source)
     return replace(
@@ -73,23 +75,18 @@ def _without_links(path: str) -> str:
     return path if real == os.path.abspath(path) else real
 
 
-def _check_models(config: Config, name: str, options: Any, *, earlier: list[str]) -> None:
-    """Checks the trained models that a method uses, as far as possible without data."""
-    needs, source = METHODS[name].needs, config.transition.source
-    if "teacher" in needs:
-        with naming_options(model=f"{name}.teacher"):
-            _check_teacher(options.teacher, earlier, tables=True)
-    if "transition" in needs and source in ESTIMATES:
-        with naming_options(model="transition.net"):
-            _check_teacher(config.transition.net, earlier)
-    elif "transition" in needs and source != "known" and not source.endswith((".npy", ".csv")):
+def _check_transition(transition: TransitionConfig, earlier: list[str]) -> None:
+    source = transition.source
+    if source in ESTIMATES:
+        _check_model("transition.net", transition.net, earlier)
+    elif source != "known" and not source.endswith((".npy", ".csv")):
         raise UserError(
             f"--transition.source {source}: must be known, anchor, confident, or a .npy or .csv "
             "file with the matrix"
         )
 
 
-def _check_teacher(model: str, earlier: list[str], *, tables: bool = False) -> None:
+def _check_model(option: str, model: str, earlier: list[str], *, tables: bool = False) -> None:
     """Checks that a method, a file of weights or, with `tables`, of soft labels will be there."""
     if model in METHODS:
         usable = model in earlier
@@ -105,4 +102,4 @@ def _check_teacher(model: str, earlier: list[str], *, tables: bool = False) -> N
             f"RUN/METHOD{WEIGHTS}" + (", nor a table of soft labels" if tables else "")
         )
     if not usable:
-        raise UserError(problem, argument="model", value=model)
+        raise UserError(f"--{option} {model}: {problem}")

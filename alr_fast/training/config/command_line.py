@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import functools
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -49,7 +48,7 @@ def parse(argv: Sequence[str]) -> Config:
         UserError: Unknown or wrong option, recipe or value.
         SystemExit: Status 0 after ``--help`` or ``--print_config``.
     """
-    given, left = _scan([_with_underscores(word) for word in _with_profile_value(argv)])
+    given, left = _scan(_spelled_out(argv))
     files = [_read_config_file(path) for path in given.config]
     in_files = {name: value for file in files for name, value in file.items()}
     with naming_options(plugins="plugins"):
@@ -59,7 +58,8 @@ def parse(argv: Sequence[str]) -> Config:
     recipe = str(given.recipe or in_files.get("recipe") or default)
     # Files first: the parser lets the later word win, but an option wins wherever it stands.
     left = [f"--config={path}" for path in given.config] + left
-    for name in ("data_root", "plugins"):
+    given.recipe = recipe
+    for name in ("recipe", "data_root", "plugins"):
         if getattr(given, name) is not None:
             left.append(f"--{name}={getattr(given, name)}")
     parser = _parser(recipe)
@@ -67,7 +67,7 @@ def parse(argv: Sequence[str]) -> Config:
     parsed = parser.instantiate(parser.parse_args(left))
     values = {f.name: getattr(parsed, f.name) for f in fields(Config) if f.name != "options"}
     options = {name: getattr(parsed, name) for name in METHODS}
-    config = Config(**{**values, "recipe": recipe, "options": options})
+    config = Config(**values, options=options)
     asked = any(word.partition("=")[0] == "--noise.rate" for word in left)
     if asked and config.noise.kind == "none" and config.noise.rate:
         raise UserError(
@@ -119,9 +119,7 @@ def _parser(recipe: str) -> jsonargparse.ArgumentParser:
         prog=PROG,
         usage=f"{PROG} [--recipe NAME] [--config FILE] [--data-root DIR] [--OPTION VALUE ...]",
         description=DESCRIPTION,
-        formatter_class=functools.partial(
-            jsonargparse.DefaultHelpFormatter, max_help_position=28, width=100
-        ),
+        formatter_class=_HelpFormatter,
     )
     parser.add_argument(
         "--recipe",
@@ -155,21 +153,23 @@ def _parser(recipe: str) -> jsonargparse.ArgumentParser:
     return parser
 
 
-def _with_underscores(word: str) -> str:
-    """Expands the short forms, and spells --data.crop-padding as --data.crop_padding."""
-    if not word.startswith("--") or word == "--":
-        return word
-    option, equals, value = word.partition("=")
-    option = option[2:].replace("-", "_")
-    return "--" + _SHORT.get(option, option) + equals + value
+class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=100)
 
 
-def _with_profile_value(argv: Sequence[str]) -> list[str]:
-    """Spells --profile as --profile=true if no value follows."""
-    return [
-        f"{word}=true" if word == "--profile" and following.startswith("-") else word
-        for word, following in zip(argv, [*argv[1:], "--"], strict=False)
-    ]
+def _spelled_out(argv: Sequence[str]) -> list[str]:
+    """Expands short forms, and spells --data.crop-padding as --data.crop_padding."""
+    words = []
+    for word, following in zip(argv, [*argv[1:], "--"], strict=True):
+        if word == "--profile" and following.startswith("-"):
+            word = "--profile=true"
+        if word.startswith("--"):
+            option, equals, value = word.removeprefix("--").partition("=")
+            option = option.replace("-", "_")
+            word = "--" + _SHORT.get(option, option) + equals + value
+        words.append(word)
+    return words
 
 
 def _scan(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

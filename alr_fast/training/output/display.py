@@ -25,18 +25,15 @@ PROGRESS_SECONDS = 1.0  # minimum time between two progress events of json
 class TrainingDisplay:
     """Progress of one method. A context manager.
 
-    If the console prints lines, each epoch has a line for up to `EVERY_EPOCH` epochs. With more
-    epochs, the following have a line: the first and the last epoch of this process, those that
-    divide the run into `LINES_PER_METHOD` parts, and those that end more than `LINE_SECONDS` after
-    the last line.
+    If the console prints lines, each of up to `EVERY_EPOCH` epochs has a line. Of more epochs, the
+    first and the last of this process, those that divide the run into `LINES_PER_METHOD` parts, and
+    those that end more than `LINE_SECONDS` after the last line have one.
 
     Args:
         console: Prints the progress.
         method: Name of the method.
-        epochs: Epochs of the method.
-        steps: Steps of an epoch.
-        start_epoch: Completed epochs of a resumed run.
-        start_step: Completed steps of the next epoch.
+        epochs, steps: Epochs of the method, steps of an epoch.
+        start_epoch, start_step: Completed epochs of a resumed run, and steps of the next epoch.
     """
 
     def __init__(
@@ -97,8 +94,7 @@ class TrainingDisplay:
         """Shows the progress within an epoch.
 
         Args:
-            epoch: Completed epochs.
-            step: Completed steps of the next epoch.
+            epoch, step: Completed epochs, and completed steps of the next epoch.
             loss: Mean training loss of this epoch so far.
             accuracy: Share of training samples predicted as their given label so far.
             samples_per_second: Training samples per second, over all processes.
@@ -143,10 +139,8 @@ class TrainingDisplay:
     def _line(self, record: EpochRecord, left: float | None) -> str:
         width = len(str(self._epochs))
         parts = [
-            f"{self._method:>5}",
-            f"epoch {record.epoch:>{width}}/{self._epochs}",
-            f"loss {record.train_loss:6.4f}",
-            f"acc {percent(record.train_accuracy):>5}",
+            f"{self._method:>5}  epoch {record.epoch:>{width}}/{self._epochs}",
+            f"loss {record.train_loss:6.4f}  acc {percent(record.train_accuracy):>5}",
             f"test acc {percent(record.test_accuracy):>5}",
             f"changed {percent(record.labels_changed):>5}",
         ]
@@ -248,7 +242,7 @@ class RunDisplay(Console):
             self.terminal.print(f"with images: {report}", markup=False)
 
     def shares(self, title: str, phases: dict[str, tuple[float, float]]) -> None:
-        """Prints the share of each phase in the time of a step.
+        """Prints a table of the phases of a step.
 
         Args:
             title: Title of the table.

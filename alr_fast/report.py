@@ -69,11 +69,9 @@ def run_facts(folder: Path) -> dict[str, Any]:
     summary, records = {}, []
     with contextlib.suppress(OSError, ValueError):
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    with (
-        contextlib.suppress(OSError),
-        (folder / "metrics.csv").open(newline="", encoding="utf-8") as file,
-    ):
-        records = list(csv.DictReader(file))
+    with contextlib.suppress(OSError):
+        lines = (folder / "metrics.csv").read_text(encoding="utf-8").splitlines()
+        records = list(csv.DictReader(lines))
     return {"run": folder.resolve().name, "summary": summary, "records": records}
 
 

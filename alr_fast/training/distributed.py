@@ -74,8 +74,7 @@ class World:
 
     Attributes:
         rank: Number of this process, from 0.
-        size: Number of processes.
-        local_size: Number of processes on this machine.
+        size, local_size: Number of processes, in all and on this machine.
         device: Training device of this process.
     """
 

@@ -41,11 +41,7 @@ def reserve_space(handle: int, num_bytes: int) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns an `OSError` in the block into a `UserError` about the file ``path``.
-
-    Raises:
-        UserError: The block raised an `OSError`. The message names the file and how to fix it.
-    """
+    """Turns an `OSError` in the block into a `UserError` with the file and how to fix it."""
     try:
         yield
     except OSError as error:

@@ -30,8 +30,7 @@ def _cgroup_available() -> list[int]:
     for line in _lines(_PROC / "self" / "cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers == "":  # version 2
-            root, prefix = _CGROUPS, ""
-            limit, used = "memory.max", "memory.current"
+            root, prefix, limit, used = _CGROUPS, "", "memory.max", "memory.current"
         elif "memory" in controllers.split(","):
             root, prefix = _CGROUPS / "memory", "total_"
             limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
@@ -42,11 +41,10 @@ def _cgroup_available() -> list[int]:
         for depth in range(len(parts) + 1):
             group = root.joinpath(*parts[:depth])
             allowed, taken = _lines(group / limit), _lines(group / used)
-            if not allowed or not taken or allowed[0] == "max":
-                continue
-            # The kernel frees inactive pages of files before the limit is reached.
-            spare = int(_entry(group / "memory.stat", f"{prefix}inactive_file", " ") or 0)
-            figures.append(max(0, int(allowed[0]) - int(taken[0]) + spare))
+            if allowed and taken and allowed[0] != "max":
+                # The kernel frees inactive pages of files before the limit is reached.
+                spare = int(_entry(group / "memory.stat", f"{prefix}inactive_file", " ") or 0)
+                figures.append(max(0, int(allowed[0]) - int(taken[0]) + spare))
     return figures
 
 

@@ -98,7 +98,7 @@ def test_epochs_go_to_every_logger(folder):
     folder.log_to([first, second])
     histograms = {"confidence": Histogram([1], [0, 1])}
     folder.log_epoch(record(1), histograms)
-    folder.log_epoch(record(2))
+    folder.log_epoch(record(2), {})
     assert first.seen == second.seen == [(record(1), histograms), (record(2), {})]
     folder.close()
     folder.close()

@@ -52,7 +52,7 @@ def reason(error: BaseException) -> str:
 def save_tensors(tensors: dict[str, Tensor], folder: Path, group: dist.ProcessGroup) -> None:
     """Writes tensors into a folder; all ranks of the group call this.
 
-    Raises the failure of this rank's writes, interruptions included, after all ranks have written.
+    A failure of this rank's writes, interruptions included, is raised after all ranks have written.
     """
     # No copies ahead: copies of GPU tensors need no stream of their own, the disk is slower.
     writer = _Writer(folder, sync_files=True, per_thread_copy_ahead=0)

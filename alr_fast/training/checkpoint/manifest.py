@@ -16,6 +16,7 @@ from alr_fast.training.checkpoint.dcp import on_all_ranks, reason
 
 MANIFEST = "manifest.json"
 NUMBER = "[0-9]{9,}"  # name of a checkpoint folder
+Files = dict[str, tuple[int, str]]  # size in bytes and SHA-256 of each file
 _FORMAT = 1
 _BLOCK_BYTES = 1 << 20
 
@@ -40,7 +41,7 @@ class Checkpoint:
     world_size: int
     torch_version: str
     progress: dict[str, Any]
-    files: dict[str, tuple[int, str]]
+    files: Files
 
 
 def numbered_folders(folder: Path) -> list[Path]:
@@ -109,10 +110,9 @@ def check_files(checkpoint: Checkpoint) -> None:
         SharedError: A file is missing, truncated or changed. The message offers the newest older
             checkpoint that is intact.
     """
-    share = slice(dist.get_rank(), None, dist.get_world_size())
 
     def check() -> None:
-        if damage := _damage(checkpoint, share):
+        if damage := _damage(checkpoint, slice(dist.get_rank(), None, dist.get_world_size())):
             raise UserError(damage + _offer(checkpoint.path))
 
     on_all_ranks(check)
@@ -179,7 +179,5 @@ def _parse(path: Path) -> Checkpoint:
 
 def _encode(fields: dict[str, Any]) -> bytes:
     """Encodes a manifest. Decoding and encoding are inverse, which reveals any changed bit."""
-    body = json.dumps(fields, allow_nan=False)
-    return json.dumps(
-        {**fields, "sha256": hashlib.sha256(body.encode()).hexdigest()}, indent=2, allow_nan=False
-    ).encode()
+    digest = hashlib.sha256(json.dumps(fields, allow_nan=False).encode()).hexdigest()
+    return json.dumps({**fields, "sha256": digest}, indent=2, allow_nan=False).encode()

@@ -36,6 +36,7 @@ from alr_fast.training.checkpoint.dcp import load_tensors, on_all_ranks, reason,
 from alr_fast.training.checkpoint.manifest import (
     NUMBER,
     Checkpoint,
+    Files,
     numbered_folders,
     size_and_digest,
     write_manifest,
@@ -46,6 +47,7 @@ from alr_fast.training.distributed import gather
 # Ranks wait for the slowest disk; torch's default of 30 minutes is short for a large label bank.
 _TIMEOUT = timedelta(hours=3)
 _METADATA = ".metadata"
+Tensors = dict[str, Tensor]  # by name
 
 
 class CheckpointStore:
@@ -110,12 +112,7 @@ class CheckpointStore:
         self._passed_over = {p for p in numbered_folders(self.folder) if int(p.name) > newest}
 
     def save(
-        self,
-        number: int,
-        tensors: dict[str, Tensor],
-        progress: dict[str, Any],
-        *,
-        wait: bool = False,
+        self, number: int, tensors: Tensors, progress: dict[str, Any], *, wait: bool = False
     ) -> None:
         """Writes a checkpoint after the previous one is complete.
 
@@ -140,9 +137,9 @@ class CheckpointStore:
         tensors = without_empty_shards(tensors)
         self.wait()
         if wait or not self._background:
-            self._write(number, tensors, progress)
+            self._write(number, tensors, progress, None)
             return
-        copies: dict[str, Tensor] = {}
+        copies: Tensors = {}
         failure: Exception | None = None
         try:
             copies = {name: host_copy(tensor, self._mesh) for name, tensor in tensors.items()}
@@ -162,11 +159,7 @@ class CheckpointStore:
         self._thread.shutdown()
 
     def _write(
-        self,
-        number: int,
-        tensors: dict[str, Tensor],
-        progress: dict[str, Any],
-        failure: Exception | None = None,
+        self, number: int, tensors: Tensors, progress: dict[str, Any], failure: Exception | None
     ) -> None:
         """Writes a checkpoint, unless copying its tensors failed on a rank.
 
@@ -194,9 +187,9 @@ class CheckpointStore:
             self._clean_up()
             folder.mkdir()
 
-    def _write_files(self, tensors: dict[str, Tensor], folder: Path) -> dict[str, tuple[int, str]]:
+    def _write_files(self, tensors: Tensors, folder: Path) -> Files:
         """Writes the tensors; returns size and SHA-256 of each file of this rank, flushed."""
-        # The only step that waits for other ranks: DCP takes all of them to the end of the writing.
+        # Waits for other ranks, as no other step: DCP ends this on all ranks even after a failure.
         save_tensors(tensors, folder, self._group)
         names = [file.name for file in folder.glob(f"__{self._rank}_*.distcp")]
         if self._rank == 0:
@@ -204,23 +197,15 @@ class CheckpointStore:
         # DCP of torch 2.11 flushes a file before the last of it has left Python's buffer.
         return {name: size_and_digest(folder / name, flush=True) for name in sorted(names)}
 
-    def _publish(
-        self, number: int, files: dict[str, tuple[int, str]], progress: dict[str, Any]
-    ) -> None:
+    def _publish(self, number: int, files: Files, progress: dict[str, Any]) -> None:
         """Writes the manifest and renames the folder."""
         if self._rank != 0:
             return
         temporary, final = self._hidden(number, "tmp"), self.folder / f"{number:09d}"
+        created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        world_size = dist.get_world_size(self._group)
         write_manifest(
-            Checkpoint(
-                path=temporary,
-                number=number,
-                created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                world_size=dist.get_world_size(self._group),
-                torch_version=torch.__version__,
-                progress=progress,
-                files=files,
-            )
+            Checkpoint(temporary, number, created, world_size, torch.__version__, progress, files)
         )
         _flush_folder(temporary)
         if final.exists():
@@ -279,7 +264,7 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def load(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
+def load(checkpoint: Checkpoint, tensors: Tensors) -> None:
     """Reads a checkpoint into tensors, in place; all ranks call this, after `check_files`.
 
     The number of processes and the distribution of the rows may differ from those at saving.
@@ -297,7 +282,7 @@ def load(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
     on_all_ranks(lambda: load_tensors(without_empty_shards(tensors), checkpoint.path))
 
 
-def _check_tensors(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> None:
+def _check_tensors(checkpoint: Checkpoint, tensors: Tensors) -> None:
     saved = saved_tensors(checkpoint)
     for name, tensor in sorted(tensors.items()):
         if name not in saved:

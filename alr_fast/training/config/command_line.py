@@ -11,15 +11,8 @@ import jsonargparse
 import yaml
 
 from alr_fast.errors import UserError, naming_options
+from alr_fast.training.config import schema
 from alr_fast.training.config.check import resolve
-from alr_fast.training.config.schema import (
-    DEFAULT_RECIPE,
-    FOLDER_RECIPE,
-    Config,
-    recipe_names,
-    recipe_text,
-    words,
-)
 from alr_fast.training.methods import METHODS, load_plugins, options_of
 from alr_fast.utils.command import CommandParser
 
@@ -38,7 +31,7 @@ the methods. Without options it runs the recipe digits. Options on the command l
 --config, which overrides the recipe."""
 
 
-def parse(argv: Sequence[str]) -> Config:
+def parse(argv: Sequence[str]) -> schema.Config:
     """Configuration of a run, checked and complete.
 
     Args:
@@ -52,22 +45,21 @@ def parse(argv: Sequence[str]) -> Config:
     files = [_read_config_file(path) for path in given.config]
     in_files = {name: value for file in files for name, value in file.items()}
     with naming_options(plugins="plugins"):
-        load_plugins(words(given.plugins or in_files.get("plugins") or ""))
+        load_plugins(schema.words(given.plugins or in_files.get("plugins") or ""))
     has_root = given.data_root or in_files.get("data_root")
-    default = FOLDER_RECIPE if has_root else DEFAULT_RECIPE
-    recipe = str(given.recipe or in_files.get("recipe") or default)
+    default = schema.FOLDER_RECIPE if has_root else schema.DEFAULT_RECIPE
+    recipe = given.recipe = str(given.recipe or in_files.get("recipe") or default)
     # Files first: the parser lets the later word win, but an option wins wherever it stands.
     left = [f"--config={path}" for path in given.config] + left
-    given.recipe = recipe
     for name in ("recipe", "data_root", "plugins"):
         if getattr(given, name) is not None:
             left.append(f"--{name}={getattr(given, name)}")
     parser = _parser(recipe)
     _check_names(parser, left, files)
     parsed = parser.instantiate(parser.parse_args(left))
-    values = {f.name: getattr(parsed, f.name) for f in fields(Config) if f.name != "options"}
+    values = {f.name: getattr(parsed, f.name) for f in fields(schema.Config) if f.name != "options"}
     options = {name: getattr(parsed, name) for name in METHODS}
-    config = Config(**values, options=options)
+    config = schema.Config(**values, options=options)
     asked = any(word.partition("=")[0] == "--noise.rate" for word in left)
     if asked and config.noise.kind == "none" and config.noise.rate:
         raise UserError(
@@ -121,11 +113,12 @@ def _parser(recipe: str) -> jsonargparse.ArgumentParser:
         description=DESCRIPTION,
         formatter_class=_HelpFormatter,
     )
+    recipes = ", ".join(schema.recipe_names())
     parser.add_argument(
         "--recipe",
         type=str,
-        default=DEFAULT_RECIPE,
-        help=f"Shipped recipe that the other options start from: {', '.join(recipe_names())}.",
+        default=schema.DEFAULT_RECIPE,
+        help=f"Shipped recipe that the other options start from: {recipes}.",
     )
     parser.add_argument(
         "--config",
@@ -141,12 +134,12 @@ def _parser(recipe: str) -> jsonargparse.ArgumentParser:
         default=None,
         metavar="DIR",
         help="Folder with the data as it was downloaded, or a CSV or Parquet list. Without "
-        f"--recipe it selects the recipe {FOLDER_RECIPE}.",
+        f"--recipe it selects the recipe {schema.FOLDER_RECIPE}.",
     )
-    parser.add_class_arguments(Config, skip={"recipe", "data_root", "options"})
+    parser.add_class_arguments(schema.Config, skip={"recipe", "data_root", "options"})
     for name in METHODS:
         parser.add_class_arguments(options_of(name), name)
-    parser.set_defaults(_flat(yaml.safe_load(recipe_text(recipe))))
+    parser.set_defaults(_flat(yaml.safe_load(schema.recipe_text(recipe))))
     for action in parser._actions:  # of one group, like "--optim FILE": --config covers it
         if action.help == "Path to a configuration file.":
             action.help = argparse.SUPPRESS

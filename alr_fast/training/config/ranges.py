@@ -25,13 +25,9 @@ NonNegativeInt = Annotated[int, Bounds("must be 0 or more", lambda x: x >= 0)]
 PositiveInt = Annotated[int, Bounds("must be 1 or more", lambda x: x >= 1)]
 NonNegativeFloat = Annotated[float, Bounds("must be 0 or more", lambda x: 0 <= x < math.inf)]
 PositiveFloat = Annotated[float, Bounds("must be above 0", lambda x: 0 < x < math.inf)]
-ClosedUnitInterval = Annotated[float, Bounds("must lie between 0 and 1", lambda x: 0 <= x <= 1)]
-RightOpenUnitInterval = Annotated[
-    float, Bounds("must be at least 0 and below 1", lambda x: 0 <= x < 1)
-]
-LeftOpenUnitInterval = Annotated[
-    float, Bounds("must be above 0 and at most 1", lambda x: 0 < x <= 1)
-]
+Fraction = Annotated[float, Bounds("must lie between 0 and 1", lambda x: 0 <= x <= 1)]
+FractionBelowOne = Annotated[float, Bounds("must be at least 0 and below 1", lambda x: 0 <= x < 1)]
+PositiveFraction = Annotated[float, Bounds("must be above 0 and at most 1", lambda x: 0 < x <= 1)]
 Magnitude = Annotated[int, Bounds("must lie between 0 and 30", lambda x: 0 <= x <= 30)]
 Percentile = Annotated[float, Bounds("must lie between 0 and 100", lambda x: 0 <= x <= 100)]
 

@@ -20,15 +20,15 @@ from alr_fast.errors import UserError, naming_options
 from alr_fast.noise.injection import check_noise
 from alr_fast.training.config.ranges import (
     Bounded,
-    ClosedUnitInterval,
-    LeftOpenUnitInterval,
+    Fraction,
+    FractionBelowOne,
     Magnitude,
     NonNegativeFloat,
     NonNegativeInt,
     Percentile,
     PositiveFloat,
+    PositiveFraction,
     PositiveInt,
-    RightOpenUnitInterval,
 )
 
 _RECIPES = Path(__file__).with_name("recipes")
@@ -73,16 +73,16 @@ class DataConfig(Bounded):
     """Samples to leave out: a CSV list of python -m alr_fast.data verify, or a table of python -m
     alr_fast.export or of marks in a report; auto takes the list that verify wrote for this data
     set, none uses no list."""
-    exclude_above: ClosedUnitInterval = 0.5
+    exclude_above: Fraction = 0.5
     """With a table of python -m alr_fast.export, leave out samples with a suspicion score above
     this, 0 to 1. (With marks, all marked samples are left out except those marked keep.)"""
-    max_broken: ClosedUnitInterval = 0.001
+    max_broken: Fraction = 0.001
     """Share of unreadable images in a split above which the run stops."""
     limit: PositiveInt | None = None
     """Train on at most this many images, the same number from every class; null for all."""
     test_limit: PositiveInt | None = None
     """Test on at most this many images, the same number from every class; null for all."""
-    validation: RightOpenUnitInterval = 0.0
+    validation: FractionBelowOne = 0.0
     """Hold out this share of the training samples for validation, with their given labels, and
     report the accuracy on them: to choose between methods and options without clean labels."""
     epoch_samples: PositiveInt | None = None
@@ -171,7 +171,7 @@ class ModelConfig(Bounded):
     model of timm."""
     pretrained: bool = False
     """Start from pretrained weights, which timm downloads (models of timm only)."""
-    ema_decay: RightOpenUnitInterval | None = None
+    ema_decay: FractionBelowOne | None = None
     """Decay of an EMA of the weights, which is tested and saved instead of the weights; null for no
     EMA."""
     sync_batchnorm: bool = False
@@ -204,7 +204,7 @@ class OptimConfig(Bounded):
     milestones, constant stays at lr."""
     milestones: list[int] = field(default_factory=list)
     """Epochs after which the schedule step lowers the learning rate, ascending."""
-    gamma: LeftOpenUnitInterval = 0.1
+    gamma: PositiveFraction = 0.1
     """Factor of the schedule step."""
     warmup_steps: NonNegativeInt = 0
     """Steps over which the learning rate rises linearly from 0 at the start."""
@@ -399,8 +399,9 @@ def recipe_text(name: str) -> str:
     Raises:
         UserError: No recipe has that name; the message lists the shipped ones.
     """
-    if name not in recipe_names():
-        raise UserError(f"--recipe {name}: no such recipe; shipped are {', '.join(recipe_names())}")
+    names = recipe_names()
+    if name not in names:
+        raise UserError(f"--recipe {name}: no such recipe; shipped are {', '.join(names)}")
     return (_RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
 
 

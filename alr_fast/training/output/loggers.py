@@ -133,6 +133,7 @@ class WandbLogger(Logger):
         import wandb
 
         self._wandb = wandb
+        silent = config.log.show in ("quiet", "json")
         try:
             self._run = wandb.init(
                 project=config.log.wandb_project,
@@ -141,10 +142,8 @@ class WandbLogger(Logger):
                 resume="allow",
                 dir=str(folder),
                 config=config.as_dict(),
-                settings=wandb.Settings(
-                    console="off",  # standard output is a progress bar
-                    silent=config.log.show in ("quiet", "json"),
-                ),
+                # Standard output is a progress bar.
+                settings=wandb.Settings(console="off", silent=silent),
             )
         except wandb.errors.Error as error:
             reason = " ".join(str(error).split())
@@ -202,11 +201,9 @@ def make_loggers(config: Config, folder: Path, records: list[EpochRecord]) -> li
 
 
 def _figures(record: EpochRecord) -> dict[str, float]:
-    return {
-        name: value
-        for name, value in asdict(record).items()
-        if name not in ("method", "epoch") and value is not None
-    }
+    values = asdict(record)
+    del values["method"], values["epoch"]
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _raw_histogram(histogram: Histogram) -> dict[str, Any]:

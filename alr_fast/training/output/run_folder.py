@@ -93,12 +93,10 @@ class RunFolder:
         """Logs the following epochs to these loggers, which `close` closes."""
         self._loggers = list(loggers)
 
-    def log_epoch(
-        self, record: EpochRecord, histograms: dict[str, Histogram] | None = None
-    ) -> None:
+    def log_epoch(self, record: EpochRecord, histograms: dict[str, Histogram]) -> None:
         """Passes an epoch and, by name, the distributions after it to every logger."""
         for logger in self._loggers:
-            logger.epoch(record, histograms or {})
+            logger.epoch(record, histograms)
 
     def save_weights(self, method: str, model: nn.Module) -> None:
         """Writes the weights under their names in the model."""

@@ -134,7 +134,7 @@ def test_one_epoch_has_no_warmup():
     assert parse(["--optim.epochs", "1"]).options["alr"].warmup_epochs == 0
 
 
-@pytest.mark.parametrize("recipe", [[], ["--recipe", "cifar10", "--data-root", "data"]])
+@pytest.mark.parametrize("recipe", [[], ["--data-root", "data"]])
 def test_print_config_can_be_read_back(tmp_path, capsys, recipe):
     argv = [*recipe, "--optim.epochs", "9"]
     with pytest.raises(SystemExit) as stop:

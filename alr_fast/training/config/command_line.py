@@ -48,12 +48,14 @@ def parse(argv: Sequence[str]) -> schema.Config:
         load_plugins(schema.words(given.plugins or in_files.get("plugins") or ""))
     has_root = given.data_root or in_files.get("data_root")
     default = schema.FOLDER_RECIPE if has_root else schema.DEFAULT_RECIPE
-    recipe = given.recipe = str(given.recipe or in_files.get("recipe") or default)
-    # Files first: the parser lets the later word win, but an option wins wherever it stands.
-    left = [f"--config={path}" for path in given.config] + left
-    for name in ("recipe", "data_root", "plugins"):
-        if getattr(given, name) is not None:
-            left.append(f"--{name}={getattr(given, name)}")
+    recipe = str(given.recipe or in_files.get("recipe") or default)
+    scanned = {"recipe": recipe, "data_root": given.data_root, "plugins": given.plugins}
+    left = [
+        # Files first: the parser lets the later word win, but an option wins wherever it stands.
+        *(f"--config={path}" for path in given.config),
+        *(f"--{name}={value}" for name, value in scanned.items() if value is not None),
+        *left,
+    ]
     parser = _parser(recipe)
     _check_names(parser, left, files)
     parsed = parser.instantiate(parser.parse_args(left))
@@ -154,7 +156,7 @@ class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
 def _spelled_out(argv: Sequence[str]) -> list[str]:
     """Expands short forms, and spells --data.crop-padding as --data.crop_padding."""
     words = []
-    for word, following in zip(argv, [*argv[1:], "--"], strict=True):
+    for word, following in zip(argv, [*argv[1:], "--"], strict=False):
         if word == "--profile" and following.startswith("-"):
             word = "--profile=true"
         if word.startswith("--"):

@@ -25,9 +25,9 @@ PROGRESS_SECONDS = 1.0  # minimum time between two progress events of json
 class TrainingDisplay:
     """Progress of one method. A context manager.
 
-    If the console prints lines, each of up to `EVERY_EPOCH` epochs has a line. Of more epochs, the
-    first and the last of this process, those that divide the run into `LINES_PER_METHOD` parts, and
-    those that end more than `LINE_SECONDS` after the last line have one.
+    If the console prints lines, up to `EVERY_EPOCH` epochs have a line each. Longer training has a
+    line for the first and the last epoch of this process, those that divide the run into
+    `LINES_PER_METHOD` parts, and those that end more than `LINE_SECONDS` after the last line.
 
     Args:
         console: Prints the progress.

@@ -46,6 +46,8 @@ def resolve(config: Config) -> Config:
             options[name] = replace(options[name], teacher=_without_links(teacher))
         if "transition" in needs:
             _check_transition(transition, earlier)
+    rate = 0.0 if noise.kind in ("none", "matrix") else noise.rate
+    seed = config.seed if noise.seed is None else noise.seed
     label_file = data.label_file and _without_links(data.label_file)
     net, source = _without_links(transition.net), _without_links(transition.source)
     return replace(
@@ -55,11 +57,7 @@ def resolve(config: Config) -> Config:
         data=replace(data, label_file=label_file, exclude=_without_links(data.exclude)),
         transition=replace(transition, net=net, source=source),
         log=replace(config.log, to=words(config.log.to)),
-        noise=replace(
-            noise,
-            rate=0.0 if noise.kind in ("none", "matrix") else noise.rate,
-            seed=config.seed if noise.seed is None else noise.seed,
-        ),
+        noise=replace(noise, rate=rate, seed=seed),
         options=options,
     )
 

@@ -229,9 +229,7 @@ _FILES, _SHARDS = "JPEG files", "JPEG in tar shards"
 # Variants with worker processes come first: they fork before DALI starts threads.
 VARIANTS: dict[str, Variant] = {
     "torch-pil": Variant(
-        _FILES,
-        "torchvision's ImageFolder with PIL and v2 transforms in a DataLoader",
-        _torch_pil,
+        _FILES, "torchvision's ImageFolder with PIL and v2 transforms in a DataLoader", _torch_pil
     ),
     "torch-decode": Variant(_FILES, "TorchLoader", partial(_ours, name="torch")),
     "dali-cpu": Variant(

@@ -193,10 +193,7 @@ def _accuracy_section(suite: str, data: str, note: str, *, root: bool = True) ->
 
 SECTIONS = {
     "accuracy_digits": _accuracy_section(
-        "digits",
-        "digits",
-        "The handwritten digits of scikit-learn, a small model.",
-        root=False,
+        "digits", "digits", "The handwritten digits of scikit-learn, a small model.", root=False
     ),
     "accuracy_cifar10": _accuracy_section(
         "cifar10",

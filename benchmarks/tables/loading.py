@@ -3,14 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.tables.markdown import (
-    NOT_MEASURED,
-    Cells,
-    list_of,
-    markdown,
-    measured,
-    spread,
-)
+from benchmarks.tables.markdown import NOT_MEASURED, Cells, list_of, markdown, measured, spread
 from benchmarks.tables.plots import draw_panels
 from benchmarks.tables.section import Plot, Section
 

@@ -1,13 +1,6 @@
 """Tables of `benchmarks.scaling`."""
 
-from benchmarks.tables.markdown import (
-    NOT_MEASURED,
-    Cells,
-    list_of,
-    markdown,
-    microseconds,
-    spread,
-)
+from benchmarks.tables.markdown import NOT_MEASURED, Cells, list_of, markdown, microseconds, spread
 from benchmarks.tables.section import Section
 
 # The phases of a bank in their order; each except "update", which is a step, covers the whole bank.

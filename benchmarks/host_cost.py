@@ -6,7 +6,6 @@ B = 256, K = 14: the whole step, its parts by themselves, and for comparison an 
 a single native operation. Calls follow each other without waiting for the device.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,9 +15,9 @@ from torch import Tensor
 
 from alr_fast import functional
 from benchmarks.harness.averages import percentiles
-from benchmarks.harness.command import Output, check_arguments
+from benchmarks.harness.command import new_parser, parse
 from benchmarks.harness.environment import environment
-from benchmarks.harness.results import FOLDER
+from benchmarks.harness.results import FOLDER, ResultFile
 from benchmarks.harness.timing import host_turn, take_turns
 from benchmarks.kernels.problem import OPTIONS, Case, Problem
 from benchmarks.tables.host_cost import terminal_cells
@@ -111,18 +110,14 @@ def measure(device: str, seconds: float) -> list[dict]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = new_parser(__doc__, json=False, seconds=(10, "in total"))
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU")
-    parser.add_argument("--seconds", type=float, default=10, help="in total (default 10)")
     parser.add_argument("--results-dir", type=Path, default=FOLDER, help="folder of the rows")
-    arguments = parser.parse_args(argv)
-    check_arguments(parser, arguments)
+    arguments = parse(parser, argv)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     rows = measure(device, arguments.seconds)
     show("microseconds of the host", *terminal_cells(rows), text_columns=1)
-    output = Output(None, arguments.results_dir)
-    output.write(rows)
-    output.print_path()
+    ResultFile(arguments.results_dir).finish(rows)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ Rows are written to benchmarks/results, from which `python -m benchmarks.report`
 With --tiny or --only they are written to the file of --json only.
 """
 
-import argparse
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,9 +39,9 @@ from alr_fast.training.models import build_model
 from alr_fast.training.optim import make_optimizer
 from alr_fast.training.trainer import Trainer
 from benchmarks.harness.averages import percentiles
-from benchmarks.harness.command import Output, add_json_argument, check_arguments
+from benchmarks.harness.command import new_parser, parse
 from benchmarks.harness.environment import environment
-from benchmarks.harness.results import FOLDER
+from benchmarks.harness.results import FOLDER, ResultFile
 from benchmarks.harness.synthetic import Batches, training_config
 from benchmarks.harness.timing import host_turn, take_turns
 from benchmarks.tables.markdown import show
@@ -366,26 +365,19 @@ def measure(case: Case, device: str, seconds: float) -> list[dict[str, object]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_json_argument(parser)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=2, help="threads of the CPU (default 2)")
-    parser.add_argument("--seconds", type=float, default=60, metavar="S",
-                        help="time for each model (default 60)")  # fmt: skip
+    parser = new_parser(__doc__, device="cpu", threads="threads of the CPU",
+                        seconds=(60, "time for each model"), tiny="small models")  # fmt: skip
     parser.add_argument("--only", nargs="+", metavar="CASE", choices=CASES,
                         help=f"only these, of {', '.join(CASES)}")  # fmt: skip
-    parser.add_argument("--tiny", action="store_true", help="small models, to try the command")
-    arguments = parser.parse_args(argv)
-    check_arguments(parser, arguments)
-    torch.set_num_threads(arguments.threads)
-    output = Output(arguments.json, None if arguments.tiny or arguments.only else FOLDER)
+    arguments = parse(parser, argv)
+    file = ResultFile(None if arguments.tiny or arguments.only else FOLDER, arguments.json)
     rows: list[dict[str, object]] = []
     for name, case in (TINY_CASES if arguments.tiny else CASES).items():
         if not arguments.only or name in arguments.only:
             rows += measure(case, arguments.device, arguments.seconds)
-            output.write(rows)
+            file.write(rows)
     show("milliseconds of a training step", *train_step_cells(rows), leave_out=("description",))
-    output.print_path()
+    file.finish(rows)
 
 
 if __name__ == "__main__":

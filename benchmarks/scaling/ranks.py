@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from alr_fast.training.models import build_model
 from alr_fast.training.trainer import Trainer
 from benchmarks.harness.averages import percentiles
 from benchmarks.harness.environment import environment
-from benchmarks.harness.processes import Child, Parent
+from benchmarks.harness.processes import Child
 from benchmarks.harness.synthetic import Batches, training_config
 from benchmarks.harness.timing import take_turns
 
@@ -104,7 +105,7 @@ class Group:
 
 
 def rank_process(
-    parent: Parent, rank: int, size: int, threads: int, store: str, scale: Scale
+    parent: Connection, rank: int, size: int, threads: int, store: str, scale: Scale
 ) -> None:
     """A process of a `Group`."""
     torch.set_num_threads(threads)
@@ -113,7 +114,7 @@ def rank_process(
     try:
         work = _Rank(World(rank, size, size, torch.device("cpu")), scale)
         parent.send(work.first_steps())
-        while parent.receive():
+        while parent.recv():
             parent.send(work.turn())
     finally:
         dist.destroy_process_group()

@@ -68,29 +68,17 @@ _NEEDS_GPU = "needs a GPU"
 
 @dataclass(frozen=True)
 class Case:
-    """A model and its batches.
+    """A model and its batches."""
 
-    Attributes:
-        name: Name in the rows.
-        model: See `alr_fast.training.models`.
-        shape: Channels and side of the images.
-        batch: B.
-        classes: K.
-        samples: N, rows of the bank.
-        precision: Type of autocast.
-        turn: Steps of a turn on the CPU.
-        gpu: Whether it needs a GPU.
-    """
-
-    name: str
-    model: str
-    shape: tuple[int, int]
-    batch: int
-    classes: int
-    samples: int
-    precision: str = "float32"
-    turn: int = 1
-    gpu: bool = False
+    name: str  # in the rows
+    model: str  # see `alr_fast.training.models`
+    shape: tuple[int, int]  # channels and side of the images
+    batch: int  # B
+    classes: int  # K
+    samples: int  # N, rows of the bank
+    precision: str = "float32"  # of autocast
+    turn: int = 1  # steps of a turn on the CPU
+    gpu: bool = False  # whether it needs a GPU
 
 
 CASES = {
@@ -141,16 +129,10 @@ class EagerALRLoss(nn.Module):
 
 @dataclass(frozen=True)
 class Stepper:
-    """A variant in training.
+    """A variant in training."""
 
-    Attributes:
-        step: Makes a step on a batch.
-        loss: Returns the mean loss so far; waits for the device.
-        bank: Its bank; None if there is none.
-    """
-
-    step: Callable[[dict[str, Tensor]], object]
-    loss: Callable[[], float]
+    step: Callable[[dict[str, Tensor]], object]  # makes a step on a batch
+    loss: Callable[[], float]  # returns the mean loss so far; waits for the device
     bank: LabelBank | None
 
 

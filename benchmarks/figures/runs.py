@@ -17,15 +17,10 @@ from alr_fast.training.output.run_folder import is_finished
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run.
+    """A finished run."""
 
-    Attributes:
-        path: Its folder.
-        summary: The content of its ``summary.json``.
-    """
-
-    path: Path
-    summary: dict[str, Any]
+    path: Path  # its folder
+    summary: dict[str, Any]  # the content of its summary.json
 
     @property
     def methods(self) -> dict[str, dict[str, Any]]:

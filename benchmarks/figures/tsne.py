@@ -30,21 +30,13 @@ FEWEST_SAMPLES = 5
 
 @dataclass(frozen=True)
 class Embedding:
-    """The points of one panel.
-
-    Attributes:
-        method: Method of the model.
-        noise: Noise that it was trained with.
-        test_accuracy: Accuracy of the model on the whole test set.
-        points: Points in the plane, [n, 2].
-        labels: True classes, int64 [n].
-    """
+    """The points of one panel."""
 
     method: str
-    noise: str
-    test_accuracy: float
-    points: NDArray[np.float64]
-    labels: NDArray[np.int64]
+    noise: str  # that the model was trained with
+    test_accuracy: float  # of the model on the whole test set
+    points: NDArray[np.float64]  # [n, 2], in the plane
+    labels: NDArray[np.int64]  # [n], true classes
 
     @property
     def agreement(self) -> float:

@@ -28,21 +28,13 @@ CHECKPOINT_MINUTES = "2"
 
 @dataclass(frozen=True)
 class Cell:
-    """One run.
+    """One run."""
 
-    Attributes:
-        name: The method or variant of a method that is compared.
-        noise: Kind and rate such as ``symmetric-0.4``, or ``none``.
-        seed: Seed of weights, batches and noise.
-        methods: Methods to train; the result is that of the last one.
-        options: Further words of the command line.
-    """
-
-    name: str
-    noise: str
-    seed: int
-    methods: tuple[str, ...]
-    options: tuple[str, ...]
+    name: str  # the method or variant of a method that is compared
+    noise: str  # kind and rate such as symmetric-0.4, or none
+    seed: int  # of weights, batches and noise
+    methods: tuple[str, ...]  # to train; the result is that of the last one
+    options: tuple[str, ...]  # further words of the command line
 
     @property
     def key(self) -> str:

@@ -112,20 +112,13 @@ class Problem:
 
     The copy moves as many bytes as one fused forward and backward pass: per element it reads logits
     and bank row, and writes bank row and gradient. On a GPU it is a Triton kernel.
-
-    Attributes:
-        case: The shape.
-        device: ``cpu`` or ``cuda``.
-        bank_rows: Rows of the bank, N.
-        pinned: Whether the bank is in pinned host memory, with the logits on a GPU.
-        calls: Number of steps so far.
     """
 
     case: Case
     device: str = "cpu"
-    bank_rows: int = BANK_ROWS
-    pinned: bool = False
-    calls: int = field(default=0, init=False)
+    bank_rows: int = BANK_ROWS  # N
+    pinned: bool = False  # whether the bank is in pinned host memory, with the logits on a GPU
+    calls: int = field(default=0, init=False)  # steps so far
 
     def __post_init__(self) -> None:
         torch.manual_seed(0)

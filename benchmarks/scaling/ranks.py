@@ -31,23 +31,14 @@ _LEAST_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Scale:
-    """The training of the suite.
+    """The training of the suite."""
 
-    Attributes:
-        model: See `alr_fast.training.models`.
-        shape: Channels and side of the images.
-        batch: Samples of a step, over all processes.
-        classes: K.
-        samples: N, over all processes.
-        turn: Steps of a turn.
-    """
-
-    model: str = "conv-small"
-    shape: tuple[int, int] = (3, 32)
-    batch: int = 128
-    classes: int = 10
-    samples: int = 50_000
-    turn: int = 4
+    model: str = "conv-small"  # see `alr_fast.training.models`
+    shape: tuple[int, int] = (3, 32)  # channels and side of the images
+    batch: int = 128  # samples of a step, over all processes
+    classes: int = 10  # K
+    samples: int = 50_000  # N, over all processes
+    turn: int = 4  # steps of a turn
 
 
 TINY = Scale("conv-tiny", (1, 8), 16, 3, 64, 2)

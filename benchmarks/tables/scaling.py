@@ -110,10 +110,6 @@ def step_cost_cells(rows: list[dict]) -> Cells:
     return ("N", "K", "B", "bank, MB", "microseconds", "ns an element of B x K"), lines
 
 
-def _step_cost(rows: list[dict]) -> str:
-    return markdown(*step_cost_cells(rows))
-
-
 SECTIONS = {
     "ranks": Section(
         "Processes together on the CPU",
@@ -139,6 +135,6 @@ SECTIONS = {
         "Loss and gradient in one pass (`alr_loss_and_grad`), float32. The batches use all rows of "
         "the bank, or a million of them, before a row repeats.",
         "scaling",
-        _step_cost,
+        lambda rows: markdown(*step_cost_cells(rows)),
     ),
 }

@@ -27,11 +27,7 @@ _TURN = 50
 
 
 def measure(case: Case, device: str, seconds: float, bank_rows: int) -> dict[str, object]:
-    """Times all variants of a case, in turn.
-
-    Returns:
-        A row: the shape, `{variant}_ms` medians, 20th and 80th percentiles, the environment.
-    """
+    """Times all variants of a case in turn; returns a row with medians and percentiles."""
     problem = Problem(case, device, bank_rows)
     problem.check()
     for variant in VARIANTS:

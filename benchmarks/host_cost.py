@@ -71,41 +71,30 @@ def _parts(problem: Problem) -> dict[str, Callable[[], object]]:
 
 
 def measure(device: str, seconds: float) -> list[dict]:
-    """Times the parts in turn, with one thread on the CPU.
-
-    Returns:
-        One row for each part: percentiles of the host's microseconds for a call.
-    """
+    """One row for each part: percentiles of the host's microseconds for a call, with one thread."""
     torch.set_num_threads(1)
     problem = Problem(CASE, device)
     problem.check(["fused", "fused_and_grad"])
-    turns = {
-        name: partial(host_turn, part, _STEPS, device) for name, part in _parts(problem).items()
-    }
+    parts = _parts(problem)
+    turns = {name: partial(host_turn, part, _STEPS, device) for name, part in parts.items()}
     for turn in turns.values():
         turn()
-    times = {
-        name: [host for _, host in measured]
-        for name, measured in take_turns(turns, seconds, at_least=3).items()
-    }
+    measured = take_turns(turns, seconds, at_least=3)
+    times = {name: percentiles(host for _, host in measured[name]) for name in parts}
     facts = environment(device)
-    native = percentiles(times["native step"])["p50_us"]
-    rows = []
-    for name, measured in times.items():
-        found = percentiles(measured)
-        rows.append(
-            {
-                "suite": "host_cost",
-                "variant": name,
-                "batch": CASE.batch,
-                "classes": CASE.classes,
-                **found,
-                "times_native": found["p50_us"] / native,
-                "calls": len(measured) * _STEPS,
-                "environment": facts,
-            }
-        )
-    return rows
+    return [
+        {
+            "suite": "host_cost",
+            "variant": name,
+            "batch": CASE.batch,
+            "classes": CASE.classes,
+            **found,
+            "times_native": found["p50_us"] / times["native step"]["p50_us"],
+            "calls": len(measured[name]) * _STEPS,
+            "environment": facts,
+        }
+        for name, found in times.items()
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -23,7 +23,6 @@ With --tiny or --only they are written to the file of --json only.
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -54,16 +53,14 @@ VARIANTS = {
     "alr": "the trainer with ALR, refining, fused",
     "alr_eager": "the trainer with ALR of `alr_fast.reference` through autograd",
 }
-# The variant that a step must agree with, and the one from which it must differ.
+# The variant that a step must agree with.
 REFERENCE = {"ce": "plain", "ce_again": "plain", "alr_eager": "alr"}
-_OTHER = {"alr": "ce"}
 BASES = ("ce", "plain")
 
-_MOMENTUM, _ENTROPY_WEIGHT = 0.9, 0.1
+_OPTIONS = {"momentum": 0.9, "entropy_weight": 0.1, "reduction": "sum", "unique_index": True}
 _LEAST_ROUNDS = 3
 _GPU_TURN = 10  # steps of a turn on a GPU, in which the host may run ahead
 _DRAWS = 1000  # of the bootstrap
-_NEEDS_GPU = "needs a GPU"
 
 
 @dataclass(frozen=True)
@@ -116,14 +113,7 @@ class EagerALRLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Sum of the losses and its gradient through autograd; updates the bank."""
         return reference.alr_loss_and_grad(
-            logits,
-            self.bank.rows,
-            index,
-            momentum=_MOMENTUM,
-            entropy_weight=_ENTROPY_WEIGHT,
-            reduction="sum",
-            row_weight=row_weight,
-            unique_index=True,
+            logits, self.bank.rows, index, row_weight=row_weight, **_OPTIONS
         )
 
 
@@ -137,17 +127,11 @@ class Stepper:
 
 
 class Contest:
-    """The variants of a case, with the same model.
-
-    Args:
-        case: The case.
-        device: ``cpu`` or ``cuda``.
-    """
+    """The variants of a case, with the same model."""
 
     def __init__(self, case: Case, device: str) -> None:
         torch.manual_seed(0)
-        self.case = case
-        self.device = device
+        self.case, self.device = case, device
         channels, side = case.shape
         model = build_model(
             case.model, num_classes=case.classes, in_channels=channels, image_size=side
@@ -167,35 +151,22 @@ class Contest:
         """A variant at its start, except for the weights of the model."""
         if variant == "plain":
             return self._plain()
-        make: Callable[[], nn.Module] = {
-            "ce": partial(CrossEntropyLoss, reduction="sum"),
-            "ce_again": partial(CrossEntropyLoss, reduction="sum"),
-            "alr": self._fused,
-            "alr_eager": lambda: EagerALRLoss(self._bank()),
-        }[variant]
-        criterion = make()
         world = World(0, 1, 1, torch.device(self.device))
         history = None
-        if criterion.bank is not None:  # as `alr_fast.train` does
-            history = SampleHistory(self.batches.labels, world.device)
+        if variant.startswith("ce"):
+            criterion: nn.Module = CrossEntropyLoss(reduction="sum")
+        else:
+            labels = self.batches.labels
+            bank = LabelBank.from_labels(labels, self.case.classes, device=world.device)
+            criterion = (
+                EagerALRLoss(bank)
+                if variant == "alr_eager"
+                else ALRLoss(bank, warmup_epochs=0, **_OPTIONS)
+            )
+            history = SampleHistory(labels, world.device)  # as `alr_fast.train` does
         trainer = Trainer(self.model, criterion, self._config, self.batches, world, history=history)
         trainer.begin_epoch()
         return Stepper(trainer.train_step, lambda: trainer.progress().loss, criterion.bank)
-
-    def _bank(self) -> LabelBank:
-        return LabelBank.from_labels(
-            self.batches.labels, self.case.classes, device=torch.device(self.device)
-        )
-
-    def _fused(self) -> ALRLoss:
-        return ALRLoss(
-            self._bank(),
-            warmup_epochs=0,
-            momentum=_MOMENTUM,
-            entropy_weight=_ENTROPY_WEIGHT,
-            reduction="sum",
-            unique_index=True,
-        )
 
     def _plain(self) -> Stepper:
         model, precision = self.model, self.case.precision
@@ -230,23 +201,22 @@ class Contest:
         for variant in VARIANTS:
             stepper = self.stepper(variant)
             stepper.step(batch)
+            weights = self.model.named_parameters()
             change = torch.cat(
-                [
-                    (weight.detach() - start[name]).flatten().double()
-                    for name, weight in self.model.named_parameters()
-                ]
+                [(w.detach() - start[name]).flatten().double() for name, w in weights]
             )
             assert change.isfinite().all(), f"{variant}: weights are not finite"
             rows = None if stepper.bank is None else stepper.bank.rows
             found[variant] = change, stepper.loss(), rows
             self.model.load_state_dict(start)
-        bound = self._tolerance
+        # Relative; convolutions on a GPU add in a different order each time.
+        bound = 1e-4 if self.device == "cpu" else 1e-3
+        if self.case.precision != "float32":
+            bound = 3e-2
         for variant, right in REFERENCE.items():
             (change, loss, rows), (expected, right_loss, right_rows) = found[variant], found[right]
-            off = {
-                "weights": _distance(change, expected),
-                "loss": abs(loss - right_loss) / abs(right_loss),
-            }
+            loss_error = abs(loss - right_loss) / abs(right_loss)
+            off = {"weights": _distance(change, expected), "loss": loss_error}
             if rows is not None:
                 index = batch["index"]
                 off["bank"] = _distance(rows[index].double(), right_rows[index].double())
@@ -258,18 +228,8 @@ class Contest:
                         f"{variant} and {right}: {name} after a step differ by {error:.1e} of "
                         f"their norm, over {bound:.0e}"
                     )
-        for variant, other in _OTHER.items():
-            if _distance(found[variant][0], found[other][0]) <= bound:
-                raise AssertionError(
-                    f"{variant} makes the same step as {other}: it does not refine"
-                )
-
-    @property
-    def _tolerance(self) -> float:
-        """Relative; convolutions on a GPU add in a different order each time."""
-        if self.case.precision != "float32":
-            return 3e-2
-        return 1e-4 if self.device == "cpu" else 1e-3
+        if _distance(found["alr"][0], found["ce"][0]) <= bound:
+            raise AssertionError("alr makes the same step as ce: it does not refine")
 
     def measure(self, seconds: float) -> tuple[dict[str, list[float]], int]:
         """Times the variants in turn.
@@ -306,11 +266,7 @@ def paired_percent(times: Sequence[float], base: Sequence[float]) -> tuple[float
 
 
 def measure(case: Case, device: str, seconds: float) -> list[dict[str, object]]:
-    """Checks the variants of a case, then times them.
-
-    Returns:
-        One row for each variant; one with the reason if the case cannot be measured here.
-    """
+    """One row for each variant of a case; one with the reason if it cannot be measured here."""
     where = environment(device)
     facts = {
         "suite": "train_step",
@@ -323,7 +279,7 @@ def measure(case: Case, device: str, seconds: float) -> list[dict[str, object]]:
         "precision": case.precision,
     }
     if case.gpu and device != "cuda":
-        skipped = {"variant": "all", "skipped": _NEEDS_GPU, "wrong": False}
+        skipped = {"variant": "all", "skipped": "needs a GPU", "wrong": False}
         return [{**facts, **skipped, "environment": where}]
     contest = Contest(case, device)
     contest.check()
@@ -331,12 +287,8 @@ def measure(case: Case, device: str, seconds: float) -> list[dict[str, object]]:
     facts["weights"] = sum(weight.numel() for weight in contest.model.parameters())
     rows = []
     for variant, measured in times.items():
-        row = {
-            **facts,
-            "variant": variant,
-            "what": VARIANTS[variant],
-            **percentiles(measured, "ms"),
-        }
+        named = {"variant": variant, "what": VARIANTS[variant]}
+        row = {**facts, **named, **percentiles(measured, "ms")}
         for base in BASES:
             if base != variant:
                 row[f"over_{base}_percent"] = paired_percent(measured, times[base])

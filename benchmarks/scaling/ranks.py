@@ -115,8 +115,7 @@ class _Rank:
     """One process: the same training with the others and without them."""
 
     def __init__(self, world: World, scale: Scale) -> None:
-        self._scale = scale
-        self._world = world
+        self._scale, self._world = scale, world
         self._batches = Batches(
             samples=scale.samples,
             batch=scale.batch // world.size,
@@ -195,14 +194,11 @@ def combinations(cpus: int) -> list[tuple[int, int]]:
 
 
 def measure_ranks(scale: Scale, seconds: float) -> list[dict[str, object]]:
-    """Trains with each number of processes, in turn.
+    """One row for each combination of processes and threads, which train in turn.
 
     Args:
         scale: The training.
         seconds: Time for all turns.
-
-    Returns:
-        One row for each combination of processes and threads.
     """
     facts = environment("cpu")
     cpus = len(os.sched_getaffinity(0))
@@ -240,15 +236,10 @@ def _row(
 ) -> dict[str, object]:
     """Description and figures of a combination of processes and threads."""
     processes, threads = pair
-    steps, alone, sums, base = (
-        [turn[name] for turn in measured[key]]
-        for key, name in (
-            (pair, "step_ms"),
-            (pair, "alone_ms"),
-            (pair, "all_reduce_ms"),
-            ((1, threads), "step_ms"),
-        )
+    steps, alone, sums = (
+        [turn[name] for turn in measured[pair]] for name in ("step_ms", "alone_ms", "all_reduce_ms")
     )
+    base = [turn["step_ms"] for turn in measured[1, threads]]
     row: dict[str, object] = {
         "suite": "ranks",
         "processes": processes,

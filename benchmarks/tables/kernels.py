@@ -76,9 +76,7 @@ def _latency(rows: list[dict]) -> str:
     graph_title = "In a CUDA graph of many steps, and the time of the device in the kernel"
     return "\n".join(
         (
-            table(
-                "Consecutive calls, until the device has finished", compared, called, microseconds
-            ),
+            table(call_title, compared, called, microseconds),
             table("Time of the host for a call", host, called, host_time),
             table(graph_title, graphs, captured, microseconds),
             table("Kernels a step", compared, called, launches),

@@ -111,12 +111,12 @@ def cells_of(
     """The cells, ordered by noise, then seed, then method.
 
     Args:
-        suite: The suite.
+        suite: Its options are those of all cells.
         methods: Names of `VARIANTS`.
         noises: Kinds and rates.
         seeds: Number of seeds.
-        epochs: Epochs.
-        folder: Gets the matrices of smearing.
+        epochs: Number of epochs.
+        folder: Folder to which the matrices of smearing are written.
     """
     made = []
     for noise, seed, name in product(noises, range(seeds), methods):

@@ -102,14 +102,7 @@ class Task:
 def train(
     task: Task, options: Sequence[str], folder: Path, device: str, threads: int
 ) -> dict[str, np.ndarray]:
-    """The results of a task, read from its file if it was finished before.
-
-    Args:
-        task: The training.
-        options: Words of the command line, the same for all tasks.
-        folder: Folder of the file.
-        device: See `alr_fast.training.config.schema.Config.device`.
-        threads: Threads on the CPU.
+    """The results of a task, read from its file in the folder if it was finished before.
 
     Returns:
         ``seconds`` of training and evaluation; ``rows`` [M, K] of the bank or predicted
@@ -197,11 +190,8 @@ def _predict(task: Task, words: list[str]) -> dict[str, np.ndarray]:
     }
 
 
-# Scores: higher for more suspicious samples.
-
-
 def own_scores(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The score of alr_fast, and its components."""
+    """The score of alr_fast, and its components; higher for more suspicious samples."""
     from alr_fast.labels.suspicion import estimate_noise, row_figures, scores
 
     rows, given, loss = found["rows"], found["given"], found["given_loss"]
@@ -228,7 +218,7 @@ def own_noise(found: dict[str, np.ndarray]) -> tuple[float, np.ndarray]:
 
 
 def cleanlab_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, np.ndarray]:
-    """Five rankings of cleanlab."""
+    """Five rankings of cleanlab; higher for more suspicious samples."""
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
@@ -297,23 +287,23 @@ def measure(
         scores = score(*arguments)
         scoring = time.perf_counter() - begin
         rate, matrix = estimate(*arguments)
-        for name, values in scores.items():
-            rows.append(
-                {
-                    "source": source,
-                    "score": name,
-                    "noise": noise,
-                    "seed": seed,
-                    "samples": len(given),
-                    "average_precision": float(average_precision_score(wrong, values)),
-                    "auroc": float(roc_auc_score(wrong, values)),
-                    "training_seconds": seconds,
-                    "scoring_seconds": scoring,
-                    "noise_rate": float(wrong.mean()),
-                    "noise_rate_estimate": rate,
-                    "transition_error": transition_error(matrix, truth),
-                }
-            )
+        rows += [
+            {
+                "source": source,
+                "score": name,
+                "noise": noise,
+                "seed": seed,
+                "samples": len(given),
+                "average_precision": float(average_precision_score(wrong, values)),
+                "auroc": float(roc_auc_score(wrong, values)),
+                "training_seconds": seconds,
+                "scoring_seconds": scoring,
+                "noise_rate": float(wrong.mean()),
+                "noise_rate_estimate": rate,
+                "transition_error": transition_error(matrix, truth),
+            }
+            for name, values in scores.items()
+        ]
     return rows
 
 

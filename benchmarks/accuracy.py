@@ -13,7 +13,7 @@ corrections use the noise that was injected, which is unknown in practice.
 The result is that of the last epoch. The best epoch is selected on test labels and is shown for
 comparison only. The command resumes an interrupted grid, see `benchmarks.harness.grid`. Rows of a
 whole suite are written to benchmarks/results, from which `python -m benchmarks.report` generates
-tables and plots; the folder of the grid gets a table in Markdown and a plot of every grid.
+tables and plots. A table in Markdown and a plot of every grid are written to its folder.
 """
 
 import argparse

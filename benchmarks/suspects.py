@@ -4,7 +4,7 @@
     python -m benchmarks.suspects --suite cifar10-small --data-root DIR
 
 For each kind and rate of noise ALR is trained once; the score is computed from its label bank and
-history (`alr_fast.labels.suspicion`). cleanlab gets the labels and
+history (`alr_fast.labels.suspicion`). The input of cleanlab is the labels and
 
 - the same final probabilities, the rows of that bank; and
 - out-of-sample probabilities, as its documentation recommends: five models are trained with cross

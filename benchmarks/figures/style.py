@@ -28,7 +28,7 @@ def save(figure: "Figure", path: Path) -> None:
         UserError: The file cannot be written.
     """
     with replacing(path) as fresh:
-        # Without the name of the software the same figure gives the same file.
+        # Without the name of the software, equal figures are equal files.
         figure.savefig(fresh, dpi=DPI, format="png", metadata={"Software": None})
 
 

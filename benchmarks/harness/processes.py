@@ -16,7 +16,7 @@ _PRELOAD = ["alr_fast.training.checkpoint.store", "alr_fast.training.trainer", "
 
 
 class ChildFailed(RuntimeError):
-    """A child process failed, died or does not answer.
+    """A child process failed, died or did not answer in time.
 
     Attributes:
         reason: The cause in one line.

@@ -105,6 +105,6 @@ class Preparation:
 
 def _graph_skips() -> int:
     """How often the compiler has decided against a CUDA graph."""
-    # Not imported here: it takes seconds, in vain if nothing is compiled.
+    # Not imported here: that takes seconds, which are wasted if nothing is compiled.
     utils = sys.modules.get("torch._dynamo.utils")
     return utils.counters["inductor"]["cudagraph_skips"] if utils else 0

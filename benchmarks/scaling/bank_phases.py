@@ -214,7 +214,7 @@ class BankRun:
         given = ParquetFile(table).read(["given_label"]).column(0).to_numpy()
         assert (given == self._labels.numpy()).all(), "table"
         table.unlink()
-        # Memory that is kept for later use would count for the phases of the next round.
+        # Otherwise memory in these pools would count for the phases of the next round.
         pyarrow.default_memory_pool().release_unused()
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -131,7 +131,7 @@ def _by_dtype(rows: Iterable[dict]) -> dict[tuple, Variants]:
 
 
 def _best(variants: Variants, names: Iterable[str]) -> dict | None:
-    """The fastest of some variants; None if none of them was measured."""
+    """The fastest of some variants; None if they were not measured."""
     rows = [variants[name] for name in names if name in variants]
     return min(rows, key=lambda row: row["p50_us"], default=None)
 

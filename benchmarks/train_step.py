@@ -152,17 +152,13 @@ class Contest:
         if variant == "plain":
             return self._plain()
         world = World(0, 1, 1, torch.device(self.device))
-        history = None
-        if variant.startswith("ce"):
-            criterion: nn.Module = CrossEntropyLoss(reduction="sum")
-        else:
-            labels = self.batches.labels
+        labels, history = self.batches.labels, None
+        criterion: nn.Module = CrossEntropyLoss(reduction="sum")
+        if variant.startswith("alr"):
             bank = LabelBank.from_labels(labels, self.case.classes, device=world.device)
-            criterion = (
-                EagerALRLoss(bank)
-                if variant == "alr_eager"
-                else ALRLoss(bank, warmup_epochs=0, **_OPTIONS)
-            )
+            criterion = ALRLoss(bank, warmup_epochs=0, **_OPTIONS)
+            if variant == "alr_eager":
+                criterion = EagerALRLoss(bank)
             history = SampleHistory(labels, world.device)  # as `alr_fast.train` does
         trainer = Trainer(self.model, criterion, self._config, self.batches, world, history=history)
         trainer.begin_epoch()

@@ -31,8 +31,8 @@ class Child:
     """A process that runs ``function(parent, *arguments)``.
 
     Args:
-        function: A function at the top level of a module. It sends its answers to the connection
-            ``parent`` and receives messages from it; after `stop` this raises an EOFError.
+        function: A function at the top level of a module. It sends its answers through the
+            connection ``parent``; ``parent.recv()`` raises an EOFError after `stop`.
         arguments: Its arguments, which are pickled.
         method: Start method of `multiprocessing`.
     """

@@ -13,7 +13,7 @@ corrections use the noise that was injected, which is unknown in practice.
 The result is that of the last epoch. The best epoch is selected on test labels and is shown for
 comparison only. The command resumes an interrupted grid, see `benchmarks.harness.grid`. Rows of a
 whole suite are written to benchmarks/results, from which `python -m benchmarks.report` generates
-tables and plots; the folder of the grid gets a table in Markdown and a plot of every grid.
+tables and plots. A table in Markdown and a plot of every grid are written to its folder.
 """
 
 import argparse
@@ -25,11 +25,16 @@ from pathlib import Path
 import numpy as np
 
 from alr_fast.noise import NOISE_MODELS
-from alr_fast.utils.machine import usable_cores
 from benchmarks.harness.averages import mean_rows
-from benchmarks.harness.command import Output, add_json_argument, check_arguments, data_words
+from benchmarks.harness.command import (
+    data_words,
+    new_grid_parser,
+    parallel_jobs,
+    parse,
+    suite_folder,
+)
 from benchmarks.harness.grid import Cell, CellFailed, noise_words, run_grid, split_noise
-from benchmarks.harness.results import FOLDER, as_results
+from benchmarks.harness.results import FOLDER, ResultFile, as_results
 from benchmarks.tables.accuracy import accuracy_cells, plot_accuracy
 from benchmarks.tables.markdown import markdown, show
 
@@ -53,23 +58,14 @@ VARIANTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Suite:
-    """A data set, a recipe for all cells, and the methods that are compared.
+    """A data set, a recipe for all cells, and the methods that are compared."""
 
-    Attributes:
-        options: Words of the command line, the same for all cells.
-        epochs: Epochs.
-        methods: Names of `VARIANTS`.
-        noises: See `benchmarks.harness.grid.split_noise`; the most important first.
-        seeds: Number of seeds.
-        needs_root: Whether it needs ``--data-root``.
-    """
-
-    options: tuple[str, ...]
+    options: tuple[str, ...]  # words of the command line, the same for all cells
     epochs: int
-    methods: tuple[str, ...]
-    noises: tuple[str, ...]
-    seeds: int
-    needs_root: bool = True
+    methods: tuple[str, ...]  # names of `VARIANTS`
+    noises: tuple[str, ...]  # as `split_noise` reads them; the most important first
+    seeds: int  # number of seeds
+    needs_root: bool = True  # whether it needs --data-root
 
 
 _CIFAR_METHODS = ("ce", "alr", "alr_no_entropy", "sat", "selc", "elr")
@@ -115,12 +111,12 @@ def cells_of(
     """The cells, ordered by noise, then seed, then method.
 
     Args:
-        suite: The suite.
+        suite: Its options are those of all cells.
         methods: Names of `VARIANTS`.
         noises: Kinds and rates.
         seeds: Number of seeds.
-        epochs: Epochs.
-        folder: Gets the matrices of smearing.
+        epochs: Number of epochs.
+        folder: Folder to which the matrices of smearing are written.
     """
     made = []
     for noise, seed, name in product(noises, range(seeds), methods):
@@ -155,37 +151,19 @@ def write_posterior(folder: Path, noise: str, seed: int) -> Path:
     return path
 
 
-# The command. `benchmarks.study` has the same arguments.
-
-
-def add_grid_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of a grid of a suite."""
-    parser.add_argument("--suite", required=True, choices=SUITES)
-    parser.add_argument("--data-root", metavar="DIR", help="the data, for all suites but digits")
-    parser.add_argument("--seeds", type=int, metavar="N", help="number of seeds")
-    parser.add_argument("--epochs", type=int, metavar="N",
-                        help="instead of the suite's, to try the command")  # fmt: skip
-    parser.add_argument("--jobs", type=int, metavar="N",
-                        help="parallel trainings (default: one a core, 4 on a GPU)")  # fmt: skip
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    parser.add_argument("--folder", help="folder for rows and unfinished runs")
-    add_json_argument(parser)
-
-
 def run_cells(
     parser: argparse.ArgumentParser, arguments: argparse.Namespace, cells: Sequence[Cell]
 ) -> list[dict]:
-    """Trains the cells with the arguments of `add_grid_arguments`; ends the command on failure."""
-    cores = usable_cores()
-    jobs = arguments.jobs or (4 if arguments.device.startswith("cuda") else cores)
+    """Trains the cells, also those of `benchmarks.study`; ends the command on failure."""
+    jobs, threads = parallel_jobs(arguments)
     try:
         return run_grid(
             cells,
-            folder_of(arguments),
+            suite_folder(arguments),
             title=arguments.suite,
             jobs=jobs,
             device=arguments.device,
-            threads=max(cores // jobs, 1),
+            threads=threads,
             extra=data_words(arguments),
         )
     except CellFailed as error:
@@ -194,23 +172,16 @@ def run_cells(
         parser.exit(130, "interrupted; repeat the command to resume\n")
 
 
-def folder_of(arguments: argparse.Namespace) -> Path:
-    """The folder of a grid."""
-    return Path(arguments.folder).absolute() / arguments.suite
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_grid_arguments(parser)
-    parser.set_defaults(folder="runs/accuracy")
+    parser = new_grid_parser(__doc__, SUITES, "runs/accuracy")
+    parser.add_argument("--seeds", type=int, metavar="N", help="number of seeds")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", choices=VARIANTS,
                         help=f"only these, of {', '.join(VARIANTS)}")  # fmt: skip
     parser.add_argument("--noise", nargs="+", metavar="NOISE",
                         help="only these: none, or kind and rate, symmetric-0.4")  # fmt: skip
-    arguments = parser.parse_args(argv)
-    suite, folder = SUITES[arguments.suite], folder_of(arguments)
-    check_arguments(parser, arguments, needs_root=suite.needs_root)
+    arguments = parse(parser, argv, SUITES)
+    suite, folder = SUITES[arguments.suite], suite_folder(arguments)
     for noise in arguments.noise or ():
         try:
             kind, _ = split_noise(noise)
@@ -238,9 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.json and len({row["seed"] for row in rows}) > 1:
         rows += mean_rows(rows)
     whole = not (arguments.methods or arguments.noise or arguments.seeds or arguments.epochs)
-    output = Output(arguments.json, FOLDER if whole else None)
-    output.write(rows)
-    output.print_path()
+    ResultFile(FOLDER if whole else None, arguments.json).finish(rows)
 
 
 if __name__ == "__main__":

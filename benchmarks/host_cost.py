@@ -6,7 +6,6 @@ B = 256, K = 14: the whole step, its parts by themselves, and for comparison an 
 a single native operation. Calls follow each other without waiting for the device.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,9 +15,9 @@ from torch import Tensor
 
 from alr_fast import functional
 from benchmarks.harness.averages import percentiles
-from benchmarks.harness.command import Output, check_arguments
+from benchmarks.harness.command import new_parser, parse
 from benchmarks.harness.environment import environment
-from benchmarks.harness.results import FOLDER
+from benchmarks.harness.results import FOLDER, ResultFile
 from benchmarks.harness.timing import host_turn, take_turns
 from benchmarks.kernels.problem import OPTIONS, Case, Problem
 from benchmarks.tables.host_cost import terminal_cells
@@ -72,57 +71,42 @@ def _parts(problem: Problem) -> dict[str, Callable[[], object]]:
 
 
 def measure(device: str, seconds: float) -> list[dict]:
-    """Times the parts in turn, with one thread on the CPU.
-
-    Returns:
-        One row for each part: percentiles of the host's microseconds for a call.
-    """
+    """One row for each part: percentiles of the host's microseconds for a call, with one thread."""
     torch.set_num_threads(1)
     problem = Problem(CASE, device)
     problem.check(["fused", "fused_and_grad"])
-    turns = {
-        name: partial(host_turn, part, _STEPS, device) for name, part in _parts(problem).items()
-    }
+    parts = _parts(problem)
+    turns = {name: partial(host_turn, part, _STEPS, device) for name, part in parts.items()}
     for turn in turns.values():
         turn()
-    times = {
-        name: [host for _, host in measured]
-        for name, measured in take_turns(turns, seconds, at_least=3).items()
-    }
+    measured = take_turns(turns, seconds, at_least=3)
+    times = {name: percentiles(host for _, host in measured[name]) for name in parts}
     facts = environment(device)
-    native = percentiles(times["native step"])["p50_us"]
-    rows = []
-    for name, measured in times.items():
-        found = percentiles(measured)
-        rows.append(
-            {
-                "suite": "host_cost",
-                "variant": name,
-                "batch": CASE.batch,
-                "classes": CASE.classes,
-                **found,
-                "times_native": found["p50_us"] / native,
-                "calls": len(measured) * _STEPS,
-                "environment": facts,
-            }
-        )
-    return rows
+    return [
+        {
+            "suite": "host_cost",
+            "variant": name,
+            "batch": CASE.batch,
+            "classes": CASE.classes,
+            **found,
+            "times_native": found["p50_us"] / times["native step"]["p50_us"],
+            "calls": len(measured[name]) * _STEPS,
+            "environment": facts,
+        }
+        for name, found in times.items()
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = new_parser(__doc__, json=False, seconds=(10, "in total"))
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU")
-    parser.add_argument("--seconds", type=float, default=10, help="in total (default 10)")
     parser.add_argument("--results-dir", type=Path, default=FOLDER, help="folder of the rows")
-    arguments = parser.parse_args(argv)
-    check_arguments(parser, arguments)
+    arguments = parse(parser, argv)
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
     rows = measure(device, arguments.seconds)
     show("microseconds of the host", *terminal_cells(rows), text_columns=1)
-    output = Output(None, arguments.results_dir)
-    output.write(rows)
-    output.print_path()
+    ResultFile(arguments.results_dir).finish(rows)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from benchmarks.harness.results import FOLDER, latest
+from benchmarks.harness.results import FOLDER, latest, processor
 from benchmarks.tables import (
     accuracy,
     fused_vs_reference,
@@ -24,16 +24,8 @@ from benchmarks.tables.markdown import NOT_MEASURED, markdown
 from benchmarks.tables.section import Section
 
 # Suite -> section, in the order of the page.
-SECTIONS: dict[str, Section] = {
-    **fused_vs_reference.SECTIONS,
-    **host_cost.SECTIONS,
-    **kernels.SECTIONS,
-    **training.SECTIONS,
-    **scaling.SECTIONS,
-    **accuracy.SECTIONS,
-    **suspects.SECTIONS,
-    **loading.SECTIONS,
-}
+_TABLES = (fused_vs_reference, host_cost, kernels, training, scaling, accuracy, suspects, loading)
+SECTIONS: dict[str, Section] = {k: v for module in _TABLES for k, v in module.SECTIONS.items()}
 
 _INTRODUCTION = """\
 # Benchmarks
@@ -94,34 +86,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--results-dir", type=Path, default=FOLDER, help="folder of the rows")
-    parser.add_argument(
-        "--out", type=Path, default=FOLDER.parent / "README.md", help="the file to write"
-    )
+    parser.add_argument("--out", type=Path, default=FOLDER.parent / "README.md",
+                        help="the file to write")  # fmt: skip
     arguments = parser.parse_args(argv)
     if not arguments.results_dir.is_dir():
         parser.error(f"there is no folder {arguments.results_dir}: name the one that has the rows")
     found = latest(arguments.results_dir)
-    plots = {suite: section.plot for suite, section in SECTIONS.items() if section.plot}
-    written = [arguments.out]
-    plotted = set()
-    for suite, plot in plots.items():
-        path = arguments.out.with_name(plot.file)
-        if plot.draw(path, [(device, rows) for device, _, rows in _rows_of(found, suite)]):
-            plotted.add(suite)
-            written.append(path)
-        else:
-            path.unlink(missing_ok=True)  # an old plot of other rows
+    plotted = {}
+    for suite, section in SECTIONS.items():
+        if plot := section.plot:
+            path = arguments.out.with_name(plot.file)
+            if plot.draw(path, [(device, rows) for device, _, rows in _rows_of(found, suite)]):
+                plotted[suite] = path
+            else:
+                path.unlink(missing_ok=True)  # an old plot of other rows
     arguments.out.write_text(report(found, plotted), encoding="utf-8")
-    print(f"wrote {' and '.join(map(str, written))}")
+    print(f"wrote {' and '.join(map(str, (arguments.out, *plotted.values())))}")
 
 
 def report(found: Found, plotted: Collection[str] = ()) -> str:
-    """The page, in Markdown.
-
-    Args:
-        found: The rows.
-        plotted: Suites that have a plot.
-    """
+    """The page, in Markdown, with the plots of some suites."""
     commands = {f"`python -m benchmarks.{name}`": text for name, text in _COMMANDS.items()}
     parts = [
         _INTRODUCTION,
@@ -152,7 +136,7 @@ def _rows_of(found: Found, suite: str) -> list[tuple[str, str, list[dict]]]:
 def _source(section: Section, file: str, rows: list[dict]) -> str:
     """Machine, versions, command and file of the rows."""
     facts = rows[0]["environment"]
-    shown = [f"**{facts['gpu'] or facts['cpu']}**"]
+    shown = [f"**{processor(facts)}**"]
     if facts["gpu"]:
         shown += [f"driver {facts['driver']}", f"CUDA {facts['cuda']}"]
     else:

@@ -9,15 +9,14 @@ depends on test labels. The seeds differ from those of `benchmarks.accuracy`. Th
 an interrupted grid, see `benchmarks.harness.grid`.
 """
 
-import argparse
 from collections.abc import Sequence
 from itertools import product
 
-from benchmarks.accuracy import SUITES, add_grid_arguments, run_cells
+from benchmarks.accuracy import SUITES, run_cells
 from benchmarks.harness.averages import mean_rows
-from benchmarks.harness.command import Output, check_arguments
+from benchmarks.harness.command import new_grid_parser, parse
 from benchmarks.harness.grid import Cell
-from benchmarks.harness.results import FOLDER, as_results
+from benchmarks.harness.results import FOLDER, ResultFile, as_results
 from benchmarks.tables.accuracy import study_cells
 from benchmarks.tables.markdown import show
 
@@ -70,21 +69,17 @@ def cells_of(suite: str, seeds: Sequence[int], epochs: int) -> list[Cell]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_grid_arguments(parser)
-    parser.set_defaults(folder="runs/study")
-    arguments = parser.parse_args(argv)
-    suite = SUITES[arguments.suite]
-    check_arguments(parser, arguments, needs_root=suite.needs_root)
-    seeds = SEEDS[: arguments.seeds] if arguments.seeds else SEEDS
-    cells = cells_of(arguments.suite, seeds, arguments.epochs or suite.epochs)
+    parser = new_grid_parser(__doc__, SUITES, "runs/study")
+    parser.add_argument("--seeds", type=int, metavar="N", help="number of seeds")
+    arguments = parse(parser, argv, SUITES)
+    epochs = arguments.epochs or SUITES[arguments.suite].epochs
+    cells = cells_of(arguments.suite, SEEDS[: arguments.seeds], epochs)
     rows = as_results(run_cells(parser, arguments, cells), f"study_{arguments.suite}")
     show("accuracy in %, the best setting by validation first", *study_cells(rows))
     if arguments.json:
         rows += mean_rows(rows)
-    output = Output(arguments.json, None if arguments.epochs or arguments.seeds else FOLDER)
-    output.write(rows)
-    output.print_path()
+    whole = not (arguments.epochs or arguments.seeds)
+    ResultFile(FOLDER if whole else None, arguments.json).finish(rows)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python -m benchmarks.suspects --suite cifar10-small --data-root DIR
 
 For each kind and rate of noise ALR is trained once; the score is computed from its label bank and
-history (`alr_fast.labels.suspicion`). cleanlab gets the labels and
+history (`alr_fast.labels.suspicion`). The input of cleanlab is the labels and
 
 - the same final probabilities, the rows of that bank; and
 - out-of-sample probabilities, as its documentation recommends: five models are trained with cross
@@ -23,24 +23,29 @@ The command resumes where it was interrupted. Rows are written to benchmarks/res
 `python -m benchmarks.report` generates a table.
 """
 
-import argparse
 import contextlib
 import io
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from alr_fast.utils.machine import usable_cores
-from benchmarks.harness.command import Output, add_json_argument, check_arguments, data_words
+from benchmarks.harness.command import (
+    data_words,
+    new_grid_parser,
+    parallel_jobs,
+    parse,
+    suite_folder,
+)
 from benchmarks.harness.environment import environment
 from benchmarks.harness.grid import Cell
-from benchmarks.harness.results import FOLDER, as_results
+from benchmarks.harness.results import FOLDER, ResultFile, as_results
 from benchmarks.tables.markdown import show
 from benchmarks.tables.suspects import OWN, SCORE, suspects_cells
 
@@ -52,17 +57,11 @@ NOISES = tuple(
 
 @dataclass(frozen=True)
 class Suite:
-    """A data set and a recipe.
+    """A data set and a recipe."""
 
-    Attributes:
-        options: Words of the command line.
-        seeds: Seeds of the tables; the weights of the score were chosen with others.
-        needs_root: Whether it needs ``--data-root``.
-    """
-
-    options: tuple[str, ...]
-    seeds: tuple[int, ...]
-    needs_root: bool = True
+    options: tuple[str, ...]  # words of the command line
+    seeds: tuple[int, ...]  # of the tables; the weights of the score were chosen with others
+    needs_root: bool = True  # whether it needs --data-root
 
 
 # With so few images the model needs a longer warm-up to be better than its labels.
@@ -82,17 +81,11 @@ SUITES = {
 
 @dataclass(frozen=True)
 class Task:
-    """One training: of ALR, or of cross entropy without one fold of the samples.
+    """One training: of ALR, or of cross entropy without one fold of the samples."""
 
-    Attributes:
-        noise: Kind and rate.
-        seed: Seed of weights, batches, noise and folds.
-        fold: The fold that is predicted; None for ALR.
-    """
-
-    noise: str
-    seed: int
-    fold: int | None
+    noise: str  # kind and rate
+    seed: int  # of weights, batches, noise and folds
+    fold: int | None  # the fold that is predicted; None for ALR
 
     @property
     def key(self) -> str:
@@ -109,14 +102,7 @@ class Task:
 def train(
     task: Task, options: Sequence[str], folder: Path, device: str, threads: int
 ) -> dict[str, np.ndarray]:
-    """The results of a task, read from its file if it was finished before.
-
-    Args:
-        task: The training.
-        options: Words of the command line, the same for all tasks.
-        folder: Folder of the file.
-        device: See `alr_fast.training.config.schema.Config.device`.
-        threads: Threads on the CPU.
+    """The results of a task, read from its file in the folder if it was finished before.
 
     Returns:
         ``seconds`` of training and evaluation; ``rows`` [M, K] of the bank or predicted
@@ -204,11 +190,8 @@ def _predict(task: Task, words: list[str]) -> dict[str, np.ndarray]:
     }
 
 
-# Scores: higher for more suspicious samples.
-
-
 def own_scores(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The score of alr_fast, and its components."""
+    """The score of alr_fast, and its components; higher for more suspicious samples."""
     from alr_fast.labels.suspicion import estimate_noise, row_figures, scores
 
     rows, given, loss = found["rows"], found["given"], found["given_loss"]
@@ -235,7 +218,7 @@ def own_noise(found: dict[str, np.ndarray]) -> tuple[float, np.ndarray]:
 
 
 def cleanlab_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, np.ndarray]:
-    """Five rankings of cleanlab."""
+    """Five rankings of cleanlab; higher for more suspicious samples."""
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
@@ -304,57 +287,50 @@ def measure(
         scores = score(*arguments)
         scoring = time.perf_counter() - begin
         rate, matrix = estimate(*arguments)
-        for name, values in scores.items():
-            rows.append(
-                {
-                    "source": source,
-                    "score": name,
-                    "noise": noise,
-                    "seed": seed,
-                    "samples": len(given),
-                    "average_precision": float(average_precision_score(wrong, values)),
-                    "auroc": float(roc_auc_score(wrong, values)),
-                    "training_seconds": seconds,
-                    "scoring_seconds": scoring,
-                    "noise_rate": float(wrong.mean()),
-                    "noise_rate_estimate": rate,
-                    "transition_error": transition_error(matrix, truth),
-                }
-            )
+        rows += [
+            {
+                "source": source,
+                "score": name,
+                "noise": noise,
+                "seed": seed,
+                "samples": len(given),
+                "average_precision": float(average_precision_score(wrong, values)),
+                "auroc": float(roc_auc_score(wrong, values)),
+                "training_seconds": seconds,
+                "scoring_seconds": scoring,
+                "noise_rate": float(wrong.mean()),
+                "noise_rate_estimate": rate,
+                "transition_error": transition_error(matrix, truth),
+            }
+            for name, values in scores.items()
+        ]
     return rows
 
 
 def run(
-    suite: Suite,
     folder: Path,
     *,
     noises: Sequence[str],
     seeds: Sequence[int],
-    extra: Sequence[str],
+    options: Sequence[str],
     device: str,
     jobs: int,
+    threads: int,
 ) -> list[dict]:
     """Runs the trainings that have not been finished, then scores.
 
     Args:
-        suite: The suite.
         folder: Folder of the results.
         noises: Kinds and rates.
         seeds: Seeds of each.
-        extra: Further words of the command line.
+        options: Words of the command line, the same for all trainings.
         device: See `alr_fast.training.config.schema.Config.device`.
         jobs: Number of parallel trainings.
+        threads: Threads of each on the CPU.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tasks = [
-        Task(noise, seed, fold)
-        for noise in noises
-        for seed in seeds
-        for fold in (None, *range(FOLDS))
-    ]
-    threads = max(usable_cores() // jobs, 1)
+    tasks = [Task(*cell) for cell in product(noises, seeds, (None, *range(FOLDS)))]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        options = (*suite.options, *extra)
         futures = {
             task: pool.submit(train, task, options, folder, device, threads) for task in tasks
         }
@@ -363,51 +339,38 @@ def run(
             found[task] = future.result()
             print(f"{number} of {len(tasks)}: {task.key}", flush=True)
     rows = []
-    for noise in noises:
-        for seed in seeds:
-            folds = [found[Task(noise, seed, fold)] for fold in range(FOLDS)]
-            rows += measure(noise, seed, found[Task(noise, seed, None)], folds)
+    for noise, seed in product(noises, seeds):
+        folds = [found[Task(noise, seed, fold)] for fold in range(FOLDS)]
+        rows += measure(noise, seed, found[Task(noise, seed, None)], folds)
     facts = environment("cuda" if device.startswith("cuda") else "cpu")
     return [{**row, "jobs": jobs, "environment": facts} for row in rows]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--suite", required=True, choices=SUITES)
-    parser.add_argument("--data-root", metavar="DIR", help="the data, for all suites but digits")
+    parser = new_grid_parser(__doc__, SUITES, "runs/suspects", gpu_jobs=6)
     parser.add_argument("--noise", nargs="+", metavar="NOISE", choices=NOISES,
                         help=f"only these, of {', '.join(NOISES)}")  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="these seeds")
-    parser.add_argument("--epochs", type=int, metavar="N",
-                        help="instead of the suite's, to try the command")  # fmt: skip
-    parser.add_argument("--jobs", type=int, metavar="N",
-                        help="parallel trainings (default: one a core, 6 on a GPU)")  # fmt: skip
-    parser.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
-    parser.add_argument("--folder", default="runs/suspects", help="folder of the results")
-    add_json_argument(parser)
-    arguments = parser.parse_args(argv)
+    arguments = parse(parser, argv, SUITES)
     suite = SUITES[arguments.suite]
-    check_arguments(parser, arguments, needs_root=suite.needs_root)
-    extra = [*data_words(arguments)]
+    options = [*suite.options, *data_words(arguments)]
     if arguments.epochs:
-        extra += ["--optim.epochs", str(arguments.epochs)]
-    on_gpu = arguments.device.startswith("cuda")
+        options += ["--optim.epochs", str(arguments.epochs)]
+    jobs, threads = parallel_jobs(arguments)
     rows = run(
-        suite,
-        Path(arguments.folder).absolute() / arguments.suite,
+        suite_folder(arguments),
         noises=arguments.noise or NOISES,
         seeds=arguments.seeds or suite.seeds,
-        extra=extra,
+        options=options,
         device=arguments.device,
-        jobs=arguments.jobs or (6 if on_gpu else usable_cores()),
+        jobs=jobs,
+        threads=threads,
     )
     rows = as_results(rows, f"suspects_{arguments.suite}")
     show(f"{arguments.suite}: finding wrong labels", *suspects_cells(rows))
     whole = not (arguments.noise or arguments.seeds or arguments.epochs)
-    output = Output(arguments.json, FOLDER if whole else None)
-    output.write(rows)
-    output.print_path()
+    ResultFile(FOLDER if whole else None, arguments.json).finish(rows)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,9 @@ Rows are written to benchmarks/results, from which `python -m benchmarks.report`
 With --tiny or --only they are written to the file of --json only.
 """
 
-import argparse
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
@@ -40,9 +38,9 @@ from alr_fast.training.models import build_model
 from alr_fast.training.optim import make_optimizer
 from alr_fast.training.trainer import Trainer
 from benchmarks.harness.averages import percentiles
-from benchmarks.harness.command import Output, add_json_argument, check_arguments
+from benchmarks.harness.command import new_parser, parse
 from benchmarks.harness.environment import environment
-from benchmarks.harness.results import FOLDER
+from benchmarks.harness.results import FOLDER, ResultFile
 from benchmarks.harness.synthetic import Batches, training_config
 from benchmarks.harness.timing import host_turn, take_turns
 from benchmarks.tables.markdown import show
@@ -55,43 +53,29 @@ VARIANTS = {
     "alr": "the trainer with ALR, refining, fused",
     "alr_eager": "the trainer with ALR of `alr_fast.reference` through autograd",
 }
-# The variant that a step must agree with, and the one from which it must differ.
+# The variant that a step must agree with.
 REFERENCE = {"ce": "plain", "ce_again": "plain", "alr_eager": "alr"}
-_OTHER = {"alr": "ce"}
 BASES = ("ce", "plain")
 
-_MOMENTUM, _ENTROPY_WEIGHT = 0.9, 0.1
+_OPTIONS = {"momentum": 0.9, "entropy_weight": 0.1, "reduction": "sum", "unique_index": True}
 _LEAST_ROUNDS = 3
 _GPU_TURN = 10  # steps of a turn on a GPU, in which the host may run ahead
 _DRAWS = 1000  # of the bootstrap
-_NEEDS_GPU = "needs a GPU"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model and its batches.
+    """A model and its batches."""
 
-    Attributes:
-        name: Name in the rows.
-        model: See `alr_fast.training.models`.
-        shape: Channels and side of the images.
-        batch: B.
-        classes: K.
-        samples: N, rows of the bank.
-        precision: Type of autocast.
-        turn: Steps of a turn on the CPU.
-        gpu: Whether it needs a GPU.
-    """
-
-    name: str
-    model: str
-    shape: tuple[int, int]
-    batch: int
-    classes: int
-    samples: int
-    precision: str = "float32"
-    turn: int = 1
-    gpu: bool = False
+    name: str  # in the rows
+    model: str  # see `alr_fast.training.models`
+    shape: tuple[int, int]  # channels and side of the images
+    batch: int  # B
+    classes: int  # K
+    samples: int  # N, rows of the bank
+    precision: str = "float32"  # of autocast
+    turn: int = 1  # steps of a turn on the CPU
+    gpu: bool = False  # whether it needs a GPU
 
 
 CASES = {
@@ -129,44 +113,25 @@ class EagerALRLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Sum of the losses and its gradient through autograd; updates the bank."""
         return reference.alr_loss_and_grad(
-            logits,
-            self.bank.rows,
-            index,
-            momentum=_MOMENTUM,
-            entropy_weight=_ENTROPY_WEIGHT,
-            reduction="sum",
-            row_weight=row_weight,
-            unique_index=True,
+            logits, self.bank.rows, index, row_weight=row_weight, **_OPTIONS
         )
 
 
 @dataclass(frozen=True)
 class Stepper:
-    """A variant in training.
+    """A variant in training."""
 
-    Attributes:
-        step: Makes a step on a batch.
-        loss: Returns the mean loss so far; waits for the device.
-        bank: Its bank; None if there is none.
-    """
-
-    step: Callable[[dict[str, Tensor]], object]
-    loss: Callable[[], float]
+    step: Callable[[dict[str, Tensor]], object]  # makes a step on a batch
+    loss: Callable[[], float]  # returns the mean loss so far; waits for the device
     bank: LabelBank | None
 
 
 class Contest:
-    """The variants of a case, with the same model.
-
-    Args:
-        case: The case.
-        device: ``cpu`` or ``cuda``.
-    """
+    """The variants of a case, with the same model."""
 
     def __init__(self, case: Case, device: str) -> None:
         torch.manual_seed(0)
-        self.case = case
-        self.device = device
+        self.case, self.device = case, device
         channels, side = case.shape
         model = build_model(
             case.model, num_classes=case.classes, in_channels=channels, image_size=side
@@ -186,35 +151,18 @@ class Contest:
         """A variant at its start, except for the weights of the model."""
         if variant == "plain":
             return self._plain()
-        make: Callable[[], nn.Module] = {
-            "ce": partial(CrossEntropyLoss, reduction="sum"),
-            "ce_again": partial(CrossEntropyLoss, reduction="sum"),
-            "alr": self._fused,
-            "alr_eager": lambda: EagerALRLoss(self._bank()),
-        }[variant]
-        criterion = make()
         world = World(0, 1, 1, torch.device(self.device))
-        history = None
-        if criterion.bank is not None:  # as `alr_fast.train` does
-            history = SampleHistory(self.batches.labels, world.device)
+        labels, history = self.batches.labels, None
+        criterion: nn.Module = CrossEntropyLoss(reduction="sum")
+        if variant.startswith("alr"):
+            bank = LabelBank.from_labels(labels, self.case.classes, device=world.device)
+            criterion = ALRLoss(bank, warmup_epochs=0, **_OPTIONS)
+            if variant == "alr_eager":
+                criterion = EagerALRLoss(bank)
+            history = SampleHistory(labels, world.device)  # as `alr_fast.train` does
         trainer = Trainer(self.model, criterion, self._config, self.batches, world, history=history)
         trainer.begin_epoch()
         return Stepper(trainer.train_step, lambda: trainer.progress().loss, criterion.bank)
-
-    def _bank(self) -> LabelBank:
-        return LabelBank.from_labels(
-            self.batches.labels, self.case.classes, device=torch.device(self.device)
-        )
-
-    def _fused(self) -> ALRLoss:
-        return ALRLoss(
-            self._bank(),
-            warmup_epochs=0,
-            momentum=_MOMENTUM,
-            entropy_weight=_ENTROPY_WEIGHT,
-            reduction="sum",
-            unique_index=True,
-        )
 
     def _plain(self) -> Stepper:
         model, precision = self.model, self.case.precision
@@ -249,23 +197,22 @@ class Contest:
         for variant in VARIANTS:
             stepper = self.stepper(variant)
             stepper.step(batch)
+            weights = self.model.named_parameters()
             change = torch.cat(
-                [
-                    (weight.detach() - start[name]).flatten().double()
-                    for name, weight in self.model.named_parameters()
-                ]
+                [(w.detach() - start[name]).flatten().double() for name, w in weights]
             )
             assert change.isfinite().all(), f"{variant}: weights are not finite"
             rows = None if stepper.bank is None else stepper.bank.rows
             found[variant] = change, stepper.loss(), rows
             self.model.load_state_dict(start)
-        bound = self._tolerance
+        # Relative; convolutions on a GPU add in a different order each time.
+        bound = 1e-4 if self.device == "cpu" else 1e-3
+        if self.case.precision != "float32":
+            bound = 3e-2
         for variant, right in REFERENCE.items():
             (change, loss, rows), (expected, right_loss, right_rows) = found[variant], found[right]
-            off = {
-                "weights": _distance(change, expected),
-                "loss": abs(loss - right_loss) / abs(right_loss),
-            }
+            loss_error = abs(loss - right_loss) / abs(right_loss)
+            off = {"weights": _distance(change, expected), "loss": loss_error}
             if rows is not None:
                 index = batch["index"]
                 off["bank"] = _distance(rows[index].double(), right_rows[index].double())
@@ -277,18 +224,8 @@ class Contest:
                         f"{variant} and {right}: {name} after a step differ by {error:.1e} of "
                         f"their norm, over {bound:.0e}"
                     )
-        for variant, other in _OTHER.items():
-            if _distance(found[variant][0], found[other][0]) <= bound:
-                raise AssertionError(
-                    f"{variant} makes the same step as {other}: it does not refine"
-                )
-
-    @property
-    def _tolerance(self) -> float:
-        """Relative; convolutions on a GPU add in a different order each time."""
-        if self.case.precision != "float32":
-            return 3e-2
-        return 1e-4 if self.device == "cpu" else 1e-3
+        if _distance(found["alr"][0], found["ce"][0]) <= bound:
+            raise AssertionError("alr makes the same step as ce: it does not refine")
 
     def measure(self, seconds: float) -> tuple[dict[str, list[float]], int]:
         """Times the variants in turn.
@@ -325,11 +262,7 @@ def paired_percent(times: Sequence[float], base: Sequence[float]) -> tuple[float
 
 
 def measure(case: Case, device: str, seconds: float) -> list[dict[str, object]]:
-    """Checks the variants of a case, then times them.
-
-    Returns:
-        One row for each variant; one with the reason if the case cannot be measured here.
-    """
+    """One row for each variant of a case; one with the reason if it cannot be measured here."""
     where = environment(device)
     facts = {
         "suite": "train_step",
@@ -342,7 +275,7 @@ def measure(case: Case, device: str, seconds: float) -> list[dict[str, object]]:
         "precision": case.precision,
     }
     if case.gpu and device != "cuda":
-        skipped = {"variant": "all", "skipped": _NEEDS_GPU, "wrong": False}
+        skipped = {"variant": "all", "skipped": "needs a GPU", "wrong": False}
         return [{**facts, **skipped, "environment": where}]
     contest = Contest(case, device)
     contest.check()
@@ -350,12 +283,8 @@ def measure(case: Case, device: str, seconds: float) -> list[dict[str, object]]:
     facts["weights"] = sum(weight.numel() for weight in contest.model.parameters())
     rows = []
     for variant, measured in times.items():
-        row = {
-            **facts,
-            "variant": variant,
-            "what": VARIANTS[variant],
-            **percentiles(measured, "ms"),
-        }
+        named = {"variant": variant, "what": VARIANTS[variant]}
+        row = {**facts, **named, **percentiles(measured, "ms")}
         for base in BASES:
             if base != variant:
                 row[f"over_{base}_percent"] = paired_percent(measured, times[base])
@@ -366,26 +295,19 @@ def measure(case: Case, device: str, seconds: float) -> list[dict[str, object]]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_json_argument(parser)
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=2, help="threads of the CPU (default 2)")
-    parser.add_argument("--seconds", type=float, default=60, metavar="S",
-                        help="time for each model (default 60)")  # fmt: skip
+    parser = new_parser(__doc__, device="cpu", threads="threads of the CPU",
+                        seconds=(60, "time for each model"), tiny="small models")  # fmt: skip
     parser.add_argument("--only", nargs="+", metavar="CASE", choices=CASES,
                         help=f"only these, of {', '.join(CASES)}")  # fmt: skip
-    parser.add_argument("--tiny", action="store_true", help="small models, to try the command")
-    arguments = parser.parse_args(argv)
-    check_arguments(parser, arguments)
-    torch.set_num_threads(arguments.threads)
-    output = Output(arguments.json, None if arguments.tiny or arguments.only else FOLDER)
+    arguments = parse(parser, argv)
+    file = ResultFile(None if arguments.tiny or arguments.only else FOLDER, arguments.json)
     rows: list[dict[str, object]] = []
     for name, case in (TINY_CASES if arguments.tiny else CASES).items():
         if not arguments.only or name in arguments.only:
             rows += measure(case, arguments.device, arguments.seconds)
-            output.write(rows)
+            file.write(rows)
     show("milliseconds of a training step", *train_step_cells(rows), leave_out=("description",))
-    output.print_path()
+    file.finish(rows)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ trained with each estimate, and for comparison with the known matrix. The error 
 differences, 0 to 2. Rows are written to benchmarks/results.
 """
 
-import argparse
 import contextlib
 import io
 import json
@@ -18,14 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from alr_fast.noise.transition import transition_error
 from alr_fast.train import main as train
-from benchmarks.harness.command import Output, add_json_argument, check_arguments
+from benchmarks.harness.command import new_parser, parse
 from benchmarks.harness.environment import environment
 from benchmarks.harness.grid import noise_words
-from benchmarks.harness.results import FOLDER
+from benchmarks.harness.results import FOLDER, ResultFile
 from benchmarks.tables.accuracy import transition_cells
 from benchmarks.tables.markdown import show
 
@@ -56,8 +54,8 @@ def measure(noise: str, seed: int, net_epochs: Sequence[int], epochs: int) -> li
     Args:
         noise: Kind and rate.
         seed: Seed of the runs.
-        net_epochs: Epochs of the models that the matrices are estimated with.
-        epochs: Epochs of forward correction.
+        net_epochs: Numbers of epochs of the models that the matrices are estimated with.
+        epochs: Number of epochs of forward correction.
     """
     with tempfile.TemporaryDirectory() as folder:
         runs = Path(folder)
@@ -95,24 +93,19 @@ def measure(noise: str, seed: int, net_epochs: Sequence[int], epochs: int) -> li
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = new_parser(__doc__, threads="threads of the CPU", tiny="few epochs")
     parser.add_argument("--seeds", type=int, default=3, metavar="N",
                         help="number of seeds (default 3)")  # fmt: skip
-    parser.add_argument("--threads", type=int, default=2, help="threads of the CPU (default 2)")
-    parser.add_argument("--tiny", action="store_true", help="few epochs, to try the command")
-    add_json_argument(parser)
-    arguments = parser.parse_args(argv)
-    check_arguments(parser, arguments)
-    torch.set_num_threads(arguments.threads)
+    arguments = parse(parser, argv)
     net_epochs, epochs = ((1, 2), 2) if arguments.tiny else (NET_EPOCHS, 60)
-    output = Output(arguments.json, None if arguments.tiny else FOLDER)
+    file = ResultFile(None if arguments.tiny else FOLDER, arguments.json)
     rows: list[dict] = []
     for noise in NOISES[:1] if arguments.tiny else NOISES:
         for seed in range(arguments.seeds):
             rows += measure(noise, seed, net_epochs, epochs)
-            output.write(rows)
+            file.write(rows)
     show("transition matrices", *transition_cells(rows))
-    output.print_path()
+    file.finish(rows)
 
 
 if __name__ == "__main__":

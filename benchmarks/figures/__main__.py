@@ -51,43 +51,30 @@ def _parser() -> argparse.ArgumentParser:
     def add(name: str, make, text: str, **runs: Any) -> argparse.ArgumentParser:
         command = commands.add_parser(name, allow_abbrev=False, help=text, description=text)
         command.add_argument("run", type=Path, metavar="RUN", help="folder of a run", **runs)
-        command.add_argument(
-            "--output", type=Path, required=True, metavar="FILE", help="the PNG to write"
-        )
+        command.add_argument("--output", type=Path, required=True, metavar="FILE",
+                             help="the PNG to write")  # fmt: skip
         command.set_defaults(make=make)
         return command
 
-    command = add(
-        "memorisation", memorisation, "training and test accuracy of a method over the epochs"
-    )
+    text = "training and test accuracy of a method over the epochs"
+    command = add("memorisation", memorisation, text)
     command.add_argument("--method", default="ce", help="the method (default ce)")
     command = add("shares", shares, "correct, memorised and incorrect predictions over the epochs")
-    command.add_argument(
-        "--methods", nargs="+", metavar="METHOD", default=["ce", "alr"],
-        help="the methods (default ce alr)",
-    )  # fmt: skip
+    command.add_argument("--methods", nargs="+", metavar="METHOD", default=["ce", "alr"],
+                         help="the methods (default ce alr)")  # fmt: skip
     command = add("tsne", tsne, "t-SNE of the penultimate features of test images", nargs="+")
-    command.add_argument(
-        "--methods", nargs="+", metavar="METHOD", help="the methods (default: all of a run)"
-    )
-    command.add_argument(
-        "--samples", type=int, default=1000, metavar="N",
-        help="test images, drawn at random; all if there are fewer (default 1000)",
-    )  # fmt: skip
-    command.add_argument(
-        "--perplexity", type=float, default=30.0, metavar="P",
-        help="effective number of neighbours in t-SNE, below the number of samples (default 30)",
-    )  # fmt: skip
-    command.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="seed of the sampling and of t-SNE (default 0)",
-    )
-    command.add_argument(
-        "--data-root", metavar="DIR", help="folder of the data, if it was moved since the run"
-    )
+    command.add_argument("--methods", nargs="+", metavar="METHOD",
+                         help="the methods (default: all of a run)")  # fmt: skip
+    command.add_argument("--samples", type=int, default=1000, metavar="N",
+                         help="test images, drawn at random; all if there are fewer "
+                         "(default 1000)")  # fmt: skip
+    command.add_argument("--perplexity", type=float, default=30.0, metavar="P",
+                         help="effective number of neighbours in t-SNE, below the number of "
+                         "samples (default 30)")  # fmt: skip
+    command.add_argument("--seed", type=int, default=0, metavar="N",
+                         help="seed of the sampling and of t-SNE (default 0)")  # fmt: skip
+    command.add_argument("--data-root", metavar="DIR",
+                         help="folder of the data, if it was moved since the run")  # fmt: skip
     command.add_argument("--device", default="cpu", help="cpu or cuda (default cpu)")
     return parser
 

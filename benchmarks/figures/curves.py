@@ -14,11 +14,11 @@ from benchmarks.figures.style import BLUE, COLORS, ORANGE, new_figure, percent, 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
 GROUPS = {
     "samples with a right label": ("correct", "incorrect"),
     "mislabelled samples": ("correct", "memorised", "incorrect"),
 }
+MEMORISATION = ("epoch", "train_accuracy", "test_accuracy")  # columns of metrics.csv
 WHILE_TRAINING = "predictions while training, with the crops and flips of the recipe"
 
 
@@ -27,7 +27,7 @@ def memorisation(arguments: argparse.Namespace) -> tuple["Figure", str]:
     run = open_run(arguments.run)
     with naming_options(methods="method"):
         (method,) = check_methods(run, [arguments.method])
-    series = memorisation_series(run, method)
+    series = read_metrics(run, method, MEMORISATION)
     right = run.methods[method].get("label_accuracy_before")
     known = "" if right is None else f" ({percent(right)} of them right)"
     best = int(series["test_accuracy"].argmax())
@@ -40,22 +40,13 @@ def memorisation(arguments: argparse.Namespace) -> tuple["Figure", str]:
     return draw_memorisation(series, right, title=f"{method}, {run.noise}"), text
 
 
-def memorisation_series(run: FinishedRun, method: str) -> dict[str, NDArray[np.float64]]:
-    """``epoch``, ``train_accuracy`` and ``test_accuracy`` of a method; fractions of 1.
-
-    Raises:
-        UserError: The run has no such metrics.
-    """
-    return read_metrics(run, method, ("epoch", "train_accuracy", "test_accuracy"))
-
-
 def draw_memorisation(
     series: Mapping[str, NDArray[np.float64]], right: float | None, *, title: str
 ) -> "Figure":
     """Training and test accuracy over the epochs.
 
     Args:
-        series: The result of `memorisation_series`.
+        series: The columns `MEMORISATION` of a method.
         right: Share of the given labels that are right; a higher training accuracy can only come
             from wrong labels. None if unknown.
         title: Method and noise.
@@ -70,9 +61,8 @@ def draw_memorisation(
         shown = 100 * series[name]
         axes.plot(series["epoch"], shown, style, color=color, marker=marker, lw=2, label=label)
     if right is not None:
-        axes.axhline(
-            100 * right, color="#555555", ls=":", lw=1.2, label="share of right given labels"
-        )
+        label = "share of right given labels"
+        axes.axhline(100 * right, color="#555555", ls=":", lw=1.2, label=label)
     axes.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 102))
     axes.set_title(f"{title}\ntraining: {WHILE_TRAINING}", fontsize=10)
     axes.margins(x=0.02)
@@ -89,11 +79,10 @@ def shares(arguments: argparse.Namespace) -> tuple["Figure", str]:
     series = {method: share_series(run, method) for method in methods}
     texts = []
     for method, (_, groups) in series.items():
-        parts = [
-            f"{group} "
-            + ", ".join(f"{percent(values[-1])} {name}" for name, values in lines.items())
-            for group, lines in groups.items()
-        ]
+        parts = []
+        for group, lines in groups.items():
+            last = ", ".join(f"{percent(values[-1])} {name}" for name, values in lines.items())
+            parts.append(f"{group} {last}")
         texts.append(f"{method}: {', '.join(parts)}")
     return draw_shares(series, title=run.noise), f"{run.noise}, last epoch: {'; '.join(texts)}"
 
@@ -103,10 +92,6 @@ Shares = dict[str, dict[str, NDArray[np.float64]]]
 
 def share_series(run: FinishedRun, method: str) -> tuple[NDArray[np.float64], Shares]:
     """Shares of the predictions of a method for training samples.
-
-    Args:
-        run: A run.
-        method: A method that it trained.
 
     Returns:
         Numbers of the epochs, and for each of `GROUPS` its shares, which sum to 1 in every epoch.

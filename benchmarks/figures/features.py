@@ -17,7 +17,7 @@ from benchmarks.figures.runs import FinishedRun
 
 if TYPE_CHECKING:
     from alr_fast.data.loaders.base import Loader
-    from alr_fast.training.config.schema import Config
+    from alr_fast.training.config.schema import DataConfig
     from alr_fast.training.run_data import RunData
 
 
@@ -55,8 +55,7 @@ def image_loader(
     from alr_fast.training.loaders import evaluation_batch_size, make_transform
     from alr_fast.utils.machine import usable_cores
 
-    config, data = _data_of(run, data_root)
-    options = config.data
+    options, data = _data_of(run, data_root)
     # As in training, the size may be that of the first training image.
     transform = for_evaluation(make_transform(options, data.train))
     order = np.random.default_rng(seed).permutation(len(data.test))
@@ -77,12 +76,8 @@ def image_loader(
     )
 
 
-def _data_of(run: FinishedRun, data_root: str | None) -> "tuple[Config, RunData]":
-    """Configuration and data of a run.
-
-    Raises:
-        UserError: The data is missing, or has other classes.
-    """
+def _data_of(run: FinishedRun, data_root: str | None) -> "tuple[DataConfig, RunData]":
+    """The data of a run and its configuration."""
     from alr_fast.training.config.command_line import parse
     from alr_fast.training.run_data import hold_out, leave_out, load_data
 
@@ -102,16 +97,11 @@ def _data_of(run: FinishedRun, data_root: str | None) -> "tuple[Config, RunData]
             f"{data.dataset.found.root if config.data_root else options.name}: has other classes "
             f"than {run.path} was trained on; pass the folder of its data as --data-root DIR"
         )
-    return replace(config, data=options), data
+    return options, data
 
 
 def load_for(run: FinishedRun, method: str, loader: "Loader") -> nn.Module:
     """The model of a method on the device of a loader, in evaluation mode.
-
-    Args:
-        run: The run.
-        method: A method that it trained.
-        loader: Batches for the model.
 
     Raises:
         UserError: The weights are missing, or do not fit.
@@ -154,19 +144,16 @@ def penultimate(
         for batch in batches:
             seen.clear()
             logits = model(batch["image"])
+            features, output = seen[-1] if seen else (logits, logits[:0])
             # Some models average two heads, or end in a convolution.
-            if not (
-                seen
-                and seen[-1][1].shape == logits.shape
-                and torch.allclose(seen[-1][1], logits, equal_nan=True)
-            ):
+            if output.shape != logits.shape or not torch.allclose(output, logits, equal_nan=True):
                 raise UserError(
                     f"{type(model).__name__}: this model does not end in one linear layer, so it "
                     "has no features to show; pass runs with another --model.name"
                 )
-            keep = batch["label"] >= 0
-            parts.append([t[keep].float().cpu() for t in (seen[-1][0], logits)])
-            parts[-1].append(batch["label"][keep].cpu())
+            label = batch["label"]
+            keep = label >= 0
+            parts.append([t[keep].cpu() for t in (features.float(), logits.float(), label)])
     finally:
         for hook in hooks:
             hook.remove()

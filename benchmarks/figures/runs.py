@@ -17,15 +17,10 @@ from alr_fast.training.output.run_folder import is_finished
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run.
+    """A finished run."""
 
-    Attributes:
-        path: Its folder.
-        summary: The content of its ``summary.json``.
-    """
-
-    path: Path
-    summary: dict[str, Any]
+    path: Path  # its folder
+    summary: dict[str, Any]  # the content of its summary.json
 
     @property
     def methods(self) -> dict[str, dict[str, Any]]:
@@ -74,10 +69,6 @@ def open_run(path: Path) -> FinishedRun:
 def check_methods(run: FinishedRun, methods: Sequence[str]) -> list[str]:
     """The methods, each once.
 
-    Args:
-        run: A run.
-        methods: Names of methods.
-
     Raises:
         UserError: The run did not train one of them.
     """
@@ -94,12 +85,7 @@ def check_methods(run: FinishedRun, methods: Sequence[str]) -> list[str]:
 def read_metrics(
     run: FinishedRun, method: str, columns: Sequence[str]
 ) -> dict[str, NDArray[np.float64]]:
-    """Columns of ``metrics.csv``, one value for each epoch; NaN for an empty field.
-
-    Args:
-        run: A run.
-        method: A method that it trained.
-        columns: Names of the columns.
+    """Columns of ``metrics.csv`` for a method, one value for each epoch; NaN for an empty field.
 
     Raises:
         UserError: The file is missing, or lacks these lines or columns.
@@ -130,12 +116,12 @@ def check_output(path: Path) -> None:
     Raises:
         UserError: It cannot.
     """
-    why = None
     if path.suffix.lower() != ".png":
         why = "a PNG is written; pass a name that ends in .png"
     elif os.path.isdir(path):
         why = "is a folder; pass the name of a file"
     elif not os.path.isdir(path.parent):
         why = f"there is no folder {path.parent}; make it first"
-    if why is not None:
-        raise UserError(why, argument="output", value=path)
+    else:
+        return
+    raise UserError(why, argument="output", value=path)

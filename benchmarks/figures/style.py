@@ -9,9 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 WIDTH, DPI = 1000, 120  # of a figure in pixels: text stays readable at its own size
-MOST_COLUMNS = 4
 # Distinguishable with all kinds of colour vision: by Okabe and Ito, https://jfly.uni-koeln.de/color,
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#bbbbbb"
 COLORS = {"correct": BLUE, "memorised": ORANGE, "incorrect": GREY}
@@ -30,7 +28,7 @@ def save(figure: "Figure", path: Path) -> None:
         UserError: The file cannot be written.
     """
     with replacing(path) as fresh:
-        # Without the name of the software the same figure gives the same file.
+        # Without the name of the software, equal figures are equal files.
         figure.savefig(fresh, dpi=DPI, format="png", metadata={"Software": None})
 
 

@@ -12,39 +12,24 @@ from torch import Tensor
 from alr_fast.errors import UserError, naming_options
 from benchmarks.figures.features import image_loader, load_for, penultimate, weights_of
 from benchmarks.figures.runs import FinishedRun, check_methods, open_run
-from benchmarks.figures.style import (
-    CLASS_COLORS,
-    CLASS_MARKERS,
-    MOST_COLUMNS,
-    WIDTH,
-    new_figure,
-    percent,
-)
+from benchmarks.figures.style import CLASS_COLORS, CLASS_MARKERS, WIDTH, new_figure, percent
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-
 FEWEST_SAMPLES = 5
+MOST_COLUMNS = 4  # of panels
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """The points of one panel.
-
-    Attributes:
-        method: Method of the model.
-        noise: Noise that it was trained with.
-        test_accuracy: Accuracy of the model on the whole test set.
-        points: Points in the plane, [n, 2].
-        labels: True classes, int64 [n].
-    """
+    """The points of one panel."""
 
     method: str
-    noise: str
-    test_accuracy: float
-    points: NDArray[np.float64]
-    labels: NDArray[np.int64]
+    noise: str  # that the model was trained with
+    test_accuracy: float  # of the model on the whole test set
+    points: NDArray[np.float64]  # [n, 2], in the plane
+    labels: NDArray[np.int64]  # [n], true classes
 
     @property
     def agreement(self) -> float:
@@ -68,18 +53,13 @@ def tsne(arguments: argparse.Namespace) -> tuple["Figure", str]:
     _check_runs(runs, wanted)
     embeddings = []
     for run, methods in zip(runs, wanted, strict=True):
+        seed = arguments.seed
         loader = image_loader(
-            run,
-            samples=arguments.samples,
-            seed=arguments.seed,
-            data_root=arguments.data_root,
-            device=device,
+            run, samples=arguments.samples, seed=seed, data_root=arguments.data_root, device=device
         )
         for method in methods:
             features, _, labels = penultimate(load_for(run, method, loader), loader)
-            points = embed(
-                features, perplexity=arguments.perplexity, seed=arguments.seed, source=run.path
-            )
+            points = embed(features, perplexity=arguments.perplexity, seed=seed, source=run.path)
             accuracy = run.methods[method]["test_accuracy_last"]
             embeddings.append(Embedding(method, run.noise, accuracy, points, labels.numpy()))
     text = ", ".join(f"{e.method} ({e.noise}) {percent(e.agreement)}" for e in embeddings)
@@ -119,7 +99,7 @@ def _check_runs(runs: Sequence[FinishedRun], wanted: Sequence[Sequence[str]]) ->
 
 
 def embed(features: Tensor, *, perplexity: float, seed: int, source: object) -> NDArray[np.float64]:
-    """t-SNE of features [n, F]: points in the plane, [n, 2].
+    """t-SNE of the features [n, F] of images: points in the plane, [n, 2].
 
     Args:
         features: One row for each image.

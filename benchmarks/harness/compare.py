@@ -6,12 +6,7 @@ from torch import Tensor
 
 
 def check_step(name: str, found: Sequence[Tensor], exact: Sequence[Tensor]) -> None:
-    """Compares loss, gradient and bank rows with those of the reference in float64.
-
-    Args:
-        name: The step, for the message.
-        found: Its loss, gradient and bank rows.
-        exact: Those of the reference.
+    """Compares loss, gradient and bank rows of a step with those of the reference in float64.
 
     Raises:
         AssertionError: One of them is off by more than rounding in its dtype explains, or is NaN.

@@ -28,21 +28,13 @@ CHECKPOINT_MINUTES = "2"
 
 @dataclass(frozen=True)
 class Cell:
-    """One run.
+    """One run."""
 
-    Attributes:
-        name: The method or variant of a method that is compared.
-        noise: Kind and rate such as ``symmetric-0.4``, or ``none``.
-        seed: Seed of weights, batches and noise.
-        methods: Methods to train; the result is that of the last one.
-        options: Further words of the command line.
-    """
-
-    name: str
-    noise: str
-    seed: int
-    methods: tuple[str, ...]
-    options: tuple[str, ...]
+    name: str  # the method or variant of a method that is compared
+    noise: str  # kind and rate such as symmetric-0.4, or none
+    seed: int  # of weights, batches and noise
+    methods: tuple[str, ...]  # to train; the result is that of the last one
+    options: tuple[str, ...]  # further words of the command line
 
     @property
     def key(self) -> str:
@@ -59,14 +51,14 @@ def noise_words(noise: str, seed: int) -> list[str]:
     """Words of the command line of the trainer for a noise such as ``symmetric-0.4``."""
     kind, rate = split_noise(noise)
     words = ["--seed", str(seed), "--noise.kind", kind]
-    return words + (["--noise.rate", str(rate)] if rate else [])
+    return [*words, "--noise.rate", str(rate)] if rate else words
 
 
 def split_noise(noise: str) -> tuple[str, float]:
     """Kind and rate of a noise such as ``symmetric-0.4``; ``none`` has the rate 0.
 
     Raises:
-        ValueError: Neither of the two forms.
+        ValueError: The noise has neither of these forms.
     """
     kind, _, rate = noise.rpartition("-")
     if noise == "none":
@@ -81,17 +73,14 @@ class CellFailed(Exception):
 
 
 def run_cell(cell: Cell, folder: Path, extra: Sequence[str], device: str, threads: int) -> dict:
-    """Trains one cell in this process; resumes an earlier attempt that was interrupted.
+    """Trains one cell in this process and returns its row; resumes an interrupted attempt.
 
     Args:
         cell: The run.
-        folder: Gets the folder of the run, which is removed at the end, and its output.
+        folder: Folder of the grid, in which the run has a folder until it is finished.
         extra: Words that do not change the result, such as the location of the data.
         device: See `alr_fast.training.config.schema.Config.device`.
         threads: Threads on the CPU.
-
-    Returns:
-        The row.
 
     Raises:
         CellFailed: The run ended with an error.
@@ -119,11 +108,11 @@ def run_cell(cell: Cell, folder: Path, extra: Sequence[str], device: str, thread
     if status == 130:
         raise KeyboardInterrupt
     if status != 0:
-        lines = output.read_text(encoding="utf-8").splitlines()
-        last = lines[-1] if lines else "no output"
+        last = (output.read_text(encoding="utf-8").splitlines() or ["no output"])[-1]
         raise CellFailed(f"{cell.key}: status {status}: {last}; its output is in {output}")
     summary = json.loads((runs / "latest" / "summary.json").read_text(encoding="utf-8"))
-    row = {
+    shutil.rmtree(runs)
+    return {
         "method": cell.name,
         "noise": cell.noise,
         "seed": cell.seed,
@@ -135,8 +124,6 @@ def run_cell(cell: Cell, folder: Path, extra: Sequence[str], device: str, thread
         "options": cell.command(),
         "environment": environment("cuda" if device.startswith("cuda") else "cpu"),
     }
-    shutil.rmtree(runs)
-    return row
 
 
 def read_rows(folder: Path, cells: Iterable[Cell]) -> dict[str, dict]:
@@ -186,9 +173,7 @@ def run_grid(
         cells: All cells, the most important first.
         folder: Folder of the grid; created if it is missing.
         jobs: Number of cells trained at once.
-        device: See `run_cell`.
-        threads: See `run_cell`.
-        extra: See `run_cell`.
+        device: See `run_cell`, also for ``threads`` and ``extra``.
         title: Title of the table.
         log: Takes a line of text if there is no terminal to show a table.
 

@@ -9,7 +9,7 @@ _SECONDS = 0.005  # between two samples
 
 
 class MemoryWatch:
-    """Samples the anonymous memory of this process in a ``with`` block, relative to its beginning.
+    """Samples the anonymous memory of this process in a ``with`` block, relative to its start.
 
     Mapped files are not included: the kernel can reclaim their pages.
 

@@ -9,14 +9,14 @@ import multiprocessing
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 # The first DTensor imports torch._dynamo, which takes seconds.
 _PRELOAD = ["alr_fast.training.checkpoint.store", "alr_fast.training.trainer", "torch._dynamo"]
 
 
 class ChildFailed(RuntimeError):
-    """A child process failed, died or does not answer.
+    """A child process failed, died or did not answer in time.
 
     Attributes:
         reason: The cause in one line.
@@ -31,8 +31,8 @@ class Child:
     """A process that runs ``function(parent, *arguments)``.
 
     Args:
-        function: A function at the top level of a module; it answers through ``parent``, a
-            `Parent`.
+        function: A function at the top level of a module. It sends its answers through the
+            connection ``parent``; ``parent.recv()`` raises an EOFError after `stop`.
         arguments: Its arguments, which are pickled.
         method: Start method of `multiprocessing`.
     """
@@ -60,7 +60,7 @@ class Child:
         try:
             if not self._connection.poll(seconds):
                 raise ChildFailed(f"a process of the benchmark gave no answer in {seconds:g} s")
-            succeeded, value = self._connection.recv()
+            answer = self._connection.recv()
         except (EOFError, ConnectionResetError):
             self._process.join(5)
             code = self._process.exitcode
@@ -68,10 +68,10 @@ class Child:
                 f"a process of the benchmark died (exit code {code}); -9 usually means that it "
                 "ran out of memory"
             ) from None
-        if not succeeded:
-            reason, details = value
-            raise ChildFailed(reason, f"a process of the benchmark failed: {details}")
-        return value
+        if isinstance(answer, Failure):
+            details = f"a process of the benchmark failed: {answer.traceback}"
+            raise ChildFailed(answer.reason, details)
+        return answer
 
     def stop(self) -> None:
         """Ends the process; one that has already finished is only waited for."""
@@ -82,32 +82,20 @@ class Child:
             self._process.join()
 
 
-class Parent:
-    """The connection of a child process to its parent."""
+class Failure(NamedTuple):
+    """The answer of a process that failed."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def send(self, value: Any) -> None:
-        """Answers."""
-        self._connection.send((True, value))
-
-    def receive(self) -> Any:
-        """The next message of the parent.
-
-        Raises:
-            EOFError: The parent has stopped this process.
-        """
-        return self._connection.recv()
+    reason: str  # in one line
+    traceback: str
 
 
 def serve(function: Callable, connection: Connection, arguments: tuple) -> None:
     """Runs the function of a `Child` and sends its error, if there is one."""
     try:
-        function(Parent(connection), *arguments)
+        function(connection, *arguments)
     except EOFError:
         pass
     except BaseException as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         with contextlib.suppress(BrokenPipeError):
-            connection.send((False, (reason, traceback.format_exc())))
+            connection.send(Failure(reason, traceback.format_exc()))

@@ -3,6 +3,8 @@
 A row contains the name of its benchmark as `suite` and its environment as `environment`.
 """
 
+import contextlib
+import itertools
 import json
 import os
 import re
@@ -39,42 +41,51 @@ def as_results(rows: Sequence[dict], suite: str) -> list[dict]:
 
 
 class ResultFile:
-    """The file of one run, `<device>-<YYYY-MM-DD>-<commit>.json`, with -2, -3 ... if it exists.
+    """The rows of one run of a command: in the file of ``--json``, else in a new result file.
+
+    A result file is called `<device>-<YYYY-MM-DD>-<commit>.json`, with -2, -3 ... if it exists.
+
+    Args:
+        folder: Folder of the result file; None for no result file.
+        json: Value of ``--json``.
 
     Attributes:
-        path: The file; None before the first `write`.
+        path: The result file; None before the first `write`, and if there is none.
     """
 
-    def __init__(self, folder: Path, environment: dict) -> None:
-        self._folder = folder
-        self._stem = "-".join(
-            (slug(processor(environment)), environment["date"][:10], environment["commit"])
-        )
+    def __init__(self, folder: Path | None, json: str | None = None) -> None:
+        self._folder, self._json = folder, json
         self.path: Path | None = None
 
-    def write(self, rows: Sequence[dict]) -> Path:
+    def write(self, rows: Sequence[dict]) -> None:
         """Writes all rows measured so far, so that an interrupted run keeps them.
 
         Raises:
-            OSError: The folder cannot be written.
+            OSError: The file cannot be written.
         """
-        if self.path is None:
-            self.path = self._new_path()
-        unfinished = self.path.with_suffix(".part")
-        unfinished.write_text(as_text(rows), encoding="utf-8")
-        os.replace(unfinished, self.path)
-        return self.path
+        if self._json:
+            Path(self._json).write_text(as_text(rows), encoding="utf-8")
+        elif self._folder:
+            self.path = self.path or _new_path(self._folder, rows[0]["environment"])
+            unfinished = self.path.with_suffix(".part")
+            unfinished.write_text(as_text(rows), encoding="utf-8")
+            os.replace(unfinished, self.path)
 
-    def _new_path(self) -> Path:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while True:
-            path = self._folder / f"{self._stem}{f'-{number}' if number > 1 else ''}.json"
-            try:
-                path.touch(exist_ok=False)
-                return path
-            except FileExistsError:
-                number += 1
+    def finish(self, rows: Sequence[dict]) -> None:
+        """Writes all rows, and prints the path of the result file, if there is one."""
+        self.write(rows)
+        if self.path:
+            print(f"rows in {self.path}")
+
+
+def _new_path(folder: Path, environment: dict) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    words = slug(processor(environment)), environment["date"][:10], environment["commit"]
+    for number in itertools.count(1):
+        path = folder / f"{'-'.join(words)}{f'-{number}' if number > 1 else ''}.json"
+        with contextlib.suppress(FileExistsError):
+            path.touch(exist_ok=False)
+            return path
 
 
 def latest(folder: Path) -> dict[tuple[str, str], tuple[str, list[dict]]]:

@@ -71,6 +71,6 @@ class Batches:
 
 
 def training_config(batch: int, precision: str = "float32") -> Config:
-    """SGD as in the recipes, with a learning rate at which random labels keep the weights small."""
+    """SGD as in the recipes; the learning rate is low, as the labels are random."""
     optim = OptimConfig(batch_size=batch, epochs=1, lr=1e-3, schedule="constant")
     return Config(precision=precision, optim=optim)

@@ -73,13 +73,8 @@ def event_time(step: Step, steps: int) -> float:
 def device_turn(step: Step, steps: int, queue_us: float) -> float:
     """Microseconds a step on the device, with the host ahead of it.
 
-    The device first waits until the host has queued the steps. The time of a step that makes the
-    host wait, such as `reference`, includes that wait.
-
-    Args:
-        step: The step.
-        steps: Steps of the turn.
-        queue_us: How long the device waits, in microseconds.
+    The device first waits ``queue_us`` microseconds, until the host has queued the steps. The time
+    of a step that makes the host wait, such as `reference`, includes that wait.
     """
     torch.cuda._sleep(int(queue_us * 2000))  # cycles; clocks are about 2 GHz
     return event_time(step, steps)
@@ -126,16 +121,13 @@ def kernel_times(steps: Sequence[Step], calls: int) -> list[list[list[float]]]:
                 for _ in range(calls):
                     step()
                 torch.cuda.synchronize()
-    return split_kernels(
-        [
-            (event.time_range.start, event.name, event.time_range.elapsed_us())
-            for event in profiler.events()
-            if event.device_type == torch.autograd.DeviceType.CUDA
-            and not getattr(event, "is_user_annotation", False)
-        ],
-        len(steps),
-        calls,
-    )
+    events = [
+        (event.time_range.start, event.name, event.time_range.elapsed_us())
+        for event in profiler.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+        and not getattr(event, "is_user_annotation", False)
+    ]
+    return split_kernels(events, len(steps), calls)
 
 
 def split_kernels(

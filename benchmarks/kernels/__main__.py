@@ -33,11 +33,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from benchmarks.harness.command import Output, check_arguments
+from benchmarks.harness.command import new_parser, parse
 from benchmarks.harness.environment import environment
-from benchmarks.harness.results import FOLDER
+from benchmarks.harness.results import FOLDER, ResultFile
 from benchmarks.kernels.suites import SUITES, tasks
 from benchmarks.kernels.waves import run
 from benchmarks.tables.kernels import terminal_cells
@@ -50,54 +48,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 1 if a variant was wrong or a process failed.
     """
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--suite",
-        default=",".join(SUITES),
-        help="suites, separated by commas (default %(default)s)",
-    )
-    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--threads", type=int, default=2, help="threads of the CPU (default 2)")
-    parser.add_argument(
-        "--seconds", type=float, default=4, help="time to measure each K of a suite (default 4)"
-    )
-    parser.add_argument(
-        "--compile-seconds",
-        type=float,
-        default=30,
-        help="age of a process in seconds after which no compilation starts (default 30)",
-    )
+    parser = new_parser(__doc__, json=False, device="cuda", threads="threads of the CPU",
+                        seconds=(4, "time to measure each K of a suite"),
+                        tiny="small shapes")  # fmt: skip
+    parser.description, parser.formatter_class = __doc__, argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--suite", default=",".join(SUITES),
+                        help="suites, separated by commas (default %(default)s)")  # fmt: skip
+    parser.add_argument("--compile-seconds", type=float, default=30,
+                        help="age of a process in seconds after which no compilation starts "
+                        "(default 30)")  # fmt: skip
     parser.add_argument("--jobs", type=int, default=4, help="processes of a wave (default 4)")
-    parser.add_argument("--tiny", action="store_true", help="small shapes, to try the command")
-    parser.add_argument(
-        "--results-dir",
-        type=Path,
-        help=f"folder of the rows (default {FOLDER.parent.name}/{FOLDER.name}; none with --tiny)",
-    )
-    arguments = parser.parse_args(argv)
+    parser.add_argument("--results-dir", type=Path,
+                        help=f"folder of the rows (default {FOLDER.parent.name}/{FOLDER.name}; "
+                        "none with --tiny)")  # fmt: skip
+    arguments = parse(parser, argv)
     suites = arguments.suite.split(",")
     if unknown := [name for name in suites if name not in SUITES]:
         parser.error(f"unknown suite {unknown[0]!r}: choose from {', '.join(SUITES)}")
-    check_arguments(parser, arguments)
-    torch.set_num_threads(arguments.threads)
-    todo = [
-        task
-        for suite in suites
-        for task in tasks(
-            suite,
-            device=arguments.device,
-            tiny=arguments.tiny,
-            seconds=arguments.seconds,
-            compile_seconds=arguments.compile_seconds,
-            threads=arguments.threads,
-        )
-    ]
-    output = Output(None, arguments.results_dir or (None if arguments.tiny else FOLDER))
-    rows = run(todo, arguments.jobs, environment(arguments.device), output.write)
+    options = {
+        name: getattr(arguments, name)
+        for name in ("device", "tiny", "seconds", "compile_seconds", "threads")
+    }
+    todo = [task for suite in suites for task in tasks(suite, **options)]
+    file = ResultFile(arguments.results_dir or (None if arguments.tiny else FOLDER))
+    rows = run(todo, arguments.jobs, environment(arguments.device), file.write)
     show("microseconds a step", *terminal_cells(rows), text_columns=5)
-    output.print_path()
+    file.finish(rows)
     return int(any(row.get("wrong") for row in rows))
 
 

@@ -21,8 +21,7 @@ _PROFILED_STEPS = 20
 def latency(task: Task) -> Callable[[], list[dict]]:
     """Checks the variants; returns a function that measures the cost of a step for host and device.
 
-    Args:
-        task: Cases with small batches.
+    The cases of the task have small batches.
     """
     on_gpu = task.device == "cuda"
     preparation = Preparation(task)
@@ -91,29 +90,20 @@ def _rows(
     rows = []
     for variant in variants:
         columns = first_columns("latency", problem.case, variant, problem)
-        turns = times[variant]
-        rows.append(
-            {
-                **columns,
-                "mode": "eager call",
-                **percentiles(total for total, _ in turns),
-                "host_p50_us": percentiles(host for _, host in turns)["p50_us"],
-                "calls": len(turns) * _STEPS,
-                "launches": None,
-                **preparation.note(problem, variant),
-            }
-        )
+        totals, hosts = zip(*times[variant], strict=True)
+        called = {
+            "mode": "eager call",
+            **percentiles(totals),
+            "host_p50_us": percentiles(hosts)["p50_us"],
+            "calls": len(totals) * _STEPS,
+            "launches": None,
+        }
+        rows.append({**columns, **called, **preparation.note(problem, variant)})
         if variant in replays:
             turns = [replay / _GRAPH_STEPS for replay in times[f"graph {variant}"]]
-            rows.append(
-                {
-                    **columns,
-                    "mode": "CUDA graph",
-                    **percentiles(turns),
-                    "calls": len(turns) * _REPLAYS * _GRAPH_STEPS,
-                    "launches": None,
-                }
-            )
+            calls_made = len(turns) * _REPLAYS * _GRAPH_STEPS
+            found = {**percentiles(turns), "calls": calls_made, "launches": None}
+            rows.append({**columns, "mode": "CUDA graph", **found})
     return rows
 
 
@@ -128,21 +118,20 @@ def _add_kernels(
     profiled = zip(named, kernel_times(steps, _PROFILED_STEPS), strict=True)
     kernels = {(problem.case.batch, variant): times for (problem, variant), times in profiled}
 
-    def launches(batch: int, variant: str) -> float | None:
-        times = kernels[batch, variant]
+    def launches(row: dict) -> float | None:
+        times = kernels[row["batch"], row["variant"]]
         return sum(map(len, times)) / len(times) or None
 
     for row in rows:
-        row["launches"] = launches(row["batch"], row["variant"])
+        row["launches"] = launches(row)
     more = []
     for problem in alone:
-        batch = problem.case.batch
         row = first_columns("latency", problem.case, "fused_forward", problem)
         row["mode"] = "kernel alone"
-        if launches(batch, "fused_forward") is None:
-            more.append({**row, "skipped": "the profiler sees no kernels", "wrong": False})
-            continue
-        times = [sum(call) for call in kernels[batch, "fused_forward"]]
-        row |= {**percentiles(times), "calls": len(times)}
-        more.append({**row, "launches": launches(batch, "fused_forward")})
+        if launches(row) is None:
+            row |= {"skipped": "the profiler sees no kernels", "wrong": False}
+        else:
+            times = [sum(call) for call in kernels[problem.case.batch, "fused_forward"]]
+            row |= {**percentiles(times), "calls": len(times), "launches": launches(row)}
+        more.append(row)
     return more

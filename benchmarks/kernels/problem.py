@@ -68,10 +68,8 @@ class Case:
         return 2 * self.batch * self.classes * (self.dtype.itemsize + self.stored.itemsize)
 
 
-CASES = tuple(
-    Case(batch, classes)
-    for batch, classes in ((256, 16), (256, 1000), (4096, 16), (1024, 1000), (4096, 1000))
-)
+_SHAPES = ((256, 16), (256, 1000), (4096, 16), (1024, 1000), (4096, 1000))
+CASES = tuple(Case(*shape) for shape in _SHAPES)
 TINY_CASES = (Case(8, 3), Case(4, 40))
 
 
@@ -106,26 +104,40 @@ def plain_alr_loss(
     return (cross_entropy - entropy_weight * (p * log_p).sum(-1)).mean()
 
 
+def _any_index(*tensors: Tensor, unique_index: bool, **options: float) -> Tensor:
+    return functional.alr_loss(*tensors, unique_index=False, **options)
+
+
+def _function_of(variant: str) -> Callable:
+    """The loss function of a variant that is not compiled."""
+    if variant.startswith("triton"):
+        from benchmarks.kernels import triton_baseline
+
+        if variant == "triton_loop":
+            return partial(triton_baseline.alr_loss, row_limit=LOOP_ROW_LIMIT)
+        return triton_baseline.alr_loss
+    return {
+        "fused": functional.alr_loss,
+        "fused_forward": functional.alr_loss,
+        "fused_forward_any_index": _any_index,
+        "eager": reference.alr_loss,
+        "plain": plain_alr_loss,
+    }[variant]
+
+
 @dataclass
 class Problem:
     """Inputs of one case, and a step of every variant: a fresh forward and backward pass.
 
     The copy moves as many bytes as one fused forward and backward pass: per element it reads logits
     and bank row, and writes bank row and gradient. On a GPU it is a Triton kernel.
-
-    Attributes:
-        case: The shape.
-        device: ``cpu`` or ``cuda``.
-        bank_rows: Rows of the bank, N.
-        pinned: Whether the bank is in pinned host memory, with the logits on a GPU.
-        calls: Number of steps so far.
     """
 
     case: Case
     device: str = "cpu"
-    bank_rows: int = BANK_ROWS
-    pinned: bool = False
-    calls: int = field(default=0, init=False)
+    bank_rows: int = BANK_ROWS  # N
+    pinned: bool = False  # whether the bank is in pinned host memory, with the logits on a GPU
+    calls: int = field(default=0, init=False)  # steps so far
 
     def __post_init__(self) -> None:
         torch.manual_seed(0)
@@ -144,7 +156,7 @@ class Problem:
         self.index = list(order.view(count, batch))
         bank = torch.rand(self.bank_rows, classes, device=self.device)
         self.bank = bank.div_(bank.sum(-1, keepdim=True)).to(self.case.stored)
-        self._functions: dict[str, Callable] = {}
+        self._compiled: dict[str, Callable] = {}
         if self.pinned:
             self.bank = self.bank.cpu().pin_memory()
 
@@ -152,10 +164,8 @@ class Problem:
     def index_pattern(self) -> str:
         """Description of the indices, for the rows."""
         where = ", in pinned host memory" if self.pinned else ""
-        return (
-            f"random, unique, fresh each call ({len(self.index)} batches in rotation), bank of "
-            f"{self.bank_rows} rows{where}"
-        )
+        batches = f"{len(self.index)} batches in rotation"
+        return f"random, unique, fresh each call ({batches}), bank of {self.bank_rows} rows{where}"
 
     @cached_property
     def _copies(self) -> list[tuple[Tensor, ...]]:
@@ -210,7 +220,7 @@ class Problem:
     def check(self, variants: Sequence[str] = ("fused", "fused_and_grad", "eager", "compiled")):
         """Compares loss, gradient and the whole bank with the reference in float64.
 
-        The bank is restored.
+        Restores the bank.
 
         Raises:
             AssertionError: A variant is wrong.
@@ -250,35 +260,16 @@ class Problem:
         return self.loss_and_grad(function, logits, self.bank, index)
 
     def _function(self, variant: str) -> Callable:
-        """The loss function of a variant."""
-        if variant not in self._functions:
-            self._functions[variant] = self._new_function(variant)
-        return self._functions[variant]
-
-    def _new_function(self, variant: str) -> Callable:
-        if variant == "compiled_plain":
-            return self._compile(plain_alr_loss, "default")
-        if variant.startswith("compiled"):
+        """The loss function of a variant; one that is compiled is compiled once for a problem."""
+        if not variant.startswith("compiled"):
+            return _function_of(variant)
+        if variant not in self._compiled:
             mode = variant.removeprefix("compiled").removeprefix("_") or "default"
-            return self._compile(reference.alr_loss, mode)
-        if variant.startswith("triton"):
-            from benchmarks.kernels import triton_baseline
-
-            if variant == "triton_loop":
-                return partial(triton_baseline.alr_loss, row_limit=LOOP_ROW_LIMIT)
-            return triton_baseline.alr_loss
-        if variant == "fused_forward_any_index":
-
-            def any_index(*tensors: Tensor, unique_index: bool, **options: float) -> Tensor:
-                return functional.alr_loss(*tensors, unique_index=False, **options)
-
-            return any_index
-        return {
-            "fused": functional.alr_loss,
-            "fused_forward": functional.alr_loss,
-            "eager": reference.alr_loss,
-            "plain": plain_alr_loss,
-        }[variant]
+            function = reference.alr_loss
+            if mode == "plain":
+                function, mode = plain_alr_loss, "default"
+            self._compiled[variant] = self._compile(function, mode)
+        return self._compiled[variant]
 
     @staticmethod
     def _compile(function: Callable, mode: str) -> Callable:
@@ -300,8 +291,7 @@ class Problem:
         """Moves as many bytes as the bank rows of a step over the host's link, each way."""
         host_source, host_destination, source, destination, stream = self._transfers
         current = torch.cuda.current_stream()
-        if not at_once:
-            stream = current
+        stream = stream if at_once else current
         stream.wait_stream(current)
         destination.copy_(host_source, non_blocking=True)
         with torch.cuda.stream(stream):

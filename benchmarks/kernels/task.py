@@ -17,25 +17,15 @@ COMPILED = (
 
 @dataclass(frozen=True)
 class Task:
-    """The work of one process: the cases of one K of a suite.
-
-    Attributes:
-        suite: Name of the suite.
-        cases: The cases.
-        device: ``cpu`` or ``cuda``.
-        tiny: Whether the banks are small, to try the command.
-        seconds: Time to measure.
-        compile_seconds: Age of the process in seconds after which no compilation starts.
-        threads: Threads on the CPU.
-    """
+    """The work of one process: the cases of one K of a suite."""
 
     suite: str
     cases: tuple[Case, ...]
-    device: str
-    tiny: bool
-    seconds: float
-    compile_seconds: float
-    threads: int
+    device: str  # cpu or cuda
+    tiny: bool  # whether the banks are small, to try the command
+    seconds: float  # time to measure
+    compile_seconds: float  # age of the process after which no compilation starts
+    threads: int  # on the CPU
 
     def __str__(self) -> str:
         return f"{self.suite} K={self.cases[0].classes}"
@@ -115,6 +105,6 @@ class Preparation:
 
 def _graph_skips() -> int:
     """How often the compiler has decided against a CUDA graph."""
-    # Not imported here: it takes seconds, in vain if nothing is compiled.
+    # Not imported here: that takes seconds, which are wasted if nothing is compiled.
     utils = sys.modules.get("torch._dynamo.utils")
     return utils.counters["inductor"]["cudagraph_skips"] if utils else 0

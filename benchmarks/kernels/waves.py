@@ -8,10 +8,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
 
 import torch
 
-from benchmarks.harness.processes import Child, ChildFailed, Parent
+from benchmarks.harness.processes import Child, ChildFailed
 from benchmarks.kernels.suites import SUITES
 from benchmarks.kernels.task import Task, skipped
 
@@ -27,6 +28,7 @@ class Worker:
     def __init__(self, task: Task, cpus: int) -> None:
         self.task = task
         self._child = Child(task_process, task, cpus, method="spawn")
+        self.stop = self._child.stop
         self._failure: str | None = None
 
     def wait_until_ready(self) -> None:
@@ -42,10 +44,6 @@ class Worker:
         self.stop()
         return rows if self._failure is None else [skipped(self.task, self._failure, wrong=True)]
 
-    def stop(self) -> None:
-        """Ends the process."""
-        self._child.stop()
-
     def _receive(self, seconds: float) -> list[dict]:
         try:
             return self._child.receive(seconds)
@@ -55,29 +53,26 @@ class Worker:
             return []
 
 
-def task_process(parent: Parent, task: Task, cpus: int) -> None:
+def task_process(parent: Connection, task: Task, cpus: int) -> None:
     """The process of a task."""
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(cpus))
     torch.set_num_threads(task.threads)
     measure = SUITES[task.suite](task)
     parent.send([])
-    parent.receive()
+    parent.recv()
     parent.send(measure())
 
 
 def run(
     tasks: Sequence[Task], jobs: int, facts: dict, write: Callable[[list[dict]], object]
 ) -> list[dict]:
-    """Runs the tasks in waves.
+    """Runs the tasks in waves; returns the rows, in the order of the tasks.
 
     Args:
         tasks: The tasks.
         jobs: Processes of a wave.
         facts: The environment, stored with every row.
         write: Takes all rows measured so far after each wave.
-
-    Returns:
-        The rows, in the order of the tasks.
     """
     rows: list[dict] = []
     cpus = max(1, (os.cpu_count() or 1) // jobs)
@@ -94,10 +89,7 @@ def run(
             for worker in workers:
                 worker.stop()
         named = ", ".join(str(worker.task) for worker in workers)
-        done = time.perf_counter()
-        print(
-            f"{named}: ready in {ready - begin:.0f} s, timed in {done - ready:.0f} s",
-            file=sys.stderr,
-        )
+        seconds = f"ready in {ready - begin:.0f} s, timed in {time.perf_counter() - ready:.0f} s"
+        print(f"{named}: {seconds}", file=sys.stderr)
         write(rows)
     return rows

@@ -18,17 +18,14 @@ Rows are written to benchmarks/results, from which `python -m benchmarks.report`
 With --tiny or --only they are written to the file of --json only.
 """
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from alr_fast.data.layouts import folder as folder_layout
 from alr_fast.errors import UserError
-from benchmarks.harness.command import Output, add_json_argument, check_arguments
-from benchmarks.harness.results import FOLDER
+from benchmarks.harness.command import new_parser, parse
+from benchmarks.harness.results import FOLDER, ResultFile
 from benchmarks.loading.contest import measure
 from benchmarks.loading.index_cost import measure_index
 from benchmarks.loading.variants import VARIANTS
@@ -41,30 +38,23 @@ _INDEX = "index"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_json_argument(parser)
+    parser = new_parser(__doc__, device="cpu", threads="of each loader",
+                        seconds=(120, "time for all turns"), tiny="few small images")  # fmt: skip
     parser.add_argument("--images", type=int, metavar="N",
                         help="photographs, and images of a turn (default 1024)")  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=120, metavar="S",
-                        help="time for all turns (default 120)")  # fmt: skip
-    parser.add_argument("--threads", type=int, default=2, help="of each loader (default 2)")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--cifar", type=Path, metavar="DIR",
                         help="CIFAR-10 as JPEGs, train/<class>/* and test/<class>/*, for the rows "
                         "of small images; without it they are generated")  # fmt: skip
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=(*VARIANTS, _INDEX),
                         help=f"only these, of {', '.join((*VARIANTS, _INDEX))}")  # fmt: skip
-    parser.add_argument("--tiny", action="store_true", help="few small images, to try the command")
-    arguments = parser.parse_args(argv)
+    arguments = parse(parser, argv)
     scale = TINY if arguments.tiny else Scale()
     files = arguments.images if arguments.images is not None else (12 if arguments.tiny else 1024)
     if files < scale.batch:
         parser.error(f"--images {files}: a batch has {scale.batch}; raise it")
-    check_arguments(parser, arguments)
     if arguments.cifar is not None and folder_layout.find(arguments.cifar) is None:
         parser.error(f"--cifar {arguments.cifar}: looked for {folder_layout.LOOKED_FOR}")
     files = -(-files // scale.batch) * scale.batch  # an epoch has full batches only
-    torch.set_num_threads(arguments.threads)
     wanted = arguments.only or (*VARIANTS, _INDEX)
     names = [name for name in VARIANTS if name in wanted]
     rows: list[dict[str, object]] = []
@@ -85,9 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             title = f"index of {scale.samples:,} samples"
             show(title, *index_terminal_cells(found), text_columns=1)
             rows += found
-    output = Output(arguments.json, None if arguments.tiny or arguments.only else FOLDER)
-    output.write(rows)
-    output.print_path()
+    whole = not (arguments.tiny or arguments.only)
+    ResultFile(FOLDER if whole else None, arguments.json).finish(rows)
 
 
 if __name__ == "__main__":

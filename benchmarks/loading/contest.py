@@ -25,11 +25,7 @@ _SETTLE_LIMIT = 5.0  # longest wait for idle processes in seconds
 
 
 class Contender:
-    """A loader that takes turns with others, after a check of its batches.
-
-    Args:
-        name: Its name in `VARIANTS`.
-        work: The images.
+    """A loader of `VARIANTS` that takes turns with others, after a check of its batches.
 
     Attributes:
         images: Images of a turn.
@@ -42,8 +38,7 @@ class Contender:
 
     def __init__(self, name: str, work: Work) -> None:
         variant = VARIANTS[name]
-        self.name = name
-        self._work = work
+        self.name, self._work = name, work
         if variant.source is not None:
             files, self.batch, self._size = work.files, work.scale.batch, work.scale.size
             # The same number of batches for each worker; a DataLoader prefetches two for each.
@@ -53,8 +48,8 @@ class Contender:
             files, self.batch, self._size = len(work.small), SMALL_BATCH, SMALL_SIZE
             self._batches, self._ahead = work.scale.small_turn, 0
             if name == "memory-decode":
-                files = self.batch = len(work.small_part)
-                self._batches = 1
+                self._batches, self.batch = 1, len(work.small_part)
+                files = self.batch
         self.images = self._batches * self.batch
         shape = [self.batch, 3, self._size, self._size]
         self.output = "whole images, uint8" if variant.raw else f"{shape}, float32, channels last"
@@ -125,7 +120,7 @@ def measure(work: Work, names: Sequence[str], seconds: float) -> list[dict[str, 
         seconds: Time for all turns.
 
     Returns:
-        One row for each: images per second, or the reason why it was skipped.
+        One row for each loader: images per second, or the reason why it was skipped.
     """
     environment = loading_environment(work.device)
     skipped = {name: why_not(VARIANTS[name], work.device) for name in names}

@@ -48,15 +48,12 @@ def webvision_path(samples: int, row: int) -> str:
 
 
 def measure_index(folder: Path, samples: int, opens: int) -> list[dict[str, object]]:
-    """Times the index, each case in its own process.
+    """One row for each case of the index, measured in its own process.
 
     Args:
         folder: Folder for the files.
         samples: Lines in the lists.
         opens: How often the index is opened from the cache.
-
-    Returns:
-        One row for each case.
     """
     root = folder / "webvision"
     write_webvision(root, samples)

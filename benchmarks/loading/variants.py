@@ -204,24 +204,15 @@ def _memory_decode(work: Work, repeats: int) -> Iterator[Batch]:
 
 @dataclass(frozen=True)
 class Variant:
-    """One loader.
+    """One loader."""
 
-    Attributes:
-        source: Its input; None for the small images.
-        what: Description for the report.
-        stream: ``stream(work, repeats)`` yields batches endlessly; an epoch contains each file
-            ``repeats`` times.
-        device: ``cuda`` if it needs a GPU.
-        dali: Whether it needs NVIDIA DALI.
-        raw: Whether it yields whole uint8 images instead of batches to train on.
-    """
-
-    source: str | None
-    what: str
+    source: str | None  # its input; None for the small images
+    what: str  # description for the report
+    # stream(work, repeats) yields batches endlessly; an epoch has each file `repeats` times.
     stream: Callable[[Work, int], Iterator[Batch]]
-    device: str = "cpu"
-    dali: bool = False
-    raw: bool = False
+    device: str = "cpu"  # cuda if it needs a GPU
+    dali: bool = False  # whether it needs NVIDIA DALI
+    raw: bool = False  # whether it yields whole uint8 images instead of batches to train on
 
 
 _FILES, _SHARDS = "JPEG files", "JPEG in tar shards"
@@ -229,9 +220,7 @@ _FILES, _SHARDS = "JPEG files", "JPEG in tar shards"
 # Variants with worker processes come first: they fork before DALI starts threads.
 VARIANTS: dict[str, Variant] = {
     "torch-pil": Variant(
-        _FILES,
-        "torchvision's ImageFolder with PIL and v2 transforms in a DataLoader",
-        _torch_pil,
+        _FILES, "torchvision's ImageFolder with PIL and v2 transforms in a DataLoader", _torch_pil
     ),
     "torch-decode": Variant(_FILES, "TorchLoader", partial(_ours, name="torch")),
     "dali-cpu": Variant(

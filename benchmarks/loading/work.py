@@ -22,64 +22,42 @@ _CLASSES = 10
 
 @dataclass(frozen=True)
 class Scale:
-    """The sizes of the benchmark.
+    """The sizes of the benchmark."""
 
-    Attributes:
-        photo: Longer and shorter side of a photograph.
-        bytes: Approximate size of its file.
-        size: Side of the crop.
-        batch: Photographs in a batch.
-        small_files: Images of 32 x 32 pixels that are generated if no CIFAR-10 is given.
-        small_turn: Batches of small images in a turn.
-        decode_turn: Small images that are decoded in a turn.
-        samples: Lines in the lists of the index.
-        opens: How often the index is opened from the cache.
-    """
-
-    photo: tuple[int, int] = (500, 375)
-    bytes: int = 70_000
-    size: int = 224
-    batch: int = 64
-    small_files: int = 8192
-    small_turn: int = 200
-    decode_turn: int = 4096
-    samples: int = 2_400_000
-    opens: int = 5
+    photo: tuple[int, int] = (500, 375)  # longer and shorter side of a photograph
+    bytes: int = 70_000  # approximate size of its file
+    size: int = 224  # side of the crop
+    batch: int = 64  # photographs in a batch
+    small_files: int = 8192  # images of 32 x 32 pixels, generated if no CIFAR-10 is given
+    small_turn: int = 200  # batches of small images in a turn
+    decode_turn: int = 4096  # small images that are decoded in a turn
+    samples: int = 2_400_000  # lines in the lists of the index
+    opens: int = 5  # how often the index is opened from the cache
 
 
 TINY = Scale((40, 32), 900, 16, 4, 256, 2, 64, 2000, 2)
 SMALL_SIZE, SMALL_BATCH = 32, 128
 
 
+@dataclass
 class Work:
-    """The input of all loaders: files, shards and transforms.
+    """The input of all loaders: files, shards and transforms."""
 
-    Args:
-        folder: Folder for generated files.
-        files: Number of photographs.
-        threads: Threads or worker processes of each loader.
-        device: ``cpu`` or ``cuda``.
-        scale: See `Scale`.
-        cifar: Folder of CIFAR-10 as JPEG files, ``train/<class>/*``; None to generate small images.
-    """
+    folder: Path  # for generated files
+    files: int  # number of photographs
+    threads: int  # threads or worker processes of each loader
+    device: str  # cpu or cuda
+    scale: Scale
+    cifar: Path | None = None  # CIFAR-10 as JPEGs, train/<class>/*; None to generate small images
 
-    def __init__(
-        self,
-        folder: Path,
-        files: int,
-        threads: int,
-        device: str,
-        scale: Scale,
-        cifar: Path | None = None,
-    ) -> None:
-        self.folder = folder
-        self.files = files
-        self.threads = threads
-        self.device = device
-        self.scale = scale
-        self.cifar = cifar
+    def __post_init__(self) -> None:
         self.transform = Transform(
-            scale.size, "resized", scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=True, **_NORMALISE
+            self.scale.size,
+            "resized",
+            scale=(0.08, 1.0),
+            ratio=(3 / 4, 4 / 3),
+            flip=True,
+            **_NORMALISE,
         )
         self.small_transform = Transform(SMALL_SIZE, "pad", padding=4, flip=True, **_NORMALISE)
 
@@ -161,10 +139,9 @@ def write_images(root: Path, count: int, sides: tuple[int, int], size: int) -> S
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(encode(pixels(number), quality))
         names.append(name)
-    table = PathTable.of(names)
-    labels = np.arange(count) % _CLASSES
-    index = new_index(table, labels, tuple(map(str, range(_CLASSES))))
-    return Split(index, FileImages(root, table))
+    paths = PathTable.of(names)
+    index = new_index(paths, np.arange(count) % _CLASSES, tuple(map(str, range(_CLASSES))))
+    return Split(index, FileImages(root, paths))
 
 
 def write_shards(root: Path, split: Split) -> Split:

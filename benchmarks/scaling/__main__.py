@@ -20,15 +20,12 @@ Rows are written to benchmarks/results, from which `python -m benchmarks.report`
 With --tiny they are written to the file of --json only.
 """
 
-import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from benchmarks.harness.command import Output, add_json_argument, check_arguments
-from benchmarks.harness.results import FOLDER
+from benchmarks.harness.command import new_parser, parse
+from benchmarks.harness.results import FOLDER, ResultFile
 from benchmarks.scaling import bank, ranks, step_cost
 from benchmarks.tables.markdown import show
 from benchmarks.tables.scaling import bank_cells, ranks_cells, step_cost_cells
@@ -40,8 +37,9 @@ _REPORT_ONLY = ("MB", "summarise, s", "check, s", "write, s", "checkpoint, MB", 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add_json_argument(parser)
+    parser = new_parser(__doc__, threads="of bank and step_cost; ranks divides the CPUs",
+                        seconds=(40, "time for the turns of ranks, and half of it for those of "
+                                 "step_cost"), tiny="small sizes")  # fmt: skip
     parser.add_argument("--suite", nargs="+", choices=SUITES, default=SUITES, metavar="SUITE",
                         help=f"only these, of {', '.join(SUITES)}")  # fmt: skip
     parser.add_argument("--large", action="store_true",
@@ -50,22 +48,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, metavar="DIR",
                         help="folder for banks and checkpoints, on a disk (default: that of "
                         "temporary files)")  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=40, metavar="S",
-                        help="time for the turns of ranks, and half of it for those of "
-                        "step_cost (default 40)")  # fmt: skip
-    parser.add_argument(
-        "--threads",
-        type=int,
-        default=2,
-        help="of bank and step_cost; ranks divides the CPUs (default 2)",
-    )
-    parser.add_argument("--tiny", action="store_true", help="small sizes, to try the command")
-    arguments = parser.parse_args(argv)
-    check_arguments(parser, arguments)
+    arguments = parse(parser, argv)
     if arguments.folder is not None and not os.access(arguments.folder, os.W_OK):
         parser.error(f"--folder {arguments.folder}: there is no such folder to write in")
     tiny, seconds = arguments.tiny, arguments.seconds
-    torch.set_num_threads(arguments.threads)
     rows: list[dict[str, object]] = []
     if "ranks" in arguments.suite:
         found = ranks.measure_ranks(ranks.TINY if tiny else ranks.Scale(), seconds)
@@ -73,9 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows += found
     if "bank" in arguments.suite:
         cases = bank.TINY_CASES if tiny else bank.CASES
-        found = list(
-            bank.measure_bank(cases, arguments.folder, arguments.threads, large=arguments.large)
-        )
+        found = bank.measure_bank(cases, arguments.folder, arguments.threads, large=arguments.large)
         show("phases of a bank", *bank_cells(found), leave_out=_REPORT_ONLY)
         rows += found
     if "step_cost" in arguments.suite:
@@ -83,9 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = step_cost.measure_step_cost(points, seconds / 2)
         show("microseconds of the fused operation", *step_cost_cells(found))
         rows += found
-    output = Output(arguments.json, None if tiny else FOLDER)
-    output.write(rows)
-    output.print_path()
+    ResultFile(None if tiny else FOLDER, arguments.json).finish(rows)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from alr_fast.utils.text import readable
 from benchmarks.harness.averages import percentiles
 from benchmarks.harness.environment import environment
 from benchmarks.harness.memory import MemoryWatch
-from benchmarks.harness.processes import Child, Parent
+from benchmarks.harness.processes import Child
 from benchmarks.kernels.problem import dtype_name
 from benchmarks.scaling.bank_phases import BATCH, BankRun, Case
 from benchmarks.tables.scaling import PHASES, phase_key
@@ -38,19 +39,17 @@ TINY_CASES = (
 
 def measure_bank(
     cases: Sequence[Case], folder: Path | None, threads: int, *, large: bool
-) -> Iterator[dict[str, object]]:
-    """Measures each case in its own process.
+) -> list[dict[str, object]]:
+    """One row for each case, measured in its own process.
 
     Args:
         cases: The banks.
         folder: Folder for the files, on a disk; None for that of temporary files.
         threads: Threads of a process.
         large: Whether to include the large ones.
-
-    Yields:
-        The row of each case when it is finished.
     """
-    facts = environment("cpu")
+    facts = environment()
+    rows = []
     for case in cases:
         row: dict[str, object] = {
             "suite": "bank",
@@ -61,12 +60,16 @@ def measure_bank(
             "bytes": case.num_bytes,
         }
         with tempfile.TemporaryDirectory(prefix="alr_fast_", dir=folder) as place:
-            why = why_not(case, place, large=large)
-            if why is None:
-                row |= _in_a_process(case, place, threads)
-            else:
+            if why := why_not(case, place, large=large):
                 row |= {"skipped": why, "wrong": False}
-        yield {**row, "environment": facts}
+            else:
+                child = Child(bank_process, case, place, threads)
+                try:
+                    row |= child.receive(_LIMIT)
+                finally:
+                    child.stop()
+        rows.append({**row, "environment": facts})
+    return rows
 
 
 def why_not(case: Case, folder: str, *, large: bool) -> str | None:
@@ -82,15 +85,7 @@ def why_not(case: Case, folder: str, *, large: bool) -> str | None:
     return None
 
 
-def _in_a_process(case: Case, folder: str, threads: int) -> dict[str, object]:
-    child = Child(bank_process, case, folder, threads)
-    try:
-        return child.receive(_LIMIT)
-    finally:
-        child.stop()
-
-
-def bank_process(parent: Parent, case: Case, folder: str, threads: int) -> None:
+def bank_process(parent: Connection, case: Case, folder: str, threads: int) -> None:
     """The process of a case: answers with the figures of its row."""
     torch.set_num_threads(threads)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)

@@ -5,7 +5,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,23 +44,14 @@ _SPARE = 64_000_000  # bytes in addition to the rows, in memory and on the disk
 
 @dataclass(frozen=True)
 class Case:
-    """A bank.
+    """A bank."""
 
-    Attributes:
-        samples: N.
-        classes: K.
-        dtype: Type of the rows.
-        placement: ``device`` or ``file``.
-        large: Whether it is measured on request only.
-        updates: Steps that are timed.
-    """
-
-    samples: int
-    classes: int
-    dtype: torch.dtype = torch.float32
-    placement: str = "device"
-    large: bool = False
-    updates: int = 200
+    samples: int  # N
+    classes: int  # K
+    dtype: torch.dtype = torch.float32  # of the rows
+    placement: str = "device"  # or "file"
+    large: bool = False  # whether it is measured on request only
+    updates: int = 200  # steps that are timed
 
     @property
     def num_bytes(self) -> int:
@@ -111,32 +103,29 @@ class BankRun:
         Raises:
             AssertionError: The result of a phase is wrong.
         """
-        bank = self._timed("make", self._make)
+        with self._timed("make"):
+            bank = LabelBank.from_labels(
+                self._labels,
+                self._case.classes,
+                dtype=self._case.dtype,
+                placement=self._case.placement,
+                folder=self._folder,
+            )
         self._update(bank)
-        labels = self._timed("summarise", bank.refined_labels)
+        with self._timed("summarise"):
+            labels = bank.refined_labels()
         some = bank.rows[self._sampled]
         assert torch.equal(labels[self._sampled], some.argmax(1)), "refined_labels"
         self._checkpoint(bank, some)
         self._export(bank, some)
-        self._timed("write", lambda: self._write(bank))
-        (self._folder / "plain").unlink()
+        self._write(bank)
 
-    def _timed(self, phase: str, action: Callable):
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
         with self._watch.phase(phase):
             begin = time.perf_counter()
-            result = action()
+            yield
             self.times[phase].append(time.perf_counter() - begin)
-        return result
-
-    def _make(self) -> LabelBank:
-        case = self._case
-        return LabelBank.from_labels(
-            self._labels,
-            case.classes,
-            dtype=case.dtype,
-            placement=case.placement,
-            folder=self._folder,
-        )
 
     def _update(self, bank: LabelBank) -> None:
         criterion = ALRLoss(bank, warmup_epochs=0, reduction="sum", unique_index=True, **_OPTIONS)
@@ -167,24 +156,17 @@ class BankRun:
             "bank.rows": shard(bank.rows, 0, total, self._mesh),
             "bank.ids": shard(self._positions, 0, total, self._mesh),
         }
-
-        def save() -> None:
-            with bank.host_access():
-                store.save(1, tensors, {"step": 1}, wait=True)
-
-        self._timed("save", save)
+        with self._timed("save"), bank.host_access():
+            store.save(1, tensors, {"step": 1}, wait=True)
         store.close()
         assert store.written == 1, messages
         checkpoint = newest_checkpoint(folder)
         self.sizes["checkpoint_bytes"] = _folder_bytes(checkpoint.path)
         bank.rows[self._sampled] = -1
-        self._timed("check", lambda: check_files(checkpoint))
-
-        def read() -> None:
-            with bank.host_access():
-                load(checkpoint, {"bank.rows": tensors["bank.rows"]})
-
-        self._timed("load", read)
+        with self._timed("check"):
+            check_files(checkpoint)
+        with self._timed("load"), bank.host_access():
+            load(checkpoint, {"bank.rows": tensors["bank.rows"]})
         assert torch.equal(bank.rows[self._sampled], some), "the checkpoint has other rows"
         shutil.rmtree(folder)
 
@@ -193,8 +175,7 @@ class BankRun:
 
         case, path = self._case, self._folder / "bank.safetensors"
         world = World(0, 1, 1, torch.device("cpu"))
-
-        def write() -> None:
+        with self._timed("export"):
             writer = BankFileWriter(
                 path,
                 num_samples=case.samples,
@@ -203,7 +184,7 @@ class BankRun:
                 tensors={
                     "given_labels": self._labels,
                     "ids": torch.arange(case.samples),
-                    **SampleHistory(self._labels, torch.device("cpu")).means(),
+                    **SampleHistory(self._labels, world.device).means(),
                 },
                 metadata={
                     "class_names": json.dumps(self._split.index.class_names),
@@ -213,8 +194,6 @@ class BankRun:
             with bank.host_access(), writer:
                 for positions, rows in world.collect_rows(self._positions, bank.rows):
                     writer.write(positions, rows)
-
-        self._timed("export", write)
         self.sizes["export_bytes"] = path.stat().st_size
         with safe_open(path, "pt") as file:
             rows = file.get_slice("rows")
@@ -229,23 +208,26 @@ class BankRun:
         from pyarrow.parquet import ParquetFile
 
         table = path.with_name("labels.parquet")
-        self._timed("table", lambda: export(from_bank_file(path, "alr", self._split), table))
+        with self._timed("table"):
+            export(from_bank_file(path, "alr", self._split), table)
         self.sizes["table_bytes"] = table.stat().st_size
         given = ParquetFile(table).read(["given_label"]).column(0).to_numpy()
         assert (given == self._labels.numpy()).all(), "table"
         table.unlink()
-        # Memory that is kept for later use would count for the phases of the next round.
+        # Otherwise memory in these pools would count for the phases of the next round.
         pyarrow.default_memory_pool().release_unused()
         ctypes.CDLL(None).malloc_trim(0)
 
     def _write(self, bank: LabelBank) -> None:
         step = max(_BLOCK_BYTES // bank.rows[:1].nbytes, 1)
-        with bank.host_access(), open(self._folder / "plain", "wb", buffering=0) as file:
+        path = self._folder / "plain"
+        with self._timed("write"), bank.host_access(), open(path, "wb", buffering=0) as file:
             for block in bank.rows.split(step):
                 left = memoryview(block.view(torch.uint8).numpy()).cast("B")
                 while left:
                     left = left[file.write(left) :]
             os.fsync(file.fileno())
+        path.unlink()
 
 
 def _split_of(labels: Tensor, num_classes: int) -> Split:

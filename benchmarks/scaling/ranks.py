@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from alr_fast.training.models import build_model
 from alr_fast.training.trainer import Trainer
 from benchmarks.harness.averages import percentiles
 from benchmarks.harness.environment import environment
-from benchmarks.harness.processes import Child, Parent
+from benchmarks.harness.processes import Child
 from benchmarks.harness.synthetic import Batches, training_config
 from benchmarks.harness.timing import take_turns
 
@@ -30,23 +31,14 @@ _LEAST_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Scale:
-    """The training of the suite.
+    """The training of the suite."""
 
-    Attributes:
-        model: See `alr_fast.training.models`.
-        shape: Channels and side of the images.
-        batch: Samples of a step, over all processes.
-        classes: K.
-        samples: N, over all processes.
-        turn: Steps of a turn.
-    """
-
-    model: str = "conv-small"
-    shape: tuple[int, int] = (3, 32)
-    batch: int = 128
-    classes: int = 10
-    samples: int = 50_000
-    turn: int = 4
+    model: str = "conv-small"  # see `alr_fast.training.models`
+    shape: tuple[int, int] = (3, 32)  # channels and side of the images
+    batch: int = 128  # samples of a step, over all processes
+    classes: int = 10  # K
+    samples: int = 50_000  # N, over all processes
+    turn: int = 4  # steps of a turn
 
 
 TINY = Scale("conv-tiny", (1, 8), 16, 3, 64, 2)
@@ -104,7 +96,7 @@ class Group:
 
 
 def rank_process(
-    parent: Parent, rank: int, size: int, threads: int, store: str, scale: Scale
+    parent: Connection, rank: int, size: int, threads: int, store: str, scale: Scale
 ) -> None:
     """A process of a `Group`."""
     torch.set_num_threads(threads)
@@ -113,7 +105,7 @@ def rank_process(
     try:
         work = _Rank(World(rank, size, size, torch.device("cpu")), scale)
         parent.send(work.first_steps())
-        while parent.receive():
+        while parent.recv():
             parent.send(work.turn())
     finally:
         dist.destroy_process_group()
@@ -123,8 +115,7 @@ class _Rank:
     """One process: the same training with the others and without them."""
 
     def __init__(self, world: World, scale: Scale) -> None:
-        self._scale = scale
-        self._world = world
+        self._scale, self._world = scale, world
         self._batches = Batches(
             samples=scale.samples,
             batch=scale.batch // world.size,
@@ -203,14 +194,11 @@ def combinations(cpus: int) -> list[tuple[int, int]]:
 
 
 def measure_ranks(scale: Scale, seconds: float) -> list[dict[str, object]]:
-    """Trains with each number of processes, in turn.
+    """One row for each combination of processes and threads, which train in turn.
 
     Args:
         scale: The training.
         seconds: Time for all turns.
-
-    Returns:
-        One row for each combination of processes and threads.
     """
     facts = environment("cpu")
     cpus = len(os.sched_getaffinity(0))
@@ -248,15 +236,10 @@ def _row(
 ) -> dict[str, object]:
     """Description and figures of a combination of processes and threads."""
     processes, threads = pair
-    steps, alone, sums, base = (
-        [turn[name] for turn in measured[key]]
-        for key, name in (
-            (pair, "step_ms"),
-            (pair, "alone_ms"),
-            (pair, "all_reduce_ms"),
-            ((1, threads), "step_ms"),
-        )
+    steps, alone, sums = (
+        [turn[name] for turn in measured[pair]] for name in ("step_ms", "alone_ms", "all_reduce_ms")
     )
+    base = [turn["step_ms"] for turn in measured[1, threads]]
     row: dict[str, object] = {
         "suite": "ranks",
         "processes": processes,

@@ -26,26 +26,15 @@ _STEPS = 20  # of a turn
 def measure_step_cost(
     points: Sequence[tuple[int, int, int]], seconds: float
 ) -> list[dict[str, object]]:
-    """Times the fused loss and gradient at each point, in turn.
-
-    Args:
-        points: N, K and B of each.
-        seconds: Time for all turns.
-
-    Returns:
-        One row for each point.
-    """
-    problems = {}
-    for samples, classes, batch in points:
-        problem = Problem(Case(batch, classes), "cpu", samples)
+    """One row for each point (N, K, B): time of the fused loss and gradient, in turn."""
+    problems, turns = {}, {}
+    for point in points:
+        samples, classes, batch = point
+        problem = problems[point] = Problem(Case(batch, classes), "cpu", samples)
         problem.check(["fused_and_grad"])
         count = min(samples // batch, _INDICES)
         problem.index = list(torch.randperm(samples)[: count * batch].view(count, batch))
-        problems[samples, classes, batch] = problem
-    turns = {
-        point: partial(host_turn, partial(problem.step, "fused_and_grad"), _STEPS, "cpu")
-        for point, problem in problems.items()
-    }
+        turns[point] = partial(host_turn, partial(problem.step, "fused_and_grad"), _STEPS, "cpu")
     for turn in turns.values():
         turn()
     times = take_turns(turns, seconds, at_least=3)

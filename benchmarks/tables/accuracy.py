@@ -28,15 +28,10 @@ def accuracy_cells(rows: list[dict]) -> Cells:
     names = ("noise", "method", "last", "best", "label accuracy before", "after", "seeds")
     figures = ("test_accuracy_last", "test_accuracy_best", "label_accuracy_before",
                "label_accuracy_after")  # fmt: skip
-    lines = [
-        (
-            row["noise"],
-            f"`{row['method']}`",
-            *(percent(row, figure) for figure in figures),
-            str(row["seeds"]),
-        )
-        for row in mean_rows(rows)
-    ]
+    lines = []
+    for row in mean_rows(rows):
+        cells = (percent(row, figure) for figure in figures)
+        lines.append((row["noise"], f"`{row['method']}`", *cells, str(row["seeds"])))
     return names, lines
 
 
@@ -48,10 +43,7 @@ def _means(rows: list[dict]) -> tuple[dict[tuple[str, str], dict], list[str], li
 
 
 def by_method(rows: list[dict], figure: str) -> tuple[Sequence[str], list[Sequence[str]]]:
-    """Table with a line for each method and a column for each noise.
-
-    The highest mean of a column is bold.
-    """
+    """Methods by noises; the highest mean of a column is bold."""
     means, methods, noises = _means(rows)
     highest = {
         noise: max(row[figure] for (_, n), row in means.items() if n == noise and row.get(figure))
@@ -82,11 +74,11 @@ def _accuracy(rows: list[dict]) -> str:
                if row["label_accuracy_after"] != row["label_accuracy_before"]}  # fmt: skip
     if changed:
         before = {row["noise"]: percent(row, "label_accuracy_before") for row in mean_rows(rows)}
-        names, lines = by_method([r for r in kept if r["method"] in changed],
-                                 "label_accuracy_after")  # fmt: skip
-        lines = [("(as given)", *(before[noise] for noise in names[1:])), *lines]
-        parts += ["Accuracy of the training labels, for methods with a label bank:\n",
-                  markdown(names, lines)]  # fmt: skip
+        kept = [row for row in kept if row["method"] in changed]
+        names, lines = by_method(kept, "label_accuracy_after")
+        lines.insert(0, ("(as given)", *(before[noise] for noise in names[1:])))
+        parts.append("Accuracy of the training labels, for methods with a label bank:\n")
+        parts.append(markdown(names, lines))
     return "\n".join(parts)
 
 
@@ -104,46 +96,24 @@ def study_cells(rows: Sequence[dict]) -> Cells:
     noises = list(ranked[0][1])
     names = ["setting", "validation, mean"]
     names += [f"{noise}: {what}" for noise in noises for what in ("val.", "test")]
-    lines = [
-        [
-            name,
-            f"{100 * validation(means):.2f}",
-            *(
-                percent(means[noise], figure)
-                for noise in noises
-                for figure in ("validation_accuracy_last", "test_accuracy_last")
-            ),
-        ]
-        for name, means in ranked
-    ]
+    figures = ("validation_accuracy_last", "test_accuracy_last")
+    lines = []
+    for name, means in ranked:
+        cells = (percent(means[noise], figure) for noise in noises for figure in figures)
+        lines.append([name, f"{100 * validation(means):.2f}", *cells])
     return names, lines
-
-
-def _study(rows: list[dict]) -> str:
-    return markdown(*study_cells(rows))
 
 
 def transition_cells(rows: Sequence[dict]) -> Cells:
     """Table of estimated transition matrices."""
     lines = []
     for (noise, source, epochs), group in grouped(rows, "noise", "source", "net_epochs").items():
-        accuracy = mean_and_deviation([100 * row["test_accuracy_last"] for row in group])
-        lines.append(
-            (
-                noise,
-                source,
-                "" if epochs is None else str(epochs),
-                deviation(*mean_and_deviation([row["error"] for row in group]), 3),
-                deviation(*accuracy, 1),
-                str(len(group)),
-            )
-        )
+        error = deviation(*mean_and_deviation([row["error"] for row in group]), 3)
+        percents = [100 * row["test_accuracy_last"] for row in group]
+        accuracy = deviation(*mean_and_deviation(percents), 1)
+        lines.append((noise, source, str(epochs or ""), error, accuracy, str(len(group))))
     names = ("noise", "source", "epochs of the model", "error", "forward correction, %", "seeds")
     return names, lines
-
-
-def _transitions(rows: list[dict]) -> str:
-    return markdown(*transition_cells(rows))
 
 
 def plot_accuracy(path: Path, found: list[tuple[str, list[dict]]]) -> bool:
@@ -193,10 +163,7 @@ def _accuracy_section(suite: str, data: str, note: str, *, root: bool = True) ->
 
 SECTIONS = {
     "accuracy_digits": _accuracy_section(
-        "digits",
-        "digits",
-        "The handwritten digits of scikit-learn, a small model.",
-        root=False,
+        "digits", "digits", "The handwritten digits of scikit-learn, a small model.", root=False
     ),
     "accuracy_cifar10": _accuracy_section(
         "cifar10",
@@ -215,13 +182,13 @@ SECTIONS = {
         "the training samples with their noisy labels, mean over the noises; test accuracy is "
         "shown for comparison. The seeds differ from those of the accuracy tables.",
         "study --suite digits",
-        _study,
+        lambda rows: markdown(*study_cells(rows)),
     ),
     "study_cifar10": Section(
         "Settings of ALR: CIFAR-10 (JPEG), ResNet-34 on a GPU",
         "As for the digits.",
         "study --suite cifar10 --data-root DIR",
-        _study,
+        lambda rows: markdown(*study_cells(rows)),
     ),
     "transitions": Section(
         "Estimated transition matrices: digits",
@@ -229,6 +196,6 @@ SECTIONS = {
         "injected noise, 0 to 2. Next to it the test accuracy of forward correction with the "
         "estimated matrix after its last epoch.",
         "transitions",
-        _transitions,
+        lambda rows: markdown(*transition_cells(rows)),
     ),
 }

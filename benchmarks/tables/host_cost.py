@@ -19,12 +19,9 @@ PARTS = {
 
 def terminal_cells(rows: list[dict]) -> Cells:
     """Table for the terminal."""
+    names = {"p20_us": 1, "p50_us": 1, "p80_us": 1, "times_native": 2}
     lines = (
-        (
-            row["variant"],
-            *(f"{row[name]:.1f}" for name in ("p20_us", "p50_us", "p80_us")),
-            f"{row['times_native']:.2f}",
-        )
+        (row["variant"], *(f"{row[name]:.{digits}f}" for name, digits in names.items()))
         for row in rows
     )
     return ("part", "p20", "p50", "p80", "of the native step"), lines

@@ -1,6 +1,7 @@
 """Tables and plot of `benchmarks.kernels`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.harness.averages import grouped
@@ -44,12 +45,12 @@ def terminal_cells(rows: Sequence[dict]) -> Cells:
 
 
 def _latency(rows: list[dict]) -> str:
-    called, captured, alone = (
-        _by_shape([row for row in measured(rows) if row["mode"] == mode], "classes", "batch")
-        for mode in ("eager call", "CUDA graph", "kernel alone")
+    called, captured = (
+        _by_shape([row for row in measured(rows) if row["mode"] in modes], "classes", "batch")
+        for modes in (("eager call",), ("CUDA graph", "kernel alone"))
     )
     shapes = sorted({(row["classes"], row["batch"]) for row in rows})
-    columns = {
+    compared = {
         "fused": ["fused"],
         "fused_and_grad": ["fused_and_grad"],
         "eager": ["eager"],
@@ -57,44 +58,28 @@ def _latency(rows: list[dict]) -> str:
         "best compiled": _COMPILED,
         "Triton": _TRITON,
     }
-    graphs = ("fused", "fused_and_grad", "plain", "Triton")
-    host = {"fused": "fused", "fused_and_grad": "fused_and_grad",
-            "native_one_op": "one native operation"}  # fmt: skip
+    host = {"fused": ["fused"], "fused_and_grad": ["fused_and_grad"],
+            "one native operation": ["native_one_op"]}  # fmt: skip
+    graphs = {name: compared[name] for name in ("fused", "fused_and_grad", "plain", "Triton")}
+    graphs["forward kernel alone"] = ["fused_forward"]
 
-    def best(table: dict[tuple, Variants], shape: tuple, names: Iterable[str]) -> dict | None:
-        return _best(table.get(shape, {}), names)
+    def table(title: str, columns: dict, by_shape: dict[tuple, Variants], cell: Callable) -> str:
+        lines = []
+        for k, batch in shapes:
+            variants = by_shape.get((k, batch), {})
+            best = (_best(variants, names) for names in columns.values())
+            lines.append((str(batch), str(k), *map(cell, best)))
+        return f"{title}:\n\n{markdown(('B', 'K', *columns), lines)}"
 
-    def table(names: Iterable[str], cells) -> str:
-        lines = ((str(batch), str(k), *cells((k, batch))) for k, batch in shapes)
-        return markdown(("B", "K", *names), lines)
-
+    host_time, launches = (partial(_number, name=name) for name in ("host_p50_us", "launches"))
+    call_title = "Consecutive calls, until the device has finished"
+    graph_title = "In a CUDA graph of many steps, and the time of the device in the kernel"
     return "\n".join(
         (
-            "Consecutive calls, until the device has finished:\n",
-            table(
-                columns,
-                lambda at: (microseconds(best(called, at, names)) for names in columns.values()),
-            ),
-            "Time of the host for a call:\n",
-            table(
-                host.values(),
-                lambda at: (_number(best(called, at, [name]), "host_p50_us") for name in host),
-            ),
-            "In a CUDA graph of many steps, and the time of the device in the kernel:\n",
-            table(
-                (*graphs, "forward kernel alone"),
-                lambda at: (
-                    *(microseconds(best(captured, at, columns[name])) for name in graphs),
-                    microseconds(best(alone, at, ["fused_forward"])),
-                ),
-            ),
-            "Kernels a step:\n",
-            table(
-                columns,
-                lambda at: (
-                    _number(best(called, at, names), "launches") for names in columns.values()
-                ),
-            ),
+            table(call_title, compared, called, microseconds),
+            table("Time of the host for a call", host, called, host_time),
+            table(graph_title, graphs, captured, microseconds),
+            table("Kernels a step", compared, called, launches),
             _remarks(rows),
         )
     )
@@ -105,20 +90,13 @@ def _bandwidth(rows: list[dict]) -> str:
                ["plain"], ["eager"])  # fmt: skip
     lines = []
     for (classes, batch, logits, bank), variants in _by_dtype(rows).items():
-        forward, copy = variants.get("fused_forward"), variants.get("copy")
-        lines.append(
-            (
-                str(batch),
-                str(classes),
-                logits if logits == bank else f"{logits}, bank {bank}",
-                f"{copy['gigabytes_per_second']:.0f} GB/s ({copy['p50_us']:.1f})"
-                if copy
-                else NOT_MEASURED,
-                _share(forward),
-                _goal(classes, forward),
-                *(_share(_best(variants, names)) for names in columns),
-            )
-        )
+        dtypes = logits if logits == bank else f"{logits}, bank {bank}"
+        forward, copy, speed = variants.get("fused_forward"), variants.get("copy"), NOT_MEASURED
+        if copy:
+            speed = f"{copy['gigabytes_per_second']:.0f} GB/s ({copy['p50_us']:.1f})"
+        shares = (_share(_best(variants, names)) for names in columns)
+        cells = (str(batch), str(classes), dtypes, speed, _share(forward), _goal(classes, forward))
+        lines.append((*cells, *shares))
     names = ("B", "K", "dtype", "copy", "fused_forward", "goal", "fused_forward_any_index",
              "fused_and_grad", "fused", "Triton", "best compiled", "plain", "eager")  # fmt: skip
     return f"{markdown(names, lines)}\n{_remarks(rows)}"
@@ -149,12 +127,11 @@ def _by_shape(rows: Iterable[dict], *keys: str) -> dict[tuple, Variants]:
 def _by_dtype(rows: Iterable[dict]) -> dict[tuple, Variants]:
     """(K, B, dtype of the logits, of the bank) -> variant -> row; float32 first."""
     table = _by_shape(measured(rows), "classes", "batch", "logits_dtype", "bank_dtype")
-    order = sorted(table, key=lambda key: (key[2] != "float32", key[:2], key[2:]))
-    return {key: table[key] for key in order}
+    return dict(sorted(table.items(), key=lambda item: (item[0][2] != "float32", item[0])))
 
 
 def _best(variants: Variants, names: Iterable[str]) -> dict | None:
-    """The fastest of some variants; None if none of them was measured."""
+    """The fastest of some variants; None if they were not measured."""
     rows = [variants[name] for name in names if name in variants]
     return min(rows, key=lambda row: row["p50_us"], default=None)
 

@@ -3,14 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.tables.markdown import (
-    NOT_MEASURED,
-    Cells,
-    list_of,
-    markdown,
-    measured,
-    spread,
-)
+from benchmarks.tables.markdown import NOT_MEASURED, Cells, list_of, markdown, measured, spread
 from benchmarks.tables.plots import draw_panels
 from benchmarks.tables.section import Plot, Section
 
@@ -25,6 +18,7 @@ INDEX_GOALS = (
     ("from the cache", "peak_megabytes", 500, "MB to open"),
     ("worker", "private_megabytes", 50, "MB of a worker's own"),
 )
+_MEMORY = ("peak_megabytes", "private_megabytes")
 
 
 def terminal_cells(rows: Sequence[dict]) -> Cells:
@@ -44,7 +38,7 @@ def terminal_cells(rows: Sequence[dict]) -> Cells:
 
 def index_terminal_cells(rows: Sequence[dict]) -> Cells:
     """Table of the index for the terminal."""
-    keys = ("seconds", "peak_megabytes", "private_megabytes")
+    keys = ("seconds", *_MEMORY)
     lines = ((row["case"], *(f"{row[k]:.2f}" if k in row else "" for k in keys)) for row in rows)
     return ("case", "seconds", "peak MB", "private MB"), lines
 
@@ -63,17 +57,12 @@ def _name(row: dict) -> str:
 def _loading(rows: list[dict]) -> str:
     found = {row["loader"]: row for row in measured(rows)}
     ratios = to_baseline(rows)
-    lines = [
-        (
-            f"`{name}`" + (" (auto)" if row["auto"] else ""),
-            row["what"],
-            row["source"],
-            spread(row, "images_per_second", 0),
-            f"{row['cpu_ms_per_image']:.3f}",
-            f"{ratios[name]:.2f}x" if name in ratios else "",
-        )
-        for name, row in found.items()
-    ]
+    lines = []
+    for name, row in found.items():
+        shown, cpu = f"`{name}`" + (" (auto)" if row["auto"] else ""), row["cpu_ms_per_image"]
+        speed = spread(row, "images_per_second", 0)
+        ratio = f"{ratios[name]:.2f}x" if name in ratios else ""
+        lines.append((shown, row["what"], row["source"], speed, f"{cpu:.3f}", ratio))
     names = ("loader", "description", "source", "images/s", "CPU ms an image",
              f"to `{BASELINE}`")  # fmt: skip
     sources = {(row["source"], row["files"], row["bytes_per_file"]) for row in found.values()}
@@ -96,7 +85,7 @@ def _goals(found: dict[str, dict], ratios: dict[str, float]) -> list[tuple[str, 
         if not (row["auto"] and name in ratios):
             continue
         goal = f"`{name}` (auto) to `{BASELINE}`"
-        goals.append(_least(goal, BASELINE_GOAL, ratios[name], "x"))
+        goals.append(_goal(goal, "≥", BASELINE_GOAL, ratios[name], "x"))
         others = {
             other: row["images_per_second"] / that["images_per_second"]
             for other, that in found.items()
@@ -105,47 +94,36 @@ def _goals(found: dict[str, dict], ratios: dict[str, float]) -> list[tuple[str, 
         if others:
             fastest = min(others, key=others.get)
             goal = f"`{name}` (auto) to the fastest other loader of {row['source']}, `{fastest}`"
-            goals.append(_least(goal, FASTEST_GOAL, others[fastest], "x"))
+            goals.append(_goal(goal, "≥", FASTEST_GOAL, others[fastest], "x"))
     if not goals:
-        goals.append((f"auto to `{BASELINE}`", f"≥ {BASELINE_GOAL:g}x", NOT_MEASURED, ""))
+        goals.append(_goal(f"auto to `{BASELINE}`", "≥", BASELINE_GOAL, None, "x"))
     memory = found.get("memory", {}).get("images_per_second")
-    return [*goals, _least("`memory`, images/s", MEMORY_GOAL, memory)]
+    return [*goals, _goal("`memory`, images/s", "≥", MEMORY_GOAL, memory)]
 
 
 def _index(rows: list[dict]) -> str:
     cases = {row["case"]: row for row in rows}
     lines = []
     for case, row in cases.items():
-        time = memory = ""
-        if "seconds" in row:
-            time = spread(row, "seconds")
-            memory = f"{row['peak_megabytes']:.0f}"
-        private = f"{row['private_megabytes']:.0f}" if "private_megabytes" in row else ""
-        lines.append((case, f"{row['samples']:,}", time, memory, private))
+        time = spread(row, "seconds") if "seconds" in row else ""
+        memory = (f"{row[k]:.0f}" if k in row else "" for k in _MEMORY)
+        lines.append((case, f"{row['samples']:,}", time, *memory))
     names = ("case", "samples", "seconds", "peak MB", "private MB")
     goals = [
-        _most(f"{case}: {what}", limit, cases.get(case, {}).get(key))
+        _goal(f"{case}: {what}", "<", limit, cases.get(case, {}).get(key))
         for case, key, limit, what in INDEX_GOALS
     ]
     return f"{markdown(names, lines)}\n{markdown(('goal', 'limit', 'measured', ''), goals)}"
 
 
-def _least(goal: str, limit: float, found: float | None, unit: str = "") -> tuple[str, ...]:
-    """Cells of a goal that is a lower limit."""
-    return _goal_cells(goal, "≥", limit, found, unit, found is not None and found >= limit)
-
-
-def _most(goal: str, limit: float, found: float | None, unit: str = "") -> tuple[str, ...]:
-    """Cells of a goal that is an upper limit, which must not be reached."""
-    return _goal_cells(goal, "<", limit, found, unit, found is not None and found < limit)
-
-
-def _goal_cells(
-    goal: str, sign: str, limit: float, found: float | None, unit: str, reached: bool
+def _goal(
+    goal: str, sign: str, limit: float, found: float | None, unit: str = ""
 ) -> tuple[str, ...]:
+    """Cells of a goal; a limit with the sign < must not be reached."""
     wanted = f"{sign} {limit:,}{unit}"
     if found is None:
         return goal, wanted, NOT_MEASURED, ""
+    reached = found < limit if sign == "<" else found >= limit
     shown = f"{found:,.0f}" if limit >= 1000 else f"{found:.2f}"
     return goal, wanted, f"{shown}{unit}", "reached" if reached else "missed"
 

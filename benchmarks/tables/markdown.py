@@ -30,8 +30,7 @@ def show(
         names: Names of the columns.
         lines: Cells of the lines; the last ones of a line may be missing.
         leave_out: Columns for which a terminal has no room.
-        text_columns: The columns after so many are right-aligned; None for left-aligned columns
-            only.
+        text_columns: Number of left-aligned columns; the others are right-aligned. None for all.
     """
     from rich.console import Console
     from rich.table import Table

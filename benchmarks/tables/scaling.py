@@ -1,13 +1,6 @@
 """Tables of `benchmarks.scaling`."""
 
-from benchmarks.tables.markdown import (
-    NOT_MEASURED,
-    Cells,
-    list_of,
-    markdown,
-    microseconds,
-    spread,
-)
+from benchmarks.tables.markdown import NOT_MEASURED, Cells, list_of, markdown, microseconds, spread
 from benchmarks.tables.section import Section
 
 # The phases of a bank in their order; each except "update", which is a step, covers the whole bank.
@@ -117,10 +110,6 @@ def step_cost_cells(rows: list[dict]) -> Cells:
     return ("N", "K", "B", "bank, MB", "microseconds", "ns an element of B x K"), lines
 
 
-def _step_cost(rows: list[dict]) -> str:
-    return markdown(*step_cost_cells(rows))
-
-
 SECTIONS = {
     "ranks": Section(
         "Processes together on the CPU",
@@ -146,6 +135,6 @@ SECTIONS = {
         "Loss and gradient in one pass (`alr_loss_and_grad`), float32. The batches use all rows of "
         "the bank, or a million of them, before a row repeats.",
         "scaling",
-        _step_cost,
+        lambda rows: markdown(*step_cost_cells(rows)),
     ),
 }

@@ -7,36 +7,21 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Plot:
-    """The plot of a section.
+    """The plot of a section."""
 
-    Attributes:
-        file: Name of the picture.
-        description: Alternative text.
-        draw: ``draw(path, [(device, rows), ...])`` draws it; returns whether there was anything to
-            draw.
-    """
-
-    file: str
-    description: str
+    file: str  # name of the picture
+    description: str  # alternative text
+    # draw(path, [(device, rows), ...]) returns whether there was anything to draw.
     draw: Callable[[Path, list[tuple[str, list[dict]]]], bool]
 
 
 @dataclass(frozen=True)
 class Section:
-    """The section of one suite.
-
-    Attributes:
-        title: Heading.
-        note: Text above the tables.
-        command: Command that measures the suite, without ``python -m benchmarks.``.
-        text: Makes Markdown from the rows of one device.
-        gpu_only: Whether the section shows rows of GPUs only.
-        plot: The plot; None if there is none.
-    """
+    """The section of one suite."""
 
     title: str
-    note: str
-    command: str
-    text: Callable[[list[dict]], str]
-    gpu_only: bool = False
+    note: str  # text above the tables
+    command: str  # that measures the suite, without python -m benchmarks.
+    text: Callable[[list[dict]], str]  # makes Markdown from the rows of one device
+    gpu_only: bool = False  # whether it shows rows of GPUs only
     plot: Plot | None = None

@@ -39,19 +39,10 @@ def suspects_cells(rows: Sequence[dict]) -> Cells:
             precision = _shown(group, "average_precision")
             if _mean(group, "average_precision") == highest:
                 precision = f"**{precision}**"
-            lines.append(
-                (
-                    noise,
-                    source,
-                    precision,
-                    _shown(group, "auroc"),
-                    f"{_mean(group, 'training_seconds'):.1f}",
-                    f"{_mean(group, 'scoring_seconds'):.2f}",
-                    f"{_mean(group, 'noise_rate'):.3f}",
-                    f"{_mean(group, 'noise_rate_estimate'):.3f}",
-                    f"{_mean(group, 'transition_error'):.3f}",
-                )
-            )
+            figures = {"training_seconds": 1, "scoring_seconds": 2, "noise_rate": 3,
+                       "noise_rate_estimate": 3, "transition_error": 3}  # fmt: skip
+            means = (f"{_mean(group, name):.{digits}f}" for name, digits in figures.items())
+            lines.append((noise, source, precision, _shown(group, "auroc"), *means))
     names = ("noise", "ranking", "average precision", "AUROC", "training, s", "scoring, s",
              "wrong labels", "estimated", "transition error")  # fmt: skip
     return names, lines
@@ -69,12 +60,11 @@ def parts_cells(rows: Sequence[dict]) -> Cells:
 
 
 def _text(rows: list[dict]) -> str:
-    facts = (
+    return (
         f"{rows[0]['samples']:,} training images; {seeds_of(rows)}; {rows[0]['jobs']} parallel "
-        "trainings.\n"
+        f"trainings.\n\n{markdown(*suspects_cells(rows))}\n"
+        f"Average precision of each score:\n\n{markdown(*parts_cells(rows))}"
     )
-    scores = "Average precision of each score:\n"
-    return "\n".join((facts, markdown(*suspects_cells(rows)), scores, markdown(*parts_cells(rows))))
 
 
 _NOTE = (

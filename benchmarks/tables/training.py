@@ -18,15 +18,8 @@ def train_step_cells(rows: list[dict]) -> Cells:
         if "skipped" in row:
             lines.append((model, "all", "", NOT_MEASURED, f"({row['skipped']})", ""))
             continue
-        lines.append(
-            (
-                model,
-                f"`{row['variant']}`",
-                row["what"],
-                spread(row, "ms"),
-                *(_percent(row.get(f"over_{base}_percent")) for base in ("ce", "plain")),
-            )
-        )
+        over = (_percent(row.get(f"over_{base}_percent")) for base in ("ce", "plain"))
+        lines.append((model, f"`{row['variant']}`", row["what"], spread(row, "ms"), *over))
     return ("model", "variant", "description", "ms", "% over `ce`", "% over `plain`"), lines
 
 
@@ -51,21 +44,13 @@ def _text(rows: list[dict]) -> str:
     goals = []
     for case, kind, limit in STEP_GOALS:
         percent = found.get(case) if kind == here else None
-        goals.append(
-            (
-                f"`alr` over `ce`, {case} on a {kind}",
-                f"< {limit} %",
-                _percent(percent) or NOT_MEASURED,
-                _verdict(percent, limit),
-            )
-        )
+        goal, shown = f"`alr` over `ce`, {case} on a {kind}", _percent(percent) or NOT_MEASURED
+        goals.append((goal, f"< {limit} %", shown, _verdict(percent, limit)))
     rounds = sorted({row["rounds"] for row in measured(rows)})
-    return "\n".join(
-        (
-            markdown(*train_step_cells(rows)),
-            f"Rounds of each model: {', '.join(map(str, rounds)) or NOT_MEASURED}.\n",
-            markdown(("goal", "limit", "measured", ""), goals),
-        )
+    return (
+        f"{markdown(*train_step_cells(rows))}\n"
+        f"Rounds of each model: {', '.join(map(str, rounds)) or NOT_MEASURED}.\n\n"
+        f"{markdown(('goal', 'limit', 'measured', ''), goals)}"
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.harness.processes import serve
+from benchmarks.harness.processes import Failure, serve
 from benchmarks.harness.results import slug
 from benchmarks.harness.timing import host_turn
 from benchmarks.kernels import __main__ as kernels
@@ -69,8 +69,9 @@ def test_the_reason_of_a_failed_process_is_in_its_row(monkeypatch: pytest.Monkey
     task = Task("latency", too_many, "cpu", True, 0, 0, 1)
     ours, theirs = Pipe()
     serve(task_process, theirs, (task, 1))
-    succeeded, (why, _) = ours.recv()
-    assert not succeeded
+    failure = ours.recv()
+    assert isinstance(failure, Failure)
+    why = failure.reason
     assert why.startswith("RuntimeError: ")
     row = skipped(task, why, wrong=True)
     assert (row["batch"], row["skipped"], row["wrong"]) == (100, why, True)

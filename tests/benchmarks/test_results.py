@@ -10,7 +10,7 @@ from helpers.benchmark_rows import CPU
 
 
 def test_a_result_file_is_never_overwritten(tmp_path: Path) -> None:
-    first, second = ResultFile(tmp_path, CPU), ResultFile(tmp_path, CPU)
+    first, second = ResultFile(tmp_path), ResultFile(tmp_path)
     first.write([{"suite": "latency", "number": 1, "environment": CPU}])
     second.write([{"suite": "latency", "number": 2, "environment": CPU}])
     assert second.path.name == first.path.name.replace(".json", "-2.json")

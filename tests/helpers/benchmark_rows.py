@@ -45,7 +45,7 @@ def of_suite(rows: list[dict], suite: str) -> list[dict]:
 def write_page(folder: Path, rows: list[dict] = ()) -> str:
     """Adds a result file to the results in a folder; returns the README.md written there."""
     if rows:
-        ResultFile(folder / "results", rows[0]["environment"]).write(rows)
+        ResultFile(folder / "results").write(rows)
     page = folder / "README.md"
     report.main(["--results-dir", str(folder / "results"), "--out", str(page)])
     return page.read_text(encoding="utf-8")

@@ -39,7 +39,7 @@ def test_memorisation_draws_the_accuracies_of_the_metrics(
 
 @pytest.mark.parametrize("method", ["ce", "alr"])
 def test_memorisation_lines_are_in_percent(run: Path, method: str) -> None:
-    series = curves.memorisation_series(runs.open_run(run), method)
+    series = runs.read_metrics(runs.open_run(run), method, curves.MEMORISATION)
     assert list(series["epoch"]) == list(range(1, EPOCHS + 1))
     for name in ("train_accuracy", "test_accuracy"):
         assert (series[name] == column(run, method, name)).all()

@@ -120,6 +120,15 @@ class SampleList:
         self._labels.append(label)
         self._numbers.append(number)
 
+    def extend(self, names: list[bytes], labels: list[int], numbers: list[int]) -> None:
+        """Adds many lines; faster than one by one."""
+        lengths = np.fromiter(map(len, names), dtype=np.int64, count=len(names))
+        self._ends.extend((len(self._blob) + np.cumsum(lengths + 1)).tolist())
+        self._blob += b"\0".join([*names, b""])
+        self._hashes.extend(map(hash, names))
+        self._labels.extend(labels)
+        self._numbers.extend(numbers)
+
     def labels(self) -> NDArray[np.int64]:
         """All labels, int64 [N]."""
         return np.frombuffer(self._labels, dtype=np.int64)

@@ -275,13 +275,12 @@ def _plain(value: Any) -> Any:
 
 
 def _layout(name: str, variant: _Variant) -> Layout:
+    files = ", ".join(file for files in variant.files.values() for file in files)
     return Layout(
-        name=name,
-        looked_for=f"{variant.folder} or its files "
-        + ", ".join(file for files in variant.files.values() for file in files),
-        splits=("train", "test"),
-        find=partial(find, variant=variant),
-        read=partial(read, variant=variant),
+        name,
+        f"{variant.folder} or its files {files}",
+        partial(find, variant=variant),
+        partial(read, variant=variant),
     )
 
 

@@ -96,10 +96,10 @@ def _cut(root: Path) -> int:
 
 
 LAYOUT = Layout(
-    name="clothing1m",
-    looked_for="noisy_label_kv.txt and the other lists beside folders 0 to 9, or in annotations/ "
-    "beside images/",
-    splits=tuple(_LISTS),
-    find=find,
-    read=read,
+    "clothing1m",
+    "noisy_label_kv.txt and the other lists beside folders 0 to 9, or in annotations/ beside "
+    "images/",
+    find,
+    read,
+    tuple(_LISTS),
 )

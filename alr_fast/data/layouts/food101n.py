@@ -86,10 +86,9 @@ def _test_base(root: Path) -> str:
 
 
 LAYOUT = Layout(
-    name="food101n",
-    looked_for=f"{_TRAIN}, {_CLASSES} and images/<class>/; for testing Food-101, the same or a "
-    "folder food-101 in or beside it",
-    splits=("train", "test"),
-    find=find,
-    read=read,
+    "food101n",
+    f"{_TRAIN}, {_CLASSES} and images/<class>/; for testing Food-101, the same or a folder "
+    "food-101 in or beside it",
+    find,
+    read,
 )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.images import BrokenImage, ShardImages
+from alr_fast.data.images import ShardImages
 from alr_fast.data.index import PathTable, SampleIndex
 from alr_fast.data.layouts.base import Found, Layout, Listing
 from alr_fast.errors import UserError
@@ -26,45 +26,8 @@ VERSION = 1
 INDEX_FOLDER = "index"
 # The splits of all layouts; the manifest lists those that were packed.
 SPLITS = ("train", "test", "val", "clean_train", "google", "flickr")
-LEFT_OUT = "left out when packed"
 _PACK = "python -m alr_fast.data pack"
 _SPARE_FILES = 256  # files that a process opens in addition to the shards
-
-
-class PackedImages(ShardImages):
-    """Images in shards, of which some were left out.
-
-    Args:
-        columns: See `ShardImages`.
-        left_out: Path -> reason of the samples without a record.
-    """
-
-    def __init__(self, *columns, left_out: dict[str, str]) -> None:
-        super().__init__(*columns)
-        self.left_out = left_out
-
-    def take(self, rows: NDArray[np.int64]) -> "PackedImages":
-        """The images of these rows."""
-        columns = (self.shard[rows], self.offset[rows], self.size[rows], self.paths.take(rows))
-        return PackedImages(self.shards, *columns, left_out=self.left_out)
-
-    def absent(self) -> NDArray[np.int64]:
-        """Rows that were left out, int64 ascending."""
-        return np.flatnonzero(self.size == 0)
-
-    def name(self, row: int) -> str:
-        """Shard and original path of a row, for messages; only the path if it was left out."""
-        return super().name(row) if self.size[row] else self.paths[row]
-
-    def read(self, row: int) -> bytes:
-        """The bytes of a row.
-
-        Raises:
-            BrokenImage: It was left out, or its shard is missing or too short.
-        """
-        if not self.size[row]:
-            raise BrokenImage(f"{LEFT_OUT}: {self.left_out.get(self.paths[row], 'no reason kept')}")
-        return super().read(row)
 
 
 def find(root: Path) -> Found | None:
@@ -99,9 +62,8 @@ def read(found: Found, split: str) -> Listing:
             f"`{_PACK}` again"
         ) from error
     _allow_open_files(len(shards))
-    images = PackedImages(
-        shards, shard, offset, size, index.paths, left_out=dict(plan["left_out"].values())
-    )
+    left_out = dict(plan["left_out"].values())
+    images = ShardImages(shards, shard, offset, size, index.paths, left_out)
     return Listing(index, images=images)
 
 
@@ -230,10 +192,4 @@ def _allow_open_files(shards: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
-LAYOUT = Layout(
-    name="packed",
-    looked_for=f"{MANIFEST} of `{_PACK}`",
-    splits=SPLITS,
-    find=find,
-    read=read,
-)
+LAYOUT = Layout("packed", f"{MANIFEST} of `{_PACK}`", find, read, SPLITS)

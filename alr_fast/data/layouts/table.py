@@ -229,11 +229,9 @@ def _used_columns(path: Path, header: Sequence[str]) -> list[str]:
 
 
 LAYOUT = Layout(
-    name="table",
-    looked_for="a file "
-    + ", ".join(SUFFIXES)
-    + " with columns path, label, split, or a folder with such files train and test (or val)",
-    splits=("train", "test"),
-    find=find,
-    read=read,
+    "table",
+    f"a file {', '.join(SUFFIXES)} with columns path, label, split, or a folder with such files "
+    "train and test (or val)",
+    find,
+    read,
 )

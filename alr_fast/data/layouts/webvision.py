@@ -226,17 +226,16 @@ def _target_lines(
 
 
 WEBVISION = Layout(
-    name="webvision",
-    looked_for="info/train_filelist_google.txt and info/train_filelist_flickr.txt, with google/, "
-    "flickr/ and val_images_256/",
-    splits=("train", "test", "google", "flickr"),
-    find=find,
-    read=read,
+    "webvision",
+    "info/train_filelist_google.txt and info/train_filelist_flickr.txt, with google/, flickr/ and "
+    "val_images_256/",
+    find,
+    read,
+    ("train", "test", "google", "flickr"),
 )
 MINI = Layout(
-    name="webvision-mini",
-    looked_for="info/train_filelist_google.txt, with google/ and val_images_256/",
-    splits=("train", "test"),
-    find=find_mini,
-    read=partial(read, mini=True),
+    "webvision-mini",
+    "info/train_filelist_google.txt, with google/ and val_images_256/",
+    find_mini,
+    partial(read, mini=True),
 )

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -90,37 +90,28 @@ class DaliLoader(Loader[SamplerT]):
 
     @cached_property
     def _undecodable(self) -> dict[int, str]:
-        """Row -> reason, filled by `_find_undecodable`."""
-        return {}
+        return {}  # row -> reason, filled by `_find_undecodable`
 
     def _batches(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
-        steps = self.sampler.batches(epoch, start)
-        reading: deque[list[Future]] = deque()
         in_flight: deque[_Input] = deque()
         # Reading waits for the disk more than it computes: twice as many threads as for decoding.
         with ThreadPoolExecutor(max(2 * self.workers, 1)) as pool:
-
-            def read_next() -> None:
-                for step, index in steps:
-                    reading.append(self._submit(pool, epoch, step, index))
-                    return
-
+            batches = self.sampler.batches(epoch, start)
+            submitted = (self._submit(pool, epoch, step, index) for step, index in batches)
+            reading = deque(islice(submitted, _READ_AHEAD + _IN_FLIGHT))
             try:
-                for _ in range(_READ_AHEAD + _IN_FLIGHT):
-                    read_next()
                 while reading or in_flight:
                     while reading and len(in_flight) < _IN_FLIGHT:
                         batch = _Input.join([part.result() for part in reading.popleft()])
                         in_flight.append(batch)
                         self._feed(batch)
-                        read_next()
+                        reading.extend(islice(submitted, 1))
                     image = self._take(in_flight)
                     batch = in_flight.popleft()
                     yield self._batch(image, batch.index, batch.broken)
             finally:
-                for parts in reading:
-                    for part in parts:
-                        part.cancel()
+                for part in chain.from_iterable(reading):
+                    part.cancel()
                 if in_flight:  # left early: these batches must not appear in the next pass
                     self._pipeline = None
 

@@ -9,7 +9,6 @@ import io
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,27 +20,6 @@ LEFT_OUT = "left out when packed"
 
 class BrokenImage(Exception):
     """An unreadable image; the message is the reason, without the path."""
-
-
-class Images(Protocol):
-    """Images of one split by row.
-
-    Attributes:
-        array: All pixels, uint8 [N, C, S, S], if they are in memory, else None.
-        root: Folder of the images.
-    """
-
-    @property
-    def array(self) -> NDArray[np.uint8] | None: ...
-
-    @property
-    def root(self) -> Path: ...
-
-    def take(self, rows: NDArray[np.int64]) -> "Images": ...
-
-    def name(self, row: int) -> str: ...
-
-    def read(self, row: int) -> bytes: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,3 +153,8 @@ class ShardImages:
         if len(data) < size:
             raise BrokenImage("the shard ends before this record")
         return data
+
+
+# All have `root`, the folder of the images; `array`, all pixels, or None if they are not in memory;
+# and `take`, `name` and `read`.
+Images = ArrayImages | FileImages | ShardImages

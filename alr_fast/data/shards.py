@@ -32,17 +32,10 @@ PLAN_KEYS = {
 
 
 class Record(NamedTuple):
-    """One sample to be packed.
-
-    Attributes:
-        row: Row of the split.
-        suffix: File name suffix of the image.
-        data: The encoded image.
-        left_out: Why the sample is left out; None if it is packed.
-    """
+    """The encoded image of one row of a split, or why it is left out."""
 
     row: int
-    suffix: str = ""
+    suffix: str = ""  # of the image's file name
     data: bytes = b""
     left_out: str | None = None
 

@@ -33,10 +33,11 @@ def read(found: Found, split: str) -> Listing:
             the root or repeats an earlier one; the message names list and line.
     """
     root = found.root
-    class_names = _class_names(root / _CLASSES)
+    names = [os.fsdecode(line) for _, line in numbered_lines(root / _CLASSES)]
+    class_names = checked_names(tuple(names[1:]), root / _CLASSES, None)
     if split == "train":
         path, images, suffix = root / _TRAIN, "images/", b""
-        lines = _without_header(path, class_names)
+        lines = _without_header(path)
     else:
         base = _test_base(root)
         path, images, suffix = root / base / _TEST, f"{base}images/", b".jpg"
@@ -59,12 +60,7 @@ def read(found: Found, split: str) -> Listing:
     return Listing(index, (path, root / _CLASSES))
 
 
-def _class_names(path: Path) -> tuple[str, ...]:
-    lines = [os.fsdecode(line) for _, line in numbered_lines(path)]
-    return checked_names(tuple(lines[1:]), path, None)
-
-
-def _without_header(path: Path, class_names: tuple[str, ...]) -> Iterator[tuple[int, bytes]]:
+def _without_header(path: Path) -> Iterator[tuple[int, bytes]]:
     lines = numbered_lines(path)
     number, header = next(lines)
     if os.fsdecode(header).lower().endswith(IMAGE_SUFFIXES):

@@ -65,7 +65,11 @@ def read(found: Found, split: str) -> Listing:
             if name not in parts:
                 raise UserError(f"{path}: no rows below the header; add some")
     else:
-        parts = _read_by_split(found.lists[0])
+        (table,) = found.lists
+        parts = _read_parts(table)
+        for needed in (("train",), _TESTS):
+            if not any(name in parts for name in needed):
+                raise UserError(f"{table}: no row has split {' or '.join(needed)}; add some")
     class_names, whole = _classes(parts["train"])
     part = parts["train"] if split == "train" else next(parts[n] for n in _TESTS if n in parts)
     label_of_code = part.labels_of_codes(class_names, whole)
@@ -172,14 +176,6 @@ def _classes(train: _Part) -> tuple[tuple[str, ...], bool]:
             "number the classes from 0 without gaps, or write their names"
         )
     return tuple(map(str, range(largest + 1))), True
-
-
-def _read_by_split(path: Path) -> dict[str, _Part]:
-    parts = _read_parts(path)
-    for needed in (("train",), _TESTS):
-        if not any(name in parts for name in needed):
-            raise UserError(f"{path}: no row has split {' or '.join(needed)}; add some")
-    return parts
 
 
 def _read_parts(path: Path, only: str | None = None) -> dict[str, _Part]:

@@ -69,17 +69,13 @@ def read(found: Found, split: str, mini: bool = False) -> Listing:
         path = present(root / _LIST_OF[part])
         prefix = f"{_VAL_IMAGES}/" if part == "test" else ""
         present(root / (prefix or part), "unpack the images there")
-        table, values = read_list(
-            path, len(names), prefix=prefix, keep=MINI_CLASSES if mini else None
-        )
+        keep = MINI_CLASSES if mini else None
+        table, values = read_list(path, len(names), prefix=prefix, keep=keep)
         tables.append(table)
         labels.append(values)
         sources.append(path)
-    if mini:
-        names = names[:MINI_CLASSES]
-    if len(tables) == 1:
-        return Listing(new_index(tables[0], labels[0], names), tuple(sources))
-    return Listing(new_index(joined(tables), np.concatenate(labels), names), tuple(sources))
+    kept = names[:MINI_CLASSES] if mini else names
+    return Listing(new_index(joined(tables), np.concatenate(labels), kept), tuple(sources))
 
 
 def wnids(root: Path) -> list[str]:

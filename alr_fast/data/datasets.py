@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.images import FileImages, Images
-from alr_fast.data.index import PathTable, SampleIndex
+from alr_fast.data.index import SampleIndex
 from alr_fast.data.layouts import (
     animal10n,
     cifar,
@@ -187,26 +187,15 @@ class _CacheEntry:
                 [Path(path) for path, *_ in facts["sources"]]
             ):
                 return None
-            # Paths take the most memory: they stay on disk until they are used.
-            arrays = {
-                name: np.load(
-                    self._folder / f"{name}.npy",
-                    mmap_mode="r" if name in ("paths", "offsets") else None,
-                    allow_pickle=False,
-                )
-                for name in facts["arrays"]
-            }
-            offsets = arrays["offsets"]
-            index = SampleIndex(
-                sample_ids=np.arange(len(offsets) - 1),
-                paths=PathTable(arrays["paths"], offsets[:-1], offsets[1:]),
-                labels=arrays["labels"],
-                clean_labels=arrays.get("clean_labels"),
-                class_names=tuple(facts["class_names"]),
+            index = SampleIndex.load(
+                self._file, facts["class_names"], has_clean_labels="clean_labels" in facts["arrays"]
             )
         except (OSError, EOFError, ValueError, KeyError):
             return None  # not written yet, or damaged
         return Listing(index)
+
+    def _file(self, name: str) -> Path:
+        return self._folder / f"{name}.npy"
 
     def store(self, listing: Listing, began: int) -> None:
         """Stores a list, unless its sources changed shortly before ``began``, the time in ns when

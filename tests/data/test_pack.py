@@ -186,7 +186,7 @@ def test_a_killed_packing_resumes(root, tmp_path, monkeypatch, capsys):
     assert contents(out) == contents(whole)
 
 
-@pytest.mark.parametrize("harm", ["delete", "shorten", "flip", "index"])
+@pytest.mark.parametrize("harm", ["delete", "shorten", "flip", "labels", "empty index"])
 def test_a_changed_shard_is_named_and_written_again(root, tmp_path, capsys, harm):
     out = tmp_path / "out"
     assert pack(root, out) == 0
@@ -200,17 +200,18 @@ def test_a_changed_shard_is_named_and_written_again(root, tmp_path, capsys, harm
         shard.write_bytes(data[:-1])
     elif harm == "flip":
         shard.write_bytes(data[:5000] + bytes([data[5000] ^ 1]) + data[5001:])
-    else:
+    elif harm == "labels":
         np.save(out / "index" / "train.labels.npy", np.zeros(60, np.int64))
+    else:
+        (out / "index" / "train.labels.npy").write_bytes(b"")
+    expected = {"labels": "labels that are not", "empty index": "is damaged"}
     if harm == "flip":  # only the checksum detects it
         assert len(open_dataset("packed", out).split("train")) == 60
     else:
-        with pytest.raises(
-            UserError, match="labels that are not" if harm == "index" else shard.name
-        ):
+        with pytest.raises(UserError, match=expected.get(harm, shard.name)):
             open_dataset("packed", out).split("train")
     capsys.readouterr()
-    assert (shard.name if harm != "index" else "index") in refused(capsys, "verify", out)
+    assert ("index" if harm in expected else shard.name) in refused(capsys, "verify", out)
     assert pack(root, out) == 0
     assert contents(out) == before
 

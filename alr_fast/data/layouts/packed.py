@@ -10,14 +10,14 @@ import hashlib
 import json
 import resource
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alr_fast.data.images import ShardImages
-from alr_fast.data.index import PathTable, SampleIndex
+from alr_fast.data.index import SampleIndex
 from alr_fast.data.layouts.base import Found, Layout, Listing
 from alr_fast.errors import UserError
 
@@ -54,9 +54,15 @@ def read(found: Found, split: str) -> Listing:
             f"{root}: packing of the split {split} did not come to its end; call `{_PACK}` again"
         )
     shards = check_sizes(root, plan["shards"])
+    file = partial(column_file, root / INDEX_FOLDER, split)
     try:
-        index, (shard, offset, size) = _columns(root / INDEX_FOLDER, split, plan)
-    except (OSError, ValueError, KeyError) as error:
+        index = SampleIndex.load(file, plan["class_names"], has_clean_labels=plan["clean_labels"])
+        shard, offset, size = (np.load(file(name)) for name in ("shard", "offset", "size"))
+        if any(column.shape != (plan["count"],) for column in (index.labels, shard, offset, size)):
+            raise ValueError("columns of another length")
+        if index.label_fingerprint() != plan["label_fingerprint"]:
+            raise ValueError("labels that are not those that were packed")
+    except (OSError, EOFError, ValueError, KeyError) as error:
         raise UserError(
             f"{root / INDEX_FOLDER}: the index of the split {split} is damaged ({error}); call "
             f"`{_PACK}` again"
@@ -151,36 +157,6 @@ def _changed(path: Path, change: str) -> UserError:
 def column_file(folder: Path, split: str, name: str) -> Path:
     """File of one column of a split's index."""
     return folder / f"{split}.{name}.npy"
-
-
-def _columns(
-    folder: Path, split: str, plan: dict[str, Any]
-) -> tuple[SampleIndex, list[NDArray[Any]]]:
-    """The index of a split, and shard, offset and size of each record."""
-
-    def load(name: str, *, mapped: bool = False) -> NDArray[Any]:
-        file = column_file(folder, split, name)
-        return np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
-
-    # Paths take the most memory: they stay on disk until they are used.
-    blob, offsets = load("paths", mapped=True), load("offsets", mapped=True)
-    labels = load("labels")
-    records = [load(name) for name in ("shard", "offset", "size")]
-    n = plan["count"]
-    if offsets.shape != (n + 1,) or offsets[-1] != len(blob):
-        raise ValueError("paths of another length")
-    if any(column.shape != (n,) for column in (labels, *records)):
-        raise ValueError("columns of another length")
-    index = SampleIndex(
-        sample_ids=np.arange(n),
-        paths=PathTable(blob, offsets[:-1], offsets[1:]),
-        labels=labels,
-        clean_labels=load("clean_labels") if plan["clean_labels"] else None,
-        class_names=tuple(plan["class_names"]),
-    )
-    if index.label_fingerprint() != plan["label_fingerprint"]:
-        raise ValueError("labels that are not those that were packed")
-    return index, records
 
 
 def _allow_open_files(shards: int) -> None:

@@ -99,9 +99,8 @@ class Dataset:
             UserError: There is no such split, or the data cannot be used.
         """
         if name not in self.layout.splits:
-            raise UserError(
-                f"{self.layout.name} has no split {name}; there is {', '.join(self.layout.splits)}"
-            )
+            names = ", ".join(self.layout.splits)
+            raise UserError(f"{self.layout.name} has no split {name}; choose from {names}")
         entry = _CacheEntry(self, name)
         listing = entry.load()
         if listing is None:
@@ -130,7 +129,7 @@ def open_dataset(name: str, root: str | os.PathLike[str] | None) -> Dataset:
         return Dataset(digits.LAYOUT, digits.FOUND)
     if name != "auto" and name not in LAYOUTS:
         raise UserError(
-            f"no such data set; there is auto, digits, {', '.join(LAYOUTS)}",
+            f"no such data set; choose from auto, digits, {', '.join(LAYOUTS)}",
             argument="name",
             value=name,
         )

@@ -31,7 +31,7 @@ class ArrayImages:
     """
 
     array: NDArray[np.uint8]
-    root = Path()  # of no folder
+    root = Path()  # there is no folder
 
     def take(self, rows: NDArray[np.int64]) -> "ArrayImages":
         """The images of these rows."""

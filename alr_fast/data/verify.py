@@ -97,7 +97,7 @@ def verify_split(
             records["fine"] = 0
         if known is not None:
             known.fill(split.index, records)
-        with closing(_scan(split, records, workers)) as results:
+        with closing(_Scanner(split).scan(records, workers)) as results:
             result: _Result
             for result in progress(results):
                 if result.record is None:
@@ -110,17 +110,6 @@ def verify_split(
         if known is not None:
             known.add(split.index, records)
     return VerifyReport(split.index, broken, notes, read)
-
-
-def _scan(split: Split, records: NDArray, workers: int) -> Generator["_Result", None, None]:
-    # A thread takes consecutive rows, and a copy of their records: those are written meanwhile.
-    chunks = (
-        (first, np.array(records[first : first + _CHUNK]))
-        for first in range(0, len(records), _CHUNK)
-    )
-    scanner = _Scanner(split)
-    for results in map_ahead(scanner.scan, chunks, workers=workers, ahead=4 * workers):
-        yield from results
 
 
 @contextmanager
@@ -197,7 +186,7 @@ class _Result(NamedTuple):
 
 
 class _Scanner:
-    """Examines the files of a split; its methods run in threads."""
+    """Examines the files of a split."""
 
     def __init__(self, split: Split) -> None:
         self.images = split.images
@@ -206,10 +195,18 @@ class _Scanner:
         if isinstance(split.images, ShardImages):
             self._shard_stamps = [_stamp_of(path) for path in split.images.shards]
 
-    def scan(self, chunk: tuple[int, NDArray]) -> list[_Result]:
-        """Results for consecutive rows: the first row, and the records of earlier scans."""
-        first, records = chunk
-        return [self._scan_file(row, record) for row, record in enumerate(records.tolist(), first)]
+    def scan(self, records: NDArray, workers: int) -> Generator[_Result, None, None]:
+        """Results for all rows in order; ``records`` are those of earlier scans."""
+        # A thread takes consecutive rows, and a copy of their records: those are written meanwhile.
+        chunks = (
+            list(enumerate(records[first : first + _CHUNK].tolist(), first))
+            for first in range(0, len(records), _CHUNK)
+        )
+        for results in map_ahead(self._scan_files, chunks, workers=workers, ahead=4 * workers):
+            yield from results
+
+    def _scan_files(self, chunk: list[tuple[int, tuple[int, int, int, int]]]) -> list[_Result]:
+        return [self._scan_file(row, record) for row, record in chunk]
 
     def _scan_file(self, row: int, record: tuple[int, int, int, int]) -> _Result:
         stamp = (-1, -1)

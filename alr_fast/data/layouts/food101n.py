@@ -52,7 +52,7 @@ def read(found: Found, split: str) -> Listing:
         label = label_of.get(name.split(b"/", 1)[0]) if b"/" in name else None
         if label is None:
             raise UserError(
-                f"{path}, line {number}: {shown(line)} begins with no class of "
+                f"{path}, line {number}: {shown(line)} does not begin with a class of "
                 f"{root / _CLASSES}; restore both from the download"
             )
         samples.add(prefix + name + suffix, label, number)

@@ -46,12 +46,12 @@ def read(found: Found, split: str) -> Listing:
     plan = manifest["splits"].get(split)
     if plan is None:
         raise UserError(
-            f"{root}: the split {split} was not packed, there is {', '.join(manifest['splits'])}; "
-            f"add it with `{_PACK} ROOT {root} --split {split}`"
+            f"{root}: the split {split} was not packed, the folder has "
+            f"{', '.join(manifest['splits'])}; add it with `{_PACK} ROOT {root} --split {split}`"
         )
     if plan["shards"] is None:
         raise UserError(
-            f"{root}: packing of the split {split} did not come to its end; call `{_PACK}` again"
+            f"{root}: packing of the split {split} was interrupted; call `{_PACK}` again"
         )
     shards = check_sizes(root, plan["shards"])
     file = partial(column_file, root / INDEX_FOLDER, split)

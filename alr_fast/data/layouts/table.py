@@ -132,8 +132,8 @@ class _Part:
             name = str(int(label)) if whole and _WHOLE.fullmatch(label) else label
             if name not in label_of:
                 raise UserError(
-                    f"{self.where(label)}: label {shown(label)} is none of the {len(class_names)} "
-                    "training classes; correct it or add training rows of it"
+                    f"{self.where(label)}: label {shown(label)} is not one of the "
+                    f"{len(class_names)} training classes; correct it or add training rows of it"
                 )
             labels[code] = label_of[name]
         return labels
@@ -201,8 +201,8 @@ def _read_parts(path: Path, only: str | None = None) -> dict[str, _Part]:
                     numbers = batch.numbers[rows].tolist()
                     if split not in ("train", *_TESTS):
                         raise UserError(
-                            f"{path}, {table.unit} {numbers[0]}: split {shown(split)} is none of "
-                            "train, test, val; correct or remove it"
+                            f"{path}, {table.unit} {numbers[0]}: split {shown(split)} is not one "
+                            "of train, test, val; correct or remove it"
                         )
                     part = parts.setdefault(split, _Part(path, table.unit))
                     part.extend(numbers, {n: c[rows].tolist() for n, c in columns.items()})

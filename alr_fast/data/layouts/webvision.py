@@ -195,7 +195,7 @@ def _target_list(root: Path, folder: Path) -> Path:
     if chosen:
         state = f"several lists ({', '.join(path.name for path in chosen)}); keep one"
     else:
-        seen = f"; {', '.join(path.name for path in lists)} is none" if lists else ""
+        seen = f"; {', '.join(path.name for path in lists)} is not such a list" if lists else ""
         state = f"no class folders and no list of 'file target' lines in a .txt file{seen}"
     raise UserError(
         f"{folder}: {state}; looked for val/<WordNet id>/*, val/<number>/*, or images with a list"

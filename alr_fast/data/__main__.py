@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from alr_fast.data.broken import default_exclusion_file, write_exclusions
 from alr_fast.data.datasets import Dataset, Split, open_dataset
+from alr_fast.data.examine import KINDS
 from alr_fast.data.layouts import packed
 from alr_fast.data.pack import Packer
 from alr_fast.data.verify import KnownFiles, VerifyReport, verify_split
@@ -192,13 +193,13 @@ def _print_report(
         return
     table = Table("found", "files", "", "for example", box=None, pad_edge=False)
     table.columns[1].justify = "right"
-    for finding in findings:
-        paths = [report.index.paths[row] for row in finding.rows[:most]]
-        paths += ["..."] * (len(finding.rows) > len(paths))
+    for kind, rows in findings.items():
+        paths = [report.index.paths[row] for row in rows[:most]]
+        paths += ["..."] * (len(rows) > len(paths))
         # As `Text`: a path may contain markup. And it may contain bytes that are not UTF-8.
         examples = Text("\n".join(paths).encode("utf-8", "replace").decode())
-        count, fate = f"{len(finding.rows):,}", "excluded" if finding.excluded else "kept"
-        table.add_row(Text(finding.kind), count, fate, examples)
+        fate = "excluded" if kind in KINDS else "kept"
+        table.add_row(Text(kind), f"{len(rows):,}", fate, examples)
     console.terminal.print(table)
 
 

@@ -43,7 +43,7 @@ def read_cifar_n(path: Path, key: str, clean: NDArray[np.int64]) -> NDArray[np.i
         )
     name = annotations.get(key, key)
     if name not in annotations.values():
-        raise UserError(f"{path}: no labels {key}; there is {', '.join(annotations)}")
+        raise UserError(f"{path}: no labels {key}; choose from {', '.join(annotations)}")
     true = integers(content["clean_label"], f"{path}: 'clean_label'")
     labels = integers(content[name], f"{path}: '{name}'")
     for column, values in (("clean_label", true), (name, labels)):

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.images import FileImages, Images
-from alr_fast.data.index import PathTable, SampleIndex
+from alr_fast.data.index import SampleIndex
 from alr_fast.data.layouts import (
     animal10n,
     cifar,
@@ -99,9 +99,8 @@ class Dataset:
             UserError: There is no such split, or the data cannot be used.
         """
         if name not in self.layout.splits:
-            raise UserError(
-                f"{self.layout.name} has no split {name}; there is {', '.join(self.layout.splits)}"
-            )
+            names = ", ".join(self.layout.splits)
+            raise UserError(f"{self.layout.name} has no split {name}; choose from {names}")
         entry = _CacheEntry(self, name)
         listing = entry.load()
         if listing is None:
@@ -130,7 +129,7 @@ def open_dataset(name: str, root: str | os.PathLike[str] | None) -> Dataset:
         return Dataset(digits.LAYOUT, digits.FOUND)
     if name != "auto" and name not in LAYOUTS:
         raise UserError(
-            f"no such data set; there is auto, digits, {', '.join(LAYOUTS)}",
+            f"no such data set; choose from auto, digits, {', '.join(LAYOUTS)}",
             argument="name",
             value=name,
         )
@@ -187,26 +186,15 @@ class _CacheEntry:
                 [Path(path) for path, *_ in facts["sources"]]
             ):
                 return None
-            # Paths take the most memory: they stay on disk until they are used.
-            arrays = {
-                name: np.load(
-                    self._folder / f"{name}.npy",
-                    mmap_mode="r" if name in ("paths", "offsets") else None,
-                    allow_pickle=False,
-                )
-                for name in facts["arrays"]
-            }
-            offsets = arrays["offsets"]
-            index = SampleIndex(
-                sample_ids=np.arange(len(offsets) - 1),
-                paths=PathTable(arrays["paths"], offsets[:-1], offsets[1:]),
-                labels=arrays["labels"],
-                clean_labels=arrays.get("clean_labels"),
-                class_names=tuple(facts["class_names"]),
+            index = SampleIndex.load(
+                self._file, facts["class_names"], has_clean_labels="clean_labels" in facts["arrays"]
             )
         except (OSError, EOFError, ValueError, KeyError):
             return None  # not written yet, or damaged
         return Listing(index)
+
+    def _file(self, name: str) -> Path:
+        return self._folder / f"{name}.npy"
 
     def store(self, listing: Listing, began: int) -> None:
         """Stores a list, unless its sources changed shortly before ``began``, the time in ns when

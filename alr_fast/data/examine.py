@@ -7,8 +7,7 @@ import struct
 import zlib
 
 from alr_fast.data.decode import MAX_PIXELS, Encoded, decode_with_pillow, prepare
-from alr_fast.data.images import BrokenImage
-from alr_fast.data.layouts import packed
+from alr_fast.data.images import LEFT_OUT, BrokenImage
 
 # Why a file is excluded, in the order of the table.
 MISSING, UNREADABLE, EMPTY = "missing", "unreadable", "empty"
@@ -16,7 +15,7 @@ NO_IMAGE, TRUNCATED, DAMAGED = "not an image", "truncated", "damaged"
 PIXELS, TOO_LARGE, UNKNOWN = "damaged pixels", "too large", "unknown kind of JPEG"
 KINDS = (
     *(MISSING, UNREADABLE, EMPTY, NO_IMAGE, TRUNCATED),
-    *(DAMAGED, PIXELS, TOO_LARGE, UNKNOWN, packed.LEFT_OUT),
+    *(DAMAGED, PIXELS, TOO_LARGE, UNKNOWN, LEFT_OUT),
 )
 # Remarks on valid files; bit k of the notes is entry k.
 NOTES = ("CMYK", "gray", "16 bits", "format differs from the name", "rotated by EXIF")

@@ -7,56 +7,31 @@ checks its structure but not its pixels: every decoder here can decode its resul
 
 import io
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.index import PathTable
 
+LEFT_OUT = "left out when packed"
+
 
 class BrokenImage(Exception):
     """An unreadable image; the message is the reason, without the path."""
 
 
-class Images(Protocol):
-    """Images of one split by row.
-
-    Attributes:
-        array: All pixels, uint8 [N, C, S, S], if they are in memory, else None.
-        root: Folder of the images.
-    """
-
-    @property
-    def array(self) -> NDArray[np.uint8] | None: ...
-
-    @property
-    def root(self) -> Path: ...
-
-    def __len__(self) -> int: ...
-
-    def take(self, rows: NDArray[np.int64]) -> "Images": ...
-
-    def name(self, row: int) -> str: ...
-
-    def read(self, row: int) -> bytes: ...
-
-
+@dataclass(frozen=True, eq=False)
 class ArrayImages:
     """Images that are in memory from the start.
 
-    Args:
+    Attributes:
         array: uint8 [N, C, S, S].
     """
 
-    root = Path()  # of no folder
-
-    def __init__(self, array: NDArray[np.uint8]) -> None:
-        self.array = array
-
-    def __len__(self) -> int:
-        return len(self.array)
+    array: NDArray[np.uint8]
+    root = Path()  # there is no folder
 
     def take(self, rows: NDArray[np.int64]) -> "ArrayImages":
         """The images of these rows."""
@@ -78,22 +53,18 @@ class ArrayImages:
         return buffer.getvalue()
 
 
+@dataclass(frozen=True, eq=False)
 class FileImages:
     """Encoded images, one file each.
 
-    Args:
+    Attributes:
         root: Folder that the paths are relative to.
         paths: Path of each row below the root.
     """
 
+    root: Path
+    paths: PathTable
     array = None
-
-    def __init__(self, root: Path, paths: PathTable) -> None:
-        self.root = root
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
 
     def take(self, rows: NDArray[np.int64]) -> "FileImages":
         """The images of these rows."""
@@ -118,44 +89,39 @@ class FileImages:
             raise BrokenImage(error.strerror or str(error)) from None
 
 
+@dataclass(frozen=True, eq=False)
 class ShardImages:
-    """Encoded images, records of tar files.
+    """Encoded images, records of tar files. Some may have been left out when they were packed.
 
-    Args:
+    Attributes:
         shards: The tar files.
         shard: Number of each row's shard, int32 [N].
         offset: First byte of each row's record, int64 [N].
-        size: Bytes of each row's record, int64 [N].
+        size: Bytes of each row's record, int64 [N]; 0 for a row that was left out.
         paths: Path of each row before it was packed, for messages.
+        left_out: Path -> reason of the rows without a record.
     """
 
+    shards: list[Path]
+    shard: NDArray[np.int32]
+    offset: NDArray[np.int64]
+    size: NDArray[np.int64]
+    paths: PathTable
+    left_out: dict[str, str] = field(default_factory=dict)
+    _files: dict[int, int] = field(default_factory=dict, init=False)
     array = None
-
-    def __init__(
-        self,
-        shards: list[Path],
-        shard: NDArray[np.int32],
-        offset: NDArray[np.int64],
-        size: NDArray[np.int64],
-        paths: PathTable,
-    ) -> None:
-        self.shards = shards
-        self.shard = shard
-        self.offset = offset
-        self.size = size
-        self.paths = paths
-        self._files: dict[int, int] = {}
-
-    def __len__(self) -> int:
-        return len(self.shard)
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_files": {}}  # each worker process opens its own
 
     def take(self, rows: NDArray[np.int64]) -> "ShardImages":
         """The images of these rows."""
-        columns = (self.shard[rows], self.offset[rows], self.size[rows])
-        return ShardImages(self.shards, *columns, self.paths.take(rows))
+        columns = (self.shard[rows], self.offset[rows], self.size[rows], self.paths.take(rows))
+        return ShardImages(self.shards, *columns, self.left_out)
+
+    def absent(self) -> NDArray[np.int64]:
+        """Rows that were left out, int64 ascending."""
+        return np.flatnonzero(self.size == 0)
 
     @property
     def root(self) -> Path:
@@ -163,16 +129,19 @@ class ShardImages:
         return self.shards[0].parent
 
     def name(self, row: int) -> str:
-        """Shard and former path of a row, for messages."""
-        return f"{self.shards[self.shard[row]]}:{self.paths[row]}"
+        """Shard and original path of a row, for messages; only the path if it was left out."""
+        path = self.paths[row]
+        return f"{self.shards[self.shard[row]]}:{path}" if self.size[row] else path
 
     def read(self, row: int) -> bytes:
         """The bytes of a row.
 
         Raises:
-            BrokenImage: The shard is missing or shorter than its index requires.
+            BrokenImage: It was left out, or its shard is missing or too short.
         """
         shard, size = int(self.shard[row]), int(self.size[row])
+        if not size:
+            raise BrokenImage(f"{LEFT_OUT}: {self.left_out.get(self.paths[row], 'no reason kept')}")
         try:
             if shard not in self._files:
                 opened = os.open(self.shards[shard], os.O_RDONLY)
@@ -184,3 +153,8 @@ class ShardImages:
         if len(data) < size:
             raise BrokenImage("the shard ends before this record")
         return data
+
+
+# All have `root`, the folder of the images; `array`, all pixels, or None if they are not in memory;
+# and `take`, `name` and `read`.
+Images = ArrayImages | FileImages | ShardImages

@@ -8,8 +8,9 @@ sorted listing if there is no list. It stays the same when only a part of the sp
 import hashlib
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import SupportsIndex, overload
 
 import numpy as np
@@ -123,6 +124,32 @@ class SampleIndex:
                 raise ValueError(f"{name} has {len(column)} entries, sample_ids has {n}")
         if n and not (self.labels.min() >= 0 and self.labels.max() < self.num_classes):
             raise ValueError(f"labels must lie in [0, {self.num_classes})")
+
+    @classmethod
+    def load(
+        cls, file: Callable[[str], Path], class_names: Iterable[str], *, has_clean_labels: bool
+    ) -> "SampleIndex":
+        """Reads the index of a whole split.
+
+        Args:
+            file: Returns the .npy file of a column: paths, offsets, labels, clean_labels.
+            class_names: Names of the K classes.
+            has_clean_labels: Whether there is a file of clean labels.
+
+        Raises:
+            OSError, EOFError, ValueError: A file is missing or damaged.
+        """
+        # Paths take the most memory: they stay on disk until they are used.
+        blob, offsets = (np.load(file(name), mmap_mode="r") for name in ("paths", "offsets"))
+        if offsets.ndim != 1 or offsets[-1:].sum() != len(blob):
+            raise ValueError("paths of another length")
+        return cls(
+            sample_ids=np.arange(len(offsets) - 1),
+            paths=PathTable(blob, offsets[:-1], offsets[1:]),
+            labels=np.load(file("labels")),
+            clean_labels=np.load(file("clean_labels")) if has_clean_labels else None,
+            class_names=tuple(class_names),
+        )
 
     def __len__(self) -> int:
         return len(self.sample_ids)

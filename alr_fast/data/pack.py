@@ -80,9 +80,8 @@ class Packer:
         self.shard_bytes = shard_mb << 20
         self.workers = workers
         self.track = track
-        self.manifest: dict[str, Any] = {"version": VERSION, "splits": {}}
-        if has_manifest:
-            self.manifest = read_manifest(out)
+        empty: dict[str, Any] = {"version": VERSION, "splits": {}}
+        self.manifest = read_manifest(out) if has_manifest else empty
 
     def check(
         self, dataset: Dataset, splits: dict[str, Split], exclude: str
@@ -107,15 +106,15 @@ class Packer:
                     f"cannot be packed, only {', '.join(SPLITS)} can", argument="split", value=name
                 )
             plans[name] = ShardPlan.of(name, split, _excluded(split, exclude), self.shard_bytes)
-        for plan in plans.values():
-            self._check_manifest(plan)
+            self._check_manifest(plans[name])
         needed = sum(
             plan.needed(shard)
             for plan in plans.values()
             for shard in range(plan.num_shards)
             if not (self.out / plan.shard_name(shard)).exists()
         )
-        free = shutil.disk_usage(_existing(self.out)).free
+        out = self.out.absolute()
+        free = shutil.disk_usage(next(f for f in (out, *out.parents) if f.exists())).free
         if needed > free:
             raise UserError(
                 f"{self.out}: the shards need {_gib(needed)}, and {_gib(free)} are free; make room "
@@ -245,11 +244,6 @@ def _excluded(split: Split, exclude: str) -> dict[int, str]:
         return {}
     reasons = read_exclusions(path, split.index)
     return {row: f"excluded: {reason}" for row, reason in reasons.items()}
-
-
-def _existing(path: Path) -> Path:
-    path = path.absolute()
-    return next(folder for folder in (path, *path.parents) if folder.exists())
 
 
 def _gib(size: int) -> str:

@@ -1,12 +1,12 @@
 """Tar files that `pack` writes: plan, members, index and sidecar of each shard."""
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from alr_fast.data.datasets import Split
 from alr_fast.data.decode import prepare
-from alr_fast.data.images import BrokenImage, Images, ShardImages
-from alr_fast.data.layouts.packed import INDEX_FOLDER, LEFT_OUT, sha256_of
+from alr_fast.data.images import LEFT_OUT, BrokenImage, ShardImages
+from alr_fast.data.layouts.packed import INDEX_FOLDER, sha256_of
 from alr_fast.utils.files import write_json, write_text
 
 _SUFFIXES = {"JPEG": "jpg", "TIFF": "tif"}  # others: the name of the format
@@ -32,17 +32,10 @@ PLAN_KEYS = {
 
 
 class Record(NamedTuple):
-    """One sample to be packed.
-
-    Attributes:
-        row: Row of the split.
-        suffix: File name suffix of the image.
-        data: The encoded image.
-        left_out: Why the sample is left out; None if it is packed.
-    """
+    """The encoded image of one row of a split, or why it is left out."""
 
     row: int
-    suffix: str = ""
+    suffix: str = ""  # of the image's file name
     data: bytes = b""
     left_out: str | None = None
 
@@ -135,15 +128,11 @@ def _sizes(split: Split) -> NDArray[np.int64]:
         return np.full(len(split), pixels + pixels // 8 + 1024, dtype=np.int64)
     if isinstance(images, ShardImages):
         return np.asarray(images.size, dtype=np.int64)
-    return np.fromiter(_file_sizes(images), dtype=np.int64, count=len(split))
-
-
-def _file_sizes(images: Images) -> Iterator[int]:
-    for row in range(len(images)):
-        try:
-            yield os.stat(images.name(row)).st_size
-        except OSError:
-            yield 0
+    sizes = np.zeros(len(split), dtype=np.int64)
+    for row in range(len(split)):
+        with contextlib.suppress(OSError):
+            sizes[row] = os.stat(images.name(row)).st_size
+    return sizes
 
 
 def _suffix(data: bytes) -> str:
@@ -211,25 +200,22 @@ class ShardWriter:
         self._part = self._path.with_suffix(".tar.part")
         self._file = open(self._part, "wb")  # noqa: SIM115 (`close` closes it)
         self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
-        self._rows: list[int] = []
-        self._offsets: list[int] = []
-        self._sizes: list[int] = []
+        self._shard = Shard(self._path.name, [], [], [], {}, 0, "", plan.digest, fresh=True)
         self._lines: list[str] = []
-        self._left_out: dict[str, tuple[str, str]] = {}
 
     def add(self, record: Record) -> None:
         """Appends the image and the label of a sample, or notes why it is left out."""
         index, row = self._plan.split.index, record.row
         sample_id = int(index.sample_ids[row])
         if record.left_out is not None:
-            self._left_out[str(sample_id)] = (index.paths[row], record.left_out)
+            self._shard.left_out[str(sample_id)] = (index.paths[row], record.left_out)
             return
         image, label = f"{sample_id:09d}.{record.suffix}", f"{sample_id:09d}.cls"
         size, text = len(record.data), b"%d" % index.labels[row]
         offset, label_offset = self._member(image, record.data), self._member(label, text)
-        self._rows.append(row)
-        self._offsets.append(offset)
-        self._sizes.append(size)
+        self._shard.rows.append(row)
+        self._shard.offsets.append(offset)
+        self._shard.sizes.append(size)
         self._lines.append(
             f"{record.suffix} {offset} {size} {image} cls {label_offset} {len(text)} {label}"
         )
@@ -247,20 +233,10 @@ class ShardWriter:
         self._tar.close()
         self._file.flush()
         os.fsync(self._file.fileno())
-        shard = Shard(
-            name=self._path.name,
-            rows=self._rows,
-            offsets=self._offsets,
-            sizes=self._sizes,
-            left_out=self._left_out,
-            bytes=self._file.tell(),
-            sha256=sha256_of(self._part),
-            plan=self._plan.digest,
-            fresh=True,
-        )
+        shard = replace(self._shard, bytes=self._file.tell(), sha256=sha256_of(self._part))
         # In this order: a shard under its final name has an index, a sidecar means it is complete.
         self._sidecar.unlink(missing_ok=True)
-        if self._rows:
+        if shard.rows:
             text = f"v1.2 {len(self._lines)}\n" + "".join(f"{line}\n" for line in self._lines)
             write_text(self._path.with_suffix(".idx"), text)
             os.replace(self._part, self._path)

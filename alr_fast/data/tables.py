@@ -4,11 +4,12 @@ Non-UTF-8 bytes become lone surrogates, as in the names of files, see `os.fsdeco
 """
 
 import csv
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -51,8 +52,8 @@ class Table:
         unit: Unit in which the file is counted: ``line`` or ``row``.
         columns: Names of its columns.
         metadata: Metadata of a Parquet file.
-        batches: ``batches(columns, rows)`` reads these columns from beginning to end, at most
-            ``rows`` rows at a time; raises `TableError` for a wrong line or a damaged file.
+        batches: ``batches(columns, rows)`` reads these columns, two or more, from beginning to end,
+            at most ``rows`` rows at a time; raises `TableError` for a wrong line or a damaged file.
     """
 
     path: Path
@@ -80,13 +81,15 @@ def open_table(path: Path, delimiters: str = ",") -> Iterator[Table]:
             yield table
     except OSError as error:
         raise TableError(path, f"{error.strerror or error}; name a readable file") from error
+    except csv.Error as error:  # in the header
+        raise TableError(f"{path}, line 1", f"{error}; correct it") from error
 
 
 @contextmanager
 def _open_csv(path: Path, delimiters: str) -> Iterator[Table]:
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         first = file.readline()
-        headers = {mark: next(_fields(path, [first], mark), (1, []))[1] for mark in delimiters}
+        headers = {mark: next(csv.reader([first], delimiter=mark), []) for mark in delimiters}
         delimiter = max(headers, key=lambda mark: len(headers[mark]))
         header = [name.strip() for name in headers[delimiter]]
         yield Table(path, "line", header, {}, partial(_csv_batches, path, file, delimiter, header))
@@ -96,36 +99,29 @@ def _csv_batches(
     path: Path, file: TextIO, delimiter: str, header: list[str], columns: Sequence[str], rows: int
 ) -> Iterator[Batch]:
     file.seek(0)
-    lines = _fields(path, file, delimiter)
-    next(lines, None)
-    chosen = [header.index(name) for name in columns]
-    while True:
-        numbers: list[int] = []
-        # A list for each column: the garbage collector would traverse a list for each row.
-        texts: list[list[str]] = [[] for _ in columns]
-        for number, fields in islice(lines, rows):
-            if len(fields) != len(header):
-                raise TableError(
-                    f"{path}, line {number}",
-                    f"{len(fields)} fields, the header has {len(header)}; correct the line, and "
-                    "quote a field that contains a delimiter",
-                )
-            numbers.append(number)
-            for column, k in zip(texts, chosen, strict=True):
-                column.append(fields[k])
-        if not numbers:
-            return
-        arrays = [np.array(column, dtype=object) for column in texts]
-        yield Batch(np.array(numbers), dict(zip(columns, arrays, strict=True)))
-
-
-def _fields(path: Path, lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Number and fields of each line that is not empty."""
-    reader = csv.reader(lines, delimiter=delimiter)
+    reader = csv.reader(file, delimiter=delimiter)
+    lines = filter(None, reader)  # without empty lines
+    chosen = itemgetter(*map(header.index, columns))
     try:
-        for fields in reader:
-            if fields:
-                yield reader.line_num, fields
+        next(lines, None)
+        while True:
+            numbers: list[int] = []
+            # One flat list: the garbage collector would traverse a tuple for each row.
+            texts: list[str] = []
+            for fields in islice(lines, rows):
+                if len(fields) != len(header):
+                    raise TableError(
+                        f"{path}, line {reader.line_num}",
+                        f"{len(fields)} fields, the header has {len(header)}; correct the line, "
+                        "and quote a field that contains a delimiter",
+                    )
+                numbers.append(reader.line_num)
+                texts += chosen(fields)
+            if not numbers:
+                return
+            width = len(columns)
+            arrays = (np.array(texts[k::width], dtype=object) for k in range(width))
+            yield Batch(np.array(numbers), dict(zip(columns, arrays, strict=True)))
     except csv.Error as error:
         raise TableError(f"{path}, line {reader.line_num}", f"{error}; correct it") from error
 

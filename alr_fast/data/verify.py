@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 
 from alr_fast.data.datasets import Split, cache_folder
 from alr_fast.data.examine import KINDS, MISSING, NOTES, UNREADABLE, Broken, examine
-from alr_fast.data.images import BrokenImage, ShardImages
+from alr_fast.data.images import LEFT_OUT, BrokenImage, ShardImages
 from alr_fast.data.index import SampleIndex
-from alr_fast.data.layouts import packed
 from alr_fast.errors import UserError
 from alr_fast.utils.files import locked, replacing
 from alr_fast.utils.threads import map_ahead
@@ -34,20 +33,6 @@ _VERSION = 1  # of the records: raise it when `examine` changes its results
 _CHUNK = 32  # files that a thread takes at a time
 
 Stamp = tuple[int, int]  # size in bytes, modification time in ns
-
-
-class Finding(NamedTuple):
-    """A line of the table of a report.
-
-    Attributes:
-        kind: One of `KINDS` or `NOTES`.
-        rows: The rows that it applies to, ascending.
-        excluded: Whether these are left out of training.
-    """
-
-    kind: str
-    rows: list[int]
-    excluded: bool
 
 
 @dataclass(frozen=True)
@@ -73,16 +58,14 @@ class VerifyReport:
             for row, broken in self.broken.items()
         ]
 
-    def findings(self) -> list[Finding]:
-        """What was found at least once, in the order of `KINDS` and `NOTES`."""
-        findings = [
-            Finding(kind, [row for row, broken in self.broken.items() if broken.kind == kind], True)
-            for kind in KINDS
-        ]
+    def findings(self) -> dict[str, list[int]]:
+        """Ascending rows of each of `KINDS` and `NOTES` that was found, in this order."""
+        found: dict[str, list[int]] = {kind: [] for kind in KINDS}
+        for row, broken in self.broken.items():
+            found[broken.kind].append(row)
         for bit, note in enumerate(NOTES):
-            rows = np.flatnonzero(self.notes >> bit & 1).tolist()
-            findings.append(Finding(note, rows, False))
-        return [finding for finding in findings if finding.rows]
+            found[note] = np.flatnonzero(self.notes >> bit & 1).tolist()
+        return {kind: rows for kind, rows in found.items() if rows}
 
 
 def verify_split(
@@ -114,7 +97,7 @@ def verify_split(
             records["fine"] = 0
         if known is not None:
             known.fill(split.index, records)
-        with closing(_scan(split, records, workers)) as results:
+        with closing(_Scanner(split).scan(records, workers)) as results:
             result: _Result
             for result in progress(results):
                 if result.record is None:
@@ -127,17 +110,6 @@ def verify_split(
         if known is not None:
             known.add(split.index, records)
     return VerifyReport(split.index, broken, notes, read)
-
-
-def _scan(split: Split, records: NDArray, workers: int) -> Generator["_Result", None, None]:
-    # A thread takes consecutive rows, and a copy of their records: those are written meanwhile.
-    chunks = (
-        (first, np.array(records[first : first + _CHUNK]))
-        for first in range(0, len(records), _CHUNK)
-    )
-    scanner = _Scanner(split)
-    for results in map_ahead(scanner.scan, chunks, workers=workers, ahead=4 * workers):
-        yield from results
 
 
 @contextmanager
@@ -206,21 +178,15 @@ def _hashes(index: SampleIndex) -> NDArray[np.int64]:
 
 
 class _Result(NamedTuple):
-    """Result for one file.
-
-    Attributes:
-        row: Its row.
-        record: Its new record, as `_RECORD`; None if it is fine and has not changed.
-        broken: What is wrong with it, None if it is fine.
-    """
+    """Result for the file of one row."""
 
     row: int
-    record: tuple[int, int, int, int] | None = None
-    broken: Broken | None = None
+    record: tuple[int, int, int, int] | None = None  # None if it is fine and has not changed
+    broken: Broken | None = None  # None if it is fine
 
 
 class _Scanner:
-    """Examines the files of a split; its methods run in threads."""
+    """Examines the files of a split."""
 
     def __init__(self, split: Split) -> None:
         self.images = split.images
@@ -229,10 +195,18 @@ class _Scanner:
         if isinstance(split.images, ShardImages):
             self._shard_stamps = [_stamp_of(path) for path in split.images.shards]
 
-    def scan(self, chunk: tuple[int, NDArray]) -> list[_Result]:
-        """Results for consecutive rows: the first row, and the records of earlier scans."""
-        first, records = chunk
-        return [self._scan_file(row, record) for row, record in enumerate(records.tolist(), first)]
+    def scan(self, records: NDArray, workers: int) -> Generator[_Result, None, None]:
+        """Results for all rows in order; ``records`` are those of earlier scans."""
+        # A thread takes consecutive rows, and a copy of their records: those are written meanwhile.
+        chunks = (
+            list(enumerate(records[first : first + _CHUNK].tolist(), first))
+            for first in range(0, len(records), _CHUNK)
+        )
+        for results in map_ahead(self._scan_files, chunks, workers=workers, ahead=4 * workers):
+            yield from results
+
+    def _scan_files(self, chunk: list[tuple[int, tuple[int, int, int, int]]]) -> list[_Result]:
+        return [self._scan_file(row, record) for row, record in chunk]
 
     def _scan_file(self, row: int, record: tuple[int, int, int, int]) -> _Result:
         stamp = (-1, -1)
@@ -259,9 +233,9 @@ class _Scanner:
             data = self.images.read(row)
         except BrokenImage as error:
             reason = str(error)
-            if reason.startswith(packed.LEFT_OUT):
-                reason = reason.removeprefix(f"{packed.LEFT_OUT}: ")
-                raise Broken(packed.LEFT_OUT, reason) from None
+            if reason.startswith(LEFT_OUT):
+                reason = reason.removeprefix(f"{LEFT_OUT}: ")
+                raise Broken(LEFT_OUT, reason) from None
             raise Broken(UNREADABLE, reason) from None
         return examine(data, self.paths[row])
 

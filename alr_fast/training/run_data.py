@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from alr_fast.data.broken import find_exclusions, read_exclusions
 from alr_fast.data.cifar_n import read_cifar_n
 from alr_fast.data.datasets import Dataset, Split, open_dataset
-from alr_fast.data.images import FileImages
+from alr_fast.data.images import FileImages, ShardImages
 from alr_fast.data.index import SampleIndex, balanced_rows
 from alr_fast.data.label_table import is_label_table, read_labels, read_left_out
-from alr_fast.data.layouts.packed import PackedImages
 from alr_fast.data.layouts.webvision import read_ilsvrc12, wnids
 from alr_fast.data.loaders.memory import decode_all
 from alr_fast.errors import UserError, naming_options
@@ -186,7 +185,7 @@ def _excluded_rows(
 ) -> NDArray[np.int64]:
     """Rows, int64 ascending, without an image in packed shards or on an exclusion list."""
     excluded = np.empty(0, dtype=np.int64)
-    if isinstance(split.images, PackedImages):
+    if isinstance(split.images, ShardImages):
         excluded = split.images.absent()
         if len(excluded):
             log(f"{len(excluded):,} samples were left out when the data set was packed")

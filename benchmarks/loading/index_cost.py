@@ -115,7 +115,7 @@ class _Touching(TorchDataset):
         return 2  # one for each worker
 
     def __getitem__(self, number: int) -> int:
-        rows = default_rng(number).integers(0, len(self._images), 1000)
+        rows = default_rng(number).integers(0, len(self._images.paths), 1000)
         assert all(self._images.name(row) for row in rows)
         return _bytes("smaps_rollup", "Private_Clean", "Private_Dirty")
 

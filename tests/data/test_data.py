@@ -235,11 +235,13 @@ def test_auto_lists_all_layouts_that_it_tried(tmp_path):
         open_dataset("auto", tmp_path)
     assert all(f"{layout.name}: {layout.looked_for}" in str(error.value)
                for layout in datasets.LAYOUTS.values())  # fmt: skip
-    with pytest.raises(UserError, match="has no split nosuch; there is train, test"):
+    with pytest.raises(UserError, match="has no split nosuch; choose from train, test"):
         open_dataset("digits", None).split("nosuch")
     with pytest.raises(UserError, match=r"^root: data set folder needs a folder"):
         open_dataset("folder", None)
-    with pytest.raises(UserError, match=r"^name nosuch: no such data set; there is auto, digits"):
+    with pytest.raises(
+        UserError, match=r"^name nosuch: no such data set; choose from auto, digits"
+    ):
         open_dataset("nosuch", tmp_path)
 
 

@@ -360,7 +360,7 @@ def test_cifar100_n(tmp_path, zipped):
     for key in ("noisy", "noisy_label"):
         np.testing.assert_array_equal(read_cifar_n(path, key, clean), content["noisy_label"])
     for key in ("worse", "noisy_coarse", "noisy_coarse_label", "clean_label", "coarse"):
-        with pytest.raises(UserError, match=f"no labels {key}; there is noisy$"):
+        with pytest.raises(UserError, match=f"no labels {key}; choose from noisy$"):
             read_cifar_n(path, key, clean)
 
 
@@ -373,7 +373,7 @@ def test_cifar_n_in_another_order_is_refused(tmp_path, clean):
         read_cifar_n(path, "worse", there)
     with pytest.raises(UserError, match="has 100 labels, the training split 99"):
         read_cifar_n(path, "worse", clean[:99])
-    with pytest.raises(UserError, match=r"there is aggre, worse, random1, random2, random3$"):
+    with pytest.raises(UserError, match=r"choose from aggre, worse, random1, random2, random3$"):
         read_cifar_n(path, "noisy", clean)
 
 
@@ -626,7 +626,7 @@ def test_ilsvrc12_without_a_list_is_refused(tmp_path):
     (tmp_path / "val.txt").unlink()
     truth = tmp_path / "ILSVRC2012_validation_ground_truth.txt"
     truth.write_text("490\n361\n")
-    assert "ground_truth.txt is none" in message()
+    assert "ground_truth.txt is not such a list" in message()
     (tmp_path / "one.txt").write_text(lines)
     webvision.read_ilsvrc12(tmp_path, WNIDS[:50], tuple(WEBVISION_NAMES[:50]))
     (tmp_path / "two.txt").write_text(lines)
@@ -722,8 +722,8 @@ def test_wrong_lists_of_food101n_are_named(tmp_path):
     train, test, classes = (root / "meta" / n for n in ("imagelist.tsv", "test.txt", "classes.txt"))
     good = train.read_text()
     for line, what in (
-        ("pizza/1.jpg", "'pizza/1.jpg' begins with no class of"),
-        ("baklava", "'baklava' begins with no class of"),
+        ("pizza/1.jpg", "'pizza/1.jpg' does not begin with a class of"),
+        ("baklava", "'baklava' does not begin with a class of"),
         ("baklava/../../../1.jpg", "leads out of the data folder"),
         (good.splitlines()[3], "again, as line 4 did"),
     ):
@@ -840,7 +840,7 @@ TEST = "z,0,test"
         (["a.jpg,3,train", "b.jpg,3,test"], ": no column path;"),
         (["path,label,label,split", "a,0,0,train"], ": several columns label"),
         (["path,label", "a,0"], ": has no column split"),
-        ([HEADER, "a,0,train", "b,1,trian", TEST], ", line 3: split 'trian' is none of"),
+        ([HEADER, "a,0,train", "b,1,trian", TEST], ", line 3: split 'trian' is not one of"),
         ([HEADER, "a,0,train", "b,1,train"], ": no row has split test or val"),
         ([HEADER, TEST], ": no row has split train"),
         ([HEADER, "a,0,train", "b, c,1,train", TEST], ", line 3: 4 fields, the header has 3"),
@@ -870,7 +870,9 @@ def test_a_test_class_that_is_not_a_training_class_is_named(tmp_path, known, unk
     train = [f"{k},{k},train" for k in known]
     write_lines(path, [HEADER, *train, f"b,{known[0]},test", f"c,{unknown},test"])
     open_dataset("table", path).split("train")
-    assert refused(path, "table", "test").startswith(f"{path}, line 5: label '{unknown}' is none")
+    assert refused(path, "table", "test").startswith(
+        f"{path}, line 5: label '{unknown}' is not one"
+    )
 
 
 def test_an_empty_table_is_refused(tmp_path):

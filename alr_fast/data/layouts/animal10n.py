@@ -129,10 +129,9 @@ def _read_flat(folder: Path) -> Listing:
 
 
 LAYOUT = Layout(
-    name="animal10n",
-    looked_for="data_batch_*.bin and test_batch.bin; training/ and testing/ with "
-    "<label>_<rest>.jpg; or train/0 to 9 and test/0 to 9",
-    splits=("train", "test"),
-    find=find,
-    read=read,
+    "animal10n",
+    "data_batch_*.bin and test_batch.bin; training/ and testing/ with <label>_<rest>.jpg; or "
+    "train/0 to 9 and test/0 to 9",
+    find,
+    read,
 )

@@ -58,16 +58,16 @@ class Layout:
     Attributes:
         name: Its name for ``--data.name``.
         looked_for: Files and folders that the root must contain, one line for messages.
-        splits: Names of the splits, ``train`` and ``test`` among them.
         find: ``find(root)`` checks names only; returns None if the folder has another layout.
         read: ``read(found, split)`` lists one split; raises `UserError` if that is not possible.
+        splits: Names of the splits, ``train`` and ``test`` among them.
     """
 
     name: str
     looked_for: str
-    splits: tuple[str, ...]
     find: Callable[[Path], Found | None]
     read: Callable[[Found, str], Listing]
+    splits: tuple[str, ...] = ("train", "test")
 
 
 def present(path: Path, remedy: str = "restore it from the download") -> Path:

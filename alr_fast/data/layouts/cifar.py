@@ -102,11 +102,10 @@ def read(found: Found, split: str, variant: _Variant) -> Listing:
     files = [present(found.root / name) for name in variant.files[split]]
     meta = found.root / variant.meta
     class_names = variant.class_names
+    sources = tuple(files)
     if meta.is_file():
         class_names = _meta_names(meta, variant)
-        sources = (*files, meta)
-    else:
-        sources = tuple(files)
+        sources += (meta,)
     batches = [_read_batch(file, variant.labels, len(class_names)) for file in files]
     paths = numbered_paths([file.name for file in files], [len(pixels) for pixels, _ in batches])
     labels = np.concatenate([labels for _, labels in batches])
@@ -212,14 +211,15 @@ class _Dtype:
         return np.dtype(self.order + self.name)
 
 
+@dataclass(eq=False)
 class _Array:
     """Stand-in for ``numpy.ndarray`` in a pickle: numpy's own unpickling would trust the state in
     the file."""
 
-    def __init__(
-        self, dtype: Any = None, raw: Any = b"", shape: Any = (), order: Literal["C", "F"] = "C"
-    ) -> None:
-        self.dtype, self.raw, self.shape, self.order = dtype, raw, shape, order
+    dtype: Any = None
+    raw: Any = b""
+    shape: Any = ()
+    order: Literal["C", "F"] = "C"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, self.shape, self.dtype, fortran, self.raw = state
@@ -275,13 +275,12 @@ def _plain(value: Any) -> Any:
 
 
 def _layout(name: str, variant: _Variant) -> Layout:
+    files = ", ".join(file for files in variant.files.values() for file in files)
     return Layout(
-        name=name,
-        looked_for=f"{variant.folder} or its files "
-        + ", ".join(file for files in variant.files.values() for file in files),
-        splits=("train", "test"),
-        find=partial(find, variant=variant),
-        read=partial(read, variant=variant),
+        name,
+        f"{variant.folder} or its files {files}",
+        partial(find, variant=variant),
+        partial(read, variant=variant),
     )
 
 

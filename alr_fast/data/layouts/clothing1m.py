@@ -11,7 +11,7 @@ from pathlib import Path
 from alr_fast.data.layouts.base import Found, Layout, Listing, new_index, present
 from alr_fast.data.layouts.lists import (
     SampleList,
-    class_lines,
+    checked_names,
     labelled_lines,
     numbered_lines,
     shown,
@@ -46,12 +46,11 @@ def read(found: Found, split: str) -> Listing:
         UserError: A file or the folder of the images is missing, an image has no label or two
             different ones, is listed twice or leaves the root, or a label is out of range.
     """
-    folder = _text_folder(found.root)
-    if folder is None:
-        raise UserError(f"{found.root}: no lists of Clothing1M; looked for {LAYOUT.looked_for}")
+    folder = _text_folder(found.root) or found.root
     keys, kv, names = (present(folder / name) for name in (*_LISTS[split], _NAMES))
     cut = _cut(found.root)
-    class_names = class_lines(names, NUM_CLASSES)
+    lines = tuple(line.decode("utf-8", "replace") for _, line in numbered_lines(names))
+    class_names = checked_names(lines, names, NUM_CLASSES)
 
     label_of: dict[bytes, int] = {}
     for number, name, label in labelled_lines(kv, NUM_CLASSES):
@@ -96,10 +95,10 @@ def _cut(root: Path) -> int:
 
 
 LAYOUT = Layout(
-    name="clothing1m",
-    looked_for="noisy_label_kv.txt and the other lists beside folders 0 to 9, or in annotations/ "
-    "beside images/",
-    splits=tuple(_LISTS),
-    find=find,
-    read=read,
+    "clothing1m",
+    "noisy_label_kv.txt and the other lists beside folders 0 to 9, or in annotations/ beside "
+    "images/",
+    find,
+    read,
+    tuple(_LISTS),
 )

@@ -37,10 +37,9 @@ def read_digits(split: str) -> Listing:
 
 
 LAYOUT = Layout(
-    name="digits",
-    looked_for="nothing: the images come with scikit-learn",
-    splits=("train", "test"),
-    find=lambda root: None,
-    read=lambda found, split: read_digits(split),
+    "digits",
+    "nothing: the images come with scikit-learn",
+    lambda root: None,
+    lambda found, split: read_digits(split),
 )
 FOUND = Found(Path(), "the handwritten digits of scikit-learn")

@@ -101,4 +101,4 @@ def _class_names(split: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-LAYOUT = Layout("folder", LOOKED_FOR, ("train", "test"), find, read)
+LAYOUT = Layout("folder", LOOKED_FOR, find, read)

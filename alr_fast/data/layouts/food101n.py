@@ -33,10 +33,11 @@ def read(found: Found, split: str) -> Listing:
             the root or repeats an earlier one; the message names list and line.
     """
     root = found.root
-    class_names = _class_names(root / _CLASSES)
+    names = [os.fsdecode(line) for _, line in numbered_lines(root / _CLASSES)]
+    class_names = checked_names(tuple(names[1:]), root / _CLASSES, None)
     if split == "train":
         path, images, suffix = root / _TRAIN, "images/", b""
-        lines = _without_header(path, class_names)
+        lines = _without_header(path)
     else:
         base = _test_base(root)
         path, images, suffix = root / base / _TEST, f"{base}images/", b".jpg"
@@ -51,7 +52,7 @@ def read(found: Found, split: str) -> Listing:
         label = label_of.get(name.split(b"/", 1)[0]) if b"/" in name else None
         if label is None:
             raise UserError(
-                f"{path}, line {number}: {shown(line)} begins with no class of "
+                f"{path}, line {number}: {shown(line)} does not begin with a class of "
                 f"{root / _CLASSES}; restore both from the download"
             )
         samples.add(prefix + name + suffix, label, number)
@@ -59,12 +60,7 @@ def read(found: Found, split: str) -> Listing:
     return Listing(index, (path, root / _CLASSES))
 
 
-def _class_names(path: Path) -> tuple[str, ...]:
-    lines = [os.fsdecode(line) for _, line in numbered_lines(path)]
-    return checked_names(tuple(lines[1:]), path, None)
-
-
-def _without_header(path: Path, class_names: tuple[str, ...]) -> Iterator[tuple[int, bytes]]:
+def _without_header(path: Path) -> Iterator[tuple[int, bytes]]:
     lines = numbered_lines(path)
     number, header = next(lines)
     if os.fsdecode(header).lower().endswith(IMAGE_SUFFIXES):
@@ -86,10 +82,9 @@ def _test_base(root: Path) -> str:
 
 
 LAYOUT = Layout(
-    name="food101n",
-    looked_for=f"{_TRAIN}, {_CLASSES} and images/<class>/; for testing Food-101, the same or a "
-    "folder food-101 in or beside it",
-    splits=("train", "test"),
-    find=find,
-    read=read,
+    "food101n",
+    f"{_TRAIN}, {_CLASSES} and images/<class>/; for testing Food-101, the same or a folder "
+    "food-101 in or beside it",
+    find,
+    read,
 )

@@ -120,6 +120,15 @@ class SampleList:
         self._labels.append(label)
         self._numbers.append(number)
 
+    def extend(self, names: list[bytes], labels: list[int], numbers: list[int]) -> None:
+        """Adds many lines; faster than one by one."""
+        lengths = np.fromiter(map(len, names), dtype=np.int64, count=len(names))
+        self._ends.extend((len(self._blob) + np.cumsum(lengths + 1)).tolist())
+        self._blob += b"\0".join([*names, b""])
+        self._hashes.extend(map(hash, names))
+        self._labels.extend(labels)
+        self._numbers.extend(numbers)
+
     def labels(self) -> NDArray[np.int64]:
         """All labels, int64 [N]."""
         return np.frombuffer(self._labels, dtype=np.int64)
@@ -131,7 +140,12 @@ class SampleList:
             UserError: A path is absolute, leaves the root, contains a zero byte or is listed twice;
                 the message names list and line.
         """
-        return (self._normalised() if self._needs_normalising() else self)._table()
+        samples = self._normalised() if self._needs_normalising() else self
+        ends = np.frombuffer(samples._ends, dtype=np.int64)
+        starts = np.concatenate([[0], ends])[:-1]
+        table = PathTable(np.frombuffer(samples._blob, dtype=np.uint8), starts, ends)
+        samples._refuse_duplicates(table)
+        return table
 
     def _needs_normalising(self) -> bool:
         blob = self._blob
@@ -160,21 +174,12 @@ class SampleList:
             start = end
         return fresh
 
-    def _table(self) -> PathTable:
-        ends = np.frombuffer(self._ends, dtype=np.int64)
-        starts = np.zeros_like(ends)
-        starts[1:] = ends[:-1]
-        table = PathTable(np.frombuffer(self._blob, dtype=np.uint8), starts, ends)
-        self._refuse_duplicates(table)
-        return table
-
     def _refuse_duplicates(self, table: PathTable) -> None:
         hashes = np.frombuffer(self._hashes, dtype=np.int64)
         ordered = np.sort(hashes)
-        if not (ordered[1:] == ordered[:-1]).any():
-            return
+        repeated = ordered[1:][ordered[1:] == ordered[:-1]]
         first: dict[str, int] = {}
-        for row in np.flatnonzero(np.isin(hashes, ordered[1:][ordered[1:] == ordered[:-1]])):
+        for row in np.flatnonzero(np.isin(hashes, repeated)) if len(repeated) else ():
             name, number = table[row], self._numbers[row]
             earlier = first.setdefault(name, number)
             if earlier != number:
@@ -184,21 +189,11 @@ class SampleList:
                 )
 
 
-def class_lines(path: Path, count: int | None = None) -> tuple[str, ...]:
-    """Class names, one on each line, in UTF-8.
-
-    Raises:
-        UserError: The file is missing or empty, or does not contain ``count`` different names.
-    """
-    names = tuple(line.decode("utf-8", "replace") for _, line in numbered_lines(path))
-    return checked_names(names, path, count)
-
-
 def checked_names(names: tuple[str, ...], path: Path, count: int | None) -> tuple[str, ...]:
-    """Returns the names.
+    """Returns the class names in a file.
 
     Raises:
-        UserError: They are not ``count`` different names.
+        UserError: They are not ``count`` different names, or, if it is None, not different.
     """
     if count is not None and len(names) != count:
         raise UserError(
@@ -212,6 +207,8 @@ def checked_names(names: tuple[str, ...], path: Path, count: int | None) -> tupl
 
 def joined(tables: Sequence[PathTable]) -> PathTable:
     """The paths of several lists in one table."""
+    if len(tables) == 1:
+        return tables[0]
     offsets = np.cumsum([0, *(len(table.blob) for table in tables)])
     pairs = list(zip(tables, offsets[:-1].tolist(), strict=True))
     return PathTable(

@@ -10,14 +10,14 @@ import hashlib
 import json
 import resource
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from alr_fast.data.images import BrokenImage, ShardImages
-from alr_fast.data.index import PathTable, SampleIndex
+from alr_fast.data.images import ShardImages
+from alr_fast.data.index import SampleIndex
 from alr_fast.data.layouts.base import Found, Layout, Listing
 from alr_fast.errors import UserError
 
@@ -26,45 +26,8 @@ VERSION = 1
 INDEX_FOLDER = "index"
 # The splits of all layouts; the manifest lists those that were packed.
 SPLITS = ("train", "test", "val", "clean_train", "google", "flickr")
-LEFT_OUT = "left out when packed"
 _PACK = "python -m alr_fast.data pack"
 _SPARE_FILES = 256  # files that a process opens in addition to the shards
-
-
-class PackedImages(ShardImages):
-    """Images in shards, of which some were left out.
-
-    Args:
-        columns: See `ShardImages`.
-        left_out: Path -> reason of the samples without a record.
-    """
-
-    def __init__(self, *columns, left_out: dict[str, str]) -> None:
-        super().__init__(*columns)
-        self.left_out = left_out
-
-    def take(self, rows: NDArray[np.int64]) -> "PackedImages":
-        """The images of these rows."""
-        columns = (self.shard[rows], self.offset[rows], self.size[rows], self.paths.take(rows))
-        return PackedImages(self.shards, *columns, left_out=self.left_out)
-
-    def absent(self) -> NDArray[np.int64]:
-        """Rows that were left out, int64 ascending."""
-        return np.flatnonzero(self.size == 0)
-
-    def name(self, row: int) -> str:
-        """Shard and original path of a row, for messages; only the path if it was left out."""
-        return super().name(row) if self.size[row] else self.paths[row]
-
-    def read(self, row: int) -> bytes:
-        """The bytes of a row.
-
-        Raises:
-            BrokenImage: It was left out, or its shard is missing or too short.
-        """
-        if not self.size[row]:
-            raise BrokenImage(f"{LEFT_OUT}: {self.left_out.get(self.paths[row], 'no reason kept')}")
-        return super().read(row)
 
 
 def find(root: Path) -> Found | None:
@@ -83,25 +46,30 @@ def read(found: Found, split: str) -> Listing:
     plan = manifest["splits"].get(split)
     if plan is None:
         raise UserError(
-            f"{root}: the split {split} was not packed, there is {', '.join(manifest['splits'])}; "
-            f"add it with `{_PACK} ROOT {root} --split {split}`"
+            f"{root}: the split {split} was not packed, the folder has "
+            f"{', '.join(manifest['splits'])}; add it with `{_PACK} ROOT {root} --split {split}`"
         )
     if plan["shards"] is None:
         raise UserError(
-            f"{root}: packing of the split {split} did not come to its end; call `{_PACK}` again"
+            f"{root}: packing of the split {split} was interrupted; call `{_PACK}` again"
         )
     shards = check_sizes(root, plan["shards"])
+    file = partial(column_file, root / INDEX_FOLDER, split)
     try:
-        index, (shard, offset, size) = _columns(root / INDEX_FOLDER, split, plan)
-    except (OSError, ValueError, KeyError) as error:
+        index = SampleIndex.load(file, plan["class_names"], has_clean_labels=plan["clean_labels"])
+        shard, offset, size = (np.load(file(name)) for name in ("shard", "offset", "size"))
+        if any(column.shape != (plan["count"],) for column in (index.labels, shard, offset, size)):
+            raise ValueError("columns of another length")
+        if index.label_fingerprint() != plan["label_fingerprint"]:
+            raise ValueError("labels that are not those that were packed")
+    except (OSError, EOFError, ValueError, KeyError) as error:
         raise UserError(
             f"{root / INDEX_FOLDER}: the index of the split {split} is damaged ({error}); call "
             f"`{_PACK}` again"
         ) from error
     _allow_open_files(len(shards))
-    images = PackedImages(
-        shards, shard, offset, size, index.paths, left_out=dict(plan["left_out"].values())
-    )
+    left_out = dict(plan["left_out"].values())
+    images = ShardImages(shards, shard, offset, size, index.paths, left_out)
     return Listing(index, images=images)
 
 
@@ -191,36 +159,6 @@ def column_file(folder: Path, split: str, name: str) -> Path:
     return folder / f"{split}.{name}.npy"
 
 
-def _columns(
-    folder: Path, split: str, plan: dict[str, Any]
-) -> tuple[SampleIndex, list[NDArray[Any]]]:
-    """The index of a split, and shard, offset and size of each record."""
-
-    def load(name: str, *, mapped: bool = False) -> NDArray[Any]:
-        file = column_file(folder, split, name)
-        return np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
-
-    # Paths take the most memory: they stay on disk until they are used.
-    blob, offsets = load("paths", mapped=True), load("offsets", mapped=True)
-    labels = load("labels")
-    records = [load(name) for name in ("shard", "offset", "size")]
-    n = plan["count"]
-    if offsets.shape != (n + 1,) or offsets[-1] != len(blob):
-        raise ValueError("paths of another length")
-    if any(column.shape != (n,) for column in (labels, *records)):
-        raise ValueError("columns of another length")
-    index = SampleIndex(
-        sample_ids=np.arange(n),
-        paths=PathTable(blob, offsets[:-1], offsets[1:]),
-        labels=labels,
-        clean_labels=load("clean_labels") if plan["clean_labels"] else None,
-        class_names=tuple(plan["class_names"]),
-    )
-    if index.label_fingerprint() != plan["label_fingerprint"]:
-        raise ValueError("labels that are not those that were packed")
-    return index, records
-
-
 def _allow_open_files(shards: int) -> None:
     """Raises the limit of open files, often 1024, as every shard stays open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -230,10 +168,4 @@ def _allow_open_files(shards: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
-LAYOUT = Layout(
-    name="packed",
-    looked_for=f"{MANIFEST} of `{_PACK}`",
-    splits=SPLITS,
-    find=find,
-    read=read,
-)
+LAYOUT = Layout("packed", f"{MANIFEST} of `{_PACK}`", find, read, SPLITS)

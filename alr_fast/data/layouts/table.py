@@ -7,10 +7,10 @@ and ``split``. One file with a column ``split``, or a folder with ``train.csv`` 
 
 import re
 from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,19 +24,9 @@ SUFFIXES = (".csv", ".tsv", ".parquet")
 _TESTS = ("test", "val")  # the first one that exists is used
 _COLUMNS = ("path", "label", "clean_label", "split")
 _DELIMITERS = ",\t;"
-_BATCH_ROWS = 1 << 14
+_BATCH_ROWS = 1 << 12
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _FRACTION = re.compile(r"[+-]?[0-9]+\.[0-9]*")
-
-
-class Row(NamedTuple):
-    """Number and fields of a row of a table; None for a column that the table does not have."""
-
-    number: int
-    path: str
-    label: str
-    clean_label: str | None
-    split: str | None
 
 
 def find(root: Path) -> Found | None:
@@ -69,9 +59,17 @@ def read(found: Found, split: str) -> Listing:
             integers, leaves a gap between them, or is not one of the training classes.
     """
     if len(found.lists) == 2:
-        parts = dict(zip(("train", "test"), map(_whole_table, found.lists), strict=True))
+        parts: dict[str, _Part] = {}
+        for name, path in zip(("train", "test"), found.lists, strict=True):
+            parts |= _read_parts(path, name)
+            if name not in parts:
+                raise UserError(f"{path}: no rows below the header; add some")
     else:
-        parts = _by_split(found.lists[0])
+        (table,) = found.lists
+        parts = _read_parts(table)
+        for needed in (("train",), _TESTS):
+            if not any(name in parts for name in needed):
+                raise UserError(f"{table}: no row has split {' or '.join(needed)}; add some")
     class_names, whole = _classes(parts["train"])
     part = parts["train"] if split == "train" else next(parts[n] for n in _TESTS if n in parts)
     label_of_code = part.labels_of_codes(class_names, whole)
@@ -80,52 +78,51 @@ def read(found: Found, split: str) -> Listing:
     return Listing(new_index(part.samples.paths(), labels, class_names, clean), found.lists)
 
 
-@dataclass
 class _Part:
     """The rows of one split. Labels are coded in the order of their first rows until all are known.
 
-    Attributes:
+    Args:
         path, unit: The table, and the unit of the row numbers.
+
+    Attributes:
         samples: Paths of the rows and codes of their labels.
         clean: Codes of the clean labels.
         codes: Label as written -> code.
-        numbers: Number of the first row with each code, for messages.
+        numbers: Label as written -> number of its first row, for messages.
     """
 
-    path: Path
-    unit: str
-    samples: SampleList
-    clean: "array[int]" = field(default_factory=lambda: array("q"))
-    codes: dict[str, int] = field(default_factory=dict)
-    numbers: list[int] = field(default_factory=list)
+    def __init__(self, path: Path, unit: str) -> None:
+        self.path = path
+        self.unit = unit
+        self.samples = SampleList(path, unit=unit)
+        self.clean = array("q")
+        self.codes: defaultdict[str, int] = defaultdict(count().__next__)
+        self.numbers: dict[str, int] = {}
 
-    @classmethod
-    def of(cls, path: Path) -> "_Part":
-        unit = _unit(path)
-        return cls(path, unit, SampleList(path, unit=unit))
+    def extend(self, numbers: list[int], columns: dict[str, list[str]]) -> None:
+        """Adds rows."""
+        for name, texts in columns.items():
+            if "" in texts:
+                raise UserError(
+                    f"{self.path}, {self.unit} {numbers[texts.index('')]}: {name} is empty; fill "
+                    f"it in or remove the {self.unit}"
+                )
+        paths = [path.encode("utf-8", "surrogateescape") for path in columns["path"]]
+        self.samples.extend(paths, self._codes(columns["label"], numbers), numbers)
+        if "clean_label" in columns:
+            self.clean.extend(self._codes(columns["clean_label"], numbers))
 
-    def add(self, row: Row) -> None:
-        number, name, label, clean_label, _ = row
-        if "" in (name, label, clean_label):
-            empty = next(column for column in _COLUMNS if getattr(row, column) == "")
-            raise UserError(
-                f"{self.path}, {self.unit} {number}: {empty} is empty; fill it in or remove the "
-                f"{self.unit}"
-            )
-        encoded = name.encode("utf-8", "surrogateescape")
-        self.samples.add(encoded, self._code(label, number), number)
-        if clean_label is not None:
-            self.clean.append(self._code(clean_label, number))
-
-    def _code(self, label: str, number: int) -> int:
-        code = self.codes.setdefault(label, len(self.numbers))
-        if code == len(self.numbers):
-            self.numbers.append(number)
-        return code
+    def _codes(self, labels: list[str], numbers: list[int]) -> list[int]:
+        known = len(self.codes)
+        codes = [self.codes[label] for label in labels]
+        if len(self.codes) > known:
+            for label, number in zip(labels, numbers, strict=True):
+                self.numbers.setdefault(label, number)
+        return codes
 
     def where(self, label: str) -> str:
         """File and line of the first row with this label."""
-        return f"{self.path}, {self.unit} {self.numbers[self.codes[label]]}"
+        return f"{self.path}, {self.unit} {self.numbers[label]}"
 
     def labels_of_codes(self, class_names: tuple[str, ...], whole: bool) -> NDArray[np.int64]:
         """The label of each code, int64 [codes]; ``whole`` if labels are written as integers."""
@@ -135,8 +132,8 @@ class _Part:
             name = str(int(label)) if whole and _WHOLE.fullmatch(label) else label
             if name not in label_of:
                 raise UserError(
-                    f"{self.where(label)}: label {shown(label)} is none of the {len(class_names)} "
-                    "training classes; correct it or add training rows of it"
+                    f"{self.where(label)}: label {shown(label)} is not one of the "
+                    f"{len(class_names)} training classes; correct it or add training rows of it"
                 )
             labels[code] = label_of[name]
         return labels
@@ -181,54 +178,37 @@ def _classes(train: _Part) -> tuple[tuple[str, ...], bool]:
     return tuple(map(str, range(largest + 1))), True
 
 
-def _whole_table(path: Path) -> _Part:
-    part = _Part.of(path)
-    for row in _rows(path):
-        part.add(row)
-    if not len(part.samples):
-        raise UserError(f"{path}: no rows below the header; add some")
-    return part
-
-
-def _by_split(path: Path) -> dict[str, _Part]:
+def _read_parts(path: Path, only: str | None = None) -> dict[str, _Part]:
+    """The splits in a table; ``only`` is the split of all rows, instead of a column."""
     parts: dict[str, _Part] = {}
-    for row in _rows(path):
-        if row.split is None:
-            raise UserError(
-                f"{path}: has no column split, so the test rows are unknown; add one (train, "
-                "test), or pass a folder with train.csv and test.csv"
-            )
-        if row.split not in ("train", *_TESTS):
-            raise UserError(
-                f"{path}, {_unit(path)} {row.number}: split {shown(row.split)} is none of train, "
-                "test, val; correct or remove it"
-            )
-        if row.split not in parts:
-            parts[row.split] = _Part.of(path)
-        parts[row.split].add(row)
-    for needed in (("train",), _TESTS):
-        if not any(name in parts for name in needed):
-            raise UserError(f"{path}: no row has split {' or '.join(needed)}; add some")
-    return parts
-
-
-def _unit(path: Path) -> str:
-    return "row" if path.suffix.lower() == ".parquet" else "line"
-
-
-def _rows(path: Path) -> Iterator[Row]:
     try:
         with open_table(path, _DELIMITERS) as table:
             names = _used_columns(path, table.columns)
+            if only is not None:
+                names = [name for name in names if name != "split"]
+            elif "split" not in names:
+                raise UserError(
+                    f"{path}: has no column split, so the test rows are unknown; add one (train, "
+                    "test), or pass a folder with train.csv and test.csv"
+                )
             for batch in table.batches(names, _BATCH_ROWS):
                 columns = {name: as_text(batch.columns[name]) for name in names}
                 for name in names[1:]:
-                    columns[name] = np.array([text.strip() for text in columns[name]], dtype=object)
-                missing = np.full(len(batch.numbers), None)
-                fields = [columns.get(name, missing).tolist() for name in _COLUMNS]
-                yield from map(Row, batch.numbers.tolist(), *fields)
+                    columns[name][:] = list(map(str.strip, columns[name]))
+                splits = columns.pop("split", np.full(len(batch.numbers), only))
+                for split in dict.fromkeys(splits):
+                    rows = splits == split
+                    numbers = batch.numbers[rows].tolist()
+                    if split not in ("train", *_TESTS):
+                        raise UserError(
+                            f"{path}, {table.unit} {numbers[0]}: split {shown(split)} is not one "
+                            "of train, test, val; correct or remove it"
+                        )
+                    part = parts.setdefault(split, _Part(path, table.unit))
+                    part.extend(numbers, {n: c[rows].tolist() for n, c in columns.items()})
     except TableError as error:
         raise UserError(f"{error.where}: {error}") from error
+    return parts
 
 
 def _used_columns(path: Path, header: Sequence[str]) -> list[str]:
@@ -245,11 +225,9 @@ def _used_columns(path: Path, header: Sequence[str]) -> list[str]:
 
 
 LAYOUT = Layout(
-    name="table",
-    looked_for="a file "
-    + ", ".join(SUFFIXES)
-    + " with columns path, label, split, or a folder with such files train and test (or val)",
-    splits=("train", "test"),
-    find=find,
-    read=read,
+    "table",
+    f"a file {', '.join(SUFFIXES)} with columns path, label, split, or a folder with such files "
+    "train and test (or val)",
+    find,
+    read,
 )

@@ -69,17 +69,13 @@ def read(found: Found, split: str, mini: bool = False) -> Listing:
         path = present(root / _LIST_OF[part])
         prefix = f"{_VAL_IMAGES}/" if part == "test" else ""
         present(root / (prefix or part), "unpack the images there")
-        table, values = read_list(
-            path, len(names), prefix=prefix, keep=MINI_CLASSES if mini else None
-        )
+        keep = MINI_CLASSES if mini else None
+        table, values = read_list(path, len(names), prefix=prefix, keep=keep)
         tables.append(table)
         labels.append(values)
         sources.append(path)
-    if mini:
-        names = names[:MINI_CLASSES]
-    if len(tables) == 1:
-        return Listing(new_index(tables[0], labels[0], names), tuple(sources))
-    return Listing(new_index(joined(tables), np.concatenate(labels), names), tuple(sources))
+    kept = names[:MINI_CLASSES] if mini else names
+    return Listing(new_index(joined(tables), np.concatenate(labels), kept), tuple(sources))
 
 
 def wnids(root: Path) -> list[str]:
@@ -199,7 +195,7 @@ def _target_list(root: Path, folder: Path) -> Path:
     if chosen:
         state = f"several lists ({', '.join(path.name for path in chosen)}); keep one"
     else:
-        seen = f"; {', '.join(path.name for path in lists)} is none" if lists else ""
+        seen = f"; {', '.join(path.name for path in lists)} is not such a list" if lists else ""
         state = f"no class folders and no list of 'file target' lines in a .txt file{seen}"
     raise UserError(
         f"{folder}: {state}; looked for val/<WordNet id>/*, val/<number>/*, or images with a list"
@@ -226,17 +222,16 @@ def _target_lines(
 
 
 WEBVISION = Layout(
-    name="webvision",
-    looked_for="info/train_filelist_google.txt and info/train_filelist_flickr.txt, with google/, "
-    "flickr/ and val_images_256/",
-    splits=("train", "test", "google", "flickr"),
-    find=find,
-    read=read,
+    "webvision",
+    "info/train_filelist_google.txt and info/train_filelist_flickr.txt, with google/, flickr/ and "
+    "val_images_256/",
+    find,
+    read,
+    ("train", "test", "google", "flickr"),
 )
 MINI = Layout(
-    name="webvision-mini",
-    looked_for="info/train_filelist_google.txt, with google/ and val_images_256/",
-    splits=("train", "test"),
-    find=find_mini,
-    read=partial(read, mini=True),
+    "webvision-mini",
+    "info/train_filelist_google.txt, with google/ and val_images_256/",
+    find_mini,
+    partial(read, mini=True),
 )

@@ -75,23 +75,16 @@ class Loader(ABC, Generic[SamplerT]):
         """Batches in a whole epoch."""
         return self.sampler.steps
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        # A generator of its own: an iteration that is left early stops its work right away.
-        yield from self._batches(self.epoch, self.start)
-
     @abstractmethod
-    def _batches(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
-        """The batches of an epoch from step ``start`` on."""
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """The batches of a pass, as a generator: if it is left early, its work stops right away."""
 
     def _batch(
         self, image: Tensor, index: NDArray[np.int64], broken: dict[int, str]
     ) -> dict[str, Tensor]:
-        """The batch of these images.
+        """The batch of these images, normalised and on the device.
 
-        Args:
-            image: Normalised, [B, C, S, S], on the device.
-            index: Indices of the samples, int64 [B].
-            broken: Position in the batch -> reason, for unreadable images.
+        Indices are int64 [B]; ``broken`` maps positions in the batch to reasons.
         """
         indices = torch.tensor(index)
         label = self._labels[indices]

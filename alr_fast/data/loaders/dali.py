@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -33,23 +33,14 @@ _BLANK = Encoded(b"P6 1 1 255\n\0\0\0", 1, 1)  # replaces a broken file
 
 @dataclass
 class _Input:
-    """Input of the pipeline for one batch.
+    """Input of the pipeline for one batch."""
 
-    Attributes:
-        index: Indices of the samples, int64 [B].
-        data: Encoded bytes of each image.
-        boxes: Top, left, height and width of the part of each image, int32 [B, 4].
-        flip: Which images are mirrored, int32 [B].
-        offsets: Top and left in the padded square, int32 [B, 2].
-        broken: Position in the batch -> reason.
-    """
-
-    index: NDArray[np.int64]
-    data: list[NDArray[np.uint8]]
-    boxes: NDArray[np.int32]
-    flip: NDArray[np.int32]
-    offsets: NDArray[np.int32]
-    broken: dict[int, str]
+    index: NDArray[np.int64]  # [B], indices of the samples
+    data: list[NDArray[np.uint8]]  # encoded bytes of each image
+    boxes: NDArray[np.int32]  # [B, 4], top, left, height and width of the part of each image
+    flip: NDArray[np.int32]  # [B], which images are mirrored
+    offsets: NDArray[np.int32]  # [B, 2], top and left in the padded square
+    broken: dict[int, str]  # position in the batch -> reason
 
     @classmethod
     def join(cls, parts: list["_Input"]) -> "_Input":
@@ -90,37 +81,29 @@ class DaliLoader(Loader[SamplerT]):
 
     @cached_property
     def _undecodable(self) -> dict[int, str]:
-        """Row -> reason, filled by `_find_undecodable`."""
-        return {}
+        return {}  # row -> reason, filled by `_find_undecodable`
 
-    def _batches(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
-        steps = self.sampler.batches(epoch, start)
-        reading: deque[list[Future]] = deque()
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        epoch = self.epoch
         in_flight: deque[_Input] = deque()
         # Reading waits for the disk more than it computes: twice as many threads as for decoding.
         with ThreadPoolExecutor(max(2 * self.workers, 1)) as pool:
-
-            def read_next() -> None:
-                for step, index in steps:
-                    reading.append(self._submit(pool, epoch, step, index))
-                    return
-
+            batches = self.sampler.batches(epoch, self.start)
+            submitted = (self._submit(pool, epoch, *batch) for batch in batches)
+            reading = deque(islice(submitted, _READ_AHEAD + _IN_FLIGHT))
             try:
-                for _ in range(_READ_AHEAD + _IN_FLIGHT):
-                    read_next()
                 while reading or in_flight:
                     while reading and len(in_flight) < _IN_FLIGHT:
                         batch = _Input.join([part.result() for part in reading.popleft()])
                         in_flight.append(batch)
                         self._feed(batch)
-                        read_next()
+                        reading.extend(islice(submitted, 1))
                     image = self._take(in_flight)
                     batch = in_flight.popleft()
                     yield self._batch(image, batch.index, batch.broken)
             finally:
-                for parts in reading:
-                    for part in parts:
-                        part.cancel()
+                for part in chain.from_iterable(reading):
+                    part.cancel()
                 if in_flight:  # left early: these batches must not appear in the next pass
                     self._pipeline = None
 
@@ -130,15 +113,12 @@ class DaliLoader(Loader[SamplerT]):
         self, pool: ThreadPoolExecutor, epoch: int, step: int, index: NDArray[np.int64]
     ) -> list[Future]:
         """Starts to read a batch, in as many parts as there are threads."""
-        draws = self.transform.draw(self.sampler.augmentation_rng(epoch, step), len(index))
+        rng = self.sampler.augmentation_rng(epoch, step)
+        place, shape, flip = self.transform.draw(rng, len(index))
         parts = max(min(2 * self.workers, len(index)), 1)
         bounds = np.linspace(0, len(index), parts + 1).astype(int).tolist()
         return [
-            pool.submit(
-                self._read,
-                index[a:b],
-                Draws(draws.place[a:b], draws.shape[a:b], draws.flip[a:b]),
-            )
+            pool.submit(self._read, index[a:b], Draws(place[a:b], shape[a:b], flip[a:b]))
             for a, b in pairwise(bounds)
         ]
 

@@ -118,8 +118,9 @@ class MemoryLoader(Loader[SamplerT]):
     def _on_cpu(self) -> bool:
         return self.device.type == "cpu"
 
-    def _batches(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
-        for step, index in self.sampler.batches(epoch, start):
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        epoch = self.epoch
+        for step, index in self.sampler.batches(epoch, self.start):
             draws = self.transform.draw(self.sampler.augmentation_rng(epoch, step), len(index))
             image = self._cut(index, draws)
             broken = {

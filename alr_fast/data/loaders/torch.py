@@ -48,11 +48,11 @@ class TorchLoader(Loader[SamplerT]):
             multiprocessing_context="fork" if self.workers and sys.platform == "linux" else None,
         )
 
-    def _batches(self, epoch: int, start: int) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
         normalise = Normalise(self.transform, self.split.channels, self.device, self.dtype)
-        self._pass.epoch, self._pass.start = epoch, start
+        self._pass.epoch, self._pass.start = self.epoch, self.start
         decoded = iter(self._decoder)
-        for _, index in self.sampler.batches(epoch, start):
+        for _, index in self.sampler.batches(self.epoch, self.start):
             try:
                 pixels, broken = next(decoded)
             except RuntimeError as error:
@@ -73,9 +73,6 @@ def _leave_signals_to_parent(worker: int) -> None:
 
     The training process decides how to react, and needs its workers until the next checkpoint. They
     end when it terminates them, and on their own when it is gone.
-
-    Args:
-        worker: Number of the worker.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

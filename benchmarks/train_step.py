@@ -33,7 +33,6 @@ from torch import Tensor, nn
 
 from alr_fast import reference
 from alr_fast.bank import LabelBank
-from alr_fast.bank.history import SampleHistory
 from alr_fast.losses import ALRLoss, CrossEntropyLoss
 from alr_fast.training.distributed import World
 from alr_fast.training.models import build_model
@@ -194,10 +193,7 @@ class Contest:
         }[variant]
         criterion = make()
         world = World(0, 1, 1, torch.device(self.device))
-        history = None
-        if criterion.bank is not None:  # as `alr_fast.train` does
-            history = SampleHistory(self.batches.labels, world.device)
-        trainer = Trainer(self.model, criterion, self._config, self.batches, world, history=history)
+        trainer = Trainer(self.model, criterion, self._config, self.batches, world)
         trainer.begin_epoch()
         return Stepper(trainer.train_step, lambda: trainer.progress().loss, criterion.bank)
 

@@ -20,7 +20,7 @@ from alr_fast.noise.transition import (
     known_transition,
     transition_error,
 )
-from alr_fast.training.config.schema import ESTIMATES, Config, TransitionConfig, soft_labels
+from alr_fast.training.config.schema import ESTIMATES, Config, TransitionConfig
 from alr_fast.training.methods import METHODS, build_loss, file_options, stand_ins
 from alr_fast.training.run import Run
 from alr_fast.training.sharded_bank import new_bank
@@ -80,30 +80,21 @@ def make_loss(name: str, run: Run) -> Loss:
     Raises:
         SharedError: A file, model or bank that it needs is not available, or does not fit.
     """
-    config, world, index = run.config, run.world, run.index
-    options, loss = config.options[name], METHODS[name]
+    options, loss = run.config.options[name], METHODS[name]
+    world, index = run.world, run.index
     providers: dict[str, Callable[[], Any]] = {
-        "bank": lambda: new_bank(
-            config.bank,
-            index,
-            run.loaders.train.sampler.rows,
-            world,
-            folder=run.path,
-            log=run.console.log,
-            one_hot=not loss.bank_at_zero,
-            soft_labels=soft_labels(config),
-        ),
+        "bank": lambda: new_bank(run, one_hot=not loss.bank_at_zero),
         "transition": lambda: torch.from_numpy(find_transition(run, name)),
-        "teacher": lambda: teacher_probabilities(options.teacher, run, option=f"{name}.teacher"),
+        "teacher": lambda: teacher_probabilities(options.teacher, run),
         "all_sum": lambda: world.sum if world.size > 1 else None,
     }
     # In the order of the providers: some of them communicate with the other processes.
-    provided = {need: provide() for need, provide in providers.items() if need in loss.needs}
-
-    def build() -> Loss:
-        return build_loss(name, options, provided | _matrices(name, options, index.num_classes))
-
-    return world.on_all_ranks(build).to(world.device)
+    with naming_options(weights=f"{name}.teacher", table=f"{name}.teacher"):
+        provided = {need: provide() for need, provide in providers.items() if need in loss.needs}
+    criterion = world.on_all_ranks(
+        lambda: build_loss(name, options, provided | _matrices(name, options, index.num_classes))
+    )
+    return criterion.to(world.device)
 
 
 def _matrices(name: str, options: Any, num_classes: int) -> dict[str, Tensor]:
@@ -148,11 +139,11 @@ def _transition(run: Run) -> NDArray[np.float64]:
     options, index = run.config.transition, run.index
     if options.source not in ESTIMATES:
         return run.world.on_all_ranks(lambda: given_transition(options, index))
-    own = teacher_probabilities(options.net, run, option="transition.net")
+    with naming_options(weights="transition.net"):
+        own = teacher_probabilities(options.net, run)
     # A part of a very large data set is enough: the rows of a process are in random order.
     most = max(MOST_ESTIMATED // index.num_classes // run.world.size, 1)
-    rows = run.loaders.train.sampler.rows[:most]
-    parts = run.world.gather((own[:most].float().cpu().numpy(), index.labels[rows]))
+    parts = run.world.gather((own[:most].float().cpu().numpy(), index.labels[run.rows[:most]]))
     probabilities = np.concatenate([p for p, _ in parts])
     labels = np.concatenate([given for _, given in parts])
     if options.source == "anchor":

@@ -31,18 +31,14 @@ def make_transform(config: DataConfig, split: Split) -> Transform:
     Raises:
         UserError: The options do not fit, or no image can be read to take the size from.
     """
+    ops = config.randaugment_ops
     if isinstance(split.images, ArrayImages):
         size = resize = split.images.array.shape[-1]
+        problem = "images that come as arrays are only padded and cropped"
         if config.crop not in ("center", "pad"):
-            raise UserError(
-                f"--data.crop {config.crop}: images that come as arrays are only padded and "
-                "cropped; pass --data.crop pad"
-            )
-        if config.randaugment_ops:
-            raise UserError(
-                f"--data.randaugment_ops {config.randaugment_ops}: images that come as arrays are "
-                "only padded and cropped; leave it out"
-            )
+            raise UserError(f"--data.crop {config.crop}: {problem}; pass --data.crop pad")
+        if ops:
+            raise UserError(f"--data.randaugment_ops {ops}: {problem}; leave it out")
     else:
         size = config.image_size or _first_size(split)
         resize = config.resize
@@ -59,9 +55,7 @@ def make_transform(config: DataConfig, split: Split) -> Transform:
         resize=resize,
         padding=config.crop_padding,
         flip=config.flip,
-        randaugment=(config.randaugment_ops, config.randaugment_magnitude)
-        if config.randaugment_ops
-        else None,
+        randaugment=(ops, config.randaugment_magnitude) if ops else None,
         mean=tuple(config.mean or (0.5,)),
         std=tuple(config.std or (0.5,)),
     )
@@ -235,7 +229,7 @@ class _LoaderMaker:
             choice = choose_loader(wanted, split, transform, options.cache_mb)
         workers = num_workers(options, world.local_size)
         broken = BrokenSamples(split, options.max_broken, self.log, alone=world.size == 1)
-        decoded, rows = None, sampler.rows
+        decoded, rows, text = None, sampler.rows, f"Decoding {name} images"
         if choice.name == "memory" and split.images.array is None:
             decoded = decode_all(
                 split,
@@ -244,9 +238,7 @@ class _LoaderMaker:
                 resize=transform.resize,
                 workers=workers,
                 broken=broken,
-                progress=partial(
-                    self.track, description=f"Decoding {name} images", total=len(rows)
-                ),
+                progress=partial(self.track, description=text, total=len(rows)),
             )
         loader = make_loader(
             choice,

@@ -40,32 +40,20 @@ def set_up(config: Config, data: RunData, world: World, console: RunDisplay) -> 
     """
     transform = make_transform(config.data, data.train)
     # Before images are decoded: the model may be unknown or unsuitable.
-    new_model(config, data.train, transform.size, world)
+    _new_model(config, data.train, transform.size, world)
     check_methods(config, data.train.index, channels=data.train.channels, size=transform.size)
-    loaders = make_loaders(
-        config, data, transform, world=world, log=console.log, track=console.track
-    )
+    log, track = console.log, console.track
+    loaders = make_loaders(config, data, transform, world=world, log=log, track=track)
     if any(keeps_bank(method) for method in config.methods):
         check_room(config, data.train.index, loaders.train.sampler.rows, world)
     return loaders
 
 
-def new_model(config: Config, split: Split, image_size: int, world: World) -> nn.Module:
-    """A model with initial weights on the training device.
-
-    Args:
-        config: Resolved configuration.
-        split: Training samples.
-        image_size: Side of the images in pixels.
-        world: The processes.
-
-    Raises:
-        UserError: Unknown or unsuitable model.
-    """
+def _new_model(config: Config, split: Split, image_size: int, world: World) -> nn.Module:
+    """The model of a configuration with initial weights, on the training device."""
     torch.manual_seed(config.seed)
-    with naming_options(
-        name="model.name", pretrained="model.pretrained", image_size="data.image_size"
-    ):
+    options = {"name": "model.name", "pretrained": "model.pretrained"}
+    with naming_options(**options, image_size="data.image_size"):
         model = build_model(
             config.model.name,
             num_classes=split.index.num_classes,
@@ -94,7 +82,7 @@ def train_method(method: str, run: Run) -> None:
         run: The run.
     """
     config, loader, clean = run.config, run.loaders.train, run.index.clean_labels
-    model = new_model(config, loader.split, loader.transform.size, run.world)
+    model = _new_model(config, loader.split, loader.transform.size, run.world)
     true_labels = None if clean is None else torch.from_numpy(clean[run.rows])
     criterion = make_loss(method, run)
     trainer = Trainer(model, criterion, config, loader, run.world, true_labels=true_labels)

@@ -101,13 +101,11 @@ def load_plugins(plugins: list[str]) -> None:
         except UserError:
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"cannot be imported ({type(error).__name__}: {reason}); pass a .py file, or a "
-                "module that Python finds",
-                argument="plugins",
-                value=plugin,
-            ) from error
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            problem = (
+                f"cannot be imported ({reason}); pass a .py file, or a module that Python finds"
+            )
+            raise UserError(problem, argument="plugins", value=plugin) from error
 
 
 def _import_file(path: Path) -> None:

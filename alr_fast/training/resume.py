@@ -168,11 +168,8 @@ def check_data(config: Config, start: Start, index: SampleIndex) -> None:
     """
     if start.checkpoint is None:
         return
-    path, saved, now = (
-        start.checkpoint.path,
-        start.checkpoint.progress["data"],
-        describe_data(index),
-    )
+    path, saved = start.checkpoint.path, start.checkpoint.progress["data"]
+    now = describe_data(index)
     if saved["classes"] != now["classes"]:
         raise UserError(
             f"{path}: was made with {len(saved['classes'])} classes "

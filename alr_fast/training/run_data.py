@@ -280,8 +280,8 @@ def noise_features(
 
 def with_labels(data: RunData, labels: NDArray[np.int64]) -> RunData:
     """The same data with other training labels; the old ones become the clean labels if unknown."""
-    index = data.train.index.with_noisy_labels(labels)
-    return replace(data, train=replace(data.train, index=index))
+    train = replace(data.train, index=data.train.index.with_noisy_labels(labels))
+    return replace(data, train=train)
 
 
 def label_accuracy(index: SampleIndex) -> float | None:

@@ -35,22 +35,20 @@ def load_model(weights: Path, *, num_classes: int, channels: int, image_size: in
         saved = load_file(weights)
     except (UserError, OSError, SafetensorError, KeyError, TypeError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(
+        problem = (
             f"cannot be read ({reason}); pass the weights in the folder of a run, with its "
-            "config.yaml beside them",
-            argument="weights",
-            value=weights,
-        ) from error
+            "config.yaml beside them"
+        )
+        raise UserError(problem, argument="weights", value=weights) from error
     model = build_model(name, num_classes=num_classes, in_channels=channels, image_size=image_size)
     try:
         model.load_state_dict(saved)
     except RuntimeError as error:
-        raise UserError(
+        problem = (
             f"does not fit {num_classes} classes and images of {channels} channels; pass a model "
-            "of the same data set",
-            argument="weights",
-            value=weights,
-        ) from error
+            "of the same data set"
+        )
+        raise UserError(problem, argument="weights", value=weights) from error
     return model.eval()
 
 

@@ -79,11 +79,8 @@ class Trainer:
             self.history = SampleHistory(criterion.bank.given_labels, world.device)
         self._no_sync: Callable[[], AbstractContextManager] = nullcontext
         if world.size > 1:
-            net = DistributedDataParallel(
-                model,
-                device_ids=[world.device] if world.device.type == "cuda" else None,
-                gradient_as_bucket_view=True,
-            )
+            gpu = [world.device] if world.device.type == "cuda" else None
+            net = DistributedDataParallel(model, device_ids=gpu, gradient_as_bucket_view=True)
             self._no_sync = net.no_sync
         if config.model.compile != "none":
             # Annotated as a function; of a module torch.compile makes a module.
@@ -94,20 +91,14 @@ class Trainer:
         factor = learning_rate_factor(config.optim, steps_per_epoch=len(loader))
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
         self._half = config.precision == "float16"
-        self.scaler = torch.amp.GradScaler(
-            world.device.type, init_scale=65536.0 if self._half else 1.0
-        )
-        self.autocast = torch.autocast(
-            world.device.type,
-            dtype=getattr(torch, config.precision),
-            enabled=config.precision != "float32",
-        )
-        self.ema = None
-        if config.model.ema_decay is not None:
+        kind, scale = world.device.type, 65536.0 if self._half else 1.0
+        self.scaler = torch.amp.GradScaler(kind, init_scale=scale)
+        dtype = getattr(torch, config.precision)
+        self.autocast = torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32)
+        self.ema, decay = None, config.model.ema_decay
+        if decay is not None:
             # With the warm-up the EMA follows the weights from the start, in short runs too.
-            self.ema = ModelEmaV3(
-                model, decay=config.model.ema_decay, use_warmup=True, exclude_buffers=True
-            )
+            self.ema = ModelEmaV3(model, decay=decay, use_warmup=True, exclude_buffers=True)
         self.epoch = self.step = self.steps_made = 0
         self.sums = EpochSums(world.device)
         self.skipped = torch.zeros(2, device=world.device)
@@ -230,7 +221,8 @@ class Trainer:
         if consecutive >= self._optim.max_skipped:
             raise SharedError(
                 f"the gradients of the last {consecutive} steps, up to step {self.step} of epoch "
-                f"{self.epoch + 1}, were not finite and the weights did not change; {self.nan_advice}"
+                f"{self.epoch + 1}, were not finite and the weights did not change; "
+                + self.nan_advice
             )
         # Skipped steps have updated the running statistics of batch normalisation all the same.
         if in_epoch and not all(b.isfinite().all() for b in self._statistics):

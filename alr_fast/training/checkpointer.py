@@ -80,7 +80,7 @@ class Checkpointer:
             "device": run.world.device.type,
             "data": self._data_facts,
         }
-        # Increasing, even after another number of processes has started an epoch again.
+        # Increases even after an epoch that another number of processes has started again.
         earlier = len(run.finished) * run.config.optim.epochs * len(run.loaders.train)
         run.last_checkpoint = max(earlier + trainer.steps_made, run.last_checkpoint + 1)
         tensors, bank = trainer.tensors(), trainer.criterion.bank

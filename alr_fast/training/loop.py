@@ -122,8 +122,9 @@ def train_method(method: str, run: Run) -> None:
 
 
 def _close_epoch(method: str, run: Run, trainer: Trainer, began: float) -> EpochRecord:
-    """Evaluates the model after the last step of an epoch that began at a `time.perf_counter`, and
-    logs the epoch.
+    """Evaluates the model after the last step of an epoch, and logs the epoch.
+
+    ``began`` is the `time.perf_counter` of its start, without the time that the run was stopped.
 
     Raises:
         SharedError: The training loss is not finite, or the epoch cannot be logged.

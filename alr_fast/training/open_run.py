@@ -221,6 +221,8 @@ NEEDED = ("pyarrow", "safetensors", "yaml")  # of the extra train
 
 def add_run_arguments(parser: CommandParser) -> None:
     """Adds the arguments that name a run."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run, runs/latest say")
+    parser.add_argument(
+        "run", metavar="RUN", type=Path, help="folder of a run, for example runs/latest"
+    )
     parser.add_argument("--method", metavar="METHOD", help="default: the last with a label bank")
     parser.add_argument("--data-root", metavar="DIR", help="folder of the data if it was moved")

@@ -23,8 +23,8 @@ _STEP = "step"
 class Profile:
     """Traces a few steps of training, after the first ones.
 
-    While tracing, each phase waits for the GPU at its end: the shares are those of the work, not of
-    the kernel launches.
+    While tracing, each phase waits for the GPU at its end: the shares measure the work, not the
+    kernel launches.
 
     Args:
         trainer: The trainer. Its ``phase`` is replaced while tracing.

@@ -45,11 +45,11 @@ _FOLLOWING = ("warmup_epochs", "noise.seed")
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run starts: anew, at a checkpoint of an earlier run, or not, if that has finished.
+    """Where a run starts: at its beginning, or at a checkpoint of an earlier run.
 
     Attributes:
         folder: Folder of the earlier run, None for a new run.
-        checkpoint: Where to resume; None for a new run and for a finished one.
+        checkpoint: Where to resume; None for a new run, and if the earlier run has finished.
     """
 
     folder: Path | None = None
@@ -213,8 +213,8 @@ def _shown(value: Any) -> str:
 def _differing(config: Config, then: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Options that affect the results and differ: full name -> value now, value in the earlier run.
 
-    Options that an older version did not have had their default. The value now is `_MISSING` for an
-    option that this version does not have.
+    An option that the earlier version did not have counts with its default. The value now is
+    `_MISSING` for an option that this version does not have.
     """
     free = _FREE + (_LABELS if config.checkpoint.other_labels else ())
     now = config.as_dict()

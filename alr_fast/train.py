@@ -49,6 +49,7 @@ TRAIN_EXTRA = (
     "tensorboard",
     "safetensors",
 )
+SHOWN = 10  # most suspicious labels
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -127,13 +128,8 @@ def train(config: "Config", world: "World", stop: StopSignals) -> None:
         console.log(f"{run.path} (also {run.path.parent / 'latest'})")
 
 
-def show_suspects(run: "Run", number: int = 10) -> None:
-    """Prints the most suspicious labels according to the last method with a label bank.
-
-    Args:
-        run: A finished run.
-        number: Number of labels.
-    """
+def show_suspects(run: "Run") -> None:
+    """Prints the most suspicious labels of a finished run, by its last method with a label bank."""
     from alr_fast.labels.suspicion import SUSPICIOUS
     from alr_fast.training.methods import keeps_bank
     from alr_fast.training.open_run import from_bank_file
@@ -145,7 +141,7 @@ def show_suspects(run: "Run", number: int = 10) -> None:
     method = methods[-1]
     try:
         labels = from_bank_file(run.path / f"{method}{BANK}", method, run.loaders.train.split)
-        samples = labels.samples(labels.most_suspicious(number, above=SUSPICIOUS))
+        samples = labels.samples(labels.most_suspicious(SHOWN, above=SUSPICIOUS))
     except (UserError, MemoryError) as error:  # the run itself is complete
         run.console.warn(f"the most suspicious labels cannot be shown: {error}")
         return

@@ -31,7 +31,6 @@ from torch import Tensor, nn
 
 from alr_fast import reference
 from alr_fast.bank import LabelBank
-from alr_fast.bank.history import SampleHistory
 from alr_fast.losses import ALRLoss, CrossEntropyLoss
 from alr_fast.training.distributed import World
 from alr_fast.training.models import build_model
@@ -152,15 +151,15 @@ class Contest:
         if variant == "plain":
             return self._plain()
         world = World(0, 1, 1, torch.device(self.device))
-        labels, history = self.batches.labels, None
         criterion: nn.Module = CrossEntropyLoss(reduction="sum")
         if variant.startswith("alr"):
-            bank = LabelBank.from_labels(labels, self.case.classes, device=world.device)
+            bank = LabelBank.from_labels(
+                self.batches.labels, self.case.classes, device=world.device
+            )
             criterion = ALRLoss(bank, warmup_epochs=0, **_OPTIONS)
             if variant == "alr_eager":
                 criterion = EagerALRLoss(bank)
-            history = SampleHistory(labels, world.device)  # as `alr_fast.train` does
-        trainer = Trainer(self.model, criterion, self._config, self.batches, world, history=history)
+        trainer = Trainer(self.model, criterion, self._config, self.batches, world)
         trainer.begin_epoch()
         return Stepper(trainer.train_step, lambda: trainer.progress().loss, criterion.bank)
 

@@ -29,11 +29,8 @@ class Checkpointer:
     """
 
     def __init__(self, run: Run, trainer: Trainer, method: str) -> None:
-        self._run = run
-        self._trainer = trainer
-        self._method = method
-        # int64 [n], in the order of the label bank of this process.
-        self._sample_ids = torch.from_numpy(run.index.sample_ids[run.loaders.train.sampler.rows])
+        self._run, self._trainer, self._method = run, trainer, method
+        self._sample_ids = torch.from_numpy(run.index.sample_ids[run.rows])
 
     @property
     def steps_due(self) -> bool:
@@ -83,17 +80,13 @@ class Checkpointer:
             "device": run.world.device.type,
             "data": self._data_facts,
         }
-        # Increasing, even after another number of processes has started an epoch again.
+        # Increases even after an epoch that another number of processes has started again.
         earlier = len(run.finished) * run.config.optim.epochs * len(run.loaders.train)
         run.last_checkpoint = max(earlier + trainer.steps_made, run.last_checkpoint + 1)
         tensors, bank = trainer.tensors(), trainer.criterion.bank
         if bank is not None:
-            tensors |= {
-                "bank.rows": self._shard(bank.rows),
-                "bank.ids": self._shard(self._sample_ids),
-                "bank.given": self._shard(bank.given_labels),
-                **self._history(),
-            }
+            given = {"bank.ids": self._sample_ids, "bank.given": bank.given_labels}
+            tensors |= self._sharded({**given, **self._learned(bank)})
             # A bank in a file may be larger than the memory: it is written without a copy.
             wait = wait or bank.placement == "file"
         with nullcontext() if bank is None else bank.host_access():
@@ -113,8 +106,7 @@ class Checkpointer:
         Raises:
             SharedError: It does not fit the run.
         """
-        run, trainer = self._run, self._trainer
-        checkpoint = run.start.checkpoint
+        run, trainer, checkpoint = self._run, self._trainer, self._run.start.checkpoint
         if checkpoint is None or checkpoint.progress["method"] != self._method:
             return 0.0
         position, rank = checkpoint.progress["position"], f"rank{run.world.rank}."
@@ -147,24 +139,24 @@ class Checkpointer:
         self, checkpoint: Checkpoint, tensors: dict[str, Tensor], bank: LabelBank
     ) -> None:
         ids, given = torch.empty_like(self._sample_ids), torch.empty_like(self._sample_ids)
-        load(checkpoint, {"bank.ids": self._shard(ids), "bank.given": self._shard(given)})
+        load(checkpoint, self._sharded({"bank.ids": ids, "bank.given": given}))
         if not all(self._run.world.gather(torch.equal(ids, self._sample_ids))):
             raise SharedError(
                 f"{checkpoint.path}: its label bank has its rows in another order than this run; "
                 "leave --resume out to start a new run"
             )
         with bank.host_access():
-            load(checkpoint, {**tensors, **self._history(), "bank.rows": self._shard(bank.rows)})
+            load(checkpoint, {**tensors, **self._sharded(self._learned(bank))})
         if self._trainer.history is not None:
             self._trainer.history.forget(given != bank.given_labels)
 
-    def _history(self) -> dict[str, Tensor]:
-        history = self._trainer.history
-        if history is None:
-            return {}
-        return {f"history.{name}": self._shard(t) for name, t in history.tensors().items()}
+    def _learned(self, bank: LabelBank) -> dict[str, Tensor]:
+        history = {} if self._trainer.history is None else self._trainer.history.tensors()
+        return {"bank.rows": bank.rows, **{f"history.{name}": t for name, t in history.items()}}
 
-    def _shard(self, rows: Tensor) -> Tensor:
-        sampler = self._run.loaders.train.sampler
-        mesh = self._run.world.mesh(rows.device.type)
-        return shard(rows, sampler.offset, sampler.num_samples, mesh)
+    def _sharded(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        sampler, world = self._run.loaders.train.sampler, self._run.world
+        return {
+            name: shard(t, sampler.offset, sampler.num_samples, world.mesh(t.device.type))
+            for name, t in tensors.items()
+        }

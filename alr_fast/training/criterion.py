@@ -20,7 +20,7 @@ from alr_fast.noise.transition import (
     known_transition,
     transition_error,
 )
-from alr_fast.training.config.schema import ESTIMATES, Config, TransitionConfig, soft_labels
+from alr_fast.training.config.schema import ESTIMATES, Config, TransitionConfig
 from alr_fast.training.methods import METHODS, build_loss, file_options, stand_ins
 from alr_fast.training.run import Run
 from alr_fast.training.sharded_bank import new_bank
@@ -43,24 +43,20 @@ def check_methods(config: Config, index: SampleIndex, *, channels: int, size: in
     Raises:
         UserError: A file or model is not available, or does not fit the data.
     """
+    classes = index.num_classes
 
     def check_model(model: str, option: str) -> None:
         if model not in METHODS:  # a model of this run fits
             with naming_options(weights=option):
-                load_model(
-                    Path(model),
-                    num_classes=index.num_classes,
-                    channels=channels,
-                    image_size=size,
-                )
+                load_model(Path(model), num_classes=classes, channels=channels, image_size=size)
 
     for name in config.methods:
         options, needs = config.options[name], METHODS[name].needs
-        provided = stand_ins(name, index.num_classes) | _matrices(name, options, index.num_classes)
+        provided = stand_ins(name, classes) | _matrices(name, options, classes)
         if "transition" in needs and config.transition.source in ESTIMATES:
             check_model(config.transition.net, "transition.net")
         elif "transition" in needs:
-            provided["transition"] = torch.from_numpy(given_transition(config.transition, index))
+            provided["transition"] = torch.from_numpy(_given_transition(config.transition, index))
         if "teacher" in needs and is_label_table(options.teacher):
             with naming_options(table=f"{name}.teacher"):
                 for _ in read_probabilities(options.teacher, index):
@@ -80,30 +76,21 @@ def make_loss(name: str, run: Run) -> Loss:
     Raises:
         SharedError: A file, model or bank that it needs is not available, or does not fit.
     """
-    config, world, index = run.config, run.world, run.index
-    options, loss = config.options[name], METHODS[name]
+    options, loss = run.config.options[name], METHODS[name]
+    world, index = run.world, run.index
     providers: dict[str, Callable[[], Any]] = {
-        "bank": lambda: new_bank(
-            config.bank,
-            index,
-            run.loaders.train.sampler.rows,
-            world,
-            folder=run.path,
-            log=run.console.log,
-            one_hot=not loss.bank_at_zero,
-            soft_labels=soft_labels(config),
-        ),
-        "transition": lambda: torch.from_numpy(find_transition(run, name)),
-        "teacher": lambda: teacher_probabilities(options.teacher, run, option=f"{name}.teacher"),
+        "bank": lambda: new_bank(run, one_hot=not loss.bank_at_zero),
+        "transition": lambda: torch.from_numpy(_find_transition(run, name)),
+        "teacher": lambda: teacher_probabilities(options.teacher, run),
         "all_sum": lambda: world.sum if world.size > 1 else None,
     }
     # In the order of the providers: some of them communicate with the other processes.
-    provided = {need: provide() for need, provide in providers.items() if need in loss.needs}
-
-    def build() -> Loss:
-        return build_loss(name, options, provided | _matrices(name, options, index.num_classes))
-
-    return world.on_all_ranks(build).to(world.device)
+    with naming_options(weights=f"{name}.teacher", table=f"{name}.teacher"):
+        provided = {need: provide() for need, provide in providers.items() if need in loss.needs}
+    criterion = world.on_all_ranks(
+        lambda: build_loss(name, options, provided | _matrices(name, options, index.num_classes))
+    )
+    return criterion.to(world.device)
 
 
 def _matrices(name: str, options: Any, num_classes: int) -> dict[str, Tensor]:
@@ -111,26 +98,18 @@ def _matrices(name: str, options: Any, num_classes: int) -> dict[str, Tensor]:
     matrices = {}
     for option in file_options(name):
         with naming_options(file=f"{name}.{option}"):
-            matrices[option] = torch.from_numpy(read_square(getattr(options, option), num_classes))
+            matrices[option] = torch.from_numpy(_read_square(getattr(options, option), num_classes))
     return matrices
 
 
-def find_transition(run: Run, method: str) -> NDArray[np.float64]:
-    """The transition matrix that ``--transition`` selects. All processes call this.
+def _find_transition(run: Run, method: str) -> NDArray[np.float64]:
+    """The transition matrix that a method uses. All processes call this.
 
     It is written to METHOD_transition.csv in the folder of the run. If the true labels are known,
     its error is logged.
-
-    Args:
-        run: The run.
-        method: The method that uses it.
-
-    Raises:
-        SharedError: A file or model that it needs is not available, or does not fit.
     """
-    matrix = _transition(run)
+    matrix, path = _transition(run), run.path / f"{method}{TRANSITION}"
     index, source = run.index, run.config.transition.source
-    path = run.path / f"{method}{TRANSITION}"
 
     def write(folder: object) -> None:
         with replacing(path) as fresh:
@@ -147,12 +126,12 @@ def find_transition(run: Run, method: str) -> NDArray[np.float64]:
 def _transition(run: Run) -> NDArray[np.float64]:
     options, index = run.config.transition, run.index
     if options.source not in ESTIMATES:
-        return run.world.on_all_ranks(lambda: given_transition(options, index))
-    own = teacher_probabilities(options.net, run, option="transition.net")
+        return run.world.on_all_ranks(lambda: _given_transition(options, index))
+    with naming_options(weights="transition.net"):
+        own = teacher_probabilities(options.net, run)
     # A part of a very large data set is enough: the rows of a process are in random order.
     most = max(MOST_ESTIMATED // index.num_classes // run.world.size, 1)
-    rows = run.loaders.train.sampler.rows[:most]
-    parts = run.world.gather((own[:most].float().cpu().numpy(), index.labels[rows]))
+    parts = run.world.gather((own[:most].float().cpu().numpy(), index.labels[run.rows[:most]]))
     probabilities = np.concatenate([p for p, _ in parts])
     labels = np.concatenate([given for _, given in parts])
     if options.source == "anchor":
@@ -161,15 +140,11 @@ def _transition(run: Run) -> NDArray[np.float64]:
     return estimate_confident(probabilities, labels)
 
 
-def given_transition(options: TransitionConfig, index: SampleIndex) -> NDArray[np.float64]:
-    """A transition matrix that is counted, or read from a file.
-
-    Raises:
-        UserError: The true labels are unknown, or the file cannot be read or has another size.
-    """
+def _given_transition(options: TransitionConfig, index: SampleIndex) -> NDArray[np.float64]:
+    """A transition matrix that is counted, or read from a file."""
     if options.source != "known":
         with naming_options(file="transition.source"):
-            return read_square(options.source, index.num_classes)
+            return _read_square(options.source, index.num_classes)
     if index.clean_labels is None:
         raise UserError(
             "--transition.source known: the true labels of this data set are unknown; pass anchor "
@@ -178,18 +153,11 @@ def given_transition(options: TransitionConfig, index: SampleIndex) -> NDArray[n
     return known_transition(index.clean_labels, index.labels, index.num_classes)
 
 
-def read_square(file: str, num_classes: int) -> NDArray[np.float64]:
-    """A matrix [K, K] from a file of numbers.
-
-    Raises:
-        UserError: It cannot be read, or has another size.
-    """
+def _read_square(file: str, num_classes: int) -> NDArray[np.float64]:
+    """A matrix [K, K] from a file of numbers."""
     matrix = read_matrix(file)
     if matrix.shape != (num_classes, num_classes):
         shape = " x ".join(map(str, matrix.shape))
-        raise UserError(
-            f"{shape} numbers; the data set needs {num_classes} x {num_classes}",
-            argument="file",
-            value=file,
-        )
+        problem = f"{shape} numbers; the data set needs {num_classes} x {num_classes}"
+        raise UserError(problem, argument="file", value=file)
     return matrix

@@ -31,18 +31,14 @@ def make_transform(config: DataConfig, split: Split) -> Transform:
     Raises:
         UserError: The options do not fit, or no image can be read to take the size from.
     """
+    ops = config.randaugment_ops
     if isinstance(split.images, ArrayImages):
         size = resize = split.images.array.shape[-1]
+        problem = "images that come as arrays are only padded and cropped"
         if config.crop not in ("center", "pad"):
-            raise UserError(
-                f"--data.crop {config.crop}: images that come as arrays are only padded and "
-                "cropped; pass --data.crop pad"
-            )
-        if config.randaugment_ops:
-            raise UserError(
-                f"--data.randaugment_ops {config.randaugment_ops}: images that come as arrays are "
-                "only padded and cropped; leave it out"
-            )
+            raise UserError(f"--data.crop {config.crop}: {problem}; pass --data.crop pad")
+        if ops:
+            raise UserError(f"--data.randaugment_ops {ops}: {problem}; leave it out")
     else:
         size = config.image_size or _first_size(split)
         resize = config.resize
@@ -59,9 +55,7 @@ def make_transform(config: DataConfig, split: Split) -> Transform:
         resize=resize,
         padding=config.crop_padding,
         flip=config.flip,
-        randaugment=(config.randaugment_ops, config.randaugment_magnitude)
-        if config.randaugment_ops
-        else None,
+        randaugment=(ops, config.randaugment_magnitude) if ops else None,
         mean=tuple(config.mean or (0.5,)),
         std=tuple(config.std or (0.5,)),
     )
@@ -99,8 +93,7 @@ class Loaders:
 
     def in_order(self) -> Loader:
         """A new loader of the training samples of this process: each once, not augmented."""
-        train = self.train
-        transform = for_evaluation(train.transform)
+        train, transform = self.train, for_evaluation(self.train.transform)
         return make_loader(
             self.choice,
             train.split,
@@ -123,9 +116,9 @@ class Loaders:
         parts = world.gather([broken.reasons for broken in lists])
 
         def merge() -> None:
-            for number, broken in enumerate(lists):
-                for part in parts:
-                    broken.merge(part[number])
+            for broken, *reasons in zip(lists, *parts, strict=True):
+                for part in reasons:
+                    broken.merge(part)
 
         world.on_all_ranks(merge)
 
@@ -153,13 +146,28 @@ def make_loaders(
         UserError: The loader does not support this data, too many images are unreadable, or batch
             or samples cannot be divided among the processes.
     """
-    if len(data.train) < 2 * world.size:
+    processes = world.size
+    if len(data.train) < 2 * processes:
         raise UserError(
-            f"{len(data.train):,} training images are too few for {world.size} processes; start "
+            f"{len(data.train):,} training images are too few for {processes} processes; start "
             "fewer"
         )
+    if config.optim.batch_size % processes:
+        raise UserError(
+            f"--optim.batch_size {config.optim.batch_size}: cannot be shared equally among "
+            f"{processes} processes; pass a multiple of {processes}"
+        )
+    sampler = ShuffledSampler(
+        len(data.train),
+        config.optim.batch_size // processes,
+        seed=config.seed,
+        rank=world.rank,
+        world_size=processes,
+        labels=data.train.index.labels,
+        per_class=_samples_per_class(config.data.epoch_samples, data.train, processes),
+    )
     maker = _LoaderMaker(config, world, log, track)
-    train = maker.training(data.train, transform)
+    train = maker.make(data.train, sampler, transform, config.data.loader, "training")
     transform = for_evaluation(transform)
     tests = tuple(maker.evaluation(test, transform, "test") for test in data.tests)
     validation = None
@@ -167,6 +175,19 @@ def make_loaders(
         validation = maker.evaluation(data.validation, transform, "validation")
     log(f"loader: {train.choice.name} ({train.choice.why})")
     return Loaders(train.loader, tests, validation, train.choice, train.decoded)
+
+
+def _samples_per_class(samples: int | None, split: Split, processes: int) -> int | None:
+    classes = split.index.num_classes
+    if samples is None:
+        return None
+    if samples // classes < processes:
+        raise UserError(
+            f"--data.epoch_samples {samples}: below the number of classes, {classes}"
+            + (f", times that of processes, {processes}" if processes > 1 else "")
+            + "; raise it"
+        )
+    return samples // classes
 
 
 @dataclass(frozen=True)
@@ -185,19 +206,6 @@ class _LoaderMaker:
     log: Callable[[str], None]
     track: Callable[..., Iterable]
 
-    def training(self, split: Split, transform: Transform) -> _MadeLoader:
-        """Shuffled batches of the samples that this process owns."""
-        sampler = ShuffledSampler(
-            len(split),
-            self._batch_size(),
-            seed=self.config.seed,
-            rank=self.world.rank,
-            world_size=self.world.size,
-            labels=split.index.labels,
-            per_class=self._samples_per_class(split.index.num_classes),
-        )
-        return self._make(split, sampler, transform, self.config.data.loader, "training")
-
     def evaluation(self, split: Split, transform: Transform, name: str) -> Loader:
         """Batches of a test or validation split, dealt out to the processes."""
         sampler = SequentialSampler(
@@ -210,40 +218,19 @@ class _LoaderMaker:
         wanted = self.config.data.loader
         if wanted == "memory":  # required for the training split only
             wanted = "auto"
-        return self._make(split, sampler, transform, wanted, name).loader
+        return self.make(split, sampler, transform, wanted, name).loader
 
-    def _batch_size(self) -> int:
-        size, processes = self.config.optim.batch_size, self.world.size
-        if size % processes:
-            raise UserError(
-                f"--optim.batch_size {size}: cannot be shared equally among {processes} processes; "
-                f"pass a multiple of {processes}"
-            )
-        return size // processes
-
-    def _samples_per_class(self, num_classes: int) -> int | None:
-        samples, processes = self.config.data.epoch_samples, self.world.size
-        if samples is None:
-            return None
-        if samples // num_classes < processes:
-            raise UserError(
-                f"--data.epoch_samples {samples}: below the number of classes, {num_classes}"
-                + (f", times that of processes, {processes}" if processes > 1 else "")
-                + "; raise it"
-            )
-        return samples // num_classes
-
-    def _make(
+    def make(
         self, split: Split, sampler: Sampler, transform: Transform, wanted: str, name: str
     ) -> _MadeLoader:
+        """The wanted loader; images of files are decoded first if it keeps them in memory."""
         options, world = self.config.data, self.world
         with naming_options(loader="data.loader"):
             choice = choose_loader(wanted, split, transform, options.cache_mb)
         workers = num_workers(options, world.local_size)
         broken = BrokenSamples(split, options.max_broken, self.log, alone=world.size == 1)
-        decoded = None
+        decoded, rows, text = None, sampler.rows, f"Decoding {name} images"
         if choice.name == "memory" and split.images.array is None:
-            rows = sampler.rows
             decoded = decode_all(
                 split,
                 transform.size,
@@ -251,9 +238,7 @@ class _LoaderMaker:
                 resize=transform.resize,
                 workers=workers,
                 broken=broken,
-                progress=partial(
-                    self.track, description=f"Decoding {name} images", total=len(rows)
-                ),
+                progress=partial(self.track, description=text, total=len(rows)),
             )
         loader = make_loader(
             choice,

@@ -2,12 +2,10 @@
 
 import math
 import time
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from alr_fast.bank.history import SampleHistory
 from alr_fast.data.datasets import Split
 from alr_fast.data.loaders.base import Loader
 from alr_fast.errors import SharedError, UserError, naming_options
@@ -42,33 +40,20 @@ def set_up(config: Config, data: RunData, world: World, console: RunDisplay) -> 
     """
     transform = make_transform(config.data, data.train)
     # Before images are decoded: the model may be unknown or unsuitable.
-    new_model(config, data.train, transform.size, world)
+    _new_model(config, data.train, transform.size, world)
     check_methods(config, data.train.index, channels=data.train.channels, size=transform.size)
-    loaders = make_loaders(
-        config, data, transform, world=world, log=console.log, track=console.track
-    )
+    log, track = console.log, console.track
+    loaders = make_loaders(config, data, transform, world=world, log=log, track=track)
     if any(keeps_bank(method) for method in config.methods):
-        rows = loaders.train.sampler.rows
-        check_room(config.bank, data.train.index, rows, world, runs=Path(config.runs))
+        check_room(config, data.train.index, loaders.train.sampler.rows, world)
     return loaders
 
 
-def new_model(config: Config, split: Split, image_size: int, world: World) -> nn.Module:
-    """A model with initial weights on the training device.
-
-    Args:
-        config: Resolved configuration.
-        split: Training samples.
-        image_size: Side of the images in pixels.
-        world: The processes.
-
-    Raises:
-        UserError: Unknown or unsuitable model.
-    """
+def _new_model(config: Config, split: Split, image_size: int, world: World) -> nn.Module:
+    """The model of a configuration with initial weights, on the training device."""
     torch.manual_seed(config.seed)
-    with naming_options(
-        name="model.name", pretrained="model.pretrained", image_size="data.image_size"
-    ):
+    options = {"name": "model.name", "pretrained": "model.pretrained"}
+    with naming_options(**options, image_size="data.image_size"):
         model = build_model(
             config.model.name,
             num_classes=split.index.num_classes,
@@ -96,22 +81,25 @@ def train_method(method: str, run: Run) -> None:
         method: Key of `alr_fast.training.methods.METHODS`.
         run: The run.
     """
-    config = run.config
-    trainer = _new_trainer(method, run)
+    config, loader, clean = run.config, run.loaders.train, run.index.clean_labels
+    model = _new_model(config, loader.split, loader.transform.size, run.world)
+    true_labels = None if clean is None else torch.from_numpy(clean[run.rows])
+    criterion = make_loss(method, run)
+    trainer = Trainer(model, criterion, config, loader, run.world, true_labels=true_labels)
     checkpointer = Checkpointer(run, trainer, method)
     seconds = checkpointer.restore()
     profile = Profile(trainer, wanted=config.log.profile and method == config.methods[-1])
     with run.console.training(
         method,
         epochs=config.optim.epochs,
-        steps=len(trainer.loader),
+        steps=len(loader),
         start_epoch=trainer.epoch,
         start_step=trainer.step,
     ) as display:
         while trainer.epoch < config.optim.epochs:
             began = time.perf_counter() - seconds
             trainer.begin_epoch()
-            for batch in profile.steps(trainer.loader):
+            for batch in profile.steps(loader):
                 trainer.train_step(batch)
                 if trainer.steps_made % config.log.every == 0 or checkpointer.steps_due:
                     result = trainer.progress()
@@ -127,38 +115,16 @@ def train_method(method: str, run: Run) -> None:
     run.in_folder(RunFolder.save_weights, method, trainer.evaluated)
     bank, history = trainer.criterion.bank, trainer.history
     if bank is not None and history is not None:
-        path, rows = run.path / f"{method}{BANK}", trainer.loader.sampler.rows
-        export_bank(path, bank, history, run.index, rows, run.world)
+        path = run.path / f"{method}{BANK}"
+        export_bank(path, bank, history, run.index, run.rows, run.world)
     profile.show(run)
     run.finished.append(method)
-
-
-def _new_trainer(method: str, run: Run) -> Trainer:
-    loader, clean = run.loaders.train, run.index.clean_labels
-    model = new_model(run.config, loader.split, loader.transform.size, run.world)
-    criterion = make_loss(method, run)
-    history = None
-    if criterion.bank is not None:
-        history = SampleHistory(criterion.bank.given_labels, run.world.device)
-    return Trainer(
-        model,
-        criterion,
-        run.config,
-        loader,
-        run.world,
-        true_labels=None if clean is None else torch.from_numpy(clean[loader.sampler.rows]),
-        history=history,
-    )
 
 
 def _close_epoch(method: str, run: Run, trainer: Trainer, began: float) -> EpochRecord:
     """Evaluates the model after the last step of an epoch, and logs the epoch.
 
-    Args:
-        method: Name of the method.
-        run: The run, which gets the record.
-        trainer: Trainer of the method.
-        began: When the epoch began (`time.perf_counter`), breaks left out.
+    ``began`` is the `time.perf_counter` of its start, without the time that the run was stopped.
 
     Raises:
         SharedError: The training loss is not finite, or the epoch cannot be logged.
@@ -178,9 +144,7 @@ def _close_epoch(method: str, run: Run, trainer: Trainer, began: float) -> Epoch
     if loaders.validation is not None:
         _, validation = evaluate(model, loaders.validation, autocast)
     loaders.share_broken(run.world)
-    labels = label_statistics(
-        trainer.criterion.bank, run.index, trainer.loader.sampler.rows, run.world
-    )
+    labels = label_statistics(trainer.criterion.bank, run.index, run.rows, run.world)
     if trainer.history is not None:
         trainer.history.end_epoch(labels.refined)
     test_loss, test_accuracy = tests[0]

@@ -58,7 +58,6 @@ _NOTES = {
     "warmup_epochs": "(null in the trainer: a sixth of optim.epochs)",
 }
 _FILE_NOTE = "a file of numbers, .npy or .csv"
-
 _option_types: dict[type[Loss], type] = {}
 
 
@@ -102,13 +101,11 @@ def load_plugins(plugins: list[str]) -> None:
         except UserError:
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"cannot be imported ({type(error).__name__}: {reason}); pass a .py file, or a "
-                "module that Python finds",
-                argument="plugins",
-                value=plugin,
-            ) from error
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            problem = (
+                f"cannot be imported ({reason}); pass a .py file, or a module that Python finds"
+            )
+            raise UserError(problem, argument="plugins", value=plugin) from error
 
 
 def _import_file(path: Path) -> None:
@@ -140,18 +137,18 @@ def options_of(name: str) -> type:
 
 def _option_type(name: str, loss: type[Loss]) -> type:
     columns = []
-    for parameter in _parameters(loss).values():
+    for option, parameter in _parameters(loss).items():
         kind, default = parameter.annotation, parameter.default
-        if parameter.name in _FIXED or parameter.name in loss.needs - {"teacher"}:
+        if option in _FIXED or option in loss.needs - {"teacher"}:
             continue
         if kind is Tensor:
-            is_teacher = parameter.name in loss.needs
+            is_teacher = option in loss.needs
             kind, default = (str, _DEFAULT_TEACHER) if is_teacher else (str | None, None)
         if default is parameter.empty:
             raise UserError(
-                f"method {name}: give argument {parameter.name} of {loss.__name__} a default value"
+                f"method {name}: give argument {option} of {loss.__name__} a default value"
             )
-        columns.append((parameter.name, kind, field(default=default)))
+        columns.append((option, kind, field(default=default)))
     made = make_dataclass(f"{loss.__name__}Options", columns)
     made.__module__ = __name__
     made.__doc__ = _documentation(loss)
@@ -161,11 +158,8 @@ def _option_type(name: str, loss: type[Loss]) -> type:
 def file_options(name: str) -> list[str]:
     """The options of a method that name a file of numbers."""
     loss = METHODS[name]
-    return [
-        parameter.name
-        for parameter in _parameters(loss).values()
-        if parameter.annotation is Tensor and parameter.name not in loss.needs
-    ]
+    parameters = _parameters(loss).items()
+    return [name for name, p in parameters if p.annotation is Tensor and name not in loss.needs]
 
 
 def checked_options(name: str, options: Any, *, epochs: int) -> Any:

@@ -97,11 +97,8 @@ def build_model(
         model = MODELS[name](num_classes=num_classes, in_channels=in_channels)
         smallest = getattr(model, "smallest_image", 1)
         if image_size < smallest:
-            raise UserError(
-                f"{name} needs images of {smallest} pixels or more; pass a larger size",
-                argument="image_size",
-                value=image_size,
-            )
+            problem = f"{name} needs images of {smallest} pixels or more; pass a larger size"
+            raise UserError(problem, argument="image_size", value=image_size)
         return model
 
     import timm
@@ -110,18 +107,11 @@ def build_model(
     if name.split(".")[0] not in known:
         close = difflib.get_close_matches(name, [*MODELS, *known], n=3)
         hint = f"; close names: {', '.join(close)}" if close else ""
-        raise UserError(
-            f"no such model; choose from {', '.join(MODELS)} and the names of "
-            f"timm.list_models(){hint}",
-            argument="name",
-            value=name,
-        )
+        names = f"{', '.join(MODELS)} and the names of timm.list_models()"
+        raise UserError(f"no such model; choose from {names}{hint}", argument="name", value=name)
+    options = {"num_classes": num_classes, "in_chans": in_channels}
     try:
-        return timm.create_model(
-            name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels
-        )
+        return timm.create_model(name, pretrained=pretrained, **options)
     except (RuntimeError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"timm cannot create it: {reason}; pass another name", argument="name", value=name
-        ) from error
+        problem = f"timm cannot create it: {' '.join(str(error).split())}; pass another name"
+        raise UserError(problem, argument="name", value=name) from error

@@ -1,9 +1,9 @@
 """The refined labels of a run folder: of a finished run, or of its newest checkpoint."""
 
-import contextlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from alr_fast.labels.refined import RefinedLabels
 from alr_fast.training.checkpoint.manifest import Checkpoint, check_files, newest_checkpoint
 from alr_fast.training.checkpoint.shards import shard
 from alr_fast.training.checkpoint.store import load, saved_tensors
-from alr_fast.training.config.schema import DataConfig, NoiseConfig
+from alr_fast.training.config.schema import Config, DataConfig, NoiseConfig, words
 from alr_fast.training.distributed import World, process_group
 from alr_fast.training.output.run_folder import (
     BANK,
@@ -60,34 +60,18 @@ def from_bank_file(path: Path, method: str, split: Split) -> RefinedLabels:
         raise UserError(
             f"{path}: cannot be read as a label bank ({reason}); train again, or pass another run"
         ) from error
-    part = matching(path, split, ids, classes, fingerprint)
+    part = _matching(path, split, ids, classes, fingerprint)
     index = replace(part.index, labels=given, clean_labels=saved.get("clean_labels"))
-    return RefinedLabels(
-        method=method,
-        split=replace(part, index=index),
-        history=history,
-        read=rows,
-    )
+    return RefinedLabels(method, replace(part, index=index), history, rows)
 
 
-def matching(
-    path: Path,
-    split: Split,
-    sample_ids: NDArray[np.int64],
-    classes: list[str],
-    fingerprint: str,
+def _matching(
+    path: Path, split: Split, sample_ids: NDArray[np.int64], classes: list[str], fingerprint: str
 ) -> Split:
-    """The samples of a split that belong to a label bank.
-
-    Args:
-        path: File of the bank, for messages.
-        split: Samples of the data set.
-        sample_ids: Samples of the bank, int64 [M], ascending.
-        classes: Class names of the bank.
-        fingerprint: Sample fingerprint of the bank.
+    """The samples of a split, [M], that belong to the label bank in a file.
 
     Raises:
-        UserError: The data set has other classes or samples.
+        UserError: The data set has other classes or samples than the bank.
     """
     remedy = "pass the data of that run: --data-root DIR"
     if list(split.index.class_names) != classes:
@@ -95,10 +79,9 @@ def matching(
             f"{path}: was made with {len(classes)} classes ({some_names(classes)}), the data set "
             f"has {split.index.num_classes} ({some_names(split.index.class_names)}); {remedy}"
         )
-    part = None
-    with contextlib.suppress(KeyError):
-        part = split.take(split.index.rows_of(sample_ids))
-    if part is None or part.index.sample_fingerprint() != fingerprint:
+    rows = split.index.find_rows(sample_ids)
+    part = split.take(rows[rows >= 0])
+    if part.index.sample_fingerprint() != fingerprint:  # as always if a sample is missing
         raise UserError(
             f"{path}: its sample fingerprint is not the data's: the data set has other files than "
             f"it had in training, or lists them in another order; {remedy}, as it was then"
@@ -106,31 +89,11 @@ def matching(
     return part
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """Options of a run that its samples depend on; see `alr_fast.training.config.schema.Config`.
-
-    Attributes:
-        data, noise, data_root, methods: See there.
-    """
-
-    data: DataConfig
-    noise: NoiseConfig
-    data_root: str | None
-    methods: list[str]
-
-    def train_split(self) -> Split:
-        """All training samples of the data set, with its own labels."""
-        with naming_options(root="data-root"):
-            dataset = open_dataset(self.data.name, self.data_root)
-        return dataset.split(self.data.train_split)
-
-
-def run_options(run: Path) -> RunOptions:
-    """Reads config.yaml of a run.
+def _read_options(run: Path) -> Config:
+    """The options of a run that its samples depend on, and its methods.
 
     Raises:
-        UserError: It does not exist or cannot be read.
+        UserError: The configuration does not exist or cannot be read.
     """
     if not run.is_dir():
         raise UserError(
@@ -144,7 +107,7 @@ def run_options(run: Path) -> RunOptions:
     remedy = "use the version of alr_fast that wrote it"
     try:
         options = read_config(run)
-        return RunOptions(
+        return Config(
             data=DataConfig(**options["data"]),
             noise=NoiseConfig(**options["noise"]),
             data_root=options["data_root"],
@@ -156,7 +119,14 @@ def run_options(run: Path) -> RunOptions:
         raise UserError(f"{run / CONFIG}: cannot be read ({error}); {remedy}") from error
 
 
-@contextlib.contextmanager
+def _train_split(options: Config) -> Split:
+    """All training samples of the data set, with its own labels."""
+    with naming_options(root="data-root"):
+        dataset = open_dataset(options.data.name, options.data_root)
+    return dataset.split(options.data.train_split)
+
+
+@contextmanager
 def open_run(
     run: Path,
     *,
@@ -177,18 +147,17 @@ def open_run(
         UserError: The run has no label bank yet, its files cannot be read, or the data set is not
             the one that it was trained on.
     """
-    options = run_options(run)
+    options = _read_options(run)
     if data_root is not None:
-        options = replace(options, data_root=data_root)
-    if method is not None and method not in options.methods:
-        raise UserError(
-            f"--method {method}: not trained by {run}; it has {', '.join(options.methods)}"
-        )
-    saved = [name for name in options.methods if (run / f"{name}{BANK}").is_file()]
+        options.data_root = data_root
+    methods = words(options.methods)
+    if method is not None and method not in methods:
+        raise UserError(f"--method {method}: not trained by {run}; it has {', '.join(methods)}")
+    saved = [name for name in methods if (run / f"{name}{BANK}").is_file()]
     if method is None and saved:
         method = saved[-1]
     if method is not None and method in saved:
-        yield from_bank_file(run / f"{method}{BANK}", method, options.train_split())
+        yield from_bank_file(run / f"{method}{BANK}", method, _train_split(options))
         return
     checkpoint = None if is_finished(run) else newest_checkpoint(run / CHECKPOINTS)
     if checkpoint is None or method not in (None, checkpoint.progress["method"]):
@@ -204,11 +173,7 @@ def open_run(
 
 
 def _from_checkpoint(
-    checkpoint: Checkpoint,
-    options: RunOptions,
-    world: World,
-    run: Path,
-    log: Callable[[str], None],
+    checkpoint: Checkpoint, options: Config, world: World, run: Path, log: Callable[[str], None]
 ) -> RefinedLabels:
     """The refined labels in a checkpoint, whatever number of processes wrote it.
 
@@ -236,13 +201,8 @@ def _from_checkpoint(
     # The rows of a checkpoint are in the order of the processes that own them.
     order = torch.argsort(ids)
     facts = checkpoint.progress["data"]
-    split = matching(
-        checkpoint.path,
-        options.train_split(),
-        ids[order].numpy(),
-        facts["classes"],
-        facts["samples"],
-    )
+    split, sample_ids = _train_split(options), ids[order].numpy()
+    split = _matching(checkpoint.path, split, sample_ids, facts["classes"], facts["samples"])
     clean = split.index.clean_labels
     if clean is None and options.noise.kind != "none":
         clean = split.index.labels  # noise was injected into them
@@ -261,6 +221,8 @@ NEEDED = ("pyarrow", "safetensors", "yaml")  # of the extra train
 
 def add_run_arguments(parser: CommandParser) -> None:
     """Adds the arguments that name a run."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run, runs/latest say")
+    parser.add_argument(
+        "run", metavar="RUN", type=Path, help="folder of a run, for example runs/latest"
+    )
     parser.add_argument("--method", metavar="METHOD", help="default: the last with a label bank")
     parser.add_argument("--data-root", metavar="DIR", help="folder of the data if it was moved")

@@ -23,8 +23,8 @@ _STEP = "step"
 class Profile:
     """Traces a few steps of training, after the first ones.
 
-    While tracing, each phase waits for the GPU at its end: the shares are those of the work, not of
-    the kernel launches.
+    While tracing, each phase waits for the GPU at its end: the shares measure the work, not the
+    kernel launches.
 
     Args:
         trainer: The trainer. Its ``phase`` is replaced while tracing.
@@ -32,31 +32,28 @@ class Profile:
     """
 
     def __init__(self, trainer: Trainer, *, wanted: bool) -> None:
-        self._trainer = trainer
-        self._wanted = wanted
+        self._trainer, self._wanted = trainer, wanted
         self._left = SKIPPED + WARM_UP + TRACED if wanted else 0
         self._profiler: profile | None = None
 
     def steps(self, batches: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
         """Yields the batches of an epoch; tracing may continue in the next epoch."""
         iterator = iter(batches)
-        if self._left:
-            yield from self._traced(iterator)
-        yield from iterator
-
-    def _traced(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-        if self._profiler is None:
-            self._profiler = self._begin()
         while self._left:
+            profiler = self._profiler
+            if profiler is None:
+                profiler = self._profiler = self._begin()
             with record_function(_STEP):
                 with self._phase("data"):
-                    batch = next(batches, None)
+                    batch = next(iterator, None)
                 if batch is None:
                     return
                 yield batch
-            self._profiler.step()
+            profiler.step()
             self._left -= 1
-        self._end(self._profiler)
+            if not self._left:
+                self._end(profiler)
+        yield from iterator
 
     def show(self, run: Run) -> None:
         """Writes the trace into the folder of a run and prints the shares, in process 0.

@@ -15,11 +15,10 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
     # Annotated as one of two formats; without legacy=False it is this tuple.
     numpy = cast(tuple[str, np.ndarray, int, int, float], np.random.get_state())
     _, numbers, position, has_gauss, gauss = numpy
+    python_gauss = math.nan if next_gauss is None else next_gauss
     state = {
         "random.python": torch.tensor(python, dtype=torch.int64),
-        "random.python_gauss": torch.tensor(
-            math.nan if next_gauss is None else next_gauss, dtype=torch.float64
-        ),
+        "random.python_gauss": torch.tensor(python_gauss, dtype=torch.float64),
         "random.numpy": torch.from_numpy(numbers.astype(np.int64)),
         "random.numpy_rest": torch.tensor([position, has_gauss, gauss], dtype=torch.float64),
         "random.torch": torch.get_rng_state(),
@@ -31,14 +30,8 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 def set_random_state(state: dict[str, Tensor], device: torch.device) -> None:
     """Restores a result of `random_state`."""
-    next_gauss = state["random.python_gauss"].item()
-    random.setstate(
-        (
-            3,
-            tuple(state["random.python"].tolist()),
-            None if math.isnan(next_gauss) else next_gauss,
-        )
-    )
+    python, gauss = state["random.python"].tolist(), state["random.python_gauss"].item()
+    random.setstate((3, tuple(python), None if math.isnan(gauss) else gauss))
     position, has_gauss, gauss = state["random.numpy_rest"].tolist()
     numbers = state["random.numpy"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", numbers, int(position), int(has_gauss), gauss))

@@ -45,11 +45,11 @@ _FOLLOWING = ("warmup_epochs", "noise.seed")
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run starts: anew, at a checkpoint of an earlier run, or not, if that has finished.
+    """Where a run starts: at its beginning, or at a checkpoint of an earlier run.
 
     Attributes:
         folder: Folder of the earlier run, None for a new run.
-        checkpoint: Where to resume; None for a new run and for a finished one.
+        checkpoint: Where to resume; None for a new run, and if the earlier run has finished.
     """
 
     folder: Path | None = None
@@ -96,7 +96,22 @@ def find_checkpoint(
             f"--resume {path}: neither the folder of a run nor one of its checkpoints; --resume "
             "auto finds the newest one"
         )
-    _check_options(config, run)
+    try:
+        differing = _differing(config, read_config(run))
+    except UserError as error:
+        raise UserError(f"{error}; pass another --resume") from error
+    if differing:
+        name, (now, then) = next(iter(differing.items()))
+        if now is _MISSING:
+            raise UserError(
+                f"{run / CONFIG}: has the option {name}, which this version of alr_fast does not "
+                "have; resume with the version that wrote it, or leave --resume out to start a new "
+                "run"
+            )
+        raise UserError(
+            f"--{name} {_shown(now)}: the run {run} has {_shown(then)}; pass that, or leave "
+            "--resume out to start a new run"
+        )
     if is_finished(run):
         return Start(run)
     checkpoint = newest_checkpoint(run / CHECKPOINTS) if is_run else read_manifest(path)
@@ -105,26 +120,6 @@ def find_checkpoint(
             f"--resume {path}: has no complete checkpoint; leave --resume out to start anew"
         )
     return Start(run, checkpoint)
-
-
-def _check_options(config: Config, run: Path) -> None:
-    """Raises `UserError` if a run had other options."""
-    try:
-        differing = _differing(config, read_config(run))
-    except UserError as error:
-        raise UserError(f"{error}; pass another --resume") from error
-    if not differing:
-        return
-    name, (now, then) = next(iter(differing.items()))
-    if now is _MISSING:
-        raise UserError(
-            f"{run / CONFIG}: has the option {name}, which this version of alr_fast does not have; "
-            "resume with the version that wrote it, or leave --resume out to start a new run"
-        )
-    raise UserError(
-        f"--{name} {_shown(now)}: the run {run} has {_shown(then)}; pass that, or leave --resume "
-        "out to start a new run"
-    )
 
 
 def _find_newest(config: Config, log: Callable[[str], None], warn: Callable[[str], None]) -> Start:
@@ -138,10 +133,8 @@ def _find_newest(config: Config, log: Callable[[str], None], warn: Callable[[str
             continue
         differing = _differing(config, then)
         if not differing:
-            if is_finished(run):
-                return Start(run)
-            checkpoint = newest_checkpoint(run / CHECKPOINTS)
-            if checkpoint is not None:
+            checkpoint = None if is_finished(run) else newest_checkpoint(run / CHECKPOINTS)
+            if checkpoint is not None or is_finished(run):
                 return Start(run, checkpoint)
         if not nearest and then.get("recipe") == config.recipe:
             nearest = f" ({run.name} {_difference(differing)})"
@@ -175,7 +168,7 @@ def check_data(config: Config, start: Start, index: SampleIndex) -> None:
     """
     if start.checkpoint is None:
         return
-    saved, path = start.checkpoint.progress["data"], start.checkpoint.path
+    path, saved = start.checkpoint.path, start.checkpoint.progress["data"]
     now = describe_data(index)
     if saved["classes"] != now["classes"]:
         raise UserError(
@@ -220,8 +213,8 @@ def _shown(value: Any) -> str:
 def _differing(config: Config, then: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Options that affect the results and differ: full name -> value now, value in the earlier run.
 
-    Options that an older version did not have had their default. The value now is `_MISSING` for an
-    option that this version does not have.
+    An option that the earlier version did not have counts with its default. The value now is
+    `_MISSING` for an option that this version does not have.
     """
     free = _FREE + (_LABELS if config.checkpoint.other_labels else ())
     now = config.as_dict()
@@ -229,7 +222,7 @@ def _differing(config: Config, then: dict[str, Any]) -> dict[str, tuple[Any, Any
     # Options of methods that are not trained now do not matter; if one was trained then, the option
     # methods differs.
     then = {key: value for key, value in then.items() if key in now or key not in METHODS}
-    now, then = _flat(now), {**_flat(defaults), **_flat(then)}
+    now, then = _flat(now), _flat(defaults) | _flat(then)
     return {
         name: (now.get(name, _MISSING), then[name])
         for name in sorted(then, key=lambda name: (name.endswith(_FOLLOWING), name))

@@ -3,8 +3,12 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
@@ -21,19 +25,17 @@ from alr_fast.training.resume import Start
 from alr_fast.training.signals import StopSignals
 
 
+@dataclass(eq=False)
 class Run:
     """State that the methods of a run share. A context manager; each process makes one.
 
-    Args:
+    Attributes:
         config: Resolved configuration.
         world: The processes.
         loaders: Loaders with the labels to train on.
         console: Shows progress.
         stop: Signals that stop the run.
         start: Whether this is a new run, or the run and checkpoint to resume.
-
-    Attributes:
-        config, world, loaders, console, stop, start: See above.
         path: Folder of the run.
         records: All epochs so far, of all methods.
         finished: Methods that are completely trained.
@@ -45,40 +47,34 @@ class Run:
         SharedError: The folder cannot be written, or the checkpoint is damaged.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        world: World,
-        loaders: Loaders,
-        console: RunDisplay,
-        stop: StopSignals,
-        start: Start,
-    ) -> None:
-        self.config = config
-        self.world = world
-        self.loaders = loaders
-        self.console = console
-        self.stop = stop
-        self.start = start
+    config: Config
+    world: World
+    loaders: Loaders
+    console: RunDisplay
+    stop: StopSignals
+    start: Start
+
+    def __post_init__(self) -> None:
+        checkpoint, options = self.start.checkpoint, self.config.checkpoint
         self.records: list[EpochRecord] = []
         self.finished: list[str] = []
         self.last_checkpoint = 0
         self.saved_at = time.monotonic()
         self._folder: RunFolder | None = None  # in process 0
-        if start.checkpoint is not None:
-            self._load_progress(start.checkpoint)
+        if checkpoint is not None:
+            self._load_progress(checkpoint)
         # Closed in reverse order: checkpoints being written, list of unreadable images, folder.
         with ExitStack() as closing:
-            self.path: Path = world.from_main(self._open_folder)
+            self.path: Path = self.world.from_main(self._open_folder)
             if self._folder is not None:
                 closing.callback(self._folder.close)
-                closing.callback(self._folder.save_broken, loaders.train.broken)
+                closing.callback(self._folder.save_broken, self.loaders.train.broken)
             self.store = CheckpointStore(
                 self.path / CHECKPOINTS,
-                keep=config.checkpoint.keep,
-                log=console.warn,
-                background=config.checkpoint.background,
-                resumed_from=None if start.checkpoint is None else start.checkpoint.number,
+                keep=options.keep,
+                log=self.console.warn,
+                background=options.background,
+                resumed_from=None if checkpoint is None else checkpoint.number,
             )
             closing.callback(self.store.close)
             self._closing = closing.pop_all()
@@ -108,8 +104,13 @@ class Run:
 
     @property
     def index(self) -> SampleIndex:
-        """The training samples."""
+        """All training samples."""
         return self.loaders.train.split.index
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Rows of ``index`` that this process owns, int64 [n], in the order of its label bank."""
+        return self.loaders.train.sampler.rows
 
     def in_folder(self, write: Callable[..., None], *arguments: Any) -> None:
         """Calls ``write(folder, *arguments)`` in process 0.
@@ -119,12 +120,9 @@ class Run:
         """
 
         def action() -> None:
-            if self.world.main:
-                try:
-                    write(self._folder, *arguments)
-                except UserError as error:
-                    raise UserError(
-                        f"{error} with --resume auto, which resumes this run"
-                    ) from error
+            try:
+                write(self._folder, *arguments)
+            except UserError as error:
+                raise UserError(f"{error} with --resume auto, which resumes this run") from error
 
-        self.world.on_all_ranks(action)
+        self.world.from_main(action)

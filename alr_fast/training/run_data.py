@@ -41,8 +41,7 @@ class RunData:
     Attributes:
         dataset: The data set.
         train: Training split.
-        test: Test split.
-        second_test: Second test split, or None.
+        tests: One or two test splits.
         excluded: Ids of the training samples that `leave_out` removes, int64.
         validation: Training samples that `hold_out` has removed from ``train``, with their given
             labels; None without any.
@@ -50,15 +49,14 @@ class RunData:
 
     dataset: Dataset
     train: Split
-    test: Split
-    second_test: Split | None
+    tests: tuple[Split, ...]
     excluded: NDArray[np.int64]
     validation: Split | None = None
 
     @property
-    def tests(self) -> tuple[Split, ...]:
-        """All test splits."""
-        return (self.test,) if self.second_test is None else (self.test, self.second_test)
+    def test(self) -> Split:
+        """The first test split."""
+        return self.tests[0]
 
 
 def prepare_data(
@@ -88,8 +86,8 @@ def prepare_data(
         data = with_labels(data, noise.labels)
     # After the noise, so that excluding a sample does not change the labels of others.
     data = leave_out(data)
-    share, seed = config.data.validation, config.seed
-    return world.on_all_ranks(lambda: hold_out(data, share, seed=seed)), noise
+    share = config.data.validation
+    return world.on_all_ranks(lambda: hold_out(data, share, seed=config.seed)), noise
 
 
 def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None]) -> RunData:
@@ -129,19 +127,18 @@ def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None
     with naming_options(limit="data.test_limit"):
         rows = balanced_rows(test.index.labels, k, config.test_limit)
     test = test if len(rows) == len(test) else test.take(rows)
-    second = None
-    if config.ilsvrc12 is not None:
-        second = _ilsvrc12(dataset, config.ilsvrc12, test.index)
-    return RunData(dataset, train, test, second, excluded)
+    if config.ilsvrc12 is None:
+        return RunData(dataset, train, (test,), excluded)
+    second = _ilsvrc12(dataset, config.ilsvrc12, test.index.class_names)
+    return RunData(dataset, train, (test, second), excluded)
 
 
-def _ilsvrc12(dataset: Dataset, root: str, test: SampleIndex) -> Split:
+def _ilsvrc12(dataset: Dataset, root: str, names: tuple[str, ...]) -> Split:
     if not dataset.layout.name.startswith("webvision"):
         raise UserError(
             f"--data.ilsvrc12 {root}: is a second test set for webvision and webvision-mini; leave "
             f"it out with {dataset.layout.name}"
         )
-    names = test.class_names
     found, listing = read_ilsvrc12(Path(root), wnids(dataset.found.root)[: len(names)], names)
     return Split(listing.index, FileImages(found.root, listing.index.paths))
 
@@ -151,33 +148,29 @@ def _with_labels_of_file(
 ) -> SampleIndex:
     if not Path(file).is_file():
         raise UserError(f"--data.label_file {file}: no such file")
-    if not is_label_table(file):
-        log(f"labels: from {file}")
-        return index.with_noisy_labels(_labels_of_file(file, key, index))
-    with naming_options(table="data.label_file"):
-        labels, listed = read_labels(file, index, key)
-    differing = int((labels != index.labels).sum())
-    log(
-        f"labels: from {file} for {listed:,} of {len(index):,} samples; {differing:,} differ from "
-        "those of the data set"
-    )
-    # These are corrections, not noise: the clean labels stay unknown.
-    return replace(index, labels=labels)
-
-
-def _labels_of_file(file: str, key: str | None, index: SampleIndex) -> NDArray[np.int64]:
-    if file.endswith(".npz"):
-        if key is not None:
-            raise UserError(
-                f"--data.label_key {key}: is for the labels of CIFAR-N; leave it out with {file}"
-            )
-        return load_labels(file, index)
-    if key is None:
-        raise UserError(
-            f"--data.label_file {file}: holds several sets of labels; name one with "
-            "--data.label_key (aggre, worse, random1, random2, random3, noisy)"
+    if is_label_table(file):
+        with naming_options(table="data.label_file"):
+            labels, listed = read_labels(file, index, key)
+        differing = int((labels != index.labels).sum())
+        log(
+            f"labels: from {file} for {listed:,} of {len(index):,} samples; {differing:,} differ "
+            "from those of the data set"
         )
-    return read_cifar_n(Path(file), key, index.labels)
+        # These are corrections, not noise: the clean labels stay unknown.
+        return replace(index, labels=labels)
+    log(f"labels: from {file}")
+    if not file.endswith(".npz"):
+        if key is None:
+            raise UserError(
+                f"--data.label_file {file}: holds several sets of labels; name one with "
+                "--data.label_key (aggre, worse, random1, random2, random3, noisy)"
+            )
+        return index.with_noisy_labels(read_cifar_n(Path(file), key, index.labels))
+    if key is not None:
+        raise UserError(
+            f"--data.label_key {key}: is for the labels of CIFAR-N; leave it out with {file}"
+        )
+    return index.with_noisy_labels(load_labels(file, index))
 
 
 def _excluded_rows(
@@ -189,11 +182,11 @@ def _excluded_rows(
         excluded = split.images.absent()
         if len(excluded):
             log(f"{len(excluded):,} samples were left out when the data set was packed")
+    listed = None
     with naming_options(exclude="data.exclude", table="data.exclude"):
         path = find_exclusions(split, exclude)
         if path is None:
             return excluded
-        listed = None
         if is_label_table(exclude):
             listed = read_left_out(path, split.index, config.exclude_above)
         if listed is None:
@@ -258,10 +251,9 @@ def inject_noise(
         data: With the labels of the data set.
         track: See `prepare_data`.
     """
-    features = None
+    index, features = data.train.index, None
     if needs_features(noise.kind):
         features = noise_features(config, data.train, track)
-    index = data.train.index
     with naming_options(**{name: f"noise.{name}" for name in ("kind", "rate", "seed", "matrix")}):
         return inject(
             index.labels,
@@ -287,8 +279,8 @@ def noise_features(
 
 def with_labels(data: RunData, labels: NDArray[np.int64]) -> RunData:
     """The same data with other training labels; the old ones become the clean labels if unknown."""
-    index = data.train.index.with_noisy_labels(labels)
-    return replace(data, train=replace(data.train, index=index))
+    train = replace(data.train, index=data.train.index.with_noisy_labels(labels))
+    return replace(data, train=train)
 
 
 def label_accuracy(index: SampleIndex) -> float | None:

@@ -2,10 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from operator import add
 from pathlib import Path
 
@@ -21,73 +20,51 @@ from alr_fast.bank.placement import PlacementChoice, check_placement, choose_pla
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.label_table import read_probabilities
 from alr_fast.errors import UserError, naming_options
-from alr_fast.training.config.schema import BankConfig
+from alr_fast.training.config.schema import BankConfig, Config, soft_labels
 from alr_fast.training.distributed import World
 from alr_fast.training.output.records import Histogram
-from alr_fast.utils.files import writing
+from alr_fast.training.run import Run
 from alr_fast.utils.text import readable
 
+_OPTIONS = {name: f"bank.{name}" for name in ("placement", "folder", "dtype")}
 
-def new_bank(
-    options: BankConfig,
-    index: SampleIndex,
-    rows: NDArray[np.int64],
-    world: World,
-    *,
-    folder: Path,
-    log: Callable[[str], None],
-    one_hot: bool = True,
-    soft_labels: str | None = None,
-) -> LabelBank:
-    """The label bank of this process, initialised from the given labels. All processes call this.
+
+def new_bank(run: Run, *, one_hot: bool) -> LabelBank:
+    """The label bank of this process, initialised from its given labels. All processes call this.
+
+    If the run trains on soft labels, the bank starts from them.
 
     Args:
-        options: Placement and type of the bank.
-        index: All training samples.
-        rows: Rows of ``index`` that this process owns, int64 [n].
-        world: The processes.
-        folder: Folder for a bank in a file, unless the options name another one.
-        log: Takes a line of text.
-        one_hot: False to start at zero instead of the one-hot given labels.
-        soft_labels: Table with initial probabilities for the samples that it lists; see
-            `alr_fast.data.label_table`.
+        run: The run.
+        one_hot: False to start at zero.
 
     Raises:
-        SharedError: Too little memory or disk space, or the table cannot be read.
+        SharedError: Too little memory or disk space, or the soft labels cannot be read.
     """
+    options, world, index, rows = run.config.bank, run.world, run.index, run.rows
     num_bytes = _num_bytes(options, index, rows)
-    choice = PlacementChoice(options.placement, "asked for")
-    if choice.placement == "auto":
-        choice = world.from_main(
-            lambda: choose_placement(num_bytes, world.device, processes=world.local_size)
-        )
-
-    def allocate() -> LabelBank:
-        with _naming_bank_options():
-            return LabelBank.from_labels(
+    choice = world.from_main(lambda: _choose_placement(options, num_bytes, world))
+    with naming_options(**_OPTIONS):
+        bank = world.on_all_ranks(
+            lambda: LabelBank.from_labels(
                 torch.from_numpy(index.labels[rows]),
                 index.num_classes,
                 dtype=getattr(torch, options.dtype),
                 device=world.device,
                 sample_fingerprint=index.sample_fingerprint(),
                 placement=choice.placement,
-                folder=options.folder or folder,
+                folder=options.folder or run.path,
                 one_hot=one_hot,
             )
-
-    bank = world.on_all_ranks(allocate)
-    if soft_labels is not None and not one_hot:
-        log("label bank: starts at zero, not from the soft labels")
-    elif soft_labels is not None:
-
-        def fill() -> None:
-            with naming_options(table="data.label_file"):
-                fill_rows(bank.rows, soft_labels, index, rows)
-
-        with bank.host_access():
-            world.on_all_ranks(fill)
+        )
+    table = soft_labels(run.config)
+    if table is not None and not one_hot:
+        run.console.log("label bank: starts at zero, not from the soft labels")
+    elif table is not None:
+        with bank.host_access(), naming_options(table="data.label_file"):
+            world.on_all_ranks(partial(fill_rows, bank.rows, table, index, rows))
     each = " in each process" if world.size > 1 else ""
-    log(f"label bank: {readable(num_bytes)}{each}, {choice.placement} ({choice.why})")
+    run.console.log(f"label bank: {readable(num_bytes)}{each}, {choice.placement} ({choice.why})")
     return bank
 
 
@@ -112,33 +89,29 @@ def fill_rows(target: Tensor, table: str, index: SampleIndex, rows: NDArray[np.i
         target[where] = torch.from_numpy(probabilities[own]).to(target)
 
 
-def check_room(
-    options: BankConfig, index: SampleIndex, rows: NDArray[np.int64], world: World, *, runs: Path
-) -> None:
+def check_room(config: Config, index: SampleIndex, rows: NDArray[np.int64], world: World) -> None:
     """Checks early whether `new_bank` will succeed; waits for no other process.
 
     Args:
-        options: See `new_bank`, as for the next arguments.
-        runs: Parent of the folder of the run.
+        config: Resolved configuration.
+        index: All training samples.
+        rows: Rows of ``index`` that this process owns, int64 [n].
+        world: The processes.
 
     Raises:
         UserError: Wrong placement, or too little memory or disk space.
     """
-    num_bytes = _num_bytes(options, index, rows)
-    if options.placement == "auto":
-        placement = choose_placement(num_bytes, world.device, processes=world.local_size).placement
-    else:
-        placement = options.placement
-        with _naming_bank_options():
-            check_placement(placement, world.device)
-    if placement != "file":
+    num_bytes = _num_bytes(config.bank, index, rows)
+    with naming_options(**_OPTIONS):
+        choice = _choose_placement(config.bank, num_bytes, world)
+    if choice.placement != "file":
         return
-    if options.folder is not None and not Path(options.folder).is_dir():
-        raise UserError(f"--bank.folder {options.folder}: no such folder; make it, or pass another")
-    folder = Path(options.folder or runs).absolute()
+    given = config.bank.folder
+    if given is not None and not Path(given).is_dir():
+        raise UserError(f"--bank.folder {given}: no such folder; make it, or pass another")
+    folder = Path(given or config.runs).absolute()
     folder = next(path for path in (folder, *folder.parents) if path.is_dir())
-    free = shutil.disk_usage(folder).free
-    needed = num_bytes * world.local_size
+    free, needed = shutil.disk_usage(folder).free, num_bytes * world.local_size
     if free < needed:
         raise UserError(
             f"--bank.folder {folder}: has room for {readable(free)}, the label bank needs "
@@ -146,8 +119,11 @@ def check_room(
         )
 
 
-def _naming_bank_options() -> AbstractContextManager[None]:
-    return naming_options(placement="bank.placement", folder="bank.folder", dtype="bank.dtype")
+def _choose_placement(options: BankConfig, num_bytes: int, world: World) -> PlacementChoice:
+    if options.placement == "auto":
+        return choose_placement(num_bytes, world.device, processes=world.local_size)
+    check_placement(options.placement, world.device)
+    return PlacementChoice(options.placement, "asked for")
 
 
 def _num_bytes(options: BankConfig, index: SampleIndex, rows: NDArray[np.int64]) -> int:
@@ -226,42 +202,17 @@ def export_bank(
         SharedError: The file cannot be written.
     """
     parts = world.gather((rows, history.means()))
-    with bank.host_access(), ExitStack() as stack:
-
-        def begin() -> BankFileWriter | None:
-            if not world.main:
-                return None
-            tensors = {
-                name: torch.zeros(len(index), dtype=dtype) for name, dtype in COLUMNS.items()
-            }
-            for rank_rows, columns in parts:
-                for name, column in columns.items():
-                    tensors[name][torch.from_numpy(rank_rows)] = column
-            return stack.enter_context(_writer(path, bank.rows.dtype, index, tensors))
-
-        def end() -> None:
-            with writing(path):
-                stack.close()
-
-        file = world.on_all_ranks(begin)
-        for some_rows, bank_rows in world.collect_rows(torch.from_numpy(rows), bank.rows):
-            if file is not None:
-                file.write(some_rows, bank_rows)
-        world.on_all_ranks(end)
-
-
-def _writer(
-    path: Path, dtype: torch.dtype, index: SampleIndex, tensors: dict[str, Tensor]
-) -> BankFileWriter:
+    order = torch.from_numpy(np.argsort(np.concatenate([rank_rows for rank_rows, _ in parts])))
+    tensors = {name: torch.cat([means[name] for _, means in parts])[order] for name in COLUMNS}
     tensors["ids"] = torch.from_numpy(index.sample_ids)
     tensors["given_labels"] = torch.from_numpy(index.labels)
     if index.clean_labels is not None:
         tensors["clean_labels"] = torch.from_numpy(index.clean_labels)
-    return BankFileWriter(
+    writer = BankFileWriter(
         path,
         num_samples=len(index),
         num_classes=index.num_classes,
-        dtype=dtype,
+        dtype=bank.rows.dtype,
         tensors=tensors,
         metadata={
             "sample_fingerprint": index.sample_fingerprint(),
@@ -269,3 +220,8 @@ def _writer(
             "class_names": json.dumps(index.class_names),
         },
     )
+    with bank.host_access(), ExitStack() as stack:  # entered in process 0
+        world.on_all_ranks(lambda: world.main and stack.enter_context(writer))
+        for some_rows, bank_rows in world.collect_rows(torch.from_numpy(rows), bank.rows):
+            writer.write(some_rows, bank_rows)
+        world.on_all_ranks(stack.close)

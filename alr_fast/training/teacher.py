@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from alr_fast.data.label_table import is_label_table
 from alr_fast.data.loaders.base import Loader
-from alr_fast.errors import UserError, naming_options
+from alr_fast.errors import UserError
 from alr_fast.training.config.schema import WEIGHTS
 from alr_fast.training.methods import METHODS
 from alr_fast.training.models import build_model
@@ -35,22 +35,20 @@ def load_model(weights: Path, *, num_classes: int, channels: int, image_size: in
         saved = load_file(weights)
     except (UserError, OSError, SafetensorError, KeyError, TypeError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise UserError(
+        problem = (
             f"cannot be read ({reason}); pass the weights in the folder of a run, with its "
-            "config.yaml beside them",
-            argument="weights",
-            value=weights,
-        ) from error
+            "config.yaml beside them"
+        )
+        raise UserError(problem, argument="weights", value=weights) from error
     model = build_model(name, num_classes=num_classes, in_channels=channels, image_size=image_size)
     try:
         model.load_state_dict(saved)
     except RuntimeError as error:
-        raise UserError(
+        problem = (
             f"does not fit {num_classes} classes and images of {channels} channels; pass a model "
-            "of the same data set",
-            argument="weights",
-            value=weights,
-        ) from error
+            "of the same data set"
+        )
+        raise UserError(problem, argument="weights", value=weights) from error
     return model.eval()
 
 
@@ -79,7 +77,7 @@ def predict(
     return table
 
 
-def teacher_probabilities(teacher: str, run: Run, *, option: str) -> Tensor:
+def teacher_probabilities(teacher: str, run: Run) -> Tensor:
     """Probabilities of a teacher for the training samples of this process.
 
     The images are neither cropped nor flipped. All processes call this.
@@ -88,7 +86,6 @@ def teacher_probabilities(teacher: str, run: Run, *, option: str) -> Tensor:
         teacher: A method that the run has trained, a file of weights, or a table of soft labels
             (see `alr_fast.data.label_table`); samples that it does not list keep their given label.
         run: The run.
-        option: The option that names the teacher, for messages.
 
     Returns:
         Probabilities [n, K] in the type of the label bank, on the training device.
@@ -98,30 +95,25 @@ def teacher_probabilities(teacher: str, run: Run, *, option: str) -> Tensor:
     """
     dtype, device = getattr(torch, run.config.bank.dtype), run.world.device
     if is_label_table(teacher):
-        index, rows = run.index, run.loaders.train.sampler.rows
-        table = torch.zeros(len(rows), index.num_classes, dtype=dtype, device=device)
-        given = torch.from_numpy(index.labels[rows]).to(device)
+        table = torch.zeros(len(run.rows), run.index.num_classes, dtype=dtype, device=device)
+        given = torch.from_numpy(run.index.labels[run.rows]).to(device)
         table.scatter_(1, given[:, None], 1)
-
-        def fill() -> None:
-            with naming_options(table=option):
-                fill_rows(table, teacher, index, rows)
-
-        run.world.on_all_ranks(fill)
+        run.world.on_all_ranks(lambda: fill_rows(table, teacher, run.index, run.rows))
         return table
     loader = run.loaders.in_order()
 
-    def load() -> nn.Module:
-        with naming_options(weights=option):
-            model = load_model(
+    model = run.world.on_all_ranks(
+        lambda: (
+            load_model(
                 run.path / f"{teacher}{WEIGHTS}" if teacher in METHODS else Path(teacher),
                 num_classes=run.index.num_classes,
                 channels=loader.split.channels,
                 image_size=loader.transform.size,
             )
-        return model.to(device).to(memory_format=torch.channels_last)
-
-    model = run.world.on_all_ranks(load)
+            .to(device)
+            .to(memory_format=torch.channels_last)
+        )
+    )
     precision = getattr(torch, run.config.precision)
     autocast = torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
     return predict(model, loader, autocast, dtype=dtype)

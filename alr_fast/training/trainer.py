@@ -43,11 +43,11 @@ class Trainer:
         world: The processes of the run.
         true_labels: int64 [n], clean labels of the samples of this process in the order of its
             bank; None if unknown.
-        history: Collects the training history of each sample; None to collect none.
 
     Attributes:
         model: The model without the wrappers for processes and compilation.
         criterion: The loss, which owns the label bank if the method has one.
+        history: Training history of each sample of the label bank; None without a bank.
         optimizer: Has its state for every weight from the start.
         scheduler: Learning rate as a function of the steps made.
         scaler: Scales float16 gradients (factor 1 in other precisions) and checks that gradients
@@ -69,46 +69,36 @@ class Trainer:
         world: World,
         *,
         true_labels: Tensor | None = None,
-        history: SampleHistory | None = None,
     ) -> None:
-        optim = config.optim
-        self.model = model
+        self.model = net = model
         self.criterion = criterion
-        self.history = history
         self.loader = loader
         self.world = world
-        net = model
+        self.history = None
+        if criterion.bank is not None:
+            self.history = SampleHistory(criterion.bank.given_labels, world.device)
         self._no_sync: Callable[[], AbstractContextManager] = nullcontext
         if world.size > 1:
-            net = DistributedDataParallel(
-                model,
-                device_ids=[world.device] if world.device.type == "cuda" else None,
-                gradient_as_bucket_view=True,
-            )
+            gpu = [world.device] if world.device.type == "cuda" else None
+            net = DistributedDataParallel(model, device_ids=gpu, gradient_as_bucket_view=True)
             self._no_sync = net.no_sync
         if config.model.compile != "none":
             # Annotated as a function; of a module torch.compile makes a module.
             net = cast(nn.Module, torch.compile(net, mode=config.model.compile, dynamic=False))
         self._net = net
-        self.optimizer = make_optimizer(model, optim)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, learning_rate_factor(optim, steps_per_epoch=len(loader))
-        )
+        self._optim = config.optim
+        self.optimizer = make_optimizer(model, config.optim)
+        factor = learning_rate_factor(config.optim, steps_per_epoch=len(loader))
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
         self._half = config.precision == "float16"
-        self.scaler = torch.amp.GradScaler(
-            world.device.type, init_scale=65536.0 if self._half else 1.0
-        )
-        self.autocast = torch.autocast(
-            world.device.type,
-            dtype=getattr(torch, config.precision),
-            enabled=config.precision != "float32",
-        )
-        self.ema = None
-        if config.model.ema_decay is not None:
+        kind, scale = world.device.type, 65536.0 if self._half else 1.0
+        self.scaler = torch.amp.GradScaler(kind, init_scale=scale)
+        dtype = getattr(torch, config.precision)
+        self.autocast = torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32)
+        self.ema, decay = None, config.model.ema_decay
+        if decay is not None:
             # With the warm-up the EMA follows the weights from the start, in short runs too.
-            self.ema = ModelEmaV3(
-                model, decay=config.model.ema_decay, use_warmup=True, exclude_buffers=True
-            )
+            self.ema = ModelEmaV3(model, decay=decay, use_warmup=True, exclude_buffers=True)
         self.epoch = self.step = self.steps_made = 0
         self.sums = EpochSums(world.device)
         self.skipped = torch.zeros(2, device=world.device)
@@ -116,7 +106,6 @@ class Trainer:
         # keep the model in memory after its method has ended.
         self.optimizer.register_step_pre_hook(partial(_count_skipped, self.skipped))
         self.phase: Callable[[str], AbstractContextManager] = lambda name: nullcontext()
-        self._optim = optim
         self._true = None if true_labels is None else true_labels.to(world.device)
         self._replays = config.model.compile in ("reduce-overhead", "max-autotune")
         self._statistics = [b for b in model.buffers() if b.is_floating_point()]
@@ -185,9 +174,7 @@ class Trainer:
         # The same number in all processes, although their batches may differ in size.
         number = self._num_micro_batches(self.loader.sampler.smallest_batch(self.step))
         split = {key: tensor.tensor_split(number) for key, tensor in batch.items()}
-        return [
-            dict(zip(split, tensors, strict=True)) for tensors in zip(*split.values(), strict=True)
-        ]
+        return [{key: parts[part] for key, parts in split.items()} for part in range(number)]
 
     def _num_micro_batches(self, samples: int) -> int:
         # Batch normalisation needs two samples or more in each.
@@ -200,12 +187,9 @@ class Trainer:
         # DDP averages gradients over the processes; they have to be added up here. The scaler's
         # factor is applied inside the operation, before small float16 values are flushed to 0.
         factor = self.scaler.scale(self.world.size / total.clamp(min=1).float())
-        loss, grad = self.criterion.loss_and_grad(
-            logits,
-            micro_batch["label"],
-            micro_batch["index"],
-            row_weight=factor.expand(len(logits)),
-        )
+        given, index = micro_batch["label"], micro_batch["index"]
+        weight = factor.expand(len(logits))
+        loss, grad = self.criterion.loss_and_grad(logits, given, index, row_weight=weight)
         return loss / factor, grad
 
     def _add(self, loss: Tensor, logits: Tensor, micro_batch: dict[str, Tensor]) -> None:
@@ -244,10 +228,7 @@ class Trainer:
         if in_epoch and not all(b.isfinite().all() for b in self._statistics):
             torch._foreach_copy_(self._statistics, self._good_statistics)
             if self.ema is not None:
-                for average, buffer in zip(
-                    self.ema.module.buffers(), self.model.buffers(), strict=True
-                ):
-                    average.copy_(buffer)
+                torch._foreach_copy_(list(self.ema.module.buffers()), list(self.model.buffers()))
         elif self._statistics:
             torch._foreach_copy_(self._good_statistics, self._statistics)
         return in_epoch
@@ -280,11 +261,8 @@ class Trainer:
         for name, weight in self.model.named_parameters():
             for key, value in self.optimizer.state[weight].items():
                 named[f"optimizer.{name}.{key}"] = value
-        own = {
-            "sums": self.sums.values,
-            "skipped": self.skipped,
-            **random_state(self.world.device),
-        }
+        own = random_state(self.world.device)
+        own |= {"sums": self.sums.values, "skipped": self.skipped}
         bank = self.criterion.bank
         if bank is not None:
             own["bank_status"] = bank.status
@@ -310,13 +288,11 @@ class Trainer:
             own: The tensors of this process, without their prefix; None if another number of
                 processes wrote them: the epoch then starts again.
         """
-        self.epoch, self.step, self.steps_made = (
-            position[key] for key in ("epoch", "step", "steps_made")
-        )
+        self.epoch = position["epoch"]
         if own is None:
-            self.steps_made = self.epoch * len(self.loader)
-            self.step = 0
+            self.step, self.steps_made = 0, self.epoch * len(self.loader)
         else:
+            self.step, self.steps_made = position["step"], position["steps_made"]
             set_random_state(own, self.world.device)
         self.scheduler.load_state_dict({**position["scheduler"], "last_epoch": self.steps_made - 1})
         self.scheduler.step()
@@ -334,14 +310,11 @@ class Trainer:
             return
         channels, size = self.loader.split.channels, self.loader.transform.size
         samples = self.loader.sampler.batch_size
-        images = torch.zeros(
-            # The size of a micro-batch: a whole batch may not fit into memory.
-            (math.ceil(samples / self._num_micro_batches(samples)), channels, size, size),
-            dtype=self.loader.dtype,
-            device=self.world.device,
-        )
+        # The size of a micro-batch: a whole batch may not fit into memory.
+        samples = math.ceil(samples / self._num_micro_batches(samples))
+        images = torch.zeros(samples, channels, size, size, dtype=self.loader.dtype)
         with self.autocast:
-            logits = self._net(images.to(memory_format=torch.channels_last))
+            logits = self._net(images.to(self.world.device, memory_format=torch.channels_last))
         logits.backward(torch.zeros_like(logits))
         self.optimizer.zero_grad(set_to_none=True)
 

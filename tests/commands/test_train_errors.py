@@ -64,7 +64,7 @@ def test_too_many_broken_images_are_found_before_anything_is_written(
     status, runs = train_folder()
     assert status == 2
     text = capsys.readouterr().err
-    assert text.startswith("error: --data.max_broken 0.001: ")
+    assert text.startswith("error: --data.max_broken 0.001: 1 of ")
     assert f"{path} cannot be read as an image (the PNG is cut off)" in text
     assert "alr_fast.data verify" in text
     assert text.count("\n") == 1

@@ -63,8 +63,8 @@ def alr_loss(
         row_weight: [B] constant factor on the loss of each row; "mean" still divides by the number
             of rows.
         update: whether the targets are stored.
-        unique_index: promise that no index occurs twice in the batch, which saves a launch.
-            Breaking it leaves loss, gradient and bank row of these rows undefined.
+        unique_index: promise that no index occurs twice in the batch, which saves a launch. If one
+            does, loss, gradient and bank row of these rows are undefined.
         return_stats: also return the `RowStats`.
 
     Returns:

@@ -101,10 +101,9 @@ def allocate_rows(
         dtype: Type of the rows.
         device: Device of the logits.
         placement: One of `PLACEMENTS`; `choose_placement` chooses by size.
-        folder: Folder for the file of placement `file`. It must be on a disk, a fast local one: a
-            tmpfs (often /dev/shm, sometimes /tmp) keeps files in the memory that the file is meant
-            to save. The file is unlinked as soon as it is open, so that it disappears however the
-            process ends, and all its space is reserved.
+        folder: Folder for the file of placement `file`, on a fast local disk: a tmpfs (often
+            /dev/shm, sometimes /tmp) keeps files in the memory that the file is meant to save. All
+            space is reserved, and the file is unlinked at once: it disappears with the process.
 
     Returns:
         Contiguous [N, K], on `device` for placement `device`, else on the CPU.
@@ -160,10 +159,10 @@ def check_placement(placement: str, device: torch.device | str) -> None:
 
 @contextmanager
 def read_in_order(rows: Tensor) -> Iterator[None]:
-    """For code that reads all rows of placement `file`: the kernel reads ahead inside the block.
+    """For code that reads all rows of placement `file`: inside the block the kernel reads ahead.
 
-    Outside it does not: the rows of a batch are far apart, and around each of them it would read
-    many pages that are not needed.
+    Otherwise it does not: the rows of a batch are far apart, and reading ahead would load many
+    pages that are not needed.
     """
     _advise(rows, "MADV_NORMAL")
     try:

@@ -108,7 +108,7 @@ class ALRLoss(SELCLoss):
 
         Args:
             momentum: share of the old row in the new one, in [0, 1].
-            entropy_weight: weight of the entropy term, which hardens predictions; 0 gives SELC.
+            entropy_weight: weight of the entropy term, which hardens predictions; 0 is SELC.
         """
         super().__init__(
             bank,

@@ -15,7 +15,7 @@ class Loss(nn.Module):
     """A training loss. A subclass defines it in `_compute`; there are two ways to call it.
 
     Attributes:
-        needs: Constructor arguments that a run has to provide, since they are no options:
+        needs: Constructor arguments that are not options, so that a run has to provide them:
             "bank": a `LabelBank` with a row for every sample;
             "transition": [K, K] probabilities of a given label (column) for each true label (row);
             "teacher": [N, K] probabilities that another model predicts for the samples;

@@ -21,8 +21,8 @@ _PAGE_BYTES, _OTHER_BYTES, _SUSPECT_BYTES = 14_500_000, 6_200_000, 160
 _SIZES = ((128, 80), (96, 75), (64, 70), (48, 50))  # of thumbnails: longest side in pixels, quality
 _NO_ROOM = "left out, the page would be too large"
 
-# Panels of curves: title, unit, name in the records. The share of changed labels says little if
-# the label accuracy is known.
+# Panels of curves: title, unit, name in the records. The share of changed labels is shown only if
+# the label accuracy is unknown.
 _PANELS = (
     ("test accuracy", "%", "test_accuracy"),
     ("label accuracy", "%", "label_accuracy"),

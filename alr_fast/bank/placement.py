@@ -16,8 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -30,17 +29,11 @@ from alr_fast.utils.text import readable
 PLACEMENTS = ("device", "pinned", "file")
 
 
-@dataclass(frozen=True)
-class PlacementChoice:
-    """Result of `choose_placement`.
+class PlacementChoice(NamedTuple):
+    """Result of `choose_placement`."""
 
-    Attributes:
-        placement: One of `PLACEMENTS`.
-        why: A short phrase for the user, with the sizes that decided.
-    """
-
-    placement: str
-    why: str
+    placement: str  # one of `PLACEMENTS`
+    why: str  # a short phrase for the user, with the sizes that decided
 
 
 def choose_placement(

@@ -127,7 +127,6 @@ def table_loss(
     if table.requires_grad:
         raise ValueError("the target rows are constants: pass the table or bank detached")
     classes, values, stats = _new_stats(logits) if options.return_stats else (None, None, None)
-    row_weight = _row_weight(options.row_weight, logits)
     reduction = _reduction(options.reduction)
     if options.update:
         operator = _alr_loss_once if compiling else _alr_loss
@@ -141,10 +140,7 @@ def table_loss(
             options.status, classes, values,
             options.momentum, options.entropy_weight, reduction,
         )  # fmt: skip
-    loss, grad = _call(
-        operator, logits, (table, index), row_weight, others, with_grad=options.with_grad
-    )
-    return LossResult(loss, grad, stats)
+    return LossResult(*_call(operator, logits, (table, index), others, options), stats)
 
 
 def label_loss(
@@ -154,25 +150,21 @@ def label_loss(
 ) -> LossResult:
     """Loss against smoothed one-hot rows of labels."""
     _check_device(logits)
-    row_weight = _row_weight(options.row_weight, logits)
     reduction = _reduction(options.reduction)
     others = (options.status, options.smoothing, options.entropy_weight, reduction)
-    operator = _label_smoothing_cross_entropy
-    loss, grad = _call(operator, logits, (labels,), row_weight, others, with_grad=options.with_grad)
-    return LossResult(loss, grad)
+    return LossResult(*_call(_label_smoothing_cross_entropy, logits, (labels,), others, options))
 
 
 def _call(
     operator: _Operator,
     logits: Tensor,
     targets: tuple[Tensor | None, ...],
-    row_weight: Tensor | None,
     others: tuple[object, ...],
-    *,
-    with_grad: bool,
+    options: LossOptions,
 ) -> tuple[Tensor, Tensor | None]:
-    """Loss and, `with_grad`, the gradient; the arguments are in the order of the schemas."""
-    if with_grad:
+    """Loss, and the gradient if asked for; the arguments are in the order of the schemas."""
+    row_weight = _row_weight(options.row_weight, logits)
+    if options.with_grad:
         loss, grad, _ = operator(logits.detach(), *targets, row_weight, *others, _GRAD_FINAL)
         return loss, grad
     # Decided here, because grad mode is always off inside an operator.
@@ -269,65 +261,45 @@ def _check_not_in_backward() -> None:
         )
 
 
-# The fake kernels also meet real tensors: those of the meta device, and those that the compiler
-# traces.
-def _fake_outputs(
-    logits: Tensor, reduction: int, grad_mode: int, **others: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    for name, tensor in others.items():
-        if tensor is None or tensor.device == logits.device:
-            continue
-        if name in ("bank", "table") and tensor.device.type == "cpu" and logits.is_cuda:
-            continue  # in pinned host memory
-        raise RuntimeError(
-            f"{name} is on another device than the logits: pass {name}.to(logits.device)"
+def _fake_loss(name: str) -> _Operator:
+    """The fake kernel of a loss: shapes and dtypes of its outputs."""
+    names = [argument.name for argument in getattr(_OPS.alr_fast, name).default._schema.arguments]
+
+    def fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        given = dict(zip(names, arguments, strict=True))
+        logits = given["logits"]
+        # Fake kernels also meet real tensors: those of the meta device, and those that the compiler
+        # traces.
+        for tensor_name in ("bank", "table", "index", "labels", "row_weight"):
+            tensor = given.get(tensor_name)
+            if tensor is None or tensor.device == logits.device:
+                continue
+            if tensor_name in ("bank", "table") and tensor.device.type == "cpu" and logits.is_cuda:
+                continue  # in pinned host memory
+            raise RuntimeError(
+                f"{tensor_name} is on another device than the logits: pass "
+                f"{tensor_name}.to(logits.device)"
+            )
+        acc = _accumulation_dtype(logits)
+        rows, classes = logits.shape
+        return (
+            logits.new_empty(
+                (rows,) if given["reduction"] == REDUCTIONS["none"] else (), dtype=acc
+            ),
+            logits.new_empty((0 if given["grad_mode"] == _GRAD_NONE else rows, classes)),
+            logits.new_empty((), dtype=acc),
         )
-    acc = _accumulation_dtype(logits)
-    rows, classes = logits.shape
-    return (
-        logits.new_empty((rows,) if reduction == REDUCTIONS["none"] else (), dtype=acc),
-        logits.new_empty((0 if grad_mode == _GRAD_NONE else rows, classes)),
-        logits.new_empty((), dtype=acc),
-    )
+
+    return fake
 
 
-# `others` are the arguments of the schemas in csrc/ops.cpp that the outputs do not depend on.
-
-
-def _fake_alr_loss(
-    logits: Tensor, bank: Tensor, index: Tensor, row_weight: Tensor | None, *others: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    *_, reduction, _unique_index, grad_mode = others
-    return _fake_outputs(
-        logits, reduction, grad_mode, bank=bank, index=index, row_weight=row_weight
-    )
-
-
-def _fake_soft_target_cross_entropy(
-    logits: Tensor, table: Tensor, index: Tensor | None, row_weight: Tensor | None, *others: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    *_, reduction, grad_mode = others
-    return _fake_outputs(
-        logits, reduction, grad_mode, table=table, index=index, row_weight=row_weight
-    )
-
-
-def _fake_label_smoothing_cross_entropy(
-    logits: Tensor, labels: Tensor, row_weight: Tensor | None, *others: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    *_, reduction, grad_mode = others
-    return _fake_outputs(logits, reduction, grad_mode, labels=labels, row_weight=row_weight)
-
-
-def _fake_scale_grad(grad_rows: Tensor, *others: object) -> Tensor:
-    return torch.empty_like(grad_rows)
-
-
-for _name, _fake in {
-    "alr_loss": _fake_alr_loss,
-    "alr_loss_once": _fake_alr_loss,
-    "soft_target_cross_entropy": _fake_soft_target_cross_entropy,
-    "label_smoothing_cross_entropy": _fake_label_smoothing_cross_entropy,
-    "scale_grad": _fake_scale_grad,
-}.items():
-    _LIBRARY.register_fake(f"alr_fast::{_name}", _fake)
+for _name in (
+    "alr_loss",
+    "alr_loss_once",
+    "soft_target_cross_entropy",
+    "label_smoothing_cross_entropy",
+):
+    _LIBRARY.register_fake(f"alr_fast::{_name}", _fake_loss(_name))
+_LIBRARY.register_fake(
+    "alr_fast::scale_grad", lambda grad_rows, *others: torch.empty_like(grad_rows)
+)

@@ -57,14 +57,14 @@ def alr_loss(
             in pinned host memory with logits on a GPU.
         index: [B] int64 or int32, index in the bank of each row; below 0: row ignored.
         momentum: share of the old bank row in the target, in [0, 1].
-        entropy_weight: weight of the entropy term; 0 gives SELC. The defaults of momentum and
+        entropy_weight: weight of the entropy term; 0 is SELC. The defaults of momentum and
             entropy weight are this project's own, not the paper's: see docs/method.md.
         reduction: "mean" over the rows not ignored (0 if all are ignored), "sum" or "none".
         row_weight: [B] constant factor on the loss of each row; "mean" still divides by the number
             of rows.
         update: whether the targets are stored.
-        unique_index: promise that no index occurs twice in the batch, which saves a launch.
-            Breaking it leaves loss, gradient and bank row of these rows undefined.
+        unique_index: promise that no index occurs twice in the batch, which saves a launch. If one
+            does, loss, gradient and bank row of these rows are undefined.
         return_stats: also return the `RowStats`.
 
     Returns:

@@ -6,8 +6,8 @@ For a row with logits z, `p = softmax(z)`, entropy `H = -sum_k p_k log p_k` and 
 
 In Adaptive Label Refinement (Zhang et al., arXiv 2502.00386) t is the moving average of the
 sample's row in the label bank and of the prediction, and becomes that row: `t = a T[i] + (1 - a)
-p`, `T[i] = t`. The functions have the same arguments and results as those of `alr_fast.functional`,
-whose docstrings describe them. Out-of-range indices raise IndexError.
+p`, `T[i] = t`. Arguments and results are those of the functions of the same name in
+`alr_fast.functional`. Out-of-range indices raise IndexError.
 """
 
 from typing import Any, NamedTuple
@@ -75,7 +75,7 @@ def soft_target_cross_entropy(
     reduction: str = "mean",
     row_weight: Tensor | None = None,
 ) -> Tensor:
-    """Loss against rows of a table: gathered by an index, or one row for each sample."""
+    """Loss against rows of a table, gathered by an index, or one row for each sample."""
     if index is None:
         index = torch.arange(len(logits), device=logits.device)
     loss = alr_loss(

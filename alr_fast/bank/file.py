@@ -2,12 +2,12 @@
 
 import errno
 import json
+import math
 import mmap
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -40,9 +40,9 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 class BankFileWriter:
     """Writes a bank as a safetensors file whose tensor `rows` arrives in pieces, in any order.
 
-    The rows are written into the mapped file and never all held in memory. A context manager: the
-    file has a temporary name in its folder until the block ends with every row written, and is
-    removed if the block ends otherwise.
+    The rows are written into the mapped file and never all held in memory. The file has a temporary
+    name in its folder until the `with` block ends with every row written; if the block fails, the
+    file is removed.
 
         with BankFileWriter(path, num_samples=n, num_classes=k, ...) as writer:
             for index, rows in pieces:
@@ -100,19 +100,14 @@ class BankFileWriter:
         self._block.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         """Gives the file its name, or removes it if the block failed.
 
         Raises:
             ValueError: Rows are missing.
             UserError: The file cannot be written.
         """
-        self._block.__exit__(kind, error, trace)
+        self._block.__exit__(*error)
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
@@ -132,12 +127,9 @@ class BankFileWriter:
                 # Bytes, since numpy has no bfloat16.
                 data = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
                 mapped[start : start + data.nbytes] = data.data
-            num_samples, num_classes = self._shape
+            count, offset = math.prod(self._shape), self._offsets["rows"]
             self._rows = torch.frombuffer(
-                mapped,
-                dtype=self._dtype,
-                count=num_samples * num_classes,
-                offset=self._offsets["rows"],
+                mapped, dtype=self._dtype, count=count, offset=offset
             ).view(self._shape)
             try:
                 yield
@@ -248,7 +240,7 @@ def _laid_out(
     for name, (dtype, shape) in sorted(layout.items(), key=lambda item: -item[1][0].itemsize):
         if dtype not in _NAMES:
             raise TypeError(f"{name} is {dtype}, which a bank file does not store: convert it")
-        end = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        end = offset + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": (offset, end)}
         offsets[name], offset = offset, end
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()

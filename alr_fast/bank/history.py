@@ -1,7 +1,6 @@
-"""Statistics of each sample over the epochs, kept beside its row in the label bank.
+"""Statistics of each sample over the epochs, for the score of `alr_fast.labels.suspicion`.
 
-The score of suspicion is computed from them (`alr_fast.labels.suspicion`). They need no further
-pass of the model: the logits of training are enough.
+They are summed up from the logits of training, without another pass of the model.
 """
 
 import torch
@@ -9,7 +8,6 @@ from torch import Tensor
 
 EPOCHS = 63  # recorded in the bits of `SampleHistory.changes`, all but the sign bit
 COLUMNS = {"given_loss": torch.float32, "changes": torch.int64}  # of `SampleHistory.means`
-_NAMES = ("loss", "passes", "refined", "changes")
 
 
 class SampleHistory:
@@ -17,11 +15,11 @@ class SampleHistory:
 
     Attributes:
         loss: float32 [n], sum of the cross entropies of the given label over the passes.
-        passes: int32 [n], how often a sample was trained on (an epoch that is repeated with another
-            number of processes counts twice).
+        passes: int32 [n], times that the sample was trained on (an epoch that is repeated with
+            another number of processes counts twice).
         refined: int32 [n], refined label after the last epoch.
-        changes: int64 [n], a bit for each of the last `EPOCHS` epochs, the lowest one for the last:
-            whether the refined label changed in it.
+        changes: int64 [n], a bit for each of the last `EPOCHS` epochs, the lowest for the last one:
+            whether the refined label changed in that epoch.
     """
 
     def __init__(self, given_labels: Tensor, device: torch.device) -> None:
@@ -66,7 +64,7 @@ class SampleHistory:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, not copied, for checkpoints."""
-        return {name: getattr(self, name) for name in _NAMES}
+        return {name: getattr(self, name) for name in ("loss", "passes", "refined", "changes")}
 
     def means(self) -> dict[str, Tensor]:
         """The `COLUMNS` that the file of a bank stores, on the CPU.

@@ -24,9 +24,9 @@ _CHUNK_ELEMENTS = 1 << 24  # elements of the bank that are filled or summarised 
 class LabelBank:
     """Refined targets of the training set, updated in place by the fused operation.
 
-    The bank belongs to a run as the weights do: save `state_dict()` with every checkpoint. It is a
-    plain object instead of a module with buffers, because DistributedDataParallel would overwrite
-    the buffers of every rank with those of rank 0. On a GPU, use a bank on one stream at a time.
+    Save `state_dict()` with every checkpoint. The bank is not a module with buffers, because
+    DistributedDataParallel would overwrite the buffers of every rank with those of rank 0. On a
+    GPU, use a bank on one stream at a time.
 
     Attributes:
         rows: [N, K] tensor, row i for the sample with index i; float32, float16 or bfloat16. Host
@@ -233,8 +233,7 @@ class LabelBank:
     def host_access(self) -> Iterator[None]:
         """For host code that reads or writes all of `rows`: to save, copy or export them.
 
-        It waits for the GPU, which may still be writing pinned rows. For a file, the kernel reads
-        ahead inside the block, which it otherwise does not.
+        Waits for the GPU, which may still be writing pinned rows. A file is read ahead.
         """
         self._wait_for_gpu()
         with read_in_order(self.rows) if self.placement == "file" else nullcontext():
@@ -278,7 +277,7 @@ class LabelBank:
         }
 
     def load_state_dict(self, state: dict[str, Any], *, allow_other_labels: bool = False) -> None:
-        """Restores a saved state; refuses one of something else without changing anything.
+        """Restores a saved state; one that does not fit is refused, and nothing changes.
 
         Args:
             state: Result of `state_dict`.

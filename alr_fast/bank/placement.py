@@ -16,8 +16,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -30,17 +29,11 @@ from alr_fast.utils.text import readable
 PLACEMENTS = ("device", "pinned", "file")
 
 
-@dataclass(frozen=True)
-class PlacementChoice:
-    """Result of `choose_placement`.
+class PlacementChoice(NamedTuple):
+    """Result of `choose_placement`."""
 
-    Attributes:
-        placement: One of `PLACEMENTS`.
-        why: A short phrase for the user, with the sizes that decided.
-    """
-
-    placement: str
-    why: str
+    placement: str  # one of `PLACEMENTS`
+    why: str  # a short phrase for the user, with the sizes that decided
 
 
 def choose_placement(
@@ -101,10 +94,9 @@ def allocate_rows(
         dtype: Type of the rows.
         device: Device of the logits.
         placement: One of `PLACEMENTS`; `choose_placement` chooses by size.
-        folder: Folder for the file of placement `file`. It must be on a disk, a fast local one: a
-            tmpfs (often /dev/shm, sometimes /tmp) keeps files in the memory that the file is meant
-            to save. The file is unlinked as soon as it is open, so that it disappears however the
-            process ends, and all its space is reserved.
+        folder: Folder for the file of placement `file`, on a fast local disk: a tmpfs (often
+            /dev/shm, sometimes /tmp) keeps files in the memory that the file is meant to save. All
+            space is reserved, and the file is unlinked at once: it disappears with the process.
 
     Returns:
         Contiguous [N, K], on `device` for placement `device`, else on the CPU.
@@ -160,10 +152,10 @@ def check_placement(placement: str, device: torch.device | str) -> None:
 
 @contextmanager
 def read_in_order(rows: Tensor) -> Iterator[None]:
-    """For code that reads all rows of placement `file`: the kernel reads ahead inside the block.
+    """For code that reads all rows of placement `file`: inside the block the kernel reads ahead.
 
-    Outside it does not: the rows of a batch are far apart, and around each of them it would read
-    many pages that are not needed.
+    Otherwise it does not: the rows of a batch are far apart, and reading ahead would load many
+    pages that are not needed.
     """
     _advise(rows, "MADV_NORMAL")
     try:

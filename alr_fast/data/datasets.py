@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,10 @@ LAYOUTS: dict[str, Layout] = {
         table.LAYOUT,
     )
 }
+# The names that `open_dataset` takes.
+DatasetName = Literal["auto", "digits", "cifar10", "cifar100", "animal10n", "clothing1m",
+                      "food101n", "webvision", "webvision-mini", "packed", "folder",
+                      "table"]  # fmt: skip
 _VERSION = 1  # of the cached index; the data set is read again if the cache has another version
 _SETTLE_SECONDS = 2  # a younger source may still change without a change of its time stamp
 

@@ -7,17 +7,17 @@ the given label y is wrong are
 
     sum over k != y of q[k] T[k, y]  to  q[y] T[y, y].
 
-A rival class therefore counts more if its samples often get the label y. Under noise that confuses
-a few classes with each other this finds far more wrong labels than q alone. T is estimated from the
+A rival class therefore counts more if its samples often get the label y. If the noise confuses a
+few classes with each other, this finds far more wrong labels than q alone. T is estimated from the
 label bank (`alr_fast.noise.transition.confident_counts`), and shrunk towards symmetric noise unless
 it has a clear pattern (`shrunk`).
 
 The score is high for suspicious labels. cleanlab's label quality score is low for them: compare it
 with ``1 - score``.
 
-benchmarks/suspects.py compares the score with its parts and with cleanlab. The two weights below
-were chosen with it, on one seed of the digits, which is not in its table, and on one seed of 20,000
-photographs of CIFAR-10, which is.
+benchmarks/suspects.py compares the score with its parts and with cleanlab, and the two weights
+below were chosen with it: on a seed of the digits that is not in its table, and on the seed of
+20,000 photographs of CIFAR-10 that is.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -94,8 +94,8 @@ def belief(
     Args:
         p: float32 [M, K], see `distributions`.
         given_labels: int64 [M].
-        given_loss: float32 [M], mean cross entropy of the given label over the epochs; NaN if
-            unknown, then the bank alone counts.
+        given_loss: float32 [M], mean cross entropy of the given label over the epochs; if NaN, the
+            bank alone counts.
 
     Returns:
         float32 [M, K].
@@ -183,11 +183,11 @@ def shrunk(counts: Matrix) -> tuple[Matrix, float]:
     """T of the score: probability of a given label for a true class, up to factors that cancel.
 
     Confusions of the model look like noise between similar classes. Under symmetric noise all wrong
-    labels are about equally frequent, and any pattern in the counts is that of the model: then the
-    matrix S of symmetric noise of the same rate is better than the estimate E. The relative
-    variance v of the counts off the diagonal, minus that of counting alone (Poisson: 1 / mean),
-    distinguishes the cases: `T = E^b S^(1 - b)` with `b = 0.4 v^2 / (1 + v^2)`. (In the runs that
-    the weights were chosen on, v was at most 0.22 under symmetric noise, 0.6 to 4.3 under
+    labels are about equally frequent, and any pattern in the counts comes from the model: the
+    matrix S of symmetric noise of the same rate is then better than the estimate E. The cases
+    differ in v, the relative variance of the counts off the diagonal minus that of counting alone
+    (Poisson: 1 / mean): `T = E^b S^(1 - b)` with `b = 0.4 v^2 / (1 + v^2)`. (In the runs that the
+    weights were chosen on, v was at most 0.22 under symmetric noise, 0.6 to 4.3 under
     instance-dependent noise, and 15 or more under asymmetric noise.)
 
     Args:
@@ -215,9 +215,8 @@ def shrunk(counts: Matrix) -> tuple[Matrix, float]:
 def scores(log_odds: NDArray[np.float32], rate: float) -> NDArray[np.float32]:
     """Scores of suspicion from 0 to 1, in the order of the log-odds.
 
-    The log-odds are shifted so that the share of scores above 1/2 is the estimated noise rate: the
-    confidence of a label bank depends on how long it was refined, the order of its samples much
-    less.
+    The log-odds are shifted so that the share of scores above 1/2 is the estimated noise rate. How
+    long a label bank was refined affects its confidence, but hardly the order of its samples.
 
     Args:
         log_odds: float32 [N], of all samples.
@@ -244,6 +243,5 @@ def recent_changes(changes: NDArray[np.int64], epochs: int = LAST_EPOCHS) -> NDA
         changes: int64 [M], see `alr_fast.bank.history.SampleHistory`.
         epochs: Number of epochs, at most `alr_fast.bank.history.EPOCHS`.
     """
-    bits: NDArray[np.int64] = (changes[:, None] >> np.arange(epochs)) & 1
-    count: NDArray[np.int64] = bits.sum(1)
+    count: NDArray[np.int64] = ((changes[:, None] >> np.arange(epochs)) & 1).sum(1)
     return count

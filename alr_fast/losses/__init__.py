@@ -12,8 +12,8 @@
 | `SATLoss` | label bank by sample, updated; rows weighted | fused, then scaled |
 | `ELRLoss` | given labels, and a label bank by sample, updated | plain PyTorch |
 
-One file a family, and `base` for the common parts. A loss of your own derives from `PlainLoss`, or
-from `Loss` if it calls the fused operation.
+One file per family, and `base` for the common parts. A loss of your own derives from `PlainLoss`,
+or from `Loss` if it calls the fused operation.
 """
 
 from alr_fast._operators import LossOptions, LossResult
@@ -25,7 +25,22 @@ from alr_fast.losses.distillation import DistillationLoss
 from alr_fast.losses.elr import ELRLoss
 from alr_fast.losses.sat import SATLoss
 
+# By the name of the method that trains with it.
+SHIPPED: dict[str, type[Loss]] = {
+    "ce": CrossEntropyLoss,
+    "label_smoothing": LabelSmoothingLoss,
+    "smearing": SmearingLoss,
+    "backward_correction": BackwardCorrectionLoss,
+    "forward_correction": ForwardCorrectionLoss,
+    "distillation": DistillationLoss,
+    "selc": SELCLoss,
+    "alr": ALRLoss,
+    "sat": SATLoss,
+    "elr": ELRLoss,
+}
+
 __all__ = [
+    "SHIPPED",
     "ALRLoss",
     "BackwardCorrectionLoss",
     "CrossEntropyLoss",

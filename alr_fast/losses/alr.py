@@ -12,8 +12,7 @@ from alr_fast.losses.base import WarmUpLoss, check_momentum
 class SELCLoss(WarmUpLoss):
     """Self-ensemble label correction (Lu and He, IJCAI 2022): ALR without the entropy term.
 
-    The public code refines while `epoch > warm-up`, epochs counted from 1: the first refining epoch
-    is the one after `warmup_epochs` of cross entropy.
+    As in the public code, the first refining epoch follows `warmup_epochs` epochs of cross entropy.
 
     Attributes:
         bank: The `LabelBank`.
@@ -41,9 +40,9 @@ class SELCLoss(WarmUpLoss):
         Args:
             bank: a row for every training sample.
             warmup_epochs: epochs of cross entropy; `set_epoch` sets the current epoch.
-            warmup_steps: steps of cross entropy; `set_step` sets the current step. Exactly one of
-                the two is given; 0 refines from the start.
-            momentum: share of the old row in the new one, in [0, 1]; 0.9 is the public code's.
+            warmup_steps: steps of cross entropy; `set_step` sets the current step. Pass exactly one
+                of the two; 0 refines from the start.
+            momentum: share of the old row in the new one, in [0, 1]; 0.9 in the public code.
             reduction: "mean" over the rows not ignored, "sum" or "none".
             unique_index: promise that no index occurs twice in a batch, which saves a launch.
 
@@ -87,8 +86,8 @@ class ALRLoss(SELCLoss):
 
     During warm-up the loss is cross entropy on the given labels. Afterwards every row is trained on
     `t = momentum * bank[index] + (1 - momentum) * softmax(logits)`, which becomes its row of the
-    bank, and `entropy_weight * H(softmax(logits))` is added. In `eval()` mode the bank is read, not
-    updated. The module owns the bank: its `state_dict` contains it, and `to(device)` moves it.
+    bank, and `entropy_weight * H(softmax(logits))` is added. `eval()` mode reads the bank without
+    updating it. The `state_dict` of the module contains the bank, and `to(device)` moves it.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class ALRLoss(SELCLoss):
 
         Args:
             momentum: share of the old row in the new one, in [0, 1].
-            entropy_weight: weight of the entropy term, which hardens predictions; 0 gives SELC.
+            entropy_weight: weight of the entropy term, which hardens predictions; 0 is SELC.
         """
         super().__init__(
             bank,

@@ -12,11 +12,10 @@ from alr_fast.errors import UserError
 
 
 class Loss(nn.Module):
-    """A training loss: two ways to call the computation that a subclass defines in `_compute`.
+    """A training loss. A subclass defines it in `_compute`; there are two ways to call it.
 
     Attributes:
-        needs: Constructor arguments that the owner of the loss has to provide, since no option can
-            express them. Members:
+        needs: Constructor arguments that are not options, so that a run has to provide them:
             "bank": a `LabelBank` with a row for every sample;
             "transition": [K, K] probabilities of a given label (column) for each true label (row);
             "teacher": [N, K] probabilities that another model predicts for the samples;
@@ -57,9 +56,9 @@ class Loss(nn.Module):
         Args:
             logits: [B, K] float32, float16 or bfloat16 (float64 too on the CPU).
             labels: [B] int64 or int32 given labels.
-            index: [B] int64 or int32 index of each sample in the bank or table; not needed by
-                losses without either. A row with both label and index below 0 is ignored. A loss
-                checks only the one by which it looks up its target.
+            index: [B] int64 or int32 index of each sample in the bank or table, unless the loss has
+                neither. A row with label and index below 0 is ignored. A loss checks only the one
+                by which it looks up its target.
 
         Returns:
             The loss: a scalar, or [B] with reduction "none"; float32 (float64 for float64 logits).
@@ -138,21 +137,21 @@ class Loss(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Loss":
         # .to(), .cuda() and .half() call this: the bank follows the device and keeps its dtype.
-        # `bank.device` and not that of the rows, since pinned rows stay on the host.
+        # Pinned rows stay on the host, so their device is not the bank's.
         if self.bank is not None:
             self.bank.to(fn(torch.empty(0, device=self.bank.device)).device)
         tables = {name: self.get_buffer(name) for name in self._tables}
         cast(Any, super())._apply(fn, recurse)  # torch has no type annotations for it
         for name, table in tables.items():
-            # Tables keep their dtype, too: a rounded inverse is no inverse, and fused losses do not
-            # read float64.
+            # Tables keep their dtype, too: a rounded inverse is not an inverse, and the fused
+            # losses do not read float64.
             moved = self.get_buffer(name)
             if moved.dtype != table.dtype:
                 self._buffers[name] = table.to(moved.device)
         return self
 
     def _keep_table(self, name: str, table: Tensor) -> None:
-        """Registers a constant table of target rows: it moves with the module, keeps its dtype.
+        """Registers a constant table, which moves with the module and keeps its dtype.
 
         It is not part of the module's state, since an option or a file defines it.
         """
@@ -184,8 +183,8 @@ class WarmUpLoss(Loss):
 
         Args:
             warmup_epochs: epochs of cross entropy; `set_epoch` sets the current epoch.
-            warmup_steps: steps of cross entropy; `set_step` sets the current step. Exactly one of
-                the two is given; 0 means no warm-up.
+            warmup_steps: steps of cross entropy; `set_step` sets the current step. Pass exactly one
+                of the two; 0 means no warm-up.
             reduction: "mean" over the rows not ignored, "sum" or "none".
 
         Raises:

@@ -14,8 +14,8 @@ _MAX_CONDITION = 1e6  # the relative error of an inverse grows with the conditio
 class SmearingLoss(Loss):
     """Cross entropy against the row of a matrix that belongs to the given label.
 
-    `-sum_k M[y, k] log p_k` for any matrix M (Lukasik et al., ICML 2020): the identity gives cross
-    entropy, `(1 - r) I + (r / K) J` label smoothing, an inverse transition matrix the backward
+    `-sum_k M[y, k] log p_k` for any matrix M (Lukasik et al., ICML 2020). The identity is cross
+    entropy, `(1 - r) I + (r / K) J` label smoothing, an inverse transition matrix backward
     correction.
     """
 

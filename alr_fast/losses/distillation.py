@@ -27,8 +27,7 @@ class DistillationLoss(Loss):
         """Sets up the loss.
 
         Args:
-            teacher: [N, K] floating-point probabilities for every sample, at
-                temperature 1.
+            teacher: [N, K] floating-point probabilities for every sample, at temperature 1.
             temperature: c, above 0.
             reduction: "mean" over the rows not ignored, "sum" or "none".
 

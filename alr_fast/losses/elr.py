@@ -17,9 +17,8 @@ class ELRLoss(PlainLoss):
     the sample's row. The bank starts at zero, so create it with `LabelBank.from_labels(...,
     one_hot=False)`. A warm-up is not needed: t is small in early epochs.
 
-    The inner product is not a cross entropy, so this is plain PyTorch instead of the fused
-    operation. If an index occurs twice in a batch, every row reads the old bank row, and the last
-    finite one is stored, as everywhere.
+    The inner product is not a cross entropy, so this is plain PyTorch. If an index occurs twice in
+    a batch, every row reads the old bank row, and the last finite row is stored.
     """
 
     needs = frozenset({"bank"})

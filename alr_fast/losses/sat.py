@@ -18,8 +18,8 @@ class SATLoss(SELCLoss):
     batch. The other reductions keep that normalisation: each row is multiplied by `B * w / sum(w)`,
     where B counts the rows with a value.
 
-    The loss of `SELCLoss` in one fused pass, then its gradient rows are scaled by w: the sum of w
-    is known only after the pass.
+    Loss and gradient of `SELCLoss` in one fused pass are scaled by w afterwards, because the sum of
+    w is known only after the pass.
     """
 
     needs = frozenset({"bank", "all_sum"})
@@ -38,8 +38,8 @@ class SATLoss(SELCLoss):
         """Sets up the loss; all other arguments, and the errors, are those of `SELCLoss`.
 
         Args:
-            all_sum: sums a float64 tensor [2] over all processes if a batch is spread over several,
-                since the weights are normalised over the whole batch. None for one process.
+            all_sum: sums a float64 tensor [2] over all processes that share a batch, since the
+                weights are normalised over the whole batch. None for one process.
         """
         super().__init__(
             bank,

@@ -37,8 +37,8 @@ def run(options: argparse.Namespace) -> str:
     Raises:
         UserError: A wrong input; nothing is written.
     """
-    _check(options)
     rate = options.rate or 0.0
+    _check(options, rate)
     matrix = None if options.matrix is None else read_matrix(options.matrix)
     check_output(options.output, overwrite=options.overwrite)
 
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> str:
     )
 
 
-def _check(options: argparse.Namespace) -> None:
+def _check(options: argparse.Namespace, rate: float) -> None:
     """Checks the options that need no data."""
     if options.rate is None and options.kind not in RATELESS:
         raise UserError(f"--kind {options.kind}: needs a rate; pass --rate, 0 to 1")
@@ -79,7 +79,7 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError("--matrix FILE goes with --kind matrix, and only with it")
     if options.image_size < 1:
         raise UserError(f"--image-size {options.image_size}: must be 1 or more")
-    check_noise(options.kind, options.rate or 0.0)
+    check_noise(options.kind, rate)
     if options.seed < 0:
         raise UserError(f"--seed {options.seed}: must be 0 or more")
 

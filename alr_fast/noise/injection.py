@@ -23,7 +23,7 @@ NOISE_MODELS: dict[str, NoiseModel] = {
     "instance": instance,
     "matrix": models.matrix,
 }
-ROW_SUM_TOLERANCE = 1e-6  # rows lose their sum of one when a file rounds to decimals
+ROW_SUM_TOLERANCE = 1e-6  # for rows that a file rounds to decimals
 
 
 def needs_features(kind: str) -> bool:

@@ -27,8 +27,8 @@ def instance(request: NoiseRequest) -> NDArray[np.int64]:
     classes and W [K, D, K] standard normal.
 
     Features are normalised to zero mean and unit variance by one mean and one standard deviation
-    over all values of the whole set; the authors' code does so for each channel. The truncation
-    shifts the mean of q if the rate is within about 0.2 of 0 or 1: a rate of 0.1 makes 0.129 of
+    over all values of the whole set; the authors' code normalises each channel. The truncation
+    shifts the mean of q if the rate is within about 0.2 of 0 or 1: a rate of 0.1 makes 12.9 % of
     the labels wrong. A rate of exactly 0 changes nothing.
 
     Order of the random draws: q, where values outside [0, 1] are redrawn; one uniform number for

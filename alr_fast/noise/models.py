@@ -82,8 +82,8 @@ def symmetric_exclusive(request: NoiseRequest) -> NDArray[np.int64]:
 
 
 def asymmetric(request: NoiseRequest) -> NDArray[np.int64]:
-    """Look-alikes. CIFAR-10: truck to automobile, bird to airplane, deer to horse, cat to dog and
-    back. Digits: 2 to 7, 3 to 8, 7 to 1, 5 to 6 and back.
+    """Look-alikes. CIFAR-10: truck to automobile, bird to airplane, deer to horse, cat and dog to
+    each other. Digits: 2 to 7, 3 to 8, 7 to 1, 5 and 6 to each other.
 
     Classes are found by name, in any order; all other classes keep their labels.
     """
@@ -104,8 +104,8 @@ def asymmetric(request: NoiseRequest) -> NDArray[np.int64]:
 def asymmetric_blocks5(request: NoiseRequest) -> NDArray[np.int64]:
     """Every class to the next one in its block of five ids, the fifth to the first.
 
-    Papers use this on CIFAR-100. Its class ids are alphabetical: no block is one of the
-    superclasses, and 6 of the 100 flips stay inside a superclass.
+    Papers use this on CIFAR-100. Its class ids are alphabetical, so no block is a superclass: only
+    6 of the 100 flips stay inside one.
     """
     k = request.num_classes
     if k % 5:

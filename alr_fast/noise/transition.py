@@ -35,7 +35,7 @@ def known_transition(
     Raises:
         UserError: A label outside [0, K).
     """
-    # A label out of range would count for another class.
+    # Without the check, a label out of range would count for another class.
     _check_labels(clean_labels, num_classes)
     _check_labels(given_labels, num_classes)
     counts = np.bincount(clean_labels * num_classes + given_labels, minlength=num_classes**2)
@@ -45,10 +45,10 @@ def known_transition(
 def estimate_anchor(probabilities: NDArray[np.floating], *, percentile: float = 97.0) -> Matrix:
     """Estimate from anchor points (Patrini et al., CVPR 2017).
 
-    The sample that a model trained on the noisy labels most confidently assigns to class i counts
-    as a clean example of i, so that the prediction for it is row i: `T[i] = p(x_i)`, where x_i is
-    the sample at a percentile of `p_i` over all samples. The maximum itself, percentile 100, may be
-    an outlier; the paper uses 97.
+    A sample that a model trained on the noisy labels confidently assigns to class i counts as a
+    clean example of i, and the prediction for it is row i: `T[i] = p(x_i)`, where x_i is the sample
+    at a percentile of `p_i` over all samples. The maximum, percentile 100, may be an outlier; the
+    paper uses 97.
 
     Args:
         probabilities: Predictions of the model, [N, K], rows sum to one.

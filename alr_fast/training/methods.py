@@ -29,23 +29,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alr_fast import losses
 from alr_fast.bank import LabelBank
 from alr_fast.errors import UserError, naming_options
-from alr_fast.losses import Loss
+from alr_fast.losses import SHIPPED, Loss
 
-METHODS: dict[str, type[Loss]] = {
-    "ce": losses.CrossEntropyLoss,
-    "label_smoothing": losses.LabelSmoothingLoss,
-    "smearing": losses.SmearingLoss,
-    "backward_correction": losses.BackwardCorrectionLoss,
-    "forward_correction": losses.ForwardCorrectionLoss,
-    "distillation": losses.DistillationLoss,
-    "selc": losses.SELCLoss,
-    "alr": losses.ALRLoss,
-    "sat": losses.SATLoss,
-    "elr": losses.ELRLoss,
-}
+METHODS = dict(SHIPPED)  # plugins add theirs
 
 _PROVIDED = frozenset({"bank", "transition", "teacher", "all_sum"})
 _FIXED = {"reduction": "sum", "unique_index": True}  # a loader yields every sample once an epoch

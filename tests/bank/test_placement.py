@@ -302,10 +302,18 @@ def anonymous():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024 / 1e6
 
+def record():
+    peaks[phase] = max(peaks.get(phase, 0), anonymous())
+
 def sample():
     while not over:
-        peaks[phase] = max(peaks.get(phase, 0), anonymous())
+        record()
         time.sleep(0.002)
+
+def begin(name):
+    global phase
+    record()  # on a busy machine the thread may not run within a short phase
+    phase = name
 
 def use(where, samples):
     global phase, over, peaks
@@ -314,15 +322,15 @@ def use(where, samples):
     thread.start()
     labels = torch.arange(samples) % k
     bank = LabelBank.from_labels(labels, k, device="cpu", placement=where, folder=folder)
-    phase = "train"
+    begin("train")
     g = torch.Generator().manual_seed(0)
     for _ in range(30):
         index = torch.randint(samples, (256,), generator=g)
         alr_loss_and_grad(torch.randn(256, k, generator=g), bank.rows, index)
-    phase = "summary"
+    begin("summary")
     assert bank.class_counts().sum() == samples
     changed = int((bank.confidence() < 1).sum())
-    phase = "export"
+    begin("export")
     with BankFileWriter(
         f"{folder}/bank.safetensors", num_samples=samples, num_classes=k, dtype=torch.float32,
         tensors={"given_labels": labels}, metadata={},

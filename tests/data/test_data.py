@@ -2,6 +2,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -243,6 +244,10 @@ def test_auto_lists_all_layouts_that_it_tried(tmp_path):
         UserError, match=r"^name nosuch: no such data set; choose from auto, digits"
     ):
         open_dataset("nosuch", tmp_path)
+
+
+def test_every_layout_is_a_choice_of_the_option():
+    assert set(get_args(datasets.DatasetName)) == {"auto", "digits", *datasets.LAYOUTS}
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from helpers.problems import Problem, Result, run_eager, run_exact, run_fused
 _FLOOR_ULPS = 4
 # The exact result is float64 as well: both have errors, mainly of exp(z - max).
 _FLOOR_ULPS_FLOAT64 = 256
-# No limit may be so wide that a wrong result could pass: one bfloat16 unit is 2^-7.
+# No limit may be wide enough for a wrong result to pass: one bfloat16 unit is 2^-7.
 _LARGEST_LIMIT = 0.07
 
 

@@ -22,10 +22,14 @@ def trained(folder: Path, *options: str) -> Path:
     return (folder / "latest").resolve()
 
 
+def _rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def metrics(run: Path, method: str) -> list[dict[str, str]]:
     """Lines of ``metrics.csv``."""
-    with (run / "metrics.csv").open(newline="") as file:
-        return [row for row in csv.DictReader(file) if row["method"] == method]
+    return [row for row in _rows(run) if row["method"] == method]
 
 
 def summary(run: Path) -> dict:
@@ -42,8 +46,7 @@ def change_metrics(**values: str | None) -> Callable[[Path], None]:
     """Sets columns of ``metrics.csv`` to a text, or removes them."""
 
     def damage(run: Path) -> None:
-        with (run / "metrics.csv").open(newline="") as file:
-            rows = [{**row, **values} for row in csv.DictReader(file)]
+        rows = [{**row, **values} for row in _rows(run)]
         names = [name for name in rows[0] if rows[0][name] is not None]
         with (run / "metrics.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, names, extrasaction="ignore")
@@ -96,5 +99,4 @@ def summary_of(runs: Path) -> dict:
 
 def metrics_of(runs: Path) -> list[dict[str, str]]:
     """Lines of ``metrics.csv`` of the last run in a folder of runs."""
-    with (runs / "latest" / "metrics.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return _rows(runs / "latest")

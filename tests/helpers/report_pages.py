@@ -78,7 +78,7 @@ def report(*, suspects: list[Suspect] | None = None, **changes) -> Report:
             ("method", "alr"),
             ("training samples", "1,437"),
             ("labels changed", "34.0%"),
-            ("labels right", "97.8%"),
+            ("label accuracy", "97.8%"),
             ("epochs", "60"),
             ("test accuracy", "98.1%"),
         ],

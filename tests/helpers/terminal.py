@@ -1,4 +1,4 @@
-"""Standard output as a terminal, for the tests of what is shown."""
+"""Standard output as a terminal, for the tests of displays."""
 
 import io
 import sys
@@ -7,7 +7,7 @@ import pytest
 
 
 class Terminal(io.StringIO):
-    """Keeps what is written to it."""
+    """Keeps the text that is written to it."""
 
     def isatty(self) -> bool:
         return True

@@ -104,7 +104,7 @@ def test_tensors_returns_the_tensors_themselves():
     assert history.means()["given_loss"].tolist() == [2, 2]
 
 
-def test_samples_with_another_label_start_anew():
+def test_samples_with_another_label_start_again():
     history = SampleHistory(torch.tensor([0, 1]), CPU)
     history.add(log_of([0.5, 0.5], [0.5, 0.5]), torch.tensor([0, 1]), torch.tensor([0, 1]))
     history.end_epoch(torch.tensor([1, 1]))
@@ -221,7 +221,7 @@ def test_a_probability_at_the_threshold_is_confident():
     assert confident_counts(lambda: [(p, labels)], 2).tolist() == [[1, 0], [0, 1]]
 
 
-def test_equal_counts_off_the_diagonal_are_no_pattern():
+def test_equal_counts_off_the_diagonal_are_not_a_pattern():
     counts = np.full((4, 4), 10.0)
     np.fill_diagonal(counts, 70)
     t, trust = shrunk(counts)
@@ -247,7 +247,7 @@ def test_counts_in_one_cell_of_each_row_are_trusted():
     assert t[0, 1] > 5 * t[0, 2]
 
 
-def test_the_variance_of_counting_is_no_pattern():
+def test_the_variance_of_counting_is_not_a_pattern():
     counts = np.random.default_rng(0).poisson(20, (30, 30)).astype(float)
     np.fill_diagonal(counts, 2000)
     assert shrunk(counts)[1] < 0.01
@@ -397,7 +397,7 @@ def test_without_a_pattern_the_bank_is_read_once(monkeypatch):
     assert np.argsort(found).tolist() == np.argsort(-own).tolist()
 
 
-def test_sums_of_a_label_that_was_corrected_start_anew():
+def test_sums_of_a_corrected_label_start_again():
     history = SampleHistory(torch.tensor([0, 1, 1]), CPU)
     logits = log_of([0.5, 0.5], [0.2, 0.8], [0.9, 0.1])
     history.add(logits, torch.tensor([0, 1, 1]), torch.arange(3))

@@ -184,7 +184,7 @@ class Net(nn.Module):
         return self.criterion(self.layer(x), labels, index)
 
 
-def test_the_bank_is_no_buffer(device):
+def test_the_bank_is_not_a_buffer(device):
     net = Net(criterion_on(device))
     assert list(net.criterion.buffers()) == []
     assert list(net.criterion.parameters()) == []
@@ -269,7 +269,7 @@ def test_distributed_data_parallel_leaves_the_bank_alone(device, batch, tmp_path
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         net = Net(criterion_on(device, warmup_epochs=0)).to(device)
-        net.register_buffer("counter", torch.zeros(2, device=device))  # one that is broadcast
+        net.register_buffer("counter", torch.zeros(2, device=device))  # broadcast by DDP
         sent = []
         broadcast = dist._broadcast_coalesced
 

@@ -108,7 +108,7 @@ def test_asymmetric_for_other_classes_suggests_kinds_that_fit():
         inject([0], num_classes=10, kind="asymmetric", rate=0.1, seed=0)
 
 
-def test_asymmetric_knows_the_look_alikes_of_digits():
+def test_asymmetric_flips_the_look_alikes_of_digits():
     labels = np.repeat(np.arange(10), 10)
     noise = inject(
         labels, num_classes=10, kind="asymmetric", rate=0.4, seed=0, class_names="0123456789"

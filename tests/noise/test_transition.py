@@ -31,7 +31,7 @@ def exactly(found, expected):
 
 
 def separable(per_class=200):
-    """Clean labels, given labels in the very shares of TRUTH, exact posteriors of the given."""
+    """Clean labels, given labels exactly in the shares of TRUTH, and their exact posteriors."""
     clean = np.repeat(np.arange(CLASSES), per_class)
     counts = np.rint(TRUTH * per_class).astype(np.int64)
     assert (counts.sum(1) == per_class).all()
@@ -62,7 +62,7 @@ def test_symmetric():
     exactly(symmetric_transition(2, 1), [[0.5, 0.5], [0.5, 0.5]])
 
 
-def test_known_shares_that_came_out():
+def test_known_is_the_realised_shares():
     clean = np.array([0, 0, 0, 0, 2, 2, 2])
     given = np.array([0, 0, 1, 2, 2, 0, 0])
     # Class 1 has no sample: it keeps its label.
@@ -124,14 +124,14 @@ def test_a_sample_counts_for_the_most_probable_of_the_classes_above_their_thresh
     p = np.array([[0.4, 0.35, 0.25], [0.1, 0.5, 0.4], [0.45, 0.1, 0.45], [0.41, 0.36, 0.23]])
     given = np.array([0, 1, 2, 2])
     # Thresholds 0.4, 0.5, 0.34. Row 2 ties between 0 and 2: the lower one. Row 3 counts for 0.
-    # Counts [given, true]: 0: (1, 0, 0), 1: (0, 1, 0), 2: (2, 0, 0); nothing counts for 2.
+    # Counts [given, true]: 0: (1, 0, 0), 1: (0, 1, 0), 2: (2, 0, 0); no sample counts for 2.
     exactly(estimate_confident(p, given), [[1 / 3, 0, 2 / 3], [0, 1, 0], [0, 0, 1]])
 
 
-def test_labels_that_nobody_was_given_count_for_nothing():
+def test_a_class_without_given_labels_is_never_counted():
     p = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.0, 0.0, 1.0], [0.6, 0.4, 0.0]])
     given = np.array([0, 1, 0, 0])
-    # Class 2 has no threshold, so that row 2 counts for nothing; that of 0 is 1.4 / 3.
+    # Class 2 has no threshold, so that row 2 is not counted; that of 0 is 1.4 / 3.
     exactly(estimate_confident(p, given), np.eye(3))
 
 
@@ -159,9 +159,9 @@ def test_estimates_are_close_for_classes_that_overlap(seed):
     assert transition_error(known_transition(clean, given, CLASSES), TRUTH) < 0.04
     # The 97th percentile of the samples is all but certain of its class.
     assert transition_error(estimate_anchor(p), TRUTH) < 0.01
-    # Confident counts take uncertain samples for certain ones.
+    # Confident counts treat uncertain samples as certain.
     assert transition_error(estimate_confident(p, given), TRUTH) < 0.15
-    # None of which is trivial.
+    # None of these is trivial.
     assert transition_error(np.eye(CLASSES), TRUTH) > 0.6
 
 
@@ -184,7 +184,7 @@ def test_estimates_follow_the_names_of_the_classes():
         exactly(other[np.ix_(names, names)], one)
 
 
-def test_every_matrix_is_one_that_the_corrections_take():
+def test_the_corrections_accept_every_matrix():
     clean, given, p = overlapping(samples=500)
     for matrix in (
         symmetric_transition(CLASSES, 0.5),
@@ -205,14 +205,14 @@ def test_every_matrix_is_one_that_the_corrections_take():
 
 
 @pytest.mark.parametrize("percentile", [-0.1, 100.5, float("nan")])
-def test_percentiles_that_are_none_are_refused(percentile):
+def test_percentiles_outside_of_0_to_100_are_refused(percentile):
     message = rf"percentile {percentile}: must lie between 0 and 100"
     with pytest.raises(UserError, match=message):
         estimate_anchor(TRUTH, percentile=percentile)
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (3,), (2, 2, 2)])
-def test_probabilities_that_are_no_table_are_refused(shape):
+def test_probabilities_that_are_not_a_table_are_refused(shape):
     for estimate in (estimate_anchor, lambda p: estimate_confident(p, np.zeros(2, np.int64))):
         with pytest.raises(UserError, match=r"probabilities of shape .*: pass a row for each"):
             estimate(np.zeros(shape))

@@ -58,7 +58,7 @@ def test_incoming_gradients_of_any_stride(device, logits):
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("logits", [F32, F16, BF16], ids=str)
-def test_a_second_backward_gives_the_same(device, logits, reduction):
+def test_a_second_backward_is_the_same(device, logits, reduction):
     problem = make_problem(24, 13, device=device, logits=logits)
     for factor in (1.0, 0.25, 3.0):
         for loss_of in losses(problem, reduction=reduction).values():

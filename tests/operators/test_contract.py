@@ -220,7 +220,7 @@ def test_rows_with_one_index_read_the_old_row_and_the_last_is_kept(device, class
     twice = problem.with_(logits=z, index=index)
     for momentum in (0.0, 0.7):
         fused = check("alr_loss", twice, momentum=momentum, reduction="none")
-        # The same without the reference: each row alone, from the old bank.
+        # The same without the reference: each row by itself, from the old bank.
         for row in (0, 5, 1, 9, 38, 2, 3, 10, 20):
             alone = run_fused(
                 "alr_loss",

@@ -284,7 +284,7 @@ def test_the_predicted_class_has_the_largest_logit_even_if_the_probabilities_tie
     assert run_fused("alr_loss", problem, return_stats=True).stats.predicted.tolist() == [17]
 
 
-def test_stats_give_the_lowest_class_on_a_tie(device):
+def test_stats_have_the_lowest_class_on_a_tie(device):
     for classes in (2, 10, 40, 300):
         logits = torch.zeros(3, classes, device=device)
         logits[1, classes // 2 :] = 1

@@ -77,8 +77,8 @@ def test_every_16_bit_number_is_stored_unchanged(dtype, classes):
 def test_every_16_bit_number_times_a_factor_is_rounded_to_nearest(dtype, classes):
     patterns = every_pattern(dtype)
     rows = patterns[: 65536 // classes * classes].view(-1, classes)
-    # 0.5 gives ties between subnormal numbers, 1.5 and 1 + 2^-n ties between normal ones, the last
-    # ones overflow and underflow.
+    # 0.5 makes ties between subnormal numbers, 1.5 and 1 + 2^-n ties between normal numbers; the
+    # last factors overflow and underflow.
     for factor in (1.0, 0.5, 1.5, 1 + 2**-8, 1 + 2**-11, -1 / 3, 2**-14, 1e-6, 70000.0, 1e30):
         scale = torch.tensor(factor)
         want = (rows.float() * scale).to(dtype)

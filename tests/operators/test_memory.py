@@ -65,7 +65,7 @@ def test_logits_rows_beyond_2_to_the_31_elements(device, huge):
     assert same_bits(moved.table, fused.table)
 
 
-def test_a_bank_in_a_file_gives_the_same(tmp_path):
+def test_a_bank_in_a_file_has_the_same_results(tmp_path):
     problem = make_problem(20, 33)
     path = str(tmp_path / "bank")
     rows = torch.from_file(path, shared=True, size=problem.table.numel()).view_as(problem.table)
@@ -88,7 +88,7 @@ def gpu(device):
     return device
 
 
-def test_a_bank_in_pinned_memory_gives_the_same(gpu):
+def test_a_bank_in_pinned_memory_has_the_same_results(gpu):
     problem = make_problem(20, 33, device=gpu)
     rows = problem.table.cpu().pin_memory()
     expected = run_fused("alr_loss", problem)

@@ -15,14 +15,14 @@ from alr_fast.labels.report.model import ClassNoise, Panel, Report, Suspect
 from alr_fast.labels.suspicion import SUSPICIOUS
 from alr_fast.utils.text import duration, percent
 
-# Bytes of the page, of all but the suspects (mostly plotly.js), and of a suspect without path and
-# image.
+# Bytes of the page, of everything but the suspects (mostly plotly.js), and of a suspect without its
+# path and image.
 _PAGE_BYTES, _OTHER_BYTES, _SUSPECT_BYTES = 14_500_000, 6_200_000, 160
 _SIZES = ((128, 80), (96, 75), (64, 70), (48, 50))  # of thumbnails: longest side in pixels, quality
 _NO_ROOM = "left out, the page would be too large"
 
-# Panels of curves: title, unit, name in the records. The share of changed labels says little if
-# the label accuracy is known.
+# Panels of curves: title, unit, name in the records. The share of changed labels is shown only if
+# the label accuracy is unknown.
 _PANELS = (
     ("test accuracy", "%", "test_accuracy"),
     ("label accuracy", "%", "label_accuracy"),
@@ -173,7 +173,7 @@ def _suspects(labels: RefinedLabels, rows: NDArray[np.int64]) -> tuple[list[Susp
 
 
 def _thumbnails(split: Split, rows: NDArray[np.int64]) -> tuple[list[bytes | None], list[str]]:
-    """Thumbnails, as small as necessary, or None; and the reason for each that is None, else ""."""
+    """Thumbnails, as small as necessary, or None; and for each None the reason, otherwise ""."""
     # JSON needs up to six bytes for a character, base64 a third more bytes than the image.
     texts = sum(_SUSPECT_BYTES + 6 * len(split.index.paths[int(row)]) for row in rows)
     room = (_PAGE_BYTES - _OTHER_BYTES - texts) * 3 // 4
@@ -192,7 +192,7 @@ def _thumbnails(split: Split, rows: NDArray[np.int64]) -> tuple[list[bytes | Non
                 break
         else:
             return images, problems
-    # The smallest ones are too large, too: the remaining samples have none.
+    # Even the smallest thumbnails are too large together: the remaining samples have none.
     left = len(rows) - len(images)
     return images + [None] * left, problems + [_NO_ROOM] * left
 

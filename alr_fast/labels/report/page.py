@@ -176,13 +176,13 @@ def _data_uri(suspect: Suspect) -> str | None:
 def _shown_names(names: tuple[str, ...]) -> list[str]:
     """Unambiguous class names: empty and duplicate names get the class number."""
     counts = Counter(names)
-    shown = []
-    for k, name in enumerate(names):
+
+    def shown(k: int, name: str) -> str:
         if not name.strip():
-            shown.append(f"class {k}")
-        else:
-            shown.append(name if counts[name] == 1 else f"{name} (class {k})")
-    return shown
+            return f"class {k}"
+        return name if counts[name] == 1 else f"{name} (class {k})"
+
+    return [shown(k, name) for k, name in enumerate(names)]
 
 
 def _figure(panel: Panel) -> dict[str, Any] | None:
@@ -277,7 +277,8 @@ def _confusion(report: Report) -> dict[str, Any]:
             "refined": refined,
             "count": count,
             "share": round(share, 4),
-            "text": f"given {names[given]}, refined {names[refined]}: {_samples(count)}{part}",
+            "text": f"given {names[given]}, refined {names[refined]}: {_count(count)} "
+            f"sample{'' if count == 1 else 's'}{part}",
         }
 
     kept = sum(count for given, refined, count in report.confusion if given == refined)
@@ -294,10 +295,6 @@ def _confusion(report: Report) -> dict[str, Any]:
         ]
         view["number"] = len(moved)
     return view
-
-
-def _samples(count: int) -> str:
-    return "1 sample" if count == 1 else f"{_count(count)} samples"
 
 
 def _count(value: int) -> str:

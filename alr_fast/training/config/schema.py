@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from alr_fast.data.datasets import DatasetName
 from alr_fast.data.label_table import PROBABILITIES, is_label_table
 from alr_fast.errors import UserError, naming_options
 from alr_fast.noise.injection import check_noise
@@ -39,9 +40,6 @@ ESTIMATES = ("anchor", "confident")  # sources of a transition matrix that need 
 
 # Names of torch dtypes: getattr(torch, name) is the whole conversion.
 FloatName = Literal["float32", "bfloat16", "float16"]
-DatasetName = Literal["auto", "digits", "cifar10", "cifar100", "animal10n", "clothing1m",
-                      "food101n", "webvision", "webvision-mini", "packed", "folder",
-                      "table"]  # fmt: skip
 
 
 @dataclass

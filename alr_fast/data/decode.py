@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from alr_fast.data.images import BrokenImage
+from alr_fast.utils.text import error_text
 
 MAX_PIXELS = 178_956_970  # Pillow refuses more as a decompression bomb
 _OTHER_FRAMES = frozenset(
@@ -86,7 +87,7 @@ def decode_with_pillow(data: bytes) -> Encoded:
     except BrokenImage:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = error_text(error)
         if "cannot identify image file" in reason:
             reason = "not an image"
         raise BrokenImage(reason) from None

@@ -8,6 +8,7 @@ import zlib
 
 from alr_fast.data.decode import MAX_PIXELS, Encoded, decode_with_pillow, prepare
 from alr_fast.data.images import LEFT_OUT, BrokenImage
+from alr_fast.utils.text import error_text
 
 # Why a file is excluded, in the order of the table.
 MISSING, UNREADABLE, EMPTY = "missing", "unreadable", "empty"
@@ -81,7 +82,7 @@ def _decode_strictly(data: bytes) -> None:
         # Gray and fast: reads all coefficients, although it does not use all of them.
         simplejpeg.decode_jpeg(data, "GRAY", fastdct=True, fastupsample=True, min_factor=8)
     except ValueError as error:
-        reason = " ".join(str(error).split())
+        reason = error_text(error)
         if _HARMLESS.search(reason):
             simplejpeg.decode_jpeg(data, "GRAY", min_factor=8, strict=False)
         elif "subsampling" in reason:  # simplejpeg supports only some

@@ -16,6 +16,8 @@ from typing import Any, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from alr_fast.utils.text import error_text
+
 
 class TableError(Exception):
     """A table cannot be read; the text describes the problem and how to fix it.
@@ -141,8 +143,9 @@ def _open_parquet(path: Path) -> Iterator[Table]:
             batches = partial(_parquet_batches, file)
             yield Table(path, "row", schema.names, schema.metadata or {}, batches)
     except pyarrow.ArrowException as error:
-        reason = " ".join(str(error).split())
-        raise TableError(path, f"cannot be read as Parquet ({reason}); write it again") from error
+        raise TableError(
+            path, f"cannot be read as Parquet ({error_text(error)}); write it again"
+        ) from error
 
 
 def _parquet_batches(file: Any, columns: Sequence[str], rows: int) -> Iterator[Batch]:

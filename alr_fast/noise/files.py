@@ -21,6 +21,7 @@ from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
 from alr_fast.noise.injection import InjectedNoise, describe
 from alr_fast.utils.files import replacing
+from alr_fast.utils.text import error_text
 
 FORMAT = "alr_fast noisy labels 1"
 FIELDS = {  # name: (kinds of dtype, number of dimensions)
@@ -226,7 +227,7 @@ def read_matrix(path: str | os.PathLike) -> NDArray[np.float64]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; pass a transition matrix") from error
     except Exception as error:  # of as many types as in `_read`
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = error_text(error)
         raise UserError(
             f"{path}: cannot be read as a table of numbers ({reason}); write K rows of K "
             "probabilities"

@@ -29,7 +29,7 @@ from alr_fast.training.output.run_folder import (
     read_config,
 )
 from alr_fast.utils.command import CommandParser
-from alr_fast.utils.text import some_names
+from alr_fast.utils.text import error_text, some_names
 
 
 def from_bank_file(path: Path, method: str, split: Split) -> RefinedLabels:
@@ -56,9 +56,9 @@ def from_bank_file(path: Path, method: str, split: Split) -> RefinedLabels:
         history = {name: saved[name] for name in COLUMNS}
         fingerprint = facts["sample_fingerprint"]
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(
-            f"{path}: cannot be read as a label bank ({reason}); train again, or pass another run"
+            f"{path}: cannot be read as a label bank ({error_text(error)}); train again, or pass "
+            "another run"
         ) from error
     part = _matching(path, split, ids, classes, fingerprint)
     index = replace(part.index, labels=given, clean_labels=saved.get("clean_labels"))

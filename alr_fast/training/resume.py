@@ -9,7 +9,7 @@ from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
 from alr_fast.training.checkpoint.manifest import Checkpoint, newest_checkpoint, read_manifest
 from alr_fast.training.config.check import with_default_options
-from alr_fast.training.config.schema import Config
+from alr_fast.training.config.schema import Config, flat
 from alr_fast.training.methods import METHODS
 from alr_fast.training.output.run_folder import (
     CHECKPOINTS,
@@ -222,18 +222,10 @@ def _differing(config: Config, then: dict[str, Any]) -> dict[str, tuple[Any, Any
     # Options of methods that are not trained now do not matter; if one was trained then, the option
     # methods differs.
     then = {key: value for key, value in then.items() if key in now or key not in METHODS}
-    now, then = _flat(now), _flat(defaults) | _flat(then)
+    now, then = flat(now), flat(defaults) | flat(then)
     return {
         name: (now.get(name, _MISSING), then[name])
         for name in sorted(then, key=lambda name: (name.endswith(_FOLLOWING), name))
         if now.get(name, _MISSING) != then[name]
         and not any(f"{name}.".startswith(f"{group}.") for group in free)
     }
-
-
-def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in options.items():
-        name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat

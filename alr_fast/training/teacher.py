@@ -16,6 +16,7 @@ from alr_fast.training.models import build_model
 from alr_fast.training.output.run_folder import read_config
 from alr_fast.training.run import Run
 from alr_fast.training.sharded_bank import fill_rows
+from alr_fast.utils.text import error_text
 
 
 def load_model(weights: Path, *, num_classes: int, channels: int, image_size: int) -> nn.Module:
@@ -34,10 +35,9 @@ def load_model(weights: Path, *, num_classes: int, channels: int, image_size: in
         name = read_config(weights.parent)["model"]["name"]
         saved = load_file(weights)
     except (UserError, OSError, SafetensorError, KeyError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         problem = (
-            f"cannot be read ({reason}); pass the weights in the folder of a run, with its "
-            "config.yaml beside them"
+            f"cannot be read ({error_text(error)}); pass the weights in the folder of a run, with "
+            "its config.yaml beside them"
         )
         raise UserError(problem, argument="weights", value=weights) from error
     model = build_model(name, num_classes=num_classes, in_channels=channels, image_size=image_size)

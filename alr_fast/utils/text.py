@@ -40,3 +40,9 @@ def readable(num_bytes: int) -> str:
 def some_names(names: Sequence[str]) -> str:
     """The first three names, for messages."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def error_text(error: BaseException) -> str:
+    """The text of an error on one line: that of the system for an `OSError`."""
+    text = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return text or type(error).__name__

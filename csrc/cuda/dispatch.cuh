@@ -2,8 +2,6 @@
 // cudaLaunchKernelEx on a device, on the CPU in the tests.
 #pragma once
 
-#include <type_traits>
-
 #include "../alr_params.h"
 #include "launch_plan.h"
 #include "row_loss.cuh"
@@ -28,19 +26,9 @@ auto dispatch_vector(const LaunchPlan& plan, const Launch& launch) {
 
 template <class Logits, class Target, class Launch>
 auto dispatch_regime(const LaunchPlan& plan, const Launch& launch) {
-  switch (plan.regime) {
-    case Regime::kSubWarp:
-      return dispatch_vector<Logits, Target, Regime::kSubWarp>(plan, launch);
-    case Regime::kWarp:
-      return dispatch_vector<Logits, Target, Regime::kWarp>(plan, launch);
-    case Regime::kBlock:
-      return dispatch_vector<Logits, Target, Regime::kBlock>(plan, launch);
-    case Regime::kShared:
-      return dispatch_vector<Logits, Target, Regime::kShared>(plan, launch);
-    case Regime::kLoop:
-      break;
-  }
-  return dispatch_vector<Logits, Target, Regime::kLoop>(plan, launch);
+  return visit_regime(plan.regime, [&](auto regime) {
+    return dispatch_vector<Logits, Target, decltype(regime)::value>(plan, launch);
+  });
 }
 
 // launch_plan has already rejected float64.

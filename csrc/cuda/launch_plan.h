@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <type_traits>
 
 #include "alr_params.h"
 
@@ -43,6 +44,27 @@ template <>
 struct RegimeTraits<Regime::kShared> : RegimeShape<0, 4, 256, 3> {};
 template <>
 struct RegimeTraits<Regime::kLoop> : RegimeShape<0, 8, 512, 1> {};
+
+template <Regime kRegime>
+using RegimeConstant = std::integral_constant<Regime, kRegime>;
+
+// Calls `visit` with the RegimeConstant of a regime that is known at run time.
+template <class Visitor>
+auto visit_regime(Regime regime, const Visitor& visit) {
+  switch (regime) {
+    case Regime::kSubWarp:
+      return visit(RegimeConstant<Regime::kSubWarp>());
+    case Regime::kWarp:
+      return visit(RegimeConstant<Regime::kWarp>());
+    case Regime::kBlock:
+      return visit(RegimeConstant<Regime::kBlock>());
+    case Regime::kShared:
+      return visit(RegimeConstant<Regime::kShared>());
+    case Regime::kLoop:
+      break;
+  }
+  return visit(RegimeConstant<Regime::kLoop>());
+}
 
 constexpr int kAccessBytes = 16;         // of the widest access
 constexpr int kReductionSlotBytes = 16;  // shared memory of one warp in one reduction over a block

@@ -25,6 +25,7 @@ from alr_fast.data.layouts.base import (
 )
 from alr_fast.data.layouts.lists import checked_names
 from alr_fast.errors import UserError
+from alr_fast.utils.text import error_text
 
 CIFAR10_CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
@@ -189,9 +190,8 @@ def unpickle(file: IO[bytes], path: Path) -> Any:
     except OSError:
         raise
     except Exception as error:  # a damaged pickle can raise almost any exception
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"{path}: not a pickle of arrays, lists and numbers ({reason}); {_RESTORE}"
+            f"{path}: not a pickle of arrays, lists and numbers ({error_text(error)}); {_RESTORE}"
         ) from error
 
 

@@ -15,6 +15,7 @@ from alr_fast.training.config import schema
 from alr_fast.training.config.check import resolve
 from alr_fast.training.methods import METHODS, load_plugins, options_of
 from alr_fast.utils.command import CommandParser
+from alr_fast.utils.text import error_text
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -100,7 +101,7 @@ def _check_names(
     """Raises `UserError` for an option that does not exist, with the name of a similar option."""
     known = [option for action in parser._actions for option in action.option_strings]
     found = [word.partition("=")[0] for word in line if word.startswith("--") and word != "--"]
-    found += [f"--{name}" for file in files for name in _flat(file)]
+    found += [f"--{name}" for file in files for name in schema.flat(file)]
     for option in found:
         if option not in known:
             close = difflib.get_close_matches(option, known, n=1)
@@ -141,7 +142,7 @@ def _parser(recipe: str) -> jsonargparse.ArgumentParser:
     parser.add_class_arguments(schema.Config, skip={"recipe", "data_root", "options"})
     for name in METHODS:
         parser.add_class_arguments(options_of(name), name)
-    parser.set_defaults(_flat(yaml.safe_load(schema.recipe_text(recipe))))
+    parser.set_defaults(schema.flat(yaml.safe_load(schema.recipe_text(recipe))))
     for action in parser._actions:  # of one group, like "--optim FILE": --config covers it
         if action.help == "Path to a configuration file.":
             action.help = argparse.SUPPRESS
@@ -184,20 +185,9 @@ def _read_config_file(path: str) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"--config {path}: {error.strerror or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"--config {path}: not valid YAML: {reason}") from error
+        raise UserError(f"--config {path}: not valid YAML: {error_text(error)}") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"--config {path}: must contain options as 'name: value' lines")
     return content
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat

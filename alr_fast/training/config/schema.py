@@ -407,3 +407,12 @@ def words(value: list[str] | str) -> list[str]:
     """The words of a list, or of a text with commas between them."""
     words = value.split(",") if isinstance(value, str) else value
     return [word.strip() for word in words if word.strip()]
+
+
+def flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options by their full names, ``group.option``, of nested dictionaries."""
+    named: dict[str, Any] = {}
+    for key, value in options.items():
+        name = f"{prefix}{key}"
+        named |= flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return named

@@ -17,6 +17,7 @@ from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config
 from alr_fast.training.output.records import EpochRecord, Histogram
 from alr_fast.utils.files import replacing, write_text, writing
+from alr_fast.utils.text import error_text
 
 LOGGER_NAMES = ("csv", "tensorboard", "wandb")
 
@@ -146,9 +147,10 @@ class WandbLogger(Logger):
                 settings=wandb.Settings(console="off", silent=silent),
             )
         except wandb.errors.Error as error:
-            reason = " ".join(str(error).split())
             remedy = "run wandb login, set WANDB_MODE=offline, or leave it out"
-            raise UserError(f"{reason}; {remedy}", argument="logger", value="wandb") from error
+            raise UserError(
+                f"{error_text(error)}; {remedy}", argument="logger", value="wandb"
+            ) from error
         self._run.define_metric("epoch", hidden=True)
         for method in config.methods:
             self._run.define_metric(f"{method}/*", step_metric="epoch")

@@ -38,6 +38,7 @@ from alr_fast.training.config.schema import Config
 from alr_fast.training.output.loggers import Logger
 from alr_fast.training.output.records import EpochRecord, Histogram, plot_records
 from alr_fast.utils.files import locked, replace_link, replacing, write_text
+from alr_fast.utils.text import error_text
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -140,7 +141,7 @@ def read_config(run: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = error_text(error)
         raise UserError(f"{path}: cannot be read ({reason})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: cannot be read (no options in it)")

@@ -268,6 +268,11 @@ def _around_steps(before=None, after=None) -> None:
     Trainer.train_step = train_step
 
 
+def slow_steps(seconds: float) -> None:
+    """Each step takes this much longer, so that kills hit the same steps on any machine."""
+    _around_steps(after=lambda made: time.sleep(seconds))
+
+
 def signal_after(number: int, steps: int) -> None:
     """The process gets a signal after a number of steps."""
     _around_steps(after=lambda made: made == steps and os.kill(os.getpid(), number))

@@ -51,9 +51,9 @@ def test_a_run_killed_at_any_moment_has_the_same_results(start, runs, tmp_path, 
     hits = writes = resumed = 0
     for kill in range(kills):
         had = newest_number(runs)
-        training = start(*options, "--resume", "auto")
+        training = start(*options, "--resume", "auto", faults={"slow_steps": {"seconds": 0.03}})
         # The kills are spread over both methods, except for the end: the remaining steps take
-        # longer than the pauses below, even on a fast machine.
+        # longer than the pauses below.
         aim = round(0.8 * steps * (kill + 1) / kills)
         if kill % 4 == 3:  # at any time, including start and resume
             time.sleep(rng.uniform(0, 0.6))

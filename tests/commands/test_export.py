@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -24,10 +23,7 @@ from alr_fast.training.open_run import open_run
 from helpers.exported_runs import (
     exported,
     lines_of,
-    moved_copy,
     refused,
-    train_digits,
-    train_folder,
 )
 
 COLUMNS = [
@@ -37,30 +33,6 @@ COLUMNS = [
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    """Folder of a finished run on the digits; no test writes into it."""
-    return train_digits(tmp_path_factory.mktemp("digits"))
-
-
-@pytest.fixture
-def run(digits, tmp_path):
-    """A copy of the run."""
-    return shutil.copytree(digits, tmp_path / "run")
-
-
-@pytest.fixture(scope="module")
-def folder_run(tmp_path_factory):
-    """Folder of 24 images, and folder of a run on them; no test writes into them."""
-    return train_folder(tmp_path_factory.mktemp("folder"))
-
-
-@pytest.fixture
-def moved(folder_run, tmp_path):
-    """Copies of both; the run does not find the images."""
-    return moved_copy(*folder_run, tmp_path)
 
 
 def test_the_table_agrees_with_the_bank(run, capsys):

@@ -7,33 +7,9 @@ from safetensors.torch import load_file
 
 from alr_fast.labels.suspicion import recent_changes
 from alr_fast.train import main as train
-from helpers.exported_runs import exported, moved_copy, refused, train_digits, train_folder
+from helpers.exported_runs import exported, refused
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    """Folder of a finished run on the digits; no test writes into it."""
-    return train_digits(tmp_path_factory.mktemp("digits"))
-
-
-@pytest.fixture
-def run(digits, tmp_path):
-    """A copy of the run."""
-    return shutil.copytree(digits, tmp_path / "run")
-
-
-@pytest.fixture(scope="module")
-def folder_run(tmp_path_factory):
-    """Folder of 24 images, and folder of a run on them; no test writes into them."""
-    return train_folder(tmp_path_factory.mktemp("folder"))
-
-
-@pytest.fixture
-def moved(folder_run, tmp_path):
-    """Copies of both; the run does not find the images."""
-    return moved_copy(*folder_run, tmp_path)
 
 
 def unfinish(run):

@@ -37,8 +37,9 @@ class Logger(ABC):
             UserError: A file cannot be written, for example because the disk is full.
         """
 
-    def close(self) -> None:  # noqa: B027 (most loggers buffer nothing)
-        """Writes buffered figures."""
+    def close(self) -> None:
+        """Writes buffered figures; most loggers buffer nothing."""
+        return None
 
 
 class CsvLogger(Logger):

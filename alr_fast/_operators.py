@@ -38,6 +38,7 @@ class LossOptions(NamedTuple):
         unique_index: Promise that no index occurs twice in the batch.
         return_stats: Whether to return the `RowStats`.
         rounding_state: [2] int64 random state of stochastic rounding, see `LabelBank`.
+        adjustment: [K] added to the logits by the losses, not by the operation (logit adjustment).
     """
 
     reduction: str = "mean"
@@ -51,6 +52,7 @@ class LossOptions(NamedTuple):
     unique_index: bool = False
     return_stats: bool = False
     rounding_state: Tensor | None = None
+    adjustment: Tensor | None = None
 
 
 class LossResult(NamedTuple):

@@ -1,6 +1,6 @@
 """Multi-label targets as pairs of classes, so that every loss and the label bank apply to them."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,14 +8,6 @@ from torch import Tensor
 from alr_fast._inputs import as_integers, as_labels
 from alr_fast.bank import LabelBank
 from alr_fast.errors import UserError
-
-
-class TwoClassView(NamedTuple):
-    """Arguments of a loss, one row for each sample and label."""
-
-    logits: Tensor  # [B L, 2]
-    labels: Tensor  # [B L] int64, 0 or 1; below 0 where unknown
-    index: Tensor | None  # [B L] int64
 
 
 def multilabel_bank(targets: Any, **options: Any) -> LabelBank:
@@ -33,7 +25,9 @@ def multilabel_bank(targets: Any, **options: Any) -> LabelBank:
     return LabelBank.from_labels(targets.reshape(-1), 2, **options)
 
 
-def two_class_view(logits: Tensor, targets: Any, index: Any = None) -> TwoClassView:
+def two_class_view(
+    logits: Tensor, targets: Any, index: Any = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """Logits and targets of L labels as B L rows of two classes (absent, present).
 
     The softmax of `(0, z)` is `(1 - sigmoid(z), sigmoid(z))`: cross entropy of the view, mean over
@@ -47,6 +41,9 @@ def two_class_view(logits: Tensor, targets: Any, index: Any = None) -> TwoClassV
         targets: [B, L] integers, 1 for present, 0 for absent, below 0 to ignore the entry.
         index: [B] index of each sample; below 0 to ignore all its entries.
 
+    Returns:
+        Arguments of a loss: logits [B L, 2], labels [B L] int64, index [B L] int64 or None.
+
     Raises:
         UserError: A shape or type is wrong.
     """
@@ -59,12 +56,12 @@ def two_class_view(logits: Tensor, targets: Any, index: Any = None) -> TwoClassV
         )
     pairs = torch.stack((torch.zeros_like(logits), logits), -1).reshape(-1, 2)
     if index is None:
-        return TwoClassView(pairs, targets.reshape(-1), None)
+        return pairs, targets.reshape(-1), None
     index = as_labels(index, "index", device=logits.device).long()
     count = logits.shape[1]
     places = index[:, None] * count + torch.arange(count, device=index.device)
     places = torch.where(index[:, None] >= 0, places, -1)
-    return TwoClassView(pairs, targets.reshape(-1), places.reshape(-1))
+    return pairs, targets.reshape(-1), places.reshape(-1)
 
 
 def _as_targets(targets: Any, name: str, device: torch.device | None = None) -> Tensor:

@@ -14,9 +14,9 @@ from alr_fast.bank.placement import allocate_rows, check_placement, read_in_orde
 BANK_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # Entries of the status tensor, as the kernels count them (csrc/alr_params.h).
-_NONFINITE, _OUT_OF_RANGE = 0, 1
-_COUNTERS = 2
-_STATUS_SIZE = 4  # the rest is scratch of the kernels
+_NONFINITE, _OUT_OF_RANGE, _WRONG_LABEL = 0, 1, 2
+_COUNTERS = 3
+_STATUS_SIZE = 5  # the rest is scratch of the kernels
 
 _CHUNK_ELEMENTS = 1 << 24  # elements of the bank that are filled or summarised at a time
 
@@ -36,8 +36,8 @@ class LabelBank:
         given_labels: [N] int64 tensor on the CPU, the labels that the bank started from.
         sample_fingerprint: Name of the sample list (ids and paths) that the rows belong to, or
             None.
-        status: [4] int64 tensor on the device of the logits, in which the kernels count rows with
-            non-finite logits and indices out of range; read it through `check`.
+        status: [5] int64 tensor on the device of the logits, in which the kernels count rows with
+            non-finite logits, indices out of range and wrong labels; read it through `check`.
         rounding_state: [2] int64 tensor (seed, number of calls) on the device of the logits if
             16-bit rows are rounded stochastically, which preserves small steps of the average; else
             None.
@@ -218,6 +218,8 @@ class LabelBank:
         Raises:
             IndexError: A batch row had an index beyond the bank. It changed nothing, and its loss
                 was NaN. (On the CPU the operation itself raises.)
+            ValueError: A batch row had another label than its sample's given label; it changed
+                nothing, either.
         """
         counts: list[int] = self.status[:_COUNTERS].tolist()
         self.status[:_COUNTERS].zero_()
@@ -226,6 +228,13 @@ class LabelBank:
                 f"{counts[_OUT_OF_RANGE]} batch rows had an index beyond the bank's {len(self)} "
                 "rows: index must be that of the sample in the training set that the bank was made "
                 "for"
+            )
+        if counts[_WRONG_LABEL]:
+            raise ValueError(
+                f"{counts[_WRONG_LABEL]} batch rows had another label than the given label of "
+                "their sample: is index shifted? Pass each sample's own index. If labels were "
+                "corrected, call LabelBank.correct_labels(index, labels) first; "
+                "check_labels=False turns the check off"
             )
         return counts[_NONFINITE]
 

@@ -126,7 +126,7 @@ def test_the_report_of_a_run(run, capsys):
     found = [s["score"] for s in data["suspects"]]
     assert found == sorted(found, reverse=True) and min(found) > 0.5
     for suspect, sample in zip(data["suspects"], wanted, strict=True):
-        assert (suspect["path"], suspect["problem"]) == (sample["path"], "no image")
+        assert (suspect["path"], suspect["problem"]) == (sample["path"], "")
         assert (suspect["given"], suspect["refined"]) == (
             sample["given_label"],
             sample["refined_label"],

@@ -92,6 +92,7 @@ def _check(report: Report) -> None:
     """Refuses inconsistent content."""
     classes = range(len(report.class_names))
     numbers = {k for suspect in report.suspects for k in (suspect.given, suspect.refined)}
+    numbers |= {k for suspect in report.suspects for k, _ in suspect.others}
     numbers |= {k for given, refined, _ in report.confusion for k in (given, refined)}
     nameless = sorted(k for k in numbers if k not in classes)
     if nameless:
@@ -139,6 +140,7 @@ def _data(report: Report, figures: list[dict[str, Any] | None]) -> dict[str, Any
     """The input of the scripts of the page."""
     return {
         "key": report.key,
+        "noun": report.noun,
         "names": list(report.class_names),
         "shownNames": distinct_names(report.class_names),
         "figures": figures,
@@ -153,7 +155,10 @@ def _data(report: Report, figures: list[dict[str, Any] | None]) -> dict[str, Any
                 "score": _finite(suspect.score),
                 "changes": suspect.changes,
                 "image": _data_uri(suspect),
-                "problem": suspect.image_problem or "no image",
+                "problem": suspect.image_problem,
+                "text": suspect.text,
+                "cells": [list(cell) for cell in suspect.cells],
+                "others": [[k, _finite(p)] for k, p in suspect.others],
             }
             for suspect in report.suspects
         ],

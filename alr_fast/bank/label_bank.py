@@ -1,6 +1,5 @@
 """The label bank: one row of class probabilities for every training sample."""
 
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -9,7 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alr_fast.bank.history import SampleHistory
 from alr_fast.bank.placement import allocate_rows, check_placement, read_in_order
+from alr_fast.bank.sharding import (
+    RowUse,
+    Shard,
+    all_shard_rows,
+    fitting_state,
+    gather_history,
+    gather_rows,
+    history_part,
+    label_fingerprint,
+    several_processes,
+)
+from alr_fast.errors import UserError
 
 BANK_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -41,7 +53,12 @@ class LabelBank:
         rounding_state: [2] int64 tensor (seed, number of calls) on the device of the logits if
             16-bit rows are rounded stochastically, which preserves small steps of the average; else
             None.
+        owned: Whether no other process is meant to know the rows of this bank: those of a shard, or
+            of a bank of its own. Otherwise `check` raises if two processes update the same row.
     """
+
+    history: SampleHistory | None = None
+    owned: bool = False
 
     def __init__(
         self,
@@ -100,6 +117,8 @@ class LabelBank:
             if rounding_seed is None
             else torch.tensor([rounding_seed, 0], dtype=torch.int64, device=device)
         )
+        self._shard: Shard | None = None
+        self._use = RowUse()
 
     @classmethod
     def from_labels(
@@ -168,7 +187,10 @@ class LabelBank:
     def __repr__(self) -> str:
         n, k = self.rows.shape
         where = "" if self.placement == "device" else f", placement={self.placement}"
-        return f"LabelBank({n} samples, {k} classes, {self.rows.dtype}, {self.device}{where})"
+        whole = "" if self._shard is None else f" of {self._shard.num_samples}"
+        return (
+            f"LabelBank({n}{whole} samples, {k} classes, {self.rows.dtype}, {self.device}{where})"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -182,7 +204,7 @@ class LabelBank:
     @property
     def label_fingerprint(self) -> str:
         """Name of the given labels: equal for equal labels in equal order."""
-        return hashlib.sha256(self.given_labels.numpy().data).hexdigest()
+        return label_fingerprint(self.given_labels)
 
     def to(self, device: torch.device | str) -> "LabelBank":
         """Prepares the bank for logits on a device, in place; the dtype stays.
@@ -202,6 +224,9 @@ class LabelBank:
         else:
             self._wait_for_gpu()  # later readers of the rows do not wait for the GPU
         self.status = self.status.to(device)
+        self._use.to(device)
+        if self._shard is not None:
+            self._shard.to(device)
         if self.rounding_state is not None:
             self.rounding_state = self.rounding_state.to(device)
         return self
@@ -218,16 +243,129 @@ class LabelBank:
         Raises:
             IndexError: A batch row had an index beyond the bank. It changed nothing, and its loss
                 was NaN. (On the CPU the operation itself raises.)
+            ValueError: Two processes have updated the same row in banks of their own, unless the
+                bank is `owned`. Only calls in both of them can notice, the second one first.
         """
         counts: list[int] = self.status[:_COUNTERS].tolist()
         self.status[:_COUNTERS].zero_()
+        if counts[_OUT_OF_RANGE] and self._shard is not None:
+            raise IndexError(
+                f"the index of {counts[_OUT_OF_RANGE]} batch rows {self._shard.explanation}"
+            )
         if counts[_OUT_OF_RANGE]:
             raise IndexError(
                 f"{counts[_OUT_OF_RANGE]} batch rows had an index beyond the bank's {len(self)} "
                 "rows: index must be that of the sample in the training set that the bank was made "
                 "for"
             )
+        if not self.owned:
+            self._use.compare(self.given_labels)
         return counts[_NONFINITE]
+
+    def shard(self, rows: Any) -> "LabelBank":
+        """The bank of one process among several, with a part of the rows.
+
+        The shard takes the same index as the whole bank, the position of a sample in the data set.
+        All else is about the rows of the shard, in the order of `rows`: `rows`, `given_labels`,
+        `refined_labels()`, `state_dict()`, which says which rows it has. Its `load_state_dict`
+        takes the state of a shard with the same rows, or of the whole bank.
+
+        Args:
+            rows: [n] integers, each once; those of `alr_fast.data.OwnedRowsSampler`.
+
+        Returns:
+            A bank with a copy of the rows, on the same device.
+
+        Raises:
+            UserError: The rows are not such, or this bank is a shard already.
+        """
+        if self._shard is not None:
+            raise UserError("this bank is a shard already: shard the whole bank, see gather")
+        shard = Shard(rows, len(self), self.device)
+        part = self._like(len(shard.rows), self.given_labels[shard.rows])
+        with self.host_access(), part.host_access():
+            size = _chunk_rows(self.num_classes)
+            chunks = zip(part._chunks(), torch.split(shard.rows, size), strict=True)
+            for chunk, some in chunks:
+                chunk.copy_(self.rows[some.to(self.rows.device)])
+        if self.history is not None:
+            part.history = history_part(self.history, shard.rows, part.given_labels)
+        part._shard = shard
+        part.owned = True
+        return part
+
+    def gather(self) -> "LabelBank":
+        """The whole bank, put together from the shards of all processes, in each of them.
+
+        All processes call this. In one process without shards it is the bank itself.
+
+        Returns:
+            A bank of N rows, ordered as in the data set, stored as this one.
+
+        Raises:
+            ValueError: The shards do not have each row once.
+            UserError: There are several processes, and this bank is not a shard.
+        """
+        if self._shard is None:
+            if several_processes():
+                raise UserError(
+                    "this bank has all rows, but other processes have updated some of theirs: "
+                    "make it with bank.shard(sampler.rows) in every process"
+                )
+            return self
+        shard_rows = all_shard_rows(self._shard)
+        given_labels = torch.empty(self._shard.num_samples, dtype=torch.int64)
+        gather_rows(self.given_labels, shard_rows, given_labels, self.device)
+        whole = self._like(self._shard.num_samples, given_labels)
+        with self.host_access(), whole.host_access():
+            gather_rows(self.rows, shard_rows, whole.rows, self.device)
+        if self.history is not None:
+            whole.history = gather_history(self.history, shard_rows, given_labels, self.device)
+        return whole
+
+    def to_local(self, index: Tensor) -> Tensor:
+        """The rows of this bank that samples have: `index`, unless the bank is a shard.
+
+        Args:
+            index: [B] int64 or int32, position of each sample in the data set; below 0 to ignore
+                a row.
+
+        Raises:
+            IndexError: A row belongs to another process (on the CPU; on a GPU its result is out of
+                range, which `check` reports).
+        """
+        return index if self._shard is None else self._shard.to_local(index)
+
+    def note_use(self, index: Tensor) -> None:
+        """Records which rows are updated, if `check` has to compare them with other processes.
+
+        Args:
+            index: [B] int64 or int32, as `to_local` takes it.
+        """
+        if not self.owned and several_processes():
+            self._use.note(index, len(self))
+
+    def _like(self, num_samples: int, given_labels: Tensor) -> "LabelBank":
+        """A bank of other samples with the properties of this one; its rows are zero."""
+        rows = allocate_rows(
+            num_samples,
+            self.num_classes,
+            dtype=self.rows.dtype,
+            device=self.device,
+            placement=self.placement,
+            folder=self._folder,
+        )
+        bank = LabelBank(
+            rows,
+            given_labels,
+            sample_fingerprint=self.sample_fingerprint,
+            device=self.device,
+            placement=self.placement,
+            folder=self._folder,
+        )
+        if self.rounding_state is not None:
+            bank.rounding_state = self.rounding_state.clone()
+        return bank
 
     @contextmanager
     def host_access(self) -> Iterator[None]:
@@ -268,13 +406,14 @@ class LabelBank:
         To save the rows while the bank is in use, do so within `host_access`.
         """
         self._wait_for_gpu()
-        return {
+        state = {
             "rows": self.rows,
             "given_labels": self.given_labels,
             "rounding_state": self.rounding_state,
             "sample_fingerprint": self.sample_fingerprint,
             "label_fingerprint": self.label_fingerprint,
         }
+        return state if self._shard is None else {**state, "shard_rows": self._shard.rows}
 
     def load_state_dict(self, state: dict[str, Any], *, allow_other_labels: bool = False) -> None:
         """Restores a saved state; one that does not fit is refused, and nothing changes.
@@ -289,6 +428,7 @@ class LabelBank:
             ValueError: The state is of other samples, of another shape or dtype, or of other
                 labels.
         """
+        state = fitting_state(self._shard, state)
         self._check_state(state)
         if state["label_fingerprint"] != self.label_fingerprint and not allow_other_labels:
             raise ValueError(
@@ -301,7 +441,7 @@ class LabelBank:
             self.rounding_state.copy_(state["rounding_state"])
 
     def _check_state(self, state: dict[str, Any]) -> None:
-        missing = self.state_dict().keys() - state.keys()
+        missing = self.state_dict().keys() - {"shard_rows"} - state.keys()
         if missing:
             raise KeyError(
                 f"bank state lacks {sorted(missing)}: it is not a LabelBank.state_dict()"

@@ -31,13 +31,17 @@ class LossOptions(NamedTuple):
         entropy_weight: Weight of the entropy term.
         row_weight: [B] constant factor on the loss of each row.
         with_grad: Whether to return the gradient instead of recording the call for autograd.
-        status: [4] int64 counters of the kernels, see `LabelBank`.
+        status: [5] int64 counters of the kernels, see `LabelBank`.
+        labels: `table_loss` only: [B] labels that came with the batch; below 0: row ignored.
+        index: `label_loss` only: [B] index of each row's sample; below 0: row ignored.
+        given_labels: [N] int32 label of each sample, which those of the batch must equal.
         smoothing: `label_loss` only: rate of label smoothing.
         momentum: `table_loss` only, like all that follow: share of the table row in the target.
         update: Whether the targets are stored in the table.
         unique_index: Promise that no index occurs twice in the batch.
         return_stats: Whether to return the `RowStats`.
         rounding_state: [2] int64 random state of stochastic rounding, see `LabelBank`.
+        adjustment: [K] added to the logits by the losses, not by the operation (logit adjustment).
     """
 
     reduction: str = "mean"
@@ -45,12 +49,16 @@ class LossOptions(NamedTuple):
     row_weight: Tensor | None = None
     with_grad: bool = False
     status: Tensor | None = None
+    labels: Tensor | None = None
+    index: Tensor | None = None
+    given_labels: Tensor | None = None
     smoothing: float = 0.0
     momentum: float = 1.0
     update: bool = False
     unique_index: bool = False
     return_stats: bool = False
     rounding_state: Tensor | None = None
+    adjustment: Tensor | None = None
 
 
 class LossResult(NamedTuple):
@@ -140,7 +148,8 @@ def table_loss(
             options.status, classes, values,
             options.momentum, options.entropy_weight, reduction,
         )  # fmt: skip
-    return LossResult(*_call(operator, logits, (table, index), others, options), stats)
+    targets = (table, index, options.labels, options.given_labels)
+    return LossResult(*_call(operator, logits, targets, others, options), stats)
 
 
 def label_loss(
@@ -152,7 +161,8 @@ def label_loss(
     _check_device(logits)
     reduction = _reduction(options.reduction)
     others = (options.status, options.smoothing, options.entropy_weight, reduction)
-    return LossResult(*_call(_label_smoothing_cross_entropy, logits, (labels,), others, options))
+    targets = (labels, options.index, options.given_labels)
+    return LossResult(*_call(_label_smoothing_cross_entropy, logits, targets, others, options))
 
 
 def _call(
@@ -270,7 +280,7 @@ def _fake_loss(name: str) -> _Operator:
         logits = given["logits"]
         # Fake kernels also meet real tensors: those of the meta device, and those that the compiler
         # traces.
-        for tensor_name in ("bank", "table", "index", "labels", "row_weight"):
+        for tensor_name in ("bank", "table", "index", "labels", "given_labels", "row_weight"):
             tensor = given.get(tensor_name)
             if tensor is None or tensor.device == logits.device:
                 continue

@@ -10,6 +10,9 @@ deterministic algorithms. Only the logits get a gradient, and a double backward 
 Rows without a value:
     * A negative index or label ignores its row: loss 0, gradient 0, no update, not counted in a
       mean.
+    * With `given_labels`, a row whose label differs from that of its sample raises ValueError on
+      the CPU before anything is written; elsewhere its loss and gradient are NaN, nothing is
+      stored, and `LabelBank.check` raises later.
     * An index beyond the table, or a label beyond the classes, raises IndexError on the CPU before
       anything is written. On CUDA, where raising would mean waiting for the device, loss and
       gradient of the row are NaN and nothing is stored; `LabelBank.check` raises later.
@@ -40,6 +43,8 @@ def alr_loss(
     entropy_weight: float = 0.4,
     reduction: str = "mean",
     row_weight: Tensor | None = None,
+    labels: Tensor | None = None,
+    given_labels: Tensor | None = None,
     update: bool = True,
     unique_index: bool = False,
     return_stats: bool = False,
@@ -62,6 +67,9 @@ def alr_loss(
         reduction: "mean" over the rows not ignored (0 if all are ignored), "sum" or "none".
         row_weight: [B] constant factor on the loss of each row; "mean" still divides by the number
             of rows.
+        labels: [B] int64 or int32 labels that came with the batch; below 0: row ignored.
+        given_labels: [N] int32, contiguous: the label of each sample, with which `labels` are
+            compared, so that a wrong index is noticed.
         update: whether the targets are stored.
         unique_index: promise that no index occurs twice in the batch, which saves a launch. If one
             does, loss, gradient and bank row of these rows are undefined.
@@ -75,7 +83,8 @@ def alr_loss(
         RuntimeError: a shape, dtype, device or number is wrong; or an update was reached during a
             backward pass, where activation checkpointing recomputes the forward pass and would
             apply it a second time.
-        ValueError: the reduction is unknown, or the bank or `row_weight` requires a gradient.
+        ValueError: the reduction is unknown, the bank or `row_weight` requires a gradient, or a
+            label differs from the given one (on the CPU).
         IndexError: an index is beyond the bank (on the CPU).
     """
     options = LossOptions(
@@ -83,6 +92,8 @@ def alr_loss(
         entropy_weight=entropy_weight,
         reduction=reduction,
         row_weight=row_weight,
+        labels=labels,
+        given_labels=given_labels,
         update=update,
         unique_index=unique_index,
         return_stats=return_stats,
@@ -100,6 +111,8 @@ def alr_loss_and_grad(
     entropy_weight: float = 0.4,
     reduction: str = "mean",
     row_weight: Tensor | None = None,
+    labels: Tensor | None = None,
+    given_labels: Tensor | None = None,
     update: bool = True,
     unique_index: bool = False,
     return_stats: bool = False,
@@ -124,6 +137,8 @@ def alr_loss_and_grad(
         entropy_weight=entropy_weight,
         reduction=reduction,
         row_weight=row_weight,
+        labels=labels,
+        given_labels=given_labels,
         update=update,
         unique_index=unique_index,
         return_stats=return_stats,
@@ -142,6 +157,8 @@ def soft_target_cross_entropy(
     entropy_weight: float = 0.0,
     reduction: str = "mean",
     row_weight: Tensor | None = None,
+    labels: Tensor | None = None,
+    given_labels: Tensor | None = None,
 ) -> Tensor:
     """Cross entropy against soft target rows, gathered by an index or one for each row.
 
@@ -156,16 +173,26 @@ def soft_target_cross_entropy(
         entropy_weight: weight of the entropy term.
         reduction: "mean" over the rows not ignored (0 if all are ignored), "sum" or "none".
         row_weight: [B] constant factor on the loss of each row.
+        labels: [B] int64 or int32 labels that came with the batch; below 0: row ignored.
+        given_labels: [M] int32, contiguous: the label of each sample, with which `labels` are
+            compared; see `alr_loss`.
 
     Returns:
         The loss, float32 (float64 for float64 logits): a scalar, or [B] with reduction "none".
 
     Raises:
         RuntimeError: a shape, dtype, device or number is wrong.
-        ValueError: the reduction is unknown, or the table or `row_weight` requires a gradient.
+        ValueError: the reduction is unknown, the table or `row_weight` requires a gradient, or a
+            label differs from the given one (on the CPU).
         IndexError: an index is beyond the table (on the CPU).
     """
-    options = LossOptions(entropy_weight=entropy_weight, reduction=reduction, row_weight=row_weight)
+    options = LossOptions(
+        entropy_weight=entropy_weight,
+        reduction=reduction,
+        row_weight=row_weight,
+        labels=labels,
+        given_labels=given_labels,
+    )
     return table_loss(logits, table, index, options).loss
 
 
@@ -177,6 +204,8 @@ def label_smoothing_cross_entropy(
     entropy_weight: float = 0.0,
     reduction: str = "mean",
     row_weight: Tensor | None = None,
+    index: Tensor | None = None,
+    given_labels: Tensor | None = None,
 ) -> Tensor:
     """Cross entropy against `(1 - smoothing) * one_hot(label) + smoothing / K`; reads no table.
 
@@ -188,19 +217,25 @@ def label_smoothing_cross_entropy(
         entropy_weight: weight of the entropy term.
         reduction: "mean" over the rows not ignored (0 if all are ignored), "sum" or "none".
         row_weight: [B] constant factor on the loss of each row.
+        index: [B] int64 or int32 index of each row's sample; below 0: row ignored.
+        given_labels: [N] int32, contiguous: the label of each sample, with which `labels` are
+            compared; needs `index`. See `alr_loss`.
 
     Returns:
         The loss, float32 (float64 for float64 logits): a scalar, or [B] with reduction "none".
 
     Raises:
         RuntimeError: a shape, dtype, device or number is wrong.
-        ValueError: the reduction is unknown, or `row_weight` requires a gradient.
-        IndexError: a label is beyond the classes (on the CPU).
+        ValueError: the reduction is unknown, `row_weight` requires a gradient, or a label differs
+            from the given one (on the CPU).
+        IndexError: a label is beyond the classes, or an index beyond the given labels (on the CPU).
     """
     options = LossOptions(
         smoothing=smoothing,
         entropy_weight=entropy_weight,
         reduction=reduction,
         row_weight=row_weight,
+        index=index,
+        given_labels=given_labels,
     )
     return label_loss(logits, labels, options).loss

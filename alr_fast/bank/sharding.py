@@ -20,6 +20,7 @@ from alr_fast.errors import UserError
 
 _IGNORED, _OUT_OF_RANGE = -1, 2**31 - 1  # local index of such a row, int32
 _CHUNK_BYTES = 32 << 20  # rows sent in one message
+HISTORY = "history."  # begin of the names of a history's tensors in the state of a bank
 _COMPARED_ROWS = 1 << 17  # of a larger bank, every n-th row: 16 kB for each process
 
 _published: Counter[str] = Counter()  # banks of this process by fingerprint of their labels
@@ -97,7 +98,7 @@ class Shard:
         )
 
 
-def fitting_state(shard: Shard | None, state: Mapping[str, Any]) -> dict[str, Any]:
+def fitting_state(shard: Shard | None, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The part of a bank's state that belongs to a shard.
 
     Args:
@@ -126,13 +127,9 @@ def fitting_state(shard: Shard | None, state: Mapping[str, Any]) -> dict[str, An
                 "processes and seed, or save bank.gather().state_dict(), which fits any number"
             )
     elif shard is not None and "rows" in state and len(state["rows"]) == shard.num_samples:
-        rows = state["rows"]
-        state["rows"] = rows[shard.rows.to(rows.device)]
-        if "given_labels" in state:
-            given = state["given_labels"]
-            state["given_labels"] = given[shard.rows.to(given.device)]
-            if "label_fingerprint" in state:
-                state["label_fingerprint"] = label_fingerprint(state["given_labels"])
+        for name, tensor in state.items():
+            if name in ("rows", "given_labels") or name.startswith(HISTORY):
+                state[name] = tensor[shard.rows.to(tensor.device)]
     return state
 
 

@@ -110,7 +110,7 @@ class RowLoss {
       skip(b, 0);
       return false;
     }
-    if (i >= p_.target.size) {
+    if (is_out_of_range(p_, b, i)) {
       // Rows with equal indices are reported one by one.
       if (group_.is_leader()) count(kStatusOutOfRange);
       add_to_batch(b, __builtin_nanf(""));
@@ -120,8 +120,16 @@ class RowLoss {
     return p_.next_in_group == nullptr || p_.first_in_group[b] != 0;
   }
 
-  // Returns whether the logits have a softmax; stores the target row only then.
+  // Returns whether the logits have a softmax and the label is the given one; stores the target
+  // row only then.
   __device__ __forceinline__ bool compute(Row& row, int64_t b, int64_t i, Pass pass) {
+    // Loaded with the row, compared after it: no thread waits for the given label alone.
+    int64_t label = 0, given_label = 0;
+    if (p_.given_labels != nullptr) {
+      const LabelledSample labelled = labelled_sample(p_, b, i);
+      label = labelled.label;
+      given_label = p_.given_labels[labelled.sample];
+    }
     const Target target(p_, i);
     row.load_target(target);
     const RowReduction reduction = row.reduce(target);
@@ -129,13 +137,19 @@ class RowLoss {
         finish_row(reduction.sums, logf(reduction.sums.exp), reduction.max_is_finite,
                    launch_.momentum, launch_.entropy_weight);
     const bool loss_is_finite = scalars.loss - scalars.loss == 0;
+    const bool has_wrong_label = label != given_label;
     const bool is_again = pass == Pass::kAgain;
-    if (!is_again && group_.is_leader() && !(scalars.finite && loss_is_finite))
-      count(kStatusNonFinite);
+    if (!is_again && group_.is_leader()) {
+      if (has_wrong_label) {
+        count(kStatusWrongLabel);
+      } else if (!(scalars.finite && loss_is_finite)) {
+        count(kStatusNonFinite);
+      }
+    }
 
     int class_before = 0;
     if (p_.stats_class != nullptr) class_before = largest_class(row, target);
-    if (!scalars.finite) {
+    if (!scalars.finite || has_wrong_label) {
       add_to_batch(b, __builtin_nanf(""));
       skip(b, __builtin_nanf(""), class_before);
       return false;

@@ -162,7 +162,7 @@ void check_options(const Backend& backend) {
       Problem problem(ignored);
       problem.index = {-1, -5};
       const int64_t index[] = {-1, -5};
-      problem.params().index = index;
+      problem.params().index.data = index;
       run(backend, problem);
       CHECK_MESSAGE(problem.compare().empty(), problem.compare());
       CHECK(problem.loss.get(0) == 0 && problem.grad.get(0) == 0);

@@ -31,7 +31,7 @@ void check_out_of_range() {
   params.logits_stride = params.classes = params.rows = 2;
   params.target.table = table;
   params.target.stride = params.target.size = 2;
-  params.index = index;
+  params.index.data = index;
   params.update = true;
   params.momentum = 0;
   params.row_loss = row_loss;

@@ -1,6 +1,5 @@
 """The label bank: one row of class probabilities for every training sample."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -12,6 +11,18 @@ from torch import Tensor
 from alr_fast._inputs import as_labels
 from alr_fast.bank.history import SampleHistory
 from alr_fast.bank.placement import allocate_rows, check_placement, read_in_order
+from alr_fast.bank.sharding import (
+    HISTORY,
+    RowUse,
+    Shard,
+    all_shard_rows,
+    fitting_state,
+    gather_history,
+    gather_rows,
+    history_part,
+    label_fingerprint,
+    several_processes,
+)
 from alr_fast.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,7 +35,6 @@ _NONFINITE, _OUT_OF_RANGE, _WRONG_LABEL = 0, 1, 2
 _COUNTERS = 3
 _STATUS_SIZE = 5  # the rest is scratch of the kernels
 
-_HISTORY = "history."  # begin of the names of a history's tensors in the state
 _LABEL_ADVICE = (
     "is index shifted? Pass the sample's own index. If the label was corrected, call "
     "LabelBank.correct_labels(index, labels) first; check_labels=False turns this check off"
@@ -56,7 +66,11 @@ class LabelBank:
         rounding_state: [2] int64 tensor (seed, number of calls) on the device of the logits if
             16-bit rows are rounded stochastically, which preserves small steps of the average; else
             None.
+        owned: Whether no other process is meant to know the rows of this bank: those of a shard, or
+            of a bank of its own. Otherwise `check` raises if two processes update the same row.
     """
+
+    owned: bool = False
 
     def __init__(
         self,
@@ -117,6 +131,8 @@ class LabelBank:
             if rounding_seed is None
             else torch.tensor([rounding_seed, 0], dtype=torch.int64, device=device)
         )
+        self._shard: Shard | None = None
+        self._use = RowUse()
 
     @classmethod
     def from_labels(
@@ -186,16 +202,13 @@ class LabelBank:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def to_local(self, index: Tensor) -> Tensor:
-        return index
-
-    def note_use(self, index: Tensor) -> None:
-        pass
-
     def __repr__(self) -> str:
         n, k = self.rows.shape
         where = "" if self.placement == "device" else f", placement={self.placement}"
-        return f"LabelBank({n} samples, {k} classes, {self.rows.dtype}, {self.device}{where})"
+        whole = "" if self._shard is None else f" of {self._shard.num_samples}"
+        return (
+            f"LabelBank({n}{whole} samples, {k} classes, {self.rows.dtype}, {self.device}{where})"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -209,7 +222,7 @@ class LabelBank:
     @property
     def label_fingerprint(self) -> str:
         """Name of the given labels: equal for equal labels in equal order."""
-        return hashlib.sha256(self.given_labels.numpy().data).hexdigest()
+        return label_fingerprint(self.given_labels)
 
     def to(self, device: torch.device | str) -> "LabelBank":
         """Prepares the bank for logits on a device, in place; the dtype stays.
@@ -232,6 +245,9 @@ class LabelBank:
         self.labels_on_device = self.given_labels.to(device, torch.int32)
         if self.history is not None:
             self.history.to(device)
+        self._use.to(device)
+        if self._shard is not None:
+            self._shard.to(device)
         if self.rounding_state is not None:
             self.rounding_state = self.rounding_state.to(device)
         return self
@@ -250,9 +266,15 @@ class LabelBank:
                 was NaN. (On the CPU the operation itself raises.)
             ValueError: A batch row had another label than its sample's given label; it changed
                 nothing, either.
+            ValueError: Two processes have updated the same row in banks of their own, unless the
+                bank is `owned`. Only calls in both of them can notice, the second one first.
         """
         counts: list[int] = self.status[:_COUNTERS].tolist()
         self.status[:_COUNTERS].zero_()
+        if counts[_OUT_OF_RANGE] and self._shard is not None:
+            raise IndexError(
+                f"the index of {counts[_OUT_OF_RANGE]} batch rows {self._shard.explanation}"
+            )
         if counts[_OUT_OF_RANGE]:
             raise IndexError(
                 f"{counts[_OUT_OF_RANGE]} batch rows had an index beyond the bank's {len(self)} "
@@ -264,6 +286,8 @@ class LabelBank:
                 f"{counts[_WRONG_LABEL]} batch rows had another label than the given label of "
                 f"their sample; {_LABEL_ADVICE}"
             )
+        if not self.owned:
+            self._use.compare(self.given_labels)
         return counts[_NONFINITE]
 
     @staticmethod
@@ -278,7 +302,8 @@ class LabelBank:
         """Replaces given labels by corrected ones, after which batches have to carry these.
 
         Args:
-            index: [M] integers, index of each corrected sample, each at most once.
+            index: [M] integers, index of each corrected sample, each at most once; of a shard, only
+                its own.
             labels: [M] integers in [0, K), the corrected labels.
             reset: Whether the rows start again from the one-hot corrected labels, and their
                 history from zero; False keeps both.
@@ -297,6 +322,8 @@ class LabelBank:
         if not len(index):
             return
         labels = _checked_labels(labels, self.num_classes)
+        if self._shard is not None:
+            index = self._shard.to_local(index)
         low, high = int(index.min()), int(index.max())
         if low < 0 or high >= len(self):
             raise UserError(
@@ -349,6 +376,103 @@ class LabelBank:
                 clean_labels=clean_labels,
             )
 
+    def shard(self, rows: Any) -> "LabelBank":
+        """The bank of one process among several, with a part of the rows.
+
+        The shard takes the same index as the whole bank, the position of a sample in the data set.
+        All else is about the rows of the shard, in the order of `rows`: `rows`, `given_labels`,
+        `refined_labels()`, `state_dict()`, which says which rows it has. Its `load_state_dict`
+        takes the state of a shard with the same rows, or of the whole bank.
+
+        Args:
+            rows: [n] integers, each once; those of `alr_fast.data.OwnedRowsSampler`.
+
+        Returns:
+            A bank with a copy of the rows, on the same device.
+
+        Raises:
+            UserError: The rows are not such, or this bank is a shard already.
+        """
+        if self._shard is not None:
+            raise UserError("this bank is a shard already: shard the whole bank, see gather")
+        shard = Shard(rows, len(self), self.device)
+        part = self._like(len(shard.rows), self.given_labels[shard.rows])
+        with self.host_access(), part.host_access():
+            size = _chunk_rows(self.num_classes)
+            chunks = zip(part._chunks(), torch.split(shard.rows, size), strict=True)
+            for chunk, some in chunks:
+                chunk.copy_(self.rows[some.to(self.rows.device)])
+        if self.history is not None:
+            part.history = history_part(self.history, shard.rows, part.given_labels)
+        part._shard = shard
+        part.owned = True
+        return part
+
+    def gather(self) -> "LabelBank":
+        """The whole bank, put together from the shards of all processes, in each of them.
+
+        All processes call this. In one process without shards it is the bank itself.
+
+        Returns:
+            A bank of N rows, ordered as in the data set, stored as this one.
+
+        Raises:
+            ValueError: The shards do not have each row once.
+            UserError: There are several processes, and this bank is not a shard.
+        """
+        if self._shard is None:
+            if several_processes():
+                raise UserError(
+                    "this bank has all rows, but other processes have updated some of theirs: "
+                    "make it with bank.shard(sampler.rows) in every process"
+                )
+            return self
+        shard_rows = all_shard_rows(self._shard)
+        given_labels = torch.empty(self._shard.num_samples, dtype=torch.int64)
+        gather_rows(self.given_labels, shard_rows, given_labels, self.device)
+        whole = self._like(self._shard.num_samples, given_labels)
+        with self.host_access(), whole.host_access():
+            gather_rows(self.rows, shard_rows, whole.rows, self.device)
+        if self.history is not None:
+            whole.history = gather_history(self.history, shard_rows, given_labels, self.device)
+        return whole
+
+    def to_local(self, index: Tensor) -> Tensor:
+        """The rows of this bank that samples have: `index`, unless the bank is a shard.
+
+        Args:
+            index: [B] int64 or int32, position of each sample in the data set; below 0 to ignore
+                a row.
+
+        Raises:
+            IndexError: A row belongs to another process (on the CPU; on a GPU its result is out of
+                range, which `check` reports).
+        """
+        return index if self._shard is None else self._shard.to_local(index)
+
+    def note_use(self, index: Tensor) -> None:
+        """Records which rows are updated, if `check` has to compare them with other processes.
+
+        Args:
+            index: [B] int64 or int32, as `to_local` takes it.
+        """
+        if not self.owned and several_processes():
+            self._use.note(index, len(self))
+
+    def _like(self, num_samples: int, given_labels: Tensor) -> "LabelBank":
+        """A bank of other samples with the properties of this one; its rows are zero."""
+        bank = LabelBank(
+            self._new_rows(num_samples),
+            given_labels,
+            sample_fingerprint=self.sample_fingerprint,
+            device=self.device,
+            placement=self.placement,
+            folder=self._folder,
+        )
+        if self.rounding_state is not None:
+            bank.rounding_state = self.rounding_state.clone()
+        return bank
+
     @contextmanager
     def host_access(self) -> Iterator[None]:
         """For host code that reads or writes all of `rows`: to save, copy or export them.
@@ -385,9 +509,9 @@ class LabelBank:
     def state_dict(self) -> dict[str, Tensor]:
         """The state that a run needs to resume: tensors only, the bank's own and not copies.
 
-        ``rows`` and ``given_labels``; ``rounding_state``, ``sample_fingerprint`` (UTF-8 bytes) and
-        ``history.*`` if the bank has them. To save the rows while the bank is in use, do so within
-        `host_access`.
+        ``rows`` and ``given_labels``; ``rounding_state``, ``sample_fingerprint`` (UTF-8 bytes),
+        ``history.*`` and ``shard_rows`` (of a shard) if the bank has them. To save the rows while
+        the bank is in use, do so within `host_access`.
         """
         self._wait_for_gpu()
         state = {"rows": self.rows, "given_labels": self.given_labels}
@@ -398,7 +522,9 @@ class LabelBank:
                 list(self.sample_fingerprint.encode()), dtype=torch.uint8
             )
         if self.history is not None:
-            state |= {f"{_HISTORY}{name}": t for name, t in self.history.tensors().items()}
+            state |= {f"{HISTORY}{name}": t for name, t in self.history.tensors().items()}
+        if self._shard is not None:
+            state["shard_rows"] = self._shard.rows
         return state
 
     def load_state_dict(
@@ -418,6 +544,7 @@ class LabelBank:
             ValueError: The state is of other samples, of another shape or dtype, or of other
                 labels.
         """
+        state = fitting_state(self._shard, state)
         self._check_state(state)
         if not allow_other_labels and not torch.equal(
             state["given_labels"].cpu(), self.given_labels
@@ -431,9 +558,9 @@ class LabelBank:
         if self.rounding_state is not None:
             self.rounding_state.copy_(state["rounding_state"])
         recorded = {
-            name.removeprefix(_HISTORY): tensor
+            name.removeprefix(HISTORY): tensor
             for name, tensor in state.items()
-            if name.startswith(_HISTORY)
+            if name.startswith(HISTORY)
         }
         if recorded:
             history = self.history or SampleHistory(self.given_labels, self.device)
@@ -521,10 +648,11 @@ class LabelBank:
                 return self.rows.clone()
             return self._new_rows().copy_(self.rows)  # they may not fit into memory
 
-    def _new_rows(self) -> Tensor:
-        """Rows of zeros of the same shape and type, in the same place."""
+    def _new_rows(self, num_samples: int | None = None) -> Tensor:
+        """Rows of zeros of the same type in the same place, as many unless said otherwise."""
         return allocate_rows(
-            *self.rows.shape,
+            len(self) if num_samples is None else num_samples,
+            self.num_classes,
             dtype=self.rows.dtype,
             device=self.device,
             placement=self.placement,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from alr_fast.data.datasets import Split
 from alr_fast.data.decode import decode_rgb, prepare
-from alr_fast.data.images import BrokenImage
+from alr_fast.data.images import NO_IMAGE, BrokenImage
 from alr_fast.labels.refined import RefinedLabels
 from alr_fast.labels.report.model import ClassNoise, Panel, Report, Suspect
 from alr_fast.labels.suspicion import SUSPICIOUS
@@ -157,7 +157,7 @@ def _suspects(labels: RefinedLabels, rows: NDArray[np.int64]) -> tuple[list[Susp
         )
         for sample, image, problem in zip(labels.samples(rows), images, problems, strict=True)
     ]
-    missing = [problem for problem in problems if problem not in ("", _NO_ROOM)]
+    missing = [problem for problem in problems if problem not in ("", _NO_ROOM, NO_IMAGE)]
     notes = []
     if _NO_ROOM in problems:
         notes.append(

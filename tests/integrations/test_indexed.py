@@ -108,7 +108,8 @@ def test_given_labels_come_from_the_data_set_without_loading_items():
     assert IndexedDataset(Subset(kept, [1, 3])).given_labels().tolist() == [0, 1]
 
     class Columns(NoItems):
-        column_names = ["text", "label"]
+        def __init__(self, labels):
+            super().__init__(labels, column_names=["text", "label"])
 
         def __getitem__(self, key):
             assert key == "label"

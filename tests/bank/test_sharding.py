@@ -3,11 +3,11 @@ import pickle
 
 import pytest
 import torch
-from helpers import sharding_workers as workers
-from helpers.process_groups import run_group
 
 from alr_fast import ALRLoss, LabelBank
 from alr_fast.errors import UserError
+from helpers import sharding_workers as workers
+from helpers.process_groups import run_group
 
 N, K = workers.N, workers.K
 

@@ -5,7 +5,6 @@ import torch
 import torch.distributed as dist
 
 from alr_fast import ALRLoss, LabelBank
-from alr_fast.bank.history import SampleHistory
 from alr_fast.data import OwnedRowsSampler
 
 N, K = 23, 4

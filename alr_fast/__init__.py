@@ -5,9 +5,21 @@ operations below them, `alr_fast.reference` their definition in plain PyTorch.
 """
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from alr_fast.bank import LabelBank
 from alr_fast.losses import ALRLoss
 
+if TYPE_CHECKING:
+    from alr_fast.classifier import ALRClassifier
+
 __version__ = version("alr_fast")
-__all__ = ["ALRLoss", "LabelBank", "__version__"]
+__all__ = ["ALRClassifier", "ALRLoss", "LabelBank", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ALRClassifier":  # imported on first use: it needs scikit-learn
+        from alr_fast.classifier import ALRClassifier
+
+        return ALRClassifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

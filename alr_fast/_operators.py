@@ -11,13 +11,22 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.autograd.graph import increment_version
 
+from alr_fast.errors import UserError
 from alr_fast.reference import RowStats
 
 _HERE = Path(__file__).parent
 # torch has no type annotations for their members.
 _OPS: Any = torch.ops
 _LIBRARY: Any = torch.library
+# Members that are called in every step, so that they are not looked up each time.
+_functorch_transform: Callable[[], object] = torch._C._functorch.peek_interpreter_stack
+_is_wrapped: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor
+_is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
+_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+_keeps_graph: Callable[[], bool] = torch._C._autograd._get_current_graph_task_keep_graph
 
 
 class LossOptions(NamedTuple):
@@ -128,8 +137,8 @@ def table_loss(
     options: LossOptions,
 ) -> LossResult:
     """Loss against rows of a table."""
-    _check_device(logits)
     compiling = torch.compiler.is_compiling()
+    _check_call(logits, (table, options.row_weight), options, compiling)
     if options.update and not compiling:
         _check_not_in_backward()
     if table.requires_grad:
@@ -149,7 +158,10 @@ def table_loss(
             options.momentum, options.entropy_weight, reduction,
         )  # fmt: skip
     targets = (table, index, options.labels, options.given_labels)
-    return LossResult(*_call(operator, logits, targets, others, options), stats)
+    loss, grad = _call(operator, logits, targets, others, options)
+    if options.update and not compiling:  # compiled code does it by itself
+        increment_version((table,))
+    return LossResult(loss, grad, stats)
 
 
 def label_loss(
@@ -158,7 +170,7 @@ def label_loss(
     options: LossOptions,
 ) -> LossResult:
     """Loss against smoothed one-hot rows of labels."""
-    _check_device(logits)
+    _check_call(logits, (options.row_weight,), options, torch.compiler.is_compiling())
     reduction = _reduction(options.reduction)
     others = (options.status, options.smoothing, options.entropy_weight, reduction)
     targets = (labels, options.index, options.given_labels)
@@ -213,19 +225,32 @@ class _FusedLoss(torch.autograd.Function):
 def _grad_logits(
     grad_loss: Tensor, grad_rows: Tensor, grad_scale: Tensor | None, row_weight: Tensor | None
 ) -> Tensor:
+    if torch.compiler.is_compiling():
+        return _scale_grad(grad_rows, grad_scale, grad_loss, row_weight)
     # Grad mode is on in a backward pass only with create_graph=True. The result would be silently
     # detached from the requested graph.
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if torch.is_grad_enabled():
         raise RuntimeError(
             "alr_fast losses have no second derivative: call backward without create_graph=True, "
             "or use the same function of alr_fast.reference"
         )
+    # vmap over the backward pass (`jacobian(vectorize=True)`): many incoming gradients at once.
+    if _is_batched(grad_loss) or _is_wrapped(grad_loss):
+        factor = grad_loss if grad_scale is None else grad_loss * grad_scale
+        if row_weight is not None:
+            factor = factor * row_weight
+        return (grad_rows * factor.expand(len(grad_rows))[:, None]).to(grad_rows.dtype)
     # Reading the incoming gradient costs nothing on the CPU. It is 1 if backward was called on the
-    # loss itself.
-    is_final = grad_scale is None and grad_loss.ndim == 0
-    if is_final and not torch.compiler.is_compiling() and grad_loss.item() == 1:
+    # loss itself. A kept graph needs its gradient again, which the caller may change.
+    is_final = grad_scale is None and grad_loss.ndim == 0 and grad_loss.is_cpu
+    if is_final and not _is_traced(grad_loss) and not _keeps_graph() and grad_loss.item() == 1:
         return grad_rows
     return _scale_grad(grad_rows, grad_scale, grad_loss, row_weight)
+
+
+def _is_traced(tensor: Tensor) -> bool:
+    """Whether the tensor may have no value: a fake one, or code that is being recorded."""
+    return type(tensor) is not Tensor or _dispatch_modes() > 0
 
 
 def _reduction(name: str) -> int:
@@ -254,13 +279,39 @@ def _new_stats(logits: Tensor) -> tuple[Tensor, Tensor, RowStats]:
     return classes, values, RowStats(classes[0], values[0], classes[1], classes[2], values[1])
 
 
-def _check_device(logits: Tensor) -> None:
+def _check_call(
+    logits: Tensor, constants: tuple[Tensor | None, ...], options: LossOptions, compiling: bool
+) -> None:
+    """Refuses what would give a wrong derivative, or an error that explains nothing."""
+    if type(logits) is not Tensor and type(logits).__name__ == "DTensor":
+        raise UserError(
+            "logits is a DTensor, whose rows may be on other ranks: pass logits.full_tensor(), or "
+            "logits.to_local() where it is sharded by rows, with the index of these rows",
+            argument="logits",
+        )
+    if compiling:
+        if torch.compiler.is_exporting() and torch.is_grad_enabled() and not options.with_grad:
+            raise _unsupported("an exported program would have no gradient", "torch.export")
+    elif _functorch_transform() is not None:
+        raise _unsupported("the kernels have no rules for it", "a transform of torch.func")
+    elif forward_ad._current_level >= 0 and any(
+        t is not None and forward_ad.unpack_dual(t).tangent is not None
+        for t in (logits, *constants)
+    ):
+        raise _unsupported("the derivative would be 0", "forward-mode differentiation")
     if logits.is_cuda and not HAS_CUDA:
         raise RuntimeError(
             "this build of alr_fast has no CUDA kernels: install the CUDA toolkit of torch's CUDA "
             f"version ({torch.version.cuda}) and rebuild with ALR_FAST_CUDA=1; python -m alr_fast "
             "shows the build"
         )
+
+
+def _unsupported(reason: str, transform: str) -> RuntimeError:
+    return RuntimeError(
+        f"alr_fast losses do not work under {transform} ({reason}): use the same function of "
+        "alr_fast.reference, with update=False"
+    )
 
 
 def _check_not_in_backward() -> None:

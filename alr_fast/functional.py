@@ -20,8 +20,11 @@ Rows without a value:
       not change its bank row. A single -inf logit masks its class.
 """
 
+from typing import Any
+
 from torch import Tensor
 
+from alr_fast._inputs import as_labels, as_weights
 from alr_fast._operators import LossOptions, label_loss, table_loss
 from alr_fast.reference import RowStats
 
@@ -37,13 +40,13 @@ __all__ = [
 def alr_loss(
     logits: Tensor,
     bank: Tensor,
-    index: Tensor,
+    index: Any,
     *,
     momentum: float = 0.9,
     entropy_weight: float = 0.4,
     reduction: str = "mean",
-    row_weight: Tensor | None = None,
-    labels: Tensor | None = None,
+    row_weight: Any = None,
+    labels: Any = None,
     given_labels: Tensor | None = None,
     update: bool = True,
     unique_index: bool = False,
@@ -60,14 +63,14 @@ def alr_loss(
         logits: [B, K].
         bank: [N, K] float32, float16 or bfloat16, updated in place; on the device of the logits, or
             in pinned host memory with logits on a GPU.
-        index: [B] int64 or int32, index in the bank of each row; below 0: row ignored.
+        index: [B] integers of any type, index in the bank of each row; below 0: row ignored.
         momentum: share of the old bank row in the target, in [0, 1].
         entropy_weight: weight of the entropy term; 0 is SELC. The defaults of momentum and
             entropy weight are this project's own, not the paper's: see docs/method.md.
         reduction: "mean" over the rows not ignored (0 if all are ignored), "sum" or "none".
         row_weight: [B] constant factor on the loss of each row; "mean" still divides by the number
             of rows.
-        labels: [B] int64 or int32 labels that came with the batch; below 0: row ignored.
+        labels: [B] labels, integers of any type, that came with the batch; below 0: row ignored.
         given_labels: [N] int32, contiguous: the label of each sample, with which `labels` are
             compared, so that a wrong index is noticed.
         update: whether the targets are stored.
@@ -91,27 +94,27 @@ def alr_loss(
         momentum=momentum,
         entropy_weight=entropy_weight,
         reduction=reduction,
-        row_weight=row_weight,
-        labels=labels,
+        row_weight=_weights(row_weight, logits),
+        labels=_integers(labels, "labels", logits),
         given_labels=given_labels,
         update=update,
         unique_index=unique_index,
         return_stats=return_stats,
     )
-    loss, _, stats = table_loss(logits, bank, index, options)
+    loss, _, stats = table_loss(logits, bank, as_labels(index, "index", device=logits.device), options)
     return loss if stats is None else (loss, stats)
 
 
 def alr_loss_and_grad(
     logits: Tensor,
     bank: Tensor,
-    index: Tensor,
+    index: Any,
     *,
     momentum: float = 0.9,
     entropy_weight: float = 0.4,
     reduction: str = "mean",
-    row_weight: Tensor | None = None,
-    labels: Tensor | None = None,
+    row_weight: Any = None,
+    labels: Any = None,
     given_labels: Tensor | None = None,
     update: bool = True,
     unique_index: bool = False,
@@ -136,15 +139,15 @@ def alr_loss_and_grad(
         momentum=momentum,
         entropy_weight=entropy_weight,
         reduction=reduction,
-        row_weight=row_weight,
-        labels=labels,
+        row_weight=_weights(row_weight, logits),
+        labels=_integers(labels, "labels", logits),
         given_labels=given_labels,
         update=update,
         unique_index=unique_index,
         return_stats=return_stats,
         with_grad=True,
     )
-    loss, grad, stats = table_loss(logits, bank, index, options)
+    loss, grad, stats = table_loss(logits, bank, as_labels(index, "index", device=logits.device), options)
     assert grad is not None  # with_grad
     return (loss, grad) if stats is None else (loss, grad, stats)
 
@@ -152,12 +155,12 @@ def alr_loss_and_grad(
 def soft_target_cross_entropy(
     logits: Tensor,
     table: Tensor,
-    index: Tensor | None = None,
+    index: Any = None,
     *,
     entropy_weight: float = 0.0,
     reduction: str = "mean",
-    row_weight: Tensor | None = None,
-    labels: Tensor | None = None,
+    row_weight: Any = None,
+    labels: Any = None,
     given_labels: Tensor | None = None,
 ) -> Tensor:
     """Cross entropy against soft target rows, gathered by an index or one for each row.
@@ -169,11 +172,11 @@ def soft_target_cross_entropy(
         logits: [B, K].
         table: [M, K] float32, float16 or bfloat16, constant; [B, K] without an index. With float16
             logits the magnitudes of a row should sum to at most 16, or the gradient may overflow.
-        index: [B] int64 or int32 rows of the table; below 0: row ignored.
+        index: [B] integers of any type, rows of the table; below 0: row ignored.
         entropy_weight: weight of the entropy term.
         reduction: "mean" over the rows not ignored (0 if all are ignored), "sum" or "none".
         row_weight: [B] constant factor on the loss of each row.
-        labels: [B] int64 or int32 labels that came with the batch; below 0: row ignored.
+        labels: [B] labels, integers of any type, that came with the batch; below 0: row ignored.
         given_labels: [M] int32, contiguous: the label of each sample, with which `labels` are
             compared; see `alr_loss`.
 
@@ -189,29 +192,29 @@ def soft_target_cross_entropy(
     options = LossOptions(
         entropy_weight=entropy_weight,
         reduction=reduction,
-        row_weight=row_weight,
-        labels=labels,
+        row_weight=_weights(row_weight, logits),
+        labels=_integers(labels, "labels", logits),
         given_labels=given_labels,
     )
-    return table_loss(logits, table, index, options).loss
+    return table_loss(logits, table, _integers(index, "index", logits), options).loss
 
 
 def label_smoothing_cross_entropy(
     logits: Tensor,
-    labels: Tensor,
+    labels: Any,
     *,
     smoothing: float = 0.0,
     entropy_weight: float = 0.0,
     reduction: str = "mean",
-    row_weight: Tensor | None = None,
-    index: Tensor | None = None,
+    row_weight: Any = None,
+    index: Any = None,
     given_labels: Tensor | None = None,
 ) -> Tensor:
     """Cross entropy against `(1 - smoothing) * one_hot(label) + smoothing / K`; reads no table.
 
     Args:
         logits: [B, K].
-        labels: [B] int64 or int32; below 0: row ignored.
+        labels: [B] integers of any type; below 0: row ignored.
         smoothing: rate of label smoothing; 0 is plain cross entropy, a negative rate is generalised
             label smoothing (Wei et al., ICML 2022).
         entropy_weight: weight of the entropy term.
@@ -234,8 +237,18 @@ def label_smoothing_cross_entropy(
         smoothing=smoothing,
         entropy_weight=entropy_weight,
         reduction=reduction,
-        row_weight=row_weight,
-        index=index,
+        row_weight=_weights(row_weight, logits),
+        index=_integers(index, "index", logits),
         given_labels=given_labels,
     )
-    return label_loss(logits, labels, options).loss
+    return label_loss(logits, as_labels(labels, "labels", device=logits.device), options).loss
+
+
+def _integers(value: Any, name: str, logits: Tensor) -> Tensor | None:
+    return None if value is None else as_labels(value, name, device=logits.device)
+
+
+def _weights(value: Any, logits: Tensor) -> Tensor | None:
+    if value is None or isinstance(value, Tensor):
+        return value
+    return as_weights(value, "row_weight", len(logits), like=logits)

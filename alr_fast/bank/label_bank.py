@@ -242,7 +242,7 @@ class LabelBank:
         else:
             self._wait_for_gpu()  # later readers of the rows do not wait for the GPU
         self.status = self.status.to(device)
-        self.labels_on_device = self.labels_on_device.to(device)
+        self.labels_on_device = self.given_labels.to(device, torch.int32)
         if self.history is not None:
             self.history.to(device)
         self._use.to(device)

@@ -154,4 +154,4 @@ def test_every_recipe_loads_its_data_set(train, tmp_path, recipe):
 @pytest.mark.parametrize("name", ["resnet34-cifar", "vgg19_bn", "inception_resnet_v2", "resnet50"])
 def test_the_models_of_the_recipes_exist(name):
     with torch.device("meta"):
-        assert build_model(name, num_classes=14, in_channels=3, image_size=227)
+        assert build_model(name, num_classes=14, input_shape=(3, 227, 227))

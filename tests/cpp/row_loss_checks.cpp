@@ -11,7 +11,7 @@ namespace test {
 namespace {
 
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
-constexpr unsigned kAllFeatures = kIgnored | kDuplicates | kNonFinite | kMasked;
+constexpr unsigned kAllFeatures = kIgnored | kDuplicates | kNonFinite | kMasked | kLabelled;
 
 void run(const Backend& backend, Problem& problem) {
   problem.reset_outputs();
@@ -27,7 +27,7 @@ void check(const Backend& backend, const Case& facts) {
 }
 
 unsigned features_of(const Backend& backend) {
-  return backend.is_cuda ? kAllFeatures | kOutOfRange : kAllFeatures;
+  return backend.is_cuda ? kAllFeatures | kOutOfRange | kWrongLabel : kAllFeatures;
 }
 
 // Options that the loops do not vary are derived from a running number.
@@ -39,6 +39,7 @@ Case varied(Case facts, unsigned number) {
   facts.stored_scale = number % 2 == 0 ? 1 : 1024;
   facts.has_weights = number / 2 % 2 == 0;
   facts.has_stats = number / 4 % 2 == 0;
+  if (number % 3 == 0) facts.features &= ~unsigned{kLabelled | kWrongLabel};
   facts.index_is_int64 = number % 5 != 0;
   facts.logits_padding = number / 8 % 2 == 0 ? 0 : 4;
   facts.table_padding = number / 16 % 2 == 0 ? 0 : 8;

@@ -437,6 +437,11 @@ class LabelBank:
             whole.history = gather_history(self.history, shard_rows, given_labels, self.device)
         return whole
 
+    @property
+    def shard_rows(self) -> Tensor | None:
+        """Of a shard, the indices of its rows in the whole bank, int64 [n] on the CPU; or None."""
+        return None if self._shard is None else self._shard.rows
+
     def to_local(self, index: Tensor) -> Tensor:
         """The rows of this bank that samples have: `index`, unless the bank is a shard.
 

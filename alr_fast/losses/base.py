@@ -404,6 +404,11 @@ class WarmUpLoss(Loss):
         raise NotImplementedError
 
     @property
+    def warmup_unit(self) -> str:
+        """What the warm-up counts: "epoch" or "step"."""
+        return self._unit
+
+    @property
     def _warmup_text(self) -> str:
         return f"warm-up {self._warmup} {self._unit}s"
 

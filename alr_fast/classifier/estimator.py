@@ -4,7 +4,7 @@ import contextlib
 import copy
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -31,6 +31,7 @@ from alr_fast.classifier.features import (
 from alr_fast.classifier.heads import ModuleOrFactory, build_head, build_module, head_groups
 from alr_fast.classifier.training import Trained, train
 from alr_fast.errors import UserError
+from alr_fast.labels import LabelIssues, find_issues
 from alr_fast.labels.suspicion import distributions
 from alr_fast.losses import SHIPPED, Loss
 
@@ -66,11 +67,12 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
             "label_smoothing".
         hidden: Units of the hidden layer of the built-in model; 0 for a linear model.
         epochs: Passes over the training set.
-        batch_size: Largest batch; "auto" for an eighth of the square root of... of the samples.
+        batch_size: Largest batch; "auto" for the power of two nearest to the square root of the
+            number of samples, between 32 and 512.
         lr: Initial learning rate; it falls to zero along a half cosine.
         warmup_epochs: Epochs of cross entropy before the refinement; None for a sixth of the
             epochs, at least one. No effect on methods without a warm-up.
-        optimizer: "sgd" (momentum 0.9) or "adam"; both with decoupled weight decay off.
+        optimizer: "sgd" (with Nesterov momentum of 0.9) or "adam" (AdamW, ``lr`` as it is).
         weight_decay: Weight decay of the optimizer.
         loss_options: Further options of the method, such as ``{"entropy_weight": 0.2}``.
         standardize: Whether dense features are scaled to zero mean and unit variance.
@@ -87,7 +89,10 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         label_probabilities_: Probabilities that `refined_labels_` are the most probable of,
             float32 [N, K]: the rows of the label bank, or with a method without one the
             predictions for the training set.
-        label_issues_: Suspicion of each given label, made when it is first read.
+        label_history_: Statistics of training by sample, arrays [N]: ``given_loss`` and
+            ``changes``, see `alr_fast.bank.history.SampleHistory.means`.
+        label_issues_: `alr_fast.labels.LabelIssues` of the given labels, made from these two. For
+            a table with paths, pass them to `alr_fast.labels.find_issues` yourself.
         module_: The trained model, on the CPU, in evaluation mode.
         loss_curve_: Mean training loss of each epoch, float64 [epochs].
     """
@@ -100,7 +105,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         hidden: int = 512,
         epochs: int = 60,
         batch_size: int | str = "auto",
-        lr: float = 0.2,
+        lr: float = 0.5,
         warmup_epochs: int | None = None,
         optimizer: str = "sgd",
         weight_decay: float = 0.0,
@@ -195,17 +200,19 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
             rows = criterion.bank.rows.cpu().numpy()
         self.label_probabilities_ = distributions(rows, given)
         self.refined_labels_ = self.classes_[self.label_probabilities_.argmax(1)]
-        self._given, self._history, self._issues = given, trained.history, None
+        self.label_history_ = trained.history
+        self._given = given
 
     @property
-    def label_issues_(self) -> Any:
-        """Suspicion of each given label of the training set; see `alr_fast.labels`."""
+    def label_issues_(self) -> LabelIssues:
+        """Which given labels of the training set are suspicious."""
         check_is_fitted(self)
-        if self._issues is None:
-            self._issues = find_label_issues(
-                self._given, self.label_probabilities_, self._history, self.classes_
-            )
-        return self._issues
+        return find_issues(
+            self._given,
+            self.label_probabilities_,
+            self.label_history_,
+            class_names=[str(name) for name in self.classes_.tolist()],
+        )
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
         """Logits, float64 [M, K]; with two classes [M], the second logit minus the first.
@@ -368,18 +375,6 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         return tags
 
 
-def find_label_issues(
-    labels: NDArray[np.int64],
-    probabilities: NDArray[np.float32],
-    history: Mapping[str, NDArray[Any]],
-    classes: NDArray[Any],
-) -> Any:
-    """The table of suspicious labels, see `alr_fast.labels`."""
-    from alr_fast.labels import find_issues
-
-    return find_issues(labels, probabilities, history, class_names=[str(name) for name in classes])
-
-
 def _on_host(value: Any) -> Any:
     """A tensor as an array, everything else as it is."""
     if not isinstance(value, Tensor):
@@ -400,7 +395,7 @@ def _checked_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float32] |
         )
     if not (np.isfinite(found).all() and (found >= 0).all() and found.sum() > 0):
         raise UserError(
-            "must be finite, 0 or more, and not all 0", argument="sample_weight"
+            "must be finite numbers, 0 or more, and not all zero", argument="sample_weight"
         )
     if (found == found[0]).all():
         return None
@@ -408,7 +403,7 @@ def _checked_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float32] |
 
 
 @contextlib.contextmanager
-def _own_randomness(device: torch.device, seed: int) -> Any:
+def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
     """Seeds torch's global generators, for the dropout of a module, and restores them."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

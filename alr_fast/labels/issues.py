@@ -192,8 +192,8 @@ class LabelIssues(ScoredLabels):
         """Title, column names and the most suspicious samples, as texts."""
         suspicious = int((self.scores > SUSPICIOUS).sum())
         title = (
-            f"LabelIssues: {len(self):,} samples of {self.num_classes:,} classes, estimated noise "
-            f"rate {percent(self.noise_rate)}, {suspicious:,} suspicious"
+            f"LabelIssues: {_number(len(self), 'sample')} of {_number(self.num_classes, 'class')}, "
+            f"estimated noise rate {percent(self.noise_rate)}, {suspicious:,} suspicious"
         )
         head = ["id", "given", "refined", "score"]
         if self.paths is not None:
@@ -264,6 +264,11 @@ def _with_suffix(path: AnyPath, suffix: str) -> Path:
     if file.suffix != suffix:
         raise UserError(f"name a file that ends with {suffix}", argument="path", value=path)
     return file
+
+
+def _number(count: int, noun: str) -> str:
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
 
 
 def _one_line(text: str) -> str:

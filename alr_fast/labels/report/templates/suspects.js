@@ -29,7 +29,7 @@ class SuspectList {
     this.samples = samples;
     this.marks = new Marks(report.key);
     this.filters = { given: null, refined: null, mark: "" };
-    this.cards = element("ul", { class: "cards", "aria-labelledby": "suspects-title" });
+    this.cards = element("ul", { class: `cards ${noun}`, "aria-labelledby": "suspects-title" });
     this.nothing = element("p", { class: "box quiet", hidden: true }, `No ${one} matches.`);
     this.controls = Object.fromEntries(
       ["given", "refined", "mark"].map((name) => [name, document.getElementById(`filter-${name}`)]),
@@ -302,7 +302,7 @@ class SuspectList {
         "dl",
         { class: "details" },
         fact("score", sample.score === null ? "–" : sample.score.toFixed(3)),
-        fact("changes", String(sample.changes)),
+        ...(sample.changes === null ? [] : [fact("changes", String(sample.changes))]),
         fact("id", String(sample.id)),
       ),
       ...(sample.path === ""
@@ -312,7 +312,8 @@ class SuspectList {
         "div",
         { class: "choice", role: "group", "aria-label": `Mark of sample ${sample.id}` },
         ...buttons,
-        ...(report.names.length > 1 ? [this.otherClass(sample)] : []),
+        // Of two classes, the buttons offer both.
+        ...(report.names.length > (target === null ? 1 : 2) ? [this.otherClass(sample)] : []),
       ),
     );
     this.showMark(card, sample);

@@ -130,7 +130,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
 
     def fit(
         self,
-        X: Any,  # noqa: N803
+        X: Any,
         y: Any,
         sample_weight: ArrayLike | None = None,
     ) -> "ALRClassifier":
@@ -152,9 +152,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         """
         self._check_parameters()
         device = self._device_for(X)
-        X, y = validate_data(
-            self, _on_host(X), _on_host(y), accept_sparse="csr", dtype="numeric"
-        )
+        X, y = validate_data(self, _on_host(X), _on_host(y), accept_sparse="csr", dtype="numeric")
         check_classification_targets(y)
         classes, given = np.unique(y, return_inverse=True)
         if len(classes) < 2:
@@ -188,7 +186,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
 
     def _keep_labels(
         self,
-        X: Matrix,  # noqa: N803
+        X: Matrix,
         given: NDArray[np.int64],
         criterion: Loss,
         trained: Trained,
@@ -214,7 +212,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
             class_names=[str(name) for name in self.classes_.tolist()],
         )
 
-    def decision_function(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Logits, float64 [M, K]; with two classes [M], the second logit minus the first.
 
         Args:
@@ -223,7 +221,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         logits = self._checked_logits(X)
         return (logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits).numpy()
 
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Probabilities of the classes, float64 [M, K].
 
         Args:
@@ -231,7 +229,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         """
         return self._checked_logits(X).softmax(1).numpy()
 
-    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: Any) -> NDArray[Any]:
         """Most probable class of each sample [M].
 
         Args:
@@ -241,14 +239,14 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         classes: NDArray[Any] = self.classes_[best]
         return classes
 
-    def _checked_logits(self, X: Any) -> Tensor:  # noqa: N803
+    def _checked_logits(self, X: Any) -> Tensor:
         check_is_fitted(self)
         device = self._device_for(X)
         X = validate_data(self, _on_host(X), accept_sparse="csr", dtype="numeric", reset=False)
         return self._logits(X, device)
 
     @torch.no_grad()
-    def _logits(self, X: Matrix, device: torch.device) -> Tensor:  # noqa: N803
+    def _logits(self, X: Matrix, device: torch.device) -> Tensor:
         """Logits float64 [M, K] on the CPU."""
         module = self.module_
         if device.type != "cpu":
@@ -262,7 +260,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
 
     def _build(
         self,
-        X: Matrix,  # noqa: N803
+        X: Matrix,
         num_classes: int,
         scaling: Scaling | None,
         seed: int,
@@ -325,7 +323,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
             return int(self.batch_size)
         return min(512, max(32, 1 << round(math.log2(max(n, 1)) / 2)))
 
-    def _device_for(self, X: Any) -> torch.device:  # noqa: N803
+    def _device_for(self, X: Any) -> torch.device:
         if self.device is None:
             return X.device if isinstance(X, Tensor) else torch.device("cpu")
         try:

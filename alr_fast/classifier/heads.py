@@ -82,4 +82,3 @@ def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
         layer.bias.zero_()
     assert isinstance(layer, nn.Linear)
     return layer
-

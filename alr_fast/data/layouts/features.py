@@ -155,7 +155,9 @@ def read(found: Found, split: str) -> Listing:
     clean = None if labels.clean is None else classes.codes(labels.clean, "clean label", rows)
     if split == "test" and clean is not None:
         given = clean
-    index = new_index(PathTable.of(paths[row] for row in rows), given, classes.names, clean)
+    index = new_index(
+        PathTable.of(paths[row] for row in rows.tolist()), given, classes.names, clean
+    )
     return Listing(index, found.lists, FeatureRows(path, values))
 
 

@@ -46,6 +46,21 @@ def test_the_example_trains_and_refines() -> None:
     bank = names["bank"]
     before = (names["labels"] == names["truth"]).float().mean()
     assert (bank.refined_labels() == names["truth"]).float().mean() > max(before, 0.95)
+    wrong = (names["labels"] != names["truth"]).float().mean()
+    assert abs(names["issues"].noise_rate - wrong) < 0.02
+
+
+def test_the_example_of_the_estimator_refines() -> None:
+    names = surroundings()
+    images, labels, _ = zip(*names["loader"], strict=True)
+    names["X"], names["y"] = torch.cat(images), torch.cat(labels)
+    code = examples(README)[1]
+    assert len([line for line in code.splitlines() if line]) <= 4
+    exec(compile(code, "README.md", "exec"), names)
+    truth = names["X"].argmax(1)
+    given = (names["y"] == truth).float().mean()
+    assert (torch.from_numpy(names["refined"]) == truth).float().mean() > given
+    assert len(names["issues"]) == 300
 
 
 def test_the_examples_of_a_loop_of_ones_own_run() -> None:

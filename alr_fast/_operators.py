@@ -285,8 +285,8 @@ def _check_call(
     """Refuses what would give a wrong derivative, or an error that explains nothing."""
     if type(logits) is not Tensor and type(logits).__name__ == "DTensor":
         raise UserError(
-            "logits is a DTensor, whose rows may be on other ranks: pass logits.full_tensor(), or "
-            "logits.to_local() where it is sharded by rows, with the index of these rows",
+            "a DTensor's rows may be on other ranks: pass logits.full_tensor(), or "
+            "logits.to_local() and the index of these rows if it is sharded by rows",
             argument="logits",
         )
     if compiling:

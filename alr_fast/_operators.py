@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
 
-from alr_fast.errors import UserError
+from alr_fast._inputs import check_local
 from alr_fast.reference import RowStats
 
 _HERE = Path(__file__).parent
@@ -283,12 +283,7 @@ def _check_call(
     logits: Tensor, constants: tuple[Tensor | None, ...], options: LossOptions, compiling: bool
 ) -> None:
     """Refuses what would give a wrong derivative, or an error that explains nothing."""
-    if type(logits) is not Tensor and type(logits).__name__ == "DTensor":
-        raise UserError(
-            "a DTensor's rows may be on other ranks: pass logits.full_tensor(), or "
-            "logits.to_local() and the index of these rows if it is sharded by rows",
-            argument="logits",
-        )
+    check_local(logits)
     if compiling:
         if torch.compiler.is_exporting() and torch.is_grad_enabled() and not options.with_grad:
             raise _unsupported("an exported program would have no gradient", "torch.export")

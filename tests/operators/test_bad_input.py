@@ -10,6 +10,7 @@ from alr_fast.functional import (
     label_smoothing_cross_entropy,
     soft_target_cross_entropy,
 )
+from alr_fast.losses import CrossEntropyLoss, ForwardCorrectionLoss
 from helpers.compare import same_bits
 from helpers.problems import make_problem
 
@@ -223,6 +224,8 @@ def test_distributed_tensors_are_refused_by_name(tmp_path):
         for operation in (alr_loss, alr_loss_and_grad, soft_target_cross_entropy):
             refuses(lambda operation=operation: operation(logits, t, i), message, t)
         refuses(lambda: label_smoothing_cross_entropy(logits, i % K), message)
+        for loss in (CrossEntropyLoss(), ForwardCorrectionLoss(torch.eye(K))):
+            refuses(lambda loss=loss: loss(logits, i % K), message)
         expected = alr_loss(z, t.clone(), i)
         assert torch.equal(alr_loss(logits.to_local(), t.clone(), i), expected)
         assert torch.equal(alr_loss(logits.full_tensor(), t, i), expected)

@@ -113,7 +113,8 @@ Problem::Problem(const Case& facts) : case_(facts) {
   if (has(kOutOfRange, kFarRow)) index[kFarRow] = c.index_is_int64 ? int64_t{1} << 40 : 2147483647;
   if (is_labelled) {
     const int64_t samples = c.has_table ? table_rows : B + kUntouchedRows;
-    for (int64_t i = 0; i < samples; ++i) given_labels.push_back(static_cast<int32_t>(random() % K));
+    for (int64_t i = 0; i < samples; ++i)
+      given_labels.push_back(static_cast<int32_t>(random() % K));
     for (int64_t b = 0; b < B; ++b) {
       const int64_t i = index[b];
       if (c.has_table) {

@@ -35,7 +35,9 @@ class SuspectList {
       ["given", "refined", "mark"].map((name) => [name, document.getElementById(`filter-${name}`)]),
     );
     const rank = (sample) => MARKS.length - (MARKS.indexOf(this.marks.of(sample)) + 1 || 4);
-    this.columns = [...COLUMNS, { title: "mark", data: rank, type: "num" }];
+    // Without those that no sample has.
+    const known = ({ data }) => samples.some((sample) => ![null, ""].includes(sample[data]));
+    this.columns = [...COLUMNS.filter(known), { title: "mark", data: rank, type: "num" }];
     this.orderBy = document.getElementById("order-by");
     this.direction = document.getElementById("order-direction");
     this.table = this.makeTable();
@@ -131,7 +133,8 @@ class SuspectList {
     }
     for (const select of [this.orderBy, this.direction]) {
       select.addEventListener("change", () => {
-        this.table.order([Number(this.orderBy.value), this.direction.value]).draw();
+        const first = [Number(this.orderBy.value), this.direction.value];
+        this.table.order([first, [0, "desc"]]).draw(); // ties by score
       });
     }
     document
@@ -327,8 +330,9 @@ class SuspectList {
       parts.push(this.picture(sample, given, refined));
     }
     if (sample.text !== null) {
-      const short = sample.text.slice(0, SHORT_TEXT);
-      const long = short.length < sample.text.length;
+      const long = sample.text.length > SHORT_TEXT;
+      // Not in the middle of a word, if it has an end.
+      const short = sample.text.slice(0, SHORT_TEXT).replace(long ? /\s+\S{0,30}$/ : "", "");
       const text = element("p", { class: "text", dir: "auto" }, long ? `${short}…` : short);
       parts.push(element("div", { class: "content" }, text));
       if (long) {

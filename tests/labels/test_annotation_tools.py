@@ -248,6 +248,14 @@ def test_marks_of_earlier_pages(marks):
     assert [column.tolist() for column in read_marks(path, index.class_names)] == [[3], [1]]
 
 
+def test_marks_without_paths_are_refused_for_training(marks):
+    index = small_index()
+    path = marks(NEW + '3,"",0,1,0.9,"fix",2,"cat","dog","\'=frog"\r\n')
+    with pytest.raises(UserError, match=r"has no path of sample 3, .*paths="):
+        read_labels(path, index, None)
+    assert read_marks(path, index.class_names)[0].tolist() == [3]
+
+
 def test_marks_with_other_classes_are_refused(marks):
     index = small_index()
     path = marks(NEW + '3,"d",0,1,0.9,"fix",2,"cat","dog","toad"\r\n')

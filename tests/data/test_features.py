@@ -183,11 +183,17 @@ def test_parquet(tmp_path, fixed):
 
 
 def test_parquet_in_several_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr("alr_fast.data.layouts.features._ROWS", 7)
+    monkeypatch.setattr("alr_fast.data.array_file._ROWS", 7)
     train, _ = splits(save_table(tmp_path, embedding=X.tolist(), label=Y))
     rows = [int(path[-5:]) for path in train.index.paths]
     assert np.allclose(train.values, X[rows])
     assert (train.index.labels == Y[rows]).all()
+
+
+def test_paths_are_preferred_to_ids(tmp_path):
+    paths = [f"{k}.jpg" for k in range(40)]
+    file = save_table(tmp_path, id=range(40), path=paths, v=X.tolist(), label=Y)
+    assert splits(file)[0].index.paths[0].endswith(".jpg")
 
 
 def test_a_column_is_chosen_by_name(tmp_path):

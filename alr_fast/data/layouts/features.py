@@ -117,7 +117,7 @@ def read(found: Found, split: str) -> Listing:
         if test_name is not None:
             rows = np.arange(len(labels.given))
         elif splits is not None:
-            rows = _rows_of_split(path, splits, split)
+            rows = _rows_of_split(splits, split)
         else:
             rows = _rows_with_held_out(path, classes.codes(labels.best, "label"), split)
     values = _checked_features(file.read(name), path, name)
@@ -144,31 +144,32 @@ def read(found: Found, split: str) -> Listing:
 
 def _names_of_features(file: ArrayFile, column: str | None) -> tuple[str, str | None]:
     """Names of the features for training and, if there are any, for testing."""
-    if column is not None:
-        if column not in (file.names if file.vectors is None else file.vectors):
+    allowed = file.names if file.vectors is None else file.vectors
+    if column is None:
+        name = _name(file, "features", "train", allowed)
+        if name is None and file.vectors is not None and len(file.vectors) == 1:
+            name = file.vectors[0]
+        if name is None:
             raise UserError(
-                f"no such vectors in {file.path}; found: "
-                + (", ".join(file.vectors) if file.vectors else file.found),
+                f"{file.path}: no features; name an array X or features, or pass its name as "
+                f"column; found: {', '.join(allowed)}"
+            )
+        test = _name(file, "features", "test", allowed)
+    else:
+        if column not in allowed:
+            raise UserError(
+                f"no such vectors in {file.path}; found: {', '.join(allowed)}",
                 argument="column",
                 value=column,
             )
         base = column.removesuffix("_train").removeprefix("train_")
         tests = [spell(base) for spell in _spellings("test")]
-        return column, next((name for name in tests if name in file.names), None)
-    name = _name(file, "features", "train", file.vectors)
-    if name is None and file.vectors is not None and len(file.vectors) == 1:
-        name = file.vectors[0]
-    if name is None:
-        listed = file.found if file.vectors is None else ", ".join(file.vectors)
+        name, test = column, next((spelled for spelled in tests if spelled in allowed), None)
+    labels = _name(file, "labels", "test")
+    if test is None and labels is not None:
         raise UserError(
-            f"{file.path}: no features; name an array X or features, or pass its name as column; "
-            f"found: {listed}"
-        )
-    test = _name(file, "features", "test", file.vectors)
-    if test is None and _name(file, "labels", "test") is not None:
-        raise UserError(
-            f"{file.path}: {_name(file, 'labels', 'test')} without features; add X_test, or remove "
-            f"it; found: {file.found}"
+            f"{file.path}: {labels} without features; add {name.removesuffix('_train')}_test, or "
+            f"remove it; found: {file.found}"
         )
     return name, test
 
@@ -342,19 +343,17 @@ def _read_splits(file: ArrayFile, size: int) -> NDArray[Any] | None:
             f"{file.path}: split {splits[wrong[0]]!r} of row {wrong[0]} is not one of "
             f"{', '.join(_SPLITS)}; correct it"
         )
+    for needed in (_SPLITS[:1], _SPLITS[1:]):
+        if not np.isin(splits.astype(str), needed).any():
+            raise UserError(f"{file.path}: no row has split {' or '.join(needed)}; add some")
     return splits
 
 
-def _rows_of_split(path: Path, splits: NDArray[Any], split: str) -> NDArray[np.int64]:
+def _rows_of_split(splits: NDArray[Any], split: str) -> NDArray[np.int64]:
     """Ascending rows of ``train`` or ``test``; the latter is val if no row has test."""
-    tests = "test" if (splits == "test").any() else "val"
-    chosen: list[NDArray[np.int64]] = []
-    for wanted, missing in (("train", "train"), (tests, "test or val")):
-        rows = np.flatnonzero(splits == wanted)
-        if not len(rows):
-            raise UserError(f"{path}: no row has split {missing}; add some")
-        chosen.append(rows)
-    return chosen[split == "test"]
+    if split == "test" and not (splits == "test").any():
+        split = "val"
+    return np.flatnonzero(splits == split)
 
 
 def _rows_with_held_out(path: Path, labels: NDArray[np.int64], split: str) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ The lines of label refinement end with `# alr`.
 
 import torch
 from accelerate import Accelerator
-from accelerate.data_loader import prepare_data_loader
+from accelerate.data_loader import prepare_data_loader  # alr
 from digits import label_accuracy, noisy_digits, small_model
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -25,10 +25,9 @@ def main(epochs: int = 30) -> tuple[float, float]:
     dataset = IndexedDataset(TensorDataset(images, labels))  # alr
     sampler = OwnedRowsSampler(dataset)  # alr
     loader = DataLoader(dataset, batch_size=128, sampler=sampler)
-    # accelerator.prepare would deal the batches of this process out to all of them once more.
-    loader = prepare_data_loader(  # alr
-        loader, accelerator.device, num_processes=1, process_index=0, put_on_device=True
-    )
+    # accelerator.prepare would deal these batches out to all processes, as it does with those of
+    # any sampler. Process 0 of 1 keeps them.
+    loader = prepare_data_loader(loader, accelerator.device, 1, 0, put_on_device=True)  # alr
     model = small_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     model, optimizer = accelerator.prepare(model, optimizer)

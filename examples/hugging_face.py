@@ -39,11 +39,11 @@ def main(epochs: int = 20) -> tuple[float, float]:
     images, labels, clean = noisy_digits()
     config = ViTConfig(
         image_size=8,
-        patch_size=2,
+        patch_size=8,
         num_channels=1,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=1,
         num_attention_heads=2,
         num_labels=10,
     )

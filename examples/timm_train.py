@@ -52,11 +52,11 @@ def main(epochs: int = 20) -> tuple[float, float]:
         std=(0.5,) * 3,
     )
     model = create_model(
-        "mlp_mixer_mini" if False else "vit_tiny_patch16_224",
+        "vit_tiny_patch16_224",
         img_size=8,
-        patch_size=2,
-        embed_dim=64,
-        depth=2,
+        patch_size=8,
+        embed_dim=128,
+        depth=1,
         num_heads=2,
         num_classes=10,
     )

@@ -35,10 +35,15 @@ from alr_fast.labels import LabelIssues, find_issues
 from alr_fast.labels.suspicion import distributions
 from alr_fast.losses import SHIPPED, Loss
 
+
+def _required(loss: type[Loss]) -> set[str]:
+    """Arguments of the constructor without a default."""
+    parameters = inspect.signature(loss).parameters.values()
+    return {each.name for each in parameters if each.default is each.empty}
+
+
 # Methods that need nothing but the labels.
-METHODS = tuple(
-    name for name, loss in SHIPPED.items() if not loss.needs & {"transition", "teacher"}
-)
+METHODS = tuple(name for name, loss in SHIPPED.items() if _required(loss) <= {"bank"})
 OPTIMIZERS = ("sgd", "adam")
 _SEEDS = 2**31 - 1
 # Set by the estimator itself.
@@ -130,7 +135,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
 
     def fit(
         self,
-        X: Any,  # noqa: N803
+        X: Any,
         y: Any,
         sample_weight: ArrayLike | None = None,
     ) -> "ALRClassifier":
@@ -152,9 +157,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         """
         self._check_parameters()
         device = self._device_for(X)
-        X, y = validate_data(
-            self, _on_host(X), _on_host(y), accept_sparse="csr", dtype="numeric"
-        )
+        X, y = validate_data(self, _on_host(X), _on_host(y), accept_sparse="csr", dtype="numeric")
         check_classification_targets(y)
         classes, given = np.unique(y, return_inverse=True)
         if len(classes) < 2:
@@ -188,7 +191,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
 
     def _keep_labels(
         self,
-        X: Matrix,  # noqa: N803
+        X: Matrix,
         given: NDArray[np.int64],
         criterion: Loss,
         trained: Trained,
@@ -206,7 +209,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
     @property
     def label_issues_(self) -> LabelIssues:
         """Which given labels of the training set are suspicious."""
-        check_is_fitted(self)
+        check_is_fitted(self, "module_")
         return find_issues(
             self._given,
             self.label_probabilities_,
@@ -214,7 +217,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
             class_names=[str(name) for name in self.classes_.tolist()],
         )
 
-    def decision_function(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Logits, float64 [M, K]; with two classes [M], the second logit minus the first.
 
         Args:
@@ -223,7 +226,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         logits = self._checked_logits(X)
         return (logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits).numpy()
 
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Probabilities of the classes, float64 [M, K].
 
         Args:
@@ -231,7 +234,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         """
         return self._checked_logits(X).softmax(1).numpy()
 
-    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: Any) -> NDArray[Any]:
         """Most probable class of each sample [M].
 
         Args:
@@ -241,14 +244,14 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         classes: NDArray[Any] = self.classes_[best]
         return classes
 
-    def _checked_logits(self, X: Any) -> Tensor:  # noqa: N803
-        check_is_fitted(self)
+    def _checked_logits(self, X: Any) -> Tensor:
+        check_is_fitted(self, "module_")
         device = self._device_for(X)
         X = validate_data(self, _on_host(X), accept_sparse="csr", dtype="numeric", reset=False)
         return self._logits(X, device)
 
     @torch.no_grad()
-    def _logits(self, X: Matrix, device: torch.device) -> Tensor:  # noqa: N803
+    def _logits(self, X: Matrix, device: torch.device) -> Tensor:
         """Logits float64 [M, K] on the CPU."""
         module = self.module_
         if device.type != "cpu":
@@ -262,7 +265,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
 
     def _build(
         self,
-        X: Matrix,  # noqa: N803
+        X: Matrix,
         num_classes: int,
         scaling: Scaling | None,
         seed: int,
@@ -302,9 +305,10 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         loss = SHIPPED[self.method]
         accepted = inspect.signature(loss).parameters
         options = dict(self.loss_options or {})
-        wrong = sorted(options.keys() - (accepted.keys() - _OWN_OPTIONS))
+        allowed = [name for name in accepted if name not in _OWN_OPTIONS]
+        wrong = sorted(options.keys() - set(allowed))
         if wrong:
-            known = ", ".join(accepted.keys() - _OWN_OPTIONS) or "none"
+            known = ", ".join(allowed) or "none"
             raise UserError(
                 f"{self.method} has no option {', '.join(wrong)}; its options: {known}",
                 argument="loss_options",
@@ -325,7 +329,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
             return int(self.batch_size)
         return min(512, max(32, 1 << round(math.log2(max(n, 1)) / 2)))
 
-    def _device_for(self, X: Any) -> torch.device:  # noqa: N803
+    def _device_for(self, X: Any) -> torch.device:
         if self.device is None:
             return X.device if isinstance(X, Tensor) else torch.device("cpu")
         try:

@@ -11,13 +11,22 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.autograd.graph import increment_version
 
+from alr_fast._inputs import check_local
 from alr_fast.reference import RowStats
 
 _HERE = Path(__file__).parent
 # torch has no type annotations for their members.
 _OPS: Any = torch.ops
 _LIBRARY: Any = torch.library
+# Members that are called in every step, so that they are not looked up each time.
+_functorch_transform: Callable[[], object] = torch._C._functorch.peek_interpreter_stack
+_is_wrapped: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor
+_is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
+_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
+_keeps_graph: Callable[[], bool] = torch._C._autograd._get_current_graph_task_keep_graph
 
 
 class LossOptions(NamedTuple):
@@ -31,13 +40,17 @@ class LossOptions(NamedTuple):
         entropy_weight: Weight of the entropy term.
         row_weight: [B] constant factor on the loss of each row.
         with_grad: Whether to return the gradient instead of recording the call for autograd.
-        status: [4] int64 counters of the kernels, see `LabelBank`.
+        status: [5] int64 counters of the kernels, see `LabelBank`.
+        labels: `table_loss` only: [B] labels that came with the batch; below 0: row ignored.
+        index: `label_loss` only: [B] index of each row's sample; below 0: row ignored.
+        given_labels: [N] int32 label of each sample, which those of the batch must equal.
         smoothing: `label_loss` only: rate of label smoothing.
         momentum: `table_loss` only, like all that follow: share of the table row in the target.
         update: Whether the targets are stored in the table.
         unique_index: Promise that no index occurs twice in the batch.
         return_stats: Whether to return the `RowStats`.
         rounding_state: [2] int64 random state of stochastic rounding, see `LabelBank`.
+        adjustment: [K] added to the logits by the losses, not by the operation (logit adjustment).
     """
 
     reduction: str = "mean"
@@ -45,12 +58,16 @@ class LossOptions(NamedTuple):
     row_weight: Tensor | None = None
     with_grad: bool = False
     status: Tensor | None = None
+    labels: Tensor | None = None
+    index: Tensor | None = None
+    given_labels: Tensor | None = None
     smoothing: float = 0.0
     momentum: float = 1.0
     update: bool = False
     unique_index: bool = False
     return_stats: bool = False
     rounding_state: Tensor | None = None
+    adjustment: Tensor | None = None
 
 
 class LossResult(NamedTuple):
@@ -120,8 +137,8 @@ def table_loss(
     options: LossOptions,
 ) -> LossResult:
     """Loss against rows of a table."""
-    _check_device(logits)
     compiling = torch.compiler.is_compiling()
+    _check_call(logits, (table, options.row_weight), options, compiling)
     if options.update and not compiling:
         _check_not_in_backward()
     if table.requires_grad:
@@ -140,7 +157,11 @@ def table_loss(
             options.status, classes, values,
             options.momentum, options.entropy_weight, reduction,
         )  # fmt: skip
-    return LossResult(*_call(operator, logits, (table, index), others, options), stats)
+    targets = (table, index, options.labels, options.given_labels)
+    loss, grad = _call(operator, logits, targets, others, options)
+    if options.update and not compiling:  # compiled code does it by itself
+        increment_version((table,))
+    return LossResult(loss, grad, stats)
 
 
 def label_loss(
@@ -149,10 +170,11 @@ def label_loss(
     options: LossOptions,
 ) -> LossResult:
     """Loss against smoothed one-hot rows of labels."""
-    _check_device(logits)
+    _check_call(logits, (options.row_weight,), options, torch.compiler.is_compiling())
     reduction = _reduction(options.reduction)
     others = (options.status, options.smoothing, options.entropy_weight, reduction)
-    return LossResult(*_call(_label_smoothing_cross_entropy, logits, (labels,), others, options))
+    targets = (labels, options.index, options.given_labels)
+    return LossResult(*_call(_label_smoothing_cross_entropy, logits, targets, others, options))
 
 
 def _call(
@@ -203,19 +225,32 @@ class _FusedLoss(torch.autograd.Function):
 def _grad_logits(
     grad_loss: Tensor, grad_rows: Tensor, grad_scale: Tensor | None, row_weight: Tensor | None
 ) -> Tensor:
+    if torch.compiler.is_compiling():
+        return _scale_grad(grad_rows, grad_scale, grad_loss, row_weight)
     # Grad mode is on in a backward pass only with create_graph=True. The result would be silently
     # detached from the requested graph.
-    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+    if torch.is_grad_enabled():
         raise RuntimeError(
             "alr_fast losses have no second derivative: call backward without create_graph=True, "
             "or use the same function of alr_fast.reference"
         )
+    # vmap over the backward pass (`jacobian(vectorize=True)`): many incoming gradients at once.
+    if _is_batched(grad_loss) or _is_wrapped(grad_loss):
+        factor = grad_loss if grad_scale is None else grad_loss * grad_scale
+        if row_weight is not None:
+            factor = factor * row_weight
+        return (grad_rows * factor.expand(len(grad_rows))[:, None]).to(grad_rows.dtype)
     # Reading the incoming gradient costs nothing on the CPU. It is 1 if backward was called on the
-    # loss itself.
-    is_final = grad_scale is None and grad_loss.ndim == 0
-    if is_final and not torch.compiler.is_compiling() and grad_loss.item() == 1:
+    # loss itself. A kept graph needs its gradient again, which the caller may change.
+    is_final = grad_scale is None and grad_loss.ndim == 0 and grad_loss.is_cpu
+    if is_final and not _is_traced(grad_loss) and not _keeps_graph() and grad_loss.item() == 1:
         return grad_rows
     return _scale_grad(grad_rows, grad_scale, grad_loss, row_weight)
+
+
+def _is_traced(tensor: Tensor) -> bool:
+    """Whether the tensor may have no value: a fake one, or code that is being recorded."""
+    return type(tensor) is not Tensor or _dispatch_modes() > 0
 
 
 def _reduction(name: str) -> int:
@@ -244,13 +279,34 @@ def _new_stats(logits: Tensor) -> tuple[Tensor, Tensor, RowStats]:
     return classes, values, RowStats(classes[0], values[0], classes[1], classes[2], values[1])
 
 
-def _check_device(logits: Tensor) -> None:
+def _check_call(
+    logits: Tensor, constants: tuple[Tensor | None, ...], options: LossOptions, compiling: bool
+) -> None:
+    """Refuses what would give a wrong derivative, or an error that explains nothing."""
+    check_local(logits)
+    if compiling:
+        if torch.compiler.is_exporting() and torch.is_grad_enabled() and not options.with_grad:
+            raise _unsupported("an exported program would have no gradient", "torch.export")
+    elif _functorch_transform() is not None:
+        raise _unsupported("the kernels have no rules for it", "a transform of torch.func")
+    elif forward_ad._current_level >= 0 and any(
+        t is not None and forward_ad.unpack_dual(t).tangent is not None
+        for t in (logits, *constants)
+    ):
+        raise _unsupported("the derivative would be 0", "forward-mode differentiation")
     if logits.is_cuda and not HAS_CUDA:
         raise RuntimeError(
             "this build of alr_fast has no CUDA kernels: install the CUDA toolkit of torch's CUDA "
             f"version ({torch.version.cuda}) and rebuild with ALR_FAST_CUDA=1; python -m alr_fast "
             "shows the build"
         )
+
+
+def _unsupported(reason: str, transform: str) -> RuntimeError:
+    return RuntimeError(
+        f"alr_fast losses do not work under {transform} ({reason}): use the same function of "
+        "alr_fast.reference, with update=False"
+    )
 
 
 def _check_not_in_backward() -> None:
@@ -270,7 +326,7 @@ def _fake_loss(name: str) -> _Operator:
         logits = given["logits"]
         # Fake kernels also meet real tensors: those of the meta device, and those that the compiler
         # traces.
-        for tensor_name in ("bank", "table", "index", "labels", "row_weight"):
+        for tensor_name in ("bank", "table", "index", "labels", "given_labels", "row_weight"):
             tensor = given.get(tensor_name)
             if tensor is None or tensor.device == logits.device:
                 continue

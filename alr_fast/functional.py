@@ -10,6 +10,9 @@ deterministic algorithms. Only the logits get a gradient, and a double backward 
 Rows without a value:
     * A negative index or label ignores its row: loss 0, gradient 0, no update, not counted in a
       mean.
+    * With `given_labels`, a row whose label differs from that of its sample raises ValueError on
+      the CPU before anything is written; elsewhere its loss and gradient are NaN, nothing is
+      stored, and `LabelBank.check` raises later.
     * An index beyond the table, or a label beyond the classes, raises IndexError on the CPU before
       anything is written. On CUDA, where raising would mean waiting for the device, loss and
       gradient of the row are NaN and nothing is stored; `LabelBank.check` raises later.
@@ -17,8 +20,11 @@ Rows without a value:
       not change its bank row. A single -inf logit masks its class.
 """
 
+from typing import Any
+
 from torch import Tensor
 
+from alr_fast._inputs import as_labels, as_weights
 from alr_fast._operators import LossOptions, label_loss, table_loss
 from alr_fast.reference import RowStats
 
@@ -34,12 +40,14 @@ __all__ = [
 def alr_loss(
     logits: Tensor,
     bank: Tensor,
-    index: Tensor,
+    index: Any,
     *,
     momentum: float = 0.9,
     entropy_weight: float = 0.4,
     reduction: str = "mean",
-    row_weight: Tensor | None = None,
+    row_weight: Any = None,
+    labels: Any = None,
+    given_labels: Tensor | None = None,
     update: bool = True,
     unique_index: bool = False,
     return_stats: bool = False,
@@ -55,13 +63,16 @@ def alr_loss(
         logits: [B, K].
         bank: [N, K] float32, float16 or bfloat16, updated in place; on the device of the logits, or
             in pinned host memory with logits on a GPU.
-        index: [B] int64 or int32, index in the bank of each row; below 0: row ignored.
+        index: [B] integers of any type, index in the bank of each row; below 0: row ignored.
         momentum: share of the old bank row in the target, in [0, 1].
         entropy_weight: weight of the entropy term; 0 is SELC. The defaults of momentum and
             entropy weight are this project's own, not the paper's: see docs/method.md.
         reduction: "mean" over the rows not ignored (0 if all are ignored), "sum" or "none".
         row_weight: [B] constant factor on the loss of each row; "mean" still divides by the number
             of rows.
+        labels: [B] labels, integers of any type, that came with the batch; below 0: row ignored.
+        given_labels: [N] int32, contiguous: the label of each sample, with which `labels` are
+            compared, so that a wrong index is noticed.
         update: whether the targets are stored.
         unique_index: promise that no index occurs twice in the batch, which saves a launch. If one
             does, loss, gradient and bank row of these rows are undefined.
@@ -75,31 +86,38 @@ def alr_loss(
         RuntimeError: a shape, dtype, device or number is wrong; or an update was reached during a
             backward pass, where activation checkpointing recomputes the forward pass and would
             apply it a second time.
-        ValueError: the reduction is unknown, or the bank or `row_weight` requires a gradient.
+        ValueError: the reduction is unknown, the bank or `row_weight` requires a gradient, or a
+            label differs from the given one (on the CPU).
         IndexError: an index is beyond the bank (on the CPU).
     """
     options = LossOptions(
         momentum=momentum,
         entropy_weight=entropy_weight,
         reduction=reduction,
-        row_weight=row_weight,
+        row_weight=_weights(row_weight, logits),
+        labels=_integers(labels, "labels", logits),
+        given_labels=given_labels,
         update=update,
         unique_index=unique_index,
         return_stats=return_stats,
     )
-    loss, _, stats = table_loss(logits, bank, index, options)
+    loss, _, stats = table_loss(
+        logits, bank, as_labels(index, "index", device=logits.device), options
+    )
     return loss if stats is None else (loss, stats)
 
 
 def alr_loss_and_grad(
     logits: Tensor,
     bank: Tensor,
-    index: Tensor,
+    index: Any,
     *,
     momentum: float = 0.9,
     entropy_weight: float = 0.4,
     reduction: str = "mean",
-    row_weight: Tensor | None = None,
+    row_weight: Any = None,
+    labels: Any = None,
+    given_labels: Tensor | None = None,
     update: bool = True,
     unique_index: bool = False,
     return_stats: bool = False,
@@ -123,13 +141,17 @@ def alr_loss_and_grad(
         momentum=momentum,
         entropy_weight=entropy_weight,
         reduction=reduction,
-        row_weight=row_weight,
+        row_weight=_weights(row_weight, logits),
+        labels=_integers(labels, "labels", logits),
+        given_labels=given_labels,
         update=update,
         unique_index=unique_index,
         return_stats=return_stats,
         with_grad=True,
     )
-    loss, grad, stats = table_loss(logits, bank, index, options)
+    loss, grad, stats = table_loss(
+        logits, bank, as_labels(index, "index", device=logits.device), options
+    )
     assert grad is not None  # with_grad
     return (loss, grad) if stats is None else (loss, grad, stats)
 
@@ -137,11 +159,13 @@ def alr_loss_and_grad(
 def soft_target_cross_entropy(
     logits: Tensor,
     table: Tensor,
-    index: Tensor | None = None,
+    index: Any = None,
     *,
     entropy_weight: float = 0.0,
     reduction: str = "mean",
-    row_weight: Tensor | None = None,
+    row_weight: Any = None,
+    labels: Any = None,
+    given_labels: Tensor | None = None,
 ) -> Tensor:
     """Cross entropy against soft target rows, gathered by an index or one for each row.
 
@@ -152,55 +176,83 @@ def soft_target_cross_entropy(
         logits: [B, K].
         table: [M, K] float32, float16 or bfloat16, constant; [B, K] without an index. With float16
             logits the magnitudes of a row should sum to at most 16, or the gradient may overflow.
-        index: [B] int64 or int32 rows of the table; below 0: row ignored.
+        index: [B] integers of any type, rows of the table; below 0: row ignored.
         entropy_weight: weight of the entropy term.
         reduction: "mean" over the rows not ignored (0 if all are ignored), "sum" or "none".
         row_weight: [B] constant factor on the loss of each row.
+        labels: [B] labels, integers of any type, that came with the batch; below 0: row ignored.
+        given_labels: [M] int32, contiguous: the label of each sample, with which `labels` are
+            compared; see `alr_loss`.
 
     Returns:
         The loss, float32 (float64 for float64 logits): a scalar, or [B] with reduction "none".
 
     Raises:
         RuntimeError: a shape, dtype, device or number is wrong.
-        ValueError: the reduction is unknown, or the table or `row_weight` requires a gradient.
+        ValueError: the reduction is unknown, the table or `row_weight` requires a gradient, or a
+            label differs from the given one (on the CPU).
         IndexError: an index is beyond the table (on the CPU).
     """
-    options = LossOptions(entropy_weight=entropy_weight, reduction=reduction, row_weight=row_weight)
-    return table_loss(logits, table, index, options).loss
+    options = LossOptions(
+        entropy_weight=entropy_weight,
+        reduction=reduction,
+        row_weight=_weights(row_weight, logits),
+        labels=_integers(labels, "labels", logits),
+        given_labels=given_labels,
+    )
+    return table_loss(logits, table, _integers(index, "index", logits), options).loss
 
 
 def label_smoothing_cross_entropy(
     logits: Tensor,
-    labels: Tensor,
+    labels: Any,
     *,
     smoothing: float = 0.0,
     entropy_weight: float = 0.0,
     reduction: str = "mean",
-    row_weight: Tensor | None = None,
+    row_weight: Any = None,
+    index: Any = None,
+    given_labels: Tensor | None = None,
 ) -> Tensor:
     """Cross entropy against `(1 - smoothing) * one_hot(label) + smoothing / K`; reads no table.
 
     Args:
         logits: [B, K].
-        labels: [B] int64 or int32; below 0: row ignored.
+        labels: [B] integers of any type; below 0: row ignored.
         smoothing: rate of label smoothing; 0 is plain cross entropy, a negative rate is generalised
             label smoothing (Wei et al., ICML 2022).
         entropy_weight: weight of the entropy term.
         reduction: "mean" over the rows not ignored (0 if all are ignored), "sum" or "none".
         row_weight: [B] constant factor on the loss of each row.
+        index: [B] int64 or int32 index of each row's sample; below 0: row ignored.
+        given_labels: [N] int32, contiguous: the label of each sample, with which `labels` are
+            compared; needs `index`. See `alr_loss`.
 
     Returns:
         The loss, float32 (float64 for float64 logits): a scalar, or [B] with reduction "none".
 
     Raises:
         RuntimeError: a shape, dtype, device or number is wrong.
-        ValueError: the reduction is unknown, or `row_weight` requires a gradient.
-        IndexError: a label is beyond the classes (on the CPU).
+        ValueError: the reduction is unknown, `row_weight` requires a gradient, or a label differs
+            from the given one (on the CPU).
+        IndexError: a label is beyond the classes, or an index beyond the given labels (on the CPU).
     """
     options = LossOptions(
         smoothing=smoothing,
         entropy_weight=entropy_weight,
         reduction=reduction,
-        row_weight=row_weight,
+        row_weight=_weights(row_weight, logits),
+        index=_integers(index, "index", logits),
+        given_labels=given_labels,
     )
-    return label_loss(logits, labels, options).loss
+    return label_loss(logits, as_labels(labels, "labels", device=logits.device), options).loss
+
+
+def _integers(value: Any, name: str, logits: Tensor) -> Tensor | None:
+    return None if value is None else as_labels(value, name, device=logits.device)
+
+
+def _weights(value: Any, logits: Tensor) -> Tensor | None:
+    if value is None or isinstance(value, Tensor):
+        return value
+    return as_weights(value, "row_weight", len(logits), like=logits)

@@ -7,7 +7,9 @@ For a row with logits z, `p = softmax(z)`, entropy `H = -sum_k p_k log p_k` and 
 In Adaptive Label Refinement (Zhang et al., arXiv 2502.00386) t is the moving average of the
 sample's row in the label bank and of the prediction, and becomes that row: `t = a T[i] + (1 - a)
 p`, `T[i] = t`. Arguments and results are those of the functions of the same name in
-`alr_fast.functional`. Out-of-range indices raise IndexError.
+`alr_fast.functional`. Out-of-range indices raise IndexError, and labels that differ from the given
+ones ValueError. All of it is differentiable twice and works under every transform of torch; an
+update of the bank, or the comparison with given labels, where those can do it at all.
 """
 
 from typing import Any, NamedTuple
@@ -35,21 +37,28 @@ def alr_loss(
     entropy_weight: float = 0.4,
     reduction: str = "mean",
     row_weight: Tensor | None = None,
+    labels: Tensor | None = None,  # [B]
+    given_labels: Tensor | None = None,  # [N]
     update: bool = True,
     unique_index: bool = False,
     return_stats: bool = False,
 ) -> Tensor | tuple[Tensor, RowStats]:
     """Loss against the refined targets; stores them in the bank."""
-    valid = index >= 0
+    valid = index >= 0 if labels is None else (index >= 0) & (labels >= 0)
     rows = index.clamp(min=0).long()
+    if given_labels is not None:
+        _check_labels(labels, rows, valid, given_labels)
     z = _upcast(logits).masked_fill(~valid[:, None], 0)
     old = bank[rows].to(z.dtype)
     target = momentum * old + (1 - momentum) * z.detach().softmax(-1)
     loss, finite = _row_loss(z, target, entropy_weight)
-    keep = valid & finite
-    if update:
-        stored = keep if unique_index else keep & _is_last(rows, keep, len(bank))
-        bank[rows[stored]] = target[stored].to(bank.dtype)
+    if update and len(rows) > 0:
+        # Every row stores something, because a selection of rows has no shape before it is
+        # computed: rows of one index store the same.
+        keep = valid & finite
+        source = _first_kept(keep) if unique_index else _last_kept(rows, keep, len(bank))
+        new = torch.where(keep[source, None], target[source], old[source])
+        bank[rows[source]] = new.to(bank.dtype)
     loss = _reduce(loss, valid, reduction, row_weight)
     return (loss, _stats(z, old, bank[rows], target, valid, finite)) if return_stats else loss
 
@@ -74,6 +83,8 @@ def soft_target_cross_entropy(
     entropy_weight: float = 0.0,
     reduction: str = "mean",
     row_weight: Tensor | None = None,
+    labels: Tensor | None = None,  # [B]
+    given_labels: Tensor | None = None,  # [M]
 ) -> Tensor:
     """Loss against rows of a table, gathered by an index, or one row for each sample."""
     if index is None:
@@ -86,6 +97,8 @@ def soft_target_cross_entropy(
         entropy_weight=entropy_weight,
         reduction=reduction,
         row_weight=row_weight,
+        labels=labels,
+        given_labels=given_labels,
         update=False,
     )
     assert isinstance(loss, Tensor)  # no stats
@@ -100,8 +113,15 @@ def label_smoothing_cross_entropy(
     entropy_weight: float = 0.0,
     reduction: str = "mean",
     row_weight: Tensor | None = None,
+    index: Tensor | None = None,  # [B]
+    given_labels: Tensor | None = None,  # [N]
 ) -> Tensor:
     """Loss against `(1 - r) I + (r / K) J`, gathered by label (Lukasik et al., ICML 2020)."""
+    if given_labels is not None:
+        if index is None:
+            raise ValueError("given_labels are compared with labels by index: pass both")
+        samples, valid = index.clamp(min=0).long(), (index >= 0) & (labels >= 0)
+        _check_labels(labels, samples, valid, given_labels)
     eye = torch.eye(logits.shape[1], dtype=_upcast(logits).dtype, device=logits.device)
     return soft_target_cross_entropy(
         logits,
@@ -110,6 +130,7 @@ def label_smoothing_cross_entropy(
         entropy_weight=entropy_weight,
         reduction=reduction,
         row_weight=row_weight,
+        labels=index,  # a row is ignored if either is negative
     )
 
 
@@ -126,12 +147,30 @@ def _row_loss(z: Tensor, target: Tensor, entropy_weight: float) -> tuple[Tensor,
     return cross_entropy + entropy_weight * entropy, log_sum.isfinite().squeeze(-1)
 
 
-def _is_last(rows: Tensor, keep: Tensor, size: int) -> Tensor:
-    """Whether a row is the last of the kept rows with its index."""
+def _first_kept(keep: Tensor) -> Tensor:
+    """For each row: itself if it is kept, otherwise the first row that is, or the first row."""
+    order = torch.arange(len(keep), device=keep.device)
+    return torch.where(keep, order, keep.int().argmax())
+
+
+def _last_kept(rows: Tensor, keep: Tensor, size: int) -> Tensor:
+    """For each row: the last kept row with its index, or the row itself."""
     order = torch.arange(len(rows), device=rows.device)
     last = torch.full((size,), -1, device=rows.device)
-    last.scatter_reduce_(0, rows[keep], order[keep], "amax")
-    return last[rows] == order
+    last = last.scatter_reduce(0, rows, torch.where(keep, order, -1), "amax")[rows]
+    return torch.where(last >= 0, last, order)
+
+
+def _check_labels(labels: Tensor | None, rows: Tensor, valid: Tensor, given_labels: Tensor) -> None:
+    """Compares the labels of rows that are not ignored with those of their samples."""
+    if labels is None:
+        raise ValueError("given_labels are compared with labels by index: pass both")
+    wrong = valid & (given_labels[rows] != labels)
+    if wrong.any():
+        raise ValueError(
+            f"rows {wrong.nonzero().flatten().tolist()} have other labels than those given to "
+            "their samples: is index shifted?"
+        )
 
 
 def _reduce(loss: Tensor, valid: Tensor, reduction: str, row_weight: Tensor | None) -> Tensor:

@@ -14,18 +14,28 @@ import contextlib
 import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from alr_fast.errors import UserError, naming_options
+from alr_fast.labels.issues import LARGEST, LabelIssues
+from alr_fast.labels.report.model import Panel
 from alr_fast.labels.table import summary_lines
 from alr_fast.training.open_run import NEEDED, add_run_arguments, open_run
 from alr_fast.utils.command import CommandParser, exit_status, need
 from alr_fast.utils.files import write_text
-from alr_fast.utils.text import printable
+from alr_fast.utils.text import duration, percent, printable
 
-LARGEST = 20_000  # suspects on a page, the limit of a browser
+# Panels of curves: title, unit, name in the records. The share of changed labels is shown only if
+# the label accuracy is unknown.
+_PANELS = (
+    ("test accuracy", "%", "test_accuracy"),
+    ("label accuracy", "%", "label_accuracy"),
+    ("changed labels", "%", "labels_changed"),
+    ("wrong labels memorised", "%", "mislabelled_memorised"),
+    ("training loss", "", "train_loss"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,22 +59,26 @@ def run(options: argparse.Namespace) -> None:
     need(("jinja2", "plotly", "itables"), "report", what="the report")
     from alr_fast.labels.report.content import make_report
     from alr_fast.labels.report.page import render
+    from alr_fast.labels.report.views import Views
 
     with open_run(
         options.run, method=options.method, data_root=options.data_root, log=print
     ) as labels:
-        report = make_report(labels, **run_facts(options.run), most=options.most)
+        report = make_report(
+            labels, Views(labels.images), **about_run(options.run, labels), most=options.most
+        )
         for line in summary_lines(labels):
             print(line)
     write_text(output, render(report))
     print(printable(str(output)))
 
 
-def run_facts(folder: Path) -> dict[str, Any]:
-    """Name, summary and metrics of a run: arguments of `make_report`.
+def about_run(folder: Path, labels: LabelIssues) -> dict[str, Any]:
+    """What a report says about a run: arguments of `alr_fast.labels.report.content.make_report`.
 
     Args:
         folder: Folder of the run; without summary.json it is not finished.
+        labels: Its labels.
     """
     summary, records = {}, []
     with contextlib.suppress(OSError, ValueError):
@@ -72,7 +86,48 @@ def run_facts(folder: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError):
         lines = (folder / "metrics.csv").read_text(encoding="utf-8").splitlines()
         records = list(csv.DictReader(lines))
-    return {"run": folder.resolve().name, "summary": summary, "records": records}
+    run = folder.resolve().name
+    return {
+        "title": f"Suspicious labels: {summary.get('data', {}).get('name', run)}",
+        "facts": _facts(run, summary, labels),
+        "notes": [] if records else ["No curves: the run has no metrics.csv (--log.to csv)."],
+        "panels": _panels(records),
+        "more": "--most shows more, python -m alr_fast.export lists all",
+        "missing_images": "If the data was moved, pass --data-root DIR.",
+        "key": run,
+    }
+
+
+def _facts(run: str, summary: Mapping[str, Any], labels: LabelIssues) -> list[tuple[str, str]]:
+    facts = [
+        ("run", run),
+        ("training samples", f"{len(labels):,} of {labels.num_classes:,} classes"),
+        ("method", labels.method),
+    ]
+    for method, result in summary.get("methods", {}).items():
+        facts.append((f"test accuracy, {method}", percent(result["test_accuracy_last"])))
+    noise = summary.get("noise", {})
+    if noise.get("kind", "none") != "none":
+        facts.append(("injected noise", f"{noise['kind']} {percent(noise['requested_rate'])}"))
+    if summary:
+        facts.append(("training", f"{summary['epochs']} epochs, {duration(summary['seconds'])}"))
+    return facts
+
+
+def _panels(records: Sequence[Mapping[str, str]]) -> list[Panel]:
+    panels: dict[str, Panel] = {}
+    for title, unit, name in _PANELS:
+        factor = 100 if unit == "%" else 1
+        series: dict[str, tuple[list[int], list[float | None]]] = {}
+        for record in records:
+            value = record.get(name)
+            if value:
+                epochs, values = series.setdefault(record["method"], ([], []))
+                epochs.append(int(record["epoch"]))
+                values.append(factor * float(value))
+        if series and not (name == "labels_changed" and "label_accuracy" in panels):
+            panels[name] = Panel(title, unit, series)
+    return list(panels.values())
 
 
 def _parser() -> CommandParser:

@@ -37,14 +37,14 @@ class _Empty(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_loss: Tensor):
-        return ctx.saved_tensors[0], *(None,) * 12
+        return ctx.saved_tensors[0], *(None,) * 14
 
 
 def _parts(problem: Problem) -> dict[str, Callable[[], object]]:
     logits, index, bank = problem.logits[0], problem.index[0], problem.bank
     loss, grad = functional.alr_loss_and_grad(logits, bank, index, **OPTIONS)
     # In the order of the schema, as in alr_fast._operators; 1: mean.
-    options = (*(None,) * 5, OPTIONS["momentum"], OPTIONS["entropy_weight"], 1, True, 1)
+    options = (*(None,) * 7, OPTIONS["momentum"], OPTIONS["entropy_weight"], 1, True, 1)
     operator = partial(torch.ops.alr_fast.alr_loss.default, logits, bank, index, *options)
     one_row = partial(torch.ops.alr_fast.alr_loss.default, logits[:1], bank, index[:1], *options)
 
@@ -52,7 +52,7 @@ def _parts(problem: Problem) -> dict[str, Callable[[], object]]:
         return logits.detach().requires_grad_()
 
     def empty() -> Tensor:
-        return _Empty.apply(leaf(), loss, grad, *(None,) * 10)
+        return _Empty.apply(leaf(), loss, grad, *(None,) * 12)
 
     def forward() -> Tensor:
         return functional.alr_loss(leaf(), bank, index, **OPTIONS)

@@ -73,8 +73,8 @@ _OTHER_COMMANDS = {
     "machine with a GPU",
 }
 _PRACTICE = """\
-Each of the first eleven writes a file named after device, date and commit and overwrites no other; the
-tables show the latest. Before any timing, loss, gradient and bank of every variant are compared
+Each of the first eleven writes a file named after device, date and commit and overwrites no other;
+the tables show the latest. Before any timing, loss, gradient and bank of every variant are compared
 with the reference in float64, and whole training steps with each other. The variants take turns.
 """
 _VARIANTS = {

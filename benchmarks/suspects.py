@@ -172,8 +172,7 @@ def _predict(task: Task, words: list[str]) -> dict[str, np.ndarray]:
         model = build_model(
             config.model.name,
             num_classes=index.num_classes,
-            in_channels=data.train.channels,
-            image_size=transform.size,
+            input_shape=data.train.input_shape(transform.size),
         ).to(world.device, memory_format=torch.channels_last)
         trainer = Trainer(model, CrossEntropyLoss(reduction="sum"), config, loaders.train, world)
         for _ in range(config.optim.epochs):

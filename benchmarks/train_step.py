@@ -133,7 +133,7 @@ class Contest:
         self.case, self.device = case, device
         channels, side = case.shape
         model = build_model(
-            case.model, num_classes=case.classes, in_channels=channels, image_size=side
+            case.model, num_classes=case.classes, input_shape=(channels, side, side)
         )
         self.model = model.to(device, memory_format=torch.channels_last).train()
         self.batches = Batches(

@@ -7,10 +7,12 @@
 // A function for host and device.
 #if defined(__CUDACC__) || defined(ALR_FAST_DEVICE_CODE)
 #define ALR_HD __host__ __device__ __forceinline__
+#define ALR_HD_MEMBER __host__ __device__ __forceinline__
 #else
 // Forced inline: the same function compiled for another instruction set must not be picked by the
 // linker.
 #define ALR_HD static inline __attribute__((always_inline))
+#define ALR_HD_MEMBER inline __attribute__((always_inline))
 #endif
 
 namespace alr_fast {
@@ -29,9 +31,10 @@ enum class GradMode : int32_t {
 // Entries of the status tensor.
 constexpr int kStatusNonFinite = 0;   // rows whose logits or loss are not finite
 constexpr int kStatusOutOfRange = 1;  // rows whose index is beyond the table (CUDA only)
-constexpr int kStatusArrivals = 2;  // scratch of the CUDA kernels, 0 between calls: finished blocks
-constexpr int kStatusCounted = 3;   // scratch as well: rows counted by the pre-pass
-constexpr int kStatusSize = 4;
+constexpr int kStatusWrongLabel = 2;  // rows with another label than the given one (CUDA only)
+constexpr int kStatusArrivals = 3;  // scratch of the CUDA kernels, 0 between calls: finished blocks
+constexpr int kStatusCounted = 4;   // scratch as well: rows counted by the pre-pass
+constexpr int kStatusSize = 5;
 
 // Source of the target rows. Without a table, row b is the smoothed one-hot row of a label:
 // `on_target` at index[b], `off_target` elsewhere.
@@ -44,6 +47,18 @@ struct TargetParams {
   double off_target = 0;
 };
 
+// [B] int64 or int32: an index or a label of each row.
+struct BatchVector {
+  const void* data = nullptr;
+  bool is_int64 = true;
+  int64_t stride = 1;
+
+  ALR_HD_MEMBER int64_t operator[](int64_t b) const {
+    const int64_t at = b * stride;
+    return is_int64 ? static_cast<const int64_t*>(data)[at] : static_cast<const int32_t*>(data)[at];
+  }
+};
+
 // One forward pass. "Acc" is float, or double for float64 logits.
 struct RowLossParams {
   const void* logits = nullptr;  // [B, K], last dimension contiguous
@@ -53,9 +68,12 @@ struct RowLossParams {
   int64_t classes = 0;  // K
 
   TargetParams target;
-  const void* index = nullptr;  // [B] int64 or int32; null: row b of the table belongs to row b
-  bool index_is_int64 = true;
-  int64_t index_stride = 1;
+  BatchVector index;  // selects the target row; null: row b of the table belongs to row b
+  BatchVector other;  // labels with a table, sample indices without; null: unknown
+  // [samples] the label that each sample came with, which the batch must agree with; null: no
+  // check. With a table, `samples` is its size.
+  const int32_t* given_labels = nullptr;
+  int64_t samples = 0;
   bool unique_index = false;  // the caller promises that no index occurs twice
 
   // Batch rows that share an index form a list: all of them read the old table row, and the last
@@ -84,12 +102,32 @@ struct RowLossParams {
       nullptr;  // [2] seed, calls so far: stochastic rounding; null: to nearest
 };
 
-// The table row of batch row b: index[b], or b if there is no index.
+// The target row of batch row b: index[b], or b if there is no index; negative if the row is
+// ignored, because its index or its label is.
 ALR_HD int64_t index_at(const RowLossParams& p, int64_t b) {
-  if (p.index == nullptr) return b;
-  const int64_t at = b * p.index_stride;
-  return p.index_is_int64 ? static_cast<const int64_t*>(p.index)[at]
-                          : static_cast<const int32_t*>(p.index)[at];
+  const int64_t i = p.index.data == nullptr ? b : p.index[b];
+  return p.other.data != nullptr && p.other[b] < 0 ? -1 : i;
+}
+
+// Whether no row can be ignored.
+ALR_HD bool keeps_all_rows(const RowLossParams& p) {
+  return p.index.data == nullptr && p.other.data == nullptr;
+}
+
+// Sample and label of batch row b with target row i; only with given labels.
+struct LabelledSample {
+  int64_t sample, label;
+};
+ALR_HD LabelledSample labelled_sample(const RowLossParams& p, int64_t b, int64_t i) {
+  const int64_t other = p.other[b];
+  if (p.target.table != nullptr) return {i, other};
+  return {other, i};
+}
+
+// Whether batch row b with target row i >= 0 is beyond the target rows or the samples.
+ALR_HD bool is_out_of_range(const RowLossParams& p, int64_t b, int64_t i) {
+  return i >= p.target.size ||
+         (p.given_labels != nullptr && labelled_sample(p, b, i).sample >= p.samples);
 }
 
 // Backward: out[b, k] = grad_rows[b, k] * grad_scale * grad_output[b] * row_weight[b].

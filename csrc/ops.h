@@ -68,7 +68,7 @@ inline DType dtype_of(const Tensor& t, const char* name, bool allow_double) {
 inline void check_rows(const Tensor& t, const char* name) {
   ALR_CHECK(t.dim() == 2, name, " must have two dimensions [rows, classes], got ", shape_of(t));
   ALR_CHECK(t.size(1) >= 1, name, " must have at least one class, got ", shape_of(t));
-  ALR_CHECK(t.size(1) == 1 || t.stride(1) == 1, name,
+  ALR_CHECK(t.size(1) == 1 || t.stride(1) == 1 || t.size(0) == 0, name,
             " must be contiguous in its last dimension: pass ", name, ".contiguous()");
 }
 
@@ -124,9 +124,31 @@ inline double stored_grad_scale(DType dtype, double momentum, double entropy_wei
 constexpr double kBankGradBound = 1;
 constexpr double kTableGradBound = 16;
 
+// The first byte of a matrix, the first after its last row, and bytes from row to row.
+struct Extent {
+  int64_t begin, end, row, stride;
+  explicit Extent(const Tensor& t)
+      : begin(reinterpret_cast<int64_t>(t.data_ptr())),
+        row(t.size(1) * static_cast<int64_t>(t.element_size())),
+        stride(t.stride(0) * static_cast<int64_t>(t.element_size())) {
+    end = begin + (t.size(0) - 1) * stride + row;
+  }
+};
+
+// Whether two matrices share memory; not if they are different columns of one matrix.
+inline bool overlap(const Tensor& a, const Tensor& b) {
+  if (a.size(0) == 0 || b.size(0) == 0) return false;
+  const Extent x(a), y(b);
+  if (x.end <= y.begin || y.end <= x.begin) return false;
+  if (x.stride != y.stride || x.stride == 0) return true;
+  const int64_t apart = ((y.begin - x.begin) % x.stride + x.stride) % x.stride;
+  return apart < x.row || apart + y.row > x.stride;
+}
+
 template <class Backend>
 struct Ops {
   static Outputs alr_loss(const Tensor& logits, Tensor bank, const Tensor& index,
+                          const OptionalTensor& labels, const OptionalTensor& given_labels,
                           const OptionalTensor& row_weight, const OptionalTensor& status,
                           const OptionalTensor& rounding_state, const OptionalTensor& stats_class,
                           const OptionalTensor& stats_value, double momentum, double entropy_weight,
@@ -135,7 +157,11 @@ struct Ops {
     set_table(p, logits, bank, "bank");
     ALR_CHECK(bank.size(0) <= 1 || bank.stride(0) >= bank.size(1),
               "bank rows overlap in memory: pass a bank that is not expanded");
-    set_index(p, logits, index, "index");
+    ALR_CHECK(!overlap(logits, bank),
+              "logits and bank share memory, and the bank is written while the logits are read: "
+              "pass logits.clone()");
+    p.index = batch_vector(logits, index, "index");
+    set_labels(p, logits, labels, given_labels);
     p.update = true;
     p.unique_index = unique_index;
     p.rounding_state = int64_data(rounding_state, 2, logits, "rounding_state");
@@ -147,18 +173,20 @@ struct Ops {
 
   static Outputs soft_target_cross_entropy(
       const Tensor& logits, const Tensor& table, const OptionalTensor& index,
+      const OptionalTensor& labels, const OptionalTensor& given_labels,
       const OptionalTensor& row_weight, const OptionalTensor& status,
       const OptionalTensor& stats_class, const OptionalTensor& stats_value, double momentum,
       double entropy_weight, int64_t reduction, int64_t grad_mode) {
     RowLossParams p = params_of_logits(logits);
     set_table(p, logits, table, "table");
     if (index.has_value()) {
-      set_index(p, logits, *index, "index");
+      p.index = batch_vector(logits, *index, "index");
     } else {
       ALR_CHECK(table.size(0) == logits.size(0),
                 "without an index the table must have one row for each of the ", logits.size(0),
                 " rows of the logits, got ", shape_of(table));
     }
+    set_labels(p, logits, labels, given_labels);
     set_options(p, logits, row_weight, status, momentum, entropy_weight, reduction, grad_mode,
                 kTableGradBound);
     set_stats(p, logits, stats_class, stats_value);
@@ -166,6 +194,8 @@ struct Ops {
   }
 
   static Outputs label_smoothing_cross_entropy(const Tensor& logits, const Tensor& labels,
+                                               const OptionalTensor& index,
+                                               const OptionalTensor& given_labels,
                                                const OptionalTensor& row_weight,
                                                const OptionalTensor& status, double smoothing,
                                                double entropy_weight, int64_t reduction,
@@ -175,7 +205,11 @@ struct Ops {
     p.target.size = p.classes;
     p.target.off_target = smoothing / static_cast<double>(p.classes);
     p.target.on_target = 1 - smoothing + p.target.off_target;
-    set_index(p, logits, labels, "labels");
+    p.index = batch_vector(logits, labels, "labels");
+    if (index.has_value()) p.other = batch_vector(logits, *index, "index");
+    ALR_CHECK(index.has_value() || !given_labels.has_value(),
+              "given_labels are compared with the labels by sample: pass index as well");
+    set_given_labels(p, logits, given_labels);
     set_options(p, logits, row_weight, status, 1.0, entropy_weight, reduction, grad_mode,
                 1 + std::abs(smoothing));
     return run(p, logits);
@@ -234,15 +268,35 @@ struct Ops {
     p.target.size = table.size(0);
   }
 
-  static void set_index(RowLossParams& p, const Tensor& logits, const Tensor& index,
-                        const char* name) {
-    check_batch_vector(index, logits, name);
-    const ScalarType type = index.scalar_type();
+  static BatchVector batch_vector(const Tensor& logits, const Tensor& t, const char* name) {
+    check_batch_vector(t, logits, name);
+    const ScalarType type = t.scalar_type();
     ALR_CHECK(type == ScalarType::Long || type == ScalarType::Int, name,
               " must be int64 or int32: convert it with .long()");
-    p.index = index.data_ptr();
-    p.index_is_int64 = type == ScalarType::Long;
-    p.index_stride = index.stride(0);
+    return {t.data_ptr(), type == ScalarType::Long, t.stride(0)};
+  }
+
+  // With a table.
+  static void set_labels(RowLossParams& p, const Tensor& logits, const OptionalTensor& labels,
+                         const OptionalTensor& given_labels) {
+    if (labels.has_value()) p.other = batch_vector(logits, *labels, "labels");
+    if (!given_labels.has_value()) return;
+    ALR_CHECK(labels.has_value(), "given_labels are compared with labels: pass labels as well");
+    set_given_labels(p, logits, given_labels);
+    ALR_CHECK(p.samples == p.target.size, "given_labels has ", p.samples, " entries, the table ",
+              p.target.size, " rows: both must be of the same samples");
+  }
+
+  static void set_given_labels(RowLossParams& p, const Tensor& logits,
+                               const OptionalTensor& given_labels) {
+    if (!given_labels.has_value()) return;
+    ALR_CHECK(given_labels->scalar_type() == ScalarType::Int && given_labels->dim() == 1 &&
+                  given_labels->is_contiguous() && same_device(*given_labels, logits),
+              "given_labels must be a contiguous int32 tensor [samples] on the device of the "
+              "logits, got shape ",
+              shape_of(*given_labels));
+    p.given_labels = static_cast<const int32_t*>(given_labels->data_ptr());
+    p.samples = given_labels->size(0);
   }
 
   static const void* weight_data(const OptionalTensor& row_weight, const Tensor& logits,

@@ -106,7 +106,7 @@ def test_the_library_works_without_the_extras():
         "import sys\n"
         f"for name in {sorted(extras)}: sys.modules[name] = None  # importing it fails\n"
         "import torch, alr_fast, alr_fast.functional, alr_fast.reference, alr_fast.losses\n"
-        "import alr_fast.bank, alr_fast.noise, alr_fast.labels.refined, alr_fast.labels.suspicion\n"
+        "import alr_fast.bank, alr_fast.noise, alr_fast.labels, alr_fast.labels.suspicion\n"
         "import alr_fast.labels.table\n"
         "bank = alr_fast.LabelBank.from_labels(torch.tensor([0, 1, 2]), num_classes=3)\n"
         "criterion = alr_fast.ALRLoss(bank, warmup_epochs=0)\n"

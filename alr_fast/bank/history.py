@@ -66,13 +66,45 @@ class SampleHistory:
         """All tensors by name, not copied, for checkpoints."""
         return {name: getattr(self, name) for name in ("loss", "passes", "refined", "changes")}
 
-    def means(self) -> dict[str, Tensor]:
+    def means(self, refined: Tensor | None = None) -> dict[str, Tensor]:
         """The `COLUMNS` that the file of a bank stores, on the CPU.
 
         ``given_loss`` is the mean over the passes, NaN without any.
+
+        Args:
+            refined: int64 [n], the current refined labels, if the last epoch was not ended by
+                `end_epoch`; None to use the recorded epochs only.
         """
         passes = torch.where(self.passes > 0, self.passes, torch.nan)
-        return {"given_loss": (self.loss / passes).cpu(), "changes": self.changes.cpu()}
+        changes = self.changes.cpu()
+        if refined is not None:
+            changed = refined.cpu() != self.refined.cpu()
+            if changed.any():
+                changes = ((changes << 1) | changed) & ((1 << EPOCHS) - 1)
+        return {"given_loss": (self.loss / passes).cpu(), "changes": changes}
+
+    def to(self, device: torch.device | str) -> None:
+        """Moves the sums to the device of the logits."""
+        for name, tensor in self.tensors().items():
+            setattr(self, name, tensor.to(device))
+
+    def check(self, tensors: dict[str, Tensor]) -> None:
+        """Refuses tensors that `load` could not restore.
+
+        Raises:
+            ValueError: A tensor is missing or has another shape or type.
+        """
+        for name, own in self.tensors().items():
+            found = tensors.get(name)
+            if found is None or found.shape != own.shape or found.dtype != own.dtype:
+                raise ValueError(
+                    f"the history in the state is damaged: {name} is not {own.dtype} [{len(own)}]"
+                )
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Restores sums that `tensors` returned; `check` tells whether they fit."""
+        for name, own in self.tensors().items():
+            own.copy_(tensors[name])
 
     def forget(self, changed: Tensor) -> None:
         """Restarts the sums of samples whose given label was changed.

@@ -1,22 +1,44 @@
 """The label bank: one row of class probabilities for every training sample."""
 
-import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from alr_fast._inputs import as_labels
+from alr_fast.bank.history import SampleHistory
 from alr_fast.bank.placement import allocate_rows, check_placement, read_in_order
+from alr_fast.bank.sharding import (
+    RowUse,
+    Shard,
+    all_shard_rows,
+    fitting_state,
+    gather_history,
+    gather_rows,
+    history_part,
+    label_fingerprint,
+    several_processes,
+)
+from alr_fast.bank.state import HISTORY, as_bytes, check_state
+from alr_fast.errors import UserError
+
+if TYPE_CHECKING:
+    from alr_fast.labels import LabelIssues
 
 BANK_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # Entries of the status tensor, as the kernels count them (csrc/alr_params.h).
-_NONFINITE, _OUT_OF_RANGE = 0, 1
-_COUNTERS = 2
-_STATUS_SIZE = 4  # the rest is scratch of the kernels
+_NONFINITE, _OUT_OF_RANGE, _WRONG_LABEL = 0, 1, 2
+_COUNTERS = 3
+_STATUS_SIZE = 5  # the rest is scratch of the kernels
+
+_LABEL_ADVICE = (
+    "is index shifted? Pass the sample's own index. If the label was corrected, call "
+    "LabelBank.correct_labels(index, labels) first; check_labels=False turns this check off"
+)
 
 _CHUNK_ELEMENTS = 1 << 24  # elements of the bank that are filled or summarised at a time
 
@@ -33,20 +55,27 @@ class LabelBank:
             code that reads or writes them does so within `host_access`.
         placement: Where the rows are stored: "device" (with the logits), "pinned" (host memory that
             the GPU reads and writes) or "file"; see `alr_fast.bank.placement`.
-        given_labels: [N] int64 tensor on the CPU, the labels that the bank started from.
+        given_labels: [N] int64 tensor on the CPU, the labels that the bank started from; changed by
+            `correct_labels`.
+        labels_on_device: The same labels, int32, on the device of the logits, for the kernels.
+        history: `SampleHistory` of training, kept by a loss with ``history=True``; None without.
         sample_fingerprint: Name of the sample list (ids and paths) that the rows belong to, or
             None.
-        status: [4] int64 tensor on the device of the logits, in which the kernels count rows with
-            non-finite logits and indices out of range; read it through `check`.
+        status: [5] int64 tensor on the device of the logits, in which the kernels count rows with
+            non-finite logits, indices out of range and wrong labels; read it through `check`.
         rounding_state: [2] int64 tensor (seed, number of calls) on the device of the logits if
             16-bit rows are rounded stochastically, which preserves small steps of the average; else
             None.
+        owned: Whether no other process is meant to know the rows of this bank: those of a shard, or
+            of a bank of its own. Otherwise `check` raises if two processes update the same row.
     """
+
+    owned: bool = False
 
     def __init__(
         self,
         rows: Tensor,
-        given_labels: Tensor,
+        given_labels: Any,
         *,
         sample_fingerprint: str | None = None,
         rounding_seed: int | None = None,
@@ -58,7 +87,7 @@ class LabelBank:
 
         Args:
             rows: [N, K] float32, float16 or bfloat16, contiguous.
-            given_labels: [N] integer class of each sample, in [0, K).
+            given_labels: [N] integer class of each sample, in [0, K); see `from_labels`.
             sample_fingerprint: See the class.
             rounding_seed: Seed of stochastic rounding, None for rounding to nearest.
             device: Device of the logits, by default that of `rows`.
@@ -93,6 +122,8 @@ class LabelBank:
             raise ValueError(
                 f"given_labels has {len(self.given_labels)} entries for {len(rows)} bank rows"
             )
+        self.labels_on_device = self.given_labels.to(device, torch.int32)
+        self.history: SampleHistory | None = None
         self.sample_fingerprint = sample_fingerprint
         self.status = torch.zeros(_STATUS_SIZE, dtype=torch.int64, device=device)
         self.rounding_state = (
@@ -100,11 +131,13 @@ class LabelBank:
             if rounding_seed is None
             else torch.tensor([rounding_seed, 0], dtype=torch.int64, device=device)
         )
+        self._shard: Shard | None = None
+        self._use = RowUse()
 
     @classmethod
     def from_labels(
         cls,
-        labels: Tensor,
+        labels: Any,
         num_classes: int,
         *,
         dtype: torch.dtype = torch.float32,
@@ -118,10 +151,11 @@ class LabelBank:
         """Starts a bank at the one-hot given labels.
 
         Args:
-            labels: [N] integer class of each sample, in [0, num_classes).
+            labels: [N] class of each sample in [0, num_classes): integers of any type, as a
+                tensor, an array or a list.
             num_classes: Number of classes K.
             dtype: Storage of the rows: float32, float16 or bfloat16.
-            device: Device of the logits, by default that of `labels`.
+            device: Device of the logits, by default that of `labels` if it is a tensor.
             sample_fingerprint: Name of the sample list; a state of another list is refused.
             rounding_seed: Seed of stochastic rounding of a 16-bit bank, None to round to nearest.
             placement: Where to store the rows: "device", "pinned" (with a GPU) or "file" (on the
@@ -133,13 +167,16 @@ class LabelBank:
             A bank with N rows.
 
         Raises:
-            TypeError: `dtype` is none of the three, or the labels are not integers.
-            ValueError: There is no label, or one is outside [0, num_classes).
+            TypeError: `dtype` is none of the three.
+            ValueError: The labels are not integers [N], there is none, or one is outside
+                [0, num_classes).
             UserError: The placement is unknown or not possible with the device, or its memory or
                 file cannot be allocated.
         """
         _check_dtype(dtype)
-        device = labels.device if device is None else torch.device(device)
+        if device is None:
+            device = labels.device if isinstance(labels, Tensor) else "cpu"
+        device = torch.device(device)
         labels = _checked_labels(labels, num_classes)
         rows = allocate_rows(
             len(labels),
@@ -168,7 +205,10 @@ class LabelBank:
     def __repr__(self) -> str:
         n, k = self.rows.shape
         where = "" if self.placement == "device" else f", placement={self.placement}"
-        return f"LabelBank({n} samples, {k} classes, {self.rows.dtype}, {self.device}{where})"
+        whole = "" if self._shard is None else f" of {self._shard.num_samples}"
+        return (
+            f"LabelBank({n}{whole} samples, {k} classes, {self.rows.dtype}, {self.device}{where})"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -182,7 +222,7 @@ class LabelBank:
     @property
     def label_fingerprint(self) -> str:
         """Name of the given labels: equal for equal labels in equal order."""
-        return hashlib.sha256(self.given_labels.numpy().data).hexdigest()
+        return label_fingerprint(self.given_labels)
 
     def to(self, device: torch.device | str) -> "LabelBank":
         """Prepares the bank for logits on a device, in place; the dtype stays.
@@ -202,6 +242,12 @@ class LabelBank:
         else:
             self._wait_for_gpu()  # later readers of the rows do not wait for the GPU
         self.status = self.status.to(device)
+        self.labels_on_device = self.given_labels.to(device, torch.int32)
+        if self.history is not None:
+            self.history.to(device)
+        self._use.to(device)
+        if self._shard is not None:
+            self._shard.to(device)
         if self.rounding_state is not None:
             self.rounding_state = self.rounding_state.to(device)
         return self
@@ -218,16 +264,219 @@ class LabelBank:
         Raises:
             IndexError: A batch row had an index beyond the bank. It changed nothing, and its loss
                 was NaN. (On the CPU the operation itself raises.)
+            ValueError: A batch row had another label than its sample's given label; it changed
+                nothing, either.
+            ValueError: Two processes have updated the same row in banks of their own, unless the
+                bank is `owned`. Only calls in both of them can notice, the second one first.
         """
         counts: list[int] = self.status[:_COUNTERS].tolist()
         self.status[:_COUNTERS].zero_()
+        if counts[_OUT_OF_RANGE] and self._shard is not None:
+            raise IndexError(
+                f"the index of {counts[_OUT_OF_RANGE]} batch rows {self._shard.explanation}"
+            )
         if counts[_OUT_OF_RANGE]:
             raise IndexError(
                 f"{counts[_OUT_OF_RANGE]} batch rows had an index beyond the bank's {len(self)} "
                 "rows: index must be that of the sample in the training set that the bank was made "
                 "for"
             )
+        if counts[_WRONG_LABEL]:
+            raise ValueError(
+                f"{counts[_WRONG_LABEL]} batch rows had another label than the given label of "
+                f"their sample; {_LABEL_ADVICE}"
+            )
+        if not self.owned:
+            self._use.compare(self.given_labels)
         return counts[_NONFINITE]
+
+    @staticmethod
+    def wrong_label(row: int, index: int, label: int, given: int) -> ValueError:
+        """The error about a batch row whose label is not the given label of its sample."""
+        return ValueError(
+            f"labels[{row}] is {label}, but sample {index} (index[{row}]) has the given label "
+            f"{given}; {_LABEL_ADVICE}"
+        )
+
+    def correct_labels(self, index: Any, labels: Any, *, reset: bool = True) -> None:
+        """Replaces given labels by corrected ones, after which batches have to carry these.
+
+        Args:
+            index: [M] integers, index of each corrected sample, each at most once; of a shard, only
+                its own.
+            labels: [M] integers in [0, K), the corrected labels.
+            reset: Whether the rows start again from the one-hot corrected labels, and their
+                history from zero; False keeps both.
+
+        Raises:
+            ValueError: An index or a label is out of range, or an index occurs twice; nothing has
+                changed then.
+        """
+        index, labels = as_labels(index, "index").cpu().long(), as_labels(labels, "labels").cpu()
+        if len(index) != len(labels):
+            raise UserError(
+                f"must have {len(index)} entries, one for each index",
+                argument="labels",
+                value=f"with {len(labels)} entries",
+            )
+        if not len(index):
+            return
+        labels = _checked_labels(labels, self.num_classes)
+        if self._shard is not None:
+            index = self._shard.to_local(index)
+        low, high = int(index.min()), int(index.max())
+        if low < 0 or high >= len(self):
+            raise UserError(
+                f"must lie in [0, {len(self)})", argument="index", value=f"from {low} to {high}"
+            )
+        if len(index.unique()) < len(index):
+            raise UserError("names a sample twice; pass each once", argument="index")
+        self.given_labels[index] = labels
+        self.labels_on_device[index.to(self.device)] = labels.to(self.device, torch.int32)
+        if not reset:
+            return
+        with self.host_access():
+            places = index.to(self.rows.device)
+            self.rows[places] = torch.nn.functional.one_hot(labels, self.num_classes).to(self.rows)
+        if self.history is not None:
+            changed = torch.zeros(len(self), dtype=torch.bool)
+            changed[index] = True
+            self.history.forget(changed)
+
+    def issues(
+        self,
+        *,
+        class_names: Sequence[str] | None = None,
+        paths: Sequence[str] | None = None,
+        sample_ids: Any = None,
+        clean_labels: Any = None,
+    ) -> "LabelIssues":
+        """Which given labels are probably wrong: a table, the most suspicious sample first.
+
+        Args:
+            class_names: Name of each class, K texts.
+            paths: Path or another text that identifies each sample, N texts.
+            sample_ids: [N] integers that identify the samples, by default their index.
+            clean_labels: [N] true labels, if known, to compare with.
+
+        Returns:
+            `alr_fast.labels.LabelIssues`.
+        """
+        from alr_fast.labels import find_issues  # so that the bank alone is quick to import
+
+        history = None if self.history is None else self.history.means(self.refined_labels())
+        with self.host_access():
+            return find_issues(
+                self.given_labels,
+                self.rows.cpu(),
+                history,
+                class_names=class_names,
+                paths=paths,
+                sample_ids=sample_ids,
+                clean_labels=clean_labels,
+            )
+
+    def shard(self, rows: Any) -> "LabelBank":
+        """The bank of one process among several, with a part of the rows.
+
+        The shard takes the same index as the whole bank, the position of a sample in the data set.
+        All else is about the rows of the shard, in the order of `rows`: `rows`, `given_labels`,
+        `refined_labels()`, `state_dict()`, which says which rows it has. Its `load_state_dict`
+        takes the state of a shard with the same rows, or of the whole bank.
+
+        Args:
+            rows: [n] integers, each once; those of `alr_fast.data.OwnedRowsSampler`.
+
+        Returns:
+            A bank with a copy of the rows, on the same device.
+
+        Raises:
+            UserError: The rows are not such, or this bank is a shard already.
+        """
+        if self._shard is not None:
+            raise UserError("this bank is a shard already: shard the whole bank, see gather")
+        shard = Shard(rows, len(self), self.device)
+        part = self._like(len(shard.rows), self.given_labels[shard.rows])
+        with self.host_access(), part.host_access():
+            size = _chunk_rows(self.num_classes)
+            chunks = zip(part._chunks(), torch.split(shard.rows, size), strict=True)
+            for chunk, some in chunks:
+                chunk.copy_(self.rows[some.to(self.rows.device)])
+        if self.history is not None:
+            part.history = history_part(self.history, shard.rows, part.given_labels)
+        part._shard = shard
+        part.owned = True
+        return part
+
+    def gather(self) -> "LabelBank":
+        """The whole bank, put together from the shards of all processes, in each of them.
+
+        All processes call this. In one process without shards it is the bank itself.
+
+        Returns:
+            A bank of N rows, ordered as in the data set, stored as this one.
+
+        Raises:
+            ValueError: The shards do not have each row once.
+            UserError: There are several processes, and this bank is not a shard.
+        """
+        if self._shard is None:
+            if several_processes():
+                raise UserError(
+                    "this bank has all rows, but other processes have updated some of theirs: "
+                    "make it with bank.shard(sampler.rows) in every process"
+                )
+            return self
+        shard_rows = all_shard_rows(self._shard)
+        given_labels = torch.empty(self._shard.num_samples, dtype=torch.int64)
+        gather_rows(self.given_labels, shard_rows, given_labels, self.device)
+        whole = self._like(self._shard.num_samples, given_labels)
+        with self.host_access(), whole.host_access():
+            gather_rows(self.rows, shard_rows, whole.rows, self.device)
+        if self.history is not None:
+            whole.history = gather_history(self.history, shard_rows, given_labels, self.device)
+        return whole
+
+    @property
+    def shard_rows(self) -> Tensor | None:
+        """Of a shard, the indices of its rows in the whole bank, int64 [n] on the CPU; or None."""
+        return None if self._shard is None else self._shard.rows
+
+    def to_local(self, index: Tensor) -> Tensor:
+        """The rows of this bank that samples have: `index`, unless the bank is a shard.
+
+        Args:
+            index: [B] int64 or int32, position of each sample in the data set; below 0 to ignore
+                a row.
+
+        Raises:
+            IndexError: A row belongs to another process (on the CPU; on a GPU its result is out of
+                range, which `check` reports).
+        """
+        return index if self._shard is None else self._shard.to_local(index)
+
+    def note_use(self, index: Tensor) -> None:
+        """Records which rows are updated, if `check` has to compare them with other processes.
+
+        Args:
+            index: [B] int64 or int32, as `to_local` takes it.
+        """
+        if not self.owned and several_processes():
+            self._use.note(index, len(self))
+
+    def _like(self, num_samples: int, given_labels: Tensor) -> "LabelBank":
+        """A bank of other samples with the properties of this one; its rows are zero."""
+        bank = LabelBank(
+            self._new_rows(num_samples),
+            given_labels,
+            sample_fingerprint=self.sample_fingerprint,
+            device=self.device,
+            placement=self.placement,
+            folder=self._folder,
+        )
+        if self.rounding_state is not None:
+            bank.rounding_state = self.rounding_state.clone()
+        return bank
 
     @contextmanager
     def host_access(self) -> Iterator[None]:
@@ -262,22 +511,34 @@ class LabelBank:
         """Number of samples of each refined class: [K] int64, with the rows."""
         return torch.bincount(self.refined_labels(), minlength=self.num_classes)
 
-    def state_dict(self) -> dict[str, Any]:
-        """The state that a run needs to resume; the tensors are the bank's own, not copies.
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state that a run needs to resume: tensors only, the bank's own and not copies.
 
-        To save the rows while the bank is in use, do so within `host_access`.
+        ``rows`` and ``given_labels``; ``rounding_state``, ``sample_fingerprint`` (UTF-8 bytes),
+        ``history.*`` and ``shard_rows`` (of a shard) if the bank has them. To save the rows while
+        the bank is in use, do so within `host_access`.
         """
         self._wait_for_gpu()
-        return {
-            "rows": self.rows,
-            "given_labels": self.given_labels,
-            "rounding_state": self.rounding_state,
-            "sample_fingerprint": self.sample_fingerprint,
-            "label_fingerprint": self.label_fingerprint,
-        }
+        return self._tensors()
 
-    def load_state_dict(self, state: dict[str, Any], *, allow_other_labels: bool = False) -> None:
+    def _tensors(self) -> dict[str, Tensor]:
+        state = {"rows": self.rows, "given_labels": self.given_labels}
+        if self.rounding_state is not None:
+            state["rounding_state"] = self.rounding_state
+        if self.sample_fingerprint is not None:
+            state["sample_fingerprint"] = as_bytes(self.sample_fingerprint)
+        if self.history is not None:
+            state |= {f"{HISTORY}{name}": t for name, t in self.history.tensors().items()}
+        if self._shard is not None:
+            state["shard_rows"] = self._shard.rows
+        return state
+
+    def load_state_dict(
+        self, state: dict[str, Tensor], *, allow_other_labels: bool = False
+    ) -> None:
         """Restores a saved state; one that does not fit is refused, and nothing changes.
+
+        A history in the state is taken over.
 
         Args:
             state: Result of `state_dict`.
@@ -289,50 +550,37 @@ class LabelBank:
             ValueError: The state is of other samples, of another shape or dtype, or of other
                 labels.
         """
-        self._check_state(state)
-        if state["label_fingerprint"] != self.label_fingerprint and not allow_other_labels:
-            raise ValueError(
-                "bank state started from other given labels: pass allow_other_labels=True if that "
-                "is intended"
-            )
+        state = fitting_state(self._shard, state)
+        recorded = {
+            name.removeprefix(HISTORY): tensor
+            for name, tensor in state.items()
+            if name.startswith(HISTORY)
+        }
+        check_state(state, self._tensors(), allow_other_labels=allow_other_labels)
+        history = self.history
+        if recorded:
+            history = history or SampleHistory(self.given_labels, self.device)
+            history.check(recorded)
         with self.host_access():
             self.rows.copy_(state["rows"])
         if self.rounding_state is not None:
             self.rounding_state.copy_(state["rounding_state"])
+        if history is not None and recorded:
+            history.load(recorded)
+            self.history = history
 
-    def _check_state(self, state: dict[str, Any]) -> None:
-        missing = self.state_dict().keys() - state.keys()
-        if missing:
-            raise KeyError(
-                f"bank state lacks {sorted(missing)}: it is not a LabelBank.state_dict()"
-            )
-        rows = state["rows"]
-        if rows.shape != self.rows.shape:
-            raise ValueError(
-                f"bank state has shape {tuple(rows.shape)}, this bank {tuple(self.rows.shape)}: "
-                f"it belongs to another data set"
-            )
-        if state["sample_fingerprint"] != self.sample_fingerprint:
-            raise ValueError(
-                f"bank state belongs to the samples {state['sample_fingerprint']}, this bank to "
-                f"{self.sample_fingerprint}: use the sample list (same files, same order) of that "
-                "run"
-            )
-        if rows.dtype != self.rows.dtype:
-            raise ValueError(
-                f"bank state is {rows.dtype}, this bank {self.rows.dtype}: make the bank with "
-                f"dtype={rows.dtype}"
-            )
-        rounding = state["rounding_state"]
-        if rounding is not None and (rounding.shape != (2,) or rounding.dtype != torch.int64):
-            raise ValueError(
-                "bank state has a rounding_state that is not an int64 tensor [2]: it is damaged"
-            )
-        if (rounding is None) != (self.rounding_state is None):
-            raise ValueError(
-                "bank state and bank differ in stochastic rounding: make the bank with "
-                + ("rounding_seed=None" if rounding is None else "a rounding_seed")
-            )
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: a mapped file or pinned memory is copied into plain memory."""
+        if self.placement == "device":
+            return self.__dict__.copy()
+        with self.host_access():
+            return self.__dict__ | {"rows": self.rows.clone()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.placement != "device":
+            rows = self.rows
+            self.rows = self._new_rows().copy_(rows)
 
     @contextmanager
     def preserved(self) -> Iterator[None]:
@@ -357,15 +605,18 @@ class LabelBank:
         with self.host_access():
             if self.placement != "file":
                 return self.rows.clone()
-            # The rows may not fit into memory.
-            copy = allocate_rows(
-                *self.rows.shape,
-                dtype=self.rows.dtype,
-                device=self.device,
-                placement=self.placement,
-                folder=self._folder,
-            )
-            return copy.copy_(self.rows)
+            return self._new_rows().copy_(self.rows)  # they may not fit into memory
+
+    def _new_rows(self, num_samples: int | None = None) -> Tensor:
+        """Rows of zeros of the same type in the same place, as many unless said otherwise."""
+        return allocate_rows(
+            len(self) if num_samples is None else num_samples,
+            self.num_classes,
+            dtype=self.rows.dtype,
+            device=self.device,
+            placement=self.placement,
+            folder=self._folder,
+        )
 
     def _wait_for_gpu(self) -> None:
         if self.placement == "pinned" and self.device.type == "cuda":
@@ -384,17 +635,18 @@ def _check_dtype(dtype: torch.dtype) -> None:
         raise TypeError(f"bank dtype {dtype} is not supported: use float32, float16 or bfloat16")
 
 
-def _checked_labels(labels: Tensor, num_classes: int) -> Tensor:
+def _checked_labels(labels: Any, num_classes: int) -> Tensor:
     """A copy of the labels as int64 on the CPU."""
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise TypeError(f"labels must be integers, got {labels.dtype}")
-    if labels.ndim != 1 or len(labels) == 0:
-        raise ValueError(f"labels must have shape [samples], got {tuple(labels.shape)}")
-    labels = labels.detach().to("cpu", torch.int64, copy=True)
-    low, high = int(labels.min()), int(labels.max())
+    labels = as_labels(labels, "labels")
+    if len(labels) == 0:
+        raise UserError("there are none; pass one for each sample", argument="labels")
+    copied: Tensor = labels.detach().to("cpu", torch.int64, copy=True)
+    low, high = int(copied.min()), int(copied.max())
     if low < 0 or high >= num_classes:
-        raise ValueError(
-            f"labels must lie in [0, {num_classes}), got {low} to {high}: check num_classes, and "
-            "drop samples without a label before making the bank"
+        raise UserError(
+            f"must lie in [0, {num_classes}); check num_classes, and drop samples without a label "
+            "before making the bank",
+            argument="labels",
+            value=f"from {low} to {high}",
         )
-    return labels
+    return copied

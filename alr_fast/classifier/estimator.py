@@ -364,19 +364,23 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
                 raise UserError(
                     f"must be an integer, {least} or more", argument=name, value=repr(value)
                 )
-        for name, positive in (("lr", True), ("weight_decay", False)):
-            value = getattr(self, name)
-            number = isinstance(value, Real) and math.isfinite(value)
-            if not number or value < 0 or (positive and value == 0):
-                least = "above 0" if positive else "0 or more"
-                raise UserError(
-                    f"must be a finite number {least}", argument=name, value=repr(value)
-                )
+        if not _is_finite(self.lr) or self.lr <= 0:
+            raise UserError("must be a finite number above 0", argument="lr", value=repr(self.lr))
+        if not _is_finite(self.weight_decay) or self.weight_decay < 0:
+            raise UserError(
+                "must be a finite number 0 or more",
+                argument="weight_decay",
+                value=repr(self.weight_decay),
+            )
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def _on_host(value: Any) -> Any:
@@ -403,7 +407,8 @@ def _checked_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float32] |
         )
     if (found == found[0]).all():
         return None
-    return (found / found.mean()).astype(np.float32)
+    scaled: NDArray[np.float32] = (found / found.mean()).astype(np.float32)
+    return scaled
 
 
 @contextlib.contextmanager

@@ -81,4 +81,3 @@ def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
         layer.weight.zero_()
         layer.bias.zero_()
     return layer
-

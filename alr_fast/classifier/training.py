@@ -132,4 +132,3 @@ def _step(
         logits.backward(grad)
     optimizer.step()
     return loss
-

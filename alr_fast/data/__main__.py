@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from alr_fast.data.broken import default_exclusion_file, write_exclusions
 from alr_fast.data.datasets import Dataset, Split, open_dataset
 from alr_fast.data.examine import KINDS
-from alr_fast.data.layouts import packed
+from alr_fast.data.images import FeatureRows
+from alr_fast.data.layouts import features, packed
 from alr_fast.data.pack import Packer
 from alr_fast.data.verify import KnownFiles, VerifyReport, verify_split
 from alr_fast.errors import UserError, naming_options
@@ -70,8 +71,8 @@ def run_verify(options: argparse.Namespace) -> int:
             lambda shards: track(shards, description="Comparing checksums", total=len(shards)),
         )
     splits = _chosen_splits(dataset, options.split, console.log)
-    for name in [name for name, split in splits.items() if split.images.array is not None]:
-        console.log(f"{name}: its images are arrays, there is nothing to verify")
+    for name in [name for name, split in splits.items() if split.values is not None]:
+        console.log(f"{name}: {_in_memory(splits[name])}, there is nothing to verify")
         del splits[name]
     if not splits:
         return 0
@@ -120,6 +121,10 @@ def run_pack(options: argparse.Namespace) -> int:
         )
         dataset = open_dataset(options.data, options.root)
         console.log(f"{dataset.layout.name}: {dataset.found.what}")
+        if dataset.layout.name == features.LAYOUT.name:
+            raise UserError(
+                f"{options.root}: is one file of features already; only images are packed"
+            )
         splits = _chosen_splits(dataset, options.split, console.log)
         plans = packer.check(dataset, splits, options.exclude)
     for name, plan in plans.items():
@@ -153,6 +158,12 @@ def _chosen_splits(
                 raise
             log(f"{name}: skipped ({error})")
     return splits
+
+
+def _in_memory(split: Split) -> str:
+    if isinstance(split.images, FeatureRows):
+        return "its features are read and checked whenever they are used"
+    return "its images are arrays"
 
 
 def _exclusion_lists(splits: dict[str, Split], output: Path | None) -> dict[str, Path]:
@@ -246,7 +257,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("root", metavar="ROOT", help="folder of the data set")
+    parser.add_argument("root", metavar="ROOT", help="folder or file of the data set")
     parser.add_argument(
         "--data", default="auto", metavar="NAME", help="data set; auto detects it (auto)"
     )

@@ -119,7 +119,7 @@ def find_exclusions(split: Split, exclude: str) -> Path | None:
     if exclude == "none":
         return None
     if exclude == "auto":
-        if split.images.array is not None:  # `verify` writes no list for images in memory
+        if split.values is not None:  # `verify` writes no list for images in memory
             return None
         path = default_exclusion_file(split)
         return path if path.exists() else None

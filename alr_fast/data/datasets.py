@@ -7,20 +7,21 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.images import FileImages, Images
+from alr_fast.data.images import FeatureRows, FileImages, Images
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.layouts import (
     animal10n,
     cifar,
     clothing1m,
     digits,
+    features,
     folder,
     food101n,
     packed,
@@ -45,24 +46,25 @@ LAYOUTS: dict[str, Layout] = {
         food101n.LAYOUT,
         folder.LAYOUT,
         animal10n.LAYOUT,
+        features.LAYOUT,
         table.LAYOUT,
     )
 }
 # The names that `open_dataset` takes.
 DatasetName = Literal["auto", "digits", "cifar10", "cifar100", "animal10n", "clothing1m",
                       "food101n", "webvision", "webvision-mini", "packed", "folder",
-                      "table"]  # fmt: skip
+                      "features", "table"]  # fmt: skip
 _VERSION = 1  # of the cached index; the data set is read again if the cache has another version
 _SETTLE_SECONDS = 2  # a younger source may still change without a change of its time stamp
 
 
 @dataclass(frozen=True)
 class Split:
-    """Samples of one split and their pixels, row by row.
+    """Samples of one split and their images or features, row by row.
 
     Attributes:
         index: Ids, labels and class names.
-        images: Encoded image files, or an array of pixels.
+        images: Encoded image files, an array of pixels, or rows of features.
     """
 
     index: SampleIndex
@@ -72,9 +74,17 @@ class Split:
         return len(self.index)
 
     @property
-    def channels(self) -> int:
-        """Channels C of the images."""
-        return 3 if self.images.array is None else self.images.array.shape[1]
+    def values(self) -> NDArray[Any] | None:
+        """Pixels, uint8 [N, C, S, S], or features [N, D]; None for images that are not in
+        memory."""
+        images = self.images
+        return images.features if isinstance(images, FeatureRows) else images.array
+
+    def input_shape(self, size: int) -> tuple[int, ...]:
+        """Shape of one sample as a model gets it: [C, S, S] with S = ``size``, or [D]."""
+        if isinstance(self.images, FeatureRows):
+            return self.images.features.shape[1:]
+        return (3 if self.images.array is None else self.images.array.shape[1], size, size)
 
     def take(self, rows: NDArray[np.int64]) -> "Split":
         """The samples of these ascending rows, int64 [M], with their ids."""
@@ -118,17 +128,33 @@ class Dataset:
         return Split(listing.index, FileImages(self.found.root, listing.index.paths))
 
 
-def open_dataset(name: str, root: str | os.PathLike[str] | None) -> Dataset:
+def open_dataset(
+    name: str, root: str | os.PathLike[str] | None, *, column: str | None = None
+) -> Dataset:
     """Finds a data set in a folder; does not list its samples yet.
 
     Args:
         name: ``digits``, a name of `LAYOUTS`, or ``auto`` to recognise the layout.
         root: Folder or file with the data as downloaded; may be None only for digits.
+        column: For features the array or column that contains them; None for the only one.
 
     Raises:
         UserError: The folder is missing or does not contain this data set; the message names the
             files that were expected and those that were found.
     """
+    dataset = _open(name, root)
+    if column is None:
+        return dataset
+    if dataset.layout.name != features.LAYOUT.name:
+        raise UserError(
+            f"names the vectors of a file of features; leave it out with {dataset.layout.name}",
+            argument="column",
+            value=column,
+        )
+    return replace(dataset, found=replace(dataset.found, column=column))
+
+
+def _open(name: str, root: str | os.PathLike[str] | None) -> Dataset:
     if name == "digits":
         return Dataset(digits.LAYOUT, digits.FOUND)
     if name != "auto" and name not in LAYOUTS:
@@ -138,10 +164,12 @@ def open_dataset(name: str, root: str | os.PathLike[str] | None) -> Dataset:
             value=name,
         )
     if root is None:
-        raise UserError(f"data set {name} needs a folder of images; pass one", argument="root")
+        raise UserError(
+            f"data set {name} needs a folder of images or a file; pass one", argument="root"
+        )
     path = Path(root)
     if not path.exists():
-        raise UserError("no such folder", argument="root", value=root)
+        raise UserError("no such file or folder", argument="root", value=root)
     candidates = LAYOUTS.values() if name == "auto" else (LAYOUTS[name],)
     for layout in candidates:
         found = layout.find(path)
@@ -154,7 +182,7 @@ def open_dataset(name: str, root: str | os.PathLike[str] | None) -> Dataset:
 def _state(path: Path) -> str:
     """Description of a path without a known layout."""
     if path.is_file():
-        return "is not a folder, and no list"
+        return "is not a folder, no list and no file of features"
     names = sorted(os.listdir(path))
     if not names:
         return "the folder is empty"

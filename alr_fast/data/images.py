@@ -1,4 +1,5 @@
-"""Sources of images: an array in memory, files, or records of packed shards.
+"""What the samples of a split are: images, as an array in memory, files, or records of packed
+shards; or rows of features in memory.
 
 Decoders react to broken files in different ways: some raise, some fill the rest with grey, some do
 either depending on the crop. So every file first passes `alr_fast.data.decode.prepare`, which
@@ -9,6 +10,7 @@ import io
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from alr_fast.data.index import PathTable
 
 LEFT_OUT = "left out when packed"
+NO_IMAGE = "features, no image"
 
 
 class BrokenImage(Exception):
@@ -155,6 +158,37 @@ class ShardImages:
         return data
 
 
+@dataclass(frozen=True, eq=False)
+class FeatureRows:
+    """Features in memory instead of images: embeddings, or columns of a table.
+
+    Attributes:
+        file: The file that they were read from.
+        features: Finite numbers, float32 or float16 [N, D].
+    """
+
+    file: Path
+    features: NDArray[Any]
+    array = None  # no pixels
+
+    @property
+    def root(self) -> Path:
+        """Folder of the file."""
+        return self.file.parent
+
+    def take(self, rows: NDArray[np.int64]) -> "FeatureRows":
+        """The features of these rows."""
+        return FeatureRows(self.file, self.features[rows])
+
+    def name(self, row: int) -> str:
+        """File and number of the row, for messages."""
+        return f"{self.file}, row {row}"
+
+    def read(self, row: int) -> bytes:
+        """Raises `BrokenImage`: there is no image of a row of features."""
+        raise BrokenImage(NO_IMAGE)
+
+
 # All have `root`, the folder of the images; `array`, all pixels, or None if they are not in memory;
 # and `take`, `name` and `read`.
-Images = ArrayImages | FileImages | ShardImages
+Images = ArrayImages | FileImages | ShardImages | FeatureRows

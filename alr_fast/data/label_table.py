@@ -33,6 +33,7 @@ _LABELS = ("label", "refined_label")  # the first one in the table is used
 _NAMED = (
     *(("given", "given_name"), ("refined", "refined_name")),
     *(("given_label", "given_name"), ("refined_label", "refined_name")),
+    ("label", "label_name"),
 )
 _SURROGATES = re.compile("[\ud800-\udfff]")  # non-UTF-8 bytes, see os.fsdecode
 _BATCH_VALUES = 10 << 16  # probabilities in a batch of rows

@@ -239,7 +239,7 @@ class Packer:
 
 def _excluded(split: Split, exclude: str) -> dict[int, str]:
     """Row -> reason of the samples on a list."""
-    path = None if split.images.array is not None else find_exclusions(split, exclude)
+    path = None if split.values is not None else find_exclusions(split, exclude)
     if path is None:
         return {}
     reasons = read_exclusions(path, split.index)

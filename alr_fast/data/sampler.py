@@ -5,14 +5,20 @@ on exactly one rank, and resuming needs no state other than the epoch and the st
 
 An ``index`` numbers the samples of one rank: it is the index in the label bank of that rank, and
 ``rows[index]`` is the row in the split.
+
+`OwnedRowsSampler` offers the same division to any DataLoader.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from itertools import pairwise
 
 import numpy as np
+import torch.distributed as dist
 from numpy.typing import NDArray
+from torch.utils.data.distributed import DistributedSampler
+
+from alr_fast.errors import UserError
 
 # Independent streams of random numbers: np.random.default_rng([seed, stream, ...]).
 _SHARD, _ORDER, _AUGMENT = range(3)
@@ -182,3 +188,139 @@ class ShuffledSampler(Sampler):
             world_size=self.world_size,
             rows=self.rows,
         )
+
+
+class OwnedRowsSampler(DistributedSampler[int]):
+    """Sampler of a `DataLoader`: every rank draws from rows that it owns for the whole run.
+
+    torch's own `DistributedSampler` deals the rows out anew in each epoch, so that the rows of a
+    label bank would be updated on several ranks, each with a part of the history. Here the ranks
+    divide one permutation of the data set for good. Use `rows` to shard the bank:
+
+        sampler = OwnedRowsSampler(dataset)
+        loader = DataLoader(dataset, batch_size=128, sampler=sampler)
+        bank = LabelBank.from_labels(labels, num_classes=10).shard(sampler.rows)
+
+    In one process it shuffles the whole data set. All ranks draw equally many samples in an epoch,
+    so that they make equally many steps. It is a `DistributedSampler`, so that frameworks which
+    insert one (Lightning) leave it alone and call its `set_epoch`.
+
+    Args:
+        dataset: The data set, or its length.
+        rank, world_size: Number of this process, and of processes; by default those of
+            `torch.distributed` if it is initialised, else 0 and 1.
+        seed: Seed of the division and of the orders; the same on all ranks.
+        shuffle: False draws the rows in ascending order.
+        drop_last: What happens if the ranks own unequally many rows (they differ by one): True
+            leaves out a row of the larger ones, another one in each epoch; False draws a row of the
+            smaller ones twice.
+
+    Attributes:
+        rows: Rows of the data set that this rank owns, int64 [n], in the order of the division.
+        num_samples: Samples that each rank draws in an epoch.
+
+    Raises:
+        UserError: An argument is wrong, or there are fewer samples than ranks.
+    """
+
+    def __init__(
+        self,
+        dataset: Sized | int,
+        *,
+        rank: int | None = None,
+        world_size: int | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = True,
+    ) -> None:
+        if (rank is None) != (world_size is None):
+            raise UserError(
+                f"has to come with world_size, got rank={rank} and world_size={world_size}: pass "
+                "both, or neither to take them from torch.distributed",
+                argument="rank",
+            )
+        self._from_group = rank is None
+        if rank is None or world_size is None:
+            rank, world_size = _rank_and_size()
+        if world_size < 1 or not 0 <= rank < world_size:
+            raise UserError(
+                f"must lie in [0, world_size), with world_size {world_size}",
+                argument="rank",
+                value=rank,
+            )
+        length = _length(dataset)
+        if length < world_size:
+            raise UserError(
+                f"has {length} samples, which are too few for {world_size} processes: start fewer",
+                argument="dataset",
+            )
+        super().__init__(
+            range(length),  # type: ignore[arg-type]
+            num_replicas=world_size,
+            rank=rank,
+            shuffle=shuffle,
+            seed=seed,
+            drop_last=drop_last,
+        )
+        self._sampler = ShuffledSampler(length, 1, seed=seed, rank=rank, world_size=world_size)
+        self.rows = self._sampler.rows
+        self.num_samples = length // world_size if drop_last else -(-length // world_size)
+        self.total_size = self.num_samples * world_size
+
+    def __iter__(self) -> Iterator[int]:
+        """Rows of the data set in the order of the next epoch.
+
+        The epoch is the one that `set_epoch` announced. Without another call the one after it
+        follows, so that the order changes even where nobody calls `set_epoch`.
+
+        Raises:
+            UserError: The process group was initialised after the sampler was made.
+        """
+        if self._from_group and (self.rank, self.num_replicas) != _rank_and_size():
+            rank, world_size = _rank_and_size()
+            raise UserError(
+                f"is {self.rank} of {self.num_replicas}, but torch.distributed says {rank} of "
+                f"{world_size}: make the sampler after the process group is initialised, or pass "
+                "rank and world_size",
+                argument="rank",
+            )
+        epoch = self.epoch
+        self.epoch += 1
+        rows = self.rows[self._sampler.order(epoch)] if self.shuffle else np.sort(self.rows)
+        return iter(np.resize(rows, self.num_samples).tolist())
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def set_epoch(self, epoch: int) -> None:
+        """Announces the next epoch, counted from 0.
+
+        Raises:
+            UserError: It is negative.
+        """
+        if epoch < 0:
+            raise UserError("must be 0 or more", argument="epoch", value=epoch)
+        self.epoch = int(epoch)
+
+
+def _rank_and_size() -> tuple[int, int]:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def _length(dataset: Sized | int) -> int:
+    if isinstance(dataset, int | np.integer) and not isinstance(dataset, bool):
+        length = int(dataset)
+    else:
+        try:
+            length = len(dataset)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise UserError(
+                f"must be a map-style data set or its length, got {type(dataset).__name__}: the "
+                "rows of a stream have no index",
+                argument="dataset",
+            ) from error
+    if length < 1:
+        raise UserError("must have at least one sample", argument="dataset", value=length)
+    return length

@@ -54,6 +54,7 @@ class Table:
         unit: Unit in which the file is counted: ``line`` or ``row``.
         columns: Names of its columns.
         metadata: Metadata of a Parquet file.
+        vectors: Names of the columns with lists of numbers, in a Parquet file.
         batches: ``batches(columns, rows)`` reads these columns, two or more, from beginning to end,
             at most ``rows`` rows at a time; raises `TableError` for a wrong line or a damaged file.
     """
@@ -63,6 +64,7 @@ class Table:
     columns: list[str]
     metadata: dict[bytes, bytes]
     batches: Callable[[Sequence[str], int], Iterator[Batch]]
+    vectors: Sequence[str] = ()
 
 
 @contextmanager
@@ -140,8 +142,9 @@ def _open_parquet(path: Path) -> Iterator[Table]:
     try:
         with ParquetFile(path) as file:
             schema = file.schema_arrow
+            vectors = [field.name for field in schema if _is_vector(field.type)]
             batches = partial(_parquet_batches, file)
-            yield Table(path, "row", schema.names, schema.metadata or {}, batches)
+            yield Table(path, "row", schema.names, schema.metadata or {}, batches, vectors)
     except pyarrow.ArrowException as error:
         raise TableError(
             path, f"cannot be read as Parquet ({error_text(error)}); write it again"
@@ -165,12 +168,26 @@ def _from_arrow(column: Any) -> NDArray[Any]:
         return _texts(column.to_pylist())
     if types.is_integer(kind) or types.is_floating(kind):
         return column.to_numpy(zero_copy_only=False)
-    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+    if _is_list(kind):
         lengths = np.unique(column.value_lengths().to_numpy(zero_copy_only=False))
         if len(lengths) == 1:
             return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, lengths[0])
         return _texts(column.to_pylist())
     return _texts(column.to_numpy(zero_copy_only=False).tolist())  # faster than to_pylist
+
+
+def _is_list(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+
+def _is_vector(kind: Any) -> bool:
+    from pyarrow import types
+
+    return _is_list(kind) and (
+        types.is_floating(kind.value_type) or types.is_integer(kind.value_type)
+    )
 
 
 def as_text(column: NDArray[Any]) -> NDArray[np.object_]:

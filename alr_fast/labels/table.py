@@ -1,4 +1,4 @@
-"""The refined labels as a table: CSV, or Parquet with pyarrow."""
+"""The labels with their scores as a table: CSV, or Parquet with pyarrow."""
 
 import csv
 import json
@@ -10,29 +10,37 @@ from typing import Any
 import numpy as np
 
 from alr_fast.errors import UserError
-from alr_fast.labels.refined import RefinedLabels
+from alr_fast.labels.scored import ScoredLabels
+from alr_fast.utils.command import need
 from alr_fast.utils.files import replacing
 
 _GROUP_ROWS = 1 << 16  # of a row group in a Parquet file
 
 
-def export(labels: RefinedLabels, path: Path, *, soft: bool = False) -> None:
+def export(
+    labels: ScoredLabels, path: Path, *, soft: bool = False, most_suspicious_first: bool = False
+) -> None:
     """Writes the table, atomically.
 
     Args:
-        labels: The samples with their label bank.
+        labels: The samples with their class probabilities.
         path: File to write, .csv or .parquet; an existing file is replaced.
         soft: Whether to add the probabilities of all classes.
+        most_suspicious_first: Order by suspicion, ties by id; else the rows keep their order.
 
     Raises:
-        UserError: The file cannot be written.
+        UserError: The file cannot be written, or Parquet needs a package that is not installed.
     """
-    pieces = (labels.columns(rows, soft=soft) for rows in labels.slices())
+    parquet = path.suffix != ".csv"
+    if parquet:
+        need(("pyarrow",), "train", what="Parquet")
+    rows = labels.ranked_pieces() if most_suspicious_first else labels.slices()
+    pieces = (labels.columns(some, soft=soft) for some in rows)
     with replacing(path) as fresh:
-        if path.suffix == ".csv":
-            _write_csv(fresh, pieces)
-        else:
+        if parquet:
             _write_parquet(fresh, labels, pieces, soft=soft)
+        else:
+            _write_csv(fresh, pieces)
 
 
 def _write_csv(path: Path, pieces: Iterable[dict[str, Any]]) -> None:
@@ -56,17 +64,16 @@ def _csv_values(column: Any) -> Iterable[Any]:
 
 
 def _write_parquet(
-    path: Path, labels: RefinedLabels, pieces: Iterable[dict[str, Any]], *, soft: bool
+    path: Path, labels: ScoredLabels, pieces: Iterable[dict[str, Any]], *, soft: bool
 ) -> None:
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
-    index = labels.index
-    as_bytes = set() if _are_utf8(index.paths) else {"path"}
-    if not _are_utf8(index.class_names):
+    as_bytes = set() if _are_utf8(labels.paths or ()) else {"path"}
+    if not _are_utf8(labels.class_names):
         as_bytes |= {"given_name", "refined_name"}
     # Training compares the class names; the method is for the reader.
-    facts = {"method": labels.method, "class_names": json.dumps(index.class_names)}
+    facts = {"method": labels.method, "class_names": json.dumps(labels.class_names)}
     schema = _arrow_table(labels.columns(slice(0, 0), soft=soft), as_bytes).schema
     waiting: list[pa.Table] = []
     with ParquetWriter(path, schema.with_metadata(facts), compression="zstd") as writer:
@@ -104,7 +111,7 @@ def _are_utf8(texts: Iterable[str]) -> bool:
     return True
 
 
-def save_transition(labels: RefinedLabels, path: Path) -> None:
+def save_transition(labels: ScoredLabels, path: Path) -> None:
     """Writes the transition matrix of the refined labels, K rows of K probabilities, as CSV.
 
     Raises:
@@ -112,7 +119,7 @@ def save_transition(labels: RefinedLabels, path: Path) -> None:
     """
     if labels.transition is None:
         raise UserError(
-            f"no matrix is estimated for {labels.index.num_classes:,} classes; leave it out",
+            f"no matrix is estimated for {labels.num_classes:,} classes; leave it out",
             argument="path",
             value=path,
         )
@@ -120,15 +127,14 @@ def save_transition(labels: RefinedLabels, path: Path) -> None:
         np.savetxt(fresh, labels.transition, delimiter=",", fmt="%.9g")
 
 
-def summary_lines(labels: RefinedLabels) -> list[str]:
+def summary_lines(labels: ScoredLabels) -> list[str]:
     """Estimated noise rate; true rate and error of the transition matrix if truth is known."""
-    index = labels.index
     lines = [
-        f"{labels.method}: {labels.noise.rate:.1%} of {len(index):,} labels refined to another "
+        f"{labels.method}: {labels.noise_rate:.1%} of {len(labels):,} labels refined to another "
         f"class{'' if labels.complete else ', in a run that was not finished'}"
     ]
-    if index.clean_labels is not None:
-        wrong = (index.labels != index.clean_labels).mean()
+    if labels.clean_labels is not None:
+        wrong = (labels.labels != labels.clean_labels).mean()
         lines.append(f"{wrong:.1%} of the given labels are wrong")
         if labels.transition_error is not None:
             lines[-1] += (

@@ -34,6 +34,8 @@ class SELCLoss(WarmUpLoss):
         momentum: float = 0.9,
         reduction: str = "mean",
         unique_index: bool = False,
+        history: bool = False,
+        check_labels: bool = True,
     ) -> None:
         """Sets up the loss.
 
@@ -45,6 +47,10 @@ class SELCLoss(WarmUpLoss):
             momentum: share of the old row in the new one, in [0, 1]; 0.9 in the public code.
             reduction: "mean" over the rows not ignored, "sum" or "none".
             unique_index: promise that no index occurs twice in a batch, which saves a launch.
+            history: keep the mean loss of the given labels and the changes of the refined ones in
+                `bank.history`, which `LabelBank.issues` uses; call `set_epoch` in every epoch.
+            check_labels: refuse batches whose labels are not the given labels of their samples,
+                which finds a shifted index. `LabelBank.correct_labels` changes given labels.
 
         Raises:
             ValueError: Not exactly one of the warm-up lengths is given.
@@ -54,7 +60,7 @@ class SELCLoss(WarmUpLoss):
             warmup_epochs=warmup_epochs, warmup_steps=warmup_steps, reduction=reduction
         )
         check_momentum(momentum)
-        self.bank = bank
+        self._use_bank(bank, history=history, check_labels=check_labels)
         self.momentum = momentum
         self.unique_index = unique_index
 
@@ -65,14 +71,46 @@ class SELCLoss(WarmUpLoss):
     def _after_warmup(
         self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
     ) -> LossResult:
+        index = self._required(index)
         options = options._replace(
             momentum=self.momentum,
             entropy_weight=self.entropy_weight,
-            update=self.training,
+            labels=labels,
             unique_index=self.unique_index,
             rounding_state=self.bank.rounding_state,
         )
-        return table_loss(logits, self.bank.rows, self._required(index), options)
+        if options.adjustment is None:
+            return table_loss(logits, self.bank.rows, index, options)
+        return self._adjusted_loss(logits, labels, index, options)
+
+    def _adjusted_loss(
+        self, logits: Tensor, labels: Tensor, index: Tensor, options: LossOptions
+    ) -> LossResult:
+        """The loss of adjusted logits, with targets from the logits as they are: a second pass."""
+        targets = self._targets(logits, index)  # before the rows change
+        checked = options._replace(
+            reduction="none", row_weight=None, with_grad=False, adjustment=None
+        )
+        with torch.no_grad():
+            found = table_loss(logits, self.bank.rows, index, checked)
+        # Rows out of range, and those without a softmax, have no target.
+        targets = targets.masked_fill(found.loss.isnan()[:, None], torch.nan)
+        rows = torch.arange(len(logits), device=logits.device)
+        rows = torch.where((index >= 0) & (labels >= 0), rows, -1)
+        options = options._replace(
+            momentum=1.0, status=None, labels=None, given_labels=None, return_stats=False
+        )
+        loss, grad, _ = self._soft_cross_entropy(logits, targets, rows, options)
+        return LossResult(loss, grad, found.stats)
+
+    @torch.no_grad()
+    def _targets(self, logits: Tensor, index: Tensor) -> Tensor:
+        """Targets of the rows, float32 [B, K]; any values where the index is out of range."""
+        rows = self.bank.rows
+        places = index.clamp(0, len(rows) - 1).to(rows.device)
+        old = rows[places].to(logits.device, torch.float32)
+        prediction = logits.float().softmax(-1)
+        return self.momentum * old + (1 - self.momentum) * prediction
 
     def extra_repr(self) -> str:
         return (
@@ -86,8 +124,9 @@ class ALRLoss(SELCLoss):
 
     During warm-up the loss is cross entropy on the given labels. Afterwards every row is trained on
     `t = momentum * bank[index] + (1 - momentum) * softmax(logits)`, which becomes its row of the
-    bank, and `entropy_weight * H(softmax(logits))` is added. `eval()` mode reads the bank without
-    updating it. The `state_dict` of the module contains the bank, and `to(device)` moves it.
+    bank, and `entropy_weight * H(softmax(logits))` is added. In `eval()` mode the loss is cross
+    entropy without the bank. The `state_dict` of the module contains the bank, and `to(device)`
+    moves it.
     """
 
     def __init__(
@@ -100,6 +139,8 @@ class ALRLoss(SELCLoss):
         entropy_weight: float = 0.4,
         reduction: str = "mean",
         unique_index: bool = False,
+        history: bool = False,
+        check_labels: bool = True,
     ) -> None:
         """Sets up the loss; all other arguments, and the errors, are those of `SELCLoss`.
 
@@ -117,6 +158,8 @@ class ALRLoss(SELCLoss):
             momentum=momentum,
             reduction=reduction,
             unique_index=unique_index,
+            history=history,
+            check_labels=check_labels,
         )
         if not 0 <= entropy_weight < torch.inf:
             raise UserError(

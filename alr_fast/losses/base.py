@@ -6,13 +6,20 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
+from alr_fast._inputs import as_integers, as_labels, as_weights, check_logits
 from alr_fast._operators import REDUCTIONS, LossOptions, LossResult, label_loss, table_loss
 from alr_fast.bank import LabelBank
+from alr_fast.bank.history import SampleHistory
 from alr_fast.errors import UserError
+
+_BANK = "bank."  # begin of the names of a bank's tensors in the state of a loss
 
 
 class Loss(nn.Module):
     """A training loss. A subclass defines it in `_compute`; there are two ways to call it.
+
+    In eval mode every loss is plain cross entropy on the labels of the call: validation needs no
+    bank, no index and no phase, and changes nothing.
 
     Attributes:
         needs: Constructor arguments that are not options, so that a run has to provide them:
@@ -20,14 +27,20 @@ class Loss(nn.Module):
             "transition": [K, K] probabilities of a given label (column) for each true label (row);
             "teacher": [N, K] probabilities that another model predicts for the samples;
             "all_sum": a function that sums a tensor over all processes, None for one process.
+        own_loop_only: Constructor arguments for loops of your own, which the trainer does not
+            offer as options.
         bank: The `LabelBank` that the loss updates, None if it has none.
         bank_at_zero: Whether its rows start at zero instead of the one-hot given labels.
+        check_labels: Whether the labels of a batch must be the given labels of the bank.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    own_loop_only: ClassVar[frozenset[str]] = frozenset({"history", "check_labels"})
     bank: LabelBank | None = None
     bank_at_zero: ClassVar[bool] = False
+    check_labels: bool = True
     _tables: tuple[str, ...] = ()
+    _epoch: int | None = None  # of the last call of set_epoch
 
     def __init__(self, *, reduction: str = "mean") -> None:
         """Sets up the loss.
@@ -48,92 +61,245 @@ class Loss(nn.Module):
         self.reduction = reduction
 
     def set_epoch(self, epoch: int) -> None:
-        """Announces the next epoch, counted from 0; no effect if all epochs are alike."""
+        """Announces the next epoch, counted from 0; ends an epoch of the bank's history."""
+        bank = self.bank
+        if bank is not None and bank.history is not None and self._epoch not in (None, epoch):
+            bank.history.end_epoch(bank.refined_labels())
+        self._epoch = epoch
 
-    def forward(self, logits: Tensor, labels: Tensor, index: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        logits: Tensor,
+        labels: Any,
+        index: Any = None,
+        *,
+        row_weight: Any = None,
+        class_weight: Any = None,
+        class_prior: Any = None,
+        update: bool | None = None,
+    ) -> Tensor:
         """Loss of a batch, for `loss.backward()`; a loss with a bank updates its rows.
+
+        A row is ignored if its label is below 0 or, for a loss that looks up samples, its index.
 
         Args:
             logits: [B, K] float32, float16 or bfloat16 (float64 too on the CPU).
-            labels: [B] int64 or int32 given labels.
-            index: [B] int64 or int32 index of each sample in the bank or table, unless the loss has
-                neither. A row with label and index below 0 is ignored. A loss checks only the one
-                by which it looks up its target.
+            labels: [B] given labels, integers of any type; or [B, 2] of label and index, from
+                `alr_fast.integrations.IndexedDataset`. Labels of a loss with a bank must be the
+                given labels of the samples, see `LabelBank.correct_labels`.
+            index: [B] index of each sample in the bank or table, integers of any type; not needed
+                by a loss that has neither, and in eval mode.
+            row_weight: [B] constant factor on the loss of each row. "mean" still divides by the
+                number of rows that are not ignored.
+            class_weight: [K] constant factor on the loss of the rows with each given label. "mean"
+                divides by the sum of these factors, as in `torch.nn.functional.cross_entropy`.
+            class_prior: [K] frequency of each class (counts or shares, above 0) for logit
+                adjustment (Menon et al., ICLR 2021): the loss is that of `logits +
+                log(class_prior)`, while the bank is updated with the prediction `softmax(logits)`.
+                To evaluate on balanced classes, use the logits as they are.
+            update: Whether the bank is written. By default it is in training mode, unless gradients
+                are disabled (`torch.no_grad`).
 
         Returns:
             The loss: a scalar, or [B] with reduction "none"; float32 (float64 for float64 logits).
 
         Raises:
-            RuntimeError: The phase is unknown because `set_epoch` or `set_step` was never called.
+            RuntimeError: The phase is unknown because `set_epoch` or `set_step` was never called;
+                or the logits are of a type that the operation does not support.
+            ValueError: An argument has the wrong type, shape or value, or is missing; or a label is
+                not the given label of its sample (on the CPU; see `LabelBank.check`).
             IndexError: A label or an index is out of range (on the CPU; see `LabelBank.check`).
+            In all cases nothing was written.
         """
-        return self._compute(logits, labels, index, self._options()).loss
+        given = (row_weight, class_weight, class_prior, update)
+        return self._call(logits, labels, index, given, with_grad=False).loss
 
     def loss_and_grad(
         self,
         logits: Tensor,
-        labels: Tensor,
-        index: Tensor | None = None,
+        labels: Any,
+        index: Any = None,
         *,
-        row_weight: Tensor | None = None,
+        row_weight: Any = None,
+        class_weight: Any = None,
+        class_prior: Any = None,
+        update: bool | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Loss and gradient in one pass, for `logits.backward(grad)`: one launch on a GPU.
 
         Losses in plain PyTorch use autograd here as well.
 
         Args:
-            logits: See `forward`, as for `labels` and `index`. They need not require a gradient.
+            logits: See `forward`, as for all other arguments. They need not require a gradient.
             row_weight: [B] factor on the loss of each row, in both results. With float16 logits,
                 pass the factor of the gradient scaler here, so that small entries survive.
+            update: By default the bank is written in training mode.
 
         Returns:
             The loss, and its gradient [B, K] in the dtype of the logits (that of the summed loss
             with reduction "none").
 
         Raises:
-            RuntimeError, IndexError: See `forward`.
+            RuntimeError, ValueError, IndexError: See `forward`.
         """
-        options = self._options(row_weight, with_grad=True)
-        loss, grad, _ = self._compute(logits, labels, index, options)
+        given = (row_weight, class_weight, class_prior, update)
+        loss, grad, _ = self._call(logits, labels, index, given, with_grad=True)
         assert grad is not None  # with_grad
         return loss, grad
 
-    def _options(self, row_weight: Tensor | None = None, *, with_grad: bool = False) -> LossOptions:
-        return LossOptions(
+    def _call(
+        self,
+        logits: Tensor,
+        labels: Any,
+        index: Any,
+        given: tuple[Any, Any, Any, bool | None],
+        *,
+        with_grad: bool,
+    ) -> LossResult:
+        """Checks and converts the arguments, computes the loss, and records the history."""
+        row_weight, class_weight, class_prior, update = given
+        check_logits(logits)
+        labels, index = _targets(logits, labels, index)
+        if update and not self.training:
+            raise UserError(
+                "the bank is not written in eval mode; call train() first, or leave it out",
+                argument="update",
+                value=update,
+            )
+        bank = self.bank if self.training else None
+        if bank is not None:
+            index = bank.to_local(self._required(index))
+            if not self.check_labels:
+                _check_range(labels, logits.shape[1])
+            if update is None:
+                update = with_grad or torch.is_grad_enabled()
+        if row_weight is not None:
+            row_weight = as_weights(row_weight, "row_weight", len(logits), like=logits)
+        if class_weight is not None:
+            places = None if bank is None else index
+            row_weight = self._weighted(logits, labels, places, row_weight, class_weight)
+        options = LossOptions(
             reduction=self.reduction,
             row_weight=row_weight,
             with_grad=with_grad,
-            status=None if self.bank is None else self.bank.status,
+            status=None if bank is None else bank.status,
+            update=bool(update),
+            given_labels=bank.labels_on_device if bank is not None and self.check_labels else None,
+            adjustment=None if class_prior is None else _adjustment(class_prior, logits),
         )
+        if not self.training:
+            return self._cross_entropy(logits, labels, options)
+        if bank is not None and update:
+            bank.note_use(index)
+        result = self._compute(logits, labels, index, options)
+        if bank is not None and bank.history is not None and update:
+            bank.history.add(logits.detach(), labels, index)
+        return result
 
     def _compute(
         self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
     ) -> LossResult:
-        """The loss, and with `options.with_grad` its gradient."""
+        """The loss in training mode, and with `options.with_grad` its gradient."""
         raise NotImplementedError
 
-    def _cross_entropy(self, logits: Tensor, labels: Tensor, options: LossOptions) -> LossResult:
-        """Cross entropy on the given labels, smoothed by `options.smoothing`."""
-        return label_loss(logits, labels, options)
+    def _cross_entropy(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        options: LossOptions,
+        index: Tensor | None = None,
+    ) -> LossResult:
+        """Cross entropy on the given labels, smoothed by `options.smoothing`.
+
+        With the index of a loss that has a bank, the labels are compared with the given ones.
+        """
+        return label_loss(_adjusted(logits, options), labels, options._replace(index=index))
 
     def _soft_cross_entropy(
-        self, logits: Tensor, table: Tensor, index: Tensor, options: LossOptions
+        self, logits: Tensor, table: Tensor, index: Tensor | None, options: LossOptions
     ) -> LossResult:
         """Cross entropy against constant rows of a table, one for each index."""
-        return table_loss(logits, table, index, options)
+        return table_loss(_adjusted(logits, options), table, index, options._replace(update=False))
 
     def _required(self, index: Tensor | None) -> Tensor:
         if index is None:
-            name = type(self).__name__
-            raise ValueError(f"{name} looks up its targets by sample: pass index")
+            raise UserError(
+                f"missing; {type(self).__name__} looks up its targets by sample: pass index, the "
+                "position of each sample in the training set",
+                argument="index",
+            )
         return index
 
-    def get_extra_state(self) -> dict[str, Any]:
-        return {} if self.bank is None else self.bank.state_dict()
+    def _weighted(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        index: Tensor | None,
+        row_weight: Tensor | None,
+        class_weight: Any,
+    ) -> Tensor:
+        """The factor of each row [B], class weights included."""
+        classes = logits.shape[1]
+        weights = as_weights(class_weight, "class_weight", classes, like=logits)
+        factor = weights[labels.clamp(0, classes - 1)]  # a label beyond is refused later
+        if self.reduction == "mean":
+            counted = labels >= 0 if index is None else (labels >= 0) & (index >= 0)
+            total = torch.where(counted, factor, 0).sum()
+            # The operation divides by the number of rows. With a sum of 0 every factor is 0.
+            factor = factor * (counted.sum() / torch.where(total == 0, 1, total))
+        return factor if row_weight is None else factor * row_weight
 
-    def set_extra_state(self, state: dict[str, Any]) -> None:
+    def _use_bank(self, bank: LabelBank, *, history: bool, check_labels: bool) -> None:
+        """Takes a bank, and starts its history if there is none."""
+        self.bank = bank
+        self.check_labels = check_labels
+        if history and bank.history is None:
+            bank.history = SampleHistory(bank.given_labels, bank.device)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        cast(Any, super())._save_to_state_dict(destination, prefix, keep_vars)
         if self.bank is not None:
-            self.bank.load_state_dict(state)
+            for name, tensor in self.bank.state_dict().items():
+                destination[f"{prefix}{_BANK}{name}"] = tensor
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        start, rest = prefix + _BANK, state_dict
+        if self.bank is not None:
+            state = {k.removeprefix(start): v for k, v in state_dict.items() if k.startswith(start)}
+            rest = {key: v for key, v in state_dict.items() if not key.startswith(start)}
+            absent = self.bank.state_dict().keys() - state.keys()
+            if not state:
+                missing_keys += [start + name for name in sorted(absent)]
+            else:
+                try:
+                    self.bank.load_state_dict(state)
+                except (KeyError, TypeError, ValueError) as error:
+                    problem = error.args[0] if isinstance(error, KeyError) else error
+                    error_msgs.append(
+                        f"{problem}. To load everything but the bank, drop the keys that begin "
+                        f'with "{start}" from the state and pass strict=False'
+                    )
+        cast(Any, super())._load_from_state_dict(
+            rest, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
+
+    def _replicate_for_data_parallel(self) -> Any:
+        if self.bank is not None:
+            raise RuntimeError(
+                "torch.nn.DataParallel copies a loss to every GPU at each step, and updates of the "
+                "label bank would be lost: keep the loss outside of it, or use "
+                "torch.nn.parallel.DistributedDataParallel"
+            )
+        return cast(Any, super())._replicate_for_data_parallel()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Loss":
         # .to(), .cuda() and .half() call this: the bank follows the device and keeps its dtype.
@@ -206,6 +372,7 @@ class WarmUpLoss(Loss):
     def set_epoch(self, epoch: int) -> None:
         """Announces the next epoch, counted from 0: the warm-up ends before `warmup_epochs`."""
         self._set_progress("epoch", epoch)
+        super().set_epoch(epoch)
 
     def set_step(self, step: int) -> None:
         """Announces the next step, counted from 0: the warm-up ends before `warmup_steps`."""
@@ -227,13 +394,19 @@ class WarmUpLoss(Loss):
                 "phases"
             )
         if self.warming_up:
-            return self._cross_entropy(logits, labels, options)
+            places = None if self.bank is None else index
+            return self._cross_entropy(logits, labels, options, places)
         return self._after_warmup(logits, labels, index, options)
 
     def _after_warmup(
         self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
     ) -> LossResult:
         raise NotImplementedError
+
+    @property
+    def warmup_unit(self) -> str:
+        """What the warm-up counts: "epoch" or "step"."""
+        return self._unit
 
     @property
     def _warmup_text(self) -> str:
@@ -260,19 +433,25 @@ class PlainLoss(Loss):
         """
         raise NotImplementedError
 
+    def _rows(
+        self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
+    ) -> Tensor:
+        """`rows` of adjusted logits; a loss with a bank treats the two kinds of logits apart."""
+        return self.rows(_adjusted(logits, options), labels, index)
+
     def _compute(
         self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
     ) -> LossResult:
         if not options.with_grad:
-            return LossResult(self._reduced(logits, labels, index, options.row_weight))
+            return LossResult(self._reduced(logits, labels, index, options))
         leaf = logits.detach().requires_grad_()
         with torch.enable_grad():
-            loss = self._reduced(leaf, labels, index, options.row_weight)
+            loss = self._reduced(leaf, labels, index, options)
             (grad,) = torch.autograd.grad(loss.sum(), leaf)
         return LossResult(loss.detach(), grad)
 
     def _reduced(
-        self, logits: Tensor, labels: Tensor, index: Tensor | None, row_weight: Tensor | None
+        self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
     ) -> Tensor:
         valid = labels >= 0
         if index is not None:
@@ -280,18 +459,15 @@ class PlainLoss(Loss):
             index = torch.where(valid, index, -1).long()
         classes = logits.shape[1]
         beyond = valid & (labels >= classes)
-        # On other devices raising would mean waiting: the row is NaN instead and stores nothing.
-        if labels.device.type == "cpu" and beyond.any():
-            raise IndexError(
-                f"label {int(labels[beyond][0])} is out of range for {classes} classes: labels "
-                f"must lie in [0, {classes}), or below 0 to ignore a row"
-            )
+        # On other devices raising would mean waiting, and compiled code cannot: the row is NaN
+        # instead and stores nothing.
+        _check_range(torch.where(valid, labels, -1), classes)
         z = logits if logits.dtype == torch.float64 else logits.float()
         # NaN is added instead of filled in, so that the gradient is NaN, too.
         z = z.masked_fill(~valid[:, None], 0) + torch.where(beyond, torch.nan, 0.0)[:, None]
-        loss = self.rows(z, labels.clamp(0, classes - 1).long(), index)
-        if row_weight is not None:
-            loss = loss * row_weight.to(loss.dtype)
+        loss = self._rows(z, labels.clamp(0, classes - 1).long(), index, options)
+        if options.row_weight is not None:
+            loss = loss * options.row_weight.to(loss.dtype)
         loss = torch.where(valid, loss, 0)
         if self.reduction == "none":
             return loss
@@ -303,3 +479,63 @@ def check_momentum(momentum: float) -> None:
     """Refuses a momentum outside [0, 1] with a `UserError`."""
     if not 0 <= momentum <= 1:
         raise UserError("must lie in [0, 1]", argument="momentum", value=momentum)
+
+
+def can_raise(values: Tensor) -> bool:
+    """Whether looking at values costs nothing: on the CPU, and not while code is traced."""
+    return values.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def _check_range(labels: Tensor, classes: int) -> None:
+    if not can_raise(labels) or labels.numel() == 0:
+        return
+    highest = int(labels.max())
+    if highest >= classes:
+        raise IndexError(
+            f"label {highest} is out of range for {classes} classes: labels must lie in [0, "
+            f"{classes}), or below 0 to ignore a row"
+        )
+
+
+def _targets(logits: Tensor, labels: Any, index: Any) -> tuple[Tensor, Tensor | None]:
+    """Labels [B] and index [B] or None, also of pairs [B, 2] in the place of the labels."""
+    device, count = logits.device, len(logits)
+    if index is None:
+        labels = as_integers(labels, "labels", device=device)
+        if labels.ndim == 2 and labels.shape[1] == 2:
+            labels, index = labels[:, 0], labels[:, 1]
+    labels = as_labels(labels, "labels", device=device)
+    if index is not None:
+        index = as_labels(index, "index", device=device)
+    for name, found in (("labels", labels), ("index", index)):
+        if found is not None and found.shape[0] != count:
+            raise UserError(
+                f"must have {count} entries, one for each row of the logits",
+                argument=name,
+                value=f"with {len(found)} entries",
+            )
+        if found is not None and found.device != device:
+            raise UserError(
+                f"must be on {device}, where the logits are: pass {name}.to(logits.device)",
+                argument=name,
+                value=f"on {found.device}",
+            )
+    return labels, index
+
+
+def _adjustment(class_prior: Any, logits: Tensor) -> Tensor:
+    prior = as_weights(class_prior, "class_prior", logits.shape[1], like=logits)
+    if can_raise(prior) and not (prior > 0).all():
+        raise UserError(
+            "every class needs a frequency above 0; add 1 to counts",
+            argument="class_prior",
+            value=prior.tolist(),
+        )
+    return (prior / prior.sum()).log()
+
+
+def _adjusted(logits: Tensor, options: LossOptions) -> Tensor:
+    """The logits plus the adjustment, in their dtype."""
+    if options.adjustment is None:
+        return logits
+    return logits + options.adjustment.to(logits.dtype)

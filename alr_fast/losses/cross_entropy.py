@@ -3,18 +3,73 @@
 import torch
 from torch import Tensor
 
-from alr_fast._operators import LossOptions, LossResult
+from alr_fast._operators import LossOptions, LossResult, table_loss
+from alr_fast.bank import LabelBank
 from alr_fast.errors import UserError
-from alr_fast.losses.base import Loss, WarmUpLoss
+from alr_fast.losses.base import Loss, WarmUpLoss, check_momentum
 
 
 class CrossEntropyLoss(Loss):
-    """Cross entropy on the given labels."""
+    """Cross entropy on the given labels.
+
+    With a bank it also observes training: the bank's rows become moving averages of the
+    predictions, which are not trained on, and `LabelBank.issues` ranks the labels.
+    """
+
+    own_loop_only = Loss.own_loop_only | {"bank", "momentum", "unique_index"}
+
+    def __init__(
+        self,
+        *,
+        bank: LabelBank | None = None,
+        momentum: float = 0.9,
+        reduction: str = "mean",
+        unique_index: bool = False,
+        history: bool = True,
+        check_labels: bool = True,
+    ) -> None:
+        """Sets up the loss.
+
+        Args:
+            bank: a row for every training sample, to observe; None for cross entropy alone.
+            momentum: share of the old row in the new one, in [0, 1]; with a bank only, like all
+                below.
+            reduction: "mean" over the rows not ignored, "sum" or "none".
+            unique_index: promise that no index occurs twice in a batch, which saves a launch.
+            history: keep the mean loss of the given labels and the changes of the refined ones in
+                `bank.history`; call `set_epoch` in every epoch.
+            check_labels: see `ALRLoss`.
+
+        Raises:
+            UserError: A value is out of range.
+        """
+        super().__init__(reduction=reduction)
+        check_momentum(momentum)
+        self.momentum = momentum
+        self.unique_index = unique_index
+        if bank is not None:
+            self._use_bank(bank, history=history, check_labels=check_labels)
 
     def _compute(
         self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
     ) -> LossResult:
-        return self._cross_entropy(logits, labels, options)
+        if self.bank is None:
+            return self._cross_entropy(logits, labels, options)
+        result = self._cross_entropy(logits, labels, options, index)
+        if options.update:
+            # The first pass has checked and counted the rows.
+            follow = LossOptions(
+                reduction="none",
+                momentum=self.momentum,
+                labels=labels,
+                update=True,
+                given_labels=options.given_labels,
+                unique_index=self.unique_index,
+                rounding_state=self.bank.rounding_state,
+            )
+            with torch.no_grad():
+                table_loss(logits, self.bank.rows, index, follow)
+        return result
 
 
 class LabelSmoothingLoss(WarmUpLoss):

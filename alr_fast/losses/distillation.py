@@ -49,12 +49,18 @@ class DistillationLoss(Loss):
         self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
     ) -> LossResult:
         index, c = self._required(index), self.temperature
+        options = options._replace(labels=labels)  # a row with a negative one is ignored
         if c == 1:
             return self._soft_cross_entropy(logits, self.teacher, index, options)
-        logits = logits / c  # so that `grad` below is the gradient with respect to z / c
+        logits, adjustment = (
+            logits / c,
+            options.adjustment,
+        )  # so that `grad` below is the gradient with respect to z / c
         weight = logits.new_full((len(logits),), c * c, dtype=torch.float32)
         if options.row_weight is not None:
             weight = options.row_weight * weight
+        if adjustment is not None:
+            options = options._replace(adjustment=adjustment / c)
         options = options._replace(row_weight=weight)
         loss, grad, _ = self._soft_cross_entropy(logits, self.teacher, index, options)
         return LossResult(loss, None if grad is None else grad / c)

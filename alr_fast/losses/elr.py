@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from alr_fast._operators import LossOptions
 from alr_fast.bank import LabelBank
 from alr_fast.errors import UserError
-from alr_fast.losses.base import PlainLoss, check_momentum
+from alr_fast.losses.base import PlainLoss, can_raise, check_momentum
 
 
 class ELRLoss(PlainLoss):
@@ -33,6 +34,8 @@ class ELRLoss(PlainLoss):
         weight: float = 3.0,
         reduction: str = "mean",
         unique_index: bool = False,
+        history: bool = False,
+        check_labels: bool = True,
     ) -> None:
         """Sets up the loss.
 
@@ -45,6 +48,8 @@ class ELRLoss(PlainLoss):
             weight: weight of the regularisation term (lambda in the paper).
             reduction: "mean" over the rows not ignored, "sum" or "none".
             unique_index: promise that no index occurs twice in a batch.
+            history: see `SELCLoss`.
+            check_labels: see `SELCLoss`.
 
         Raises:
             UserError: The momentum is outside [0, 1], or the bank is in pinned memory or rounds
@@ -59,33 +64,52 @@ class ELRLoss(PlainLoss):
         if bank.rounding_state is not None:
             raise UserError("ELR rounds to nearest: make the bank without rounding_seed")
         check_momentum(momentum)
-        self.bank = bank
+        self._use_bank(bank, history=history, check_labels=check_labels)
         self.momentum = momentum
         self.weight = weight
         self.unique_index = unique_index
 
-    def rows(self, logits: Tensor, labels: Tensor, index: Tensor | None) -> Tensor:
+    def _rows(
+        self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
+    ) -> Tensor:
         index, bank = self._required(index), self.bank.rows
-        valid, beyond = index >= 0, index >= len(bank)
-        if index.device.type == "cpu" and beyond.any():
+        beyond = index >= len(bank)
+        if can_raise(index) and beyond.any():
             raise IndexError(
                 f"index {int(index[beyond][0])} is out of range for a bank of {len(bank)} rows"
             )
-        in_range = valid & ~beyond
+        in_range = (index >= 0) & ~beyond
         index = torch.where(in_range, index, 0)
+        wrong = self._wrong_labels(labels, index, in_range, options)
         # NaN is added to the logits, so that loss and gradient are NaN.
-        logits = logits + torch.where(beyond, torch.nan, 0.0)[:, None]
+        logits = logits + torch.where(beyond | wrong, torch.nan, 0.0)[:, None]
         q = logits.softmax(-1).clamp(1e-4, 1 - 1e-4)
         with torch.no_grad():
             target = q / q.sum(-1, keepdim=True)
             target = self.momentum * bank[index].to(q.dtype) + (1 - self.momentum) * target
             finite = target.isfinite().all(-1)
-            self.bank.status[0] += (in_range & ~finite).sum()
-            self.bank.status[1] += beyond.sum()
-            if self.training:
+            counts = (in_range & ~finite & ~wrong).sum(), beyond.sum(), wrong.sum()
+            self.bank.status[: len(counts)] += torch.stack(counts)
+            if options.update:
                 self._store(index, target, in_range & finite)
+        if options.adjustment is not None:
+            logits = logits + options.adjustment
         loss = F.cross_entropy(logits, labels, reduction="none")
         return loss + self.weight * (1 - (target * q).sum(-1)).log()
+
+    @staticmethod
+    def _wrong_labels(
+        labels: Tensor, index: Tensor, in_range: Tensor, options: LossOptions
+    ) -> Tensor:
+        """Rows whose label is not the given one; raises where that costs nothing."""
+        if options.given_labels is None:
+            return torch.zeros_like(in_range)
+        given = options.given_labels[index]
+        wrong = in_range & (given != labels)
+        if can_raise(wrong) and wrong.any():
+            row = int(wrong.nonzero()[0])
+            raise LabelBank.wrong_label(row, int(index[row]), int(labels[row]), int(given[row]))
+        return wrong
 
     def _store(self, index: Tensor, target: Tensor, keep: Tensor) -> None:
         """Writes the kept rows, the last of those with the same index, without synchronising."""

@@ -33,6 +33,8 @@ class SATLoss(SELCLoss):
         momentum: float = 0.9,
         reduction: str = "mean",
         unique_index: bool = False,
+        history: bool = False,
+        check_labels: bool = True,
         all_sum: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         """Sets up the loss; all other arguments, and the errors, are those of `SELCLoss`.
@@ -48,6 +50,8 @@ class SATLoss(SELCLoss):
             momentum=momentum,
             reduction=reduction,
             unique_index=unique_index,
+            history=history,
+            check_labels=check_labels,
         )
         self._all_sum = all_sum
 

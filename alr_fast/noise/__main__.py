@@ -29,7 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @naming_options(
-    name="data", root="data-root", kind="kind", rate="rate", seed="seed", matrix="matrix"
+    name="data",
+    root="data-root",
+    column="column",
+    kind="kind",
+    rate="rate",
+    seed="seed",
+    matrix="matrix",
 )
 def run(options: argparse.Namespace) -> str:
     """Reads, injects and writes; returns a line about the result.
@@ -42,11 +48,11 @@ def run(options: argparse.Namespace) -> str:
     matrix = None if options.matrix is None else read_matrix(options.matrix)
     check_output(options.output, overwrite=options.overwrite)
 
-    split = open_dataset(options.data, options.data_root).split("train")
+    split = open_dataset(options.data, options.data_root, column=options.column).split("train")
     index = split.index
     features, remark = None, ""
     if needs_features(options.kind):
-        features = split.images.array
+        features = split.values
         if features is None:
             decoded = decode_all(split, options.image_size)
             features = decoded.array
@@ -91,12 +97,17 @@ def _parser() -> argparse.ArgumentParser:
         description="Injects label noise into the training labels of a data set, even if true "
         "labels are known, too, and writes the noisy labels to a file.",
     )
-    parser.add_argument("--data-root", metavar="DIR", help="folder of the data set")
+    parser.add_argument("--data-root", metavar="DIR", help="folder or file of the data set")
     parser.add_argument(
         "--data",
         default="auto",
         metavar="NAME",
         help="data set; auto recognises the one in the folder (auto)",
+    )
+    parser.add_argument(
+        "--column",
+        metavar="NAME",
+        help="of a file of features, the array or column that contains them",
     )
     parser.add_argument(
         "--kind", required=True, choices=NOISE_MODELS, metavar="KIND", help=", ".join(NOISE_MODELS)

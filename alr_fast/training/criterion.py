@@ -31,14 +31,13 @@ TRANSITION = "_transition.csv"  # suffix of a method's transition matrix in the 
 MOST_ESTIMATED = 1 << 26  # probabilities that an estimate uses: 67,108 samples of 1,000 classes
 
 
-def check_methods(config: Config, index: SampleIndex, *, channels: int, size: int) -> None:
+def check_methods(config: Config, index: SampleIndex, *, input_shape: tuple[int, ...]) -> None:
     """Checks before training that files, models and noise meet the needs of the methods.
 
     Args:
         config: Resolved configuration.
         index: Training samples.
-        channels: Channels of the images.
-        size: Their side in pixels.
+        input_shape: Shape of a sample, see `build_model`.
 
     Raises:
         UserError: A file or model is not available, or does not fit the data.
@@ -48,7 +47,7 @@ def check_methods(config: Config, index: SampleIndex, *, channels: int, size: in
     def check_model(model: str, option: str) -> None:
         if model not in METHODS:  # a model of this run fits
             with naming_options(weights=option):
-                load_model(Path(model), num_classes=classes, channels=channels, image_size=size)
+                load_model(Path(model), num_classes=classes, input_shape=input_shape)
 
     for name in config.methods:
         options, needs = config.options[name], METHODS[name].needs

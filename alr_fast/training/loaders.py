@@ -1,7 +1,7 @@
 """The loaders of a run: transform, batches of each split, unreadable images."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import torch
@@ -9,7 +9,7 @@ import torch
 from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split
 from alr_fast.data.decode import prepare
-from alr_fast.data.images import ArrayImages, BrokenImage
+from alr_fast.data.images import ArrayImages, BrokenImage, FeatureRows
 from alr_fast.data.loaders.base import Loader
 from alr_fast.data.loaders.choose import LoaderChoice, choose_loader, make_loader
 from alr_fast.data.loaders.memory import Decoded, decode_all
@@ -20,17 +20,33 @@ from alr_fast.training.config.schema import Config, DataConfig
 from alr_fast.training.distributed import World
 from alr_fast.training.run_data import RunData, num_workers
 
+# Options that change images, and have no effect on features.
+_IMAGE_OPTIONS = ("image_size", "resize", "crop", "crop_padding", "flip", "randaugment_ops",
+                  "mean", "std")  # fmt: skip
+_DEFAULTS = asdict(DataConfig())
 LARGEST_DEFAULT_SIZE = 224
 LARGEST_TEST_BATCH = 512
 TEST_BATCH_PIXELS = 1 << 23  # 167 images of 224 x 224: batches pass through shared memory
 
 
-def make_transform(config: DataConfig, split: Split) -> Transform:
-    """Transform of training images.
+def make_transform(
+    config: DataConfig, split: Split, *, log: Callable[[str], None] = lambda text: None
+) -> Transform:
+    """Transform of training images; of features one without any effect.
+
+    Args:
+        config: Its options.
+        split: Training samples.
+        log: Takes a line of text about options without effect.
 
     Raises:
         UserError: The options do not fit, or no image can be read to take the size from.
     """
+    if isinstance(split.images, FeatureRows):
+        changed = [name for name in _IMAGE_OPTIONS if getattr(config, name) != _DEFAULTS[name]]
+        if changed:
+            log(f"of features, these options have no effect: {', '.join(changed)}")
+        return Transform(size=1)
     ops = config.randaugment_ops
     if isinstance(split.images, ArrayImages):
         size = resize = split.images.array.shape[-1]
@@ -149,7 +165,7 @@ def make_loaders(
     processes = world.size
     if len(data.train) < 2 * processes:
         raise UserError(
-            f"{len(data.train):,} training images are too few for {processes} processes; start "
+            f"{len(data.train):,} training samples are too few for {processes} processes; start "
             "fewer"
         )
     if config.optim.batch_size % processes:
@@ -230,7 +246,7 @@ class _LoaderMaker:
         workers = num_workers(options, world.local_size)
         broken = BrokenSamples(split, options.max_broken, self.log, alone=world.size == 1)
         decoded, rows, text = None, sampler.rows, f"Decoding {name} images"
-        if choice.name == "memory" and split.images.array is None:
+        if choice.name == "memory" and split.values is None:
             decoded = decode_all(
                 split,
                 transform.size,

@@ -15,7 +15,7 @@ from alr_fast.training.criterion import check_methods, make_loss
 from alr_fast.training.distributed import World
 from alr_fast.training.loaders import Loaders, make_loaders, make_transform
 from alr_fast.training.methods import keeps_bank
-from alr_fast.training.models import build_model
+from alr_fast.training.models import FeatureModel, build_model
 from alr_fast.training.output.display import RunDisplay
 from alr_fast.training.output.records import EpochRecord
 from alr_fast.training.output.run_folder import BANK, RunFolder
@@ -38,11 +38,11 @@ def set_up(config: Config, data: RunData, world: World, console: RunDisplay) -> 
     Raises:
         UserError: The configuration does not fit the data or this machine.
     """
-    transform = make_transform(config.data, data.train)
+    log, track = console.log, console.track
+    transform = make_transform(config.data, data.train, log=log)
     # Before images are decoded: the model may be unknown or unsuitable.
     _new_model(config, data.train, transform.size, world)
-    check_methods(config, data.train.index, channels=data.train.channels, size=transform.size)
-    log, track = console.log, console.track
+    check_methods(config, data.train.index, input_shape=data.train.input_shape(transform.size))
     loaders = make_loaders(config, data, transform, world=world, log=log, track=track)
     if any(keeps_bank(method) for method in config.methods):
         check_room(config, data.train.index, loaders.train.sampler.rows, world)
@@ -57,10 +57,11 @@ def _new_model(config: Config, split: Split, image_size: int, world: World) -> n
         model = build_model(
             config.model.name,
             num_classes=split.index.num_classes,
-            in_channels=split.channels,
-            image_size=image_size,
+            input_shape=split.input_shape(image_size),
             pretrained=config.model.pretrained,
         )
+    if isinstance(model, FeatureModel) and split.values is not None:
+        model.standardise(split.values)
     # The weights are the same in all processes, but each has its own dropout masks.
     torch.manual_seed(config.seed + world.rank)
     if config.model.sync_batchnorm:

@@ -127,7 +127,7 @@ def _option_type(name: str, loss: type[Loss]) -> type:
     columns = []
     for option, parameter in _parameters(loss).items():
         kind, default = parameter.annotation, parameter.default
-        if option in _FIXED or option in loss.needs - {"teacher"}:
+        if option in _FIXED or option in (loss.needs - {"teacher"}) | loss.own_loop_only:
             continue
         if kind is Tensor:
             is_teacher = option in loss.needs

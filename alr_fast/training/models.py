@@ -1,10 +1,15 @@
 """Models by name: small convolutional models, ResNets of timm with a stem for images of 32 pixels,
-and every model of timm."""
+and every model of timm; for features linear models and MLPs with one hidden layer."""
 
 import difflib
+import re
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alr_fast.errors import UserError
@@ -44,6 +49,53 @@ class ConvNet(nn.Module):
         return self.head(self.features(images).mean(dim=(2, 3)))
 
 
+class FeatureModel(nn.Module):
+    """A linear classifier, or an MLP with one hidden layer, of standardised features.
+
+    Mean and standard deviation are buffers: they are saved and loaded with the weights.
+
+    Args:
+        in_features: Number of features D.
+        num_classes: Number of classes K.
+        hidden: Units of the hidden layer; 0 for a linear classifier.
+
+    Attributes:
+        mean: Mean of each feature, float32 [D]; 0 until `standardise`.
+        std: Standard deviation of each feature, float32 [D]; 1 until `standardise`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, in_features: int, num_classes: int, hidden: int = 0) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(in_features))
+        self.register_buffer("std", torch.ones(in_features))
+        self.body: nn.Module = nn.Identity()
+        if hidden:
+            self.body = nn.Sequential(nn.Linear(in_features, hidden), nn.ReLU(inplace=True))
+        self.head = nn.Linear(hidden or in_features, num_classes)
+
+    def standardise(self, features: NDArray[Any]) -> None:
+        """Takes mean and standard deviation from the training features, finite numbers [N, D].
+
+        The deviation of a constant feature becomes 1.
+        """
+        blocks = np.array_split(features, -(-len(features) // _BLOCK_ROWS))
+        size = len(features)
+        mean = sum(block.sum(axis=0, dtype=np.float64) for block in blocks) / size
+        variance = sum(np.square(block.astype(np.float64) - mean).sum(axis=0) for block in blocks)
+        std = np.sqrt(variance / size)
+        # A smaller deviation is rounding: float32 has a resolution of 6e-8.
+        std[std <= 1e-7 * np.abs(mean)] = 1
+        self.mean.copy_(torch.from_numpy(mean))
+        self.std.copy_(torch.from_numpy(std))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits [B, K] of features [B, D]."""
+        return self.head(self.body((features.float() - self.mean) / self.std))
+
+
 def cifar_resnet(
     name: str, num_classes: int, in_channels: int, pretrained: bool = False
 ) -> nn.Module:
@@ -72,28 +124,41 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+_FEATURE_MODELS = "linear, mlp (of 512 hidden units) or mlp-UNITS, mlp-1024 for instance"
+_DEFAULT_HIDDEN = 512
+_BLOCK_ROWS = 4096  # of features converted to float64 at a time
+
+
 def build_model(
-    name: str, *, num_classes: int, in_channels: int, image_size: int, pretrained: bool = False
+    name: str, *, num_classes: int, input_shape: tuple[int, ...], pretrained: bool = False
 ) -> nn.Module:
-    """A model that maps images [B, C, S, S] to logits [B, K].
+    """A model that maps images [B, C, S, S] or features [B, D] to logits [B, K].
 
     Args:
-        name: Key of `MODELS`, or the name of a model of timm.
+        name: Of images, a key of `MODELS` or the name of a model of timm; of features ``linear``,
+            ``mlp``, or ``mlp-UNITS`` with the number of hidden units.
         num_classes: Number of classes K.
-        in_channels: Channels C of the images.
-        image_size: Side S of the images in pixels.
+        input_shape: Shape of a sample: (C, S, S) of images of S pixels, or (D,) of features. A
+            `FeatureModel` does not know mean and deviation of the features yet.
         pretrained: Start from pretrained weights of timm.
 
     Raises:
         UserError: The name is unknown, there are no pretrained weights, or the model cannot process
-            such images.
+            such samples.
     """
+    hidden = _hidden_units(name)
+    if len(input_shape) == 1:
+        if hidden is None:
+            problem = f"is no model of features; pass {_FEATURE_MODELS}"
+            raise UserError(problem, argument="name", value=name)
+        _refuse_pretrained(name, pretrained)
+        return FeatureModel(*input_shape, num_classes, hidden)
+    if hidden is not None:
+        problem = f"is a model of features, the data are images; pass one of {', '.join(MODELS)}"
+        raise UserError(problem, argument="name", value=name)
+    in_channels, image_size, _ = input_shape
     if name in MODELS:
-        if pretrained:
-            raise UserError(
-                f"{name} has no pretrained weights; pass the name of a timm model",
-                argument="pretrained",
-            )
+        _refuse_pretrained(name, pretrained)
         model = MODELS[name](num_classes=num_classes, in_channels=in_channels)
         smallest = getattr(model, "smallest_image", 1)
         if image_size < smallest:
@@ -115,3 +180,19 @@ def build_model(
     except (RuntimeError, ValueError, OSError) as error:
         problem = f"timm cannot create it: {' '.join(str(error).split())}; pass another name"
         raise UserError(problem, argument="name", value=name) from error
+
+
+def _hidden_units(name: str) -> int | None:
+    """Hidden units of a model of features, 0 for none; None if it is another model."""
+    units = re.fullmatch(r"mlp-([1-9][0-9]*)", name)
+    if units is not None:
+        return int(units[1])
+    return {"linear": 0, "mlp": _DEFAULT_HIDDEN}.get(name)
+
+
+def _refuse_pretrained(name: str, pretrained: bool) -> None:
+    if pretrained:
+        raise UserError(
+            f"{name} has no pretrained weights; pass the name of a timm model",
+            argument="pretrained",
+        )

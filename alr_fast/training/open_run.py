@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from alr_fast.bank.history import COLUMNS, SampleHistory
 from alr_fast.bank.placement import allocate_rows, read_in_order
 from alr_fast.data.datasets import Split, open_dataset
 from alr_fast.errors import UserError, naming_options
-from alr_fast.labels.refined import RefinedLabels
+from alr_fast.labels.issues import LabelIssues
 from alr_fast.training.checkpoint.manifest import Checkpoint, check_files, newest_checkpoint
 from alr_fast.training.checkpoint.shards import shard
 from alr_fast.training.checkpoint.store import load, saved_tensors
@@ -32,7 +33,7 @@ from alr_fast.utils.command import CommandParser
 from alr_fast.utils.text import error_text, some_names
 
 
-def from_bank_file(path: Path, method: str, split: Split) -> RefinedLabels:
+def from_bank_file(path: Path, method: str, split: Split) -> LabelIssues:
     """The refined labels of a finished method.
 
     Args:
@@ -62,7 +63,35 @@ def from_bank_file(path: Path, method: str, split: Split) -> RefinedLabels:
         ) from error
     part = _matching(path, split, ids, classes, fingerprint)
     index = replace(part.index, labels=given, clean_labels=saved.get("clean_labels"))
-    return RefinedLabels(method, replace(part, index=index), history, rows)
+    return _issues(method, replace(part, index=index), history, rows)
+
+
+def _issues(
+    method: str,
+    split: Split,
+    history: dict[str, NDArray[Any]],
+    read: Callable[[slice], NDArray[np.float32]],
+    *,
+    complete: bool = True,
+) -> LabelIssues:
+    """The samples of a split with their rows of a label bank and their images."""
+    index, images = split.index, split.images
+
+    def image(row: int) -> NDArray[np.uint8] | bytes:
+        return images.read(row) if images.array is None else images.array[row]
+
+    return LabelIssues(
+        sample_ids=index.sample_ids,
+        labels=index.labels,
+        class_names=index.class_names,
+        history=history,
+        read=read,
+        paths=index.paths,
+        clean_labels=index.clean_labels,
+        method=method,
+        complete=complete,
+        images=image,
+    )
 
 
 def _matching(
@@ -122,7 +151,7 @@ def _read_options(run: Path) -> Config:
 def _train_split(options: Config) -> Split:
     """All training samples of the data set, with its own labels."""
     with naming_options(root="data-root"):
-        dataset = open_dataset(options.data.name, options.data_root)
+        dataset = open_dataset(options.data.name, options.data_root, column=options.data.column)
     return dataset.split(options.data.train_split)
 
 
@@ -133,7 +162,7 @@ def open_run(
     method: str | None = None,
     data_root: str | None = None,
     log: Callable[[str], None] = lambda text: None,
-) -> Iterator[RefinedLabels]:
+) -> Iterator[LabelIssues]:
     """Opens the refined labels of a run: of its last epoch, or of the newest checkpoint of an
     unfinished run.
 
@@ -174,7 +203,7 @@ def open_run(
 
 def _from_checkpoint(
     checkpoint: Checkpoint, options: Config, world: World, run: Path, log: Callable[[str], None]
-) -> RefinedLabels:
+) -> LabelIssues:
     """The refined labels in a checkpoint, whatever number of processes wrote it.
 
     The rows, which may be larger than the memory, are copied into an unlinked temporary file in the
@@ -207,11 +236,11 @@ def _from_checkpoint(
     if clean is None and options.noise.kind != "none":
         clean = split.index.labels  # noise was injected into them
     index = replace(split.index, labels=given[order].numpy(), clean_labels=clean)
-    return RefinedLabels(
-        method=method,
-        split=replace(split, index=index),
-        history={name: column[order].numpy() for name, column in history.means().items()},
-        read=lambda some: rows[order[some]].float().numpy(),
+    return _issues(
+        method,
+        replace(split, index=index),
+        {name: column[order].numpy() for name, column in history.means().items()},
+        lambda some: rows[order[some]].float().numpy(),
         complete=False,
     )
 

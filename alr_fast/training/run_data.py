@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from alr_fast.data.broken import find_exclusions, read_exclusions
 from alr_fast.data.cifar_n import read_cifar_n
 from alr_fast.data.datasets import Dataset, Split, open_dataset
-from alr_fast.data.images import FileImages, ShardImages
+from alr_fast.data.images import FeatureRows, FileImages, ShardImages
 from alr_fast.data.index import SampleIndex, balanced_rows
 from alr_fast.data.label_table import is_label_table, read_labels, read_left_out
 from alr_fast.data.layouts.webvision import read_ilsvrc12, wnids
@@ -90,6 +91,7 @@ def prepare_data(
     return world.on_all_ranks(lambda: hold_out(data, share, seed=config.seed)), noise
 
 
+@naming_options(column="data.column")
 def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None]) -> RunData:
     """Finds a data set and lists its splits; opens no image.
 
@@ -102,7 +104,7 @@ def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None
         UserError: The data cannot be used; the message names the input and how to fix it.
     """
     with naming_options(name="data", root="data-root"):
-        dataset = open_dataset(config.name, root)
+        dataset = open_dataset(config.name, root, column=config.column)
     if root is not None:
         log(f"{dataset.layout.name}: {dataset.found.what}")
     train = dataset.split(config.train_split)
@@ -122,6 +124,13 @@ def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None
         raise UserError(
             f"splits {config.train_split} and {config.test_split} of {root} have other classes; "
             "pass --data.train_split and --data.test_split of the same classes"
+        )
+    sizes = [split.images.features.shape[1] for split in (train, test)
+             if isinstance(split.images, FeatureRows)]  # fmt: skip
+    if len(set(sizes)) > 1:
+        raise UserError(
+            f"{root}: training samples have {sizes[0]} features, test samples {sizes[1]}; store "
+            "the same features of both"
         )
     train = train if len(limited) == len(train) else train.take(limited)
     with naming_options(limit="data.test_limit"):
@@ -269,10 +278,10 @@ def inject_noise(
 
 def noise_features(
     config: DataConfig, train: Split, track: Callable[..., Iterable]
-) -> NDArray[np.uint8]:
-    """Features for instance-dependent noise: pixels, uint8 [N, C, S, S]."""
-    if train.images.array is not None:
-        return train.images.array
+) -> NDArray[Any]:
+    """Features for instance-dependent noise: pixels, uint8 [N, C, S, S], or features [N, D]."""
+    if train.values is not None:
+        return train.values
     progress = partial(track, description="Reading images for the noise", total=len(train))
     return decode_all(train, FEATURE_SIZE, workers=num_workers(config), progress=progress).array
 
@@ -295,8 +304,9 @@ def describe(config: Config, data: RunData, noise: InjectedNoise, world: World) 
     noisy = "" if noise.kind == "none" else f" {percent(noise.requested_rate)}"
     accuracy = percent(label_accuracy(data.train.index))
     processes = f" in {world.size} processes" if world.size > 1 else ""
+    what = "samples" if isinstance(data.train.images, FeatureRows) else "images"
     return (
-        f"{config.recipe}: {len(data.train):,} training and {len(data.test):,} test images, "
+        f"{config.recipe}: {len(data.train):,} training and {len(data.test):,} test {what}, "
         f"{data.train.index.num_classes} classes; noise: {noise.kind}{noisy}, "
         f"label accuracy: {accuracy}; on {world.device.type}{processes}"
     )

@@ -19,14 +19,13 @@ from alr_fast.training.sharded_bank import fill_rows
 from alr_fast.utils.text import error_text
 
 
-def load_model(weights: Path, *, num_classes: int, channels: int, image_size: int) -> nn.Module:
+def load_model(weights: Path, *, num_classes: int, input_shape: tuple[int, ...]) -> nn.Module:
     """A model with the weights of a run, on the CPU, in evaluation mode.
 
     Args:
         weights: RUN/METHOD.safetensors; RUN/config.yaml contains the name of the model.
         num_classes: Number of classes K that it must have.
-        channels: Channels C of the images.
-        image_size: Side of the images in pixels.
+        input_shape: Shape of a sample, see `build_model`.
 
     Raises:
         UserError: The file is missing, is no file of weights, or belongs to another kind of data.
@@ -40,13 +39,14 @@ def load_model(weights: Path, *, num_classes: int, channels: int, image_size: in
             "its config.yaml beside them"
         )
         raise UserError(problem, argument="weights", value=weights) from error
-    model = build_model(name, num_classes=num_classes, in_channels=channels, image_size=image_size)
+    model = build_model(name, num_classes=num_classes, input_shape=input_shape)
     try:
         model.load_state_dict(saved)
     except RuntimeError as error:
+        images = len(input_shape) == 3
+        inputs = f"images of {input_shape[0]} channels" if images else f"{input_shape[0]} features"
         problem = (
-            f"does not fit {num_classes} classes and images of {channels} channels; pass a model "
-            "of the same data set"
+            f"does not fit {num_classes} classes and {inputs}; pass a model of the same data set"
         )
         raise UserError(problem, argument="weights", value=weights) from error
     return model.eval()
@@ -107,8 +107,7 @@ def teacher_probabilities(teacher: str, run: Run) -> Tensor:
             load_model(
                 run.path / f"{teacher}{WEIGHTS}" if teacher in METHODS else Path(teacher),
                 num_classes=run.index.num_classes,
-                channels=loader.split.channels,
-                image_size=loader.transform.size,
+                input_shape=loader.input_shape,
             )
             .to(device)
             .to(memory_format=torch.channels_last)

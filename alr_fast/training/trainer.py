@@ -308,13 +308,11 @@ class Trainer:
         """
         if self.world.size == 1:
             return
-        channels, size = self.loader.split.channels, self.loader.transform.size
         samples = self.loader.sampler.batch_size
         # The size of a micro-batch: a whole batch may not fit into memory.
         samples = math.ceil(samples / self._num_micro_batches(samples))
-        images = torch.zeros(samples, channels, size, size, dtype=self.loader.dtype)
         with self.autocast:
-            logits = self._net(images.to(self.world.device, memory_format=torch.channels_last))
+            logits = self._net(self.loader.zeros(samples))
         logits.backward(torch.zeros_like(logits))
         self.optimizer.zero_grad(set_to_none=True)
 

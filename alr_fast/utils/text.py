@@ -1,6 +1,7 @@
 """Numbers, sizes and names as text."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 
 
@@ -40,6 +41,18 @@ def readable(num_bytes: int) -> str:
 def some_names(names: Sequence[str]) -> str:
     """The first three names, for messages."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def distinct_names(names: Sequence[str]) -> list[str]:
+    """Unambiguous class names: empty and duplicate names get the class number."""
+    counts = Counter(names)
+
+    def shown(k: int, name: str) -> str:
+        if not name.strip():
+            return f"class {k}"
+        return name if counts[name] == 1 else f"{name} (class {k})"
+
+    return [shown(k, name) for k, name in enumerate(names)]
 
 
 def error_text(error: BaseException) -> str:

@@ -110,8 +110,7 @@ def load_for(run: FinishedRun, method: str, loader: "Loader") -> nn.Module:
         model = load_model(
             weights_of(run, method),
             num_classes=loader.split.index.num_classes,
-            channels=loader.split.channels,
-            image_size=loader.transform.size,
+            input_shape=loader.input_shape,
         )
     return model.to(loader.device, memory_format=torch.channels_last)
 

@@ -137,8 +137,7 @@ class _Rank:
         model = build_model(
             self._scale.model,
             num_classes=self._scale.classes,
-            in_channels=channels,
-            image_size=side,
+            input_shape=(channels, side, side),
         ).to(memory_format=torch.channels_last)
         bank = LabelBank.from_labels(self._batches.labels, self._scale.classes)
         criterion = ALRLoss(bank, warmup_epochs=0, reduction="sum", unique_index=True)

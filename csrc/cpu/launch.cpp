@@ -77,26 +77,48 @@ Groups group_equal_indices(const RowLossParams& p) {
   return groups;
 }
 
-// Throws for an index beyond the table; returns the number of rows that are not ignored.
-int64_t check_indices(const RowLossParams& p) {
-  if (p.index == nullptr) return p.rows;
+[[noreturn]] void throw_beyond_targets(const RowLossParams& p, int64_t b, int64_t i) {
+  const std::string where = "[" + std::to_string(b) + "] is " + std::to_string(i);
+  const std::string size = std::to_string(p.target.size);
+  if (p.target.table != nullptr)
+    throw std::out_of_range("index" + where + ", but the table has " + size +
+                            " rows: index must be the position of the sample in the training set "
+                            "that the table was made for, or negative to ignore the row");
+  throw std::out_of_range("labels" + where + ", but the logits have " + size +
+                          " classes: a label must lie in [0, classes), or be negative to ignore "
+                          "the row");
+}
+
+// Throws for a sample beyond the given labels, or with another label than the given one.
+void check_label(const RowLossParams& p, int64_t b, int64_t i) {
+  const auto [sample, label] = labelled_sample(p, b, i);
+  if (sample >= p.samples)
+    throw std::out_of_range("index[" + std::to_string(b) + "] is " + std::to_string(sample) +
+                            ", but there are " + std::to_string(p.samples) +
+                            " given labels: index must be the position of the sample in the "
+                            "training set, or negative to ignore the row");
+  if (label != p.given_labels[sample])
+    throw std::invalid_argument(
+        "labels[" + std::to_string(b) + "] is " + std::to_string(label) + ", but sample " +
+        std::to_string(sample) + " (index[" + std::to_string(b) + "]) has the given label " +
+        std::to_string(p.given_labels[sample]) +
+        ": is index shifted? Pass each sample's own index. If the label was corrected, call "
+        "LabelBank.correct_labels(index, labels) first; check_labels=False turns this check off");
+}
+
+// Throws for a row that is out of range or has a wrong label; returns the number of rows that are
+// not ignored.
+int64_t check_rows(const RowLossParams& p) {
+  if (keeps_all_rows(p)) return p.rows;
   int64_t valid_rows = p.rows;
   for (int64_t b = 0; b < p.rows; ++b) {
     const int64_t i = index_at(p, b);
-    if (i >= p.target.size) {
-      const std::string where = "[" + std::to_string(b) + "] is " + std::to_string(i);
-      const std::string size = std::to_string(p.target.size);
-      if (p.target.table != nullptr)
-        throw std::out_of_range(
-            "index" + where + ", but the table has " + size +
-            " rows: index must be the position of the sample in the training set "
-            "that the table was made for, or negative to ignore the row");
-      throw std::out_of_range(
-          "labels" + where + ", but the logits have " + size +
-          " classes: a label must lie in [0, classes), or be negative to ignore the "
-          "row");
+    if (i < 0) {
+      --valid_rows;
+      continue;
     }
-    valid_rows -= i < 0;
+    if (i >= p.target.size) throw_beyond_targets(p, b, i);
+    if (p.given_labels != nullptr) check_label(p, b, i);
   }
   return valid_rows;
 }
@@ -118,7 +140,7 @@ void reduce_loss(const RowLossParams& p, int64_t valid_rows) {
 void cpu_row_loss(const RowLossParams& unplanned, ParallelFor parallel_for) {
   RowLossParams params = unplanned;
   const CpuKernels& kernels = active_cpu_kernels();
-  const int64_t valid_rows = check_indices(params);
+  const int64_t valid_rows = check_rows(params);
   Groups groups;
   if (params.update && !params.unique_index && has_duplicates(params)) {
     groups = group_equal_indices(params);

@@ -27,7 +27,7 @@ __device__ __forceinline__ int64_t count_valid_rows(const RowLossParams& p, int6
 __device__ __forceinline__ int64_t valid_rows_before(const RowLossParams& p, bool is_counted,
                                                      BlockGroup& block) {
   if (p.reduction != Reduction::kMean || p.grad_mode != GradMode::kFinal) return -1;
-  if (p.index == nullptr) return p.rows;
+  if (keeps_all_rows(p)) return p.rows;
   if (is_counted) return p.status[kStatusCounted];
   return count_valid_rows(p, 0, p.rows, block);
 }

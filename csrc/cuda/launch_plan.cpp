@@ -181,11 +181,11 @@ int row_alignment(const RowLossParams& p) {
 }
 
 bool needs_groups(const RowLossParams& p) {
-  return p.update && !p.unique_index && p.index != nullptr && p.rows > 1;
+  return p.update && !p.unique_index && p.index.data != nullptr && p.rows > 1;
 }
 
 bool needs_count_before(const RowLossParams& p) {
-  return p.reduction == Reduction::kMean && p.grad_mode == GradMode::kFinal && p.index != nullptr &&
+  return p.reduction == Reduction::kMean && p.grad_mode == GradMode::kFinal && !keeps_all_rows(p) &&
          p.rows > kRowsCountedByBlock;
 }
 

@@ -1,9 +1,15 @@
 """LabelBank: construction, readings, its state and every refusal to load one."""
 
+import pickle
+from copy import deepcopy
+
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from alr_fast import LabelBank
+from alr_fast.bank.history import SampleHistory
 from alr_fast.functional import alr_loss
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -27,10 +33,31 @@ def test_from_labels_is_one_hot(device, dtype, labels):
     assert torch.equal(bank.given_labels, LABELS)
     assert (len(bank), bank.num_classes, bank.sample_fingerprint) == (5, 4, "abc")
     assert bank.rounding_state is None
-    assert bank.status.tolist() == [0, 0, 0, 0]
+    assert bank.status.tolist() == [0, 0, 0, 0, 0]
+    assert bank.labels_on_device.dtype == torch.int32
+    assert bank.labels_on_device.device == device
+    assert torch.equal(bank.labels_on_device.cpu().long(), LABELS)
     assert repr(bank) == f"LabelBank(5 samples, 4 classes, {dtype}, {device})"
     given.zero_()
     assert torch.equal(bank.given_labels, LABELS)  # a copy
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        LABELS.tolist(),
+        LABELS.numpy(),
+        LABELS.numpy().astype(np.uint16),
+        LABELS.numpy().astype(">i4"),
+        LABELS.numpy()[::-1].copy()[::-1],  # negative strides
+        LABELS[:, None],
+        LABELS.to(torch.int8),
+    ],
+    ids=["list", "array", "uint16", "big endian", "reversed", "column", "int8"],
+)
+def test_labels_of_any_integer_type(labels):
+    assert torch.equal(bank_of(labels).given_labels, LABELS)
+    assert torch.equal(LabelBank(torch.eye(4)[LABELS], labels).given_labels, LABELS)
 
 
 def test_from_labels_puts_all_tensors_on_the_device(device):
@@ -45,12 +72,15 @@ def test_from_labels_puts_all_tensors_on_the_device(device):
     [
         (LABELS, 4, dict(dtype=torch.float64), TypeError, "float64 is not supported: use float32"),
         (LABELS, 4, dict(dtype=torch.int64), TypeError, "is not supported"),
-        (LABELS.float(), 4, {}, TypeError, "labels must be integers"),
-        (LABELS > 0, 4, {}, TypeError, "labels must be integers, got torch.bool"),
-        (LABELS[:, None], 4, {}, ValueError, r"labels must have shape \[samples\], got \(5, 1\)"),
-        (LABELS[:0], 4, {}, ValueError, r"labels must have shape"),
-        (LABELS, 3, {}, ValueError, r"labels must lie in \[0, 3\), got 0 to 3: check num_classes"),
-        (LABELS - 1, 4, {}, ValueError, r"got -1 to 2.*drop samples without a label"),
+        (LABELS.float(), 4, {}, ValueError, "labels of type torch.float32: must be integers"),
+        (LABELS > 0, 4, {}, ValueError, "labels of type torch.bool: must be integers"),
+        (LABELS[None], 4, {}, ValueError, r"labels of shape \(1, 5\): must have shape \[n\]"),
+        (["cat", "dog"], 4, {}, ValueError, r"labels of type list: .*map class names to integers"),
+        (None, 4, {}, ValueError, r"labels: missing"),
+        (LABELS[:0], 4, {}, ValueError, r"labels: there are none"),
+        ([], 4, {}, ValueError, r"labels: there are none"),
+        (LABELS, 3, {}, ValueError, r"labels from 0 to 3: must lie in \[0, 3\); check num_classes"),
+        (LABELS - 1, 4, {}, ValueError, r"from -1 to 2.*drop samples without a label"),
     ],
 )
 def test_from_labels_refuses(labels, classes, options, error, message):
@@ -67,7 +97,7 @@ def test_from_labels_refuses(labels, classes, options, error, message):
         (torch.zeros(5, 0), LABELS, ValueError, r"at least one of each"),
         (torch.zeros(0, 4), LABELS, ValueError, r"at least one of each"),
         (torch.zeros(6, 4), LABELS, ValueError, r"given_labels has 5 entries for 6 bank rows"),
-        (torch.zeros(5, 3), LABELS, ValueError, r"labels must lie in \[0, 3\)"),
+        (torch.zeros(5, 3), LABELS, ValueError, r"labels from 0 to 3: must lie in \[0, 3\)"),
     ],
 )
 def test_existing_rows_are_checked(rows, labels, error, message):
@@ -106,16 +136,20 @@ def test_check_reads_and_resets_the_counters(device):
     with pytest.raises(IndexError, match=r"4 batch rows had an index beyond the bank's 5 rows"):
         bank.check()
     assert bank.check() == 0
+    bank.status[2] = 6
+    with pytest.raises(ValueError, match=r"6 batch rows had another label.*correct_labels"):
+        bank.check()
+    assert bank.check() == 0
 
 
 def test_scratch_of_the_kernels_is_left_to_them(device):
     bank = bank_of(device=device)
-    bank.status.copy_(torch.tensor([1, 0, 5, 6]))
+    bank.status.copy_(torch.tensor([1, 0, 0, 5, 6]))
     with bank.preserved():
         bank.status.add_(1)
-    assert bank.status.tolist() == [1, 0, 6, 7]
+    assert bank.status.tolist() == [1, 0, 0, 6, 7]
     bank.check()
-    assert bank.status.tolist() == [0, 0, 6, 7]
+    assert bank.status.tolist() == [0, 0, 0, 6, 7]
 
 
 def test_label_fingerprint_depends_on_values_and_order():
@@ -157,11 +191,21 @@ def test_a_state_is_restored(device, tmp_path, dtype, seed):
 
 OTHER_LABELS = LABELS.flip(0)
 
+
+def name(text):
+    """A fingerprint as in a state."""
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+def without(entry):
+    return lambda state: {key: value for key, value in state.items() if key != entry}
+
+
 REFUSALS = {
     "an entry is missing": (
-        lambda s: {k: v for k, v in s.items() if k != "label_fingerprint"},
+        without("given_labels"),
         KeyError,
-        "lacks.*label_fingerprint",
+        "lacks.*given_labels",
     ),
     "not a state": (lambda s: {"weight": torch.zeros(3)}, KeyError, r"not a LabelBank.state_dict"),
     "more samples": (
@@ -171,18 +215,18 @@ REFUSALS = {
     ),
     "other classes": (lambda s: {**s, "rows": torch.zeros(5, 3)}, ValueError, r"shape \(5, 3\)"),
     "other samples": (
-        lambda s: {**s, "sample_fingerprint": "else"},
+        lambda s: {**s, "sample_fingerprint": name("else")},
         ValueError,
         "belongs to the samples else, this bank to mine",
     ),
-    "unnamed samples": (lambda s: {**s, "sample_fingerprint": None}, ValueError, "samples None"),
+    "unnamed samples": (without("sample_fingerprint"), KeyError, "lacks.*sample_fingerprint"),
     "another dtype": (
         lambda s: {**s, "rows": s["rows"].half()},
         ValueError,
         r"is torch.float16, this bank torch.float32: make the bank with dtype",
     ),
     "other labels": (
-        lambda s: {**s, "label_fingerprint": bank_of(OTHER_LABELS).label_fingerprint},
+        lambda s: {**s, "given_labels": OTHER_LABELS},
         ValueError,
         "other given labels: pass allow_other_labels=True",
     ),
@@ -192,7 +236,7 @@ REFUSALS = {
         "rounding_state",
     ),
     "rounded to nearest": (
-        lambda s: {**s, "rounding_state": None},
+        without("rounding_state"),
         ValueError,
         "differ in stochastic rounding: make the bank with rounding_seed=None",
     ),
@@ -223,7 +267,7 @@ def test_other_labels_are_taken_on_request_and_no_other_samples():
     bank = bank_of(OTHER_LABELS, sample_fingerprint="mine")
     state = trained(sample_fingerprint="mine").state_dict()
     with pytest.raises(ValueError, match="samples else"):
-        bank.load_state_dict({**state, "sample_fingerprint": "else"}, allow_other_labels=True)
+        bank.load_state_dict({**state, "sample_fingerprint": name("else")}, allow_other_labels=True)
     bank.load_state_dict(state, allow_other_labels=True)
     assert torch.equal(bank.rows, state["rows"])
     assert torch.equal(bank.given_labels, OTHER_LABELS)
@@ -263,3 +307,70 @@ def test_to_moves_everything_and_keeps_the_dtype(device):
     assert meta.rows.is_meta
     assert meta.status.is_meta
     assert meta.rounding_state.is_meta
+
+
+# Corrected labels, copies, history.
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_corrected_labels_replace_the_given_ones(device, reset):
+    bank = trained(device=device)
+    bank.history = SampleHistory(bank.given_labels, torch.device(device))
+    bank.history.loss.fill_(2.0)
+    bank.history.passes.fill_(1)
+    before = bank.rows.clone()
+    bank.correct_labels([4, 0], np.array([1, 3], dtype=np.uint8), reset=reset)
+    expected = torch.tensor([3, 0, 1, 1, 1])
+    assert torch.equal(bank.given_labels, expected)
+    assert torch.equal(bank.labels_on_device.cpu().long(), expected)
+    assert bank.label_fingerprint == bank_of(expected).label_fingerprint
+    if reset:
+        before[[4, 0]] = torch.eye(4, device=device)[[1, 3]]
+    assert torch.equal(bank.rows, before)
+    assert bank.history.passes.tolist() == ([0, 1, 1, 1, 0] if reset else [1] * 5)
+
+
+@pytest.mark.parametrize(
+    ("index", "labels", "message"),
+    [
+        ([0, 5], [1, 1], r"index from 0 to 5: must lie in \[0, 5\)"),
+        ([-1], [1], r"index from -1 to -1: must lie in"),
+        ([0, 0], [1, 1], "index: names a sample twice"),
+        ([0, 1], [1], "labels with 1 entries: must have 2 entries"),
+        ([0], [4], r"labels from 4 to 4: must lie in \[0, 4\)"),
+        ([0], [1.0], "labels of type torch.float64: must be integers"),
+    ],
+)
+def test_wrong_corrections_change_nothing(index, labels, message):
+    bank = trained()
+    before = bank.rows.clone()
+    with pytest.raises(ValueError, match=message):
+        bank.correct_labels(index, labels)
+    assert torch.equal(bank.rows, before)
+    assert torch.equal(bank.given_labels, LABELS)
+
+
+@pytest.mark.parametrize("copied", [deepcopy, lambda b: pickle.loads(pickle.dumps(b))])
+@pytest.mark.parametrize("placement", ["device", "file"])
+def test_copies_are_whole_and_independent(tmp_path, copied, placement):
+    bank = trained(placement=placement, folder=tmp_path, rounding_seed=5, dtype=torch.bfloat16)
+    bank.history = SampleHistory(bank.given_labels, torch.device("cpu"))
+    other = copied(bank)
+    assert other.placement == placement
+    for name, tensor in bank.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor)
+        assert other.state_dict()[name].data_ptr() != tensor.data_ptr()
+    with other.host_access():
+        other.rows.zero_()
+    assert bank.rows.any()
+
+
+def test_the_state_is_tensors_with_the_history(tmp_path):
+    bank = trained(sample_fingerprint="mine")
+    bank.history = SampleHistory(bank.given_labels, torch.device("cpu"))
+    bank.history.loss += torch.arange(5)
+    save_file(bank.state_dict(), tmp_path / "bank.safetensors")
+    other = bank_of(sample_fingerprint="mine")
+    other.load_state_dict(load_file(tmp_path / "bank.safetensors"))
+    assert other.history.loss.tolist() == [0, 1, 2, 3, 4]
+    assert torch.equal(other.rows, bank.rows)

@@ -101,7 +101,7 @@ def test_small_pieces_give_the_same_table(run, tmp_path, monkeypatch, argv):
     name = "labels.csv" if "--csv" in argv else "labels.parquet"
     assert main([str(run), *argv]) == 0
     whole = (run / name).rename(tmp_path / name)
-    monkeypatch.setattr("alr_fast.labels.refined._PIECE_BYTES", 100 * 40)
+    monkeypatch.setattr("alr_fast.labels.scored._PIECE_BYTES", 100 * 40)
     assert main([str(run), *argv]) == 0
     if "--csv" in argv:
         assert (run / name).read_text() == whole.read_text()
@@ -113,7 +113,7 @@ def test_small_pieces_give_the_same_table(run, tmp_path, monkeypatch, argv):
 
 def test_pieces_are_at_least_one_row(run, monkeypatch):
     with open_run(run) as labels:
-        monkeypatch.setattr("alr_fast.labels.refined._PIECE_BYTES", 1)
+        monkeypatch.setattr("alr_fast.labels.scored._PIECE_BYTES", 1)
         slices = list(labels.slices())
         assert len(slices) == 1437
         assert (slices[0], slices[-1]) == (slice(0, 1), slice(1436, 1437))
@@ -169,7 +169,7 @@ def test_a_bank_without_a_history_is_refused(run, capsys):
 def test_small_pieces_without_probabilities_are_gathered(run, tmp_path, monkeypatch):
     assert main([str(run)]) == 0
     whole = pq.read_table((run / "labels.parquet").rename(tmp_path / "whole.parquet"))
-    monkeypatch.setattr("alr_fast.labels.refined._PIECE_ROWS", 100)
+    monkeypatch.setattr("alr_fast.labels.scored._PIECE_ROWS", 100)
     monkeypatch.setattr("alr_fast.labels.table._GROUP_ROWS", 250)
     assert exported(run) == whole
     file = pq.ParquetFile(run / "labels.parquet")
@@ -279,8 +279,7 @@ def test_a_run_without_suspicious_labels_says_so(tmp_path, capsys):
 def test_class_names_that_are_not_utf_8_are_written_as_bytes(tmp_path, run):
     names = ("caf\udce9", *"123456789")
     with open_run(run) as labels:
-        index = replace(labels.index, class_names=names)
-        other = replace(labels, split=replace(labels.split, index=index))
+        other = replace(labels, class_names=names)
         for suffix in (".parquet", ".csv"):
             export(other, tmp_path / f"labels{suffix}")
     table = pq.read_table(tmp_path / "labels.parquet")
@@ -313,6 +312,6 @@ def test_a_matrix_that_cannot_be_written(run, tmp_path, capsys, name, why):
 
 
 def test_no_matrix_is_written_for_many_classes(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("alr_fast.labels.refined.MOST_CLASSES", 9)
+    monkeypatch.setattr("alr_fast.labels.scored.MOST_CLASSES", 9)
     assert main([str(run), "--transition", str(tmp_path / "m.csv")]) == 2
     assert "m.csv: no matrix is estimated for 10 classes" in capsys.readouterr().err

@@ -12,8 +12,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from alr_fast.labels.report import content
-from alr_fast.report import main, run_facts
+from alr_fast.labels.report import content, views
+from alr_fast.labels.report.thumbnails import SIZES, thumbnail
+from alr_fast.labels.report.views import Views
+from alr_fast.report import about_run, main
 from alr_fast.train import main as train
 from alr_fast.training.open_run import open_run
 from helpers.image_folder import write_folder
@@ -102,6 +104,11 @@ def page_of(run, *argv):
     return read_page(run / "report.html")
 
 
+def content_of(run, labels, most):
+    shown = Views(labels.images)
+    return content.make_report(labels, shown, **about_run(run, labels), most=most)
+
+
 def percent(share):
     return f"{100 * share:.1f}%"
 
@@ -114,12 +121,12 @@ def test_the_report_of_a_run(run, capsys):
         wanted = labels.samples(rows)
         suspicious = int((labels.scores > 0.5).sum())
         rate = labels.noise.rate
-        given, refined, true = labels.index.labels, labels.refined, labels.index.clean_labels
+        given, refined, true = labels.labels, labels.refined, labels.clean_labels
     assert [s["id"] for s in data["suspects"]] == [s["id"] for s in wanted] != []
     found = [s["score"] for s in data["suspects"]]
     assert found == sorted(found, reverse=True) and min(found) > 0.5
     for suspect, sample in zip(data["suspects"], wanted, strict=True):
-        assert (suspect["path"], suspect["problem"]) == (sample["path"], "no image")
+        assert (suspect["path"], suspect["problem"]) == (sample["path"], "")
         assert (suspect["given"], suspect["refined"]) == (
             sample["given_label"],
             sample["refined_label"],
@@ -133,7 +140,7 @@ def test_the_report_of_a_run(run, capsys):
 
     summary = json.loads((run / "summary.json").read_text())
     assert facts["run"] == "run" and facts["method"] == "alr"
-    assert facts["training images"] == "1,437 of 10 classes"
+    assert facts["training samples"] == "1,437 of 10 classes"
     for method in ("ce", "alr"):
         accuracy = summary["methods"][method]["test_accuracy_last"]
         assert facts[f"test accuracy, {method}"] == percent(accuracy)
@@ -152,7 +159,7 @@ def test_the_report_of_a_run(run, capsys):
     assert capsys.readouterr().out.splitlines()[-1] == str(run / "report.html")
 
     with open_run(run) as labels:
-        report = content.make_report(labels, **run_facts(run), most=3)
+        report = content_of(run, labels, most=3)
     cells = {(g, r): n for g, r, n in report.confusion}
     assert sum(cells.values()) == 1437 and min(cells.values()) > 0
     for g, r in ((0, 0), (3, 5), (8, 1)):
@@ -166,7 +173,7 @@ def test_the_report_of_a_run(run, capsys):
 
 def test_curves_are_those_of_the_metrics(run):
     with open_run(run) as labels:
-        report = content.make_report(labels, **run_facts(run), most=0)
+        report = content_of(run, labels, most=0)
     panels = {panel.title: panel for panel in report.panels}
     assert list(panels)[:2] == ["test accuracy", "label accuracy"]
     summary = json.loads((run / "summary.json").read_text())
@@ -181,8 +188,8 @@ def test_curves_are_those_of_the_metrics(run):
 
 def test_thumbnails_are_the_images(run):
     with open_run(run) as labels:
-        (png,), (problem,) = content._thumbnails(labels.split, np.array([7]))
-        pixels = labels.split.images.array[7, 0]
+        (png,), (problem,) = Views(labels.images).thumbnails(np.array([7]), 10**6)
+        pixels = labels.images(7)[0]
     assert problem == ""
     (run / "a.png").write_bytes(png)
     assert np.array_equal(np.array(Image.open(run / "a.png")), pixels)
@@ -259,8 +266,8 @@ def test_unreadable_images_are_reported(with_doubts, capsys):
 def test_photographs_are_shrunk_to_webp(with_doubts, tmp_path):
     _, run = with_doubts
     with open_run(run) as labels:
-        (large,), _ = content._thumbnails(labels.split, np.array([3]))
-        small = content._thumbnail(labels.split, 3, 48, 50)
+        (large,), _ = Views(labels.images).thumbnails(np.array([3]), 10**6)
+        small = thumbnail(labels.images(3), 48, 50)
     for name, data, size in (("large", large, (90, 60)), ("small", small, (48, 32))):
         path = tmp_path / name
         path.write_bytes(data)
@@ -273,26 +280,24 @@ def test_thumbnails_fit_into_the_page(with_doubts, monkeypatch):
     _, run = with_doubts
     with open_run(run) as labels:
         rows = labels.most_suspicious(99, above=0.5)
-        sizes = [
-            [len(content._thumbnail(labels.split, row, *size)) for row in rows]
-            for size in content._SIZES
-        ]
+        shown = Views(labels.images)
+        sizes = [[len(thumbnail(labels.images(row), *size)) for row in rows] for size in SIZES]
         totals = [sum(of_size) for of_size in sizes]
         assert totals == sorted(totals, reverse=True)
         # Paths need room, too; base64 adds a third.
-        texts = sum(content._SUSPECT_BYTES + 6 * len(labels.index.paths[row]) for row in rows)
+        texts = sum(content._SUSPECT_BYTES + 6 * len(labels.paths[row]) for row in rows)
 
         def make_room(image_bytes):
             page = content._OTHER_BYTES + texts + -(-image_bytes * 4 // 3)
             monkeypatch.setattr(content, "_PAGE_BYTES", page)
+            suspects = content._suspects(labels, shown, rows)
+            return [s.image for s in suspects], [s.image_problem for s in suspects]
 
         for limit, of_size in zip(totals, sizes, strict=True):
-            make_room(limit)
-            images, problems = content._thumbnails(labels.split, rows)
+            images, problems = make_room(limit)
             assert [len(image) for image in images] == of_size
             assert problems == [""] * 13
-        make_room(sum(sizes[-1][:4]))
-        images, problems = content._thumbnails(labels.split, rows)
+        images, problems = make_room(sum(sizes[-1][:4]))
     assert [image is not None for image in images] == [True] * 5 + [False] * 8
     assert problems == [""] * 5 + ["left out, the page would be too large"] * 8
     _, data, _, notes = page_of(run)
@@ -305,7 +310,7 @@ def test_a_full_page_stays_small(with_doubts, monkeypatch):
     _, run = with_doubts
     image = np.random.default_rng(0).bytes(700_000)
     webp = b"RIFF\0\0\0\0WEBP" + image
-    monkeypatch.setattr(content, "_thumbnail", lambda split, row, side, quality: webp)
+    monkeypatch.setattr(views, "thumbnail", lambda image, side, quality: webp)
     text, data, _, _ = page_of(run)
     shown = sum(s["image"] is not None for s in data["suspects"])
     assert shown < 13
@@ -322,7 +327,7 @@ def test_a_class_without_samples(with_doubts):
 
     rewrite_bank(run, rename)
     with open_run(run) as labels:
-        report = content.make_report(labels, **run_facts(run), most=9)
+        report = content_of(run, labels, most=9)
     (noise,) = [noise for noise in report.classes if noise.name == "c"]
     assert (noise.samples, noise.changed, noise.wrong) == (0, 0, None)
     assert "1 of 3 classes have no samples." in report.notes

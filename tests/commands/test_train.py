@@ -95,7 +95,7 @@ def test_methods_see_the_same_batches_until_refinement(digits_run):
 
 def test_saved_weights_have_the_reported_accuracy(digits_run):
     runs, _ = digits_run
-    model = build_model("conv-mini", num_classes=10, in_channels=1, image_size=8).eval()
+    model = build_model("conv-mini", num_classes=10, input_shape=(1, 8, 8)).eval()
     split = open_dataset("digits", None).split("test")
     pixels = torch.from_numpy(split.images.array).float() / 255 * 2 - 1
     for method, result in summary_of(runs)["methods"].items():

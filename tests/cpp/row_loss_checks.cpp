@@ -11,7 +11,7 @@ namespace test {
 namespace {
 
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
-constexpr unsigned kAllFeatures = kIgnored | kDuplicates | kNonFinite | kMasked;
+constexpr unsigned kAllFeatures = kIgnored | kDuplicates | kNonFinite | kMasked | kLabelled | kFarApart;
 
 void run(const Backend& backend, Problem& problem) {
   problem.reset_outputs();
@@ -27,7 +27,7 @@ void check(const Backend& backend, const Case& facts) {
 }
 
 unsigned features_of(const Backend& backend) {
-  return backend.is_cuda ? kAllFeatures | kOutOfRange : kAllFeatures;
+  return backend.is_cuda ? kAllFeatures | kOutOfRange | kWrongLabel : kAllFeatures;
 }
 
 // Options that the loops do not vary are derived from a running number.
@@ -39,6 +39,7 @@ Case varied(Case facts, unsigned number) {
   facts.stored_scale = number % 2 == 0 ? 1 : 1024;
   facts.has_weights = number / 2 % 2 == 0;
   facts.has_stats = number / 4 % 2 == 0;
+  if (number % 3 == 0) facts.features &= ~unsigned{kLabelled | kWrongLabel};
   facts.index_is_int64 = number % 5 != 0;
   facts.logits_padding = number / 8 % 2 == 0 ? 0 : 4;
   facts.table_padding = number / 16 % 2 == 0 ? 0 : 8;
@@ -64,7 +65,7 @@ void check_sizes(const Backend& backend) {
         facts.rows = classes > 65536                     ? 2
                      : classes > 8192                    ? 4
                      : classes > 2048 && number % 3 != 0 ? 7
-                                                         : 13;
+                                                         : 14;
         check(backend, varied(facts, ++number));
       }
     }
@@ -162,7 +163,7 @@ void check_options(const Backend& backend) {
       Problem problem(ignored);
       problem.index = {-1, -5};
       const int64_t index[] = {-1, -5};
-      problem.params().index = index;
+      problem.params().index.data = index;
       run(backend, problem);
       CHECK_MESSAGE(problem.compare().empty(), problem.compare());
       CHECK(problem.loss.get(0) == 0 && problem.grad.get(0) == 0);

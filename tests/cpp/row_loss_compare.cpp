@@ -108,7 +108,7 @@ std::string Problem::compare_stats(const std::vector<Row>& rows) const {
   for (int64_t b = 0; b < B; ++b) {
     const Row& row = rows[b];
     int64_t before = -1, after = -1;
-    if (row.kind == Row::kOrdinary) {
+    if (row.kind == Row::kOrdinary || row.kind == Row::kWrong) {
       std::vector<double> old(K), now(K);
       for (int64_t k = 0; k < K; ++k) {
         old[k] = target(b, k);
@@ -141,11 +141,12 @@ std::string Problem::compare_stats(const std::vector<Row>& rows) const {
 }
 
 std::string Problem::compare_batch(const std::vector<Row>& rows, double divisor) const {
-  int64_t not_finite = 0, outside = 0;
+  int64_t not_finite = 0, outside = 0, wrong = 0;
   double sum = 0, tolerance = 0;
   for (int64_t b = 0; b < case_.rows; ++b) {
     const Row& row = rows[b];
     outside += row.kind == Row::kOutside;
+    wrong += row.kind == Row::kWrong;
     not_finite += row.kind == Row::kOrdinary && !(row.is_finite && std::isfinite(row.loss));
     const double weight = weight_of(b, Mutant::kNone);
     // The rows have been compared already: only the sum is checked.
@@ -159,7 +160,7 @@ std::string Problem::compare_batch(const std::vector<Row>& rows, double divisor)
   const double scale = 1 / (divisor * case_.stored_scale);
   if (!is_close(grad_scale.get(0), scale, unit() * scale))
     return differs("grad_scale", grad_scale.get(0), scale, unit() * scale);
-  const int64_t expected[] = {not_finite, outside, 0, 0};
+  const int64_t expected[] = {not_finite, outside, wrong, 0, 0};
   for (int n = 0; n < alr_fast::kStatusSize; ++n)
     if (status[n] != expected[n])
       return differs("status[" + std::to_string(n) + "]", double(status[n]), double(expected[n]),

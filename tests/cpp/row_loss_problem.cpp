@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <limits>
 #include <random>
 
 #include "cuda/launch_plan.h"
@@ -22,6 +23,8 @@ constexpr int64_t kTriple[] = {2, 5, 6};  // with kNonFinite the last one is
 constexpr int64_t kNaNRow = 6, kInfinityRow = 7, kEmptyRow = 8;
 constexpr int64_t kMaskedRow = 9, kMaskedTargetRow = 10;
 constexpr int64_t kOutOfRangeRow = 11, kFarRow = 4;
+constexpr int64_t kFarApartRow = 13;
+constexpr int64_t kWrongRows[] = {kPair[1], kTriple[1]};
 
 const char* name_of(DType dtype) {
   switch (dtype) {
@@ -98,10 +101,38 @@ Problem::Problem(const Case& facts) : case_(facts) {
   if (has(kDuplicates, 3)) index[kPair[1]] = index[kPair[0]];
   if (has(kDuplicates, 10)) index[kLatePair[1]] = index[kLatePair[0]];
   if (has(kDuplicates, 6)) index[kTriple[1]] = index[kTriple[2]] = index[kTriple[0]];
-  for (int64_t b : kIgnoredRows)
-    if (has(kIgnored, b)) index[b] = b == 1 ? -1 : -100;
+  if (has(kFarApart, kFarApartRow) && !c.has_table) index[kFarApartRow] = 0;
+  const bool is_labelled = (c.features & kLabelled) != 0;
+  if (has(kIgnored, kIgnoredRows[0])) index[kIgnoredRows[0]] = -1;
+  if (has(kIgnored, kIgnoredRows[1])) {
+    // By its label, as one of a group, where there is one.
+    int64_t& last = index[kIgnoredRows[1]];
+    last = !is_labelled ? -100 : has(kDuplicates, 0) ? index[kPair[0]] : last;
+  }
   if (has(kOutOfRange, kOutOfRangeRow)) index[kOutOfRangeRow] = table_rows;
   if (has(kOutOfRange, kFarRow)) index[kFarRow] = c.index_is_int64 ? int64_t{1} << 40 : 2147483647;
+  if (is_labelled) {
+    const int64_t samples = c.has_table ? table_rows : B + kUntouchedRows;
+    for (int64_t i = 0; i < samples; ++i)
+      given_labels.push_back(static_cast<int32_t>(random() % K));
+    for (int64_t b = 0; b < B; ++b) {
+      const int64_t i = index[b];
+      if (c.has_table) {
+        other.push_back(i >= 0 && i < samples ? given_labels[i] : 0);
+        if (has(kWrongLabel, b) && (b == kWrongRows[0] || b == kWrongRows[1])) ++other[b];
+      } else {
+        other.push_back(samples - 1 - b);
+        given_labels[other[b]] = static_cast<int32_t>(i);
+        if (has(kWrongLabel, b) && (b == kWrongRows[0] || b == kWrongRows[1]))
+          ++given_labels[other[b]];
+      }
+    }
+    if (has(kIgnored, kIgnoredRows[1])) other[kIgnoredRows[1]] = -3;
+    if (has(kOutOfRange, kOutOfRangeRow) && !c.has_table) {
+      index[kOutOfRangeRow] = 0;
+      other[kOutOfRangeRow] = samples;
+    }
+  }
   if (has(kNonFinite, kNaNRow)) logits.set(kNaNRow * z_stride + K - 1, NAN);
   if (has(kNonFinite, kInfinityRow)) logits.set(kInfinityRow * z_stride + K / 2, INFINITY);
   if (has(kNonFinite, kEmptyRow))
@@ -112,12 +143,28 @@ Problem::Problem(const Case& facts) : case_(facts) {
     if (c.has_table && index[kMaskedRow] >= 0 && index[kMaskedRow] < table_rows)
       table.set(index[kMaskedRow] * stride_of_table() + k, 0);
   }
+  if (has(kFarApart, kFarApartRow) && K >= 3 && !is_double()) {
+    // The first class has all of the probability, the last some of the target.
+    const double huge = c.logits == DType::kFloat16 ? 6e4 : 2e38;
+    logits.set(kFarApartRow * z_stride, huge);
+    for (int64_t k : {K / 2, K - 1}) logits.set(kFarApartRow * z_stride + k, -huge);
+    if (c.has_table) {
+      table.set(index[kFarApartRow] * stride_of_table() + K / 2, 0);
+      table.set(index[kFarApartRow] * stride_of_table() + K - 1, 0.0625);
+    }
+  }
   if (has(kMasked, kMaskedTargetRow)) logits.set(kMaskedTargetRow * z_stride + K / 2, -INFINITY);
 
   for (int64_t i : index) {
     for (int64_t n = 0; n < c.index_stride; ++n) {
       index_64_.push_back(n == 0 ? i : -77);
       index_32_.push_back(static_cast<int32_t>(n == 0 ? i : -77));
+    }
+  }
+  for (int64_t i : other) {
+    for (int64_t n = 0; n < c.index_stride; ++n) {
+      other_64_.push_back(n == 0 ? i : -77);
+      other_32_.push_back(static_cast<int32_t>(n == 0 ? i : -77));
     }
   }
   loss = Array(acc, 1);
@@ -146,10 +193,17 @@ Problem::Problem(const Case& facts) : case_(facts) {
   p.target.size = table_rows;
   p.target.on_target = c.on_target;
   p.target.off_target = c.off_target;
-  if (c.has_index && c.index_is_int64) p.index = index_64_.data();
-  if (c.has_index && !c.index_is_int64) p.index = index_32_.data();
-  p.index_is_int64 = c.index_is_int64;
-  p.index_stride = c.index_stride;
+  const auto vector_of = [&](const std::vector<int64_t>& wide, const std::vector<int32_t>& narrow,
+                             bool is_int64) {
+    const void* const data = is_int64 ? static_cast<const void*>(wide.data()) : narrow.data();
+    return alr_fast::BatchVector{data, is_int64, c.index_stride};
+  };
+  if (c.has_index) p.index = vector_of(index_64_, index_32_, c.index_is_int64);
+  if (is_labelled) {
+    p.other = vector_of(other_64_, other_32_, c.seed % 2 == 0);
+    p.given_labels = given_labels.data();
+    p.samples = static_cast<int64_t>(given_labels.size());
+  }
   p.unique_index = c.unique_index;
   p.momentum = c.has_table ? c.momentum : 1;
   p.entropy_weight = c.entropy_weight;
@@ -197,14 +251,24 @@ std::vector<double> Problem::new_target(int64_t b) const {
   return expected_row(b, Mutant::kNone).t;
 }
 
+Problem::Row::Kind Problem::kind_of(int64_t b) const {
+  const int64_t i = index[b];
+  if (i < 0 || (!other.empty() && other[b] < 0)) return Row::kIgnoredRow;
+  if (i >= table_rows) return Row::kOutside;
+  if (other.empty()) return Row::kOrdinary;
+  const int64_t sample = case_.has_table ? i : other[b], label = case_.has_table ? other[b] : i;
+  if (sample >= static_cast<int64_t>(given_labels.size())) return Row::kOutside;
+  return given_labels[sample] == label ? Row::kOrdinary : Row::kWrong;
+}
+
 // The definition, term by term: t = a T + (1 - a) p; loss = -sum t log p + lambda H;
 // dz = sum(t) p - t - lambda p (log p + H).
 Problem::Row Problem::expected_row(int64_t b, Mutant mutant) const {
-  const int64_t K = case_.classes, i = index[b];
+  const int64_t K = case_.classes;
   Row row;
-  if (i < 0 || i >= table_rows) {
-    row.kind = i < 0 ? Row::kIgnoredRow : Row::kOutside;
-    row.loss = i < 0 ? 0 : NAN;
+  row.kind = kind_of(b);
+  if (row.kind != Row::kOrdinary) {
+    row.loss = row.kind == Row::kIgnoredRow ? 0 : NAN;
     row.grad.assign(K, row.loss);
     row.grad_tolerance.assign(K, 0);
     return row;
@@ -242,6 +306,8 @@ Problem::Row Problem::expected_row(int64_t b, Mutant mutant) const {
       size += (std::fabs(a * T[k]) + row.p[k]) * (1 + std::fabs(log_p[k]));
   }
   row.loss = cross_entropy + lambda * entropy;
+  if (!is_double() && std::fabs(row.loss) > std::numeric_limits<float>::max())
+    row.loss = std::copysign(INFINITY, row.loss);
   row.loss_tolerance = kTolerance * unit() * (1 + lambda) * size;
   const double S = mutant == Mutant::kNoMass ? 1 : mass;
   const int64_t target_at = largest_at(row.t);

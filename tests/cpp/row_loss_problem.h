@@ -24,13 +24,16 @@ enum Features : unsigned {
   kNonFinite = 4,   // NaN, +inf, nothing but -inf
   kMasked = 8,      // -inf with a target of 0, and with a larger one
   kOutOfRange = 16,
+  kLabelled = 32,    // given labels; rows are ignored by their label or their sample, too
+  kFarApart = 128,   // logits that differ by more than the range of float
+  kWrongLabel = 64,  // with kLabelled: two rows, each in a group of equal indices
 };
 
 struct Case {
   DType logits = DType::kFloat32;
   bool has_table = true;
   DType table = DType::kFloat32;
-  int64_t rows = 13;
+  int64_t rows = 14;
   int64_t classes = 10;
   unsigned features = kPlain;
   double scale = 3, offset = 0;  // of the logits
@@ -109,6 +112,8 @@ class Problem {
 
   Array logits, table, row_loss, loss, grad, grad_scale, weights;
   std::vector<int64_t> index;  // by row, without strides
+  std::vector<int64_t> other;  // with kLabelled: labels for a table, else samples
+  std::vector<int32_t> given_labels;
   std::vector<int64_t> stats_class, status, rounding_state;
   std::vector<float> stats_value;
   int64_t table_rows = 0;
@@ -120,12 +125,13 @@ class Problem {
 
  private:
   struct Row {
-    enum Kind { kOrdinary, kIgnoredRow, kOutside } kind = kOrdinary;
+    enum Kind { kOrdinary, kIgnoredRow, kOutside, kWrong } kind = kOrdinary;
     bool is_finite = false;
     double loss = 0, loss_tolerance = 0;
     std::vector<double> p, t, t_tolerance, grad, grad_tolerance;
     int64_t predicted = -1;
   };
+  Row::Kind kind_of(int64_t b) const;
   Row expected_row(int64_t b, Mutant mutant) const;
   std::string compare_row(int64_t b, const Row& row, double divisor, Mutant mutant) const;
   std::string compare_table(const std::vector<Row>& rows, Mutant mutant) const;
@@ -140,8 +146,8 @@ class Problem {
   Case case_;
   RowLossParams params_;
   Array old_table_;
-  std::vector<int64_t> index_64_;
-  std::vector<int32_t> index_32_;
+  std::vector<int64_t> index_64_, other_64_;
+  std::vector<int32_t> index_32_, other_32_;
 };
 
 }  // namespace test

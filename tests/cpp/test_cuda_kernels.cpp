@@ -178,7 +178,7 @@ void check_many_rows() {
   std::vector<int64_t> index(300);
   for (int64_t b = 0; b < 300; ++b) index[b] = b % 2 == 0 ? 7 : b;
   problem.index = index;
-  problem.params().index = index.data();
+  problem.params().index.data = index.data();
   problem.reset_outputs();
   problem.row_loss_is_scratch = true;
   test::run_row_loss(problem.params());

@@ -22,7 +22,7 @@ void run_in_pieces(int64_t rows, int64_t, void (*f)(int64_t, int64_t, void*), vo
   f(rows / 2, rows, context);
 }
 
-void check_out_of_range() {
+void check_bad_rows() {
   float logits[4] = {1, 2, 3, 4}, table[4] = {.5f, .5f, .5f, .5f}, loss = 7, row_loss[2] = {7, 7},
         scale;
   const int64_t index[2] = {0, 2};
@@ -31,7 +31,7 @@ void check_out_of_range() {
   params.logits_stride = params.classes = params.rows = 2;
   params.target.table = table;
   params.target.stride = params.target.size = 2;
-  params.index = index;
+  params.index.data = index;
   params.update = true;
   params.momentum = 0;
   params.row_loss = row_loss;
@@ -41,6 +41,30 @@ void check_out_of_range() {
   CHECK(loss == 7 && row_loss[0] == 7 && table[0] == .5f);  // nothing was written
   params.target.table = nullptr;
   CHECK_THROWS(cpu_row_loss(params, run_serially), std::out_of_range, "labels[1] is 2");
+
+  const int64_t good[2] = {1, 0}, far[2] = {0, 2};
+  const int32_t given[2] = {0, 1};
+  params.index.data = good;
+  params.other.data = good;
+  params.given_labels = given;
+  params.samples = 2;
+  cpu_row_loss(params, run_serially);
+  loss = row_loss[0] = 7;
+  params.other.data = far;
+  CHECK_THROWS(cpu_row_loss(params, run_serially), std::invalid_argument,
+               "labels[0] is 1, but sample 0 (index[0]) has the given label 0");
+  params.index.data = given;
+  params.index.is_int64 = false;
+  CHECK_THROWS(cpu_row_loss(params, run_serially), std::out_of_range,
+               "index[1] is 2, but there are 2 given labels");
+  params.target.table = table;
+  params.other = params.index;
+  const int64_t other_given[2] = {1, 0};
+  params.other.data = other_given;
+  params.other.is_int64 = true;
+  CHECK_THROWS(cpu_row_loss(params, run_serially), std::invalid_argument,
+               "labels[0] is 1, but sample 0 (index[0]) has the given label 0");
+  CHECK(loss == 7 && row_loss[0] == 7 && table[0] == .5f);
 }
 
 void check_no_rows() {
@@ -99,7 +123,7 @@ void check_launch_plan() {
 }  // namespace
 
 int main() {
-  check_out_of_range();
+  check_bad_rows();
   check_no_rows();
   check_launch_plan();
   test::Backend backend;

@@ -190,8 +190,11 @@ def test_limit_keeps_ids_and_files(root):
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (lambda r: None, "no such folder"),
-        (lambda r: r.write_text(""), "is not a folder, and no list; looked for"),
+        (lambda r: None, "no such file or folder"),
+        (
+            lambda r: r.write_text(""),
+            "is not a folder, no list and no file of features; looked for",
+        ),
         (lambda r: r.mkdir(), "the folder is empty; looked for .*train/<class>"),
         (lambda r: (r / "images").mkdir(parents=True), r"none of .*\(found: images\); looked for"),
         (

@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
+import torch
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
+from alr_fast.data import OwnedRowsSampler
 from alr_fast.data.sampler import SequentialSampler, ShuffledSampler
+from alr_fast.errors import UserError
 
 
 def epoch_of(sampler, epoch=0, start=0):
@@ -138,3 +142,90 @@ def test_in_order_covers_every_row_of_a_rank_once(per_class):
         assert other.largest_batch == 10
         # The training order stays the same.
         assert [batch.tolist() for batch in epoch_of(sampler)] == before
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_owned_rows_stay_with_their_rank(world_size, drop_last, shuffle):
+    n = 20  # not divisible by 3
+    samplers = [
+        OwnedRowsSampler(
+            n, rank=r, world_size=world_size, seed=4, drop_last=drop_last, shuffle=shuffle
+        )
+        for r in range(world_size)
+    ]
+    assert sorted(np.concatenate([s.rows for s in samplers]).tolist()) == list(range(n))
+    epochs = [[list(s) for s in samplers] for _ in range(30)]
+    for drawn in epochs:
+        for sampler, rows in zip(samplers, drawn, strict=True):
+            assert set(rows) <= set(sampler.rows.tolist())
+            assert len(rows) == len(sampler)
+            if drop_last:
+                assert len(set(rows)) == len(rows)
+            else:
+                assert set(rows) == set(sampler.rows.tolist())
+    assert len({len(s) for s in samplers}) == 1
+    assert len(samplers[0]) == (n // world_size if drop_last else -(-n // world_size))
+    if shuffle:  # over the epochs each row has its turn
+        assert {row for drawn in epochs for rows in drawn for row in rows} == set(range(n))
+    assert (epochs[0] == epochs[1]) == (not shuffle)
+
+
+def test_owned_rows_are_those_of_the_trainer():
+    own = OwnedRowsSampler(50, rank=1, world_size=3, seed=9)
+    trainer = ShuffledSampler(50, 8, rank=1, world_size=3, seed=9)
+    assert np.array_equal(own.rows, trainer.rows) and own.rows.dtype == np.int64
+
+
+def test_epochs_of_owned_rows_advance_or_are_set():
+    first, second = OwnedRowsSampler(40, seed=1), OwnedRowsSampler(40, seed=1)
+    orders = [list(first) for _ in range(4)]
+    second.set_epoch(2)
+    assert [list(second), list(second)] == orders[2:]
+    second.set_epoch(2)
+    assert list(second) == orders[2]
+    assert len({tuple(order) for order in orders}) == 4
+    assert list(OwnedRowsSampler(40, seed=2)) != orders[0]
+
+
+def test_a_data_loader_takes_owned_rows():
+    data = TensorDataset(torch.arange(10))
+    sampler = OwnedRowsSampler(data, rank=1, world_size=2)
+    loader = DataLoader(data, batch_size=2, sampler=sampler)
+    assert len(loader) == 3
+    assert sorted(torch.cat([x for (x,) in loader]).tolist()) == sorted(sampler.rows.tolist())
+    assert isinstance(sampler, DistributedSampler)  # what Lightning looks for
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "message"),
+    [
+        (10, {"rank": 1}, "rank: has to come with world_size"),
+        (10, {"rank": 2, "world_size": 2}, r"rank 2: must lie in \[0, world_size\)"),
+        (3, {"rank": 0, "world_size": 4}, "dataset: has 3 samples, which are too few for 4"),
+        (0, {}, "dataset 0: must have at least one sample"),
+        (True, {}, "dataset: must be a map-style data set or its length, got bool"),
+        (iter([1]), {}, "dataset: must be a map-style data set"),
+    ],
+)
+def test_wrong_arguments_of_owned_rows_are_named(dataset, options, message):
+    with pytest.raises(UserError, match=message):
+        OwnedRowsSampler(dataset, **options)
+
+
+def test_owned_rows_refuse_a_negative_epoch():
+    with pytest.raises(UserError, match="epoch -1: must be 0 or more"):
+        OwnedRowsSampler(4).set_epoch(-1)
+
+
+def test_owned_rows_notice_a_process_group_that_came_later(monkeypatch):
+    sampler, explicit = OwnedRowsSampler(10), OwnedRowsSampler(10, rank=0, world_size=1)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda: 2)
+    with pytest.raises(UserError, match=r"is 0 of 1, but torch\.distributed says 1 of 2"):
+        iter(sampler)
+    assert sorted(explicit) == list(range(10))
+    later = OwnedRowsSampler(10)
+    assert (later.rank, later.num_replicas) == (1, 2) and len(list(later)) == 5

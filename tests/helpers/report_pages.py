@@ -37,6 +37,7 @@ def suspect(id: int, **changes) -> Suspect:
         "score": round(0.99 - id / 1000, 3),
         "changes": id % 4,
         "image": thumbnail(id, kind=("PNG", "JPEG", "WEBP")[id % 3]),
+        "others": (((id + 1 + id % 2) % 3, 0.97 - id % 11 / 100), ((id + 2 - id % 2) % 3, 0.01)),
     }
     return Suspect(id=id, **(values | changes))
 
@@ -99,5 +100,6 @@ def report(*, suspects: list[Suspect] | None = None, **changes) -> Report:
         "suspects": suspects,
         "samples": 1437,
         "key": "alr_fast:20260131-235959-digits:alr",
+        "noun": "images",
     }  # fmt: skip
     return Report(**(values | changes))

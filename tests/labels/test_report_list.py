@@ -147,6 +147,8 @@ def test_keyboard_alone(page):
     page.press(Keys.TAB, Keys.TAB, Keys.TAB, Keys.SPACE)
     assert page.mark_of(0) == "unsure"
     page.press(Keys.TAB)
+    assert page.js("document.activeElement.className") == "other"
+    page.press(Keys.TAB)
     assert page.js("document.activeElement.closest('.cards')") is None
 
 
@@ -226,7 +228,7 @@ def test_export(page):
     page.until(path.exists)
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    columns = "id path given refined score mark label given_name refined_name"
+    columns = "id path given refined score mark label given_name refined_name label_name"
     assert list(rows[0]) == columns.split()
     marks = {0: "keep", 1: "fix", 2: "unsure", 5: "fix", 7: "keep"}
     assert [int(row["id"]) for row in rows] == list(marks)
@@ -246,6 +248,7 @@ def test_export(page):
             "label": str(label),
             "given_name": NAMES[expected.given],
             "refined_name": NAMES[expected.refined],
+            "label_name": "" if label == "" else NAMES[label],
         }
 
 

@@ -13,6 +13,7 @@ import pytest
 from alr_fast.labels.report import page as module
 from alr_fast.labels.report.model import ClassNoise, Panel
 from alr_fast.labels.report.page import render
+from alr_fast.utils.text import distinct_names
 from helpers.report_pages import ATTACK, MISSING, report, suspect, thumbnail
 
 TEMPLATES = Path(module.__file__).parent / "templates"
@@ -212,7 +213,7 @@ def test_table_or_strongest_pairs():
 
 
 def test_empty_and_duplicate_names():
-    assert module._shown_names(("a", "b", "a", " ")) == [
+    assert distinct_names(("a", "b", "a", " ")) == [
         "a (class 0)",
         "b",
         "a (class 2)",

@@ -5,6 +5,7 @@ import inspect
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from alr_fast import LabelBank
@@ -57,7 +58,8 @@ def test_every_loss_is_here():
     assert losses == leaves(Loss)
     for loss in losses:
         arguments = inspect.signature(loss).parameters.keys()
-        assert loss.needs == {"bank", "transition", "teacher", "all_sum"} & arguments
+        provided = {"bank", "transition", "teacher", "all_sum"} & arguments
+        assert loss.needs == provided - loss.own_loop_only
 
 
 @every_loss
@@ -124,7 +126,8 @@ def test_ignored_rows_do_not_count(device, batch, case, reduction):
     index[ignored] = torch.tensor([-3, -1], device=device)
     loss = whole(*batch)
     (grad,) = torch.autograd.grad(loss.sum(), logits)
-    for found in ((loss.detach(), grad), whole.train(False).loss_and_grad(*batch)):
+    again = case.make(device, reduction=reduction).loss_and_grad(*batch)
+    for found in ((loss.detach(), grad), again):
         assert not found[1][ignored].any()
         if reduction == "none":
             assert not found[0][ignored].any()
@@ -217,16 +220,17 @@ def test_rows_without_a_softmax_are_nan_and_counted(device, batch, case, reducti
         assert grad[rest].isfinite().all()
         assert same_banks(bank_of(criterion), bank_of(expected))
         if criterion.bank is not None:
-            assert criterion.bank.status[:2].tolist() == [3, 0]
+            assert criterion.bank.status[:3].tolist() == [3, 0, 0]
             assert criterion.bank.check() == 3
             assert criterion.bank.check() == 0
 
 
 @every_loss
 def test_a_target_looked_up_by_sample_needs_an_index(device, batch, case):
+    # In the warm-up, too: the phase after it would be too late.
     criterion = case.make(device)
-    if case.reads_index:
-        with pytest.raises(ValueError, match="by sample: pass index"):
+    if case.reads_index or case.keeps_bank:
+        with pytest.raises(ValueError, match="index: missing; .* by sample: pass index"):
             criterion(*batch[:2])
     else:
         assert torch.equal(criterion(*batch[:2]), criterion(*batch))
@@ -295,17 +299,27 @@ def test_labels_and_index_in_32_bits_and_strided(device, batch, case):
 
 
 @every_loss
-def test_eval_leaves_the_bank_alone(device, batch, case):
-    criterion = case.make(device)
+@every_reduction
+def test_eval_is_cross_entropy_without_bank_index_and_phase(device, batch, case, reduction):
+    criterion = case.make(device, reduction=reduction).eval()
+    if isinstance(criterion, WarmUpLoss):
+        criterion.warming_up = None  # as before the first epoch, in Lightning's sanity check
     before = bank_of(criterion)
-    expected = case.make(device)(*batch)
-    criterion.eval()
-    assert torch.equal(criterion(*batch), expected)
-    close(criterion.loss_and_grad(*batch)[0], expected.detach(), rtol=1e-6)
+    logits, labels, _ = batch
+    other = (labels + 1) % CLASSES  # validation labels are not those of the bank
+    expected = nn.functional.cross_entropy(logits, other, reduction=reduction)
+    found = criterion(logits, other)
+    close(found.detach(), expected.detach())
+    (grad,) = torch.autograd.grad(found.sum(), logits)
+    (want,) = torch.autograd.grad(expected.sum(), logits)
+    close(grad, want)
+    close(criterion.loss_and_grad(logits, other, batch[2])[1], want)
+    weight = torch.rand(CLASSES, device=device)
+    expected = nn.functional.cross_entropy(logits, other, weight=weight, reduction=reduction)
+    close(criterion(logits, other, class_weight=weight).detach(), expected.detach())
+    with pytest.raises(ValueError, match="update True: the bank is not written in eval mode"):
+        criterion(logits, other, update=True)
     assert same_banks(bank_of(criterion), before)
-    assert torch.equal(criterion.train()(*batch), expected)
-    if case.keeps_bank:
-        assert same_banks(bank_of(criterion), before) is ("warm-up" in case.name)
 
 
 @every_loss
@@ -342,19 +356,30 @@ def test_moves_of_a_module_keep_tables_and_banks(device, batch, case):
 
 
 @every_loss
-def test_the_state_is_the_bank_and_nothing_else(device, batch, case):
+def test_the_state_is_the_bank_and_nothing_else(device, batch, case, tmp_path):
     criterion, other = case.make(device), case.make(device)
     criterion(*batch)
-    state = copy.deepcopy(criterion.state_dict())
-    assert list(state) == ["_extra_state"]
+    state = criterion.state_dict()
+    assert set(state) == ({"bank.rows", "bank.given_labels"} if case.keeps_bank else set())
     assert list(criterion.parameters()) == []
-    other.load_state_dict(state)
-    if case.keeps_bank:
-        assert torch.equal(state["_extra_state"]["rows"], criterion.bank.rows)
-        assert torch.equal(other.bank.rows, criterion.bank.rows)
-    else:
-        assert state["_extra_state"] == {}
+    save_file(state, tmp_path / "state.safetensors")
+    other.load_state_dict(load_file(tmp_path / "state.safetensors"))
+    assert same_banks(bank_of(other), bank_of(criterion))
     assert torch.equal(other(*batch), criterion(*batch))
+
+
+@every_loss
+def test_a_state_without_the_bank_is_loaded_on_request_only(device, batch, case):
+    net = nn.Sequential(nn.Linear(3, CLASSES), case.make(device))
+    before = bank_of(net[1])
+    state = {key: value for key, value in net.state_dict().items() if "bank" not in key}
+    keys = net.load_state_dict(state, strict=False)
+    assert keys.unexpected_keys == []
+    assert keys.missing_keys == (["1.bank.given_labels", "1.bank.rows"] if case.keeps_bank else [])
+    if case.keeps_bank:
+        with pytest.raises(RuntimeError, match="Missing key.*1.bank.rows"):
+            net.load_state_dict(state)
+    assert same_banks(bank_of(net[1]), before)
 
 
 @every_loss

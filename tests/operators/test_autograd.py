@@ -115,32 +115,35 @@ def test_opcheck_of_the_losses(device, reduction, grad_mode):
         problem = make_problem(5, 7, device=device, logits=logits, bank=bank)
         z, table, index = problem.logits, problem.table, problem.index
         weight = torch.rand(5, device=device)
-        status = torch.zeros(4, dtype=torch.int64, device=device)
+        status = torch.zeros(5, dtype=torch.int64, device=device)
         rounding = torch.tensor([3, 0], device=device)
         classes = torch.zeros(3, 5, dtype=torch.int64, device=device)
         values = torch.zeros(2, 5, device=device)
+        labels = torch.tensor([3, 0, -1, 4, 2], device=device)
+        given = torch.zeros(len(table), dtype=torch.int32, device=device)
+        given[index.clamp(min=0)] = labels.int()
         # Stats, status and random state are written, too: the schema must declare it.
         for operator in (OPS.alr_loss.default, OPS.alr_loss_once.default):
             checked(
-                operator, z, table, index, weight, status, rounding, classes, values,
+                operator, z, table, index, labels, given, weight, status, rounding, classes, values,
                 0.7, 0.1, reduction, False, grad_mode,
             )  # fmt: skip
         checked(
-            OPS.soft_target_cross_entropy.default, z, table, index, weight, status, classes,
-            values, 1.0, 0.1, reduction, grad_mode,
+            OPS.soft_target_cross_entropy.default, z, table, index, labels, given, weight, status,
+            classes, values, 1.0, 0.1, reduction, grad_mode,
         )  # fmt: skip
         checked(
-            OPS.label_smoothing_cross_entropy.default, z, index % 7, weight, status, 0.1, 0.2,
-            reduction, grad_mode,
+            OPS.label_smoothing_cross_entropy.default, z, labels, index, given, weight, status, 0.1,
+            0.2, reduction, grad_mode,
         )  # fmt: skip
 
 
 def test_opcheck_without_the_optional_tensors(device):
     problem = make_problem(5, 7, device=device)
     z, table, index = problem.logits, problem.table, problem.index
-    checked(OPS.alr_loss.default, z, table, index, *(None,) * 5, 0.7, 0.1, 1, True, 2)
-    checked(OPS.soft_target_cross_entropy.default, z, table[:5], *(None,) * 5, 1.0, 0.1, 1, 2)
-    checked(OPS.label_smoothing_cross_entropy.default, z, index % 7, None, None, 0.1, 0.2, 1, 2)
+    checked(OPS.alr_loss.default, z, table, index, *(None,) * 7, 0.7, 0.1, 1, True, 2)
+    checked(OPS.soft_target_cross_entropy.default, z, table[:5], *(None,) * 7, 1.0, 0.1, 1, 2)
+    checked(OPS.label_smoothing_cross_entropy.default, z, index % 7, *(None,) * 4, 0.1, 0.2, 1, 2)
 
 
 def test_opcheck_of_scale_grad(device):

@@ -226,7 +226,7 @@ def test_the_teacher_predicts_every_sample(tmp_path, monkeypatch):
     data = load_data(parse(SMALL).data, None, log=print)
     order = np.random.default_rng([0, 0]).permutation(len(data.train))  # as the sampler shuffles
     pixels = torch.from_numpy(data.train.images.array[order]).float()
-    model = load_model(run / "ce.safetensors", num_classes=10, channels=1, image_size=8)
+    model = load_model(run / "ce.safetensors", num_classes=10, input_shape=(1, 8, 8))
     with torch.no_grad():
         expected = model((pixels / 255 - 0.5) / 0.5).softmax(-1)
     torch.testing.assert_close(seen[-1], expected, rtol=1e-4, atol=1e-6)

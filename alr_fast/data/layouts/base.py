@@ -29,11 +29,13 @@ class Found:
         what: Description for the user: "CIFAR-10 pickles in DIR/cifar-10-batches-py".
         lists: The files that list the samples, if the user names them: several such data sets may
             share a root.
+        column: Name of the vectors in a file of features; None for the only ones.
     """
 
     root: Path
     what: str
     lists: tuple[Path, ...] = ()
+    column: str | None = None
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Listing:
     Attributes:
         index: Samples with labels; paths are relative to ``Found.root``.
         sources: Files and folders that were read: the split is read again when one has changed.
-        images: The images; None if they are files at the paths of the index.
+        images: The images or features; None if they are files at the paths of the index.
     """
 
     index: SampleIndex

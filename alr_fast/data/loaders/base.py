@@ -2,7 +2,8 @@
 
 A batch is a dictionary of tensors on the training device:
 
-    image  [B, C, S, S]  augmented and normalised, in the training dtype, channels last
+    image  [B, C, S, S]  augmented and normalised, in the training dtype, channels last; of a split
+                         of features the features, float32 [B, D]
     label  int64 [B]     given label
     index  int64 [B]     index in the label bank of this rank, see `alr_fast.data.sampler`
 
@@ -74,6 +75,17 @@ class Loader(ABC, Generic[SamplerT]):
     def __len__(self) -> int:
         """Batches in a whole epoch."""
         return self.sampler.steps
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of a sample: [C, S, S], or [D] of features."""
+        return self.split.input_shape(self.transform.size)
+
+    def zeros(self, samples: int) -> Tensor:
+        """Zeros in place of ``samples`` images or rows of features, in the form of a batch."""
+        shape = (samples, *self.input_shape)
+        layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+        return torch.zeros(shape, dtype=self.dtype).to(self.device, memory_format=layout)
 
     @abstractmethod
     def __iter__(self) -> Iterator[dict[str, Tensor]]:

@@ -9,8 +9,10 @@ import torch
 
 from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split
+from alr_fast.data.images import FeatureRows
 from alr_fast.data.loaders.base import Loader, SamplerT
 from alr_fast.data.loaders.dali import DaliLoader
+from alr_fast.data.loaders.features import FeatureLoader
 from alr_fast.data.loaders.memory import Decoded, MemoryLoader
 from alr_fast.data.loaders.torch import TorchLoader
 from alr_fast.data.transform import Transform
@@ -50,14 +52,15 @@ def choose_loader(loader: str, split: Split, transform: Transform, cache_mb: int
     Raises:
         UserError: The named loader cannot load this split, or its library is not installed.
     """
-    arrays = split.images.array is not None
+    features = isinstance(split.images, FeatureRows)
+    arrays = split.values is not None
     needed_mb = -(-len(split) * 3 * transform.size**2 // 2**20)
     fits = transform.cacheable and needed_mb <= cache_mb
     problem = None
     if arrays and loader in ("dali", "torch"):
         problem = (
-            "the images of this data set are arrays in memory, which only the loader memory "
-            "supports; pass auto"
+            f"the {'features' if features else 'images'} of this data set are arrays in memory, "
+            "which only the loader memory supports; pass auto"
         )
     elif loader == "memory" and not (arrays or fits):
         problem = f"needs crop center or pad, no RandAugment, and cache_mb of {needed_mb} or more"
@@ -66,7 +69,7 @@ def choose_loader(loader: str, split: Split, transform: Transform, cache_mb: int
     if problem is not None:
         raise UserError(problem, argument="loader", value=loader)
     if arrays:
-        return LoaderChoice("memory", "the images come as arrays")
+        return LoaderChoice("memory", f"the {'features' if features else 'images'} come as arrays")
     if loader != "auto":
         return LoaderChoice(loader, "asked for")
     if fits:
@@ -96,6 +99,10 @@ def make_loader(
         split, sampler, transform, device, dtype, workers, broken: See `Loader`.
         decoded: For ``memory`` with images in files: result of `decode_all` for the sampler's rows.
     """
+    if isinstance(split.images, FeatureRows):
+        return FeatureLoader(
+            split, sampler, transform, device=device, workers=workers, broken=broken
+        )
     loaders: dict[str, Callable[..., Loader[SamplerT]]] = {
         "memory": partial(MemoryLoader, decoded=decoded),
         "dali": DaliLoader,

@@ -112,7 +112,7 @@ class MemoryLoader(Loader[SamplerT]):
         pad = transform.padding if transform.crop == "pad" else 0
         self._windows = _windows(F.pad(pixels, (0, 0, pad, pad, pad, pad)), transform.size)
         self._reasons = decoded.broken
-        self._normalise = Normalise(transform, split.channels, device, dtype)
+        self._normalise = Normalise(transform, self.input_shape[0], device, dtype)
 
     @property
     def _on_cpu(self) -> bool:

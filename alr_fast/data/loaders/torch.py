@@ -49,7 +49,7 @@ class TorchLoader(Loader[SamplerT]):
         )
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        normalise = Normalise(self.transform, self.split.channels, self.device, self.dtype)
+        normalise = Normalise(self.transform, self.input_shape[0], self.device, self.dtype)
         self._pass.epoch, self._pass.start = self.epoch, self.start
         decoded = iter(self._decoder)
         for _, index in self.sampler.batches(self.epoch, self.start):

@@ -1,102 +1,119 @@
-"""From the refined labels of a run to the content of its report."""
+"""From scored labels to the content of their report."""
 
-import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+import hashlib
+import os
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.datasets import Split
-from alr_fast.data.decode import decode_rgb, prepare
-from alr_fast.data.images import BrokenImage
-from alr_fast.labels.refined import RefinedLabels
+from alr_fast.data.images import NO_IMAGE
 from alr_fast.labels.report.model import ClassNoise, Panel, Report, Suspect
-from alr_fast.labels.suspicion import SUSPICIOUS
-from alr_fast.utils.text import duration, percent
+from alr_fast.labels.report.views import NO_ROOM, Views
+from alr_fast.labels.scored import ScoredLabels
+from alr_fast.labels.suspicion import SUSPICIOUS, distributions
+from alr_fast.utils.text import percent
 
 # Bytes of the page, of everything but the suspects (mostly plotly.js), and of a suspect without its
-# path and image.
-_PAGE_BYTES, _OTHER_BYTES, _SUSPECT_BYTES = 14_500_000, 6_200_000, 160
-_SIZES = ((128, 80), (96, 75), (64, 70), (48, 50))  # of thumbnails: longest side in pixels, quality
-_NO_ROOM = "left out, the page would be too large"
-
-# Panels of curves: title, unit, name in the records. The share of changed labels is shown only if
-# the label accuracy is unknown.
-_PANELS = (
-    ("test accuracy", "%", "test_accuracy"),
-    ("label accuracy", "%", "label_accuracy"),
-    ("changed labels", "%", "labels_changed"),
-    ("wrong labels memorised", "%", "mislabelled_memorised"),
-    ("training loss", "", "train_loss"),
-)
+# texts and image.
+_PAGE_BYTES, _OTHER_BYTES, _SUSPECT_BYTES = 14_500_000, 6_200_000, 260
+_CHARACTER_BYTES = 6  # of a character in JSON, at most
+_OTHERS = 5  # classes that are offered first
 
 
 def make_report(
-    labels: RefinedLabels,
+    labels: ScoredLabels,
+    views: Views,
     *,
-    run: str,
-    summary: Mapping[str, Any],
-    records: Sequence[Mapping[str, str]],
+    title: str,
     most: int,
+    facts: Sequence[tuple[str, str]] = (),
+    notes: Sequence[str] = (),
+    panels: Sequence[Panel] = (),
+    more: str = "most= shows more, to_csv lists all",
+    missing_images: str = "",
+    key: str = "",
 ) -> Report:
-    """Makes the content of a report; reads the images of the suspects.
+    """Makes the content of a report; reads the images and texts of the suspects.
 
     Args:
-        labels: Refined labels of a run.
-        run: Name of the run.
-        summary: Results of the run (``methods``, ``epochs``, ``seconds``, ``data``, ``noise``);
-            empty if it was not finished.
-        records: Metrics of each method and epoch, by name.
+        labels: The samples.
+        views: What is shown of a sample.
+        title: Heading of the page.
         most: Largest number of suspects.
+        facts: Name and value of more facts, before those of the labels.
+        notes: More remarks.
+        panels: Curves.
+        more: How to list more suspects, a clause.
+        missing_images: What to do if images cannot be shown, a sentence.
+        key: Tells the marks of this page from those of other pages about the same samples.
     """
-    index = labels.index
-    by_class = np.bincount(index.labels, minlength=index.num_classes)
-    suspects, image_notes = _suspects(labels, labels.most_suspicious(most, above=SUSPICIOUS))
+    rows = labels.most_suspicious(most, above=SUSPICIOUS)
+    suspects = _suspects(labels, views, rows)
     suspicious = int((labels.scores > SUSPICIOUS).sum())
-    notes = []
+    by_class = np.bincount(labels.labels, minlength=labels.num_classes)
+    remarks = []
     if not labels.complete:
-        notes.append("The run was not finished: the labels are those of its last checkpoint.")
+        remarks.append("The run was not finished: the labels are those of its last checkpoint.")
     if suspicious > len(suspects):
-        notes.append(
-            f"The first {len(suspects):,} of {suspicious:,} suspicious samples are here; --most "
-            "shows more, python -m alr_fast.export lists all."
+        remarks.append(
+            f"The first {len(suspects):,} of {suspicious:,} suspicious samples are here; {more}."
         )
-    notes += image_notes
-    if not records:
-        notes.append("No curves: the run has no metrics.csv (--log.to csv).")
+    missing = [s.image_problem for s in suspects if s.image_problem not in ("", NO_ROOM, NO_IMAGE)]
+    if missing:
+        remarks.append(
+            f"{len(missing):,} of {len(suspects):,} images cannot be shown (first: {missing[0]}). "
+            f"{missing_images}".rstrip()
+        )
+    left_out = sum(suspect.image_problem == NO_ROOM for suspect in suspects)
+    if left_out:
+        remarks.append(
+            f"{left_out:,} images have no room on the page; with fewer samples there is more room "
+            "for each."
+        )
+    remarks += notes
     empty = int((by_class == 0).sum())
     if empty:
-        notes.append(f"{empty:,} of {index.num_classes:,} classes have no samples.")
+        remarks.append(f"{empty:,} of {labels.num_classes:,} classes have no samples.")
     return Report(
-        title=f"Suspicious labels: {summary.get('data', {}).get('name', run)}",
-        facts=_facts(labels, run, summary, suspicious),
-        notes=notes,
-        class_names=index.class_names,
-        panels=_panels(records),
+        title=title,
+        facts=[*facts, *_facts(labels, suspicious)],
+        notes=remarks,
+        class_names=labels.class_names,
+        panels=list(panels),
         confusion=_confusion(labels),
         classes=_classes(labels, by_class),
         suspects=suspects,
-        samples=len(index),
-        key=f"{index.sample_fingerprint()[:16]}-{run}-{labels.method}",
+        samples=len(labels),
+        key=f"{_fingerprint(labels)[:16]}-{key or title}-{labels.method}",
+        noun=views.noun,
     )
 
 
-def _confusion(labels: RefinedLabels) -> list[tuple[int, int, int]]:
+def _fingerprint(labels: ScoredLabels) -> str:
+    """SHA-256 of the samples, by which a browser finds their marks again: of ids and paths, as
+    `alr_fast.data.index.SampleIndex.sample_fingerprint`, or of ids and labels without paths."""
+    digest = hashlib.sha256(labels.sample_ids.astype("<i8").tobytes())
+    if labels.paths is None:
+        digest.update(labels.labels.astype("<i8").tobytes())
+    for path in labels.paths or ():
+        digest.update(os.fsencode(path) + b"\0")
+    return digest.hexdigest()
+
+
+def _confusion(labels: ScoredLabels) -> list[tuple[int, int, int]]:
     """Given label, refined label and number of samples of each pair that occurs."""
-    k = labels.index.num_classes
-    cells, counts = np.unique(labels.index.labels * k + labels.refined, return_counts=True)
+    k = labels.num_classes
+    cells, counts = np.unique(labels.labels * k + labels.refined, return_counts=True)
     return list(zip((cells // k).tolist(), (cells % k).tolist(), counts.tolist(), strict=True))
 
 
-def _classes(labels: RefinedLabels, by_class: NDArray[np.int64]) -> list[ClassNoise]:
-    index = labels.index
-
+def _classes(labels: ScoredLabels, by_class: NDArray[np.int64]) -> list[ClassNoise]:
     def differing(others: NDArray[np.int64]) -> NDArray[np.int64]:
-        return np.bincount(index.labels[index.labels != others], minlength=index.num_classes)
+        return np.bincount(labels.labels[labels.labels != others], minlength=labels.num_classes)
 
     changed = differing(labels.refined)
-    wrong = None if index.clean_labels is None else differing(index.clean_labels)
+    wrong = None if labels.clean_labels is None else differing(labels.clean_labels)
     return [
         ClassNoise(
             name=name,
@@ -104,26 +121,18 @@ def _classes(labels: RefinedLabels, by_class: NDArray[np.int64]) -> list[ClassNo
             changed=int(changed[k]),
             wrong=None if wrong is None else int(wrong[k]),
         )
-        for k, name in enumerate(index.class_names)
+        for k, name in enumerate(labels.class_names)
     ]
 
 
-def _facts(
-    labels: RefinedLabels, run: str, summary: Mapping[str, Any], suspicious: int
-) -> list[tuple[str, str]]:
-    index = labels.index
+def _facts(labels: ScoredLabels, suspicious: int) -> list[tuple[str, str]]:
     facts = [
-        ("run", run),
-        ("training images", f"{len(index):,} of {index.num_classes:,} classes"),
-        ("method", labels.method),
+        ("labels refined to another class", percent(labels.noise_rate)),
+        ("suspicious samples", f"{suspicious:,}"),
     ]
-    for method, result in summary.get("methods", {}).items():
-        facts.append((f"test accuracy, {method}", percent(result["test_accuracy_last"])))
-    facts.append(("labels refined to another class", percent(labels.noise.rate)))
-    facts.append(("suspicious samples", f"{suspicious:,}"))
-    if index.clean_labels is not None:
-        right = float((index.labels == index.clean_labels).mean())
-        refined = float((labels.refined == index.clean_labels).mean())
+    if labels.clean_labels is not None:
+        right = float((labels.labels == labels.clean_labels).mean())
+        refined = float((labels.refined == labels.clean_labels).mean())
         facts += [
             ("wrong labels", percent(1 - right)),
             ("label accuracy, given and refined", f"{percent(right)} and {percent(refined)}"),
@@ -131,101 +140,51 @@ def _facts(
         error = labels.transition_error
         if error is not None:
             facts.append(("error of the estimated transition matrix, 0 to 2", f"{error:.3f}"))
-    noise = summary.get("noise", {})
-    if noise.get("kind", "none") != "none":
-        facts.append(("injected noise", f"{noise['kind']} {percent(noise['requested_rate'])}"))
-    if summary:
-        facts.append(("training", f"{summary['epochs']} epochs, {duration(summary['seconds'])}"))
     return facts
 
 
-def _suspects(labels: RefinedLabels, rows: NDArray[np.int64]) -> tuple[list[Suspect], list[str]]:
-    """The samples of these rows with their thumbnails, and notes on missing thumbnails."""
-    images, problems = _thumbnails(labels.split, rows)
-    suspects = [
+def _suspects(labels: ScoredLabels, views: Views, rows: NDArray[np.int64]) -> list[Suspect]:
+    """The samples of these rows with their views."""
+    samples = labels.samples(rows)
+    room = _PAGE_BYTES - _OTHER_BYTES - _SUSPECT_BYTES * len(rows)
+    room -= _CHARACTER_BYTES * sum(len(sample.get("path", "")) for sample in samples)
+    # Texts get at most half of what is left.
+    longest = max(room // 2 // _CHARACTER_BYTES // max(len(rows), 1), 200)
+    texts = [views.short_text(row, longest) for row in rows.tolist()]
+    cells = [tuple(views.cells(row)) if views.cells else () for row in rows.tolist()]
+    room -= _CHARACTER_BYTES * sum(len(text or "") for text in texts)
+    room -= sum(len(name) + len(value) + 10 for row in cells for name, value in row)
+    # Base64 needs a third more bytes than the image.
+    images, problems = views.thumbnails(rows, max(room, 0) * 3 // 4)
+    others = _others(labels, rows)
+    return [
         Suspect(
             id=int(sample["id"]),
-            path=sample["path"],
+            path=sample.get("path", ""),
             given=int(sample["given_label"]),
             refined=int(sample["refined_label"]),
             given_probability=float(sample["given_probability"]),
             refined_probability=float(sample["refined_probability"]),
             score=float(sample["score"]),
-            changes=int(sample["changes"]),
-            image=image,
-            image_problem=problem,
+            changes=None if np.isnan(sample["given_loss"]) else int(sample["changes"]),
+            image=images[number],
+            image_problem=problems[number],
+            text=texts[number],
+            cells=cells[number],
+            others=others[number],
         )
-        for sample, image, problem in zip(labels.samples(rows), images, problems, strict=True)
+        for number, sample in enumerate(samples)
     ]
-    missing = [problem for problem in problems if problem not in ("", _NO_ROOM)]
-    notes = []
-    if _NO_ROOM in problems:
-        notes.append(
-            f"{problems.count(_NO_ROOM):,} images have no room on the page; a lower --most leaves "
-            "more room for each."
-        )
-    if missing:
-        notes.append(
-            f"{len(missing):,} of {len(suspects):,} images cannot be shown (first: {missing[0]}). "
-            "If the data was moved, pass --data-root DIR."
-        )
-    return suspects, notes
 
 
-def _thumbnails(split: Split, rows: NDArray[np.int64]) -> tuple[list[bytes | None], list[str]]:
-    """Thumbnails, as small as necessary, or None; and for each None the reason, otherwise ""."""
-    # JSON needs up to six bytes for a character, base64 a third more bytes than the image.
-    texts = sum(_SUSPECT_BYTES + 6 * len(split.index.paths[int(row)]) for row in rows)
-    room = (_PAGE_BYTES - _OTHER_BYTES - texts) * 3 // 4
-    for side, quality in _SIZES:
-        images: list[bytes | None] = []
-        problems, total = [], 0
-        for row in rows:
-            try:
-                images.append(_thumbnail(split, int(row), side, quality))
-                problems.append("")
-            except BrokenImage as error:
-                images.append(None)
-                problems.append(str(error))
-            total += len(images[-1] or b"")
-            if total > room:
-                break
-        else:
-            return images, problems
-    # Even the smallest thumbnails are too large together: the remaining samples have none.
-    left = len(rows) - len(images)
-    return images + [None] * left, problems + [_NO_ROOM] * left
-
-
-def _thumbnail(split: Split, row: int, side: int, quality: int) -> bytes:
-    """An image of at most ``side`` pixels a side, as PNG up to 32 pixels, else as WebP."""
-    from PIL import Image
-
-    if split.images.array is not None:
-        pixels = split.images.array[row].transpose(1, 2, 0)
-    else:
-        pixels = decode_rgb(prepare(split.images.read(row))).permute(1, 2, 0).numpy()
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-    image.thumbnail((side, side))
-    file = io.BytesIO()
-    if max(image.size) <= 32:
-        image.save(file, "PNG", optimize=True)
-    else:
-        image.save(file, "WebP", quality=quality)
-    return file.getvalue()
-
-
-def _panels(records: Sequence[Mapping[str, str]]) -> list[Panel]:
-    panels: dict[str, Panel] = {}
-    for title, unit, name in _PANELS:
-        factor = 100 if unit == "%" else 1
-        series: dict[str, tuple[list[int], list[float | None]]] = {}
-        for record in records:
-            value = record.get(name)
-            if value:
-                epochs, values = series.setdefault(record["method"], ([], []))
-                epochs.append(int(record["epoch"]))
-                values.append(factor * float(value))
-        if series and not (name == "labels_changed" and "label_accuracy" in panels):
-            panels[name] = Panel(title, unit, series)
-    return list(panels.values())
+def _others(labels: ScoredLabels, rows: NDArray[np.int64]) -> list[tuple[tuple[int, float], ...]]:
+    """For each of these rows the most probable classes other than the given one."""
+    given = labels.labels[rows]
+    others = []
+    for number, row in enumerate(rows.tolist()):
+        # A row at a time: a page of many samples and classes would not fit into memory.
+        p = distributions(labels.read(slice(row, row + 1)), given[number : number + 1])[0]
+        p[given[number]] = -1
+        best = np.argsort(-p, kind="stable")[:_OTHERS]
+        others.append(tuple((int(k), float(p[k])) for k in best if p[k] > 0))
+    return others

@@ -9,15 +9,19 @@ class Suspect:
 
     Attributes:
         id: Stable sample id, unique among the suspects.
-        path: Path of the image; any text.
+        path: Path of the sample; any text, empty if there is none.
         given: Class number of the given label.
         refined: Class number of the refined label.
         given_probability: Probability of the given label in the label bank, 0 to 1.
         refined_probability: Probability of the refined label in the bank ("confidence"), 0 to 1.
         score: Suspicion, 0 to 1; higher is more suspicious.
-        changes: Number of recent changes of the refined label.
+        changes: Number of recent changes of the refined label; None if unknown.
         image: Thumbnail, encoded as PNG, JPEG or WebP; None if there is no image.
-        image_problem: Reason for the missing image, shown in its place.
+        image_problem: Reason for the missing image, shown in its place; empty if none is expected.
+        text: Text of the sample; None without one.
+        cells: Name and value of each column of its row in a table.
+        others: Most probable classes other than the given one, most probable first, and their
+            probabilities.
     """
 
     id: int
@@ -27,9 +31,12 @@ class Suspect:
     given_probability: float
     refined_probability: float
     score: float
-    changes: int
-    image: bytes | None
+    changes: int | None
+    image: bytes | None = None
     image_problem: str = ""
+    text: str | None = None
+    cells: tuple[tuple[str, str], ...] = ()
+    others: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,9 @@ class Report:
         classes: Noise per class.
         suspects: The most suspicious samples, most suspicious first.
         samples: Size of the whole training set.
-        key: Key of the marks in the storage of the browser; identifies run and method.
+        key: Key of the marks in the storage of the browser; identifies the samples and the source
+            of their probabilities.
+        noun: Plural of what is listed: images, texts or samples.
     """
 
     title: str
@@ -91,3 +100,4 @@ class Report:
     suspects: list[Suspect]
     samples: int
     key: str
+    noun: str = "samples"

@@ -33,6 +33,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from alr_fast.labels.report.model import Panel, Report, Suspect
+from alr_fast.utils.text import distinct_names
 
 MATRIX_CLASSES = 30  # with more classes, the page lists pairs instead of a matrix
 MAX_PAIRS = 40
@@ -71,7 +72,7 @@ def render(report: Report) -> str:
     environment.filters |= {"thousands": _count, "percent": _percent}
     page = environment.from_string(_template("page.html")).render(
         report=report,
-        names=_shown_names(report.class_names),
+        names=distinct_names(report.class_names),
         panels=[_panel(panel) for panel in report.panels],
         confusion=_confusion(report),
         truth=any(c.wrong is not None for c in report.classes),
@@ -91,6 +92,7 @@ def _check(report: Report) -> None:
     """Refuses inconsistent content."""
     classes = range(len(report.class_names))
     numbers = {k for suspect in report.suspects for k in (suspect.given, suspect.refined)}
+    numbers |= {k for suspect in report.suspects for k, _ in suspect.others}
     numbers |= {k for given, refined, _ in report.confusion for k in (given, refined)}
     nameless = sorted(k for k in numbers if k not in classes)
     if nameless:
@@ -138,8 +140,9 @@ def _data(report: Report, figures: list[dict[str, Any] | None]) -> dict[str, Any
     """The input of the scripts of the page."""
     return {
         "key": report.key,
+        "noun": report.noun,
         "names": list(report.class_names),
-        "shownNames": _shown_names(report.class_names),
+        "shownNames": distinct_names(report.class_names),
         "figures": figures,
         "suspects": [
             {
@@ -152,7 +155,10 @@ def _data(report: Report, figures: list[dict[str, Any] | None]) -> dict[str, Any
                 "score": _finite(suspect.score),
                 "changes": suspect.changes,
                 "image": _data_uri(suspect),
-                "problem": suspect.image_problem or "no image",
+                "problem": suspect.image_problem,
+                "text": suspect.text,
+                "cells": [list(cell) for cell in suspect.cells],
+                "others": [[k, _finite(p)] for k, p in suspect.others],
             }
             for suspect in report.suspects
         ],
@@ -171,18 +177,6 @@ def _data_uri(suspect: Suspect) -> str | None:
         if start.match(suspect.image):
             return f"data:{kind};base64,{base64.b64encode(suspect.image).decode()}"
     raise ValueError(f"thumbnail of sample {suspect.id}: neither PNG nor JPEG nor WebP")
-
-
-def _shown_names(names: tuple[str, ...]) -> list[str]:
-    """Unambiguous class names: empty and duplicate names get the class number."""
-    counts = Counter(names)
-
-    def shown(k: int, name: str) -> str:
-        if not name.strip():
-            return f"class {k}"
-        return name if counts[name] == 1 else f"{name} (class {k})"
-
-    return [shown(k, name) for k, name in enumerate(names)]
 
 
 def _figure(panel: Panel) -> dict[str, Any] | None:
@@ -263,7 +257,7 @@ def _value(value: float | None, unit: str) -> str:
 
 def _confusion(report: Report) -> dict[str, Any]:
     """Given against refined labels: the matrix, or the most frequent pairs if it is too large."""
-    names = _shown_names(report.class_names)
+    names = distinct_names(report.class_names)
     total: Counter[int] = Counter()
     for given, _, count in report.confusion:
         total[given] += count

@@ -5,11 +5,13 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jsonargparse
 import yaml
 
+from alr_fast.data.layouts.features import is_file_of_features
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config import schema
 from alr_fast.training.config.check import resolve
@@ -47,9 +49,8 @@ def parse(argv: Sequence[str]) -> schema.Config:
     in_files = {name: value for file in files for name, value in file.items()}
     with naming_options(plugins="plugins"):
         load_plugins(schema.words(given.plugins or in_files.get("plugins") or ""))
-    has_root = given.data_root or in_files.get("data_root")
-    default = schema.FOLDER_RECIPE if has_root else schema.DEFAULT_RECIPE
-    recipe = str(given.recipe or in_files.get("recipe") or default)
+    root = given.data_root or in_files.get("data_root")
+    recipe = str(given.recipe or in_files.get("recipe") or _default_recipe(root))
     scanned = {"recipe": recipe, "data_root": given.data_root, "plugins": given.plugins}
     left = [
         # Files first: the parser lets the later word win, but an option wins wherever it stands.
@@ -70,6 +71,12 @@ def parse(argv: Sequence[str]) -> schema.Config:
             "add --noise.kind symmetric"
         )
     return resolve(config)
+
+
+def _default_recipe(root: str | None) -> str:
+    if not root:
+        return schema.DEFAULT_RECIPE
+    return schema.FEATURES_RECIPE if is_file_of_features(Path(root)) else schema.FOLDER_RECIPE
 
 
 # Text of the parser's messages, and its replacement in the words of the command line.
@@ -136,8 +143,9 @@ def _parser(recipe: str) -> jsonargparse.ArgumentParser:
         type=str | None,
         default=None,
         metavar="DIR",
-        help="Folder with the data as it was downloaded, or a CSV or Parquet list. Without "
-        f"--recipe it selects the recipe {schema.FOLDER_RECIPE}.",
+        help="Folder with the data as it was downloaded, a CSV or Parquet list, or a file of "
+        f"features. Without --recipe it selects the recipe {schema.FOLDER_RECIPE}, of features the "
+        f"recipe {schema.FEATURES_RECIPE}.",
     )
     parser.add_class_arguments(schema.Config, skip={"recipe", "data_root", "options"})
     for name in METHODS:

@@ -35,6 +35,7 @@ from alr_fast.training.config.ranges import (
 _RECIPES = Path(__file__).with_name("recipes")
 DEFAULT_RECIPE = "digits"
 FOLDER_RECIPE = "folder"  # selected by --data-root without --recipe
+FEATURES_RECIPE = "features"  # selected by it if data_root is a file of features
 WEIGHTS = ".safetensors"  # suffix of the weights of a method in the folder of a run
 ESTIMATES = ("anchor", "confident")  # sources of a transition matrix that need a trained model
 
@@ -44,12 +45,17 @@ FloatName = Literal["float32", "bfloat16", "float16"]
 
 @dataclass
 class DataConfig(Bounded):
-    """Images: where they are, how they are read and how training images are augmented."""
+    """Images or features: where they are, how they are read and how training images are
+    augmented."""
 
     name: DatasetName = "digits"
     """Data set: digits (part of scikit-learn), a download as it is, folder
-    (root/{train,test|val}/<class>/*), table (a CSV or Parquet list), or packed (written by python
-    -m alr_fast.data pack); auto detects the layout of data_root."""
+    (root/{train,test|val}/<class>/*), table (a CSV or Parquet list), packed (written by python
+    -m alr_fast.data pack), or features (an .npz file with arrays X and y, or a Parquet file with a
+    column of vectors); auto detects the layout of data_root."""
+    column: str | None = None
+    """Of a file of features, the array or column that contains them; null for X, features,
+    embeddings or embedding, or the only column of vectors."""
     train_split: str = "train"
     """Split to train on; clothing1m also has clean_train, webvision also has google and flickr."""
     test_split: str = "test"
@@ -142,8 +148,8 @@ class NoiseConfig(Bounded):
     drawn from all K classes, the true one included, so that about rate * (K-1)/K are wrong),
     symmetric-exclusive (drawn from the other K-1 classes, so that exactly int(rate * N) are wrong),
     asymmetric (to similar classes of CIFAR-10 or of digits), asymmetric-blocks5,
-    asymmetric-superclass (CIFAR-100), pair (each class to the next), instance (depends on the
-    pixels), or matrix (any transition matrix)."""
+    asymmetric-superclass (CIFAR-100), pair (each class to the next), instance (depends on pixels
+    or features), or matrix (any transition matrix)."""
     rate: float = 0.0
     """Requested rate, 0 to 1; the share of labels that actually changed is reported."""
     seed: NonNegativeInt | None = None
@@ -166,7 +172,8 @@ class ModelConfig(Bounded):
     name: str = "conv-tiny"
     """conv-mini and conv-tiny (for digits of 8x8 pixels), conv-small (for photographs of 32x32),
     resnet18-cifar and resnet34-cifar (from timm, with a stem for photographs of 32x32), or any
-    model of timm."""
+    model of timm. Of features: linear, mlp (of 512 hidden units) or mlp-UNITS (mlp-1024 for
+    instance); both standardise the features as in the training samples."""
     pretrained: bool = False
     """Start from pretrained weights, which timm downloads (models of timm only)."""
     ema_decay: FractionBelowOne | None = None
@@ -306,8 +313,8 @@ class Config(Bounded):
     recipe: str = DEFAULT_RECIPE
     """Shipped recipe that the other options start from."""
     data_root: str | None = None
-    """Folder with the data as it was downloaded, or a CSV or Parquet list. Without --recipe it
-    selects the recipe folder."""
+    """Folder with the data as it was downloaded, a CSV or Parquet list, or a file of features.
+    Without --recipe it selects the recipe folder, of features the recipe features."""
     methods: list[str] | str = "ce,alr"
     """Methods to train in turn with the same seed, model, schedule and batches: ce (cross entropy
     on the given labels), label_smoothing, smearing, backward_correction, forward_correction,
@@ -352,7 +359,8 @@ class Config(Bounded):
         data, model = self.data, self.model
         if data.name != "digits" and not self.data_root:
             raise UserError(
-                f"recipe {self.recipe} needs data set {data.name}: pass --data-root DIR, its folder"
+                f"recipe {self.recipe} needs data set {data.name}: pass --data-root DIR, its "
+                "folder or file"
             )
         if data.name == "digits" and self.data_root:
             raise UserError(

@@ -211,7 +211,7 @@ class RunDisplay(Console):
 
         Args:
             method: Name of the method whose label bank was used.
-            samples: As returned by `alr_fast.labels.refined.RefinedLabels.samples`, the most
+            samples: As returned by `alr_fast.labels.LabelIssues.samples`, the most
                 suspicious first.
             report: Command that shows these and more samples with their images.
         """

@@ -37,7 +37,7 @@ def test_features_of_a_run_give_its_logits_and_its_accuracy(run: Path, method: s
 )  # fmt: skip
 def test_features_of_other_models(name: str, size: int, width: int) -> None:
     torch.manual_seed(0)
-    model = build_model(name, num_classes=7, in_channels=3, image_size=size).eval()
+    model = build_model(name, num_classes=7, input_shape=(3, size, size)).eval()
     head = model.get_classifier() if hasattr(model, "get_classifier") else model.head
     nn.init.normal_(head.weight)  # those of timm are almost zero before training
     nn.init.normal_(head.bias)

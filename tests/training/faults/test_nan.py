@@ -39,7 +39,7 @@ def trainer_of(*argv):
         labels = torch.from_numpy(data.train.index.labels[loaders.train.sampler.rows])
         bank = LabelBank.from_labels(labels, 10)
         torch.manual_seed(0)
-        model = build_model("conv-tiny", num_classes=10, in_channels=1, image_size=8)
+        model = build_model("conv-tiny", num_classes=10, input_shape=(1, 8, 8))
         options = asdict(config.options["alr"])
         criterion = METHODS["alr"](bank, **options, reduction="sum", unique_index=True)
         trainer = Trainer(model, criterion, config, loaders.train, world)

@@ -1,6 +1,10 @@
 // Marks: keep, fix or unsure for a sample, stored by the browser; their export as CSV.
+//
+// The browser stores a text for each sample: keep, unsure, fix (to the refined class) or
+// "fix 7" (to class 7).
 
 const MARKS = ["keep", "fix", "unsure"];
+const STORED = /^(?:keep|unsure|fix(?: (\d+))?)$/;
 
 /** Marks by sample id. `kept` is true if the browser stores them. */
 class Marks {
@@ -16,7 +20,8 @@ class Marks {
     try {
       const stored = JSON.parse(window.localStorage.getItem(this.key) ?? "{}");
       for (const [id, mark] of Object.entries(stored ?? {})) {
-        if (MARKS.includes(mark)) this.byId.set(id, mark);
+        const match = typeof mark === "string" ? STORED.exec(mark) : null;
+        if (match && Number(match[1] ?? 0) < report.names.length) this.byId.set(id, mark);
       }
     } catch (error) {
       // The next mark replaces invalid JSON; any other error means that there is no storage.
@@ -33,13 +38,23 @@ class Marks {
     }
   }
 
+  /** The mark of a sample, one of MARKS, or null. */
   of(sample) {
-    return this.byId.get(String(sample.id)) ?? null;
+    return this.byId.get(String(sample.id))?.split(" ")[0] ?? null;
   }
 
-  set(sample, mark) {
-    if (mark === null) this.byId.delete(String(sample.id));
-    else this.byId.set(String(sample.id), mark);
+  /** The class that the mark of a sample selects; null if it selects none. */
+  labelOf(sample) {
+    const [mark, label] = this.byId.get(String(sample.id))?.split(" ") ?? [];
+    if (mark === "fix") return label === undefined ? sample.refined : Number(label);
+    return mark === "keep" ? sample.given : null;
+  }
+
+  /** Sets or, with null, removes a mark; `label` is the class of a fix. */
+  set(sample, mark, label) {
+    const key = String(sample.id);
+    if (mark === null) this.byId.delete(key);
+    else this.byId.set(key, mark === "fix" && label !== sample.refined ? `fix ${label}` : mark);
     this.write();
   }
 
@@ -65,15 +80,15 @@ function csvField(value) {
 
 /** The marked samples as CSV; `label` is the class number that the mark selects. */
 function marksCsv(samples, marks) {
-  const header = "id,path,given,refined,score,mark,label,given_name,refined_name";
+  const header = "id,path,given,refined,score,mark,label,given_name,refined_name,label_name";
   const lines = samples
     .filter((sample) => marks.of(sample) !== null)
     .map((sample) => {
-      const mark = marks.of(sample);
-      const label = { keep: sample.given, fix: sample.refined, unsure: null }[mark];
-      const names = [report.names[sample.given], report.names[sample.refined]];
+      const label = marks.labelOf(sample);
+      const names = [sample.given, sample.refined, label].map((k) => report.names[k] ?? null);
       const { id, path, given, refined, score } = sample;
-      return [id, path, given, refined, score, mark, label, ...names].map(csvField).join(",");
+      const values = [id, path, given, refined, score, marks.of(sample), label, ...names];
+      return values.map(csvField).join(",");
     });
   return [header, ...lines, ""].join("\r\n");
 }

@@ -1,4 +1,4 @@
-// List of the suspicious images. DataTables searches, filters, sorts and paginates; its table stays
+// List of the suspicious samples. DataTables searches, filters, sorts and paginates; its table stays
 // hidden, and the rows of its current page become cards.
 
 const COLUMNS = [
@@ -12,17 +12,30 @@ const COLUMNS = [
   { title: "path", data: "path", type: "string", searchable: true },
 ];
 const KEYS = { 1: "keep", 2: "fix", 3: "unsure", 0: null };
+const OTHER_KEY = "4"; // moves to the choice of another class
+const MENU_CLASSES = 30; // with more, another class is searched by its name
+const SHORT_TEXT = 280; // characters
+const SHORT_ROW = 6; // columns
+const noun = report.noun; // images, texts or samples
+const one = noun.replace(/s$/, "");
+
+/** The class that the button "fix" selects: the refined, or the next most probable one, or null. */
+function proposed(sample) {
+  return sample.refined === sample.given ? (sample.others[0]?.[0] ?? null) : sample.refined;
+}
 
 class SuspectList {
   constructor(samples) {
     this.samples = samples;
     this.marks = new Marks(report.key);
     this.filters = { given: null, refined: null, mark: "" };
-    this.cards = element("ul", { class: "cards", "aria-labelledby": "suspects-title" });
-    this.nothing = element("p", { class: "box quiet", hidden: true }, "No image matches.");
+    this.cards = element("ul", { class: `cards ${noun}`, "aria-labelledby": "suspects-title" });
+    this.nothing = element("p", { class: "box quiet", hidden: true }, `No ${one} matches.`);
     this.controls = Object.fromEntries(
       ["given", "refined", "mark"].map((name) => [name, document.getElementById(`filter-${name}`)]),
     );
+    const rank = (sample) => MARKS.length - (MARKS.indexOf(this.marks.of(sample)) + 1 || 4);
+    this.columns = [...COLUMNS, { title: "mark", data: rank, type: "num" }];
     this.orderBy = document.getElementById("order-by");
     this.direction = document.getElementById("order-direction");
     this.table = this.makeTable();
@@ -36,20 +49,22 @@ class SuspectList {
 
   makeTable() {
     // DataTables searches text columns as HTML, so they are escaped.
-    const text = DataTable.render.text();
+    const escaped = DataTable.render.text();
     const names = (sample) => {
       return `${report.shownNames[sample.given]} → ${report.shownNames[sample.refined]}`;
     };
+    const content = ({ text, cells }) => [text ?? "", ...cells.flat()].join(" ");
     const columns = [
-      ...COLUMNS.map((column) => ({ searchable: false, ...column })),
+      ...this.columns.map((column) => ({ searchable: false, ...column })),
       { title: "names", data: names, type: "string", searchable: true },
+      { title: "content", data: content, type: "string", searchable: true },
     ];
     const table = new DataTable("#suspect-table", {
       data: this.samples,
       columns: columns.map((column) => ({
         ...column,
         visible: false,
-        render: column.type === "string" ? text : undefined,
+        render: column.type === "string" ? escaped : undefined,
       })),
       autoWidth: false,
       order: [[0, "desc"]],
@@ -63,10 +78,10 @@ class SuspectList {
       },
       language: {
         search: "Search",
-        searchPlaceholder: "name, path, id",
-        lengthMenu: "Images per page _MENU_",
-        info: "Images _START_ to _END_ of _TOTAL_",
-        infoEmpty: "No images",
+        searchPlaceholder: noun === "images" ? "name, path, id" : "name, content, id",
+        lengthMenu: `${noun[0].toUpperCase()}${noun.slice(1)} per page _MENU_`,
+        info: "_START_ to _END_ of _TOTAL_",
+        infoEmpty: `No ${noun}`,
         infoFiltered: "(of _MAX_ listed)",
       },
     });
@@ -98,7 +113,7 @@ class SuspectList {
         this.addClass(this.controls[name], k, count);
       }
     }
-    COLUMNS.forEach(({ title }, number) => {
+    this.columns.forEach(({ title }, number) => {
       this.orderBy.append(element("option", { value: number }, title));
     });
   }
@@ -142,7 +157,7 @@ class SuspectList {
       )
         return;
       this.marks.clear();
-      this.table.draw(false);
+      this.table.rows().invalidate().draw(false);
       this.showMarks();
       announce("All marks are cleared.");
     });
@@ -150,7 +165,7 @@ class SuspectList {
     window.addEventListener("storage", (event) => {
       if (event.key !== this.marks.key && event.key !== null) return;
       this.marks.read();
-      this.table.draw(false);
+      this.table.rows().invalidate().draw(false);
       this.showMarks();
     });
     this.table.on("draw", () => this.draw());
@@ -161,6 +176,7 @@ class SuspectList {
       }
     });
     this.cards.addEventListener("click", (event) => this.onClick(event));
+    this.cards.addEventListener("change", (event) => this.onChange(event));
     this.cards.addEventListener("keydown", (event) => this.onKey(event));
     this.cards.addEventListener("focusin", (event) => this.activate(event.target.closest(".card")));
   }
@@ -202,7 +218,7 @@ class SuspectList {
     if (this.table.search() !== "") parts.push(`“${this.table.search()}”`);
     const shown = this.table.page.info().recordsDisplay;
     const filtered = parts.length > 0;
-    const text = `${thousands(shown)} of ${thousands(this.samples.length)} images`;
+    const text = `${thousands(shown)} of ${thousands(this.samples.length)} ${noun}`;
     document.getElementById("filter-text").textContent = filtered
       ? `${text}: ${parts.join(", ")}`
       : text;
@@ -256,13 +272,21 @@ class SuspectList {
       );
     const fact = (name, value) =>
       element("div", {}, element("dt", {}, name), element("dd", {}, value));
-    const buttons = MARKS.map((mark, number) =>
-      element(
-        "button",
-        { type: "button", tabindex: -1, "data-mark": mark, title: `${mark} (key ${number + 1})` },
-        mark,
-      ),
-    );
+    const target = proposed(sample);
+    const next = sample.refined === sample.given && target !== null;
+    const rows = [
+      label("given", given, sample.givenProbability),
+      next
+        ? label("next", report.shownNames[target], sample.others[0][1])
+        : label("refined", refined, sample.refinedProbability),
+    ];
+    // Where no other class was predicted, there is nothing to fix the label to.
+    const buttons = MARKS.filter((mark) => mark !== "fix" || target !== null).map((mark) => {
+      const text = mark === "fix" && next ? report.shownNames[target] : mark;
+      const key = MARKS.indexOf(mark) + 1;
+      const title = text === mark ? `${mark} (key ${key})` : `fix: ${text} (key ${key})`;
+      return element("button", { type: "button", tabindex: -1, "data-mark": mark, title }, text);
+    });
     const card = element(
       "article",
       {
@@ -270,31 +294,122 @@ class SuspectList {
         tabindex: -1,
         "data-id": sample.id,
         "aria-label": `Sample ${sample.id}: given ${given}, refined ${refined}`,
-        "aria-keyshortcuts": "1 2 3 0",
+        "aria-keyshortcuts": "1 2 3 4 0",
       },
-      this.picture(sample, given, refined),
-      element(
-        "dl",
-        { class: "labels" },
-        label("given", given, sample.givenProbability),
-        label("refined", refined, sample.refinedProbability),
-      ),
+      ...this.content(sample, given, refined),
+      element("dl", { class: "labels" }, ...rows),
       element(
         "dl",
         { class: "details" },
         fact("score", sample.score === null ? "–" : sample.score.toFixed(3)),
-        fact("changes", String(sample.changes)),
+        ...(sample.changes === null ? [] : [fact("changes", String(sample.changes))]),
         fact("id", String(sample.id)),
       ),
-      element("p", { class: "path", title: sample.path }, element("bdi", {}, sample.path)),
+      ...(sample.path === ""
+        ? []
+        : [element("p", { class: "path", title: sample.path }, element("bdi", {}, sample.path))]),
       element(
         "div",
         { class: "choice", role: "group", "aria-label": `Mark of sample ${sample.id}` },
         ...buttons,
+        // Of two classes, the buttons offer both.
+        ...(report.names.length > (target === null ? 1 : 2) ? [this.otherClass(sample)] : []),
       ),
     );
-    this.showMark(card, this.marks.of(sample));
+    this.showMark(card, sample);
     return element("li", {}, card);
+  }
+
+  /** What is shown of a sample: its picture, its text, its row of a table. */
+  content(sample, given, refined) {
+    const parts = [];
+    if (sample.image !== null || sample.problem !== "") {
+      parts.push(this.picture(sample, given, refined));
+    }
+    if (sample.text !== null) {
+      const short = sample.text.slice(0, SHORT_TEXT);
+      const long = short.length < sample.text.length;
+      const text = element("p", { class: "text", dir: "auto" }, long ? `${short}…` : short);
+      parts.push(element("div", { class: "content" }, text));
+      if (long) {
+        parts.at(-1).append(this.more("text", (open) => {
+          text.textContent = open ? sample.text : `${short}…`;
+        }));
+      }
+    }
+    if (sample.cells.length > 0) {
+      const lines = sample.cells.map(([name, value], number) =>
+        element(
+          "tr",
+          { hidden: number >= SHORT_ROW },
+          element("th", { scope: "row" }, element("bdi", {}, name)),
+          element("td", {}, element("bdi", {}, value)),
+        ),
+      );
+      const caption = element("caption", { class: "unseen" }, `Features of sample ${sample.id}`);
+      const table = element("table", { class: "cells" }, caption, element("tbody", {}, ...lines));
+      parts.push(element("div", { class: "content" }, table));
+      if (lines.length > SHORT_ROW) {
+        parts.at(-1).append(this.more(`${lines.length} columns`, (open) => {
+          for (const line of lines.slice(SHORT_ROW)) line.hidden = !open;
+        }));
+      }
+    }
+    return parts;
+  }
+
+  /** A button that shows all of something, and less again. */
+  more(what, show) {
+    const button = element(
+      "button",
+      { type: "button", class: "more", tabindex: -1, "aria-expanded": "false" },
+      `Whole ${what}`.replace(/^Whole (?=\d)/, "All "),
+    );
+    const closed = button.textContent;
+    button.addEventListener("click", () => {
+      const open = button.getAttribute("aria-expanded") === "false";
+      button.setAttribute("aria-expanded", open);
+      button.textContent = open ? "Less" : closed;
+      show(open);
+    });
+    return button;
+  }
+
+  /** Names of all classes but the given one, the most probable ones first. */
+  candidates(sample) {
+    const first = new Map(sample.others);
+    const rest = report.shownNames.map((_, k) => k).filter((k) => !first.has(k));
+    return [...first.keys(), ...rest]
+      .filter((k) => k !== sample.given)
+      .map((k) => ({ k, name: report.shownNames[k], probability: first.get(k) }));
+  }
+
+  /** The choice of any class: a menu, or with many classes a field with suggestions. */
+  otherClass(sample) {
+    const attributes = {
+      class: "other",
+      tabindex: -1,
+      "aria-label": `Another class for sample ${sample.id}`,
+      title: `another class (key ${OTHER_KEY})`,
+    };
+    if (report.names.length > MENU_CLASSES) {
+      return element("input", {
+        ...attributes,
+        type: "text",
+        list: "class-list",
+        placeholder: "other class",
+        autocomplete: "off",
+      });
+    }
+    const options = this.candidates(sample).map(({ k, name, probability }) =>
+      element("option", { value: k }, probability ? `${name} (${percent(probability)})` : name),
+    );
+    return element(
+      "select",
+      attributes,
+      element("option", { value: "" }, "other class"),
+      ...options,
+    );
   }
 
   picture(sample, given, refined) {
@@ -326,7 +441,14 @@ class SuspectList {
     for (const other of this.all()) {
       const index = other === card ? 0 : -1;
       other.tabIndex = index;
-      for (const button of other.querySelectorAll("button")) button.tabIndex = index;
+      for (const control of other.querySelectorAll("button, select, input")) {
+        control.tabIndex = index;
+      }
+    }
+    const list = document.getElementById("class-list");
+    if (list && card.querySelector("input.other")) {
+      const names = this.candidates(this.sampleOf(card)).map(({ name }) => name);
+      list.replaceChildren(...names.map((name) => element("option", { value: name })));
     }
   }
 
@@ -340,11 +462,50 @@ class SuspectList {
     this.setMark(button.closest(".card"), pressed ? null : button.dataset.mark);
   }
 
+  /** Another class was chosen. */
+  onChange(event) {
+    const control = event.target.closest(".other");
+    if (!control) return;
+    const card = control.closest(".card");
+    const text = control.value.trim();
+    const { shownNames } = report;
+    const exact = shownNames.indexOf(text);
+    const k =
+      control.tagName === "SELECT"
+        ? Number(text)
+        : exact >= 0
+          ? exact
+          : shownNames.findIndex((name) => name.toLowerCase() === text.toLowerCase());
+    if (text === "") {
+      this.setMark(card, null);
+    } else if (k < 0) {
+      control.setAttribute("aria-invalid", "true");
+      announce(`There is no class ${text}.`);
+    } else if (k === this.sampleOf(card).given) {
+      this.setMark(card, "keep");
+    } else {
+      this.setMark(card, "fix", k);
+    }
+  }
+
+  sampleOf(card) {
+    return this.shown.find(({ id }) => id === Number(card.dataset.id));
+  }
+
   onKey(event) {
     if (event.altKey || event.ctrlKey || event.metaKey || event.isComposing) return;
-    if (event.target.closest("input, select, textarea")) return;
     const card = event.target.closest(".card");
     if (!card) return;
+    if (event.target.closest("input, select, textarea")) {
+      if (event.key === "Escape") card.focus();
+      return;
+    }
+    const other = card.querySelector(".other");
+    if (event.key === OTHER_KEY && other) {
+      event.preventDefault();
+      other.focus();
+      return;
+    }
     if (event.key in KEYS) {
       event.preventDefault();
       this.setMark(card, KEYS[event.key]);
@@ -381,21 +542,35 @@ class SuspectList {
       .focus();
   }
 
-  setMark(card, mark) {
-    const sample = this.shown.find(({ id }) => id === Number(card.dataset.id));
-    this.marks.set(sample, mark);
-    this.showMark(card, mark);
+  /** Marks a sample; `label` is the class of a fix, by default the proposed one. */
+  setMark(card, mark, label = null) {
+    const sample = this.sampleOf(card);
+    const fixed = label ?? proposed(sample);
+    if (mark === "fix" && fixed === null) return;
+    this.marks.set(sample, mark, fixed);
+    this.table.row((_, other) => other.id === sample.id).invalidate();
+    this.showMark(card, sample);
     this.showMarks();
-    announce(`Sample ${sample.id}: ${mark ?? "not marked"}. ${this.countText()}`);
+    const to = mark === "fix" ? ` to ${report.shownNames[fixed]}` : "";
+    announce(`Sample ${sample.id}: ${mark ?? "not marked"}${to}. ${this.countText()}`);
     // Remove cards that no longer match: otherwise the next page would skip as many samples.
     if (this.filters.mark !== "") this.table.draw(false);
   }
 
-  showMark(card, mark) {
+  showMark(card, sample) {
+    const mark = this.marks.of(sample);
+    const label = this.marks.labelOf(sample);
+    const byHand = mark === "fix" && label !== proposed(sample);
     card.dataset.mark = mark ?? "";
     for (const button of card.querySelectorAll("button[data-mark]")) {
-      button.setAttribute("aria-pressed", button.dataset.mark === mark);
+      button.setAttribute("aria-pressed", button.dataset.mark === mark && !byHand);
     }
+    const other = card.querySelector(".other");
+    if (!other) return;
+    other.removeAttribute("aria-invalid");
+    other.classList.toggle("chosen", byHand);
+    const value = other.tagName === "SELECT" ? label : report.shownNames[label];
+    other.value = byHand ? value : "";
   }
 
   countText() {

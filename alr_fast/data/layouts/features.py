@@ -1,0 +1,503 @@
+"""Features with labels in one file: embeddings or columns of a table, as NumPy arrays or Parquet.
+
+An .npz file contains the features ``X`` [N, D], the labels ``y`` [N] and optionally
+``clean_labels`` [N], ``paths`` [N] (or ``ids``), ``class_names`` [K], and a test part ``X_test``,
+``y_test``, ``clean_labels_test``, ``paths_test``. A Parquet file contains a column of vectors and
+columns ``label``, optionally ``clean_label``, ``path`` (or ``id``). Either may have ``split``
+instead of a test part: train, test or val. `NAMES` lists other names.
+"""
+
+import re
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alr_fast.data.images import FeatureRows
+from alr_fast.data.index import PathTable
+from alr_fast.data.layouts.base import Found, Layout, Listing, new_index
+from alr_fast.data.tables import TableError, as_text, open_table
+from alr_fast.errors import UserError
+from alr_fast.utils.text import error_text
+
+# Names of the arrays or columns; those of the test part end with _test or begin with test_, and
+# those of the training part may have train in these places.
+NAMES: dict[str, tuple[str, ...]] = {
+    "features": ("X", "features", "embeddings", "embedding"),
+    "labels": ("y", "labels", "label", "targets", "target"),
+    "clean labels": ("clean_labels", "clean_label", "y_clean"),
+    "paths": ("paths", "path", "ids", "id"),
+    "class names": ("class_names", "classes", "target_names"),
+    "splits": ("split",),
+}
+TEST_SHARE = 0.2
+_TEST = 0x74657374  # an independent stream of random numbers, the same for every seed of a run
+_SPLITS = ("train", "test", "val")
+_ROWS = 1 << 14  # read or checked at once
+_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
+
+
+@dataclass(frozen=True)
+class _File:
+    """An open file of arrays.
+
+    Attributes:
+        path: The file.
+        names: Names of its arrays or columns.
+        vectors: Those that contain vectors; None if unknown.
+        read: ``read(name)`` returns an array or a column of all rows.
+    """
+
+    path: Path
+    names: Sequence[str]
+    vectors: Sequence[str] | None
+    read: Callable[[str], NDArray[Any]]
+
+    @property
+    def found(self) -> str:
+        """Its content, for messages."""
+        return ", ".join(map(str, self.names)) or "nothing"
+
+    def name(self, role: str, part: str, only: Sequence[str] | None = None) -> str | None:
+        """Name of the array with a role in a part, ``train`` or ``test``; None without one.
+
+        ``only`` are the names that it may have.
+        """
+        spelled = [f(name) for name in NAMES[role] for f in _spellings(part)]
+        names = [name for name in spelled if name in (self.names if only is None else only)]
+        if len(names) > 1:
+            name_it = ", or name it as column" if role == "features" else ""
+            raise UserError(
+                f"{self.path}: contains {role} twice: {', '.join(names)}; keep one{name_it}"
+            )
+        return names[0] if names else None
+
+
+def _spellings(part: str) -> list[Callable[[str], str]]:
+    own: list[Callable[[str], str]] = [lambda name: f"{name}_{part}", lambda name: f"{part}_{name}"]
+    return [str, *own] if part == "train" else own
+
+
+def is_file_of_features(path: Path) -> bool:
+    """Whether this is an .npz file, or a Parquet file with vectors and labels."""
+    if not path.is_file():
+        return False
+    if path.suffix.lower() != ".parquet":
+        return path.suffix.lower() == ".npz"
+    try:
+        with open_table(path) as table:
+            return bool(table.vectors) and any(name in table.columns for name in NAMES["labels"])
+    except TableError:
+        return False  # the layout of lists describes the problem
+
+
+def find(root: Path) -> Found | None:
+    """A file of features."""
+    if not is_file_of_features(root):
+        return None
+    file = _open(root)
+    if "split" in file.names or any(file.name(role, "test") for role in ("features", "labels")):
+        return Found(root.parent, f"features in {root}", (root,))
+    return Found(
+        root.parent,
+        f"features in {root}, without a test part: {TEST_SHARE:.0%} of each class, the same for "
+        "every seed, are held out for testing",
+        (root,),
+    )
+
+
+def read(found: Found, split: str) -> Listing:
+    """Reads one split in the order of its file; everything is kept in memory.
+
+    Classes are ``class_names``, and labels their positions or names. Without class names, each
+    label that occurs in training is a class: integers from 0, in the order of their values, or
+    names, in alphabetical order. The labels of a test part are the clean ones if it has them.
+    Without a test part, 20 % of each class are held out.
+
+    Raises:
+        UserError: The file cannot be read or lacks features or labels; or an array has another
+            shape, type or length than it must have; or, with the row (from 0) and column, a value
+            is not finite; or a label is not one of the classes.
+    """
+    (path,) = found.lists
+    file = _open(path)
+    train_name, test_name = _names_of_features(file, found.column)
+    train = _read_labels(file, "train")
+    splits = _read_splits(file, len(train.given))
+    if splits is not None and test_name is not None:
+        raise UserError(f"{path}: contains both splits and {test_name}; keep one of them")
+    classes = _read_classes(file, train if splits is None else train.take(splits == "train"))
+    if test_name is not None and split == "test":
+        name, part, labels = test_name, "test", _read_labels(file, "test")
+        rows = np.arange(len(labels.given))
+    else:
+        name, part, labels = train_name, "train", train
+        if test_name is not None:
+            rows = np.arange(len(labels.given))
+        elif splits is not None:
+            rows = _rows_of_split(path, splits, split)
+        else:
+            rows = _rows_with_held_out(path, classes.codes(labels.best, "label"), split)
+    values = _checked_features(file.read(name), path, name)
+    if len(labels.given) != len(values):
+        raise UserError(
+            f"{path}: {len(labels.given):,} labels for {len(values):,} rows of {name}; store one "
+            "for each"
+        )
+    paths = _read_paths(file, part, len(values))
+    if len(rows) < len(values):
+        values, labels = values[rows], labels.take(rows)
+    given = classes.codes(labels.given, "label", rows)
+    clean = None if labels.clean is None else classes.codes(labels.clean, "clean label", rows)
+    if split == "test" and clean is not None:
+        given = clean
+    index = new_index(
+        PathTable.of(paths[row] for row in rows.tolist()), given, classes.names, clean
+    )
+    return Listing(index, found.lists, FeatureRows(path, values))
+
+
+# Files.
+
+
+def _open(path: Path) -> _File:
+    return _open_parquet(path) if path.suffix.lower() == ".parquet" else _open_npz(path)
+
+
+def _open_npz(path: Path) -> _File:
+    def failed(what: str, error: Exception) -> UserError:
+        if "allow_pickle" in str(error):
+            return UserError(
+                f"{path}: {what} contains Python objects, which are not loaded; save texts as "
+                "np.array(texts, dtype=str), and vectors of one length as one array"
+            )
+        return UserError(f"{path}: {what} cannot be read ({error_text(error)}); write it again")
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise failed("as an .npz file", error) from error
+
+    def read_one(name: str) -> NDArray[Any]:
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return np.asarray(arrays[name])
+        except Exception as error:  # ValueError, OSError, EOFError, BadZipFile, zlib.error, ...
+            raise failed(name, error) from error
+
+    return _File(path, names, None, read_one)
+
+
+def _open_parquet(path: Path) -> _File:
+    def read_one(name: str) -> NDArray[Any]:
+        parts: list[NDArray[Any]] = []
+        row = 0
+        try:
+            with open_table(path) as table:
+                for batch in table.batches([name], _ROWS):
+                    column = batch.columns[name]
+                    if name in vectors:
+                        width = parts[0].shape[1] if parts else None
+                        _check_vectors(path, name, column, row, width)
+                    parts.append(column)
+                    row += len(column)
+        except TableError as error:
+            raise UserError(f"{error.where}: {error}") from error
+        if not parts:
+            raise UserError(f"{path}: has no rows; add some")
+        if any(part.dtype == object for part in parts):  # some batches have empty cells
+            parts = [as_text(part) for part in parts]
+        return np.concatenate(parts)
+
+    try:
+        with open_table(path) as table:
+            names, vectors = table.columns, table.vectors
+    except TableError as error:
+        raise UserError(f"{error.where}: {error}") from error
+    return _File(path, names, vectors, read_one)
+
+
+def _check_vectors(
+    path: Path, name: str, column: NDArray[Any], first: int, width: int | None
+) -> None:
+    """Checks that a batch from row ``first`` on has vectors of one length, ``width`` if given."""
+    if column.ndim == 2 and width in (None, column.shape[1]):
+        return
+    # Vectors of different lengths arrive as texts, a missing one as an empty text.
+    lengths = [
+        len(text) if not isinstance(text, str) else text.count(",") + 1 if text.strip("[]") else 0
+        for text in column
+    ]
+    width = width or max(lengths)
+    row = next(k for k, length in enumerate(lengths) if length != width)
+    raise UserError(
+        f"{path}: the vector {name} of row {first + row} has {lengths[row]} values, others have "
+        f"{width}; remove or complete it"
+    )
+
+
+# Features.
+
+
+def _names_of_features(file: _File, column: str | None) -> tuple[str, str | None]:
+    """Names of the features for training and, if there are any, for testing."""
+    if column is not None:
+        if column not in (file.names if file.vectors is None else file.vectors):
+            raise UserError(
+                f"no such vectors in {file.path}; found: "
+                + (", ".join(file.vectors) if file.vectors else file.found),
+                argument="column",
+                value=column,
+            )
+        base = column.removesuffix("_train").removeprefix("train_")
+        tests = [spell(base) for spell in _spellings("test")]
+        return column, next((name for name in tests if name in file.names), None)
+    name = file.name("features", "train", file.vectors)
+    if name is None and file.vectors is not None and len(file.vectors) == 1:
+        name = file.vectors[0]
+    if name is None:
+        listed = file.found if file.vectors is None else ", ".join(file.vectors)
+        raise UserError(
+            f"{file.path}: no features; name an array X or features, or pass its name as column; "
+            f"found: {listed}"
+        )
+    test = file.name("features", "test", file.vectors)
+    if test is None and file.name("labels", "test") is not None:
+        raise UserError(
+            f"{file.path}: {file.name('labels', 'test')} without features; add X_test, or remove "
+            f"it; found: {file.found}"
+        )
+    return name, test
+
+
+def _checked_features(array: NDArray[Any], path: Path, name: str) -> NDArray[Any]:
+    """The features as float16 or, if they have another type, as float32."""
+    shape = " x ".join(map(str, array.shape)) or "a single value"
+    if array.ndim != 2 or 0 in array.shape:
+        how = "reshape(len(X), -1) makes rows" if array.ndim > 2 else "store one row a sample"
+        raise UserError(f"{path}: {name} is {shape}; must be samples x features: {how}")
+    if array.dtype.kind not in "fiu":
+        raise UserError(f"{path}: {name} is {array.dtype}; must be floating-point numbers")
+    with np.errstate(over="ignore"):
+        values = array if array.dtype == np.float16 else array.astype(np.float32, copy=False)
+    for first in range(0, len(values), _ROWS):
+        wrong = np.argwhere(~np.isfinite(values[first : first + _ROWS]))
+        if len(wrong):
+            row, column = wrong[0] + (first, 0)
+            value = array[row, column]
+            problem = "too large for float32" if np.isfinite(value) else "not finite"
+            raise UserError(
+                f"{path}: {name} has {value} in row {row}, column {column}, which is {problem}; "
+                "remove the row or fill in a value"
+            )
+    return values
+
+
+# Labels.
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Labels as they are written: integers, or texts of dtype object, [N].
+
+    Attributes:
+        given: Given labels.
+        clean: Clean labels; None if unknown.
+    """
+
+    given: NDArray[Any]
+    clean: NDArray[Any] | None
+
+    @property
+    def best(self) -> NDArray[Any]:
+        """The clean labels if they are known, else the given ones."""
+        return self.given if self.clean is None else self.clean
+
+    def take(self, rows: NDArray[Any]) -> "_Labels":
+        """The labels of these rows."""
+        return _Labels(self.given[rows], None if self.clean is None else self.clean[rows])
+
+
+def _read_labels(file: _File, part: str) -> _Labels:
+    given, clean = _read_column(file, "labels", part), _read_column(file, "clean labels", part)
+    if given is None:
+        names = "y or labels (a column label)" if part == "train" else "y_test or labels_test"
+        raise UserError(f"{file.path}: no labels; name an array {names}; found: {file.found}")
+    if clean is not None and len(clean) != len(given):
+        raise UserError(
+            f"{file.path}: {len(clean):,} clean labels for {len(given):,} labels; store one for "
+            "each"
+        )
+    return _Labels(given, clean)
+
+
+def _read_column(file: _File, role: str, part: str) -> NDArray[Any] | None:
+    name = file.name(role, part)
+    if name is None:
+        return None
+    path, labels = file.path, file.read(name)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iuUSO":
+        shape = " x ".join(map(str, labels.shape)) or "a single value"
+        raise UserError(
+            f"{path}: {name} is {labels.dtype} of shape {shape}; must be one integer or name a "
+            "sample"
+        )
+    if labels.dtype.kind in "iu":
+        below = np.flatnonzero(labels < 0)
+        if len(below):
+            raise UserError(
+                f"{path}: {name} has {labels[below[0]]} in row {below[0]}; labels are 0 or more, "
+                "or names"
+            )
+        return labels.astype(np.int64)
+    texts = as_text(labels)
+    empty = np.flatnonzero(texts == "")
+    if len(empty):
+        raise UserError(f"{path}: {name} is empty in row {empty[0]}; fill it in or remove the row")
+    return texts
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """The classes of a file.
+
+    Attributes:
+        path: The file.
+        names: Their names.
+        written: Label as it is written, an integer or a text -> class.
+        whole: Whether texts stand for the integers that they spell.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    written: dict[Any, int]
+    whole: bool
+
+    def codes(
+        self, labels: NDArray[Any], what: str, rows: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
+        """Class of each label, int64 [N]; ``rows`` are their rows in the file, None for all."""
+        values, inverse = np.unique(labels, return_inverse=True)
+        plain = [int(value) if self.whole and _is_whole(value) else value for value in values]
+        code_of_value = np.array([self.written.get(value, -1) for value in plain], dtype=np.int64)
+        codes = code_of_value[inverse.reshape(-1)]
+        unknown = np.flatnonzero(codes < 0)
+        if len(unknown):
+            row = unknown[0] if rows is None else rows[unknown[0]]
+            raise UserError(
+                f"{self.path}: {what} {labels.tolist()[unknown[0]]!r} of row {row} is not one of "
+                f"the {len(self.names)} training classes; correct it"
+            )
+        return codes
+
+
+def _read_classes(file: _File, labels: _Labels) -> _Classes:
+    """The classes that the file names, or else those of the training labels."""
+    path, name = file.path, file.name("class names", "train")
+    if name is not None and file.vectors is None:  # a column would have a value for each row
+        names = tuple(as_text(np.atleast_1d(file.read(name))).tolist())
+        if len(set(names)) < len(names):
+            raise UserError(f"{path}: {name} has a name twice; give each class its own")
+        written: dict[Any, int] = {k: k for k in range(len(names))}
+        written |= {class_name: k for k, class_name in enumerate(names)}
+        return _Classes(path, names, written, whole=False)
+    values = {value for part in (labels.given, labels.best) for value in part.tolist()}
+    whole = all(_is_whole(value) for value in values)
+    if whole:
+        values = {int(value) for value in values}
+    elif not all(isinstance(value, str) for value in values):
+        raise UserError(f"{path}: labels are integers and names; use one of them everywhere")
+    if len(values) < 2:
+        raise UserError(f"{path}: fewer than two classes; training needs two or more")
+    ordered = sorted(values)
+    written = {value: k for k, value in enumerate(ordered)}
+    return _Classes(path, tuple(map(str, ordered)), written, whole)
+
+
+def _is_whole(value: object) -> bool:
+    return not isinstance(value, str) or _WHOLE.fullmatch(value) is not None
+
+
+# Splits and paths.
+
+
+def _read_splits(file: _File, size: int) -> NDArray[Any] | None:
+    name = file.name("splits", "train")
+    if name is None:
+        return None
+    splits = as_text(file.read(name))
+    if splits.shape != (size,):
+        raise UserError(
+            f"{file.path}: {name} has {len(splits):,} entries for {size:,} labels; store one for "
+            "each"
+        )
+    wrong = np.flatnonzero(~np.isin(splits.astype(str), _SPLITS))
+    if len(wrong):
+        raise UserError(
+            f"{file.path}: split {splits[wrong[0]]!r} of row {wrong[0]} is not one of "
+            f"{', '.join(_SPLITS)}; correct it"
+        )
+    return splits
+
+
+def _rows_of_split(path: Path, splits: NDArray[Any], split: str) -> NDArray[np.int64]:
+    """Ascending rows of ``train`` or ``test``; the latter is val if no row has test."""
+    tests = "test" if (splits == "test").any() else "val"
+    chosen: list[NDArray[np.int64]] = []
+    for wanted, missing in (("train", "train"), (tests, "test or val")):
+        rows = np.flatnonzero(splits == wanted)
+        if not len(rows):
+            raise UserError(f"{path}: no row has split {missing}; add some")
+        chosen.append(rows)
+    return chosen[split == "test"]
+
+
+def _rows_with_held_out(path: Path, labels: NDArray[np.int64], split: str) -> NDArray[np.int64]:
+    """Ascending rows of ``train`` or ``test``, which gets a share of each class, rounded."""
+    rng = np.random.default_rng([0, _TEST])
+    is_test = np.zeros(len(labels), dtype=bool)
+    for k in range(int(labels.max()) + 1):
+        members = rng.permutation(np.flatnonzero(labels == k))
+        is_test[members[: round(TEST_SHARE * len(members))]] = True
+    if not is_test.any():
+        raise UserError(
+            f"{path}: {len(labels):,} rows are too few to hold out {TEST_SHARE:.0%} of each class "
+            "for testing; add rows, or a test part X_test and y_test"
+        )
+    return np.flatnonzero(is_test == (split == "test"))
+
+
+def _read_paths(file: _File, part: str, size: int) -> Sequence[str]:
+    """Path or id of each row; without any, file and number of the row, ``name/00042``."""
+    name = file.name("paths", part)
+    if name is None:
+        prefix = file.path.stem if part == "train" else f"{file.path.stem}-test"
+        return [f"{prefix}/{row:05d}" for row in range(size)]
+    paths = as_text(file.read(name))
+    if paths.shape != (size,):
+        raise UserError(f"{file.path}: {name} has {len(paths):,} entries for {size:,} rows")
+    seen: dict[str, int] = {}
+    for row, path in enumerate(paths):
+        if not path or "\0" in path:
+            raise UserError(f"{file.path}: {name} is empty in row {row}; fill it in")
+        if seen.setdefault(path, row) != row:
+            raise UserError(
+                f"{file.path}: {name} of row {row} is that of row {seen[path]}, {path!r}; give "
+                "each row its own"
+            )
+    return list(paths)
+
+
+LAYOUT = Layout(
+    "features",
+    "a file .npz with arrays X and y, or .parquet with a column of vectors and a column label",
+    find,
+    read,
+)

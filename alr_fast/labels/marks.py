@@ -1,0 +1,158 @@
+"""Labels set by people: the marks of a report, and what Label Studio exports.
+
+sample_ids, labels = read_marks("marks.csv", class_names)
+bank.correct_labels(sample_ids, labels)
+"""
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alr_fast.errors import UserError
+from alr_fast.labels.label_studio import CHOICE, ID
+from alr_fast.utils.text import distinct_names, printable, some_names
+
+Marks = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+
+def read_marks(path: str | os.PathLike[str], class_names: Sequence[str]) -> Marks:
+    """Reads the marks that a report exported.
+
+    Args:
+        path: The CSV file.
+        class_names: Names of the classes, in order.
+
+    Returns:
+        Sample ids, int64 [M] ascending, and the label that was chosen for each: the given one for
+        keep. Samples marked unsure are left out.
+
+    Raises:
+        UserError: The file is no such table, or was made with other classes.
+    """
+    chosen: dict[int, int] = {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            lines = csv.DictReader(file)
+            missing = {"id", "label"} - set(lines.fieldnames or ())
+            if missing:
+                _fail(path, f"has no column {', '.join(sorted(missing))}; export the marks again")
+            for line in lines:
+                if (line["label"] or "").strip():
+                    _set(path, chosen, _integer(path, line["id"]), _class(path, line, class_names))
+    except OSError as error:
+        _fail(path, f"{error.strerror or error}; pass a readable file")
+    except csv.Error as error:
+        _fail(path, f"is no CSV file ({error}); export the marks again")
+    return _sorted(chosen)
+
+
+def _class(path: object, line: dict[str, str], class_names: Sequence[str]) -> int:
+    label = _integer(path, line["label"])
+    if not 0 <= label < len(class_names):
+        _fail(path, f"has the label {label}; there are {len(class_names)} class names")
+    name, known = line.get("label_name"), class_names[label]
+    # The report puts an apostrophe before a text that a spreadsheet would run, and a browser
+    # cannot write bytes that are not UTF-8.
+    writable = known == known.encode("utf-8", "replace").decode()
+    if name is not None and writable and known not in (name, name.removeprefix("'")):
+        _fail(path, f"calls class {label} {printable(name)}, class_names has {known}")
+    return label
+
+
+def _integer(path: object, text: object) -> int:
+    try:
+        return int(str(text).strip())
+    except ValueError:
+        _fail(path, f"has {text!r} where an integer belongs; export the marks again")
+
+
+def _set(path: object, chosen: dict[int, int], sample_id: int, label: int) -> None:
+    if chosen.setdefault(sample_id, label) != label:
+        _fail(path, f"has two labels for sample {sample_id}; keep one of them")
+
+
+def read_label_studio(
+    path: str | os.PathLike[str], class_names: Sequence[str], *, from_name: str = CHOICE
+) -> Marks:
+    """Reads what people chose in Label Studio, for tasks of `LabelIssues.to_label_studio`.
+
+    Args:
+        path: Export of the project, JSON or JSON-MIN.
+        class_names: Names of the classes, in order.
+        from_name: Name of the Choices tag of the labelling interface.
+
+    Returns:
+        Sample ids, int64 [M] ascending, and the label that was chosen for each. Tasks without an
+        annotation are left out, so are skipped ones; of several annotations the newest counts.
+
+    Raises:
+        UserError: The file is no such export, a task has no ``sample_id``, or a choice is no class.
+    """
+    try:
+        tasks = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        _fail(path, f"{error.strerror or error}; pass a readable file")
+    except ValueError as error:
+        _fail(path, f"is no JSON ({error}); export the project as JSON or JSON-MIN")
+    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
+        _fail(path, "is no list of tasks; export the project as JSON or JSON-MIN")
+    numbers = {printable(name): k for k, name in enumerate(distinct_names(class_names))}
+    newest: dict[int, tuple[str, int]] = {}
+    for task in tasks:
+        for time, data, choices in _annotations(task, from_name):
+            if ID not in data:
+                _fail(
+                    path,
+                    f"task {task.get('id', '?')} has no {ID}; import the tasks of to_label_studio",
+                )
+            sample_id = _integer(path, data[ID])
+            if len(choices) != 1 or choices[0] not in numbers:
+                _fail(
+                    path,
+                    f"sample {sample_id} has the choice {', '.join(map(str, choices))}; the "
+                    f"classes are {some_names(list(numbers))}, one for each sample",
+                )
+            newest[sample_id] = max(
+                newest.get(sample_id, ("", -1)), (time, numbers[choices[0]]), key=lambda m: m[0]
+            )
+    return _sorted({sample_id: label for sample_id, (_, label) in newest.items()})
+
+
+def _annotations(
+    task: dict[str, Any], from_name: str
+) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
+    """Time, data of the task, and choices of each annotation of a task in the export."""
+    if "data" not in task:  # JSON-MIN: the data, and the choice by the name of its tag
+        choices = task.get(from_name)
+        if isinstance(choices, dict):
+            choices = choices.get("choices")
+        if choices:
+            yield _time(task), task, [choices] if isinstance(choices, str) else list(choices)
+        return
+    for annotation in task.get("annotations") or ():
+        if annotation.get("was_cancelled") or annotation.get("skipped"):
+            continue
+        for result in annotation.get("result") or ():
+            if result.get("type") == "choices" and result.get("from_name") == from_name:
+                yield _time(annotation), task["data"], list(result["value"]["choices"])
+
+
+def _time(annotation: dict[str, Any]) -> str:
+    """ISO 8601, which sorts as text."""
+    return str(annotation.get("updated_at") or annotation.get("created_at") or "")
+
+
+def _sorted(chosen: dict[int, int]) -> Marks:
+    ids = sorted(chosen)
+    labels = [chosen[sample_id] for sample_id in ids]
+    return np.array(ids, dtype=np.int64), np.array(labels, dtype=np.int64)
+
+
+def _fail(path: object, message: str) -> NoReturn:
+    raise UserError(message, argument="path", value=path)

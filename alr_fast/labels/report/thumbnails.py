@@ -1,0 +1,133 @@
+"""Thumbnails of images in any form."""
+
+import io
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alr_fast.data.decode import prepare
+from alr_fast.data.images import BrokenImage
+from alr_fast.utils.text import error_text
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SIZES = ((128, 80), (96, 75), (64, 70), (48, 50))  # longest side in pixels, quality
+_CHANNELS = (1, 3, 4)
+_KEYS = ("image", "img", "pixel_values")  # of items that are dictionaries
+
+
+def thumbnail(value: Any, side: int, quality: int) -> bytes:
+    """An image of at most ``side`` pixels a side, as PNG up to 32 pixels, else as WebP.
+
+    Args:
+        value: See `alr_fast.labels.LabelIssues.report`.
+        side: Longest side in pixels.
+        quality: Quality of WebP, 0 to 100.
+
+    Raises:
+        BrokenImage: It cannot be read, or is no image.
+    """
+    image = _image(value, side)
+    image.thumbnail((side, side))
+    file = io.BytesIO()
+    if max(image.size) <= 32:
+        image.save(file, "PNG", optimize=True)
+    else:
+        image.save(file, "WebP", quality=quality)
+    return file.getvalue()
+
+
+def _image(value: Any, side: int) -> "Image":
+    """A copy in grey or RGB, at least ``side`` pixels a side if the image is."""
+    from PIL import Image
+
+    if isinstance(value, Mapping):
+        key = next((key for key in _KEYS if key in value), None)
+        if key is None:
+            raise BrokenImage(f"the item has no {' or '.join(_KEYS)}")
+        value = value[key]
+    if isinstance(value, (tuple, list)) and value:
+        value = value[0]  # (image, label, ...)
+    if isinstance(value, (str, os.PathLike)):
+        value = _file(value)
+    if isinstance(value, (bytes, bytearray)):
+        return _decoded(bytes(value), side)
+    if isinstance(value, Image.Image):
+        return _plain(value)
+    if hasattr(value, "detach"):
+        tensor = value.detach().cpu()
+        tensor = tensor.float() if tensor.is_floating_point() else tensor  # NumPy has no bfloat16
+        return _pixels(tensor.numpy(), channels_first=True)
+    array = np.asarray(value)
+    if array.dtype.kind not in "buif" or not array.size:
+        raise BrokenImage(f"a {type(value).__name__} is no image")
+    return _pixels(array, channels_first=False)
+
+
+def _file(path: str | os.PathLike[str]) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise BrokenImage("no such file") from None
+    except OSError as error:
+        raise BrokenImage(error_text(error)) from None
+
+
+def _decoded(data: bytes, side: int) -> "Image":
+    from PIL import Image, ImageOps
+
+    encoded = prepare(data)
+    try:
+        with Image.open(io.BytesIO(encoded.data)) as image:
+            image.draft("RGB", (side, side))  # a JPEG is decoded at a smaller size
+            return _plain(ImageOps.exif_transpose(image))
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        raise BrokenImage(error_text(error)) from None
+
+
+def _plain(image: "Image") -> "Image":
+    """Grey or RGB, on white where it is transparent."""
+    from PIL import Image
+
+    if image.mode.startswith(("I", "F")):
+        return _pixels(np.asarray(image), channels_first=False)
+    if "A" in image.mode or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        ground = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(ground, layer).convert("RGB")
+    return image.copy() if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _pixels(array: NDArray[Any], *, channels_first: bool) -> "Image":
+    """An image of pixels [H, W], [C, H, W] or [H, W, C].
+
+    Args:
+        array: Pixels. uint8 as they are, numbers from 0 to 1 times 255, from 0 to 255 as they are;
+            others are stretched from their least to their largest.
+        channels_first: Whether three dimensions are C, H, W if both orders are possible.
+    """
+    from PIL import Image
+
+    if array.ndim == 3:
+        first, last = array.shape[0] in _CHANNELS, array.shape[2] in _CHANNELS
+        if first and (channels_first or not last):
+            array = array.transpose(1, 2, 0)
+        elif not last:
+            raise BrokenImage(f"an array of shape {array.shape} is no image")
+        array = array[:, :, 0] if array.shape[2] == 1 else array
+    if array.ndim != 2 and array.ndim != 3:
+        raise BrokenImage(f"an array of shape {array.shape} is no image")
+    if array.dtype != np.uint8:
+        array = np.nan_to_num(array.astype(np.float32))
+        low, high = float(array.min()), float(array.max())
+        if low >= 0 and high <= 1:
+            low, high = 0.0, 1.0
+        elif low >= 0 and 64 <= high <= 255:
+            low, high = 0.0, 255.0
+        array = np.round((array - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+    return _plain(Image.fromarray(np.ascontiguousarray(array)))

@@ -35,10 +35,15 @@ from alr_fast.labels import LabelIssues, find_issues
 from alr_fast.labels.suspicion import distributions
 from alr_fast.losses import SHIPPED, Loss
 
+
+def _required(loss: type[Loss]) -> set[str]:
+    """Arguments of the constructor without a default."""
+    parameters = inspect.signature(loss).parameters.values()
+    return {each.name for each in parameters if each.default is each.empty}
+
+
 # Methods that need nothing but the labels.
-METHODS = tuple(
-    name for name, loss in SHIPPED.items() if not loss.needs & {"transition", "teacher"}
-)
+METHODS = tuple(name for name, loss in SHIPPED.items() if _required(loss) <= {"bank"})
 OPTIMIZERS = ("sgd", "adam")
 _SEEDS = 2**31 - 1
 # Set by the estimator itself.
@@ -204,7 +209,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
     @property
     def label_issues_(self) -> LabelIssues:
         """Which given labels of the training set are suspicious."""
-        check_is_fitted(self)
+        check_is_fitted(self, "module_")
         return find_issues(
             self._given,
             self.label_probabilities_,
@@ -240,7 +245,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         return classes
 
     def _checked_logits(self, X: Any) -> Tensor:
-        check_is_fitted(self)
+        check_is_fitted(self, "module_")
         device = self._device_for(X)
         X = validate_data(self, _on_host(X), accept_sparse="csr", dtype="numeric", reset=False)
         return self._logits(X, device)
@@ -300,9 +305,10 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         loss = SHIPPED[self.method]
         accepted = inspect.signature(loss).parameters
         options = dict(self.loss_options or {})
-        wrong = sorted(options.keys() - (accepted.keys() - _OWN_OPTIONS))
+        allowed = [name for name in accepted if name not in _OWN_OPTIONS]
+        wrong = sorted(options.keys() - set(allowed))
         if wrong:
-            known = ", ".join(accepted.keys() - _OWN_OPTIONS) or "none"
+            known = ", ".join(allowed) or "none"
             raise UserError(
                 f"{self.method} has no option {', '.join(wrong)}; its options: {known}",
                 argument="loss_options",
@@ -358,19 +364,23 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
                 raise UserError(
                     f"must be an integer, {least} or more", argument=name, value=repr(value)
                 )
-        for name, positive in (("lr", True), ("weight_decay", False)):
-            value = getattr(self, name)
-            number = isinstance(value, Real) and math.isfinite(value)
-            if not number or value < 0 or (positive and value == 0):
-                least = "above 0" if positive else "0 or more"
-                raise UserError(
-                    f"must be a finite number {least}", argument=name, value=repr(value)
-                )
+        if not _is_finite(self.lr) or self.lr <= 0:
+            raise UserError("must be a finite number above 0", argument="lr", value=repr(self.lr))
+        if not _is_finite(self.weight_decay) or self.weight_decay < 0:
+            raise UserError(
+                "must be a finite number 0 or more",
+                argument="weight_decay",
+                value=repr(self.weight_decay),
+            )
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def _on_host(value: Any) -> Any:
@@ -397,7 +407,8 @@ def _checked_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float32] |
         )
     if (found == found[0]).all():
         return None
-    return (found / found.mean()).astype(np.float32)
+    scaled: NDArray[np.float32] = (found / found.mean()).astype(np.float32)
+    return scaled
 
 
 @contextlib.contextmanager

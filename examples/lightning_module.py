@@ -35,9 +35,8 @@ class Classifier(LightningModule):
         return self.criterion(self.model(inputs), targets)
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(
-            self.dataset, batch_size=128, sampler=OwnedRowsSampler(self.dataset)
-        )  # alr
+        sampler = OwnedRowsSampler(self.dataset)  # alr
+        return DataLoader(self.dataset, batch_size=128, sampler=sampler)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.model.parameters(), lr=2e-3)

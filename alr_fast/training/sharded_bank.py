@@ -57,6 +57,7 @@ def new_bank(run: Run, *, one_hot: bool) -> LabelBank:
                 one_hot=one_hot,
             )
         )
+    bank.owned = True  # its rows are those of this process
     table = soft_labels(run.config)
     if table is not None and not one_hot:
         run.console.log("label bank: starts at zero, not from the soft labels")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.example_workers import run_fsdp
 from helpers.process_groups import run_group
 
 FOLDER = Path(__file__).parents[2] / "examples"
@@ -42,10 +43,8 @@ def test_an_example_refines_labels(name):
     assert 0.55 < before < 0.65 and after > 0.9
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_example_of_sharded_parameters_refines_labels(processes):
-    from helpers.example_workers import run_fsdp
-
     for before, after in run_group(processes, run_fsdp, str(FOLDER)):
         assert 0.55 < before < 0.65 and after > 0.9
 
@@ -55,14 +54,13 @@ def test_lines_of_label_refinement_are_few_and_marked(name):
     lines = (FOLDER / f"{name}.py").read_text().splitlines()
     marked = [line for line in lines if line.endswith("  # alr")]
     assert len(marked) <= MOST_LINES
-    body = lines[lines.index('"""', 1) :] if '"""' in lines[1:] else lines
+    body = lines[lines.index('"""', 1) :]  # after the docstring
     names = ("alr_fast", "ALR", "LabelBank", "IndexedDataset", "OwnedRows", "set_epoch", "check()")
     for line in body:
         words = line.strip()
         if words.startswith(('"""', "#")) or not any(name in words for name in names):
             continue
-        # A call over several lines is marked in those that mention the refinement.
-        assert line in marked or words == "trainer = ALRTrainer(", line
+        assert line in marked or words == "trainer = ALRTrainer(", line  # a Trainer anyway
 
 
 def test_every_example_is_here():

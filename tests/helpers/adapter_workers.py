@@ -62,6 +62,11 @@ def accelerate_epoch() -> dict:
     return {"drawn": drawn, "dealt": dealt, "rows": sampler.rows.tolist()}
 
 
+def lightning_runs(folder: str) -> list[dict]:
+    """With a loss that is part of the module, and one that is not."""
+    return [lightning_run(folder, part_of_module) for part_of_module in (True, False)]
+
+
 def lightning_run(folder: str, part_of_module: bool) -> dict:
     """Trains with Lightning in the group's processes, saves, and resumes in a new trainer."""
     from lightning.pytorch import LightningModule, Trainer

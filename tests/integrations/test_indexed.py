@@ -161,3 +161,23 @@ def test_the_transform_is_that_of_the_data_set():
     data = IndexedDataset(inner)
     data.transform = str  # as timm's create_loader does
     assert inner.transform is str and data.transform is str
+
+
+def test_collate_functions_of_frameworks_stack_targets():
+    expected = [[y, i] for i, y in enumerate(LABELS)]
+    timm_loader = pytest.importorskip("timm.data.loader")
+    images = IndexedDataset(Items([(torch.zeros(3, 2, 2, dtype=torch.uint8), y) for y in LABELS]))
+    _, targets = timm_loader.fast_collate([images[i] for i in range(5)])
+    assert targets.tolist() == expected
+
+    transformers = pytest.importorskip("transformers")
+    rows = IndexedDataset(Items([{"input_ids": [1] * (y + 1), "label": y} for y in LABELS]))
+    same = IndexedDataset(Items([{"x": [1.0, 2.0], "label_ids": y} for y in LABELS]))
+    batch = transformers.default_data_collator([same[i] for i in range(5)])
+    assert batch["labels"].tolist() == expected and batch["x"].shape == (5, 2)
+
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"[PAD]": 0, "a": 1}, "[PAD]"))
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]")
+    batch = transformers.DataCollatorWithPadding(tokenizer)([rows[i] for i in range(5)])
+    assert batch["labels"].tolist() == expected and batch["input_ids"].shape == (5, 4)

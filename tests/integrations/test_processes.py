@@ -28,11 +28,15 @@ def test_accelerate_leaves_the_sampler_alone():
     assert all(len(set(result["dealt"])) < len(result["rows"]) for result in results)
 
 
-@pytest.mark.parametrize("part_of_module", [True, False])
-def test_lightning_in_two_processes(part_of_module, tmp_path):
+def test_lightning_in_two_processes(tmp_path):
     pytest.importorskip("lightning")
-    arguments = str(tmp_path), part_of_module
-    results = run_group(2, workers.lightning_run, *arguments, preload=("lightning.pytorch",))
+    runs = run_group(2, workers.lightning_runs, str(tmp_path), preload=("lightning.pytorch",))
+    for results in zip(*runs, strict=True):
+        check_lightning(results)
+
+
+def check_lightning(results) -> None:
+    """The two processes of one run."""
     check_ownership(results, epochs=3)
     check_ownership(results, epochs=1, name="drawn later")
     first, second = results

@@ -59,7 +59,7 @@ class LossOptions(NamedTuple):
     with_grad: bool = False
     status: Tensor | None = None
     labels: Tensor | None = None
-    index: Tensor | None = None
+    index: Tensor | None = None  # type: ignore[assignment]  # instead of tuple.index
     given_labels: Tensor | None = None
     smoothing: float = 0.0
     momentum: float = 1.0
@@ -289,10 +289,7 @@ def _check_call(
             raise _unsupported("an exported program would have no gradient", "torch.export")
     elif _functorch_transform() is not None:
         raise _unsupported("the kernels have no rules for it", "a transform of torch.func")
-    elif forward_ad._current_level >= 0 and any(
-        t is not None and forward_ad.unpack_dual(t).tangent is not None
-        for t in (logits, *constants)
-    ):
+    elif forward_ad._current_level >= 0 and any(map(_has_tangent, (logits, *constants))):
         raise _unsupported("the derivative would be 0", "forward-mode differentiation")
     if logits.is_cuda and not HAS_CUDA:
         raise RuntimeError(
@@ -300,6 +297,11 @@ def _check_call(
             f"version ({torch.version.cuda}) and rebuild with ALR_FAST_CUDA=1; python -m alr_fast "
             "shows the build"
         )
+
+
+def _has_tangent(tensor: Tensor | None) -> bool:
+    unpack: Any = forward_ad.unpack_dual
+    return tensor is not None and unpack(tensor).tangent is not None
 
 
 def _unsupported(reason: str, transform: str) -> RuntimeError:

@@ -97,8 +97,7 @@ ALR_HD RowScalars<F> finish_row(const RowSums<F>& sums, F log_sum, bool max_is_f
 template <class F, class W>
 ALR_HD F wide_loss(const RowScalars<F>& row, W target_d) {
   const F log_sum = row.entropy - row.offset;
-  const W old_part =
-      static_cast<W>(row.momentum) * (static_cast<W>(row.mass) * log_sum - target_d);
+  const W old_part = static_cast<W>(row.momentum) * (static_cast<W>(row.mass) * log_sum - target_d);
   return static_cast<F>(old_part + (F(1) - row.momentum + row.entropy_weight) * row.entropy);
 }
 

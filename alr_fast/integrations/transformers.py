@@ -101,7 +101,7 @@ class ALRTrainerMixin:
                     f"Accelerate wrapped the batches in {type(shard).__name__}, which this version "
                     "of alr_fast does not know: leave split_batches and dispatch_batches at False"
                 )
-            shard.num_processes, shard.process_index = 1, 0
+            shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
         return loader
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:

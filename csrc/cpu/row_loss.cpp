@@ -384,8 +384,7 @@ class RowLoss {
   bool write_row(const Row& row, bool store_target, bool count_status) {
     const RowScalars<F>& scalars = row.scalars;
     const F weight = p_.row_weight == nullptr ? F(1) : static_cast<const F*>(p_.row_weight)[row.b];
-    if (count_status && p_.status != nullptr &&
-        !(scalars.finite && is_finite(scalars.loss)))
+    if (count_status && p_.status != nullptr && !(scalars.finite && is_finite(scalars.loss)))
       __atomic_fetch_add(p_.status + kStatusNonFinite, 1, __ATOMIC_RELAXED);
     if (!scalars.finite) {
       row_loss(row.b) = static_cast<F>(kNaN);

@@ -62,9 +62,9 @@ def test_alr_corrects_what_cross_entropy_memorises(run):
     assert (summary["data"]["train_samples"], summary["data"]["test_samples"]) == (1438, 359)
     assert summary["data"]["loader"] == "memory"
     ce, alr = (summary["methods"][name] for name in ("ce", "alr"))
-    assert ce["test_accuracy_last"] < 0.85
-    assert alr["test_accuracy_last"] > 0.9
-    assert float(last_rows(run)["alr"]["label_accuracy"]) > 0.9
+    assert ce["test_accuracy_last"] < 0.92
+    assert alr["test_accuracy_last"] > 0.93
+    assert float(last_rows(run)["alr"]["label_accuracy"]) > 0.93
 
 
 def test_the_saved_weights_contain_the_standardisation(run, file):
@@ -168,7 +168,7 @@ def test_two_processes_train_on_all_rows(file, tmp_path):
     assert summary["environment"]["processes"] == 2
     latest = tmp_path / "runs" / "latest"
     assert load_file(latest / "alr_bank.safetensors")["ids"].tolist() == list(range(1438))
-    assert float(last_rows(latest)["alr"]["label_accuracy"]) > 0.9
+    assert float(last_rows(latest)["alr"]["label_accuracy"]) > 0.93
     # The standardisation is that of all rows, not of those of a process.
     x = open_dataset("features", file).split("train").values
     saved = load_file(latest / "alr.safetensors")

@@ -11,7 +11,8 @@ namespace test {
 namespace {
 
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
-constexpr unsigned kAllFeatures = kIgnored | kDuplicates | kNonFinite | kMasked | kLabelled | kFarApart;
+constexpr unsigned kAllFeatures =
+    kIgnored | kDuplicates | kNonFinite | kMasked | kLabelled | kFarApart;
 
 void run(const Backend& backend, Problem& problem) {
   problem.reset_outputs();

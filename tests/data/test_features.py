@@ -183,11 +183,17 @@ def test_parquet(tmp_path, fixed):
 
 
 def test_parquet_in_several_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr("alr_fast.data.layouts.features._ROWS", 7)
+    monkeypatch.setattr("alr_fast.data.array_file._ROWS", 7)
     train, _ = splits(save_table(tmp_path, embedding=X.tolist(), label=Y))
     rows = [int(path[-5:]) for path in train.index.paths]
     assert np.allclose(train.values, X[rows])
     assert (train.index.labels == Y[rows]).all()
+
+
+def test_paths_are_preferred_to_ids(tmp_path):
+    paths = [f"{k}.jpg" for k in range(40)]
+    file = save_table(tmp_path, id=range(40), path=paths, v=X.tolist(), label=Y)
+    assert splits(file)[0].index.paths[0].endswith(".jpg")
 
 
 def test_a_column_is_chosen_by_name(tmp_path):
@@ -196,6 +202,7 @@ def test_a_column_is_chosen_by_name(tmp_path):
     assert splits(file, "large")[0].input_shape(1) == (3,)
     refused(file, "no features", "small, large")
     refused(file, "column label", "small, large", column="label")
+    refused(save(tmp_path, clip=X, y=Y, y_test=Y), "clip_test", column="clip")
     file = save(tmp_path, clip=X, dino_train=X + 1, y=Y, clip_test=X[:8], y_test=Y[:8])
     assert (splits(file, "clip")[0].values == X).all()
     assert (splits(file, "clip")[1].values == X[:8]).all()
@@ -255,6 +262,7 @@ def with_value(row, column, value, dtype="f4"):
         (wrong(X_test=X[:5], y_test=Y[:5] + 3), ["label 4 of row 1", "4 training classes"]),
         (wrong(X_test=X[:5], y_test=Y[:4]), ["4 labels for 5 rows of X_test"]),
         (wrong(split=np.array(["train"] * 40)), ["no row has split test or val"]),
+        (wrong(split=np.array(["test"] * 40)), ["no row has split train"]),
         (wrong(split=np.array(["train"] * 39 + ["dev"])), ["split 'dev' of row 39"]),
         (wrong(split=np.array(["train"])), ["split has 1 entries for 40 labels"]),
         (wrong(paths=np.array(["a"] * 40)), ["paths of row 1 is that of row 0, 'a'"]),

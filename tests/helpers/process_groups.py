@@ -48,7 +48,9 @@ def run_group(world_size: int, function, *arguments, preload: tuple[str, ...] = 
 
 def _rank(function, arguments, rank, world_size, file, pipe) -> None:
     try:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+        own, size = str(rank), str(world_size)
+        os.environ |= {"RANK": own, "LOCAL_RANK": own, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+        os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "1"}  # asked for, not used
         torch.set_num_threads(1)
         dist.init_process_group(
             "gloo", init_method=f"file://{file}", rank=rank, world_size=world_size

@@ -353,6 +353,9 @@ class LabelBank:
     ) -> "LabelIssues":
         """Which given labels are probably wrong: a table, the most suspicious sample first.
 
+        The rows are copied; those in pinned memory or a file are not: do not train while the
+        result is in use.
+
         Args:
             class_names: Name of each class, K texts.
             paths: Path or another text that identifies each sample, N texts.
@@ -366,14 +369,18 @@ class LabelBank:
 
         history = None if self.history is None else self.history.means(self.refined_labels())
         with self.host_access():
+            # A copy, unless the rows are where they are because they may not fit twice: training
+            # may continue while the result is in use.
+            rows = self.rows.to("cpu", copy=True) if self.placement == "device" else self.rows
             return find_issues(
                 self.given_labels,
-                self.rows.cpu(),
+                rows,
                 history,
                 class_names=class_names,
                 paths=paths,
                 sample_ids=sample_ids,
                 clean_labels=clean_labels,
+                rows_may_sum_to_less=True,  # as those of early-learning regularisation
             )
 
     def shard(self, rows: Any) -> "LabelBank":

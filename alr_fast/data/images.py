@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from alr_fast.data.index import PathTable
 
 LEFT_OUT = "left out when packed"
-NO_IMAGE = "features, no image"
 
 
 class BrokenImage(Exception):
@@ -186,7 +185,7 @@ class FeatureRows:
 
     def read(self, row: int) -> bytes:
         """Raises `BrokenImage`: there is no image of a row of features."""
-        raise BrokenImage(NO_IMAGE)
+        raise BrokenImage("features, no image")
 
 
 # All have `root`, the folder of the images; `array`, all pixels, or None if they are not in memory;

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alr_fast._inputs import as_labels
 from alr_fast.errors import UserError
 
 _CHECKED = 1 << 22  # probabilities that are checked at once
@@ -15,33 +16,8 @@ _LARGEST_DEVIATION = 0.02  # of a sum from one: 16-bit rows of many classes devi
 
 
 def as_integers(value: object, name: str) -> NDArray[np.int64]:
-    """Class numbers or ids as int64 [n].
-
-    Args:
-        value: Tensor, array or list of integers of any type, [n] or [n, 1].
-        name: Name of the argument, for messages.
-
-    Raises:
-        UserError: Other numbers, or another shape.
-    """
-    array = _as_array(value, name)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise UserError(
-            f"has the shape {tuple(array.shape)}; pass one integer for each sample, [N] or [N, 1]",
-            argument=name,
-        )
-    if array.size and array.dtype.kind not in "iu":
-        raise UserError(
-            f"contains {_kind(array)}; pass integers, the number of a class or an id for each "
-            "sample"
-            + (" (.astype(int) converts whole numbers)" if array.dtype.kind == "f" else ""),
-            argument=name,
-        )
-    if array.dtype == np.uint64 and array.size and array.max() >= 2**63:
-        raise UserError("contains numbers of 2**63 and above", argument=name)
-    return array.astype(np.int64)
+    """Class numbers or ids as int64 [n], a copy; see `alr_fast._inputs.as_labels`."""
+    return as_labels(value, name).cpu().numpy().astype(np.int64)
 
 
 def _kind(array: NDArray[Any]) -> str:

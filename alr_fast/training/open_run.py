@@ -15,6 +15,7 @@ from alr_fast.bank.file import open_rows
 from alr_fast.bank.history import COLUMNS, SampleHistory
 from alr_fast.bank.placement import allocate_rows, read_in_order
 from alr_fast.data.datasets import Split, open_dataset
+from alr_fast.data.images import FeatureRows
 from alr_fast.errors import UserError, naming_options
 from alr_fast.labels.issues import LabelIssues
 from alr_fast.training.checkpoint.manifest import Checkpoint, check_files, newest_checkpoint
@@ -90,7 +91,7 @@ def _issues(
         clean_labels=index.clean_labels,
         method=method,
         complete=complete,
-        images=image,
+        images=None if isinstance(images, FeatureRows) else image,
     )
 
 

@@ -128,6 +128,13 @@ def test_labels_of_any_type(issues, kind):
     assert np.array_equal(found.scores, issues.scores)
 
 
+def test_later_changes_of_the_labels_do_not_count():
+    labels, p, _ = problem()
+    issues = find_issues(labels, p)
+    labels[:] = 0
+    assert issues.labels.tolist() == problem()[0].tolist()
+
+
 def changed(p, row, value):
     p = p.copy()
     p[row] = value
@@ -137,10 +144,10 @@ def changed(p, row, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": [0.0] * N}, "labels: contains floating-point numbers; pass integers"),
-        ({"labels": [True] * N}, "labels: contains truth values; pass integers"),
-        ({"labels": ["a"] * N}, "labels: contains values of type <U1; pass integers"),
-        ({"labels": [[0, 1]] * N}, "labels: has the shape (60, 2); pass one integer for each"),
+        ({"labels": [0.0] * N}, "labels of type torch.float64: must be integers"),
+        ({"labels": [True] * N}, "labels of type torch.bool: must be integers"),
+        ({"labels": ["a"] * N}, "labels of type list: must be numbers"),
+        ({"labels": [[0, 1]] * N}, "labels of shape (60, 2): must have shape [n], one integer"),
         ({"labels": [0] * 59}, "labels: has 59 entries, probabilities has 60 rows; pass one label"),
         ({"labels": [0] * 59 + [4]}, "labels: entry 59 is 4, probabilities has 4 columns: labels"),
         ({"labels": [-1] + [0] * 59}, "labels: entry 0 is -1"),

@@ -7,7 +7,7 @@ from torch import nn
 
 from alr_fast import ALRLoss, LabelBank
 from alr_fast.labels import find_issues
-from alr_fast.losses import CrossEntropyLoss
+from alr_fast.losses import CrossEntropyLoss, ELRLoss
 
 CLASSES, SAMPLES = 4, 240
 
@@ -66,3 +66,25 @@ def test_corrections_find_their_way_back(data):
     found = np.flatnonzero(bank.issues().scores > 0.5)
     bank.correct_labels(found, bank.refined_labels()[found])
     assert (bank.given_labels == true).float().mean() > 0.97
+
+
+def test_the_issues_stay_as_they_were(data):
+    _, given, _ = data
+    bank = LabelBank.from_labels(given, CLASSES)
+    issues = bank.issues()
+    bank.rows.zero_().add_(0.25)
+    bank.correct_labels(torch.arange(3), (given[:3] + 1) % CLASSES)
+    assert issues.columns()["given_probability"].tolist() == [1.0] * SAMPLES
+    assert issues.labels.tolist() == given.tolist()
+
+
+def test_the_bank_of_early_learning_regularisation(data):
+    """Its rows start at zero, and their sums rise to one."""
+    _, given, true = data
+    bank = LabelBank.from_labels(given, CLASSES, one_hot=False)
+    assert bank.issues().noise_rate == 0  # no prediction yet
+    train(ELRLoss(bank, momentum=0.9), data, epochs=8)
+    assert bank.rows.sum(1).max() < 0.6
+    issues = bank.issues()
+    wrong = (given != true).numpy()
+    assert wrong[issues.order[: wrong.sum()]].mean() > 0.9

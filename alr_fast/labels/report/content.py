@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.images import NO_IMAGE
 from alr_fast.labels.report.model import ClassNoise, Panel, Report, Suspect
 from alr_fast.labels.report.views import NO_ROOM, Views
 from alr_fast.labels.scored import ScoredLabels
@@ -59,7 +58,7 @@ def make_report(
         remarks.append(
             f"The first {len(suspects):,} of {suspicious:,} suspicious samples are here; {more}."
         )
-    missing = [s.image_problem for s in suspects if s.image_problem not in ("", NO_ROOM, NO_IMAGE)]
+    missing = [s.image_problem for s in suspects if s.image_problem not in ("", NO_ROOM)]
     if missing:
         remarks.append(
             f"{len(missing):,} of {len(suspects):,} images cannot be shown (first: {missing[0]}). "

@@ -6,6 +6,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from alr_fast import LabelBank
+from alr_fast.labels import find_issues
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -72,6 +75,25 @@ def test_the_examples_of_a_loop_of_ones_own_run() -> None:
     wrong = (names["labels"] != names["truth"]).float().mean()
     assert abs(names["issues"].noise_rate - wrong) < 0.02
     assert names["loss"].isfinite()
+
+
+def test_the_example_of_the_labels_runs(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = surroundings()
+    names["bank"] = bank = LabelBank.from_labels(names["labels"], 10)
+    names |= {
+        "probabilities": bank.rows,
+        "names": [f"class {k}" for k in range(10)],
+        "paths": [f"{i}.png" for i in range(300)],
+        "texts": [f"text {i}" for i in range(300)],
+    }
+    issues = find_issues(names["labels"], bank.rows, class_names=names["names"])
+    issues.write_marks("marks.csv", [3, 5], [1, 2])
+    (code,) = examples((ROOT / "docs" / "labels.md").read_text(encoding="utf-8"))
+    exec(compile(code, "labels.md", "exec"), names)
+    assert bank.given_labels[[3, 5]].tolist() == [1, 2]
+    assert Path("report.html").stat().st_size > 100_000
+    assert len(Path("issues.csv").read_text(encoding="utf-8").splitlines()) == 301
 
 
 def test_the_commands_of_the_readme_exist() -> None:

@@ -87,6 +87,37 @@ def as_weights(value: Any, name: str, length: int, *, like: Tensor) -> Tensor:
     return tensor.to(torch.float64 if like.dtype == torch.float64 else torch.float32)
 
 
+def check_logits(logits: Any) -> None:
+    """Refuses what cannot be logits of a loss.
+
+    Raises:
+        UserError: They are not a tensor [B, K], or a DTensor.
+    """
+    if not isinstance(logits, Tensor):
+        raise UserError(
+            "must be a tensor, the output of the model",
+            argument="logits",
+            value=f"of type {type(logits).__name__}",
+        )
+    check_local(logits)
+    if logits.ndim != 2:
+        raise UserError(
+            "must have shape [B, K], one row for each sample",
+            argument="logits",
+            value=f"of shape {tuple(logits.shape)}",
+        )
+
+
+def check_local(logits: Tensor) -> None:
+    """Refuses a DTensor with a `UserError`."""
+    if type(logits) is not Tensor and type(logits).__name__ == "DTensor":
+        raise UserError(
+            "a DTensor's rows may be on other ranks: pass logits.full_tensor(), or "
+            "logits.to_local() and the index of these rows if it is sharded by rows",
+            argument="logits",
+        )
+
+
 def _as_tensor(value: Any, name: str, device: torch.device | str | None) -> Tensor:
     try:
         array = np.asarray(value)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.graph import increment_version
 
-from alr_fast.errors import UserError
+from alr_fast._inputs import check_local
 from alr_fast.reference import RowStats
 
 _HERE = Path(__file__).parent
@@ -59,7 +59,7 @@ class LossOptions(NamedTuple):
     with_grad: bool = False
     status: Tensor | None = None
     labels: Tensor | None = None
-    index: Tensor | None = None
+    index: Tensor | None = None  # type: ignore[assignment]  # instead of tuple.index
     given_labels: Tensor | None = None
     smoothing: float = 0.0
     momentum: float = 1.0
@@ -283,21 +283,13 @@ def _check_call(
     logits: Tensor, constants: tuple[Tensor | None, ...], options: LossOptions, compiling: bool
 ) -> None:
     """Refuses what would give a wrong derivative, or an error that explains nothing."""
-    if type(logits) is not Tensor and type(logits).__name__ == "DTensor":
-        raise UserError(
-            "logits is a DTensor, whose rows may be on other ranks: pass logits.full_tensor(), or "
-            "logits.to_local() where it is sharded by rows, with the index of these rows",
-            argument="logits",
-        )
+    check_local(logits)
     if compiling:
         if torch.compiler.is_exporting() and torch.is_grad_enabled() and not options.with_grad:
             raise _unsupported("an exported program would have no gradient", "torch.export")
     elif _functorch_transform() is not None:
         raise _unsupported("the kernels have no rules for it", "a transform of torch.func")
-    elif forward_ad._current_level >= 0 and any(
-        t is not None and forward_ad.unpack_dual(t).tangent is not None
-        for t in (logits, *constants)
-    ):
+    elif forward_ad._current_level >= 0 and any(map(_has_tangent, (logits, *constants))):
         raise _unsupported("the derivative would be 0", "forward-mode differentiation")
     if logits.is_cuda and not HAS_CUDA:
         raise RuntimeError(
@@ -305,6 +297,11 @@ def _check_call(
             f"version ({torch.version.cuda}) and rebuild with ALR_FAST_CUDA=1; python -m alr_fast "
             "shows the build"
         )
+
+
+def _has_tangent(tensor: Tensor | None) -> bool:
+    unpack: Any = forward_ad.unpack_dual
+    return tensor is not None and unpack(tensor).tangent is not None
 
 
 def _unsupported(reason: str, transform: str) -> RuntimeError:

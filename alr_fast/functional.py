@@ -101,7 +101,9 @@ def alr_loss(
         unique_index=unique_index,
         return_stats=return_stats,
     )
-    loss, _, stats = table_loss(logits, bank, as_labels(index, "index", device=logits.device), options)
+    loss, _, stats = table_loss(
+        logits, bank, as_labels(index, "index", device=logits.device), options
+    )
     return loss if stats is None else (loss, stats)
 
 
@@ -147,7 +149,9 @@ def alr_loss_and_grad(
         return_stats=return_stats,
         with_grad=True,
     )
-    loss, grad, stats = table_loss(logits, bank, as_labels(index, "index", device=logits.device), options)
+    loss, grad, stats = table_loss(
+        logits, bank, as_labels(index, "index", device=logits.device), options
+    )
     assert grad is not None  # with_grad
     return (loss, grad) if stats is None else (loss, grad, stats)
 

@@ -4,8 +4,8 @@
     python -m alr_fast.report RUN --most 2000 --output FILE
 
 The page is one file that needs no network: summary, curves, confusion of given and refined labels,
-noise of each class, and the most suspicious images, to search, filter, sort and mark with keep, fix
-or unsure. The browser stores the marks; the page exports them as a table for
+noise of each class, and the most suspicious images, to search, filter, sort and mark with keep,
+fix, another class or unsure. The browser stores the marks; the page exports them as a table for
 `python -m alr_fast.train --labels` and `--data.exclude`.
 """
 

@@ -1,4 +1,4 @@
-"""Trains an image classifier on noisy labels with each method, and compares the methods.
+"""Trains a classifier on noisy labels with each method, and compares the methods.
 
     python -m alr_fast.train                                   # digits, 40 % noise: about a minute
     python -m alr_fast.train --noise.rate 0.6 --methods alr --alr.momentum 0.9

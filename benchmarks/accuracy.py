@@ -3,12 +3,14 @@
     python -m benchmarks.accuracy --suite digits
     python -m benchmarks.accuracy --suite cifar10 --data-root DIR --device cuda --jobs 4
     python -m benchmarks.accuracy --suite cifar10-small --data-root DIR
+    python -m benchmarks.accuracy --suite features --data-root FILE.npz
 
 `digits` trains all methods on the handwritten digits of scikit-learn with a small model and five
 seeds; `cifar10` some of them with ResNet-34 on a GPU; `cifar10-small` the same ones with a small
-model on 10,000 images, for a CPU. All methods of a suite have one recipe: model, schedule, batches.
-Options of the methods follow their papers where these state them, see `VARIANTS`; smearing and the
-corrections use the noise that was injected, which is unknown in practice.
+model on 10,000 images, for a CPU; `features` some of them with an MLP on a file of features. All
+methods of a suite have one recipe: model, schedule, batches. Options of the methods follow their
+papers where these state them, see `VARIANTS`; smearing and the corrections use the noise that was
+injected, which is unknown in practice.
 
 The result is that of the last epoch. The best epoch is selected on test labels and is shown for
 comparison only. The command resumes an interrupted grid, see `benchmarks.harness.grid`. Rows of a
@@ -95,6 +97,13 @@ SUITES = {
         methods=_CIFAR_METHODS,
         noises=("symmetric-0.4",),
         seeds=1,
+    ),
+    "features": Suite(
+        ("--recipe", "features"),
+        epochs=60,
+        methods=("ce", "selc", "sat", "elr", "alr"),
+        noises=("symmetric-0.4", "none", "symmetric-0.2", "instance-0.4"),
+        seeds=5,
     ),
 }  # fmt: skip
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from benchmarks.harness.results import FOLDER, latest, processor
 from benchmarks.tables import (
     accuracy,
+    classifier,
     fused_vs_reference,
     host_cost,
     kernels,
@@ -24,7 +25,17 @@ from benchmarks.tables.markdown import NOT_MEASURED, markdown
 from benchmarks.tables.section import Section
 
 # Suite -> section, in the order of the page.
-_TABLES = (fused_vs_reference, host_cost, kernels, training, scaling, accuracy, suspects, loading)
+_TABLES = (
+    fused_vs_reference,
+    host_cost,
+    kernels,
+    training,
+    scaling,
+    accuracy,
+    suspects,
+    classifier,
+    loading,
+)
 SECTIONS: dict[str, Section] = {k: v for module in _TABLES for k, v in module.SECTIONS.items()}
 
 _INTRODUCTION = """\
@@ -51,6 +62,8 @@ _COMMANDS = {
     "study": "the effect of ALR's settings, on held-out samples; `--suite` as above",
     "transitions": "the error of estimated transition matrices under injected noise",
     "suspects": "the detection of wrong labels, compared with cleanlab; `--suite` as above",
+    "classifier": "`ALRClassifier` on features: speed, accuracy under noise, settings; `--suite` "
+    "selects one",
     "figures": "nothing: draws figures from finished runs of the trainer",
     "report": "nothing: generates this file",
 }
@@ -60,8 +73,8 @@ _OTHER_COMMANDS = {
     "machine with a GPU",
 }
 _PRACTICE = """\
-Each of the first ten writes a file named after device, date and commit and overwrites no other; the
-tables show the latest. Before any timing, loss, gradient and bank of every variant are compared
+Each of the first eleven writes a file named after device, date and commit and overwrites no other;
+the tables show the latest. Before any timing, loss, gradient and bank of every variant are compared
 with the reference in float64, and whole training steps with each other. The variants take turns.
 """
 _VARIANTS = {

@@ -92,6 +92,15 @@ ALR_HD RowScalars<F> finish_row(const RowSums<F>& sums, F log_sum, bool max_is_f
   return row;
 }
 
+// The loss of a row whose sum(T d) is beyond the range of F, from that sum in a wider type W: the
+// loss itself may be within the range (terms of both signs, or T = 0 where d is not).
+template <class F, class W>
+ALR_HD F wide_loss(const RowScalars<F>& row, W target_d) {
+  const F log_sum = row.entropy - row.offset;
+  const W old_part = static_cast<W>(row.momentum) * (static_cast<W>(row.mass) * log_sum - target_d);
+  return static_cast<F>(old_part + (F(1) - row.momentum + row.entropy_weight) * row.entropy);
+}
+
 // t = a T + (1 - a) p
 template <class V, class F>
 ALR_HD V refined_target(V T, V p, const RowScalars<F>& row) {

@@ -55,8 +55,7 @@ struct BatchVector {
 
   ALR_HD_MEMBER int64_t operator[](int64_t b) const {
     const int64_t at = b * stride;
-    return is_int64 ? static_cast<const int64_t*>(data)[at]
-                    : static_cast<const int32_t*>(data)[at];
+    return is_int64 ? static_cast<const int64_t*>(data)[at] : static_cast<const int32_t*>(data)[at];
   }
 };
 

@@ -34,17 +34,20 @@ STABLE_TORCH_LIBRARY(alr_fast, m) {
   // loss (scalar, or [B] for reduction 0), grad_rows [B, K] or [0, K], grad_scale (scalar)
   m.def(
       "alr_loss(Tensor logits, Tensor(a!) bank, Tensor index, Tensor? labels, "
-      "Tensor? given_labels, Tensor? row_weight, Tensor(b!)? status, Tensor(c!)? rounding_state, Tensor(d!)? stats_class, "
+      "Tensor? given_labels, Tensor? row_weight, Tensor(b!)? status, Tensor(c!)? rounding_state, "
+      "Tensor(d!)? stats_class, "
       "Tensor(e!)? stats_value, float momentum, float entropy_weight, int reduction, "
       "bool unique_index, int grad_mode) -> (Tensor loss, Tensor grad_rows, Tensor grad_scale)");
   m.def(
       "soft_target_cross_entropy(Tensor logits, Tensor table, Tensor? index, Tensor? labels, "
-      "Tensor? given_labels, Tensor? row_weight, Tensor(b!)? status, Tensor(d!)? stats_class, Tensor(e!)? stats_value, float momentum, "
+      "Tensor? given_labels, Tensor? row_weight, Tensor(b!)? status, Tensor(d!)? stats_class, "
+      "Tensor(e!)? stats_value, float momentum, "
       "float entropy_weight, int reduction, int grad_mode) "
       "-> (Tensor loss, Tensor grad_rows, Tensor grad_scale)");
   m.def(
       "label_smoothing_cross_entropy(Tensor logits, Tensor labels, Tensor? index, "
-      "Tensor? given_labels, Tensor? row_weight, Tensor(b!)? status, float smoothing, float entropy_weight, int reduction, int grad_mode) "
+      "Tensor? given_labels, Tensor? row_weight, Tensor(b!)? status, float smoothing, float "
+      "entropy_weight, int reduction, int grad_mode) "
       "-> (Tensor loss, Tensor grad_rows, Tensor grad_scale)");
   m.def(
       "scale_grad(Tensor grad_rows, Tensor? grad_scale, Tensor grad_output, Tensor? row_weight) "

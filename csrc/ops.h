@@ -68,7 +68,7 @@ inline DType dtype_of(const Tensor& t, const char* name, bool allow_double) {
 inline void check_rows(const Tensor& t, const char* name) {
   ALR_CHECK(t.dim() == 2, name, " must have two dimensions [rows, classes], got ", shape_of(t));
   ALR_CHECK(t.size(1) >= 1, name, " must have at least one class, got ", shape_of(t));
-  ALR_CHECK(t.size(1) == 1 || t.stride(1) == 1, name,
+  ALR_CHECK(t.size(1) == 1 || t.stride(1) == 1 || t.size(0) == 0, name,
             " must be contiguous in its last dimension: pass ", name, ".contiguous()");
 }
 
@@ -124,6 +124,27 @@ inline double stored_grad_scale(DType dtype, double momentum, double entropy_wei
 constexpr double kBankGradBound = 1;
 constexpr double kTableGradBound = 16;
 
+// The first byte of a matrix, the first after its last row, and bytes from row to row.
+struct Extent {
+  int64_t begin, end, row, stride;
+  explicit Extent(const Tensor& t)
+      : begin(reinterpret_cast<int64_t>(t.data_ptr())),
+        row(t.size(1) * static_cast<int64_t>(t.element_size())),
+        stride(t.stride(0) * static_cast<int64_t>(t.element_size())) {
+    end = begin + (t.size(0) - 1) * stride + row;
+  }
+};
+
+// Whether two matrices share memory; not if they are different columns of one matrix.
+inline bool overlap(const Tensor& a, const Tensor& b) {
+  if (a.size(0) == 0 || b.size(0) == 0) return false;
+  const Extent x(a), y(b);
+  if (x.end <= y.begin || y.end <= x.begin) return false;
+  if (x.stride != y.stride || x.stride == 0) return true;
+  const int64_t apart = ((y.begin - x.begin) % x.stride + x.stride) % x.stride;
+  return apart < x.row || apart + y.row > x.stride;
+}
+
 template <class Backend>
 struct Ops {
   static Outputs alr_loss(const Tensor& logits, Tensor bank, const Tensor& index,
@@ -136,6 +157,9 @@ struct Ops {
     set_table(p, logits, bank, "bank");
     ALR_CHECK(bank.size(0) <= 1 || bank.stride(0) >= bank.size(1),
               "bank rows overlap in memory: pass a bank that is not expanded");
+    ALR_CHECK(!overlap(logits, bank),
+              "logits and bank share memory, and the bank is written while the logits are read: "
+              "pass logits.clone()");
     p.index = batch_vector(logits, index, "index");
     set_labels(p, logits, labels, given_labels);
     p.update = true;

@@ -97,7 +97,7 @@ def test_importing_the_library_brings_in_no_training_package():
 
 def test_the_library_works_without_the_extras():
     extras = {
-        "PIL", "itables", "jinja2", "jsonargparse", "matplotlib", "nvidia.dali", "plotly",
+        "PIL", "itables", "jinja2", "jsonargparse", "matplotlib", "nvidia.dali", "pandas", "plotly",
         "pyarrow", "rich", "safetensors", "simplejpeg", "sklearn", "tensorboard", "timm",
         "torchmetrics", "torchvision", "wandb", "yaml",
     }  # fmt: skip
@@ -110,6 +110,8 @@ def test_the_library_works_without_the_extras():
         "import alr_fast.labels.table\n"
         "bank = alr_fast.LabelBank.from_labels(torch.tensor([0, 1, 2]), num_classes=3)\n"
         "criterion = alr_fast.ALRLoss(bank, warmup_epochs=0)\n"
+        "issues = alr_fast.labels.find_issues([0, 1, 2], bank.rows)\n"
+        "assert issues.noise_rate == 0 and len(list(issues)) == 3 and repr(issues)\n"
         "logits, index = torch.randn(3, 3, requires_grad=True), torch.arange(3)\n"
         "criterion(logits, bank.given_labels, index).backward()\n"
         "print(bank.refined_labels().tolist(), logits.grad.isfinite().all().item())",

@@ -10,24 +10,68 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_example_trains_and_refines() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+def surroundings() -> dict:
+    """Names that the examples of the documents use, on data that a linear model learns."""
     torch.manual_seed(0)
     truth = torch.arange(300) % 10
     images = nn.functional.one_hot(truth, 10).float() + 0.1 * torch.randn(300, 10)
     labels = truth.clone()
     labels[:60] = torch.randint(10, (60,))
     model = nn.Linear(10, 10)
-    names = {
+    batches = [(images[i], labels[i], i) for i in torch.randperm(300).split(50)]
+    return {
         "labels": labels,
-        "loader": [(images[i], labels[i], i) for i in torch.randperm(300).split(50)],
+        "truth": truth,
+        "device": "cpu",
+        "loader": batches,
         "model": model,
         "optimizer": torch.optim.SGD(model.parameters(), lr=1.0),
+        "class_weight": torch.ones(10),
+        "class_counts": torch.bincount(labels),
+        "logits": model(images[:50]),
+        "label": labels[:50],
+        "index": torch.arange(50),
+        "tags": torch.randint(2, (300, 3)),
+        "tag_logits": torch.randn(50, 3),
     }
-    exec(compile(code, "README.md", "exec"), names)
+
+
+def examples(text: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
+def test_the_example_trains_and_refines() -> None:
+    names = surroundings()
+    exec(compile(examples(README)[0], "README.md", "exec"), names)
     bank = names["bank"]
-    before = (labels == truth).float().mean()
-    assert (bank.refined_labels() == truth).float().mean() > max(before, 0.95)
+    before = (names["labels"] == names["truth"]).float().mean()
+    assert (bank.refined_labels() == names["truth"]).float().mean() > max(before, 0.95)
+    wrong = (names["labels"] != names["truth"]).float().mean()
+    assert abs(names["issues"].noise_rate - wrong) < 0.02
+
+
+def test_the_example_of_the_estimator_refines() -> None:
+    names = surroundings()
+    images, labels, _ = zip(*names["loader"], strict=True)
+    names["X"], names["y"] = torch.cat(images), torch.cat(labels)
+    code = examples(README)[1]
+    assert len([line for line in code.splitlines() if line]) <= 4
+    exec(compile(code, "README.md", "exec"), names)
+    truth = names["X"].argmax(1)
+    given = (names["y"] == truth).float().mean()
+    assert (torch.from_numpy(names["refined"]) == truth).float().mean() > given
+    assert len(names["issues"]) == 300
+
+
+def test_the_examples_of_a_loop_of_ones_own_run() -> None:
+    names = surroundings()
+    text = (ROOT / "docs" / "own-loop.md").read_text(encoding="utf-8")
+    for code in examples(text):
+        exec(compile(code, "own-loop.md", "exec"), names)
+        names |= {key: surroundings()[key] for key in ("logits", "label", "index")}
+    wrong = (names["labels"] != names["truth"]).float().mean()
+    assert abs(names["issues"].noise_rate - wrong) < 0.02
+    assert names["loss"].isfinite()
 
 
 def test_the_commands_of_the_readme_exist() -> None:

@@ -88,15 +88,21 @@ class SampleHistory:
         for name, tensor in self.tensors().items():
             setattr(self, name, tensor.to(device))
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Restores sums that `tensors` returned.
+    def check(self, tensors: dict[str, Tensor]) -> None:
+        """Refuses tensors that `load` could not restore.
 
         Raises:
-            ValueError: A tensor is missing or has another shape.
+            ValueError: A tensor is missing or has another shape or type.
         """
         for name, own in self.tensors().items():
-            if name not in tensors or tensors[name].shape != own.shape:
-                raise ValueError(f"the history in the state does not fit: {name} is not [{len(own)}]")
+            found = tensors.get(name)
+            if found is None or found.shape != own.shape or found.dtype != own.dtype:
+                raise ValueError(
+                    f"the history in the state is damaged: {name} is not {own.dtype} [{len(own)}]"
+                )
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Restores sums that `tensors` returned; `check` tells whether they fit."""
         for name, own in self.tensors().items():
             own.copy_(tensors[name])
 

@@ -12,7 +12,6 @@ from alr_fast._inputs import as_labels
 from alr_fast.bank.history import SampleHistory
 from alr_fast.bank.placement import allocate_rows, check_placement, read_in_order
 from alr_fast.bank.sharding import (
-    HISTORY,
     RowUse,
     Shard,
     all_shard_rows,
@@ -23,6 +22,7 @@ from alr_fast.bank.sharding import (
     label_fingerprint,
     several_processes,
 )
+from alr_fast.bank.state import HISTORY, as_bytes, check_state
 from alr_fast.errors import UserError
 
 if TYPE_CHECKING:
@@ -519,13 +519,14 @@ class LabelBank:
         the bank is in use, do so within `host_access`.
         """
         self._wait_for_gpu()
+        return self._tensors()
+
+    def _tensors(self) -> dict[str, Tensor]:
         state = {"rows": self.rows, "given_labels": self.given_labels}
         if self.rounding_state is not None:
             state["rounding_state"] = self.rounding_state
         if self.sample_fingerprint is not None:
-            state["sample_fingerprint"] = torch.tensor(
-                list(self.sample_fingerprint.encode()), dtype=torch.uint8
-            )
+            state["sample_fingerprint"] = as_bytes(self.sample_fingerprint)
         if self.history is not None:
             state |= {f"{HISTORY}{name}": t for name, t in self.history.tensors().items()}
         if self._shard is not None:
@@ -550,70 +551,23 @@ class LabelBank:
                 labels.
         """
         state = fitting_state(self._shard, state)
-        self._check_state(state)
-        if not allow_other_labels and not torch.equal(
-            state["given_labels"].cpu(), self.given_labels
-        ):
-            raise ValueError(
-                "bank state started from other given labels: pass allow_other_labels=True if that "
-                "is intended"
-            )
-        with self.host_access():
-            self.rows.copy_(state["rows"])
-        if self.rounding_state is not None:
-            self.rounding_state.copy_(state["rounding_state"])
         recorded = {
             name.removeprefix(HISTORY): tensor
             for name, tensor in state.items()
             if name.startswith(HISTORY)
         }
+        check_state(state, self._tensors(), allow_other_labels=allow_other_labels)
+        history = self.history
         if recorded:
-            history = self.history or SampleHistory(self.given_labels, self.device)
+            history = history or SampleHistory(self.given_labels, self.device)
+            history.check(recorded)
+        with self.host_access():
+            self.rows.copy_(state["rows"])
+        if self.rounding_state is not None:
+            self.rounding_state.copy_(state["rounding_state"])
+        if history is not None and recorded:
             history.load(recorded)
             self.history = history
-
-    def _check_state(self, state: dict[str, Tensor]) -> None:
-        needed = {"rows", "given_labels"} | self.state_dict().keys() & {"sample_fingerprint"}
-        missing = needed - state.keys()
-        if missing:
-            raise KeyError(
-                f"bank state lacks {sorted(missing)}: it is not a LabelBank.state_dict() of these "
-                "samples"
-            )
-        rows = state["rows"]
-        if rows.shape != self.rows.shape:
-            raise ValueError(
-                f"bank state has shape {tuple(rows.shape)}, this bank {tuple(self.rows.shape)}: "
-                f"it belongs to another data set"
-            )
-        fingerprint = state.get("sample_fingerprint")
-        saved = None if fingerprint is None else bytes(fingerprint.tolist()).decode()
-        if saved != self.sample_fingerprint:
-            raise ValueError(
-                f"bank state belongs to the samples {saved}, this bank to "
-                f"{self.sample_fingerprint}: use the sample list (same files, same order) of that "
-                "run"
-            )
-        if rows.dtype != self.rows.dtype:
-            raise ValueError(
-                f"bank state is {rows.dtype}, this bank {self.rows.dtype}: make the bank with "
-                f"dtype={rows.dtype}"
-            )
-        if state["given_labels"].shape != self.given_labels.shape:
-            raise ValueError(
-                f"bank state has {len(state['given_labels'])} given labels for {len(self)} rows: "
-                "it is damaged"
-            )
-        rounding = state.get("rounding_state")
-        if rounding is not None and (rounding.shape != (2,) or rounding.dtype != torch.int64):
-            raise ValueError(
-                "bank state has a rounding_state that is not an int64 tensor [2]: it is damaged"
-            )
-        if (rounding is None) != (self.rounding_state is None):
-            raise ValueError(
-                "bank state and bank differ in stochastic rounding: make the bank with "
-                + ("rounding_seed=None" if rounding is None else "a rounding_seed")
-            )
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: a mapped file or pinned memory is copied into plain memory."""
@@ -686,8 +640,8 @@ def _checked_labels(labels: Any, num_classes: int) -> Tensor:
     labels = as_labels(labels, "labels")
     if len(labels) == 0:
         raise UserError("there are none; pass one for each sample", argument="labels")
-    labels = labels.detach().to("cpu", torch.int64, copy=True)
-    low, high = int(labels.min()), int(labels.max())
+    copied: Tensor = labels.detach().to("cpu", torch.int64, copy=True)
+    low, high = int(copied.min()), int(copied.max())
     if low < 0 or high >= num_classes:
         raise UserError(
             f"must lie in [0, {num_classes}); check num_classes, and drop samples without a label "
@@ -695,4 +649,4 @@ def _checked_labels(labels: Any, num_classes: int) -> Tensor:
             argument="labels",
             value=f"from {low} to {high}",
         )
-    return labels
+    return copied

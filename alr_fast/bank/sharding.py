@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alr_fast.bank.history import SampleHistory
+from alr_fast.bank.state import HISTORY
 from alr_fast.errors import UserError
 
 _IGNORED, _OUT_OF_RANGE = -1, 2**31 - 1  # local index of such a row, int32
 _CHUNK_BYTES = 32 << 20  # rows sent in one message
-HISTORY = "history."  # begin of the names of a history's tensors in the state of a bank
 _COMPARED_ROWS = 1 << 17  # of a larger bank, every n-th row: 16 kB for each process
 
 _published: Counter[str] = Counter()  # banks of this process by fingerprint of their labels

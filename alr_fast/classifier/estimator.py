@@ -4,7 +4,7 @@ import contextlib
 import copy
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -31,13 +31,19 @@ from alr_fast.classifier.features import (
 from alr_fast.classifier.heads import ModuleOrFactory, build_head, build_module, head_groups
 from alr_fast.classifier.training import Trained, train
 from alr_fast.errors import UserError
+from alr_fast.labels import LabelIssues, find_issues
 from alr_fast.labels.suspicion import distributions
 from alr_fast.losses import SHIPPED, Loss
 
+
+def _required(loss: type[Loss]) -> set[str]:
+    """Arguments of the constructor without a default."""
+    parameters = inspect.signature(loss).parameters.values()
+    return {each.name for each in parameters if each.default is each.empty}
+
+
 # Methods that need nothing but the labels.
-METHODS = tuple(
-    name for name, loss in SHIPPED.items() if not loss.needs & {"transition", "teacher"}
-)
+METHODS = tuple(name for name, loss in SHIPPED.items() if _required(loss) <= {"bank"})
 OPTIMIZERS = ("sgd", "adam")
 _SEEDS = 2**31 - 1
 # Set by the estimator itself.
@@ -66,11 +72,12 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
             "label_smoothing".
         hidden: Units of the hidden layer of the built-in model; 0 for a linear model.
         epochs: Passes over the training set.
-        batch_size: Largest batch; "auto" for an eighth of the square root of... of the samples.
+        batch_size: Largest batch; "auto" for the power of two nearest to the square root of the
+            number of samples, between 32 and 512.
         lr: Initial learning rate; it falls to zero along a half cosine.
         warmup_epochs: Epochs of cross entropy before the refinement; None for a sixth of the
             epochs, at least one. No effect on methods without a warm-up.
-        optimizer: "sgd" (momentum 0.9) or "adam"; both with decoupled weight decay off.
+        optimizer: "sgd" (with Nesterov momentum of 0.9) or "adam" (AdamW, ``lr`` as it is).
         weight_decay: Weight decay of the optimizer.
         loss_options: Further options of the method, such as ``{"entropy_weight": 0.2}``.
         standardize: Whether dense features are scaled to zero mean and unit variance.
@@ -87,7 +94,10 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         label_probabilities_: Probabilities that `refined_labels_` are the most probable of,
             float32 [N, K]: the rows of the label bank, or with a method without one the
             predictions for the training set.
-        label_issues_: Suspicion of each given label, made when it is first read.
+        label_history_: Statistics of training by sample, arrays [N]: ``given_loss`` and
+            ``changes``, see `alr_fast.bank.history.SampleHistory.means`.
+        label_issues_: `alr_fast.labels.LabelIssues` of the given labels, made from these two. For
+            a table with paths, pass them to `alr_fast.labels.find_issues` yourself.
         module_: The trained model, on the CPU, in evaluation mode.
         loss_curve_: Mean training loss of each epoch, float64 [epochs].
     """
@@ -100,7 +110,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         hidden: int = 512,
         epochs: int = 60,
         batch_size: int | str = "auto",
-        lr: float = 0.2,
+        lr: float = 0.5,
         warmup_epochs: int | None = None,
         optimizer: str = "sgd",
         weight_decay: float = 0.0,
@@ -125,7 +135,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
 
     def fit(
         self,
-        X: Any,  # noqa: N803
+        X: Any,
         y: Any,
         sample_weight: ArrayLike | None = None,
     ) -> "ALRClassifier":
@@ -147,9 +157,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         """
         self._check_parameters()
         device = self._device_for(X)
-        X, y = validate_data(
-            self, _on_host(X), _on_host(y), accept_sparse="csr", dtype="numeric"
-        )
+        X, y = validate_data(self, _on_host(X), _on_host(y), accept_sparse="csr", dtype="numeric")
         check_classification_targets(y)
         classes, given = np.unique(y, return_inverse=True)
         if len(classes) < 2:
@@ -183,7 +191,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
 
     def _keep_labels(
         self,
-        X: Matrix,  # noqa: N803
+        X: Matrix,
         given: NDArray[np.int64],
         criterion: Loss,
         trained: Trained,
@@ -195,19 +203,21 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
             rows = criterion.bank.rows.cpu().numpy()
         self.label_probabilities_ = distributions(rows, given)
         self.refined_labels_ = self.classes_[self.label_probabilities_.argmax(1)]
-        self._given, self._history, self._issues = given, trained.history, None
+        self.label_history_ = trained.history
+        self._given = given
 
     @property
-    def label_issues_(self) -> Any:
-        """Suspicion of each given label of the training set; see `alr_fast.labels`."""
-        check_is_fitted(self)
-        if self._issues is None:
-            self._issues = find_label_issues(
-                self._given, self.label_probabilities_, self._history, self.classes_
-            )
-        return self._issues
+    def label_issues_(self) -> LabelIssues:
+        """Which given labels of the training set are suspicious."""
+        check_is_fitted(self, "module_")
+        return find_issues(
+            self._given,
+            self.label_probabilities_,
+            self.label_history_,
+            class_names=[str(name) for name in self.classes_.tolist()],
+        )
 
-    def decision_function(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Logits, float64 [M, K]; with two classes [M], the second logit minus the first.
 
         Args:
@@ -216,7 +226,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         logits = self._checked_logits(X)
         return (logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits).numpy()
 
-    def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
         """Probabilities of the classes, float64 [M, K].
 
         Args:
@@ -224,7 +234,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         """
         return self._checked_logits(X).softmax(1).numpy()
 
-    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: Any) -> NDArray[Any]:
         """Most probable class of each sample [M].
 
         Args:
@@ -234,14 +244,14 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         classes: NDArray[Any] = self.classes_[best]
         return classes
 
-    def _checked_logits(self, X: Any) -> Tensor:  # noqa: N803
-        check_is_fitted(self)
+    def _checked_logits(self, X: Any) -> Tensor:
+        check_is_fitted(self, "module_")
         device = self._device_for(X)
         X = validate_data(self, _on_host(X), accept_sparse="csr", dtype="numeric", reset=False)
         return self._logits(X, device)
 
     @torch.no_grad()
-    def _logits(self, X: Matrix, device: torch.device) -> Tensor:  # noqa: N803
+    def _logits(self, X: Matrix, device: torch.device) -> Tensor:
         """Logits float64 [M, K] on the CPU."""
         module = self.module_
         if device.type != "cpu":
@@ -255,7 +265,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
 
     def _build(
         self,
-        X: Matrix,  # noqa: N803
+        X: Matrix,
         num_classes: int,
         scaling: Scaling | None,
         seed: int,
@@ -295,9 +305,10 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         loss = SHIPPED[self.method]
         accepted = inspect.signature(loss).parameters
         options = dict(self.loss_options or {})
-        wrong = sorted(options.keys() - (accepted.keys() - _OWN_OPTIONS))
+        allowed = [name for name in accepted if name not in _OWN_OPTIONS]
+        wrong = sorted(options.keys() - set(allowed))
         if wrong:
-            known = ", ".join(accepted.keys() - _OWN_OPTIONS) or "none"
+            known = ", ".join(allowed) or "none"
             raise UserError(
                 f"{self.method} has no option {', '.join(wrong)}; its options: {known}",
                 argument="loss_options",
@@ -318,7 +329,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
             return int(self.batch_size)
         return min(512, max(32, 1 << round(math.log2(max(n, 1)) / 2)))
 
-    def _device_for(self, X: Any) -> torch.device:  # noqa: N803
+    def _device_for(self, X: Any) -> torch.device:
         if self.device is None:
             return X.device if isinstance(X, Tensor) else torch.device("cpu")
         try:
@@ -353,14 +364,14 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
                 raise UserError(
                     f"must be an integer, {least} or more", argument=name, value=repr(value)
                 )
-        for name, positive in (("lr", True), ("weight_decay", False)):
-            value = getattr(self, name)
-            number = isinstance(value, Real) and math.isfinite(value)
-            if not number or value < 0 or (positive and value == 0):
-                least = "above 0" if positive else "0 or more"
-                raise UserError(
-                    f"must be a finite number {least}", argument=name, value=repr(value)
-                )
+        if not _is_finite(self.lr) or self.lr <= 0:
+            raise UserError("must be a finite number above 0", argument="lr", value=repr(self.lr))
+        if not _is_finite(self.weight_decay) or self.weight_decay < 0:
+            raise UserError(
+                "must be a finite number 0 or more",
+                argument="weight_decay",
+                value=repr(self.weight_decay),
+            )
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -368,16 +379,8 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         return tags
 
 
-def find_label_issues(
-    labels: NDArray[np.int64],
-    probabilities: NDArray[np.float32],
-    history: Mapping[str, NDArray[Any]],
-    classes: NDArray[Any],
-) -> Any:
-    """The table of suspicious labels, see `alr_fast.labels`."""
-    from alr_fast.labels import find_issues
-
-    return find_issues(labels, probabilities, history, class_names=[str(name) for name in classes])
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def _on_host(value: Any) -> Any:
@@ -400,15 +403,16 @@ def _checked_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float32] |
         )
     if not (np.isfinite(found).all() and (found >= 0).all() and found.sum() > 0):
         raise UserError(
-            "must be finite, 0 or more, and not all 0", argument="sample_weight"
+            "must be finite numbers, 0 or more, and not all zero", argument="sample_weight"
         )
     if (found == found[0]).all():
         return None
-    return (found / found.mean()).astype(np.float32)
+    scaled: NDArray[np.float32] = (found / found.mean()).astype(np.float32)
+    return scaled
 
 
 @contextlib.contextmanager
-def _own_randomness(device: torch.device, seed: int) -> Any:
+def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
     """Seeds torch's global generators, for the dropout of a module, and restores them."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

@@ -141,9 +141,9 @@ def as_tensor(part: Any, scaling: Scaling | None) -> Tensor:
 
 def as_csr_tensor(part: Any) -> Tensor:
     """Some rows of a CSR matrix, float32 [M, D] in CSR layout."""
-    arrays = (part.indptr, part.indices, part.data.astype(np.float32))
-    tensors = (torch.from_numpy(array) for array in arrays)
-    return torch.sparse_csr_tensor(*tensors, size=part.shape, check_invariants=False)
+    indptr, indices = torch.from_numpy(part.indptr), torch.from_numpy(part.indices)
+    values = torch.from_numpy(part.data.astype(np.float32))
+    return torch.sparse_csr_tensor(indptr, indices, values, part.shape, check_invariants=False)
 
 
 def blocks(matrix: Matrix) -> Iterator[slice]:

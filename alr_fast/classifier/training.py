@@ -74,10 +74,10 @@ def train(
         criterion.set_epoch(epoch)
         order = torch.randperm(n, generator=generator).to(device)
         ordered = labels[order]
-        weights = None if row_weight is None else row_weight[order].split(sizes)
+        weights = None if row_weight is None else torch.split(row_weight[order], sizes)
         total = torch.zeros((), device=device)
         for number, (rows, given, logits) in enumerate(
-            zip(order.split(sizes), ordered.split(sizes), seen.split(sizes), strict=True)
+            zip(*(torch.split(each, sizes) for each in (order, ordered, seen)), strict=True)
         ):
             loss = _step(
                 model,
@@ -132,4 +132,3 @@ def _step(
         logits.backward(grad)
     optimizer.step()
     return loss
-

@@ -164,7 +164,9 @@ def _open(name: str, root: str | os.PathLike[str] | None) -> Dataset:
             value=name,
         )
     if root is None:
-        raise UserError(f"data set {name} needs a folder of images or a file; pass one", argument="root")
+        raise UserError(
+            f"data set {name} needs a folder of images or a file; pass one", argument="root"
+        )
     path = Path(root)
     if not path.exists():
         raise UserError("no such file or folder", argument="root", value=root)

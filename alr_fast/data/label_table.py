@@ -245,6 +245,12 @@ class _Samples:
     def _check_samples(self, rows: NDArray[np.int64], columns: Columns) -> None:
         wrong = np.flatnonzero(rows < 0)
         if not len(wrong):
+            nameless = np.flatnonzero(as_text(columns["path"]) == "")
+            if len(nameless):
+                self.fail(
+                    f"has no path of sample {columns['id'][nameless[0]]}, so it may be another "
+                    "sample; pass the paths to find_issues (paths=)"
+                )
             wrong = _differing(as_text(columns["path"]), self._index.paths.take(rows))
         if len(wrong):
             sample_id, path = (as_text(columns[name])[wrong[0]] for name in ("id", "path"))

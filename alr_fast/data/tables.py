@@ -55,8 +55,9 @@ class Table:
         columns: Names of its columns.
         metadata: Metadata of a Parquet file.
         vectors: Names of the columns with lists of numbers, in a Parquet file.
-        batches: ``batches(columns, rows)`` reads these columns, two or more, from beginning to end,
-            at most ``rows`` rows at a time; raises `TableError` for a wrong line or a damaged file.
+        batches: ``batches(columns, rows)`` reads these columns (of CSV two or more) from beginning
+            to end, at most ``rows`` rows at a time; raises `TableError` for a wrong line or a
+            damaged file.
     """
 
     path: Path

@@ -174,7 +174,7 @@ def read_history(history: Mapping[str, Any] | None, num_samples: int) -> dict[st
     Raises:
         UserError: A column is missing, unknown, or has another length.
     """
-    columns = {
+    columns: dict[str, NDArray[Any]] = {
         "given_loss": np.full(num_samples, np.nan, np.float32),
         "changes": np.zeros(num_samples, np.int64),
     }

@@ -17,7 +17,7 @@ from alr_fast.errors import UserError
 from alr_fast.labels import arguments, fiftyone, label_studio
 from alr_fast.labels.scored import ScoredLabels
 from alr_fast.labels.suspicion import SUSPICIOUS
-from alr_fast.labels.table import export
+from alr_fast.labels.table import export, write_marks
 from alr_fast.utils.command import need
 from alr_fast.utils.files import write_text
 from alr_fast.utils.text import percent, printable
@@ -80,6 +80,22 @@ class LabelIssues(ScoredLabels):
         if probabilities is not None:
             columns |= {f"p{k}": probabilities[:, k] for k in range(self.num_classes)}
         return pandas.DataFrame(columns)
+
+    def write_marks(self, path: AnyPath, sample_ids: object, labels: object) -> None:
+        """Writes labels that people chose, of `alr_fast.labels.read_label_studio` for example, as
+        a CSV table for `python -m alr_fast.train --labels`.
+
+        Args:
+            path: The file; an existing one is replaced.
+            sample_ids: Ids of some samples, integers [M].
+            labels: The class that was chosen for each, integers [M].
+
+        Raises:
+            UserError: An id or a class is unknown, or the file cannot be written.
+        """
+        ids = arguments.as_integers(sample_ids, "sample_ids")
+        chosen = arguments.as_integers(labels, "labels")
+        write_marks(self, _with_suffix(path, ".csv"), ids, chosen)
 
     def report(
         self,
@@ -192,8 +208,8 @@ class LabelIssues(ScoredLabels):
         """Title, column names and the most suspicious samples, as texts."""
         suspicious = int((self.scores > SUSPICIOUS).sum())
         title = (
-            f"LabelIssues: {len(self):,} samples of {self.num_classes:,} classes, estimated noise "
-            f"rate {percent(self.noise_rate)}, {suspicious:,} suspicious"
+            f"LabelIssues: {_number(len(self), 'sample')} of {_number(self.num_classes, 'class')}, "
+            f"estimated noise rate {percent(self.noise_rate)}, {suspicious:,} suspicious"
         )
         head = ["id", "given", "refined", "score"]
         if self.paths is not None:
@@ -264,6 +280,11 @@ def _with_suffix(path: AnyPath, suffix: str) -> Path:
     if file.suffix != suffix:
         raise UserError(f"name a file that ends with {suffix}", argument="path", value=path)
     return file
+
+
+def _number(count: int, noun: str) -> str:
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
 
 
 def _one_line(text: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alr_fast.errors import UserError
 from alr_fast.labels.scored import ScoredLabels
@@ -109,6 +110,44 @@ def _are_utf8(texts: Iterable[str]) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def write_marks(
+    labels: ScoredLabels, path: Path, sample_ids: NDArray[np.int64], chosen: NDArray[np.int64]
+) -> None:
+    """Writes labels that people chose, as `python -m alr_fast.train --labels` reads them.
+
+    Args:
+        labels: The samples.
+        path: CSV file; an existing one is replaced.
+        sample_ids: Ids of some samples, int64 [M].
+        chosen: The class chosen for each, int64 [M].
+
+    Raises:
+        UserError: An id is unknown, a class has no name, the lengths differ, or the file cannot be
+            written.
+    """
+    if len(sample_ids) != len(chosen):
+        raise UserError(
+            f"has {len(chosen):,} entries for {len(sample_ids):,} ids", argument="labels"
+        )
+    unknown = np.setdiff1d(sample_ids, labels.sample_ids)
+    if len(unknown):
+        raise UserError(f"there is no sample {unknown[0]}", argument="sample_ids")
+    outside = chosen[(chosen < 0) | (chosen >= labels.num_classes)]
+    if len(outside):
+        raise UserError(f"there is no class {outside[0]}", argument="labels")
+    by_id = np.argsort(labels.sample_ids, kind="stable")
+    rows = by_id[np.searchsorted(labels.sample_ids[by_id], sample_ids)]
+    columns: dict[str, Any] = {"id": sample_ids}
+    if labels.paths is not None:
+        columns["path"] = [labels.paths[row] for row in rows.tolist()]
+    columns |= {"given_label": labels.labels[rows], "label": chosen}
+    for name in ("given", "label"):
+        numbers = columns["given_label" if name == "given" else name]
+        columns[f"{name}_name"] = [labels.class_names[k] for k in numbers]
+    with replacing(path) as fresh:
+        _write_csv(fresh, [columns])
 
 
 def save_transition(labels: ScoredLabels, path: Path) -> None:

@@ -124,8 +124,9 @@ class ALRLoss(SELCLoss):
 
     During warm-up the loss is cross entropy on the given labels. Afterwards every row is trained on
     `t = momentum * bank[index] + (1 - momentum) * softmax(logits)`, which becomes its row of the
-    bank, and `entropy_weight * H(softmax(logits))` is added. In `eval()` mode the loss is cross entropy
-    without the bank. The `state_dict` of the module contains the bank, and `to(device)` moves it.
+    bank, and `entropy_weight * H(softmax(logits))` is added. In `eval()` mode the loss is cross
+    entropy without the bank. The `state_dict` of the module contains the bank, and `to(device)`
+    moves it.
     """
 
     def __init__(

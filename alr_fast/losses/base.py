@@ -6,7 +6,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from alr_fast._inputs import as_integers, as_labels, as_weights
+from alr_fast._inputs import as_integers, as_labels, as_weights, check_logits
 from alr_fast._operators import REDUCTIONS, LossOptions, LossResult, label_loss, table_loss
 from alr_fast.bank import LabelBank
 from alr_fast.bank.history import SampleHistory
@@ -484,22 +484,6 @@ def check_momentum(momentum: float) -> None:
 def can_raise(values: Tensor) -> bool:
     """Whether looking at values costs nothing: on the CPU, and not while code is traced."""
     return values.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
-def check_logits(logits: Any) -> None:
-    """Refuses logits that are no floating-point tensor [B, K] with a `UserError`."""
-    if not isinstance(logits, Tensor):
-        raise UserError(
-            "must be a tensor, the output of the model",
-            argument="logits",
-            value=f"of type {type(logits).__name__}",
-        )
-    if logits.ndim != 2:
-        raise UserError(
-            "must have shape [B, K], one row for each sample",
-            argument="logits",
-            value=f"of shape {tuple(logits.shape)}",
-        )
 
 
 def _check_range(labels: Tensor, classes: int) -> None:

@@ -52,7 +52,10 @@ class DistillationLoss(Loss):
         options = options._replace(labels=labels)  # a row with a negative one is ignored
         if c == 1:
             return self._soft_cross_entropy(logits, self.teacher, index, options)
-        logits, adjustment = logits / c, options.adjustment  # so that `grad` below is the gradient with respect to z / c
+        logits, adjustment = (
+            logits / c,
+            options.adjustment,
+        )  # so that `grad` below is the gradient with respect to z / c
         weight = logits.new_full((len(logits),), c * c, dtype=torch.float32)
         if options.row_weight is not None:
             weight = options.row_weight * weight

@@ -70,11 +70,11 @@ def _as_targets(targets: Any, name: str, device: torch.device | None = None) -> 
         if not whole:
             raise UserError("must be 0 or 1, not soft; round them first", argument=name)
         targets = targets.long()  # binary cross entropy takes floating-point targets
-    targets = as_integers(targets, name, device=device)
-    if targets.ndim != 2:
+    found: Tensor = as_integers(targets, name, device=device).long()
+    if found.ndim != 2:
         raise UserError(
             "must have shape [samples, labels]",
             argument=name,
-            value=f"of shape {tuple(targets.shape)}",
+            value=f"of shape {tuple(found.shape)}",
         )
-    return targets.long()
+    return found

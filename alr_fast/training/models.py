@@ -87,7 +87,7 @@ class FeatureModel(nn.Module):
         variance = sum(np.square(block.astype(np.float64) - mean).sum(axis=0) for block in blocks)
         std = np.sqrt(variance / size)
         # A smaller deviation is rounding: float32 has a resolution of 6e-8.
-        std[std <= 1e-7 * np.abs(mean)] = 1
+        std[std <= np.maximum(1e-7 * np.abs(mean), np.finfo(np.float32).tiny)] = 1
         self.mean.copy_(torch.from_numpy(mean))
         self.std.copy_(torch.from_numpy(std))
 

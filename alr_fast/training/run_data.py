@@ -91,6 +91,7 @@ def prepare_data(
     return world.on_all_ranks(lambda: hold_out(data, share, seed=config.seed)), noise
 
 
+@naming_options(column="data.column")
 def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None]) -> RunData:
     """Finds a data set and lists its splits; opens no image.
 
@@ -102,7 +103,7 @@ def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None
     Raises:
         UserError: The data cannot be used; the message names the input and how to fix it.
     """
-    with naming_options(name="data", root="data-root", column="data.column"):
+    with naming_options(name="data", root="data-root"):
         dataset = open_dataset(config.name, root, column=config.column)
     if root is not None:
         log(f"{dataset.layout.name}: {dataset.found.what}")

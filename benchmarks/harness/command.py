@@ -59,7 +59,11 @@ def new_grid_parser(
     """
     parser = new_parser(doc)
     parser.add_argument("--suite", required=True, choices=suites)
-    parser.add_argument("--data-root", metavar="DIR", help="the data, for all suites but digits")
+    parser.add_argument(
+        "--data-root",
+        metavar="DIR",
+        help="the data, for all suites but digits: a folder, or a file of features",
+    )
     parser.add_argument("--epochs", type=int, metavar="N",
                         help="instead of the suite's, to try the command")  # fmt: skip
     parser.add_argument("--jobs", type=int, metavar="N", help="parallel trainings (default: one a "

@@ -297,8 +297,36 @@ class RowLoss {
     const RowSums<F> sums = row.masked             ? sum_row<true, false>(row)
                             : rows_in_flight() > 1 ? sum_row<false, false>(row)
                                                    : sum_row<false, true>(row);
-    row.scalars = finish_row(sums, log_of(sums.exp), row.max - row.max == 0,
+    finish(row, sums);
+    if (is_finite(row.max) && !(row.scalars.finite && is_finite(row.scalars.loss))) widen(row);
+  }
+
+  static bool is_finite(F x) { return x - x == 0; }
+
+  void finish(Row& row, const RowSums<F>& sums) const {
+    row.scalars = finish_row(sums, log_of(sums.exp), is_finite(row.max),
                              static_cast<F>(p_.momentum), static_cast<F>(p_.entropy_weight));
+  }
+
+  // The reduction of a row whose finite logits may differ by more than the range of F: such a
+  // difference is -inf, as that of a masked class, and sum(T d) is computed in a wider type.
+  __attribute__((noinline, cold)) void widen(Row& row) const {
+    using Wide = std::conditional_t<std::is_same_v<F, float>, double, long double>;
+    row.masked = true;
+    finish(row, sum_row<true, false>(row));
+    if (!row.scalars.finite || is_finite(row.scalars.loss)) return;
+    const L* z = logits(row.b);
+    const L none = negative_infinity(z);
+    const Target target = row.target;
+    Wide target_d = 0;
+    for_each_vector<V>(0, p_.classes, [&](int64_t k, auto count) {
+      const V logit = load_some<V>(z + k, count, none);
+      const V T = target.template load<V>(k, count);
+      for (int i = 0; i < kLanes<V>; ++i)
+        if (lane(T, i) != 0)
+          target_d += static_cast<Wide>(lane(T, i)) * (static_cast<Wide>(lane(logit, i)) - row.max);
+    });
+    row.scalars.loss = wide_loss(row.scalars, target_d);
   }
 
   // Kahan summation: `lost` is the rounding error of `total`.
@@ -356,8 +384,7 @@ class RowLoss {
   bool write_row(const Row& row, bool store_target, bool count_status) {
     const RowScalars<F>& scalars = row.scalars;
     const F weight = p_.row_weight == nullptr ? F(1) : static_cast<const F*>(p_.row_weight)[row.b];
-    if (count_status && p_.status != nullptr &&
-        !(scalars.finite && scalars.loss - scalars.loss == 0))
+    if (count_status && p_.status != nullptr && !(scalars.finite && is_finite(scalars.loss)))
       __atomic_fetch_add(p_.status + kStatusNonFinite, 1, __ATOMIC_RELAXED);
     if (!scalars.finite) {
       row_loss(row.b) = static_cast<F>(kNaN);

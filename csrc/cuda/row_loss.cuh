@@ -133,16 +133,17 @@ class RowLoss {
     const Target target(p_, i);
     row.load_target(target);
     const RowReduction reduction = row.reduce(target);
-    const RowScalars<float> scalars =
+    RowScalars<float> scalars =
         finish_row(reduction.sums, logf(reduction.sums.exp), reduction.max_is_finite,
                    launch_.momentum, launch_.entropy_weight);
-    const bool loss_is_finite = scalars.loss - scalars.loss == 0;
+    if (scalars.finite && !is_finite(scalars.loss))
+      scalars.loss = wide_loss(scalars, wide_target_d(b, target, reduction.max));
     const bool has_wrong_label = label != given_label;
     const bool is_again = pass == Pass::kAgain;
     if (!is_again && group_.is_leader()) {
       if (has_wrong_label) {
         count(kStatusWrongLabel);
-      } else if (!(scalars.finite && loss_is_finite)) {
+      } else if (!(scalars.finite && is_finite(scalars.loss))) {
         count(kStatusNonFinite);
       }
     }
@@ -169,6 +170,31 @@ class RowLoss {
                   found.largest_target);
     }
     return true;
+  }
+
+  __device__ __forceinline__ static bool is_finite(float x) { return x - x == 0; }
+
+  // sum(T d) of a row in double, from device memory. For few rows: loads are not vectorized.
+  __device__ __forceinline__ double wide_target_d(int64_t b, const Target& target, float max) {
+    const Logits* const z = static_cast<const Logits*>(p_.logits) + b * p_.logits_stride;
+    double sum = 0;
+    for_each_column([&](int k) {
+      float T;
+      target.template load<1, Cached::kAgain>(k, &T);
+      if (T != 0) sum += static_cast<double>(T) * (static_cast<double>(to_float(z[k])) - max);
+    });
+    return group_.reduce(sum, Add());
+  }
+
+  // Calls f(k) for the columns of this thread, one by one.
+  template <class Fn>
+  __device__ __forceinline__ void for_each_column(const Fn& f) const {
+    int k = group_.rank(), end = static_cast<int>(p_.classes);
+    if constexpr (Traits::kIsShared) {
+      k += group_.first_column(end);
+      end = group_.first_column(end) + group_.columns(end);
+    }
+    for (; k < end; k += group_.size()) f(k);
   }
 
   // Loss of a row that is not ignored.
@@ -219,12 +245,7 @@ class RowLoss {
     if (p_.grad_mode != GradMode::kNone) {
       Logits* const grad = static_cast<Logits*>(p_.grad_logits) + b * p_.classes;  // [K]
       const Logits element = from_float<Logits>(value);
-      int k = group_.rank(), end = static_cast<int>(p_.classes);
-      if constexpr (Traits::kIsShared) {
-        k += group_.first_column(end);
-        end = group_.first_column(end) + group_.columns(end);
-      }
-      for (; k < end; k += group_.size()) grad[k] = element;
+      for_each_column([&](int k) { grad[k] = element; });
     }
     const float nan = __builtin_nanf("");
     if (p_.stats_class != nullptr) write_stats(b, -1, table_class, table_class, nan, nan);

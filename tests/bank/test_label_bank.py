@@ -1,7 +1,7 @@
 """LabelBank: construction, readings, its state and every refusal to load one."""
 
-import copy
 import pickle
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -350,7 +350,7 @@ def test_wrong_corrections_change_nothing(index, labels, message):
     assert torch.equal(bank.given_labels, LABELS)
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda b: pickle.loads(pickle.dumps(b))])
+@pytest.mark.parametrize("copied", [deepcopy, lambda b: pickle.loads(pickle.dumps(b))])
 @pytest.mark.parametrize("placement", ["device", "file"])
 def test_copies_are_whole_and_independent(tmp_path, copied, placement):
     bank = trained(placement=placement, folder=tmp_path, rounding_seed=5, dtype=torch.bfloat16)

@@ -235,7 +235,7 @@ def test_a_run_ends_with_its_most_suspicious_labels(tmp_path, capsys, show):
     assert len(wanted) == 10
     found = [s["score"] for s in wanted]
     assert found == sorted(found, reverse=True)
-    assert f"\nwith images: python -m alr_fast.report {run}\n" in out
+    assert f"\nto review them: python -m alr_fast.report {run}\n" in out
 
 
 def test_the_suspects_are_an_event_of_json(tmp_path, capsys):

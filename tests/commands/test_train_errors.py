@@ -22,7 +22,7 @@ def test_a_diverged_training_ends_with_one_line(train_folder, capsys):
     ("argv", "message"),
     [
         (["--recipe", "nosuch"], "nosuch"),
-        (["--data-root", "/no/such/folder"], "/no/such/folder: no such folder"),
+        (["--data-root", "/no/such/folder"], "/no/such/folder: no such file or folder"),
         (["--data.crop", "resized"], "--data.crop resized: images that come as arrays"),
         (["--data.loader", "dali"], "--data.loader dali: the images of this data set are arrays"),
         (["--data.randaugment_ops", "2"], "--data.randaugment_ops 2: images that come as arrays"),

@@ -12,6 +12,7 @@ from alr_fast.data.loaders.choose import has_dali
 from alr_fast.train import main
 from alr_fast.training.config.schema import recipe_names
 from alr_fast.training.models import build_model
+from helpers.features import write_digits
 from helpers.finished_runs import summary_of
 from helpers.image_folder import write_folder
 from helpers.layouts import (
@@ -28,6 +29,7 @@ from helpers.layouts import (
 
 HAS_DALI = has_dali()
 FILES = "dali" if HAS_DALI else "torch"  # choice of auto for random crops
+
 
 write_two_classes = partial(write_folder, train={"a": 6, "b": 6}, test={"a": 2, "b": 2})
 
@@ -136,18 +138,22 @@ def test_every_recipe_loads_its_data_set(train, tmp_path, recipe):
         "cifar10-small": write_cifar10,
         "cifar100": write_cifar100,
         "clothing1m": write_clothing1m,
+        "features": write_digits,
         "folder": write_two_classes,
         "webvision": write_webvision,
         "webvision-mini": write_webvision,
     }[recipe]
-    write(tmp_path / "set")
+    root = tmp_path / ("set.npz" if recipe == "features" else "set")
+    write(root)
     smaller = ["--recipe", recipe, "--model.pretrained", "false", "--optim.milestones", "[]"]
     smaller += ["--optim.schedule", "cosine"]
     if "cifar" not in recipe:
         smaller += ["--data.image_size", "16"]
-        if recipe not in ("animal10n", "folder", "webvision"):
+        if recipe not in ("animal10n", "features", "folder", "webvision"):
             smaller += ["--data.resize", "18"]
-    summary = train(tmp_path / "set", *smaller)
+    if recipe == "features":
+        smaller += ["--model.name", "mlp"]
+    summary = train(root, *smaller)
     assert summary["recipe"] == recipe
 
 

@@ -52,9 +52,10 @@ std::string wrong_in_any() {
     for (int misalignment : {0, 1}) {
       test::Case facts;
       facts.classes = misalignment == 0 ? classes : (classes + 3) / 4 * 4;
-      facts.rows = classes > 2000 && misalignment != 0 ? 3 : 13;
+      facts.rows = classes > 2000 && misalignment != 0 ? 3 : 14;
       facts.features = test::kIgnored | test::kDuplicates | test::kMasked;
       if (number % 2 == 1) facts.features |= test::kLabelled | test::kWrongLabel;
+      if (number % 2 == 0) facts.features |= test::kFarApart;
       facts.misalignment = misalignment;
       facts.reduction = misalignment == 0 ? test::Reduction::kMean : test::Reduction::kNone;
       facts.has_weights = facts.has_stats = true;

@@ -11,7 +11,8 @@ namespace test {
 namespace {
 
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
-constexpr unsigned kAllFeatures = kIgnored | kDuplicates | kNonFinite | kMasked | kLabelled;
+constexpr unsigned kAllFeatures =
+    kIgnored | kDuplicates | kNonFinite | kMasked | kLabelled | kFarApart;
 
 void run(const Backend& backend, Problem& problem) {
   problem.reset_outputs();
@@ -65,7 +66,7 @@ void check_sizes(const Backend& backend) {
         facts.rows = classes > 65536                     ? 2
                      : classes > 8192                    ? 4
                      : classes > 2048 && number % 3 != 0 ? 7
-                                                         : 13;
+                                                         : 14;
         check(backend, varied(facts, ++number));
       }
     }

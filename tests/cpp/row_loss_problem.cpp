@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <limits>
 #include <random>
 
 #include "cuda/launch_plan.h"
@@ -22,6 +23,7 @@ constexpr int64_t kTriple[] = {2, 5, 6};  // with kNonFinite the last one is
 constexpr int64_t kNaNRow = 6, kInfinityRow = 7, kEmptyRow = 8;
 constexpr int64_t kMaskedRow = 9, kMaskedTargetRow = 10;
 constexpr int64_t kOutOfRangeRow = 11, kFarRow = 4;
+constexpr int64_t kFarApartRow = 13;
 constexpr int64_t kWrongRows[] = {kPair[1], kTriple[1]};
 
 const char* name_of(DType dtype) {
@@ -99,6 +101,7 @@ Problem::Problem(const Case& facts) : case_(facts) {
   if (has(kDuplicates, 3)) index[kPair[1]] = index[kPair[0]];
   if (has(kDuplicates, 10)) index[kLatePair[1]] = index[kLatePair[0]];
   if (has(kDuplicates, 6)) index[kTriple[1]] = index[kTriple[2]] = index[kTriple[0]];
+  if (has(kFarApart, kFarApartRow) && !c.has_table) index[kFarApartRow] = 0;
   const bool is_labelled = (c.features & kLabelled) != 0;
   if (has(kIgnored, kIgnoredRows[0])) index[kIgnoredRows[0]] = -1;
   if (has(kIgnored, kIgnoredRows[1])) {
@@ -110,7 +113,8 @@ Problem::Problem(const Case& facts) : case_(facts) {
   if (has(kOutOfRange, kFarRow)) index[kFarRow] = c.index_is_int64 ? int64_t{1} << 40 : 2147483647;
   if (is_labelled) {
     const int64_t samples = c.has_table ? table_rows : B + kUntouchedRows;
-    for (int64_t i = 0; i < samples; ++i) given_labels.push_back(static_cast<int32_t>(random() % K));
+    for (int64_t i = 0; i < samples; ++i)
+      given_labels.push_back(static_cast<int32_t>(random() % K));
     for (int64_t b = 0; b < B; ++b) {
       const int64_t i = index[b];
       if (c.has_table) {
@@ -138,6 +142,16 @@ Problem::Problem(const Case& facts) : case_(facts) {
     logits.set(kMaskedRow * z_stride + k, -INFINITY);
     if (c.has_table && index[kMaskedRow] >= 0 && index[kMaskedRow] < table_rows)
       table.set(index[kMaskedRow] * stride_of_table() + k, 0);
+  }
+  if (has(kFarApart, kFarApartRow) && K >= 3 && !is_double()) {
+    // The first class has all of the probability, the last some of the target.
+    const double huge = c.logits == DType::kFloat16 ? 6e4 : 2e38;
+    logits.set(kFarApartRow * z_stride, huge);
+    for (int64_t k : {K / 2, K - 1}) logits.set(kFarApartRow * z_stride + k, -huge);
+    if (c.has_table) {
+      table.set(index[kFarApartRow] * stride_of_table() + K / 2, 0);
+      table.set(index[kFarApartRow] * stride_of_table() + K - 1, 0.0625);
+    }
   }
   if (has(kMasked, kMaskedTargetRow)) logits.set(kMaskedTargetRow * z_stride + K / 2, -INFINITY);
 
@@ -292,6 +306,8 @@ Problem::Row Problem::expected_row(int64_t b, Mutant mutant) const {
       size += (std::fabs(a * T[k]) + row.p[k]) * (1 + std::fabs(log_p[k]));
   }
   row.loss = cross_entropy + lambda * entropy;
+  if (!is_double() && std::fabs(row.loss) > std::numeric_limits<float>::max())
+    row.loss = std::copysign(INFINITY, row.loss);
   row.loss_tolerance = kTolerance * unit() * (1 + lambda) * size;
   const double S = mutant == Mutant::kNoMass ? 1 : mass;
   const int64_t target_at = largest_at(row.t);

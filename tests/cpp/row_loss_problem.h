@@ -25,6 +25,7 @@ enum Features : unsigned {
   kMasked = 8,      // -inf with a target of 0, and with a larger one
   kOutOfRange = 16,
   kLabelled = 32,    // given labels; rows are ignored by their label or their sample, too
+  kFarApart = 128,   // logits that differ by more than the range of float
   kWrongLabel = 64,  // with kLabelled: two rows, each in a group of equal indices
 };
 
@@ -32,7 +33,7 @@ struct Case {
   DType logits = DType::kFloat32;
   bool has_table = true;
   DType table = DType::kFloat32;
-  int64_t rows = 13;
+  int64_t rows = 14;
   int64_t classes = 10;
   unsigned features = kPlain;
   double scale = 3, offset = 0;  // of the logits

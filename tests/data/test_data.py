@@ -191,7 +191,10 @@ def test_limit_keeps_ids_and_files(root):
     ("prepare", "message"),
     [
         (lambda r: None, "no such file or folder"),
-        (lambda r: r.write_text(""), "is not a folder, no list and no file of features; looked for"),
+        (
+            lambda r: r.write_text(""),
+            "is not a folder, no list and no file of features; looked for",
+        ),
         (lambda r: r.mkdir(), "the folder is empty; looked for .*train/<class>"),
         (lambda r: (r / "images").mkdir(parents=True), r"none of .*\(found: images\); looked for"),
         (

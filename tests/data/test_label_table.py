@@ -488,11 +488,17 @@ def test_probabilities_that_are_not_lists_of_one_length(tmp_path, column):
         probabilities_of(path)
 
 
-@pytest.mark.parametrize("paths", [[None, "p2"], [0, 2]])
-def test_paths_that_are_not_text(tmp_path, paths):
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        ([None, "p2"], "has no path of sample 0"),
+        ([0, 2], "its sample 0 .* is not in this data set"),
+    ],
+)
+def test_paths_that_are_not_text(tmp_path, paths, message):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table(GOOD | {"path": paths}), path)
-    with pytest.raises(UserError, match=f"{path}: its sample 0 .* is not in this data set"):
+    with pytest.raises(UserError, match=f"{path}: {message}"):
         labels_of(path)
 
 

@@ -311,7 +311,9 @@ def test_wrong_input_is_one_line(tmp_path, capsys, extra, message):
 
 def test_a_missing_root_is_named(tmp_path, capsys):
     assert main(["verify", str(tmp_path / "nowhere")]) == 2
-    assert capsys.readouterr().err == f"error: root {tmp_path / 'nowhere'}: no such file or folder\n"
+    assert (
+        capsys.readouterr().err == f"error: root {tmp_path / 'nowhere'}: no such file or folder\n"
+    )
 
 
 def test_all_names_every_unusual_file(tmp_path, capsys):

@@ -179,7 +179,12 @@ def test_the_bank_is_not_a_buffer(device):
     net = Net(criterion_on(device))
     assert list(net.criterion.buffers()) == []
     assert list(net.criterion.parameters()) == []
-    assert set(net.state_dict()) == {"layer.weight", "layer.bias", "criterion.bank.rows", "criterion.bank.given_labels"}
+    assert set(net.state_dict()) == {
+        "layer.weight",
+        "layer.bias",
+        "criterion.bank.rows",
+        "criterion.bank.given_labels",
+    }
 
 
 def test_the_state_of_a_module_holds_the_bank(device, batch, tmp_path):

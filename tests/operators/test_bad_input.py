@@ -1,5 +1,6 @@
 """Wrong arguments: an error that names the argument, raised before anything is changed."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from alr_fast.functional import (
     label_smoothing_cross_entropy,
     soft_target_cross_entropy,
 )
+from alr_fast.losses import CrossEntropyLoss, ForwardCorrectionLoss
 from helpers.compare import same_bits
 from helpers.problems import make_problem
 
@@ -166,3 +168,106 @@ def test_cuda_logits_with_a_bank_in_ordinary_host_memory(device):
     assert torch.equal(alr_loss(z, pinned, i), loss)
     torch.cuda.synchronize()
     assert same_bits(pinned, expected.cpu())
+
+
+# Memory that logits and bank share.
+
+
+def test_logits_in_the_memory_of_the_bank(device):
+    memory = torch.rand(N + B, K, device=device)
+    i = torch.arange(B, device=device)
+    shared = {
+        "a part": (memory[:B], memory[:N]),
+        "the last row": (memory[N - 1 : N - 1 + B], memory[:N]),
+        "the same row": (memory[3:4].expand(B, K), memory[:N]),
+        "the same columns": (
+            torch.as_strided(memory, (B, 3), (6, 1)),
+            torch.as_strided(memory, (N, 3), (6, 1), 2),
+        ),
+    }
+    for case, (logits, bank) in shared.items():
+        for operation in (alr_loss, alr_loss_and_grad):
+            refuses(
+                lambda operation=operation, z=logits, bank=bank: operation(z, bank, i),
+                r"logits and bank share memory.*logits\.clone",
+                memory,
+            )
+        alr_loss(logits.clone(), bank.clone(), i), case
+        alr_loss(logits, bank, i, update=False)
+
+
+def test_logits_beside_the_bank(device):
+    memory = torch.rand(N + B, 2 * K, device=device)
+    i = torch.arange(B, device=device)
+    apart = {
+        "the rows after it": (memory[N:, :K], memory[:N, :K]),
+        "other columns": (memory[:B, K:], memory[:N, :K]),
+        "the columns before": (memory[2 : 2 + B, :K], memory[:N, K:]),
+    }
+    for logits, bank in apart.values():
+        z, expected = logits.clone(), bank.clone()
+        loss = alr_loss(z, expected, i)
+        assert torch.equal(alr_loss(logits, bank, i), loss)
+        assert same_bits(bank.clone(), expected)
+
+
+def test_distributed_tensors_are_refused_by_name(tmp_path):
+    import torch.distributed as dist
+    from torch.distributed.tensor import DTensor, init_device_mesh
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        z, t, i = arguments("cpu").values()
+        mesh = init_device_mesh("cpu", (1,))
+        logits = DTensor.from_local(z, mesh)
+        message = r"logits: a DTensor.*full_tensor\(\).*to_local\(\)"
+        for operation in (alr_loss, alr_loss_and_grad, soft_target_cross_entropy):
+            refuses(lambda operation=operation: operation(logits, t, i), message, t)
+        refuses(lambda: label_smoothing_cross_entropy(logits, i % K), message)
+        for loss in (CrossEntropyLoss(), ForwardCorrectionLoss(torch.eye(K))):
+            refuses(lambda loss=loss: loss(logits, i % K), message)
+        expected = alr_loss(z, t.clone(), i)
+        assert torch.equal(alr_loss(logits.to_local(), t.clone(), i), expected)
+        assert torch.equal(alr_loss(logits.full_tensor(), t, i), expected)
+    finally:
+        dist.destroy_process_group()
+
+
+# Empty batches.
+
+
+EMPTY = {
+    "made": lambda n: torch.empty(0, n),
+    "from NumPy": lambda n: torch.from_numpy(np.zeros((0, n), dtype=np.float32)),
+    "from NumPy, reversed": lambda n: torch.from_numpy(np.zeros((5, n), np.float32)[5:].copy("F")),
+    "transposed": lambda n: torch.empty(n, 0).T,
+    "expanded": lambda n: torch.empty(1, n)[:0].expand(0, n),
+    "strided": lambda n: torch.empty(4, 3 * n)[:0, ::3],
+}
+
+
+@pytest.mark.parametrize("case", EMPTY)
+def test_empty_batches_with_any_strides(device, case):
+    _, t, _ = arguments(device).values()
+    before = t.clone()
+    z = EMPTY[case](K).to(device)
+    i = torch.from_numpy(np.zeros((0,), dtype=np.int64)).to(device)
+    vectors = {"index": i, "labels": i[::2], "row_weight": torch.empty(0, 4, device=device)[:, 1]}
+    given = torch.zeros(N, dtype=torch.int32, device=device)
+    for reduction in ("none", "mean", "sum"):
+        options = dict(reduction=reduction, row_weight=vectors["row_weight"], given_labels=given)
+        for call in (
+            lambda z, o=options: alr_loss(z, t, i, labels=vectors["labels"], **o),
+            lambda z, o=options: soft_target_cross_entropy(z, t, i, labels=i, **o),
+            lambda z, o=options: label_smoothing_cross_entropy(z, i, index=i, **o),
+            lambda z, r=reduction: soft_target_cross_entropy(z, z.detach(), reduction=r),
+        ):
+            leaf = z.detach().requires_grad_()
+            loss = call(leaf)
+            assert loss.shape == ((0,) if reduction == "none" else ())
+            assert loss.sum() == 0
+            loss.sum().backward()
+            assert leaf.grad.shape == (0, K)
+        loss, grad = alr_loss_and_grad(z, t, i, labels=i, **options)
+        assert loss.sum() == 0 and grad.shape == (0, K)
+    assert same_bits(t, before)

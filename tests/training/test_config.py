@@ -14,6 +14,7 @@ from alr_fast.training.config.schema import (
     OptimConfig,
     recipe_names,
 )
+from helpers.features import write_digits
 
 
 def options(cls=Config, prefix="--"):
@@ -72,6 +73,14 @@ def test_data_root_alone_means_the_recipe_folder():
     config = parse(["--data-root", "somewhere"])
     assert (config.recipe, config.data.name, config.data_root) == ("folder", "auto", "somewhere")
     assert config.noise.kind == "none"
+
+
+def test_a_file_of_features_means_the_recipe_features(tmp_path):
+    file = write_digits(tmp_path / "set.npz", samples=20)
+    config = parse(["--data-root", str(file)])
+    assert (config.recipe, config.data.name, config.model.name) == ("features", "features", "mlp")
+    assert config.noise.kind == "none"
+    assert parse(["--data-root", str(file), "--recipe", "folder"]).recipe == "folder"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from helpers.terminal import open_terminal
 
 EPOCH = (
     "  alr  epoch 2/3  loss 0.3888  acc 65.8%  test acc 98.9%  changed 34.0%"
-    "  label acc 98.0%  1,234 img/s"
+    "  label acc 98.0%  1,234 samples/s"
 )
 SHARES = {"data": (0.125, 0.25), "forward": (75.0, 0.75)}
 
@@ -91,7 +91,7 @@ def test_lines_on_a_terminal_draw_no_bar(terminal, capsys):
     everything(RunDisplay("lines"))
     assert EPOCH in out.getvalue()
     assert "━╸" not in out.getvalue()
-    assert "777 img/s" not in out.getvalue()
+    assert "777 samples/s" not in out.getvalue()
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -103,11 +103,11 @@ def test_bar_on_a_terminal(terminal, capsys, clock, columns):
         display.step(30, 2, 1.5, 0.25, 777.0)
         display._progress.refresh()
         text = out.getvalue()
-        assert "31/60 loss 1.500 acc 25.0% 777 img/s" in text
+        assert "31/60 loss 1.500 acc 25.0% 777 samples/s" in text
         assert "4 min 55 s left" in text  # 2 of 120 steps in 5 s
         display.epoch(record(31, samples_per_second=888.0))
         display._progress.refresh()
-        assert "loss 0.389 acc 65.8% 888 img/s test 98.9%" in out.getvalue()
+        assert "loss 0.389 acc 65.8% 888 samples/s test 98.9%" in out.getvalue()
         (task,) = display._progress.tasks
         assert (task.completed, task.total) == (31 * 4, 240)
         console.warn("look out")
@@ -134,7 +134,7 @@ def test_quiet_prints_warnings_and_the_table(capsys):
 def test_quiet_on_a_terminal_draws_no_bar(terminal):
     out = terminal(100)
     everything(RunDisplay("quiet"))
-    assert "img/s test" not in out.getvalue()
+    assert "samples/s test" not in out.getvalue()
     assert "decoding" not in out.getvalue()
     assert "method" in out.getvalue()
 
@@ -206,7 +206,7 @@ def test_slow_epochs_have_a_line_each(capsys, clock):
 
 def test_time_left_is_estimated_from_the_epochs_of_this_process(capsys, clock):
     _, lines = train_lines(capsys, clock, epochs=10, seconds=60.0, start=6)
-    assert [line.split("img/s")[1] for line in lines] == [
+    assert [line.split("samples/s")[1] for line in lines] == [
         "  3 min 00 s left",
         "  2 min 00 s left",
         "  1 min 00 s left",
@@ -233,7 +233,7 @@ def test_parts_of_a_line_that_are_optional(capsys, clock):
     _, (line,) = train_lines(capsys, clock, epochs=1)
     assert "skipped" not in line
     _, (line,) = train_lines(capsys, clock, epochs=1, skipped_steps=3, label_accuracy=None)
-    assert line.endswith("1,234 img/s  skipped steps 3")
+    assert line.endswith("1,234 samples/s  skipped steps 3")
     assert "label acc" not in line
 
 
@@ -245,12 +245,12 @@ def test_lines_are_not_wider_than_120_columns(capsys, clock):
 
 TABLE = """\
 Last of 60 epochs (the best one is shown, never selected)
-┏━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━┳━━━━━━━━━┳━━━━━━━━┳━━━━━━━━━━━━┓
-┃ method ┃ test acc ┃ best (epoch) ┃ label acc ┃ after ┃ changed ┃  img/s ┃       time ┃
-┡━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━╇━━━━━━━━━╇━━━━━━━━╇━━━━━━━━━━━━┩
-│ ce     │    98.9% │    98.9% (1) │     64.4% │ 98.0% │   34.0% │  1,234 │     29.7 s │
-│ alr    │    98.9% │    98.9% (1) │         - │ 98.0% │   34.0% │ 12,345 │ 3 h 05 min │
-└────────┴──────────┴──────────────┴───────────┴───────┴─────────┴────────┴────────────┘
+┏━━━━━━━━┳━━━━━━━━━━┳━━━━━━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━┳━━━━━━━━━┳━━━━━━━━━━━┳━━━━━━━━━━━━┓
+┃ method ┃ test acc ┃ best (epoch) ┃ label acc ┃ after ┃ changed ┃ samples/s ┃       time ┃
+┡━━━━━━━━╇━━━━━━━━━━╇━━━━━━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━╇━━━━━━━━━╇━━━━━━━━━━━╇━━━━━━━━━━━━┩
+│ ce     │    98.9% │    98.9% (1) │     64.4% │ 98.0% │   34.0% │     1,234 │     29.7 s │
+│ alr    │    98.9% │    98.9% (1) │         - │ 98.0% │   34.0% │    12,345 │ 3 h 05 min │
+└────────┴──────────┴──────────────┴───────────┴───────┴─────────┴───────────┴────────────┘
 """
 
 
@@ -269,7 +269,7 @@ def test_table(capsys):
 def test_a_narrow_terminal_has_fewer_columns(terminal):
     out = terminal(80)
     RunDisplay().table(results(), epochs=60, folder=Path("x"))
-    assert "img/s" not in out.getvalue()
+    assert "samples/s" not in out.getvalue()
     assert "changed" not in out.getvalue()
     assert "3 h 05 min" in out.getvalue()
 

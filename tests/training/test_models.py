@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -52,3 +53,36 @@ def test_unknown_name_offers_close_ones():
 def test_own_models_have_no_pretrained_weights():
     with pytest.raises(UserError, match="pretrained: conv-tiny has no pretrained weights"):
         build_model("conv-tiny", num_classes=2, input_shape=(1, 8, 8), pretrained=True)
+
+
+@pytest.mark.parametrize(("name", "weights"), [("linear", 40), ("mlp-7", 102), ("mlp", 7172)])
+def test_models_of_features(name, weights):
+    model = build_model(name, num_classes=4, input_shape=(9,))
+    assert sum(p.numel() for p in model.parameters()) == weights
+    logits = model(torch.randn(6, 9).half())
+    assert (logits.shape, logits.dtype) == ((6, 4), torch.float32)
+    logits.square().sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_features_are_standardised_and_constant_ones_become_zero(monkeypatch):
+    monkeypatch.setattr("alr_fast.training.models._BLOCK_ROWS", 8)
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(50, 3)) * [1, 100, 0] + [5, 1000, 0.1]).astype(np.float32)
+    model = build_model("linear", num_classes=2, input_shape=(3,))
+    model.standardise(x)
+    wanted = (x - x.mean(0)) / [*x[:, :2].std(0), 1]
+    seen = []
+    model.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model(torch.from_numpy(x))
+    assert np.allclose(seen[0], wanted, atol=1e-4)
+    assert model.std[2] == 1
+    assert {"mean", "std"} <= set(model.state_dict())
+
+
+@pytest.mark.parametrize("name", ["linear", "mlp", "mlp-64"])
+def test_models_fit_one_kind_of_data(name):
+    with pytest.raises(UserError, match=f"name {name}: is a model of features, the data are im"):
+        build_model(name, num_classes=2, input_shape=(1, 8, 8))
+    with pytest.raises(UserError, match="name conv-mini: is no model of features; pass linear"):
+        build_model("conv-mini", num_classes=2, input_shape=(64,))

@@ -8,7 +8,6 @@ instead of a test part: train, test or val. `NAMES` lists other names.
 """
 
 import re
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alr_fast.data.array_file import ArrayFile, open_arrays
 from alr_fast.data.images import FeatureRows
 from alr_fast.data.index import PathTable
 from alr_fast.data.layouts.base import Found, Layout, Listing, new_index
 from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.errors import UserError
-from alr_fast.utils.text import error_text
 
 # Names of the arrays or columns; those of the test part end with _test or begin with test_, and
 # those of the training part may have train in these places.
@@ -37,44 +36,23 @@ NAMES: dict[str, tuple[str, ...]] = {
 TEST_SHARE = 0.2
 _TEST = 0x74657374  # an independent stream of random numbers, the same for every seed of a run
 _SPLITS = ("train", "test", "val")
-_ROWS = 1 << 14  # read or checked at once
+_ROWS = 1 << 14  # checked at once
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
-@dataclass(frozen=True)
-class _File:
-    """An open file of arrays.
+def _name(file: ArrayFile, role: str, part: str, only: Sequence[str] | None = None) -> str | None:
+    """Name of the array with a role in a part, ``train`` or ``test``; None without one.
 
-    Attributes:
-        path: The file.
-        names: Names of its arrays or columns.
-        vectors: Those that contain vectors; None if unknown.
-        read: ``read(name)`` returns an array or a column of all rows.
+    ``only`` are the names that it may have.
     """
-
-    path: Path
-    names: Sequence[str]
-    vectors: Sequence[str] | None
-    read: Callable[[str], NDArray[Any]]
-
-    @property
-    def found(self) -> str:
-        """Its content, for messages."""
-        return ", ".join(map(str, self.names)) or "nothing"
-
-    def name(self, role: str, part: str, only: Sequence[str] | None = None) -> str | None:
-        """Name of the array with a role in a part, ``train`` or ``test``; None without one.
-
-        ``only`` are the names that it may have.
-        """
-        spelled = [f(name) for name in NAMES[role] for f in _spellings(part)]
-        names = [name for name in spelled if name in (self.names if only is None else only)]
-        if len(names) > 1:
-            name_it = ", or name it as column" if role == "features" else ""
-            raise UserError(
-                f"{self.path}: contains {role} twice: {', '.join(names)}; keep one{name_it}"
-            )
-        return names[0] if names else None
+    allowed = file.names if only is None else only
+    names = [f(name) for name in NAMES[role] for f in _spellings(part) if f(name) in allowed]
+    if len(names) > 1 and role != "paths":  # of these the first is taken
+        name_it = ", or name it as column" if role == "features" else ""
+        raise UserError(
+            f"{file.path}: contains {role} twice: {', '.join(names)}; keep one{name_it}"
+        )
+    return names[0] if names else None
 
 
 def _spellings(part: str) -> list[Callable[[str], str]]:
@@ -99,8 +77,8 @@ def find(root: Path) -> Found | None:
     """A file of features."""
     if not is_file_of_features(root):
         return None
-    file = _open(root)
-    if "split" in file.names or any(file.name(role, "test") for role in ("features", "labels")):
+    file = open_arrays(root)
+    if "split" in file.names or any(_name(file, role, "test") for role in ("features", "labels")):
         return Found(root.parent, f"features in {root}", (root,))
     return Found(
         root.parent,
@@ -124,7 +102,7 @@ def read(found: Found, split: str) -> Listing:
             is not finite; or a label is not one of the classes.
     """
     (path,) = found.lists
-    file = _open(path)
+    file = open_arrays(path)
     train_name, test_name = _names_of_features(file, found.column)
     train = _read_labels(file, "train")
     splits = _read_splits(file, len(train.given))
@@ -139,7 +117,7 @@ def read(found: Found, split: str) -> Listing:
         if test_name is not None:
             rows = np.arange(len(labels.given))
         elif splits is not None:
-            rows = _rows_of_split(path, splits, split)
+            rows = _rows_of_split(splits, split)
         else:
             rows = _rows_with_held_out(path, classes.codes(labels.best, "label"), split)
     values = _checked_features(file.read(name), path, name)
@@ -155,120 +133,43 @@ def read(found: Found, split: str) -> Listing:
     clean = None if labels.clean is None else classes.codes(labels.clean, "clean label", rows)
     if split == "test" and clean is not None:
         given = clean
-    index = new_index(PathTable.of(paths[row] for row in rows), given, classes.names, clean)
-    return Listing(index, found.lists, FeatureRows(path, values))
-
-
-# Files.
-
-
-def _open(path: Path) -> _File:
-    return _open_parquet(path) if path.suffix.lower() == ".parquet" else _open_npz(path)
-
-
-def _open_npz(path: Path) -> _File:
-    def failed(what: str, error: Exception) -> UserError:
-        if "allow_pickle" in str(error):
-            return UserError(
-                f"{path}: {what} contains Python objects, which are not loaded; save texts as "
-                "np.array(texts, dtype=str), and vectors of one length as one array"
-            )
-        return UserError(f"{path}: {what} cannot be read ({error_text(error)}); write it again")
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise failed("as an .npz file", error) from error
-
-    def read_one(name: str) -> NDArray[Any]:
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return np.asarray(arrays[name])
-        except Exception as error:  # ValueError, OSError, EOFError, BadZipFile, zlib.error, ...
-            raise failed(name, error) from error
-
-    return _File(path, names, None, read_one)
-
-
-def _open_parquet(path: Path) -> _File:
-    def read_one(name: str) -> NDArray[Any]:
-        parts: list[NDArray[Any]] = []
-        row = 0
-        try:
-            with open_table(path) as table:
-                for batch in table.batches([name], _ROWS):
-                    column = batch.columns[name]
-                    if name in vectors:
-                        width = parts[0].shape[1] if parts else None
-                        _check_vectors(path, name, column, row, width)
-                    parts.append(column)
-                    row += len(column)
-        except TableError as error:
-            raise UserError(f"{error.where}: {error}") from error
-        if not parts:
-            raise UserError(f"{path}: has no rows; add some")
-        if any(part.dtype == object for part in parts):  # some batches have empty cells
-            parts = [as_text(part) for part in parts]
-        return np.concatenate(parts)
-
-    try:
-        with open_table(path) as table:
-            names, vectors = table.columns, table.vectors
-    except TableError as error:
-        raise UserError(f"{error.where}: {error}") from error
-    return _File(path, names, vectors, read_one)
-
-
-def _check_vectors(
-    path: Path, name: str, column: NDArray[Any], first: int, width: int | None
-) -> None:
-    """Checks that a batch from row ``first`` on has vectors of one length, ``width`` if given."""
-    if column.ndim == 2 and width in (None, column.shape[1]):
-        return
-    # Vectors of different lengths arrive as texts, a missing one as an empty text.
-    lengths = [
-        len(text) if not isinstance(text, str) else text.count(",") + 1 if text.strip("[]") else 0
-        for text in column
-    ]
-    width = width or max(lengths)
-    row = next(k for k, length in enumerate(lengths) if length != width)
-    raise UserError(
-        f"{path}: the vector {name} of row {first + row} has {lengths[row]} values, others have "
-        f"{width}; remove or complete it"
+    index = new_index(
+        PathTable.of(paths[row] for row in rows.tolist()), given, classes.names, clean
     )
+    return Listing(index, found.lists, FeatureRows(path, values))
 
 
 # Features.
 
 
-def _names_of_features(file: _File, column: str | None) -> tuple[str, str | None]:
+def _names_of_features(file: ArrayFile, column: str | None) -> tuple[str, str | None]:
     """Names of the features for training and, if there are any, for testing."""
-    if column is not None:
-        if column not in (file.names if file.vectors is None else file.vectors):
+    allowed = file.names if file.vectors is None else file.vectors
+    if column is None:
+        name = _name(file, "features", "train", allowed)
+        if name is None and file.vectors is not None and len(file.vectors) == 1:
+            name = file.vectors[0]
+        if name is None:
             raise UserError(
-                f"no such vectors in {file.path}; found: "
-                + (", ".join(file.vectors) if file.vectors else file.found),
+                f"{file.path}: no features; name an array X or features, or pass its name as "
+                f"column; found: {', '.join(allowed)}"
+            )
+        test = _name(file, "features", "test", allowed)
+    else:
+        if column not in allowed:
+            raise UserError(
+                f"no such vectors in {file.path}; found: {', '.join(allowed)}",
                 argument="column",
                 value=column,
             )
         base = column.removesuffix("_train").removeprefix("train_")
         tests = [spell(base) for spell in _spellings("test")]
-        return column, next((name for name in tests if name in file.names), None)
-    name = file.name("features", "train", file.vectors)
-    if name is None and file.vectors is not None and len(file.vectors) == 1:
-        name = file.vectors[0]
-    if name is None:
-        listed = file.found if file.vectors is None else ", ".join(file.vectors)
+        name, test = column, next((spelled for spelled in tests if spelled in allowed), None)
+    labels = _name(file, "labels", "test")
+    if test is None and labels is not None:
         raise UserError(
-            f"{file.path}: no features; name an array X or features, or pass its name as column; "
-            f"found: {listed}"
-        )
-    test = file.name("features", "test", file.vectors)
-    if test is None and file.name("labels", "test") is not None:
-        raise UserError(
-            f"{file.path}: {file.name('labels', 'test')} without features; add X_test, or remove "
-            f"it; found: {file.found}"
+            f"{file.path}: {labels} without features; add {name.removesuffix('_train')}_test, or "
+            f"remove it; found: {file.found}"
         )
     return name, test
 
@@ -321,7 +222,7 @@ class _Labels:
         return _Labels(self.given[rows], None if self.clean is None else self.clean[rows])
 
 
-def _read_labels(file: _File, part: str) -> _Labels:
+def _read_labels(file: ArrayFile, part: str) -> _Labels:
     given, clean = _read_column(file, "labels", part), _read_column(file, "clean labels", part)
     if given is None:
         names = "y or labels (a column label)" if part == "train" else "y_test or labels_test"
@@ -334,8 +235,8 @@ def _read_labels(file: _File, part: str) -> _Labels:
     return _Labels(given, clean)
 
 
-def _read_column(file: _File, role: str, part: str) -> NDArray[Any] | None:
-    name = file.name(role, part)
+def _read_column(file: ArrayFile, role: str, part: str) -> NDArray[Any] | None:
+    name = _name(file, role, part)
     if name is None:
         return None
     path, labels = file.path, file.read(name)
@@ -396,9 +297,9 @@ class _Classes:
         return codes
 
 
-def _read_classes(file: _File, labels: _Labels) -> _Classes:
+def _read_classes(file: ArrayFile, labels: _Labels) -> _Classes:
     """The classes that the file names, or else those of the training labels."""
-    path, name = file.path, file.name("class names", "train")
+    path, name = file.path, _name(file, "class names", "train")
     if name is not None and file.vectors is None:  # a column would have a value for each row
         names = tuple(as_text(np.atleast_1d(file.read(name))).tolist())
         if len(set(names)) < len(names):
@@ -426,8 +327,8 @@ def _is_whole(value: object) -> bool:
 # Splits and paths.
 
 
-def _read_splits(file: _File, size: int) -> NDArray[Any] | None:
-    name = file.name("splits", "train")
+def _read_splits(file: ArrayFile, size: int) -> NDArray[Any] | None:
+    name = _name(file, "splits", "train")
     if name is None:
         return None
     splits = as_text(file.read(name))
@@ -442,19 +343,17 @@ def _read_splits(file: _File, size: int) -> NDArray[Any] | None:
             f"{file.path}: split {splits[wrong[0]]!r} of row {wrong[0]} is not one of "
             f"{', '.join(_SPLITS)}; correct it"
         )
+    for needed in (_SPLITS[:1], _SPLITS[1:]):
+        if not np.isin(splits.astype(str), needed).any():
+            raise UserError(f"{file.path}: no row has split {' or '.join(needed)}; add some")
     return splits
 
 
-def _rows_of_split(path: Path, splits: NDArray[Any], split: str) -> NDArray[np.int64]:
+def _rows_of_split(splits: NDArray[Any], split: str) -> NDArray[np.int64]:
     """Ascending rows of ``train`` or ``test``; the latter is val if no row has test."""
-    tests = "test" if (splits == "test").any() else "val"
-    chosen: list[NDArray[np.int64]] = []
-    for wanted, missing in (("train", "train"), (tests, "test or val")):
-        rows = np.flatnonzero(splits == wanted)
-        if not len(rows):
-            raise UserError(f"{path}: no row has split {missing}; add some")
-        chosen.append(rows)
-    return chosen[split == "test"]
+    if split == "test" and not (splits == "test").any():
+        split = "val"
+    return np.flatnonzero(splits == split)
 
 
 def _rows_with_held_out(path: Path, labels: NDArray[np.int64], split: str) -> NDArray[np.int64]:
@@ -472,9 +371,9 @@ def _rows_with_held_out(path: Path, labels: NDArray[np.int64], split: str) -> ND
     return np.flatnonzero(is_test == (split == "test"))
 
 
-def _read_paths(file: _File, part: str, size: int) -> Sequence[str]:
+def _read_paths(file: ArrayFile, part: str, size: int) -> Sequence[str]:
     """Path or id of each row; without any, file and number of the row, ``name/00042``."""
-    name = file.name("paths", part)
+    name = _name(file, "paths", part)
     if name is None:
         prefix = file.path.stem if part == "train" else f"{file.path.stem}-test"
         return [f"{prefix}/{row:05d}" for row in range(size)]

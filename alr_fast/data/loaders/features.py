@@ -1,4 +1,4 @@
-"""The loader of features: all rows are on the training device, and a batch is a selection of them."""
+"""The loader of features: all rows are on the training device, a batch is a selection of them."""
 
 from collections.abc import Iterator
 

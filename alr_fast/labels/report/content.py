@@ -166,7 +166,7 @@ def _suspects(labels: ScoredLabels, views: Views, rows: NDArray[np.int64]) -> li
             given_probability=float(sample["given_probability"]),
             refined_probability=float(sample["refined_probability"]),
             score=float(sample["score"]),
-            changes=int(sample["changes"]),
+            changes=None if np.isnan(sample["given_loss"]) else int(sample["changes"]),
             image=images[number],
             image_problem=problems[number],
             text=texts[number],

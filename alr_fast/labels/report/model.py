@@ -15,7 +15,7 @@ class Suspect:
         given_probability: Probability of the given label in the label bank, 0 to 1.
         refined_probability: Probability of the refined label in the bank ("confidence"), 0 to 1.
         score: Suspicion, 0 to 1; higher is more suspicious.
-        changes: Number of recent changes of the refined label.
+        changes: Number of recent changes of the refined label; None if unknown.
         image: Thumbnail, encoded as PNG, JPEG or WebP; None if there is no image.
         image_problem: Reason for the missing image, shown in its place; empty if none is expected.
         text: Text of the sample; None without one.
@@ -31,7 +31,7 @@ class Suspect:
     given_probability: float
     refined_probability: float
     score: float
-    changes: int
+    changes: int | None
     image: bytes | None = None
     image_problem: str = ""
     text: str | None = None

@@ -9,6 +9,7 @@
     overrides.css  DataTables, small windows, print
     page.js        helpers, colour scheme, plots (plotly.js), confusion and the table of the classes
     marks.js       marks: storage and CSV
+    cards.js       a card for each suspect: image, text or row of a table, labels, buttons
     suspects.js    list of suspects; DataTables searches, filters, sorts and paginates
 
 The page loads nothing: it contains plotly.js from plotly and DataTables from itables. Its
@@ -38,7 +39,7 @@ from alr_fast.utils.text import distinct_names
 MATRIX_CLASSES = 30  # with more classes, the page lists pairs instead of a matrix
 MAX_PAIRS = 40
 _STYLES = ("page", "tables", "suspects", "overrides")
-_SCRIPTS = ("page", "marks", "suspects")
+_SCRIPTS = ("page", "marks", "cards", "suspects")
 # "</script" ends a script element early; after "<!--" and "<script" it does not end at all.
 _SCRIPT_BREAKERS = re.compile(r"<(?=!--|/script)", re.IGNORECASE)
 _IMAGE_KINDS = (

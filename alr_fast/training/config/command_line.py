@@ -29,7 +29,7 @@ _SHORT = {
     "log_every": "log.every",
     "profile": "log.profile",
 }
-DESCRIPTION = """Trains an image classifier on noisy labels, once with each method, and compares
+DESCRIPTION = """Trains a classifier on noisy labels, once with each method, and compares
 the methods. Without options it runs the recipe digits. Options on the command line override
 --config, which overrides the recipe."""
 

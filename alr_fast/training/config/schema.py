@@ -359,8 +359,8 @@ class Config(Bounded):
         data, model = self.data, self.model
         if data.name != "digits" and not self.data_root:
             raise UserError(
-                f"recipe {self.recipe} needs data set {data.name}: pass --data-root DIR, its folder "
-                "or file"
+                f"recipe {self.recipe} needs data set {data.name}: pass --data-root DIR, its "
+                "folder or file"
             )
         if data.name == "digits" and self.data_root:
             raise UserError(

@@ -146,7 +146,7 @@ class TrainingDisplay:
         ]
         if record.label_accuracy is not None:
             parts.append(f"label acc {percent(record.label_accuracy):>5}")
-        parts.append(f"{rate(record.samples_per_second)} img/s")
+        parts.append(f"{rate(record.samples_per_second)} samples/s")
         if record.skipped_steps:
             parts.append(f"skipped steps {record.skipped_steps}")
         if left:
@@ -190,11 +190,11 @@ class RunDisplay(Console):
             "label acc": lambda r: percent(r["label_accuracy_before"]),
             "after": lambda r: percent(r["label_accuracy_after"]),
             "changed": lambda r: percent(r["labels_changed"]),
-            "img/s": lambda r: rate(r["samples_per_second"]),
+            "samples/s": lambda r: rate(r["samples_per_second"]),
             "time": lambda r: duration(r["seconds"], digits=1),
         }
         if self.terminal.width < WIDTH:
-            del columns["changed"], columns["img/s"]
+            del columns["changed"], columns["samples/s"]
         if all(result["validation_accuracy_last"] is None for result in methods.values()):
             del columns["held out"]
         title = f"Last of {epochs} epochs (the best one is shown, never selected)"
@@ -213,7 +213,7 @@ class RunDisplay(Console):
             method: Name of the method whose label bank was used.
             samples: As returned by `alr_fast.labels.LabelIssues.samples`, the most
                 suspicious first.
-            report: Command that shows these and more samples with their images.
+            report: Command that makes a page of these and more samples.
         """
         shown = [
             {
@@ -239,7 +239,7 @@ class RunDisplay(Console):
                 *texts, score = sample.values()
                 table.add_row(*(Text(str(text)) for text in texts), f"{score:.3f}")
             self.terminal.print(table)
-            self.terminal.print(f"with images: {report}", markup=False)
+            self.terminal.print(f"to review them: {report}", markup=False)
 
     def shares(self, title: str, phases: dict[str, tuple[float, float]]) -> None:
         """Prints a table of the phases of a step.
@@ -262,7 +262,7 @@ class RunDisplay(Console):
 
 
 def _live(loss: float, accuracy: float, samples_per_second: float) -> str:
-    return f"loss {loss:.3f} acc {percent(accuracy)} {rate(samples_per_second)} img/s"
+    return f"loss {loss:.3f} acc {percent(accuracy)} {rate(samples_per_second)} samples/s"
 
 
 def _left(seconds: float | None) -> str:

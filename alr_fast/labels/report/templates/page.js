@@ -1,5 +1,5 @@
 // Helpers, colour scheme, plots, confusion and the table of the classes.
-// page.js, marks.js and suspects.js form one module, in this order, after that of DataTables.
+// page.js, marks.js, cards.js and suspects.js form one module, in this order, after that of DataTables.
 
 const report = JSON.parse(document.getElementById("report-data").textContent);
 // itables exposes its DataTables through jQuery.

@@ -12,30 +12,22 @@ const COLUMNS = [
   { title: "path", data: "path", type: "string", searchable: true },
 ];
 const KEYS = { 1: "keep", 2: "fix", 3: "unsure", 0: null };
-const OTHER_KEY = "4"; // moves to the choice of another class
-const MENU_CLASSES = 30; // with more, another class is searched by its name
-const SHORT_TEXT = 280; // characters
-const SHORT_ROW = 6; // columns
-const noun = report.noun; // images, texts or samples
-const one = noun.replace(/s$/, "");
-
-/** The class that the button "fix" selects: the refined, or the next most probable one, or null. */
-function proposed(sample) {
-  return sample.refined === sample.given ? (sample.others[0]?.[0] ?? null) : sample.refined;
-}
 
 class SuspectList {
   constructor(samples) {
     this.samples = samples;
     this.marks = new Marks(report.key);
     this.filters = { given: null, refined: null, mark: "" };
-    this.cards = element("ul", { class: "cards", "aria-labelledby": "suspects-title" });
+    this.cards = element("ul", { class: `cards ${noun}`, "aria-labelledby": "suspects-title" });
     this.nothing = element("p", { class: "box quiet", hidden: true }, `No ${one} matches.`);
     this.controls = Object.fromEntries(
       ["given", "refined", "mark"].map((name) => [name, document.getElementById(`filter-${name}`)]),
     );
-    const rank = (sample) => MARKS.length - (MARKS.indexOf(this.marks.of(sample)) + 1 || 4);
-    this.columns = [...COLUMNS, { title: "mark", data: rank, type: "num" }];
+    // Highest first: keep, fix, unsure, not marked.
+    const rank = (sample) => [...MARKS].reverse().indexOf(this.marks.of(sample));
+    // Without those that no sample has.
+    const known = ({ data }) => samples.some((sample) => ![null, ""].includes(sample[data]));
+    this.columns = [...COLUMNS.filter(known), { title: "mark", data: rank, type: "num" }];
     this.orderBy = document.getElementById("order-by");
     this.direction = document.getElementById("order-direction");
     this.table = this.makeTable();
@@ -53,11 +45,11 @@ class SuspectList {
     const names = (sample) => {
       return `${report.shownNames[sample.given]} → ${report.shownNames[sample.refined]}`;
     };
-    const content = ({ text, cells }) => [text ?? "", ...cells.flat()].join(" ");
+    const shown = ({ text, cells }) => [text ?? "", ...cells.flat()].join(" ");
     const columns = [
       ...this.columns.map((column) => ({ searchable: false, ...column })),
       { title: "names", data: names, type: "string", searchable: true },
-      { title: "content", data: content, type: "string", searchable: true },
+      { title: "content", data: shown, type: "string", searchable: true },
     ];
     const table = new DataTable("#suspect-table", {
       data: this.samples,
@@ -131,7 +123,8 @@ class SuspectList {
     }
     for (const select of [this.orderBy, this.direction]) {
       select.addEventListener("change", () => {
-        this.table.order([Number(this.orderBy.value), this.direction.value]).draw();
+        const first = [Number(this.orderBy.value), this.direction.value];
+        this.table.order([first, [0, "desc"]]).draw(); // ties by score
       });
     }
     document
@@ -238,7 +231,12 @@ class SuspectList {
     const before = this.position();
     const rows = this.table.rows({ page: "current", search: "applied", order: "applied" });
     this.shown = rows.data().toArray();
-    this.cards.replaceChildren(...this.shown.map((sample) => this.card(sample)));
+    const items = this.shown.map((sample) => {
+      const card = makeCard(sample);
+      this.showMark(card, sample);
+      return element("li", {}, card);
+    });
+    this.cards.replaceChildren(...items);
     this.nothing.hidden = this.shown.length > 0;
     this.showFilters();
     const cards = this.all();
@@ -259,181 +257,6 @@ class SuspectList {
     return this.all().findIndex((card) => card.tabIndex === 0);
   }
 
-  card(sample) {
-    const given = report.shownNames[sample.given];
-    const refined = report.shownNames[sample.refined];
-    const label = (kind, name, probability) =>
-      element(
-        "div",
-        { class: `label ${kind}` },
-        element("dt", {}, kind),
-        element("dd", { class: "name" }, element("bdi", {}, name)),
-        element("dd", { class: "probability" }, percent(probability)),
-      );
-    const fact = (name, value) =>
-      element("div", {}, element("dt", {}, name), element("dd", {}, value));
-    const target = proposed(sample);
-    const next = sample.refined === sample.given && target !== null;
-    const rows = [
-      label("given", given, sample.givenProbability),
-      next
-        ? label("next", report.shownNames[target], sample.others[0][1])
-        : label("refined", refined, sample.refinedProbability),
-    ];
-    // Where no other class was predicted, there is nothing to fix the label to.
-    const buttons = MARKS.filter((mark) => mark !== "fix" || target !== null).map((mark) => {
-      const text = mark === "fix" && next ? report.shownNames[target] : mark;
-      const key = MARKS.indexOf(mark) + 1;
-      const title = text === mark ? `${mark} (key ${key})` : `fix: ${text} (key ${key})`;
-      return element("button", { type: "button", tabindex: -1, "data-mark": mark, title }, text);
-    });
-    const card = element(
-      "article",
-      {
-        class: "card",
-        tabindex: -1,
-        "data-id": sample.id,
-        "aria-label": `Sample ${sample.id}: given ${given}, refined ${refined}`,
-        "aria-keyshortcuts": "1 2 3 4 0",
-      },
-      ...this.content(sample, given, refined),
-      element("dl", { class: "labels" }, ...rows),
-      element(
-        "dl",
-        { class: "details" },
-        fact("score", sample.score === null ? "–" : sample.score.toFixed(3)),
-        fact("changes", String(sample.changes)),
-        fact("id", String(sample.id)),
-      ),
-      ...(sample.path === ""
-        ? []
-        : [element("p", { class: "path", title: sample.path }, element("bdi", {}, sample.path))]),
-      element(
-        "div",
-        { class: "choice", role: "group", "aria-label": `Mark of sample ${sample.id}` },
-        ...buttons,
-        ...(report.names.length > 1 ? [this.otherClass(sample)] : []),
-      ),
-    );
-    this.showMark(card, sample);
-    return element("li", {}, card);
-  }
-
-  /** What is shown of a sample: its picture, its text, its row of a table. */
-  content(sample, given, refined) {
-    const parts = [];
-    if (sample.image !== null || sample.problem !== "") {
-      parts.push(this.picture(sample, given, refined));
-    }
-    if (sample.text !== null) {
-      const short = sample.text.slice(0, SHORT_TEXT);
-      const long = short.length < sample.text.length;
-      const text = element("p", { class: "text", dir: "auto" }, long ? `${short}…` : short);
-      parts.push(element("div", { class: "content" }, text));
-      if (long) {
-        parts.at(-1).append(this.more("text", (open) => {
-          text.textContent = open ? sample.text : `${short}…`;
-        }));
-      }
-    }
-    if (sample.cells.length > 0) {
-      const lines = sample.cells.map(([name, value], number) =>
-        element(
-          "tr",
-          { hidden: number >= SHORT_ROW },
-          element("th", { scope: "row" }, element("bdi", {}, name)),
-          element("td", {}, element("bdi", {}, value)),
-        ),
-      );
-      const caption = element("caption", { class: "unseen" }, `Features of sample ${sample.id}`);
-      const table = element("table", { class: "cells" }, caption, element("tbody", {}, ...lines));
-      parts.push(element("div", { class: "content" }, table));
-      if (lines.length > SHORT_ROW) {
-        parts.at(-1).append(this.more(`${lines.length} columns`, (open) => {
-          for (const line of lines.slice(SHORT_ROW)) line.hidden = !open;
-        }));
-      }
-    }
-    return parts;
-  }
-
-  /** A button that shows all of something, and less again. */
-  more(what, show) {
-    const button = element(
-      "button",
-      { type: "button", class: "more", tabindex: -1, "aria-expanded": "false" },
-      `Whole ${what}`.replace(/^Whole (?=\d)/, "All "),
-    );
-    const closed = button.textContent;
-    button.addEventListener("click", () => {
-      const open = button.getAttribute("aria-expanded") === "false";
-      button.setAttribute("aria-expanded", open);
-      button.textContent = open ? "Less" : closed;
-      show(open);
-    });
-    return button;
-  }
-
-  /** Names of all classes but the given one, the most probable ones first. */
-  candidates(sample) {
-    const first = new Map(sample.others);
-    const rest = report.shownNames.map((_, k) => k).filter((k) => !first.has(k));
-    return [...first.keys(), ...rest]
-      .filter((k) => k !== sample.given)
-      .map((k) => ({ k, name: report.shownNames[k], probability: first.get(k) }));
-  }
-
-  /** The choice of any class: a menu, or with many classes a field with suggestions. */
-  otherClass(sample) {
-    const attributes = {
-      class: "other",
-      tabindex: -1,
-      "aria-label": `Another class for sample ${sample.id}`,
-      title: `another class (key ${OTHER_KEY})`,
-    };
-    if (report.names.length > MENU_CLASSES) {
-      return element("input", {
-        ...attributes,
-        type: "text",
-        list: "class-list",
-        placeholder: "other class",
-        autocomplete: "off",
-      });
-    }
-    const options = this.candidates(sample).map(({ k, name, probability }) =>
-      element("option", { value: k }, probability ? `${name} (${percent(probability)})` : name),
-    );
-    return element(
-      "select",
-      attributes,
-      element("option", { value: "" }, "other class"),
-      ...options,
-    );
-  }
-
-  picture(sample, given, refined) {
-    const frame = element("div", { class: "picture" });
-    if (sample.image === null) {
-      frame.append(element("p", { class: "problem" }, sample.problem));
-      return frame;
-    }
-    const image = element("img", {
-      alt: `Sample ${sample.id}: given ${given}, refined ${refined}`,
-      decoding: "async",
-      loading: "lazy",
-    });
-    image.addEventListener("load", () => {
-      // Smooth scaling would blur a few pixels.
-      image.classList.toggle("tiny", image.naturalWidth < 48);
-    });
-    image.addEventListener("error", () => {
-      image.replaceWith(element("p", { class: "problem" }, "the thumbnail cannot be decoded"));
-    });
-    image.src = sample.image;
-    frame.append(image);
-    return frame;
-  }
-
   /** Makes a card with its buttons the target of the Tab key. */
   activate(card) {
     if (!card) return;
@@ -446,7 +269,7 @@ class SuspectList {
     }
     const list = document.getElementById("class-list");
     if (list && card.querySelector("input.other")) {
-      const names = this.candidates(this.sampleOf(card)).map(({ name }) => name);
+      const names = candidates(this.sampleOf(card)).map(({ name }) => name);
       list.replaceChildren(...names.map((name) => element("option", { value: name })));
     }
   }

@@ -1,0 +1,68 @@
+"""From a loop of one's own to the list of wrong labels."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from alr_fast import ALRLoss, LabelBank
+from alr_fast.labels import find_issues
+from alr_fast.losses import CrossEntropyLoss
+
+CLASSES, SAMPLES = 4, 240
+
+
+@pytest.fixture(scope="module")
+def data():
+    g = torch.Generator().manual_seed(0)
+    true = torch.arange(SAMPLES) % CLASSES
+    x = torch.randn(SAMPLES, 6, generator=g) + 4 * torch.eye(CLASSES, 6)[true]
+    wrong = torch.rand(SAMPLES, generator=g) < 0.2
+    given = torch.where(wrong, (true + torch.randint(1, CLASSES, (SAMPLES,), generator=g)), true)
+    return x, given % CLASSES, true
+
+
+def train(criterion, data, epochs=15):
+    torch.manual_seed(0)
+    x, given, _ = data
+    model = nn.Linear(6, CLASSES)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    for epoch in range(epochs):
+        criterion.set_epoch(epoch)
+        for rows in torch.arange(SAMPLES).split(40):
+            optimizer.zero_grad()
+            criterion(model(x[rows]), given[rows], rows).backward()
+            optimizer.step()
+
+
+@pytest.mark.parametrize("method", ["alr", "ce"])
+def test_the_wrong_labels_of_a_loop_are_listed(data, method, tmp_path):
+    _, given, true = data
+    bank = LabelBank.from_labels(given, CLASSES)
+    if method == "alr":
+        criterion = ALRLoss(bank, warmup_epochs=3, momentum=0.7, history=True)
+    else:
+        criterion = CrossEntropyLoss(bank=bank, momentum=0.7)
+    train(criterion, data)
+    names = ["ant", "bee", "cat", "dog"]
+    issues = bank.issues(class_names=names, paths=[f"{i}.png" for i in range(SAMPLES)])
+    wrong = (given != true).numpy()
+    assert abs(issues.noise_rate - wrong.mean()) < 0.03
+    assert wrong[np.argsort(-issues.scores)[: wrong.sum()]].mean() > 0.9
+    table = issues.to_pandas()
+    assert table.given_loss.notna().all()
+    assert table.changes.max() > 0
+    assert list(table.score) == sorted(table.score, reverse=True)
+    same = find_issues(given, bank.rows, bank.history.means(bank.refined_labels()))
+    assert np.array_equal(same.scores, issues.scores)
+    issues.to_csv(tmp_path / "issues.csv")
+    assert (tmp_path / "issues.csv").read_text().count("\n") == SAMPLES + 1
+
+
+def test_corrections_find_their_way_back(data):
+    _, given, true = data
+    bank = LabelBank.from_labels(given, CLASSES)
+    train(ALRLoss(bank, warmup_epochs=3, momentum=0.7), data)
+    found = np.flatnonzero(bank.issues().scores > 0.5)
+    bank.correct_labels(found, bank.refined_labels()[found])
+    assert (bank.given_labels == true).float().mean() > 0.97

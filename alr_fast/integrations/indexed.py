@@ -31,7 +31,7 @@ class IndexedDataset(Dataset[Any]):
 
     Items are tuples, lists or named tuples with the label at one position, or mappings with the
     label under one key. In a mapping the target is stored under ``labels``, whatever the key was,
-    since this is the name under which the collate functions of Transformers stack it.
+    and as an array, since this is what the collate functions of Transformers stack.
     """
 
     def __init__(self, dataset: Any, *, label: int | str | None = None) -> None:
@@ -107,10 +107,11 @@ class IndexedDataset(Dataset[Any]):
         key, label = self._split(item, index)
         count = len(self)
         pair = (self._integer(label, index), index + count if index < 0 else index)
-        target = torch.tensor(pair, dtype=torch.int64)
         if isinstance(item, Mapping):
             rest = {name: value for name, value in item.items() if name != key}
-            return {**rest, "labels": target}
+            # Collators that pad, and others that call torch.tensor on a list, do not take tensors.
+            return {**rest, "labels": np.array(pair, dtype=np.int64)}
+        target = torch.tensor(pair, dtype=torch.int64)
         values = [*item]
         values[key] = target
         if hasattr(item, "_fields"):  # a named tuple

@@ -29,7 +29,7 @@ def check_criterion(criterion: Any) -> Loss:
 def start_epoch(criterion: Loss, epoch: int) -> None:
     """Announces an epoch, counted from 0, also to a loss whose warm-up counts steps."""
     if _counts_steps(criterion):
-        Loss.set_epoch(criterion, epoch)
+        criterion.set_epoch(epoch)
     else:
         criterion.set_epoch(epoch)
 

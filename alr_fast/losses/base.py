@@ -370,20 +370,24 @@ class WarmUpLoss(Loss):
         self.warming_up = False if self._warmup == 0 else None
 
     def set_epoch(self, epoch: int) -> None:
-        """Announces the next epoch, counted from 0: the warm-up ends before `warmup_epochs`."""
-        self._set_progress("epoch", epoch)
+        """Announces the next epoch, counted from 0: the warm-up ends before `warmup_epochs`.
+
+        With a warm-up of steps it only ends an epoch of the bank's history.
+        """
+        if self._unit == "epoch":
+            self.warming_up = epoch < self._warmup
         super().set_epoch(epoch)
 
     def set_step(self, step: int) -> None:
-        """Announces the next step, counted from 0: the warm-up ends before `warmup_steps`."""
-        self._set_progress("step", step)
+        """Announces the next step, counted from 0: the warm-up ends before `warmup_steps`.
 
-    def _set_progress(self, unit: str, done: int) -> None:
-        if self._warmup == 0:
-            return
-        if unit != self._unit:
-            raise RuntimeError(f"the warm-up of this loss is set by set_{self._unit}")
-        self.warming_up = done < self._warmup
+        Raises:
+            RuntimeError: The warm-up is counted in epochs.
+        """
+        if self._unit == "step":
+            self.warming_up = step < self._warmup
+        elif self._warmup > 0:
+            raise RuntimeError("the warm-up of this loss is set by set_epoch")
 
     def _compute(
         self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions

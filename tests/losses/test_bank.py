@@ -116,9 +116,11 @@ def test_the_phase_must_be_known(device, batch):
         before = criterion.bank.rows.clone()
         with pytest.raises(RuntimeError, match=rf"call criterion.set_{unit}\({unit}\) first"):
             criterion(*batch)
-        other = "step" if unit == "epoch" else "epoch"
-        with pytest.raises(RuntimeError, match=f"warm-up of this loss is set by set_{unit}"):
-            getattr(criterion, f"set_{other}")(1)
+        if unit == "epoch":
+            with pytest.raises(RuntimeError, match="warm-up of this loss is set by set_epoch"):
+                criterion.set_step(1)
+        else:
+            criterion.set_epoch(1)  # for the history
         assert criterion.refining is None
         assert torch.equal(criterion.bank.rows, before)
     assert criterion_on(device, warmup_steps=0).refining  # no warm-up to wait for

@@ -99,7 +99,7 @@ class ALRCallback(Callback):
         shard_bank(self.criterion, sampler)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        start_epoch(self.criterion, trainer.current_epoch)
+        self.criterion.set_epoch(trainer.current_epoch)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

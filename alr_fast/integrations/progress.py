@@ -26,14 +26,6 @@ def check_criterion(criterion: Any) -> Loss:
     return criterion
 
 
-def start_epoch(criterion: Loss, epoch: int) -> None:
-    """Announces an epoch, counted from 0, also to a loss whose warm-up counts steps."""
-    if _counts_steps(criterion):
-        criterion.set_epoch(epoch)
-    else:
-        criterion.set_epoch(epoch)
-
-
 def start_step(criterion: Loss, step: int) -> None:
     """Announces an optimizer step, counted from 0, to a loss whose warm-up counts steps."""
     if _counts_steps(criterion):

@@ -183,7 +183,7 @@ class _Progress(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         epoch = int((state.epoch or 0) + 1e-6)  # a sum of fractions at the end of an epoch
-        start_epoch(self._trainer.criterion, epoch)
+        self._trainer.criterion.set_epoch(epoch)
         if self._trainer._sampler is not None:
             self._trainer._sampler.set_epoch(epoch)
 

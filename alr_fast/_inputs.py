@@ -47,7 +47,7 @@ def as_integers(value: Any, name: str, *, device: torch.device | str | None = No
     """Integers of any shape as a tensor of int64 or int32; arguments and errors of `as_labels`."""
     if value is None:
         raise UserError("missing; pass one integer for each sample", argument=name)
-    tensor = value if isinstance(value, Tensor) else _as_tensor(value, name, device)
+    tensor = as_tensor(value, name, device=device)
     if tensor.dtype in _INDEX_DTYPES:
         return tensor
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
@@ -71,9 +71,10 @@ def as_weights(value: Any, name: str, length: int, *, like: Tensor) -> Tensor:
         like: The logits; float64 for float64 logits, else float32.
 
     Raises:
-        UserError: The value has another shape, is not real, or requires a gradient.
+        UserError: The value has another shape, is not real, requires a gradient, or is on another
+            device.
     """
-    tensor = value if isinstance(value, Tensor) else _as_tensor(value, name, like.device)
+    tensor = as_tensor(value, name, device=like.device)
     if tensor.ndim == 2 and tensor.shape[1] == 1:
         tensor = tensor[:, 0]
     if tensor.shape != (length,):
@@ -84,6 +85,7 @@ def as_weights(value: Any, name: str, length: int, *, like: Tensor) -> Tensor:
         raise UserError("must be real numbers", argument=name, value=f"of type {tensor.dtype}")
     if tensor.requires_grad:
         raise UserError(f"is a constant: pass {name}.detach()", argument=name)
+    check_device(tensor, name, like)
     return tensor.to(torch.float64 if like.dtype == torch.float64 else torch.float32)
 
 
@@ -100,6 +102,13 @@ def check_logits(logits: Any) -> None:
             value=f"of type {type(logits).__name__}",
         )
     check_local(logits)
+    if not logits.is_floating_point():
+        raise UserError(
+            "must be float32, float16 or bfloat16 (float64 too on the CPU): pass the output of the "
+            "model, before any argmax",
+            argument="logits",
+            value=f"of type {logits.dtype}",
+        )
     if logits.ndim != 2:
         raise UserError(
             "must have shape [B, K], one row for each sample",
@@ -118,7 +127,26 @@ def check_local(logits: Tensor) -> None:
         )
 
 
-def _as_tensor(value: Any, name: str, device: torch.device | str | None) -> Tensor:
+def check_device(value: Tensor, name: str, logits: Tensor) -> None:
+    """Refuses a tensor on another device than the logits with a `UserError`."""
+    if value.device != logits.device:
+        raise UserError(
+            f"must be on {logits.device}, where the logits are: pass {name}.to(logits.device)",
+            argument=name,
+            value=f"on {value.device}",
+        )
+
+
+def as_tensor(value: Any, name: str, *, device: torch.device | str | None = None) -> Tensor:
+    """Numbers of any shape and type as a tensor; arguments as in `as_labels`.
+
+    Raises:
+        UserError: The value is not made of numbers.
+    """
+    if isinstance(value, Tensor):
+        return value
+    if torch.compiler.is_compiling():  # which follows torch, but not the array type below
+        return torch.as_tensor(value, device=device)
     try:
         array = np.asarray(value)
         if array.dtype.kind == "u":

@@ -36,18 +36,29 @@ class SampleHistory:
         self.changes = torch.zeros(n, dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def add(self, logits: Tensor, labels: Tensor, index: Tensor) -> None:
+    def add(
+        self, logits: Tensor, labels: Tensor, index: Tensor, given_labels: Tensor | None = None
+    ) -> None:
         """Adds a batch; does not synchronise with the device.
+
+        A row without effect on a loss has none here: a label or an index below 0 or out of range,
+        another label than the given one, or a loss that is not finite.
 
         Args:
             logits: [B, K], floating point.
-            labels: int64 [B], given labels.
-            index: int64 [B], index of each sample; below 0 to ignore it.
+            labels: [B] int64 or int32, given labels.
+            index: [B] int64 or int32, index of each sample.
+            given_labels: [n] label of each sample, which those of the batch must equal; None not to
+                compare.
         """
-        kept = index.clamp(min=0)
+        # An index out of range would end the process on a GPU.
+        kept = index.long().clamp(0, len(self.loss) - 1)
+        known = labels.long().clamp(0, logits.shape[1] - 1)
         log_p = logits.float().log_softmax(-1)
-        loss = -log_p.gather(1, labels.clamp(min=0)[:, None]).squeeze(1)
-        counted = (index >= 0) & loss.isfinite()
+        loss = -log_p.gather(1, known[:, None]).squeeze(1)
+        counted = (index == kept) & (labels == known) & loss.isfinite()
+        if given_labels is not None:
+            counted = counted & (given_labels[kept] == labels)
         self.loss.index_add_(0, kept, torch.where(counted, loss, 0))
         self.passes.index_add_(0, kept, counted.int())
 
@@ -115,3 +126,15 @@ class SampleHistory:
         changed = changed.to(self.loss.device)
         self.loss.masked_fill_(changed, 0)
         self.passes.masked_fill_(changed, 0)
+
+    def restart(self, index: Tensor, labels: Tensor) -> None:
+        """Starts some samples again, as before the first epoch.
+
+        Args:
+            index: int64 [M], the samples.
+            labels: [M], their labels from now on.
+        """
+        index = index.to(self.loss.device)
+        for sums in (self.loss, self.passes, self.changes):
+            sums[index] = 0
+        self.refined[index] = labels.to(self.refined)

@@ -68,9 +68,11 @@ class LabelBank:
             None.
         owned: Whether no other process is meant to know the rows of this bank: those of a shard, or
             of a bank of its own. Otherwise `check` raises if two processes update the same row.
+        one_hot: Whether rows start at the one-hot given labels, False at zero.
     """
 
     owned: bool = False
+    one_hot: bool = True
 
     def __init__(
         self,
@@ -189,7 +191,7 @@ class LabelBank:
         size = _chunk_rows(num_classes)
         for chunk, given in zip(torch.split(rows, size), torch.split(labels, size), strict=True):
             chunk.scatter_(1, given.to(rows.device)[:, None], int(one_hot))
-        return cls(
+        bank = cls(
             rows,
             labels,
             sample_fingerprint=sample_fingerprint,
@@ -198,6 +200,8 @@ class LabelBank:
             placement=placement,
             folder=folder,
         )
+        bank.one_hot = one_hot
+        return bank
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -305,8 +309,8 @@ class LabelBank:
             index: [M] integers, index of each corrected sample, each at most once; of a shard, only
                 its own.
             labels: [M] integers in [0, K), the corrected labels.
-            reset: Whether the rows start again from the one-hot corrected labels, and their
-                history from zero; False keeps both.
+            reset: Whether the rows start again, from the one-hot corrected labels (from zero in a
+                bank that did), and their history, too; False keeps both.
 
         Raises:
             ValueError: An index or a label is out of range, or an index occurs twice; nothing has
@@ -337,11 +341,10 @@ class LabelBank:
             return
         with self.host_access():
             places = index.to(self.rows.device)
-            self.rows[places] = torch.nn.functional.one_hot(labels, self.num_classes).to(self.rows)
+            start = torch.nn.functional.one_hot(labels, self.num_classes) * int(self.one_hot)
+            self.rows[places] = start.to(self.rows)
         if self.history is not None:
-            changed = torch.zeros(len(self), dtype=torch.bool)
-            changed[index] = True
-            self.history.forget(changed)
+            self.history.restart(index, labels)
 
     def issues(
         self,
@@ -359,7 +362,8 @@ class LabelBank:
         Args:
             class_names: Name of each class, K texts.
             paths: Path or another text that identifies each sample, N texts.
-            sample_ids: [N] integers that identify the samples, by default their index.
+            sample_ids: [N] integers that identify the samples, by default their index (in the
+                whole bank).
             clean_labels: [N] true labels, if known, to compare with.
 
         Returns:
@@ -368,6 +372,8 @@ class LabelBank:
         from alr_fast.labels import find_issues  # so that the bank alone is quick to import
 
         history = None if self.history is None else self.history.means(self.refined_labels())
+        if sample_ids is None and self._shard is not None:
+            sample_ids = self._shard.rows
         with self.host_access():
             # A copy, unless the rows are where they are because they may not fit twice: training
             # may continue while the result is in use.
@@ -483,6 +489,7 @@ class LabelBank:
         )
         if self.rounding_state is not None:
             bank.rounding_state = self.rounding_state.clone()
+        bank.one_hot = self.one_hot
         return bank
 
     @contextmanager
@@ -591,13 +598,15 @@ class LabelBank:
 
     @contextmanager
     def preserved(self) -> Iterator[None]:
-        """Restores rows and counters at the end of the block.
+        """Restores rows, counters and history at the end of the block.
 
         For the warm-up calls before a CUDA graph is captured, which must not count as training.
         """
         live = [self.status[:_COUNTERS]]
         if self.rounding_state is not None:
             live.append(self.rounding_state)
+        if self.history is not None:
+            live += self.history.tensors().values()
         saved = [t.clone() for t in live]
         saved_rows = self._copied_rows()
         try:

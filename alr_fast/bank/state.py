@@ -30,8 +30,14 @@ def check_state(
 
     Raises:
         KeyError: An entry is missing.
+        TypeError: An entry is not a tensor.
         ValueError: The state is of other samples, of another shape or dtype, or of other labels.
     """
+    for name, entry in state.items():
+        if not isinstance(entry, Tensor):
+            raise TypeError(
+                f"bank state has {name} of type {type(entry).__name__}, not a tensor: it is damaged"
+            )
     missing = ({"rows", "given_labels"} | own.keys() & {"sample_fingerprint"}) - state.keys()
     if missing:
         raise KeyError(
@@ -70,8 +76,9 @@ def check_state(
         state["given_labels"].cpu(), own["given_labels"].cpu()
     ):
         raise ValueError(
-            "bank state started from other given labels: pass allow_other_labels=True if that is "
-            "intended"
+            "bank state started from other given labels: if some were corrected before it was "
+            "saved, call LabelBank.correct_labels first; else pass allow_other_labels=True to "
+            "LabelBank.load_state_dict if that is intended"
         )
 
 

@@ -23,7 +23,6 @@ from alr_fast.integrations.progress import (
     check_criterion,
     end_epoch,
     shard_bank,
-    start_epoch,
     start_step,
     whole_state,
 )

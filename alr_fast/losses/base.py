@@ -6,13 +6,22 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from alr_fast._inputs import as_integers, as_labels, as_weights, check_logits
-from alr_fast._operators import REDUCTIONS, LossOptions, LossResult, label_loss, table_loss
+from alr_fast._inputs import as_integers, as_labels, as_weights, check_device, check_logits
+from alr_fast._operators import (
+    REDUCTIONS,
+    LossOptions,
+    LossResult,
+    _check_not_in_backward,
+    label_loss,
+    table_loss,
+)
 from alr_fast.bank import LabelBank
 from alr_fast.bank.history import SampleHistory
+from alr_fast.bank.state import HISTORY
 from alr_fast.errors import UserError
 
 _BANK = "bank."  # begin of the names of a bank's tensors in the state of a loss
+_EPOCH = "epoch"  # name of the announced epoch in the state of a loss that keeps a history
 
 
 class Loss(nn.Module):
@@ -80,7 +89,7 @@ class Loss(nn.Module):
     ) -> Tensor:
         """Loss of a batch, for `loss.backward()`; a loss with a bank updates its rows.
 
-        A row is ignored if its label is below 0 or, for a loss that looks up samples, its index.
+        A row is ignored if its label is below 0 or, in training mode, its index.
 
         Args:
             logits: [B, K] float32, float16 or bfloat16 (float64 too on the CPU).
@@ -160,6 +169,8 @@ class Loss(nn.Module):
         row_weight, class_weight, class_prior, update = given
         check_logits(logits)
         labels, index = _targets(logits, labels, index)
+        if update is not None and not isinstance(update, bool):
+            raise UserError("must be True, False or None", argument="update", value=f"{update!r}")
         if update and not self.training:
             raise UserError(
                 "the bank is not written in eval mode; call train() first, or leave it out",
@@ -168,15 +179,16 @@ class Loss(nn.Module):
             )
         bank = self.bank if self.training else None
         if bank is not None:
+            check_classes(logits, bank.num_classes)
             index = bank.to_local(self._required(index))
             if not self.check_labels:
-                _check_range(labels, logits.shape[1])
+                check_range(labels, logits.shape[1])
             if update is None:
                 update = with_grad or torch.is_grad_enabled()
         if row_weight is not None:
             row_weight = as_weights(row_weight, "row_weight", len(logits), like=logits)
         if class_weight is not None:
-            places = None if bank is None else index
+            places = index if self.training else None
             row_weight = self._weighted(logits, labels, places, row_weight, class_weight)
         options = LossOptions(
             reduction=self.reduction,
@@ -189,11 +201,13 @@ class Loss(nn.Module):
         )
         if not self.training:
             return self._cross_entropy(logits, labels, options)
+        if bank is not None and update and not torch.compiler.is_compiling():
+            _check_not_in_backward()
+        result = self._compute(logits, labels, index, options)
         if bank is not None and update:
             bank.note_use(index)
-        result = self._compute(logits, labels, index, options)
-        if bank is not None and bank.history is not None and update:
-            bank.history.add(logits.detach(), labels, index)
+            if bank.history is not None:
+                bank.history.add(logits.detach(), labels, index, options.given_labels)
         return result
 
     def _compute(
@@ -211,7 +225,8 @@ class Loss(nn.Module):
     ) -> LossResult:
         """Cross entropy on the given labels, smoothed by `options.smoothing`.
 
-        With the index of a loss that has a bank, the labels are compared with the given ones.
+        Rows whose index is below 0 are ignored. With the index of a loss that has a bank, the
+        labels are compared with the given ones.
         """
         return label_loss(_adjusted(logits, options), labels, options._replace(index=index))
 
@@ -261,6 +276,11 @@ class Loss(nn.Module):
         if self.bank is not None:
             for name, tensor in self.bank.state_dict().items():
                 destination[f"{prefix}{_BANK}{name}"] = tensor
+            if self.bank.history is not None:
+                # So that a run that is resumed records the end of that epoch once.
+                destination[prefix + _EPOCH] = torch.tensor(
+                    -1 if self._epoch is None else self._epoch
+                )
 
     def _load_from_state_dict(
         self,
@@ -276,12 +296,20 @@ class Loss(nn.Module):
         if self.bank is not None:
             state = {k.removeprefix(start): v for k, v in state_dict.items() if k.startswith(start)}
             rest = {key: v for key, v in state_dict.items() if not key.startswith(start)}
+            epoch = rest.pop(prefix + _EPOCH, None)
             absent = self.bank.state_dict().keys() - state.keys()
             if not state:
                 missing_keys += [start + name for name in sorted(absent)]
             else:
                 try:
                     self.bank.load_state_dict(state)
+                    # Without them the bank is whole; all else has to be there.
+                    missing_keys += [start + k for k in sorted(absent) if k.startswith(HISTORY)]
+                    unknown = state.keys() - self.bank.state_dict().keys()
+                    if strict:
+                        unexpected_keys += [start + name for name in sorted(unknown)]
+                    if epoch is not None:
+                        self._epoch = int(epoch) if epoch >= 0 else None
                 except (KeyError, TypeError, ValueError) as error:
                     problem = error.args[0] if isinstance(error, KeyError) else error
                     error_msgs.append(
@@ -398,8 +426,7 @@ class WarmUpLoss(Loss):
                 "phases"
             )
         if self.warming_up:
-            places = None if self.bank is None else index
-            return self._cross_entropy(logits, labels, options, places)
+            return self._cross_entropy(logits, labels, options, index)
         return self._after_warmup(logits, labels, index, options)
 
     def _after_warmup(
@@ -465,7 +492,7 @@ class PlainLoss(Loss):
         beyond = valid & (labels >= classes)
         # On other devices raising would mean waiting, and compiled code cannot: the row is NaN
         # instead and stores nothing.
-        _check_range(torch.where(valid, labels, -1), classes)
+        check_range(torch.where(valid, labels, -1), classes)
         z = logits if logits.dtype == torch.float64 else logits.float()
         # NaN is added instead of filled in, so that the gradient is NaN, too.
         z = z.masked_fill(~valid[:, None], 0) + torch.where(beyond, torch.nan, 0.0)[:, None]
@@ -486,11 +513,28 @@ def check_momentum(momentum: float) -> None:
 
 
 def can_raise(values: Tensor) -> bool:
-    """Whether looking at values costs nothing: on the CPU, and not while code is traced."""
-    return values.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether values can be looked at for nothing: on the CPU, and not while code is traced."""
+    return (
+        values.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and type(values) is Tensor  # a fake tensor has no values
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
 
 
-def _check_range(labels: Tensor, classes: int) -> None:
+def check_classes(logits: Tensor, classes: int) -> None:
+    """Refuses logits of another number of classes with a `UserError`."""
+    if logits.shape[1] != classes:
+        raise UserError(
+            f"must have {classes} columns, one for each class of the loss",
+            argument="logits",
+            value=f"of shape {tuple(logits.shape)}",
+        )
+
+
+def check_range(labels: Tensor, classes: int) -> None:
+    """Refuses labels beyond the classes with an `IndexError`, where that costs nothing."""
     if not can_raise(labels) or labels.numel() == 0:
         return
     highest = int(labels.max())
@@ -518,20 +562,16 @@ def _targets(logits: Tensor, labels: Any, index: Any) -> tuple[Tensor, Tensor | 
                 argument=name,
                 value=f"with {len(found)} entries",
             )
-        if found is not None and found.device != device:
-            raise UserError(
-                f"must be on {device}, where the logits are: pass {name}.to(logits.device)",
-                argument=name,
-                value=f"on {found.device}",
-            )
+        if found is not None:
+            check_device(found, name, logits)
     return labels, index
 
 
 def _adjustment(class_prior: Any, logits: Tensor) -> Tensor:
     prior = as_weights(class_prior, "class_prior", logits.shape[1], like=logits)
-    if can_raise(prior) and not (prior > 0).all():
+    if can_raise(prior) and not ((prior > 0) & (prior < torch.inf)).all():
         raise UserError(
-            "every class needs a frequency above 0; add 1 to counts",
+            "every class needs a frequency above 0, and a finite one; add 1 to counts",
             argument="class_prior",
             value=prior.tolist(),
         )

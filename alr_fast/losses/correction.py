@@ -5,7 +5,7 @@ from torch import Tensor
 
 from alr_fast._operators import LossOptions, LossResult
 from alr_fast.errors import UserError
-from alr_fast.losses.base import Loss, PlainLoss
+from alr_fast.losses.base import Loss, PlainLoss, check_classes, check_range
 
 ROW_SUM_TOLERANCE = 1e-4  # of probabilities that were stored in 16 bits or as decimals
 _MAX_CONDITION = 1e6  # the relative error of an inverse grows with the condition number
@@ -38,6 +38,10 @@ class SmearingLoss(Loss):
     def _compute(
         self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
     ) -> LossResult:
+        check_classes(logits, len(self.matrix))
+        check_range(labels, logits.shape[1])  # the operation would speak of an index
+        # A row with a negative index is ignored, as one with a negative label.
+        options = options._replace(labels=index)
         return self._soft_cross_entropy(logits, self.matrix, labels, options)
 
     def extra_repr(self) -> str:
@@ -102,6 +106,7 @@ class ForwardCorrectionLoss(PlainLoss):
         self._keep_table("log_transition", check_transition(transition).T.log())
 
     def rows(self, logits: Tensor, labels: Tensor, index: Tensor | None) -> Tensor:
+        check_classes(logits, len(self.log_transition))
         # -inf for a class that never gets this label; clamped so that no gradient is NaN.
         log_noise = self.log_transition.to(logits.dtype)[labels]
         log_noise = log_noise.clamp(min=torch.finfo(logits.dtype).min / 4)

@@ -53,10 +53,8 @@ class CrossEntropyLoss(Loss):
     def _compute(
         self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
     ) -> LossResult:
-        if self.bank is None:
-            return self._cross_entropy(logits, labels, options)
         result = self._cross_entropy(logits, labels, options, index)
-        if options.update:
+        if self.bank is not None and options.update:
             # The first pass has checked and counted the rows.
             follow = LossOptions(
                 reduction="none",
@@ -105,7 +103,8 @@ class LabelSmoothingLoss(WarmUpLoss):
     def _after_warmup(
         self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
     ) -> LossResult:
-        return self._cross_entropy(logits, labels, options._replace(smoothing=self.smoothing))
+        options = options._replace(smoothing=self.smoothing)
+        return self._cross_entropy(logits, labels, options, index)
 
     def extra_repr(self) -> str:
         return f"smoothing={self.smoothing}, {self._warmup_text}, reduction={self.reduction!r}"

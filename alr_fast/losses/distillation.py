@@ -5,7 +5,7 @@ from torch import Tensor
 
 from alr_fast._operators import LossOptions, LossResult
 from alr_fast.errors import UserError
-from alr_fast.losses.base import Loss
+from alr_fast.losses.base import Loss, check_classes, check_range
 from alr_fast.losses.correction import ROW_SUM_TOLERANCE
 
 
@@ -49,18 +49,18 @@ class DistillationLoss(Loss):
         self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
     ) -> LossResult:
         index, c = self._required(index), self.temperature
+        check_classes(logits, self.teacher.shape[1])
+        check_range(labels, logits.shape[1])
         options = options._replace(labels=labels)  # a row with a negative one is ignored
         if c == 1:
             return self._soft_cross_entropy(logits, self.teacher, index, options)
-        logits, adjustment = (
-            logits / c,
-            options.adjustment,
-        )  # so that `grad` below is the gradient with respect to z / c
-        weight = logits.new_full((len(logits),), c * c, dtype=torch.float32)
+        logits = logits / c  # so that `grad` below is the gradient with respect to z / c
+        dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        weight = logits.new_full((len(logits),), c * c, dtype=dtype)
         if options.row_weight is not None:
             weight = options.row_weight * weight
-        if adjustment is not None:
-            options = options._replace(adjustment=adjustment / c)
+        if options.adjustment is not None:
+            options = options._replace(adjustment=options.adjustment / c)
         options = options._replace(row_weight=weight)
         loss, grad, _ = self._soft_cross_entropy(logits, self.teacher, index, options)
         return LossResult(loss, None if grad is None else grad / c)

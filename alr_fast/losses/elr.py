@@ -73,6 +73,11 @@ class ELRLoss(PlainLoss):
         self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
     ) -> Tensor:
         index, bank = self._required(index), self.bank.rows
+        if any(_is_batched(t) for t in (logits, labels, index)):
+            raise RuntimeError(
+                "ELRLoss stores one row for each sample, which torch.func.vmap cannot do: pass the "
+                "batches one by one, or as one batch [B, K]"
+            )
         beyond = index >= len(bank)
         if can_raise(index) and beyond.any():
             raise IndexError(
@@ -85,7 +90,8 @@ class ELRLoss(PlainLoss):
         logits = logits + torch.where(beyond | wrong, torch.nan, 0.0)[:, None]
         q = logits.softmax(-1).clamp(1e-4, 1 - 1e-4)
         with torch.no_grad():
-            target = q / q.sum(-1, keepdim=True)
+            # Detached, too, because forward-mode differentiation ignores no_grad.
+            target = q.detach() / q.detach().sum(-1, keepdim=True)
             target = self.momentum * bank[index].to(q.dtype) + (1 - self.momentum) * target
             finite = target.isfinite().all(-1)
             counts = (in_range & ~finite & ~wrong).sum(), beyond.sum(), wrong.sum()
@@ -132,3 +138,15 @@ class ELRLoss(PlainLoss):
             f"{self.bank}, momentum={self.momentum}, weight={self.weight}, "
             f"reduction={self.reduction!r}"
         )
+
+
+def _is_batched(tensor: Tensor) -> bool:
+    """Whether `torch.func.vmap` is applied to the tensor, below other transforms or not."""
+    functorch = torch._C._functorch
+    if torch.compiler.is_compiling():
+        return False
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        if functorch.is_batchedtensor(tensor):
+            return True
+        tensor = functorch.get_unwrapped(tensor)
+    return False

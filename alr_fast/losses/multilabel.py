@@ -5,21 +5,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alr_fast._inputs import as_integers, as_labels
+from alr_fast._inputs import as_labels, as_tensor, check_logits
 from alr_fast.bank import LabelBank
 from alr_fast.errors import UserError
+from alr_fast.losses.base import can_raise, check_logits
 
 
 def multilabel_bank(targets: Any, **options: Any) -> LabelBank:
     """A bank for multi-label targets: row `i * L + l` for label l of sample i, of two classes.
 
     Args:
-        targets: [N, L] integers, 1 where sample i has label l, else 0. Entries that are unknown
-            have to be 0 here; pass -1 for them in the batches.
+        targets: [N, L], 1 where sample i has label l, else 0; integers, bools or whole floats.
+            Entries that are unknown have to be 0 here; pass -1 for them in the batches.
         options: Keyword arguments of `LabelBank.from_labels`.
 
     Raises:
-        UserError: The targets are not integers [N, L].
+        UserError: The targets are not 0 or 1 [N, L].
     """
     targets = _as_targets(targets, "targets")
     return LabelBank.from_labels(targets.reshape(-1), 2, **options)
@@ -38,7 +39,8 @@ def two_class_view(
 
     Args:
         logits: [B, L], one for each label.
-        targets: [B, L] integers, 1 for present, 0 for absent, below 0 to ignore the entry.
+        targets: [B, L], 1 for present, 0 for absent, below 0 to ignore the entry; integers, bools
+            or whole floats. A row whose target is soft is NaN where raising would mean waiting.
         index: [B] index of each sample; below 0 to ignore all its entries.
 
     Returns:
@@ -47,6 +49,7 @@ def two_class_view(
     Raises:
         UserError: A shape or type is wrong.
     """
+    check_logits(logits)
     targets = _as_targets(targets, "targets", device=logits.device)
     if targets.shape != logits.shape:
         raise UserError(
@@ -65,16 +68,21 @@ def two_class_view(
 
 
 def _as_targets(targets: Any, name: str, device: torch.device | None = None) -> Tensor:
-    if isinstance(targets, Tensor) and targets.is_floating_point():
-        whole = bool((targets == targets.round()).all())
-        if not whole:
+    """Targets as int64 [samples, labels]."""
+    if targets is None:
+        raise UserError("missing; pass 0 or 1 for each sample and label", argument=name)
+    found = as_tensor(targets, name, device=device)
+    if found.is_complex():
+        raise UserError("must be 0 or 1", argument=name, value=f"of type {found.dtype}")
+    if found.is_floating_point():  # as binary cross entropy takes them
+        whole = found == found.round()
+        if can_raise(whole) and not whole.all():
             raise UserError("must be 0 or 1, not soft; round them first", argument=name)
-        targets = targets.long()  # binary cross entropy takes floating-point targets
-    found: Tensor = as_integers(targets, name, device=device).long()
+        found = torch.where(whole, found, 2)  # no class of the view
     if found.ndim != 2:
         raise UserError(
             "must have shape [samples, labels]",
             argument=name,
             value=f"of shape {tuple(found.shape)}",
         )
-    return found
+    return found.long()

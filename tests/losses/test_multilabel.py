@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from alr_fast import ALRLoss
 from alr_fast.losses import CrossEntropyLoss
@@ -63,3 +64,34 @@ def test_wrong_labels_of_a_multilabel_set_are_found():
 def test_wrong_targets_are_refused(targets, message):
     with pytest.raises(ValueError, match=message):
         two_class_view(torch.zeros(4, 3), targets)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        Tensor.bool,
+        Tensor.float,
+        Tensor.numpy,
+        lambda t: t.bool().numpy(),
+        lambda t: t.float().numpy(),
+        Tensor.tolist,
+    ],
+)
+def test_targets_of_any_form(form):
+    targets = torch.tensor([[0, 1], [1, 1], [0, 0]])
+    logits = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+    expected = F.binary_cross_entropy_with_logits(logits, targets.float())
+    view = two_class_view(logits, form(targets))
+    torch.testing.assert_close(CrossEntropyLoss()(*view), expected)
+    assert torch.equal(multilabel_bank(form(targets)).given_labels, targets.flatten())
+
+
+def test_floating_point_targets_compile_and_soft_ones_are_refused():
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def loss(logits, targets):
+        return CrossEntropyLoss()(*two_class_view(logits, targets))
+
+    logits, targets = torch.zeros(3, 2), torch.tensor([[0.0, 1], [1, 1], [0, 0]])
+    torch.testing.assert_close(loss(logits, targets), torch.tensor(2.0).log())
+    with pytest.raises(IndexError, match=r"labels\[0\] is 2"):
+        loss(logits, targets * 0.5 + 0.1)

@@ -27,7 +27,7 @@ def test_from_labels_is_one_hot(device, dtype, labels):
     assert torch.equal(bank.given_labels, LABELS)
     assert (len(bank), bank.num_classes, bank.sample_fingerprint) == (5, 4, "abc")
     assert bank.rounding_state is None
-    assert bank.status.tolist() == [0, 0, 0, 0]
+    assert bank.status.tolist() == [0, 0, 0, 0, 0]
     assert repr(bank) == f"LabelBank(5 samples, 4 classes, {dtype}, {device})"
     given.zero_()
     assert torch.equal(bank.given_labels, LABELS)  # a copy
@@ -110,12 +110,12 @@ def test_check_reads_and_resets_the_counters(device):
 
 def test_scratch_of_the_kernels_is_left_to_them(device):
     bank = bank_of(device=device)
-    bank.status.copy_(torch.tensor([1, 0, 5, 6]))
+    bank.status.copy_(torch.tensor([1, 0, 0, 5, 6]))
     with bank.preserved():
         bank.status.add_(1)
-    assert bank.status.tolist() == [1, 0, 6, 7]
+    assert bank.status.tolist() == [1, 0, 0, 6, 7]
     bank.check()
-    assert bank.status.tolist() == [0, 0, 6, 7]
+    assert bank.status.tolist() == [0, 0, 0, 6, 7]
 
 
 def test_label_fingerprint_depends_on_values_and_order():

@@ -30,9 +30,13 @@ struct RowTraits {
   // Threads that hold more elements need more registers, so fewer blocks fit.
   static constexpr int kLanes = kIsBlock ? 32 : Shape::kLanes * Shape::kElements / kElements;
   static constexpr bool kIsShared = kRegime == Regime::kShared;
-  // Label rows are generated in registers and need a few more of them.
+  // Label rows are generated in registers and need a few more of them; so do single accesses to
+  // two rows of 16-bit numbers, of which a thread of a block holds many.
+  static constexpr bool kNeedsRegisters =
+      !Target::kIsTable || (kRegime == Regime::kBlock && kVector == 1 && sizeof(Logits) == 2 &&
+                            sizeof(typename Target::Element) == 2);
   static constexpr int kMinBlocks =
-      Target::kIsTable || Shape::kMinBlocks == 1 ? Shape::kMinBlocks : Shape::kMinBlocks - 1;
+      kNeedsRegisters && Shape::kMinBlocks > 1 ? Shape::kMinBlocks - 1 : Shape::kMinBlocks;
   using Group = std::conditional_t<kIsShared, ClusterGroup,
                                    std::conditional_t<kIsBlock, BlockGroup, LaneGroup<kLanes>>>;
 };

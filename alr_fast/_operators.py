@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.autograd.graph import increment_version
 
 from alr_fast._inputs import check_local
 from alr_fast.reference import RowStats
@@ -22,6 +21,7 @@ _HERE = Path(__file__).parent
 _OPS: Any = torch.ops
 _LIBRARY: Any = torch.library
 # Members that are called in every step, so that they are not looked up each time.
+_increment_version: Callable[[list[Tensor]], None] = torch._C._increment_version
 _functorch_transform: Callable[[], object] = torch._C._functorch.peek_interpreter_stack
 _is_wrapped: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor
 _is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
@@ -138,7 +138,8 @@ def table_loss(
 ) -> LossResult:
     """Loss against rows of a table."""
     compiling = torch.compiler.is_compiling()
-    _check_call(logits, (table, options.row_weight), options, compiling)
+    if compiling or _is_special(logits):
+        _check_call(logits, (table, options.row_weight), options, compiling)
     if options.update and not compiling:
         _check_not_in_backward()
     if table.requires_grad:
@@ -160,7 +161,7 @@ def table_loss(
     targets = (table, index, options.labels, options.given_labels)
     loss, grad = _call(operator, logits, targets, others, options)
     if options.update and not compiling:  # compiled code does it by itself
-        increment_version((table,))
+        _increment_version([table])
     return LossResult(loss, grad, stats)
 
 
@@ -170,7 +171,9 @@ def label_loss(
     options: LossOptions,
 ) -> LossResult:
     """Loss against smoothed one-hot rows of labels."""
-    _check_call(logits, (options.row_weight,), options, torch.compiler.is_compiling())
+    compiling = torch.compiler.is_compiling()
+    if compiling or _is_special(logits):
+        _check_call(logits, (options.row_weight,), options, compiling)
     reduction = _reduction(options.reduction)
     others = (options.status, options.smoothing, options.entropy_weight, reduction)
     targets = (labels, options.index, options.given_labels)
@@ -277,6 +280,16 @@ def _new_stats(logits: Tensor) -> tuple[Tensor, Tensor, RowStats]:
     classes = logits.new_empty((3, batch), dtype=torch.int64)
     values = logits.new_empty((2, batch), dtype=torch.float32)
     return classes, values, RowStats(classes[0], values[0], classes[1], classes[2], values[1])
+
+
+def _is_special(logits: Tensor) -> bool:
+    """Whether a call may be one that `_check_call` refuses. Quick: it runs in every step."""
+    return (
+        type(logits) is not Tensor
+        or _functorch_transform() is not None
+        or forward_ad._current_level >= 0
+        or (not HAS_CUDA and logits.is_cuda)
+    )
 
 
 def _check_call(

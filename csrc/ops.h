@@ -124,25 +124,29 @@ inline double stored_grad_scale(DType dtype, double momentum, double entropy_wei
 constexpr double kBankGradBound = 1;
 constexpr double kTableGradBound = 16;
 
-// The first byte of a matrix, the first after its last row, and bytes from row to row.
+inline int64_t bytes_of(DType dtype) {
+  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+}
+
+// Bytes of a matrix: the first, the first after its last row, those of a row, and from row to row.
 struct Extent {
   int64_t begin, end, row, stride;
-  explicit Extent(const Tensor& t)
-      : begin(reinterpret_cast<int64_t>(t.data_ptr())),
-        row(t.size(1) * static_cast<int64_t>(t.element_size())),
-        stride(t.stride(0) * static_cast<int64_t>(t.element_size())) {
-    end = begin + (t.size(0) - 1) * stride + row;
-  }
+  Extent(const void* data, int64_t rows, int64_t classes, int64_t row_stride, DType dtype)
+      : begin(reinterpret_cast<int64_t>(data)),
+        end(begin + ((rows - 1) * row_stride + classes) * bytes_of(dtype)),
+        row(classes * bytes_of(dtype)),
+        stride(row_stride * bytes_of(dtype)) {}
 };
 
-// Whether two matrices share memory; not if they are different columns of one matrix.
-inline bool overlap(const Tensor& a, const Tensor& b) {
-  if (a.size(0) == 0 || b.size(0) == 0) return false;
-  const Extent x(a), y(b);
-  if (x.end <= y.begin || y.end <= x.begin) return false;
-  if (x.stride != y.stride || x.stride == 0) return true;
-  const int64_t apart = ((y.begin - x.begin) % x.stride + x.stride) % x.stride;
-  return apart < x.row || apart + y.row > x.stride;
+// Whether logits and table share memory; not if they are different columns of one matrix.
+inline bool overlap(const RowLossParams& p) {
+  if (p.rows == 0 || p.target.size == 0) return false;
+  const Extent z(p.logits, p.rows, p.classes, p.logits_stride, p.logits_dtype);
+  const Extent T(p.target.table, p.target.size, p.classes, p.target.stride, p.target.dtype);
+  if (z.end <= T.begin || T.end <= z.begin) return false;
+  if (z.stride != T.stride || z.stride == 0) return true;
+  const int64_t apart = ((T.begin - z.begin) % z.stride + z.stride) % z.stride;
+  return apart < z.row || apart + T.row > z.stride;
 }
 
 template <class Backend>
@@ -157,7 +161,7 @@ struct Ops {
     set_table(p, logits, bank, "bank");
     ALR_CHECK(bank.size(0) <= 1 || bank.stride(0) >= bank.size(1),
               "bank rows overlap in memory: pass a bank that is not expanded");
-    ALR_CHECK(!overlap(logits, bank),
+    ALR_CHECK(!overlap(p),
               "logits and bank share memory, and the bank is written while the logits are read: "
               "pass logits.clone()");
     p.index = batch_vector(logits, index, "index");

@@ -30,9 +30,13 @@ struct RowTraits {
   // Threads that hold more elements need more registers, so fewer blocks fit.
   static constexpr int kLanes = kIsBlock ? 32 : Shape::kLanes * Shape::kElements / kElements;
   static constexpr bool kIsShared = kRegime == Regime::kShared;
-  // Label rows are generated in registers and need a few more of them.
+  // Label rows are generated in registers and need a few more of them; so do single accesses to
+  // two rows of 16-bit numbers, of which a thread of a block holds many.
+  static constexpr bool kNeedsRegisters =
+      !Target::kIsTable || (kRegime == Regime::kBlock && kVector == 1 && sizeof(Logits) == 2 &&
+                            sizeof(typename Target::Element) == 2);
   static constexpr int kMinBlocks =
-      Target::kIsTable || Shape::kMinBlocks == 1 ? Shape::kMinBlocks : Shape::kMinBlocks - 1;
+      kNeedsRegisters && Shape::kMinBlocks > 1 ? Shape::kMinBlocks - 1 : Shape::kMinBlocks;
   using Group = std::conditional_t<kIsShared, ClusterGroup,
                                    std::conditional_t<kIsBlock, BlockGroup, LaneGroup<kLanes>>>;
 };
@@ -123,22 +127,15 @@ class RowLoss {
   // Returns whether the logits have a softmax and the label is the given one; stores the target
   // row only then.
   __device__ __forceinline__ bool compute(Row& row, int64_t b, int64_t i, Pass pass) {
-    // Loaded with the row, compared after it: no thread waits for the given label alone.
-    int64_t label = 0, given_label = 0;
-    if (p_.given_labels != nullptr) {
-      const LabelledSample labelled = labelled_sample(p_, b, i);
-      label = labelled.label;
-      given_label = p_.given_labels[labelled.sample];
-    }
     const Target target(p_, i);
     row.load_target(target);
+    const bool has_wrong_label = is_wrong_label(b, i);  // while the target row arrives
     const RowReduction reduction = row.reduce(target);
     RowScalars<float> scalars =
         finish_row(reduction.sums, logf(reduction.sums.exp), reduction.max_is_finite,
                    launch_.momentum, launch_.entropy_weight);
     if (scalars.finite && !is_finite(scalars.loss))
       scalars.loss = wide_loss(scalars, wide_target_d(b, target, reduction.max));
-    const bool has_wrong_label = label != given_label;
     const bool is_again = pass == Pass::kAgain;
     if (!is_again && group_.is_leader()) {
       if (has_wrong_label) {
@@ -172,6 +169,12 @@ class RowLoss {
     return true;
   }
 
+  __device__ __forceinline__ bool is_wrong_label(int64_t b, int64_t i) const {
+    if (p_.given_labels == nullptr) return false;
+    const LabelledSample labelled = labelled_sample(p_, b, i);
+    return labelled.label != p_.given_labels[labelled.sample];
+  }
+
   __device__ __forceinline__ static bool is_finite(float x) { return x - x == 0; }
 
   // sum(T d) of a row in double, from device memory. For few rows: loads are not vectorized.
@@ -186,7 +189,8 @@ class RowLoss {
     return group_.reduce(sum, Add());
   }
 
-  // Calls f(k) for the columns of this thread, one by one.
+  // Calls f(k) for the columns of this thread, one by one: in rare cases, so that unrolling would
+  // only cost registers.
   template <class Fn>
   __device__ __forceinline__ void for_each_column(const Fn& f) const {
     int k = group_.rank(), end = static_cast<int>(p_.classes);
@@ -194,6 +198,7 @@ class RowLoss {
       k += group_.first_column(end);
       end = group_.first_column(end) + group_.columns(end);
     }
+#pragma unroll 1
     for (; k < end; k += group_.size()) f(k);
   }
 

@@ -9,9 +9,10 @@
   the logits are taken for their gradient) in turns, and the share of time in the loss; a fit of the
   1,797 digits.
 - digits: the classifier with a hidden layer and without, with cross entropy in its place, logistic
-  regression on all labels, and cleanlab's `CleanLearning` with logistic regression. Label accuracy is that of the refined labels; for cleanlab of its predicted label
-  where it finds an issue; for logistic regression that of its predictions. Average precision
-  measures finding the changed labels.
+  regression on all labels, and cleanlab's `CleanLearning` with logistic regression. Label accuracy
+  is that of the refined labels; for cleanlab of its predicted label where it finds an issue; for
+  logistic regression that of its predictions. Average precision measures finding the changed
+  labels.
 - study: settings of the classifier, compared on a fifth of the training samples with their noisy
   labels. Clean labels have no influence; test accuracy is shown for comparison. The seeds differ
   from those of the other suite.

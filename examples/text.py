@@ -4,8 +4,8 @@
 
 The texts are docstrings of numpy, SciPy, scikit-learn and torch, without the names of the
 libraries: as sparse term frequencies (TF-IDF), and as averages of the word vectors that ship in the
-package wordllama. 30 % of the training labels are replaced by random ones. Prints the test accuracy, and how many of the labels that the classifier finds suspicious are
-wrong.
+package wordllama. 30 % of the training labels are replaced by random ones. Prints the test
+accuracy, and how many of the labels that the classifier finds suspicious are wrong.
 """
 
 import inspect
@@ -49,7 +49,7 @@ def docstrings() -> tuple[list[str], list[str]]:
 
 def term_frequencies(texts: list[str]) -> scipy.sparse.csr_matrix:
     """Sparse features [N, D]."""
-    return TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
+    return TfidfVectorizer(sublinear_tf=True, max_features=4000).fit_transform(texts)
 
 
 def word_vectors(texts: list[str]) -> numpy.ndarray:
@@ -67,7 +67,7 @@ def run(embed) -> dict[str, float]:
     X, X_test, y, y_test = train_test_split(embed(texts), truth, random_state=0)
     noise = inject(y, num_classes=len(names), kind="symmetric", rate=0.3, seed=0)
 
-    classifier = ALRClassifier(random_state=0).fit(X, names[noise.labels])
+    classifier = ALRClassifier(hidden=64, random_state=0).fit(X, names[noise.labels])
     found = classifier.label_issues_.scores > 0.5
 
     wrong = noise.labels != y

@@ -64,6 +64,11 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
     layer of the built-in models is divided by the mean squared norm of its inputs, so that ``lr``
     need not change with the number or the scale of the features.
 
+    The defaults were compared with others on held-out noisy labels of the digits, see
+    docs/features.md. Refinement corrects what a model would otherwise memorise; a linear model on
+    few features memorises little and gains little: on breast cancer with 30 % symmetric noise 94.8
+    % of its refined labels are right, and 94.2 % of its predictions with ``method="ce"``.
+
     Args:
         module: Model on the features: a module that maps float32 [B, D] to logits [B, K] (a copy of
             it is trained), or a function ``module(n_features, n_classes)`` that makes one. None

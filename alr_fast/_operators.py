@@ -107,7 +107,7 @@ def _define_alr_loss_once() -> None:
     _LIBRARY.define(name, schema.removeprefix("alr_fast::alr_loss"))
 
     def alr_loss_once(*arguments: object) -> tuple[Tensor, Tensor, Tensor]:
-        _check_not_in_backward()
+        check_not_in_backward()
         return _alr_loss(*arguments)
 
     _LIBRARY.impl(name, ("cpu", "cuda"), alr_loss_once)
@@ -141,7 +141,7 @@ def table_loss(
     if compiling or _is_special(logits):
         _check_call(logits, (table, options.row_weight), options, compiling)
     if options.update and not compiling:
-        _check_not_in_backward()
+        check_not_in_backward()
     if table.requires_grad:
         raise ValueError("the target rows are constants: pass the table or bank detached")
     classes, values, stats = _new_stats(logits) if options.return_stats else (None, None, None)
@@ -324,7 +324,7 @@ def _unsupported(reason: str, transform: str) -> RuntimeError:
     )
 
 
-def _check_not_in_backward() -> None:
+def check_not_in_backward() -> None:
     if torch._C._current_graph_task_id() != -1:
         raise RuntimeError(
             "the bank would be updated a second time: the loss is recomputed inside a backward "

@@ -11,7 +11,7 @@ from alr_fast._operators import (
     REDUCTIONS,
     LossOptions,
     LossResult,
-    _check_not_in_backward,
+    check_not_in_backward,
     label_loss,
     table_loss,
 )
@@ -202,7 +202,7 @@ class Loss(nn.Module):
         if not self.training:
             return self._cross_entropy(logits, labels, options)
         if bank is not None and update and not torch.compiler.is_compiling():
-            _check_not_in_backward()
+            check_not_in_backward()
         result = self._compute(logits, labels, index, options)
         if bank is not None and update:
             bank.note_use(index)

@@ -547,24 +547,28 @@ def check_range(labels: Tensor, classes: int) -> None:
 
 def _targets(logits: Tensor, labels: Any, index: Any) -> tuple[Tensor, Tensor | None]:
     """Labels [B] and index [B] or None, also of pairs [B, 2] in the place of the labels."""
-    device, count = logits.device, len(logits)
     if index is None:
-        labels = as_integers(labels, "labels", device=device)
+        labels = as_integers(labels, "labels", device=logits.device)
         if labels.ndim == 2 and labels.shape[1] == 2:
             labels, index = labels[:, 0], labels[:, 1]
-    labels = as_labels(labels, "labels", device=device)
-    if index is not None:
-        index = as_labels(index, "index", device=device)
-    for name, found in (("labels", labels), ("index", index)):
-        if found is not None and found.shape[0] != count:
-            raise UserError(
-                f"must have {count} entries, one for each row of the logits",
-                argument=name,
-                value=f"with {len(found)} entries",
-            )
-        if found is not None:
-            check_device(found, name, logits)
-    return labels, index
+    labels = _of_batch(labels, "labels", logits)
+    return labels, None if index is None else _of_batch(index, "index", logits)
+
+
+def _of_batch(value: Any, name: str, logits: Tensor) -> Tensor:
+    """Integers [B] on the device of the logits."""
+    device = logits.device
+    found = as_labels(value, name, device=device)
+    count = logits.shape[0]  # len() of a tensor takes three times as long
+    if found.shape[0] != count:
+        raise UserError(
+            f"must have {count} entries, one for each row of the logits",
+            argument=name,
+            value=f"with {len(found)} entries",
+        )
+    if found.device != device:
+        check_device(found, name, logits)
+    return found
 
 
 def _adjustment(class_prior: Any, logits: Tensor) -> Tensor:

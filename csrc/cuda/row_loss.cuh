@@ -31,10 +31,10 @@ struct RowTraits {
   static constexpr int kLanes = kIsBlock ? 32 : Shape::kLanes * Shape::kElements / kElements;
   static constexpr bool kIsShared = kRegime == Regime::kShared;
   // Label rows are generated in registers and need a few more of them; so do single accesses to
-  // two rows of 16-bit numbers, of which a thread of a block holds many.
+  // a row of 16-bit numbers, of which a thread of a block holds many.
   static constexpr bool kNeedsRegisters =
-      !Target::kIsTable || (kRegime == Regime::kBlock && kVector == 1 && sizeof(Logits) == 2 &&
-                            sizeof(typename Target::Element) == 2);
+      !Target::kIsTable ||
+      (kRegime == Regime::kBlock && kVector == 1 && sizeof(typename Target::Element) == 2);
   static constexpr int kMinBlocks =
       kNeedsRegisters && Shape::kMinBlocks > 1 ? Shape::kMinBlocks - 1 : Shape::kMinBlocks;
   using Group = std::conditional_t<kIsShared, ClusterGroup,

@@ -295,7 +295,7 @@ def test_logit_adjustment_adds_the_prior_to_the_logits(device, batch, name):
 
 
 def test_logit_adjustment_of_elr_and_sat(device, batch):
-    logits, labels, index = batch
+    logits, labels, _ = batch
     log_prior = (PRIOR / PRIOR.sum()).log().to(device)
     elr, other = (CASES_BY_NAME["elr"].make(device, reduction="none") for _ in range(2))
     difference = elr(*batch, class_prior=PRIOR) - other(*batch)

@@ -230,7 +230,7 @@ def test_a_target_looked_up_by_sample_needs_an_index(device, batch, case):
     # In the warm-up, too: the phase after it would be too late.
     criterion = case.make(device)
     if case.reads_index or case.keeps_bank:
-        with pytest.raises(ValueError, match="index: missing; .* by sample: pass index"):
+        with pytest.raises(ValueError, match=r"index: missing; .* by sample: pass index"):
             criterion(*batch[:2])
     else:
         assert torch.equal(criterion(*batch[:2]), criterion(*batch))

@@ -60,7 +60,7 @@ def everything(console):
 def train_lines(capsys, clock, *, epochs, seconds=1.0, start=0, **changes):
     """Returns the numbers of the epochs that have a line, and the lines."""
     console = RunDisplay("lines")
-    with console.training("alr", epochs=epochs, steps=4=start) as display:
+    with console.training("alr", epochs=epochs, steps=4, start_epoch=start) as display:
         for epoch in range(start + 1, epochs + 1):
             clock.now += seconds
             display.epoch(record(epoch, **changes))
@@ -98,7 +98,7 @@ def test_lines_on_a_terminal_draw_no_bar(terminal, capsys):
 def test_bar_on_a_terminal(terminal, capsys, clock, columns):
     out = terminal(columns)
     console = RunDisplay()
-    with console.training("alr", epochs=60, steps=4=30) as display:
+    with console.training("alr", epochs=60, steps=4, start_epoch=30) as display:
         clock.now += 5
         display.step(30, 2, 1.5, 0.25, 777.0)
         display._progress.refresh()
@@ -118,7 +118,7 @@ def test_bar_on_a_terminal(terminal, capsys, clock, columns):
 
 def test_a_resumed_bar_starts_where_the_run_is(terminal):
     terminal(100)
-    with RunDisplay().training("alr", epochs=6, steps=4=2, start_step=3) as display:
+    with RunDisplay().training("alr", epochs=6, steps=4, start_epoch=2, start_step=3) as display:
         (task,) = display._progress.tasks
         assert (task.completed, task.fields["epoch"]) == (11, 3)
 
@@ -216,14 +216,14 @@ def test_time_left_is_estimated_from_the_epochs_of_this_process(capsys, clock):
 
 def test_a_run_resumed_within_an_epoch_counts_its_own_steps(capsys, clock):
     console = RunDisplay("lines")
-    with console.training("alr", epochs=4, steps=10=1, start_step=8) as display:
+    with console.training("alr", epochs=4, steps=10, start_epoch=1, start_step=8) as display:
         clock.now += 6
         display.epoch(record(2))  # 2 steps in 6 s, 20 more
     assert capsys.readouterr().out.endswith("  1 min 00 s left\n")
 
 
 def test_no_time_is_estimated_before_the_first_step(capsys, clock):
-    with RunDisplay("json").training("alr", epochs=4, steps=10=1) as display:
+    with RunDisplay("json").training("alr", epochs=4, steps=10, start_epoch=1) as display:
         clock.now += 6
         display.step(1, 0, 1.0, 0.5, 10.0)
     assert json.loads(capsys.readouterr().out)["seconds_left"] is None

@@ -33,7 +33,7 @@ class TrainingDisplay:
         console: Prints the progress.
         method: Name of the method.
         epochs, steps: Epochs of the method, steps of an epoch.
-        start_step: Completed epochs of a resumed run, and steps of the next epoch.
+        start_epoch, start_step: Completed epochs of a resumed run, and steps of the next epoch.
     """
 
     def __init__(

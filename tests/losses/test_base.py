@@ -377,7 +377,7 @@ def test_a_state_without_the_bank_is_loaded_on_request_only(device, batch, case)
     assert keys.unexpected_keys == []
     assert keys.missing_keys == (["1.bank.given_labels", "1.bank.rows"] if case.keeps_bank else [])
     if case.keeps_bank:
-        with pytest.raises(RuntimeError, match="Missing key.*1.bank.rows"):
+        with pytest.raises(RuntimeError, match=r"Missing key.*1\.bank\.rows"):
             net.load_state_dict(state)
     assert same_banks(bank_of(net[1]), before)
 

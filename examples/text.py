@@ -32,7 +32,7 @@ LIBRARIES = {
     "sklearn": [sklearn.metrics, sklearn.datasets],
     "torch": [torch, torch.nn.functional, torch.linalg],
 }
-NAMES = re.compile(r"numpy|scipy|sklearn|scikit-learn|torch|np\.|>>>.*|tensor\w*", re.IGNORECASE)
+NAMES = re.compile(r"(?i)numpy|scipy|sklearn|scikit-learn|torch|np\.|tensor\w*|\{[^{}]*\}|>>>.*")
 
 
 def docstrings() -> tuple[list[str], list[str]]:
@@ -41,7 +41,8 @@ def docstrings() -> tuple[list[str], list[str]]:
     for library, modules in LIBRARIES.items():
         for module in modules:
             for name in sorted(vars(module)):
-                text = inspect.getdoc(getattr(module, name)) or ""
+                # Without examples and sets, whose order and random numbers differ by process.
+                text = (inspect.getdoc(getattr(module, name)) or "").split("\nExample")[0]
                 if not name.startswith("_") and len(text) > 100:
                     texts.setdefault(NAMES.sub("", text), library)
     return list(texts), list(texts.values())

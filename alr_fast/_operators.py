@@ -42,7 +42,7 @@ class LossOptions(NamedTuple):
         with_grad: Whether to return the gradient instead of recording the call for autograd.
         status: [5] int64 counters of the kernels, see `LabelBank`.
         labels: `table_loss` only: [B] labels that came with the batch; below 0: row ignored.
-        index: `label_loss` only: [B] index of each row's sample; below 0: row ignored.
+        sample_index: `label_loss` only: [B] index of each row's sample; below 0: row ignored.
         given_labels: [N] int32 label of each sample, which those of the batch must equal.
         smoothing: `label_loss` only: rate of label smoothing.
         momentum: `table_loss` only, like all that follow: share of the table row in the target.
@@ -59,7 +59,7 @@ class LossOptions(NamedTuple):
     with_grad: bool = False
     status: Tensor | None = None
     labels: Tensor | None = None
-    index: Tensor | None = None  # type: ignore[assignment]  # instead of tuple.index
+    sample_index: Tensor | None = None
     given_labels: Tensor | None = None
     smoothing: float = 0.0
     momentum: float = 1.0
@@ -176,7 +176,7 @@ def label_loss(
         _check_call(logits, (options.row_weight,), options, compiling)
     reduction = _reduction(options.reduction)
     others = (options.status, options.smoothing, options.entropy_weight, reduction)
-    targets = (labels, options.index, options.given_labels)
+    targets = (labels, options.sample_index, options.given_labels)
     return LossResult(*_call(_label_smoothing_cross_entropy, logits, targets, others, options))
 
 

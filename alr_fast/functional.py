@@ -242,7 +242,7 @@ def label_smoothing_cross_entropy(
         entropy_weight=entropy_weight,
         reduction=reduction,
         row_weight=_weights(row_weight, logits),
-        index=_integers(index, "index", logits),
+        sample_index=_integers(index, "index", logits),
         given_labels=given_labels,
     )
     return label_loss(logits, as_labels(labels, "labels", device=logits.device), options).loss

@@ -412,3 +412,9 @@ def test_a_gpu_gives_the_model_of_the_cpu() -> None:
 def test_the_library_does_not_import_scikit_learn() -> None:
     code = "import alr_fast, sys; assert 'sklearn' not in sys.modules; alr_fast.ALRClassifier"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_without_scikit_learn_the_extra_is_named() -> None:
+    code = "import sys; sys.modules['sklearn'] = None; from alr_fast import ALRClassifier"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ImportError: ALRClassifier needs scikit-learn: pip install" in result.stderr

@@ -506,6 +506,16 @@ class PlainLoss(Loss):
         return total / valid.sum().clamp(min=1) if self.reduction == "mean" else total
 
 
+def check_bank(bank: Any) -> None:
+    """Refuses an object that is not a `LabelBank` with a `UserError`."""
+    if not isinstance(bank, LabelBank):
+        raise UserError(
+            "must be a LabelBank: make one with LabelBank.from_labels(labels, num_classes)",
+            argument="bank",
+            value=f"of type {type(bank).__name__}",
+        )
+
+
 def check_momentum(momentum: float) -> None:
     """Refuses a momentum outside [0, 1] with a `UserError`."""
     if not 0 <= momentum <= 1:
@@ -579,7 +589,7 @@ def _adjustment(class_prior: Any, logits: Tensor) -> Tensor:
             argument="class_prior",
             value=prior.tolist(),
         )
-    return (prior / prior.sum()).log()
+    return prior.log().log_softmax(0)  # no overflow, as the sum of the frequencies would
 
 
 def _adjusted(logits: Tensor, options: LossOptions) -> Tensor:

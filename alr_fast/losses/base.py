@@ -1,6 +1,7 @@
 """Common base of the losses: the two calls, the warm-up, and losses written in plain PyTorch."""
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, ClassVar, cast
 
 import torch
@@ -392,8 +393,10 @@ class WarmUpLoss(Loss):
             self._unit, self._warmup = "step", warmup_steps
         else:
             raise ValueError("give either warmup_epochs or warmup_steps")
+        name = f"warmup_{self._unit}s"
+        if not isinstance(self._warmup, Real):
+            raise UserError("must be a number", argument=name, value=repr(self._warmup))
         if self._warmup < 0:
-            name = f"warmup_{self._unit}s"
             raise UserError("must be 0 or more", argument=name, value=self._warmup)
         self.warming_up = False if self._warmup == 0 else None
 
@@ -401,7 +404,12 @@ class WarmUpLoss(Loss):
         """Announces the next epoch, counted from 0: the warm-up ends before `warmup_epochs`.
 
         With a warm-up of steps it only ends an epoch of the bank's history.
+
+        Raises:
+            UserError: The epoch is not a number.
         """
+        if not isinstance(epoch, Real | Tensor):
+            raise UserError("must be a number", argument="epoch", value=repr(epoch))
         if self._unit == "epoch":
             self.warming_up = epoch < self._warmup
         super().set_epoch(epoch)

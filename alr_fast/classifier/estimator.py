@@ -4,6 +4,7 @@ import contextlib
 import copy
 import inspect
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -34,6 +35,7 @@ from alr_fast.errors import UserError
 from alr_fast.labels import LabelIssues, find_issues
 from alr_fast.labels.suspicion import distributions
 from alr_fast.losses import SHIPPED, Loss
+from alr_fast.utils.text import error_text
 
 
 def _required(loss: type[Loss]) -> set[str]:
@@ -163,8 +165,16 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         self._check_parameters()
         device = self._device_for(X)
         X, y = validate_data(self, _on_host(X), _on_host(y), accept_sparse="csr", dtype="numeric")
-        check_classification_targets(y)
-        classes, given = np.unique(y, return_inverse=True)
+        try:
+            check_classification_targets(y)
+            classes, given = np.unique(y, return_inverse=True)
+        except TypeError as error:  # None among texts, for instance
+            kinds = sorted({type(label).__name__ for label in y})
+            raise UserError(
+                f"labels of several types, {', '.join(kinds)}, have no order: drop samples without "
+                "a label, and convert the others to one type",
+                argument="y",
+            ) from error
         if len(classes) < 2:
             raise UserError("holds one class; pass samples of 2 classes or more", argument="y")
         weights = _checked_weights(sample_weight, len(given))
@@ -288,8 +298,13 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
                 return head, head_groups(head, self.lr, norm)
             return head, [{"params": list(head.parameters())}]
         module = build_module(self.module, X.shape[1], num_classes, seed=seed).to(device)
-        with torch.no_grad():
-            found = tuple(module.eval()(as_tensor(X[:1], scaling).to(device)).shape)
+        try:
+            with torch.no_grad():
+                found = tuple(module.eval()(as_tensor(X[:1], scaling).to(device)).shape)
+        except RuntimeError as error:
+            raise UserError(
+                f"does not take features [1, {X.shape[1]}]: {error_text(error)}", argument="module"
+            ) from error
         if found != (1, num_classes):
             raise UserError(
                 f"maps [1, {X.shape[1]}] to {list(found)}; it must return logits of the "
@@ -326,6 +341,12 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
             options["unique_index"] = True
         if "warmup_epochs" in accepted:
             warmup = self.warmup_epochs
+            if warmup is not None and warmup >= self.epochs:
+                warnings.warn(
+                    f"warmup_epochs {warmup} is not below epochs {self.epochs}: no label is "
+                    "refined",
+                    stacklevel=3,
+                )
             options["warmup_epochs"] = max(1, self.epochs // 6) if warmup is None else int(warmup)
         return loss(**options).to(device)
 

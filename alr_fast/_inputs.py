@@ -53,8 +53,9 @@ def as_integers(value: Any, name: str, *, device: torch.device | str | None = No
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         if tensor.numel() == 0 and not isinstance(value, Tensor):
             return tensor.long()  # an empty list has no type
+        convert = ".long()" if isinstance(value, Tensor) else f"numpy.asarray({name}, dtype=int)"
         raise UserError(
-            f"must be integers; convert them with .long() if they are{_hint(tensor)}",
+            f"must be integers; convert them with {convert} if they are{_hint(tensor)}",
             argument=name,
             value=f"of type {tensor.dtype}",
         )
@@ -157,9 +158,9 @@ def as_tensor(value: Any, name: str, *, device: torch.device | str | None = None
         array = np.require(array, array.dtype.newbyteorder("="), ["C", "W"])
         return torch.as_tensor(array, device=device)
     except (TypeError, ValueError) as error:
+        remedy = "; map class names to integers 0 to K - 1 first" if "label" in name else ""
         raise UserError(
-            f"must be numbers: a tensor, an array or a list of equal rows ({error}); map class "
-            "names to integers 0 to K - 1 first",
+            f"must be numbers: a tensor, an array or a list of equal rows ({error}){remedy}",
             argument=name,
             value=f"of type {type(value).__name__}",
         ) from error

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import inspect
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -25,8 +26,10 @@ from alr_fast.classifier.features import (
     as_csr_tensor,
     as_tensor,
     blocks,
+    checked_weights,
     make_features,
     mean_squared_norm,
+    on_host,
 )
 from alr_fast.classifier.heads import ModuleOrFactory, build_head, build_module, head_groups
 from alr_fast.classifier.training import Trained, train
@@ -34,6 +37,7 @@ from alr_fast.errors import UserError
 from alr_fast.labels import LabelIssues, find_issues
 from alr_fast.labels.suspicion import distributions
 from alr_fast.losses import SHIPPED, Loss
+from alr_fast.utils.text import error_text
 
 
 def _required(loss: type[Loss]) -> set[str]:
@@ -162,13 +166,21 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         """
         self._check_parameters()
         device = self._device_for(X)
-        X, y = _on_host(X, "X"), _on_host(y, "y")
+        X, y = on_host(X, "X"), on_host(y, "y")
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype="numeric")
-        check_classification_targets(y)
-        classes, given = np.unique(y, return_inverse=True)
+        try:
+            check_classification_targets(y)
+            classes, given = np.unique(y, return_inverse=True)
+        except TypeError as error:  # None among texts, for instance
+            kinds = sorted({type(label).__name__ for label in y})
+            raise UserError(
+                f"labels of several types, {', '.join(kinds)}, have no order: drop samples without "
+                "a label, and convert the others to one type",
+                argument="y",
+            ) from error
         if len(classes) < 2:
             raise UserError("holds one class; pass samples of 2 classes or more", argument="y")
-        weights = _checked_weights(sample_weight, len(given))
+        weights = checked_weights(sample_weight, len(given))
         seed = int(check_random_state(self.random_state).randint(_SEEDS))
 
         scaling = Scaling.of(X) if self.standardize and not sparse.issparse(X) else None
@@ -253,7 +265,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
     def _checked_logits(self, X: Any) -> Tensor:
         check_is_fitted(self, "module_")
         device = self._device_for(X)
-        host = _on_host(X, "X")
+        host = on_host(X, "X")
         X = validate_data(self, host, accept_sparse="csr", dtype="numeric", reset=False)
         return self._logits(X, device)
 
@@ -290,8 +302,13 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
                 return head, head_groups(head, self.lr, norm)
             return head, [{"params": list(head.parameters())}]
         module = build_module(self.module, X.shape[1], num_classes, seed=seed).to(device)
-        with torch.no_grad():
-            found = tuple(module.eval()(as_tensor(X[:1], scaling).to(device)).shape)
+        try:
+            with torch.no_grad():
+                found = tuple(module.eval()(as_tensor(X[:1], scaling).to(device)).shape)
+        except RuntimeError as error:
+            raise UserError(
+                f"does not take features [1, {X.shape[1]}]: {error_text(error)}", argument="module"
+            ) from error
         if found != (1, num_classes):
             raise UserError(
                 f"maps [1, {X.shape[1]}] to {list(found)}; it must return logits of the "
@@ -328,6 +345,12 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
             options["unique_index"] = True
         if "warmup_epochs" in accepted:
             warmup = self.warmup_epochs
+            if warmup is not None and warmup >= self.epochs:
+                warnings.warn(
+                    f"warmup_epochs {warmup} is not below epochs {self.epochs}: no label is "
+                    "refined",
+                    stacklevel=3,
+                )
             options["warmup_epochs"] = max(1, self.epochs // 6) if warmup is None else int(warmup)
         return loss(**options).to(device)
 
@@ -394,42 +417,6 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
 
 def _is_finite(value: object) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
-
-
-def _on_host(value: Any, name: str) -> Any:
-    """A tensor as an array, everything else as it is."""
-    if not isinstance(value, Tensor):
-        return value
-    if value.layout != torch.strided:
-        raise UserError(
-            "is a sparse tensor; pass a SciPy matrix, or tensor.to_dense()", argument=name
-        )
-    value = value.detach().cpu()
-    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-
-
-def _checked_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float32] | None:
-    """Weights float32 [N] with a mean of 1; None if all are equal."""
-    if weights is None:
-        return None
-    host = _on_host(weights, "sample_weight")
-    try:
-        found = np.asarray(host, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"no numbers ({error})", argument="sample_weight") from error
-    if found.shape != (n,):
-        raise UserError(
-            f"shape {found.shape}; pass one number for each of the {n} samples",
-            argument="sample_weight",
-        )
-    if not (np.isfinite(found).all() and (found >= 0).all() and found.sum() > 0):
-        raise UserError(
-            "must be finite numbers, 0 or more, and not all zero", argument="sample_weight"
-        )
-    if (found == found[0]).all():
-        return None
-    scaled: NDArray[np.float32] = (found / found.mean()).astype(np.float32)
-    return scaled
 
 
 @contextlib.contextmanager

@@ -1,4 +1,5 @@
-"""Batches of features: of a dense matrix in memory or in a file, or of a sparse matrix."""
+"""Inputs of the classifier: batches of features of a dense matrix in memory or in a file, or of a
+sparse matrix; and sample weights."""
 
 import warnings
 from collections.abc import Iterator
@@ -7,10 +8,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
+
+from alr_fast.errors import UserError
 
 # A dense matrix up to this size as float32 is copied to memory, scaled once; of a larger one that
 # stays on the CPU each batch is copied.
@@ -164,3 +167,47 @@ def mean_squared_norm(matrix: Matrix, scaling: Scaling | None) -> float:
             for rows in blocks(matrix)
         )
     return total / max(matrix.shape[0], 1) or 1.0
+
+
+def on_host(value: Any, name: str) -> Any:
+    """A tensor as an array, everything else as it is.
+
+    Raises:
+        UserError: The tensor, the argument ``name``, is sparse.
+    """
+    if not isinstance(value, Tensor):
+        return value
+    if value.layout != torch.strided:
+        raise UserError(
+            "is a sparse tensor; pass a SciPy matrix, or tensor.to_dense()", argument=name
+        )
+    value = value.detach().cpu()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+
+
+def checked_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float32] | None:
+    """Weights float32 [N] with a mean of 1; None if all are equal.
+
+    Raises:
+        UserError: Not ``n`` finite numbers of 0 or more, or all are zero.
+    """
+    if weights is None:
+        return None
+    host = on_host(weights, "sample_weight")
+    try:
+        found = np.asarray(host, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"no numbers ({error})", argument="sample_weight") from error
+    if found.shape != (n,):
+        raise UserError(
+            f"shape {found.shape}; pass one number for each of the {n} samples",
+            argument="sample_weight",
+        )
+    if not (np.isfinite(found).all() and (found >= 0).all() and found.sum() > 0):
+        raise UserError(
+            "must be finite numbers, 0 or more, and not all zero", argument="sample_weight"
+        )
+    if (found == found[0]).all():
+        return None
+    scaled: NDArray[np.float32] = (found / found.mean()).astype(np.float32)
+    return scaled

@@ -210,10 +210,15 @@ def names_of_classes(value: Sequence[str] | None, num_classes: int) -> tuple[str
     """Names of the classes; their numbers for None.
 
     Raises:
-        UserError: Not as many names as classes, or one that no file can contain.
+        UserError: Not as many names as classes, a mapping, or a name that no file can contain.
     """
     if value is None:
         return tuple(map(str, range(num_classes)))
+    if isinstance(value, Mapping):  # id2label or label2id: its keys would pass as names
+        raise UserError(
+            "is a mapping; pass a list of the names, in the order of the columns",
+            argument="class_names",
+        )
     names = tuple(str(name) for name in value) if not isinstance(value, str) else (value,)
     if len(names) != num_classes:
         raise UserError(

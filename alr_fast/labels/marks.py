@@ -90,7 +90,8 @@ def read_label_studio(
 
     Returns:
         Sample ids, int64 [M] ascending, and the label that was chosen for each. Tasks without an
-        annotation are left out, so are skipped ones; of several annotations the newest counts.
+        annotation are left out, so are skipped ones; of several annotations the newest counts,
+        of those of one time or without a time the last.
 
     Raises:
         UserError: The file is no such export, a task has no ``sample_id``, or a choice is no class.
@@ -121,7 +122,7 @@ def read_label_studio(
                     f"sample {sample_id} has the choice {', '.join(choices)}; the "
                     f"classes are {some_names(list(numbers))}, one for each sample",
                 )
-            if sample_id not in newest or newest[sample_id][0] < time:
+            if sample_id not in newest or time >= newest[sample_id][0]:
                 newest[sample_id] = time, numbers[choices[0]]
     return _sorted({sample_id: label for sample_id, (_, label) in newest.items()})
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from alr_fast._operators import LossOptions, LossResult, table_loss
 from alr_fast.bank import LabelBank
 from alr_fast.errors import UserError
-from alr_fast.losses.base import WarmUpLoss, check_momentum
+from alr_fast.losses.base import WarmUpLoss, check_bank, check_momentum
 
 
 class SELCLoss(WarmUpLoss):
@@ -60,6 +60,13 @@ class SELCLoss(WarmUpLoss):
             warmup_epochs=warmup_epochs, warmup_steps=warmup_steps, reduction=reduction
         )
         check_momentum(momentum)
+        check_bank(bank)
+        if not bank.one_hot:
+            raise UserError(
+                "starts at zero, so that targets would sum to less than 1; make it without "
+                "one_hot=False",
+                argument="bank",
+            )
         self._use_bank(bank, history=history, check_labels=check_labels)
         self.momentum = momentum
         self.unique_index = unique_index

@@ -1,6 +1,7 @@
 """Common base of the losses: the two calls, the warm-up, and losses written in plain PyTorch."""
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, ClassVar, cast
 
 import torch
@@ -392,8 +393,10 @@ class WarmUpLoss(Loss):
             self._unit, self._warmup = "step", warmup_steps
         else:
             raise ValueError("give either warmup_epochs or warmup_steps")
+        name = f"warmup_{self._unit}s"
+        if not isinstance(self._warmup, Real):
+            raise UserError("must be a number", argument=name, value=repr(self._warmup))
         if self._warmup < 0:
-            name = f"warmup_{self._unit}s"
             raise UserError("must be 0 or more", argument=name, value=self._warmup)
         self.warming_up = False if self._warmup == 0 else None
 
@@ -401,7 +404,12 @@ class WarmUpLoss(Loss):
         """Announces the next epoch, counted from 0: the warm-up ends before `warmup_epochs`.
 
         With a warm-up of steps it only ends an epoch of the bank's history.
+
+        Raises:
+            UserError: The epoch is not a number.
         """
+        if not isinstance(epoch, Real | Tensor):
+            raise UserError("must be a number", argument="epoch", value=repr(epoch))
         if self._unit == "epoch":
             self.warming_up = epoch < self._warmup
         super().set_epoch(epoch)
@@ -506,6 +514,16 @@ class PlainLoss(Loss):
         return total / valid.sum().clamp(min=1) if self.reduction == "mean" else total
 
 
+def check_bank(bank: Any) -> None:
+    """Refuses an object that is not a `LabelBank` with a `UserError`."""
+    if not isinstance(bank, LabelBank):
+        raise UserError(
+            "must be a LabelBank: make one with LabelBank.from_labels(labels, num_classes)",
+            argument="bank",
+            value=f"of type {type(bank).__name__}",
+        )
+
+
 def check_momentum(momentum: float) -> None:
     """Refuses a momentum outside [0, 1] with a `UserError`."""
     if not 0 <= momentum <= 1:
@@ -579,7 +597,7 @@ def _adjustment(class_prior: Any, logits: Tensor) -> Tensor:
             argument="class_prior",
             value=prior.tolist(),
         )
-    return (prior / prior.sum()).log()
+    return prior.log().log_softmax(0)  # no overflow, as the sum of the frequencies would
 
 
 def _adjusted(logits: Tensor, options: LossOptions) -> Tensor:

@@ -1,8 +1,11 @@
 """Losses that correct for label noise with a K x K matrix."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from alr_fast._inputs import as_tensor
 from alr_fast._operators import LossOptions, LossResult
 from alr_fast.errors import UserError
 from alr_fast.losses.base import Loss, PlainLoss, check_classes, check_range
@@ -116,31 +119,33 @@ class ForwardCorrectionLoss(PlainLoss):
         return f"{len(self.log_transition)} classes, reduction={self.reduction!r}"
 
 
-def check_transition(transition: Tensor) -> Tensor:
+def check_transition(transition: Any) -> Tensor:
     """The matrix as float64 with rows that sum to one.
 
     Raises:
         UserError: It is not square, or a row is not a probability distribution.
     """
-    transition = _square(transition, "transition")
-    sums = transition.sum(-1)
-    wrong = ((sums - 1).abs() > ROW_SUM_TOLERANCE) | (transition < 0).any(-1)
+    matrix = _square(transition, "transition")
+    sums = matrix.sum(-1)
+    wrong = ((sums - 1).abs() > ROW_SUM_TOLERANCE) | (matrix < 0).any(-1)
     if wrong.any():
         row = int(wrong.nonzero()[0])
         raise UserError(
             f"is not a probability distribution (sum {float(sums[row]):.6g}, lowest "
-            f"{float(transition[row].min()):.6g}); row i must be P(given j | true i)",
+            f"{float(matrix[row].min()):.6g}); row i must be P(given j | true i)",
             argument="transition",
             value=f"row {row}",
         )
-    return transition / sums[:, None]
+    return matrix / sums[:, None]
 
 
-def _square(matrix: Tensor, name: str) -> Tensor:
+def _square(matrix: Any, name: str) -> Tensor:
+    matrix = as_tensor(matrix, name)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or 0 in matrix.shape:
         raise UserError(
             "must have shape [K, K]", argument=name, value=f"of shape {tuple(matrix.shape)}"
         )
     if not matrix.isfinite().all():
         raise UserError("must be finite", argument=name, value="with NaN or infinite entries")
-    return matrix.detach().double()
+    square: Tensor = matrix.detach().double()
+    return square

@@ -6,7 +6,7 @@ from torch import Tensor
 from alr_fast._operators import LossOptions, LossResult, table_loss
 from alr_fast.bank import LabelBank
 from alr_fast.errors import UserError
-from alr_fast.losses.base import Loss, WarmUpLoss, check_momentum
+from alr_fast.losses.base import Loss, WarmUpLoss, check_bank, check_momentum
 
 
 class CrossEntropyLoss(Loss):
@@ -48,6 +48,7 @@ class CrossEntropyLoss(Loss):
         self.momentum = momentum
         self.unique_index = unique_index
         if bank is not None:
+            check_bank(bank)
             self._use_bank(bank, history=history, check_labels=check_labels)
 
     def _compute(

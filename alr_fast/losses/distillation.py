@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from alr_fast._inputs import as_tensor
 from alr_fast._operators import LossOptions, LossResult
 from alr_fast.errors import UserError
 from alr_fast.losses.base import Loss, check_classes, check_range
@@ -37,6 +38,7 @@ class DistillationLoss(Loss):
         super().__init__(reduction=reduction)
         if not 0 < temperature < torch.inf:
             raise UserError("must be above 0 and finite", argument="temperature", value=temperature)
+        teacher = as_tensor(teacher, "teacher")
         _check_probabilities(teacher)
         self.temperature = temperature
         if teacher.dtype == torch.float64:
@@ -76,6 +78,12 @@ def _check_probabilities(teacher: Tensor) -> None:
     if teacher.ndim != 2 or 0 in teacher.shape:
         raise UserError(
             "must have shape [N, K]", argument="teacher", value=f"of shape {tuple(teacher.shape)}"
+        )
+    if not teacher.is_floating_point():
+        raise UserError(
+            "must be floating-point probabilities",
+            argument="teacher",
+            value=f"of type {teacher.dtype}",
         )
     sums = teacher.sum(-1, dtype=torch.float32)
     tolerance = max(ROW_SUM_TOLERANCE, 4 * torch.finfo(teacher.dtype).eps)

@@ -7,7 +7,7 @@ from torch import Tensor
 from alr_fast._operators import LossOptions
 from alr_fast.bank import LabelBank
 from alr_fast.errors import UserError
-from alr_fast.losses.base import PlainLoss, can_raise, check_momentum
+from alr_fast.losses.base import PlainLoss, can_raise, check_bank, check_momentum
 
 
 class ELRLoss(PlainLoss):
@@ -52,10 +52,11 @@ class ELRLoss(PlainLoss):
             check_labels: see `SELCLoss`.
 
         Raises:
-            UserError: The momentum is outside [0, 1], or the bank is in pinned memory or rounds
-                stochastically.
+            UserError: The momentum is outside [0, 1], or the bank is no `LabelBank`, is in pinned
+                memory, or rounds stochastically.
         """
         super().__init__(reduction=reduction)
+        check_bank(bank)
         if bank.placement == "pinned":
             raise UserError(
                 "ELR runs in plain PyTorch, which reads no pinned bank from a GPU: make the bank "

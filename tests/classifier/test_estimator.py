@@ -3,6 +3,7 @@
 import pickle
 import subprocess
 import sys
+import warnings
 from functools import partial
 
 import numpy as np
@@ -188,7 +189,8 @@ def test_options_reach_the_loss() -> None:
     x, given, _ = blobs()
     frozen = quick(loss_options={"momentum": 1.0}).fit(x, given)
     np.testing.assert_array_equal(frozen.refined_labels_, given)
-    warm = quick(warmup_epochs=12).fit(x, given)
+    with pytest.warns(UserWarning, match="no label is refined"):
+        warm = quick(warmup_epochs=12).fit(x, given)
     np.testing.assert_array_equal(warm.refined_labels_, given)
     assert (quick().fit(x, given).refined_labels_ != given).any()
 
@@ -306,6 +308,7 @@ def test_batches_have_nearly_the_same_size() -> None:
         ({"loss_options": 3}, "loss_options 3: must be a dict of options, or None"),
         ({"module": 3}, "module 3: must be a torch module"),
         ({"module": nn.Linear(6, 4)}, r"module: maps \[1, 6\] to \[1, 4\]; it must return"),
+        ({"module": nn.Linear(5, 3)}, r"module: does not take features \[1, 6\]: mat1 and mat2"),
         ({"device": "moon"}, "device: 'moon' is no device of torch"),
     ],
 )
@@ -347,6 +350,25 @@ def test_wrong_weights(weight: np.ndarray, why: str) -> None:
     x, given, _ = blobs()
     with pytest.raises(UserError, match=why):
         quick().fit(x, given, sample_weight=weight)
+
+
+def test_missing_names_are_refused() -> None:
+    x, given, _ = blobs()
+    names = np.array(["a", "b", "c"], dtype=object)[given]
+    names[7] = None
+    with pytest.raises(UserError, match=r"y: labels of several types, NoneType, str, .*drop"):
+        quick().fit(x, names)
+
+
+def test_a_warm_up_without_end_is_noticed() -> None:
+    x, given, _ = blobs()
+    with pytest.warns(UserWarning, match="warmup_epochs 5 is not below epochs 5: no label is"):
+        found = quick(epochs=5, warmup_epochs=5).fit(x, given)
+    assert (found.refined_labels_ == given).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quick(epochs=1).fit(x, given)
+        quick(epochs=5, warmup_epochs=4).fit(x, given)
 
 
 def test_one_class_and_a_diverging_training_are_refused() -> None:

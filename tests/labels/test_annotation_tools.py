@@ -198,6 +198,18 @@ def test_marks_of_label_studio(tmp_path):
     assert read_label_studio(path, NAMES, from_name="quality")[0].tolist() == [8]
 
 
+def test_marks_of_label_studio_without_a_time(tmp_path):
+    first, second = annotated(4, "dog"), annotated(4, SHOWN[0])
+    for task in (first, second):
+        for name in ("created_at", "updated_at"):
+            task["annotations"][0].pop(name, None)
+    path = tmp_path / "project.json"
+    path.write_text(json.dumps([first, second]))
+    assert [part.tolist() for part in read_label_studio(path, NAMES)] == [[4], [0]]
+    path.write_text(json.dumps([second, first]))
+    assert [part.tolist() for part in read_label_studio(path, NAMES)] == [[4], [1]]
+
+
 def test_marks_of_label_studio_in_the_short_form(tmp_path):
     facts = {"annotator": 1, "annotation_id": 3, "updated_at": "2024-05-01T10:00:00Z"}
     tasks = [

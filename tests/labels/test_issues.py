@@ -167,6 +167,7 @@ def changed(p, row, value):
             "history['given_loss']: has the shape (3,); pass one value for each of the 60",
         ),
         ({"class_names": ["a", "b"]}, "class_names: has 2 names, probabilities has 4 columns"),
+        ({"class_names": dict(enumerate("abcd"))}, "class_names: is a mapping; pass a list"),
         (
             {"class_names": ["a", "b", "c", "d\ud83d"]},
             "class_names: entry 3 is d\\ud83d, with a lone surrogate",
@@ -175,6 +176,8 @@ def changed(p, row, value):
         ({"paths": ["a"]}, "paths: has 1 entries for 60 samples"),
         ({"sample_ids": [0] * N}, "sample_ids: contains an id twice"),
         ({"sample_ids": range(-1, N - 1)}, "sample_ids: contains -1; ids must be 0 or above"),
+        ({"sample_ids": ["a"] * N}, "list: must be numbers: a tensor, an array or a list of"),
+        ({"labels": [0.5] * N}, "convert them with numpy.asarray(labels, dtype=int) if they"),
         ({"sample_ids": range(5)}, "sample_ids: has 5 entries for 60 samples"),
     ],
 )  # fmt: skip

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from alr_fast import ALRLoss, LabelBank
+from alr_fast.errors import UserError
 from alr_fast.losses import CrossEntropyLoss, ELRLoss, SELCLoss
 from helpers.loss_cases import CASES, CLASSES, GIVEN, INDEX, LABELS, close, numbers
 
@@ -115,6 +116,19 @@ def test_wrong_logits_are_refused(logits, message):
     for case in CASES:
         with pytest.raises(ValueError, match=message):
             case.make()(logits, LABELS, INDEX)
+
+
+def test_an_epoch_or_a_warm_up_that_is_no_number_is_refused(batch):
+    bank = LabelBank.from_labels(GIVEN, CLASSES)
+    for options in ({"warmup_epochs": "2"}, {"warmup_steps": [2]}):
+        (name,) = options
+        with pytest.raises(UserError, match=f"{name} .*: must be a number"):
+            ALRLoss(bank, **options)
+    criterion = ALRLoss(bank, warmup_epochs=2)
+    for epoch in ("1", None):
+        with pytest.raises(UserError, match=f"epoch {epoch!r}: must be a number"):
+            criterion.set_epoch(epoch)
+    assert criterion.warming_up is None
 
 
 # Given labels.

@@ -11,7 +11,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 from alr_fast import ALRLoss, LabelBank
-from alr_fast.losses import CrossEntropyLoss, ELRLoss
+from alr_fast.losses import (
+    CrossEntropyLoss,
+    DistillationLoss,
+    ELRLoss,
+    ForwardCorrectionLoss,
+    SmearingLoss,
+)
 from helpers.loss_cases import CASES, CLASSES, GIVEN, INDEX, LABELS, close, numbers
 
 BANKED = [case for case in CASES if case.keeps_bank]
@@ -310,3 +316,47 @@ def test_a_strict_load_names_what_is_missing_or_unknown():
 def test_issues_of_a_shard_are_numbered_as_in_the_whole_bank():
     issues = bank_of().shard([5, 7, 2]).issues()
     assert sorted(issues.to_pandas().iloc[:, 0].tolist()) == [2, 5, 7]
+
+
+# Constructors.
+
+
+@pytest.mark.parametrize("form", [torch.Tensor.tolist, torch.Tensor.numpy], ids=["list", "array"])
+def test_tables_of_any_form(form):
+    logits = logits_of(90)
+    for make, table in (
+        (SmearingLoss, torch.eye(CLASSES) * 0.5),
+        (ForwardCorrectionLoss, torch.full((CLASSES, CLASSES), 0.1) + 0.5 * torch.eye(CLASSES)),
+        (DistillationLoss, torch.full((len(GIVEN), CLASSES), 0.2)),
+    ):
+        found, expected = (make(t)(logits, LABELS, INDEX) for t in (form(table), table))
+        close(found, expected, rtol=1e-6, atol=0)
+
+
+def test_tables_of_something_else_are_refused():
+    with pytest.raises(ValueError, match="matrix of type list: must be numbers"):
+        SmearingLoss([["a"]])
+    with pytest.raises(ValueError, match=r"teacher of type torch.int64: must be floating-point"):
+        DistillationLoss([[1, 0], [0, 1]])
+
+
+@pytest.mark.parametrize("bank", [None, torch.zeros(3, 3), "bank"], ids=["none", "rows", "text"])
+def test_a_bank_that_is_none_is_refused(bank):
+    made = [lambda: ALRLoss(bank, warmup_epochs=1), lambda: ELRLoss(bank)]
+    if bank is not None:
+        made.append(lambda: CrossEntropyLoss(bank=bank))
+    for make in made:
+        with pytest.raises(ValueError, match=r"bank of type .*must be a LabelBank: make one"):
+            make()
+
+
+def test_a_bank_at_zero_is_refused_where_rows_are_targets():
+    with pytest.raises(ValueError, match="bank: starts at zero"):
+        ALRLoss(bank_of(one_hot=False), warmup_epochs=1)
+
+
+def test_counts_of_classes_do_not_overflow():
+    counts = torch.tensor([3e38, 3e38, 1.0, 1.0, 1.0])
+    found = CrossEntropyLoss()(logits_of(91), LABELS, class_prior=counts)
+    expected = CrossEntropyLoss()(logits_of(91), LABELS, class_prior=counts / 1e38)
+    close(found, expected, rtol=1e-6, atol=0)

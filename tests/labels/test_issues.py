@@ -255,6 +255,8 @@ def test_ids_and_paths(tmp_path):
         (lambda i, d: i.to_parquet(d / "a.csv"), "name a file that ends with .parquet"),
         (lambda i, d: i.to_csv(d / "no" / "a.csv"), "No such file or directory"),
         (lambda i, d: i.report(d / "a.html", most=20_001), "most 20001: must lie between 0 and"),
+        (lambda i, d: i.report(d / "a.html", most=1.5), "most 1.5: must lie between 0 and"),
+        (lambda i, d: i.report(d / "a.html", most=None), "most: must lie between 0 and"),
         (lambda i, d: i.report(d / "no" / "a.html"), "no folder"),
     ],
 )

@@ -164,6 +164,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         """
         self._check_parameters()
         device = self._device_for(X)
+        _check_none_missing(y)
         X, y = validate_data(self, _on_host(X), _on_host(y), accept_sparse="csr", dtype="numeric")
         try:
             check_classification_targets(y)
@@ -415,6 +416,18 @@ def _on_host(value: Any) -> Any:
         return value
     value = value.detach().cpu()
     return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+
+
+def _check_none_missing(labels: Any) -> None:
+    """Refuses labels of pandas with a missing one, which scikit-learn cannot compare."""
+    if not hasattr(labels, "isna"):
+        return
+    rows = np.flatnonzero(np.asarray(labels.isna()))
+    if len(rows):
+        raise UserError(
+            f"has no label in row {rows[0]} and {len(rows) - 1} more; drop samples without a label",
+            argument="y",
+        )
 
 
 def _checked_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float32] | None:

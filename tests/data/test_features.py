@@ -247,7 +247,7 @@ def with_value(row, column, value, dtype="f4"):
         (wrong(X=X.astype(complex)), ["X is complex128"]),
         (wrong(X=X > 0), ["X is bool"]),
         (wrong(y=Y[:39]), ["39 labels for 40 rows of X"]),
-        (wrong(y=Y.astype(float)), ["y is float64"]),
+        (wrong(y=Y.astype(float)), ["y is float64", "one integer or one name for each sample"]),
         (wrong(y=Y > 1), ["y is bool"]),
         (wrong(y=np.eye(4, dtype=int)[Y]), ["y is int64 of shape 40 x 4"]),
         (wrong(y=Y - 1), ["y has -1 in row 0", "0 or more"]),

@@ -163,8 +163,8 @@ class LabelIssues(ScoredLabels):
             most: Largest number of tasks; None for all samples.
 
         Raises:
-            UserError: Both or none of the two, ``most`` is below 0, another number of samples, or the file cannot be
-                written.
+            UserError: Both or none of the two, ``most`` is below 0, another number of samples, or
+                the file cannot be written.
         """
         _check_most(most)
         label_studio.write_tasks(self, Path(path), images=images, text=text, most=most)

@@ -21,8 +21,8 @@ def by_row(source: Any, labels: ScoredLabels, name: str) -> Callable[[int], Any]
     """
     if isinstance(source, Mapping):
         raise UserError(
-            f"is a {type(source).__name__}, which has no order; pass its get method if its keys are "
-            "sample ids",
+            f"is a {type(source).__name__}, which has no order; pass its get method if its keys "
+            "are sample ids",
             argument=name,
         )
     if hasattr(source, "__getitem__") and not isinstance(source, (str, bytes)):

@@ -83,6 +83,13 @@ def test_texts_of_pandas_are_read_by_position(tmp_path, issues):
         assert texts == ["wxyz"[row] for row in issues.order]
 
 
+def test_texts_that_are_not_unicode_are_written(tmp_path, issues):
+    texts = ["half \ud83d", "x", "y", "z"]
+    issues.to_label_studio(tmp_path / "tasks.json", text=texts)
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    assert "half \\ud83d" in [task["data"]["text"] for task in tasks]
+
+
 @pytest.mark.parametrize("most", [-1, 1.5, True, "2"])
 def test_numbers_of_samples_that_are_none(tmp_path, issues, most):
     for call, name in ((issues.to_label_studio, "tasks.json"), (issues.to_fiftyone, "folder")):

@@ -26,6 +26,7 @@ from alr_fast.classifier.features import (
     as_csr_tensor,
     as_tensor,
     blocks,
+    check_none_missing,
     checked_weights,
     make_features,
     mean_squared_norm,
@@ -166,6 +167,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         """
         self._check_parameters()
         device = self._device_for(X)
+        check_none_missing(y)
         X, y = on_host(X, "X"), on_host(y, "y")
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype="numeric")
         try:

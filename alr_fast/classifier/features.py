@@ -1,5 +1,5 @@
 """Inputs of the classifier: batches of features of a dense matrix in memory or in a file, or of a
-sparse matrix; and sample weights."""
+sparse matrix; checks of labels and sample weights."""
 
 import warnings
 from collections.abc import Iterator
@@ -183,6 +183,22 @@ def on_host(value: Any, name: str) -> Any:
         )
     value = value.detach().cpu()
     return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+
+
+def check_none_missing(labels: Any) -> None:
+    """Refuses labels of pandas with a missing one, which scikit-learn cannot compare.
+
+    Raises:
+        UserError: One is missing.
+    """
+    if not hasattr(labels, "isna"):
+        return
+    rows = np.flatnonzero(np.asarray(labels.isna()))
+    if len(rows):
+        raise UserError(
+            f"has no label in row {rows[0]} and {len(rows) - 1} more; drop samples without a label",
+            argument="y",
+        )
 
 
 def checked_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float32] | None:

@@ -360,6 +360,16 @@ def test_missing_names_are_refused() -> None:
         quick().fit(x, names)
 
 
+def test_missing_labels_of_pandas_are_refused() -> None:
+    pandas = pytest.importorskip("pandas")
+    x, given, _ = blobs()
+    names = pandas.Series(np.array(["a", "b", "c"])[given], dtype="string")
+    names[7] = names[9] = pandas.NA
+    with pytest.raises(UserError, match="y: has no label in row 7 and 1 more; drop samples"):
+        quick().fit(x, names)
+    assert quick(epochs=1).fit(x, names.fillna("a")).classes_.tolist() == ["a", "b", "c"]
+
+
 def test_a_warm_up_without_end_is_noticed() -> None:
     x, given, _ = blobs()
     with pytest.warns(UserWarning, match="warmup_epochs 5 is not below epochs 5: no label is"):

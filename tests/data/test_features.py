@@ -15,7 +15,6 @@ from alr_fast.errors import UserError
 
 X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
 Y = np.arange(40) % 4
-HUGE = Y.astype(np.uint64) + np.uint64(2**63 - 2)  # some are no int64
 
 
 def save(folder, /, **arrays):
@@ -248,11 +247,14 @@ def with_value(row, column, value, dtype="f4"):
         (wrong(X=X.astype(complex)), ["X is complex128"]),
         (wrong(X=X > 0), ["X is bool"]),
         (wrong(y=Y[:39]), ["39 labels for 40 rows of X"]),
-        (wrong(y=Y.astype(float)), ["y is float64"]),
+        (wrong(y=Y.astype(float)), ["y is float64", "one integer or one name for each sample"]),
         (wrong(y=Y > 1), ["y is bool"]),
         (wrong(y=np.eye(4, dtype=int)[Y]), ["y is int64 of shape 40 x 4"]),
         (wrong(y=Y - 1), ["y has -1 in row 0", "from 0 to 2^63 - 1"]),
-        (wrong(y=HUGE), ["y has 9223372036854775808 in row 2"]),
+        (
+            wrong(y=Y.astype(np.uint64) + np.uint64(2**63 - 2)),
+            ["y has 9223372036854775808 in row 2"],
+        ),
         (wrong(y=np.array(["a", "b\ud83d"] * 20)), ["y has b\\ud83d in row 1"]),
         (wrong(paths=np.array([f"{k}\udd00" for k in Y])), ["paths has 0\\udd00 in row 0"]),
         (wrong(class_names=np.array([*"abc", "\ud83d"])), ["class_names has \\ud83d in row 3"]),

@@ -864,6 +864,14 @@ def test_a_wrong_table_is_named(tmp_path, lines, what):
     assert refused(path, "table").startswith(f"{path}{what}")
 
 
+def test_features_in_columns_of_their_own_are_sent_to_a_file_of_features(tmp_path):
+    path = tmp_path / "all.csv"
+    write_lines(path, ["width,height,label", "1.5,2.5,0", "2.5,3.5,1"])
+    assert refused(path, "table").endswith("belong into an .npz file, with X and y")
+    write_lines(path, ["path,width,split", "a,1.5,train"])
+    assert ".npz" not in refused(path, "table")
+
+
 @pytest.mark.parametrize(("known", "unknown"), [("01", "2"), ("01", "cat"), ("xy", "z")])
 def test_a_test_class_that_is_not_a_training_class_is_named(tmp_path, known, unknown):
     path = tmp_path / "all.csv"

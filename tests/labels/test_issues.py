@@ -176,7 +176,7 @@ def changed(p, row, value):
         ({"paths": ["a"]}, "paths: has 1 entries for 60 samples"),
         ({"sample_ids": [0] * N}, "sample_ids: contains an id twice"),
         ({"sample_ids": range(-1, N - 1)}, "sample_ids: contains -1; ids must be 0 or above"),
-        ({"sample_ids": ["a"] * N}, "list: must be numbers: a tensor, an array or a list of"),
+        ({"sample_ids": ["a"] * N}, "sample_ids of type list: must be numbers: a tensor"),
         ({"labels": [0.5] * N}, "convert them with numpy.asarray(labels, dtype=int) if they"),
         ({"sample_ids": range(5)}, "sample_ids: has 5 entries for 60 samples"),
     ],

@@ -246,8 +246,8 @@ def _read_column(file: ArrayFile, role: str, part: str) -> NDArray[Any] | None:
     if labels.ndim != 1 or labels.dtype.kind not in "iuUSO":
         shape = " x ".join(map(str, labels.shape)) or "a single value"
         raise UserError(
-            f"{path}: {name} is {labels.dtype} of shape {shape}; must be one integer or name a "
-            "sample"
+            f"{path}: {name} is {labels.dtype} of shape {shape}; must be one integer or one "
+            "name for each sample"
         )
     if labels.dtype.kind in "iu":
         outside = np.flatnonzero((labels < 0) | (labels > np.iinfo(np.int64).max))

@@ -214,9 +214,15 @@ def _read_parts(path: Path, only: str | None = None) -> dict[str, _Part]:
 def _used_columns(path: Path, header: Sequence[str]) -> list[str]:
     for name in ("path", "label"):
         if name not in header:
+            remedy = (
+                "; features in columns of their own belong into an .npz file, with X and y"
+                if name == "path"
+                else ""
+            )
             raise UserError(
                 f"{path}: no column {name}; the first line must name the columns path and label, "
                 f"and clean_label and split if there are any; found {shown(', '.join(header))}"
+                f"{remedy}"
             )
     for name in _COLUMNS:
         if header.count(name) > 1:

@@ -4,6 +4,11 @@
 `training` the loop. Needs scikit-learn (extra ``features``).
 """
 
+from importlib.util import find_spec
+
+if find_spec("sklearn") is None:
+    raise ImportError("ALRClassifier needs scikit-learn: pip install 'alr_fast[features]'")
+
 from alr_fast.classifier.estimator import ALRClassifier
 
 __all__ = ["ALRClassifier"]

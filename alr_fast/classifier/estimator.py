@@ -165,7 +165,8 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         self._check_parameters()
         device = self._device_for(X)
         _check_none_missing(y)
-        X, y = validate_data(self, _on_host(X), _on_host(y), accept_sparse="csr", dtype="numeric")
+        X, y = _on_host(X, "X"), _on_host(y, "y")
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype="numeric")
         try:
             check_classification_targets(y)
             classes, given = np.unique(y, return_inverse=True)
@@ -263,7 +264,8 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
     def _checked_logits(self, X: Any) -> Tensor:
         check_is_fitted(self, "module_")
         device = self._device_for(X)
-        X = validate_data(self, _on_host(X), accept_sparse="csr", dtype="numeric", reset=False)
+        host = _on_host(X, "X")
+        X = validate_data(self, host, accept_sparse="csr", dtype="numeric", reset=False)
         return self._logits(X, device)
 
     @torch.no_grad()
@@ -326,7 +328,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         loss = SHIPPED[self.method]
         accepted = inspect.signature(loss).parameters
         options = dict(self.loss_options or {})
-        allowed = [name for name in accepted if name not in _OWN_OPTIONS]
+        allowed = [name for name in accepted if name not in _OWN_OPTIONS | loss.own_loop_only]
         wrong = sorted(options.keys() - set(allowed))
         if wrong:
             known = ", ".join(allowed) or "none"
@@ -391,6 +393,12 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
                 raise UserError(
                     f"must be an integer, {least} or more", argument=name, value=repr(value)
                 )
+        if not isinstance(self.loss_options, Mapping | None):
+            raise UserError(
+                "must be a dict of options, or None",
+                argument="loss_options",
+                value=repr(self.loss_options),
+            )
         if not _is_finite(self.lr) or self.lr <= 0:
             raise UserError("must be a finite number above 0", argument="lr", value=repr(self.lr))
         if not _is_finite(self.weight_decay) or self.weight_decay < 0:
@@ -410,10 +418,14 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, Real) and math.isfinite(value)
 
 
-def _on_host(value: Any) -> Any:
+def _on_host(value: Any, name: str) -> Any:
     """A tensor as an array, everything else as it is."""
     if not isinstance(value, Tensor):
         return value
+    if value.layout != torch.strided:
+        raise UserError(
+            "is a sparse tensor; pass a SciPy matrix, or tensor.to_dense()", argument=name
+        )
     value = value.detach().cpu()
     return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
@@ -434,7 +446,11 @@ def _checked_weights(weights: ArrayLike | None, n: int) -> NDArray[np.float32] |
     """Weights float32 [N] with a mean of 1; None if all are equal."""
     if weights is None:
         return None
-    found = np.asarray(_on_host(weights), dtype=np.float64)
+    host = _on_host(weights, "sample_weight")
+    try:
+        found = np.asarray(host, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"no numbers ({error})", argument="sample_weight") from error
     if found.shape != (n,):
         raise UserError(
             f"shape {found.shape}; pass one number for each of the {n} samples",

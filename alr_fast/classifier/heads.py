@@ -22,8 +22,9 @@ def build_head(
     """A linear model, or one with a hidden layer of rectified linear units, on the CPU.
 
     A linear model starts at zero. The weights of the hidden layer are drawn so that its units have
-    unit variance before the rectifier for rows of the mean squared norm, those of the output so
-    that the logits have unit variance.
+    a mean square of one behind the rectifier (a variance of two before it; He et al., arXiv
+    1502.01852) for rows of the mean squared norm, those of the output so that the logits have unit
+    variance.
 
     Args:
         num_features: Number of features D.

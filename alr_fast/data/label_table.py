@@ -256,7 +256,7 @@ class _Samples:
                     f"has no path of sample {columns['id'][nameless[0]]}, so it may be another "
                     "sample; pass the paths to find_issues (paths=)"
                 )
-            wrong = _differing(as_text(columns["path"]), self._index.paths.take(rows))
+            wrong = differing(as_text(columns["path"]), self._index.paths.take(rows))
         if len(wrong):
             sample_id, path = (as_text(columns[name])[wrong[0]] for name in ("id", "path"))
             self.fail(
@@ -273,12 +273,12 @@ class _Samples:
             k = outside[0]
             self.fail(f"calls class {labels[k]} {names[k]}, the data set has no such class")
         known = self._class_names[labels]
-        for k in _differing(names, known)[:1]:
+        for k in differing(names, known)[:1]:
             self.fail(f"calls class {labels[k]} {names[k]}, the data set {known[k]}")
 
 
-def _differing(written: NDArray[np.object_], known: Iterable[str]) -> NDArray[np.int64]:
-    """Positions of texts of a table that do not stand for the known ones.
+def differing(written: NDArray[np.object_], known: Iterable[str]) -> NDArray[np.int64]:
+    """Positions of texts of a table, dtype object, that do not stand for the known ones.
 
     The report puts an apostrophe before a text that a spreadsheet would read as a formula, and a
     browser writes U+FFFD for each non-UTF-8 byte.

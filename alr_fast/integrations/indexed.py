@@ -92,8 +92,9 @@ class IndexedDataset(Dataset[Any]):
 
         Read from the labels that the data set keeps beside its items (``targets``, as those of
         torchvision do, the last tensor of a `TensorDataset`, a column of a Hugging Face data set),
-        also through a `Subset`; otherwise from all items, which takes as long as loading them. The
-        loss compares the labels of each batch with those of the bank.
+        also through a `Subset`; otherwise, and if the data set has a ``target_transform``, from all
+        items, which takes as long as loading them. The loss compares the labels of each batch with
+        those of the bank.
 
         Raises:
             UserError: A label is no integer.
@@ -101,7 +102,8 @@ class IndexedDataset(Dataset[Any]):
         labels = self._column(self.dataset)
         if labels is None or len(labels) != len(self):
             labels = [self._split(self.dataset[i], i)[1] for i in range(len(self))]
-        return torch.tensor([self._integer(label, i) for i, label in enumerate(labels)])
+        integers = [self._integer(label, i) for i, label in enumerate(labels)]
+        return torch.tensor(integers, dtype=torch.int64)
 
     def _indexed(self, item: Any, index: int) -> Any:
         key, label = self._split(item, index)
@@ -177,4 +179,6 @@ class IndexedDataset(Dataset[Any]):
         if isinstance(columns, list):
             keys = _LABEL_KEYS if self._label is None else (self._label,)
             return next((dataset[key] for key in keys if key in columns), None)
-        return getattr(dataset, "targets", None) if self._label is None else None
+        if self._label is not None or getattr(dataset, "target_transform", None) is not None:
+            return None  # the items have other labels
+        return getattr(dataset, "targets", None)

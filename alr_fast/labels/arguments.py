@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from alr_fast._inputs import as_labels
 from alr_fast.errors import UserError
+from alr_fast.utils.text import is_encodable, printable
 
 _CHECKED = 1 << 22  # probabilities that are checked at once
 _LARGEST_DEVIATION = 0.02  # of a sum from one: 16-bit rows of many classes deviate
@@ -209,7 +210,7 @@ def names_of_classes(value: Sequence[str] | None, num_classes: int) -> tuple[str
     """Names of the classes; their numbers for None.
 
     Raises:
-        UserError: Not as many names as classes, or a mapping.
+        UserError: Not as many names as classes, a mapping, or a name that no file can contain.
     """
     if value is None:
         return tuple(map(str, range(num_classes)))
@@ -225,6 +226,7 @@ def names_of_classes(value: Sequence[str] | None, num_classes: int) -> tuple[str
             "each class, in the order of the columns",
             argument="class_names",
         )
+    _check_texts(names, "class_names")
     return names
 
 
@@ -232,7 +234,7 @@ def paths_of_samples(value: Sequence[Any] | None, num_samples: int) -> Sequence[
     """Paths as texts; None for None.
 
     Raises:
-        UserError: Not as many paths as samples.
+        UserError: Not as many paths as samples, or one that no file can contain.
     """
     if value is None:
         return None
@@ -242,4 +244,16 @@ def paths_of_samples(value: Sequence[Any] | None, num_samples: int) -> Sequence[
             "each",
             argument="paths",
         )
-    return [os.fsdecode(path) if isinstance(path, bytes) else str(path) for path in value]
+    paths = [os.fsdecode(path) if isinstance(path, bytes) else str(path) for path in value]
+    _check_texts(paths, "paths")
+    return paths
+
+
+def _check_texts(texts: Sequence[str], name: str) -> None:
+    for number, text in enumerate(texts):
+        if not is_encodable(text):
+            raise UserError(
+                f"entry {number} is {printable(text)}, with a lone surrogate, half of a character; "
+                'replace it: text.encode("utf-8", "replace").decode()',
+                argument=name,
+            )

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from importlib.util import find_spec
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,7 @@ class LabelIssues(ScoredLabels):
             UserError: A source has another number of samples, a package is not installed, or the
                 file cannot be written.
         """
-        if not 0 <= most <= LARGEST:
-            raise UserError(f"must lie between 0 and {LARGEST}", argument="most", value=most)
+        _check_most(most, LARGEST)
         file = Path(path)
         if not file.absolute().parent.is_dir():
             raise UserError(f"no folder {file.parent}; make it first", argument="path", value=path)
@@ -163,9 +163,10 @@ class LabelIssues(ScoredLabels):
             most: Largest number of tasks; None for all samples.
 
         Raises:
-            UserError: Both or none of the two, another number of samples, or the file cannot be
-                written.
+            UserError: Both or none of the two, ``most`` is below 0, another number of samples, or
+                the file cannot be written.
         """
+        _check_most(most)
         label_studio.write_tasks(self, Path(path), images=images, text=text, most=most)
 
     def to_fiftyone(self, path: AnyPath, images: object = None, *, most: int | None = None) -> None:
@@ -179,9 +180,10 @@ class LabelIssues(ScoredLabels):
             most: Largest number of samples; None for all.
 
         Raises:
-            UserError: There are no files of images, another number of samples, or the folder
-                cannot be written.
+            UserError: There are no files of images, ``most`` is below 0, another number of
+                samples, or the folder cannot be written.
         """
+        _check_most(most)
         fiftyone.write_dataset(self, Path(path), images=images, most=most)
 
     def __repr__(self) -> str:
@@ -280,6 +282,16 @@ def _with_suffix(path: AnyPath, suffix: str) -> Path:
     if file.suffix != suffix:
         raise UserError(f"name a file that ends with {suffix}", argument="path", value=path)
     return file
+
+
+def _check_most(most: Any, largest: int | None = None) -> None:
+    """Refuses a largest number of samples that is none; None stands for all unless limited."""
+    if most is None and largest is None:
+        return
+    whole = isinstance(most, Integral) and not isinstance(most, bool)
+    if not whole or int(most) < 0 or (largest is not None and int(most) > largest):
+        limits = "be 0 or more, or None" if largest is None else f"lie between 0 and {largest}"
+        raise UserError(f"must {limits}, an integer", argument="most", value=most)
 
 
 def _number(count: int, noun: str) -> str:

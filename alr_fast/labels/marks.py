@@ -4,6 +4,7 @@ sample_ids, labels = read_marks("marks.csv", class_names)
 bank.correct_labels(sample_ids, labels)
 """
 
+import contextlib
 import csv
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from alr_fast.data.label_table import differing
 from alr_fast.errors import UserError
 from alr_fast.labels.label_studio import CHOICE, ID
 from alr_fast.utils.text import distinct_names, printable, some_names
@@ -57,19 +59,18 @@ def _class(path: object, line: dict[str, str], class_names: Sequence[str]) -> in
     if not 0 <= label < len(class_names):
         _fail(path, f"has the label {label}; there are {len(class_names)} class names")
     name, known = line.get("label_name"), class_names[label]
-    # The report puts an apostrophe before a text that a spreadsheet would run, and a browser
-    # cannot write bytes that are not UTF-8.
-    writable = known == known.encode("utf-8", "replace").decode()
-    if name is not None and writable and known not in (name, name.removeprefix("'")):
+    if name is not None and len(differing(np.array([name], dtype=object), [known])):
         _fail(path, f"calls class {label} {printable(name)}, class_names has {known}")
     return label
 
 
 def _integer(path: object, text: object) -> int:
-    try:
-        return int(str(text).strip())
-    except ValueError:
-        _fail(path, f"has {text!r} where an integer belongs; export the marks again")
+    """An integer that int64 can represent."""
+    with contextlib.suppress(ValueError):
+        number = int(str(text).strip())
+        if -(2**63) <= number < 2**63:
+            return number
+    _fail(path, f"has {text!r} where an integer belongs; export the marks again")
 
 
 def _set(path: object, chosen: dict[int, int], sample_id: int, label: int) -> None:
@@ -99,24 +100,26 @@ def read_label_studio(
         tasks = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         _fail(path, f"{error.strerror or error}; pass a readable file")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter of brackets in brackets
         _fail(path, f"is no JSON ({error}); export the project as JSON or JSON-MIN")
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         _fail(path, "is no list of tasks; export the project as JSON or JSON-MIN")
     numbers = {printable(name): k for k, name in enumerate(distinct_names(class_names))}
     newest: dict[int, tuple[str, int]] = {}
     for task in tasks:
-        for time, data, choices in _annotations(task, from_name):
+        number = task.get("id", "?")
+        try:
+            annotations = list(_annotations(task, from_name))
+        except (AttributeError, KeyError, TypeError) as error:  # not the types that are written
+            _fail(path, f"task {number} is no task of an export ({error!r}); export it again")
+        for time, data, choices in annotations:
             if ID not in data:
-                _fail(
-                    path,
-                    f"task {task.get('id', '?')} has no {ID}; import the tasks of to_label_studio",
-                )
+                _fail(path, f"task {number} has no {ID}; import the tasks of to_label_studio")
             sample_id = _integer(path, data[ID])
             if len(choices) != 1 or choices[0] not in numbers:
                 _fail(
                     path,
-                    f"sample {sample_id} has the choice {', '.join(map(str, choices))}; the "
+                    f"sample {sample_id} has the choice {', '.join(choices)}; the "
                     f"classes are {some_names(list(numbers))}, one for each sample",
                 )
             if sample_id not in newest or time >= newest[sample_id][0]:
@@ -127,20 +130,33 @@ def read_label_studio(
 def _annotations(
     task: dict[str, Any], from_name: str
 ) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
-    """Time, data of the task, and choices of each annotation of a task in the export."""
+    """Time, data of the task, and choices of each annotation of a task in the export.
+
+    Raises:
+        AttributeError, KeyError, TypeError: The task has other types than the export writes.
+    """
     if "data" not in task:  # JSON-MIN: the data, and the choice by the name of its tag
         choices = task.get(from_name)
         if isinstance(choices, dict):
-            choices = choices.get("choices")
+            choices = choices["choices"]
         if choices:
-            yield _time(task), task, [choices] if isinstance(choices, str) else list(choices)
+            yield _time(task), task, [choices] if isinstance(choices, str) else _texts(choices)
         return
+    data = task["data"]
+    if not isinstance(data, dict):
+        raise TypeError("data is no object")
     for annotation in task.get("annotations") or ():
         if annotation.get("was_cancelled") or annotation.get("skipped"):
             continue
         for result in annotation.get("result") or ():
             if result.get("type") == "choices" and result.get("from_name") == from_name:
-                yield _time(annotation), task["data"], list(result["value"]["choices"])
+                yield _time(annotation), data, _texts(result["value"]["choices"])
+
+
+def _texts(choices: Any) -> list[str]:
+    if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices):
+        raise TypeError("choices are no list of texts")
+    return choices
 
 
 def _time(annotation: dict[str, Any]) -> str:

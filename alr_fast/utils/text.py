@@ -1,13 +1,24 @@
 """Numbers, sizes and names as text."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 
+_LONE_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # not of `os.fsdecode`
+
 
 def printable(text: str) -> str:
-    """A text whose non-UTF-8 bytes, which paths may contain, are written ``\\xNN``."""
+    """A text whose non-UTF-8 bytes, which paths may contain, are written ``\\xNN``, and other lone
+    surrogates, which come from broken JSON, ``\\udNNN``.
+    """
+    text = _LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):x}", text)
     return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
+def is_encodable(text: str) -> bool:
+    """Whether a text stands for bytes: no lone surrogates but those of `os.fsdecode`."""
+    return _LONE_SURROGATE.search(text) is None
 
 
 def percent(fraction: float | None) -> str:

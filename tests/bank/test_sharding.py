@@ -180,5 +180,5 @@ def test_banks_that_drift_apart_are_noticed():
 
 def test_comparing_waits_for_nobody_and_covers_large_banks():
     run_group(2, workers.check_alone)
-    first, second = run_group(2, workers.large_bank)
-    assert not first and "both update row" in second
+    (first, row), (second, _) = run_group(2, workers.large_bank)
+    assert not first and row > 0 and f"both update row {row} of" in second

@@ -25,7 +25,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from alr_fast import ALRClassifier
 from alr_fast.classifier import features
 from alr_fast.classifier.estimator import METHODS
+from alr_fast.classifier.training import train
 from alr_fast.errors import UserError
+from alr_fast.losses import CrossEntropyLoss
 from alr_fast.noise import inject
 
 quick = partial(ALRClassifier, hidden=16, epochs=12, random_state=0)
@@ -298,6 +300,12 @@ def test_batches_have_nearly_the_same_size() -> None:
         ({"weight_decay": -1}, "weight_decay -1: must be a finite number 0 or more"),
         ({"loss_options": {"speed": 1}}, "loss_options: alr has no option speed; its options: "),
         ({"loss_options": {"bank": 1}}, "loss_options: alr has no option bank"),
+        ({"loss_options": {"history": True}}, "loss_options: alr has no option history"),
+        (
+            {"method": "ce", "loss_options": {"momentum": 0.5}},
+            "loss_options: ce has no option momentum; its options: none",
+        ),
+        ({"loss_options": 3}, "loss_options 3: must be a dict of options, or None"),
         ({"module": 3}, "module 3: must be a torch module"),
         ({"module": nn.Linear(6, 4)}, r"module: maps \[1, 6\] to \[1, 4\]; it must return"),
         ({"module": nn.Linear(5, 3)}, r"module: does not take features \[1, 6\]: mat1 and mat2"),
@@ -313,12 +321,29 @@ def test_wrong_parameters(parameters: dict, why: str) -> None:
         classifier.predict(x)
 
 
+@pytest.mark.parametrize("method", ["alr", "ce"])
+def test_the_history_is_that_of_the_given_labels(method: str) -> None:
+    x, given, _ = blobs()
+    torch.manual_seed(0)
+    fixed = nn.Linear(6, 3)
+    classifier = quick(module=fixed, method=method, lr=1e-12, standardize=False, batch_size=64)
+    history = classifier.fit(x, given).label_history_
+    with torch.no_grad():
+        logits = fixed(torch.from_numpy(x))
+    losses = nn.functional.cross_entropy(logits, torch.from_numpy(given), reduction="none")
+    np.testing.assert_allclose(history["given_loss"], losses, rtol=1e-4, atol=1e-5)
+    if method == "ce":  # the first of 12 epochs, the highest bit: from given labels to predictions
+        changed = logits.argmax(1).numpy() != given
+        np.testing.assert_array_equal(history["changes"], changed * (1 << 11))
+
+
 @pytest.mark.parametrize(
     ("weight", "why"),
     [
         (np.ones(3), r"sample_weight: shape \(3,\); pass one number for each of the 300"),
         (np.zeros(300), "sample_weight: must be finite numbers, 0 or more, and not all zero"),
         (-np.ones(300), "sample_weight: must be finite"),
+        (np.full(300, "heavy"), "sample_weight: no numbers"),
     ],
 )
 def test_wrong_weights(weight: np.ndarray, why: str) -> None:
@@ -364,6 +389,41 @@ def test_one_class_and_a_diverging_training_are_refused() -> None:
         quick(lr=1e30).fit(x, given)
 
 
+def test_sparse_tensors_are_refused() -> None:
+    x, given, _ = blobs()
+    tensor = torch.from_numpy(x).to_sparse()
+    with pytest.raises(UserError, match="X: is a sparse tensor; pass a SciPy matrix, or tensor"):
+        quick().fit(tensor, given)
+    with pytest.raises(UserError, match="X: is a sparse tensor"):
+        quick().fit(x, given).predict(tensor)
+
+
+def test_learning_rates_fall_along_a_half_cosine() -> None:
+    model = nn.Linear(2, 2)
+    rates: list[list[float]] = []
+
+    class Recorded(torch.optim.SGD):
+        def step(self, closure=None):
+            rates.append([group["lr"] for group in self.param_groups])
+
+    groups = [{"params": [model.weight], "lr": 0.4}, {"params": [model.bias], "lr": 0.8}]
+    labels = torch.tensor([0, 1, 0])
+    train(
+        model,
+        Recorded(groups, lr=1.0),
+        CrossEntropyLoss(),
+        features.DenseFeatures(np.eye(3, 2), None, torch.device("cpu")),
+        labels,
+        row_weight=None,
+        num_classes=2,
+        epochs=4,
+        batch_size=3,
+        generator=torch.Generator(),
+    )
+    factors = [(1 + np.cos(np.pi * epoch / 4)) / 2 for epoch in range(4)]
+    assert np.allclose(rates, [[0.4 * f, 0.8 * f] for f in factors])
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_missing_gpu_is_named() -> None:
     x, given, _ = blobs()
@@ -384,3 +444,9 @@ def test_a_gpu_gives_the_model_of_the_cpu() -> None:
 def test_the_library_does_not_import_scikit_learn() -> None:
     code = "import alr_fast, sys; assert 'sklearn' not in sys.modules; alr_fast.ALRClassifier"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_without_scikit_learn_the_extra_is_named() -> None:
+    code = "import sys; sys.modules['sklearn'] = None; from alr_fast import ALRClassifier"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ImportError: ALRClassifier needs scikit-learn: pip install" in result.stderr

@@ -250,7 +250,11 @@ def with_value(row, column, value, dtype="f4"):
         (wrong(y=Y.astype(float)), ["y is float64", "one integer or one name for each sample"]),
         (wrong(y=Y > 1), ["y is bool"]),
         (wrong(y=np.eye(4, dtype=int)[Y]), ["y is int64 of shape 40 x 4"]),
-        (wrong(y=Y - 1), ["y has -1 in row 0", "0 or more"]),
+        (wrong(y=Y - 1), ["y has -1 in row 0", "from 0 to 2^63 - 1"]),
+        (wrong(y=Y.astype(np.uint64) + np.uint64(2**63 - 2)), ["y has 9223372036854775808 in row 2"]),
+        (wrong(y=np.array(["a", "b\ud83d"] * 20)), ["y has b\\ud83d in row 1"]),
+        (wrong(paths=np.array([f"{k}\udd00" for k in Y])), ["paths has 0\\udd00 in row 0"]),
+        (wrong(class_names=np.array([*"abc", "\ud83d"])), ["class_names has \\ud83d in row 3"]),
         (wrong(y=Y * 0), ["fewer than two classes"]),
         (wrong(y=np.where(Y, "a", "")), ["y is empty in row 0"]),
         (wrong(clean_labels=Y[:5]), ["5 clean labels for 40 labels"]),
@@ -274,6 +278,11 @@ def with_value(row, column, value, dtype="f4"):
 )
 def test_wrong_arrays_are_refused_by_name(tmp_path, arrays, parts):
     refused(save(tmp_path, **arrays), "set.npz", *parts)
+
+
+def test_rows_of_later_pieces_are_counted_from_the_start(tmp_path, monkeypatch):
+    monkeypatch.setattr("alr_fast.data.layouts.features._ROWS", 8)
+    refused(save(tmp_path, X=with_value(21, 2, np.nan), y=Y), "nan in row 21, column 2")
 
 
 @pytest.mark.parametrize(
@@ -339,6 +348,7 @@ def test_half_precision_features_become_float32_in_batches(split):
     sampler = SequentialSampler(40, 40)
     loader = make_loader(choice, half, sampler, Transform(size=1), device=torch.device("cpu"))
     (batch,) = loader
+    assert batch["image"].dtype == torch.float32
     assert (batch["image"].numpy() == X.astype(np.float16).astype(np.float32)).all()
 
 

@@ -96,13 +96,20 @@ def check_alone() -> None:
         bank.check()
 
 
-def large_bank() -> str:
-    """A bank with more rows than are compared: a shuffled sampler is noticed all the same."""
+def large_bank() -> tuple[str, int]:
+    """A bank with more rows than are compared: a shuffled sampler is noticed all the same.
+
+    Returns the message of `check`, and the first of every third rows that both processes update.
+    """
     n = (1 << 17) * 2 + 5
     bank = LabelBank.from_labels(torch.zeros(n, dtype=torch.int64), 2)
+    used = torch.zeros(2, n, dtype=torch.bool)
     for epoch in range(2):
         order = torch.randperm(n, generator=torch.Generator().manual_seed(epoch))
         bank.note_use(order[dist.get_rank() :: 2])
+        for rank in (0, 1):
+            used[rank, order[rank::2]] = True
+    first = 3 * int(used.all(0)[::3].nonzero()[0])
     dist.barrier()
     message = ""
     for turn in (0, 1):
@@ -112,4 +119,4 @@ def large_bank() -> str:
             except ValueError as error:
                 message = str(error)
         dist.barrier()
-    return message
+    return message, first

@@ -119,6 +119,10 @@ def test_given_labels_come_from_the_data_set_without_loading_items():
     # Another label than `targets`, or one of another length, is read from the items.
     other = Items([(0, 1, y) for y in LABELS], targets=[9] * 5)
     assert IndexedDataset(other, label=2).given_labels().tolist() == LABELS
+    changed = Items([(0, y) for y in LABELS], targets=[9] * 5, target_transform=int)
+    assert IndexedDataset(changed).given_labels().tolist() == LABELS
+    assert IndexedDataset(Subset(changed, [4])).given_labels().tolist() == [2]
+    assert IndexedDataset(Items([])).given_labels().dtype == torch.int64
     short = Items([(0, y) for y in LABELS], targets=[9])
     assert IndexedDataset(short).given_labels().tolist() == LABELS
 

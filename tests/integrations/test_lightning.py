@@ -38,11 +38,15 @@ class Module(LightningModule):
         expected = torch.nn.functional.cross_entropy(logits, batch[1])
         self.validated.append((float(self.used[0](logits, batch[1])), float(expected)))
 
+    test_step = validation_step
+
     def train_dataloader(self):
         return DataLoader(IndexedDataset(new_dataset()), batch_size=13, shuffle=True)
 
     def val_dataloader(self):
         return DataLoader(new_dataset(), batch_size=13)
+
+    test_dataloader = val_dataloader
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -62,15 +66,21 @@ def trainer(folder, epochs, *callbacks):
     )
 
 
-def test_epochs_are_announced_and_validation_is_cross_entropy(tmp_path):
+@pytest.mark.parametrize("part_of_module", [True, False])
+def test_epochs_are_announced_and_validation_is_cross_entropy(part_of_module, tmp_path):
     criterion = new_criterion(warmup_epochs=2)
-    module = Module(criterion, criterion=criterion)
-    trainer(tmp_path, 3, ALRCallback()).fit(module)  # with the sanity check before any epoch
+    module = Module(criterion, **({"criterion": criterion} if part_of_module else {}))
+    run = trainer(tmp_path, 3, ALRCallback(None if part_of_module else criterion))
+    run.fit(module)  # with the sanity check before any epoch
     assert module.phases == [True, True, True, True, False, False]
     assert len(module.validated) == 2 * 4
     for loss, expected in module.validated:
         assert loss == pytest.approx(expected, rel=1e-5)
     assert criterion.training
+    run.test(module)
+    assert len(module.validated) == 2 * 5
+    loss, expected = module.validated[-1]
+    assert loss == pytest.approx(expected, rel=1e-5)
     assert (criterion.bank.rows.amax(1) < 1).all()
 
 

@@ -74,6 +74,30 @@ def test_texts_paths_and_a_limit(tmp_path, issues):
     assert {task["data"]["image"] for task in json.loads(path.read_text())} == set(issues.paths)
 
 
+def test_texts_of_pandas_are_read_by_position(tmp_path, issues):
+    pandas = pytest.importorskip("pandas")
+    path = tmp_path / "tasks.json"
+    for index in ([3, 2, 1, 0], list("dcba")):
+        issues.to_label_studio(path, text=pandas.Series(list("wxyz"), index=index))
+        texts = [task["data"]["text"] for task in json.loads(path.read_text())]
+        assert texts == ["wxyz"[row] for row in issues.order]
+
+
+def test_texts_that_are_not_unicode_are_written(tmp_path, issues):
+    texts = ["half \ud83d", "x", "y", "z"]
+    issues.to_label_studio(tmp_path / "tasks.json", text=texts)
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    assert "half \\ud83d" in [task["data"]["text"] for task in tasks]
+
+
+@pytest.mark.parametrize("most", [-1, 1.5, True, "2"])
+def test_numbers_of_samples_that_are_none(tmp_path, issues, most):
+    for call, name in ((issues.to_label_studio, "tasks.json"), (issues.to_fiftyone, "folder")):
+        with pytest.raises(UserError, match=f"most {most}: must be 0 or more, or None"):
+            call(tmp_path / name, most=most)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -81,6 +105,7 @@ def test_texts_paths_and_a_limit(tmp_path, issues):
         ({"images": ["a"]}, "images: has 1 entries for 4 samples; pass one for each"),
         ({"text": 3}, "text: is a int; pass a list"),
         ({"text": "abcd"}, "text: is a str; pass a list"),
+        ({"text": {10: "a"}}, "text: is a dict, which has no order; pass its get method"),
     ],
 )
 def test_wrong_sources(tmp_path, issues, arguments, message):
@@ -115,7 +140,9 @@ def test_a_dataset_of_fiftyone(tmp_path, issues):
         "clean_label": SHOWN[2],
     }  # given_loss is unknown, and JSON has no NaN
     issues.to_fiftyone(folder, most=1)
-    assert len(json.loads((folder / "labels.json").read_text())["labels"]) == 1
+    labels = json.loads((folder / "labels.json").read_text())["labels"]
+    files = json.loads((folder / "data.json").read_text())
+    assert list(labels) == list(files) == [str([10, 20, 30, 40][issues.order[0]])]
     with pytest.raises(UserError, match="images: entry 3 is a ndarray; pass the path"):
         issues.to_fiftyone(folder, images=np.zeros((4, 8, 8)))
 
@@ -147,7 +174,10 @@ def annotated(sample_id, *choices, updated="2024-05-01T10:00:00.000000Z", **fact
 
 def test_marks_of_label_studio(tmp_path):
     two = annotated(7, "dog", updated="2024-05-02T10:00:00Z")
-    two["annotations"] += annotated(7, SHOWN[0], updated="2024-05-01T10:00:00Z")["annotations"]
+    two["annotations"] += annotated(7, SHOWN[3], updated="2024-05-01T10:00:00Z")["annotations"]
+    two["annotations"] += annotated(7, SHOWN[0], updated="2024-05-01T11:00:00Z")["annotations"]
+    timeless = annotated(4, "dog")
+    del timeless["annotations"][0]["created_at"], timeless["annotations"][0]["updated_at"]
     other = annotated(8, "dog")
     other["annotations"][0]["result"][0]["from_name"] = "quality"
     tasks = [
@@ -156,13 +186,14 @@ def test_marks_of_label_studio(tmp_path):
         annotated(6),
         annotated(9, "dog", was_cancelled=True),
         two,
+        timeless,
         other,
         {"id": 2, "data": {"sample_id": 1}, "annotations": []},
     ]
     path = tmp_path / "project.json"
     path.write_text(json.dumps(tasks))
     ids, labels = read_label_studio(path, NAMES)
-    assert (ids.tolist(), labels.tolist()) == ([5, 7, 30], [3, 1, 2])
+    assert (ids.tolist(), labels.tolist()) == ([4, 5, 7, 30], [1, 3, 1, 2])
     assert ids.dtype == labels.dtype == np.int64
     assert read_label_studio(path, NAMES, from_name="quality")[0].tolist() == [8]
 
@@ -204,6 +235,17 @@ def test_marks_of_label_studio_in_the_short_form(tmp_path):
         ),
         (json.dumps([annotated(1, "dog", SHOWN[0])]), "sample 1 has the choice dog, cat (class 0)"),
         (json.dumps([annotated("x", "dog")]), "has 'x' where an integer belongs"),
+        ("[" * 100_000, "is no JSON (maximum recursion depth exceeded"),
+        (json.dumps([annotated(10**19, "dog")]), "has 10000000000000000000 where an integer"),
+        (json.dumps([annotated(1, ["dog"])]), "task 1 is no task of an export (TypeError("),
+        (json.dumps([annotated(1, "dog") | {"data": 3}]), "task 1 is no task of an export"),
+        (json.dumps([annotated(1, "dog") | {"annotations": [4]}]), "(AttributeError("),
+        (json.dumps([annotated(1, "dog") | {"annotations": 4}]), "task 1 is no task of an export"),
+        (json.dumps([{"id": 9, "sample_id": 3, "label": 5}]), "task 9 is no task of an export"),
+        (
+            json.dumps([annotated(1, "dog", result=[{"type": "choices", "from_name": "label"}])]),
+            "task 1 is no task of an export (KeyError('value'))",
+        ),
         (
             json.dumps([annotated(1, "dog") | {"data": {"image": "a"}}]),
             "task 1 has no sample_id; import the tasks of to_label_studio",
@@ -268,6 +310,16 @@ def test_marks_without_paths_are_refused_for_training(marks):
     assert read_marks(path, index.class_names)[0].tolist() == [3]
 
 
+def test_marks_of_a_class_whose_name_is_not_utf_8(tmp_path, marks):
+    names = ("cat", "b\udcff", "dog")
+    path = marks('id,label,label_name\r\n2,1,"b\ufffd"\r\n')  # as a browser writes it
+    assert [column.tolist() for column in read_marks(path, names)] == [[2], [1]]
+    find_issues([0], np.eye(3)[:1], class_names=names).write_marks(path, [0], [1])
+    assert [column.tolist() for column in read_marks(path, names)] == [[0], [1]]
+    with pytest.raises(UserError, match="calls class 1 dog"):
+        read_marks(marks("id,label,label_name\r\n2,1,dog\r\n"), names)
+
+
 def test_marks_with_other_classes_are_refused(marks):
     index = small_index()
     path = marks(NEW + '3,"d",0,1,0.9,"fix",2,"cat","dog","toad"\r\n')
@@ -283,6 +335,7 @@ def test_marks_with_other_classes_are_refused(marks):
         ("id,mark\r\n1,keep\r\n", "has no column label; export the marks again"),
         ("id,label\r\n1,7\r\n", "has the label 7; there are 3 class names"),
         ("id,label\r\nx,1\r\n", "has 'x' where an integer belongs"),
+        ("id,label\r\n9223372036854775808,1\r\n", "has '9223372036854775808' where an integer"),
         ("id,label\r\n1,1\r\n1,2\r\n", "has two labels for sample 1; keep one of them"),
     ],
 )

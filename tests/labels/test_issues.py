@@ -168,6 +168,11 @@ def changed(p, row, value):
         ),
         ({"class_names": ["a", "b"]}, "class_names: has 2 names, probabilities has 4 columns"),
         ({"class_names": dict(enumerate("abcd"))}, "class_names: is a mapping; pass a list"),
+        (
+            {"class_names": ["a", "b", "c", "d\ud83d"]},
+            "class_names: entry 3 is d\\ud83d, with a lone surrogate",
+        ),
+        ({"paths": ["\ud83d"] * N}, "paths: entry 0 is \\ud83d, with a lone surrogate"),
         ({"paths": ["a"]}, "paths: has 1 entries for 60 samples"),
         ({"sample_ids": [0] * N}, "sample_ids: contains an id twice"),
         ({"sample_ids": range(-1, N - 1)}, "sample_ids: contains -1; ids must be 0 or above"),
@@ -255,6 +260,8 @@ def test_ids_and_paths(tmp_path):
         (lambda i, d: i.to_parquet(d / "a.csv"), "name a file that ends with .parquet"),
         (lambda i, d: i.to_csv(d / "no" / "a.csv"), "No such file or directory"),
         (lambda i, d: i.report(d / "a.html", most=20_001), "most 20001: must lie between 0 and"),
+        (lambda i, d: i.report(d / "a.html", most=1.5), "most 1.5: must lie between 0 and"),
+        (lambda i, d: i.report(d / "a.html", most=None), "most: must lie between 0 and"),
         (lambda i, d: i.report(d / "no" / "a.html"), "no folder"),
     ],
 )

@@ -1,6 +1,8 @@
 """Any class as the correction, texts and rows of tables, in a browser."""
 
 import csv
+import json
+from dataclasses import replace
 
 import pytest
 from selenium.webdriver.common.keys import Keys
@@ -50,7 +52,7 @@ def test_a_class_from_the_menu(page):
     # The refined class is that of the button.
     Select(page.one(OTHER.format(2))).select_by_value("0")
     assert page.mark_of(2) == "fix" and chosen(page, 2) == ["", False]
-    assert page.stored() == {"2": "fix", "4": "fix 4"}
+    assert page.stored() == {"2": "fix 0", "4": "fix 4"}
     rows = exported(page)
     assert (rows[4]["mark"], rows[4]["label"], rows[4]["label_name"]) == ("fix", "4", "never seen")
     assert (rows[2]["mark"], rows[2]["label"], rows[2]["label_name"]) == ("fix", "0", "cat")
@@ -60,7 +62,7 @@ def test_a_class_from_the_menu(page):
     assert page.mark_of(4) == "keep" and chosen(page, 4) == ["", False]
     Select(page.one(OTHER.format(4))).select_by_value("3")
     Select(page.one(OTHER.format(4))).select_by_value("")
-    assert page.stored() == {"2": "fix"}
+    assert page.stored() == {"2": "fix 0"}
 
 
 def test_the_keyboard_reaches_the_choice(page):
@@ -156,6 +158,20 @@ def test_stored_marks_of_an_earlier_page(open_page):
     assert page.mark_of(4) == "fix" and chosen(page, 1) == ["3", True]
     assert page.text("#mark-counts") == "2 of 60 marked: 0 keep, 2 fix, 0 unsure"
     assert exported(page)[4]["label"] == str(report().suspects[4].refined)
+
+
+def test_marks_keep_their_class_when_the_predictions_change(open_page):
+    first = open_page()
+    first.focus(4)
+    first.press("2")
+    before = report()
+    suspects = [
+        replace(sample, refined=3, others=((3, 0.9),)) if sample.id == 4 else sample
+        for sample in before.suspects
+    ]
+    second = open_page(replace(before, suspects=suspects), stored=json.dumps(first.stored()))
+    assert exported(second)[4]["label"] == str(before.suspects[4].refined) != "3"
+    assert chosen(second, 4) == [str(before.suspects[4].refined), True]
 
 
 def texts():

@@ -66,6 +66,7 @@ def test_other_values_are_stretched():
     normalised = torch.from_numpy(GREY).float() / 100 - 1.5
     assert np.abs(pixels(normalised).astype(int) - np.round(GREY * (255 / 252))).max() <= 1
     assert pixels(np.array([[0, 8], [16, 4]])).tolist() == [[0, 128], [255, 64]]  # 0 to 16
+    assert pixels(np.array([[10.0, 64.0]])).tolist() == [[10, 64]]  # bright enough for 0 to 255
     assert pixels(np.full((2, 2), 7.0)).tolist() == [[0, 0], [0, 0]]
     assert pixels(np.array([[True, False]])).tolist() == [[255, 0]]
     small = torch.tensor([[0, 3]], dtype=torch.uint8)  # dark, but of a type that fixes the range
@@ -196,7 +197,8 @@ def test_tables(issues):
         "name": [f"n{k}" * 400 for k in range(N)],
         "when": pandas.date_range("2024-01-01", periods=N),
     }
-    for table in (columns, pandas.DataFrame(columns, index=list("fedcba"))):
+    frame = pandas.DataFrame(columns, index=range(N)[::-1])
+    for table in (columns, frame, dict(frame)):
         cells = dict(rows_of(issues, table=table).suspects[0].cells)
         assert list(cells) == list(columns)
         assert cells["age"] == "5" and cells["score <b>"] == "0.333333"

@@ -80,6 +80,15 @@ def test_features_are_standardised_and_constant_ones_become_zero(monkeypatch):
     assert {"mean", "std"} <= set(model.state_dict())
 
 
+def test_a_feature_that_differs_by_rounding_alone_is_constant():
+    x = np.full((50, 2), 1e6, np.float32)
+    x[::2] = np.nextafter(x[::2], np.float32(2e6))  # a deviation of 3e-8 of the mean
+    x[:, 1] *= np.linspace(1, 1.001, 50)
+    model = build_model("linear", num_classes=2, input_shape=(2,))
+    model.standardise(x)
+    assert model.std[0] == 1 and model.std[1] == pytest.approx(x[:, 1].std(), rel=1e-2)
+
+
 @pytest.mark.parametrize("name", ["linear", "mlp", "mlp-64"])
 def test_models_fit_one_kind_of_data(name):
     with pytest.raises(UserError, match=f"name {name}: is a model of features, the data are im"):

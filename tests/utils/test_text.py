@@ -1,6 +1,6 @@
 import pytest
 
-from alr_fast.utils.text import duration, rate
+from alr_fast.utils.text import duration, is_encodable, printable, rate
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,17 @@ def test_durations_with_decimals():
 
 def test_rates():
     assert [rate(x) for x in (0.25, 9.9, 10.2, 1234.6)] == ["0.2", "9.9", "10", "1,235"]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "encodable"),
+    [
+        ("caf\u00e9 \U0001f600", "caf\u00e9 \U0001f600", True),
+        ("b\udcff", "b\\xff", True),  # a byte that is not UTF-8, as os.fsdecode writes it
+        ("a\ud83d\udcff", "a\\ud83d\\xff", False),
+        ("\udd00", "\\udd00", False),
+    ],
+)
+def test_texts_that_are_not_unicode(text, shown, encodable):
+    assert printable(text) == shown
+    assert is_encodable(text) == encodable

@@ -22,6 +22,7 @@ from alr_fast.data.index import PathTable
 from alr_fast.data.layouts.base import Found, Layout, Listing, new_index
 from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.errors import UserError
+from alr_fast.utils.text import is_encodable, printable
 
 # Names of the arrays or columns; those of the test part end with _test or begin with test_, and
 # those of the training part may have train in these places.
@@ -249,17 +250,29 @@ def _read_column(file: ArrayFile, role: str, part: str) -> NDArray[Any] | None:
             "name for each sample"
         )
     if labels.dtype.kind in "iu":
-        below = np.flatnonzero(labels < 0)
-        if len(below):
+        outside = np.flatnonzero((labels < 0) | (labels > np.iinfo(np.int64).max))
+        if len(outside):
             raise UserError(
-                f"{path}: {name} has {labels[below[0]]} in row {below[0]}; labels are 0 or more, "
-                "or names"
+                f"{path}: {name} has {labels[outside[0]]} in row {outside[0]}; labels are from 0 "
+                "to 2^63 - 1, or names"
             )
         return labels.astype(np.int64)
-    texts = as_text(labels)
+    texts = _texts(file, name, labels)
     empty = np.flatnonzero(texts == "")
     if len(empty):
         raise UserError(f"{path}: {name} is empty in row {empty[0]}; fill it in or remove the row")
+    return texts
+
+
+def _texts(file: ArrayFile, name: str, values: NDArray[Any]) -> NDArray[np.object_]:
+    """The values as texts that can be written to a file."""
+    texts = as_text(values)
+    for row, text in enumerate(texts):
+        if not is_encodable(text):
+            raise UserError(
+                f"{file.path}: {name} has {printable(text)} in row {row}, with a lone surrogate, "
+                "half of a character; replace it"
+            )
     return texts
 
 
@@ -301,7 +314,7 @@ def _read_classes(file: ArrayFile, labels: _Labels) -> _Classes:
     """The classes that the file names, or else those of the training labels."""
     path, name = file.path, _name(file, "class names", "train")
     if name is not None and file.vectors is None:  # a column would have a value for each row
-        names = tuple(as_text(np.atleast_1d(file.read(name))).tolist())
+        names = tuple(_texts(file, name, np.atleast_1d(file.read(name))).tolist())
         if len(set(names)) < len(names):
             raise UserError(f"{path}: {name} has a name twice; give each class its own")
         written: dict[Any, int] = {k: k for k in range(len(names))}
@@ -377,7 +390,7 @@ def _read_paths(file: ArrayFile, part: str, size: int) -> Sequence[str]:
     if name is None:
         prefix = file.path.stem if part == "train" else f"{file.path.stem}-test"
         return [f"{prefix}/{row:05d}" for row in range(size)]
-    paths = as_text(file.read(name))
+    paths = _texts(file, name, file.read(name))
     if paths.shape != (size,):
         raise UserError(f"{file.path}: {name} has {len(paths):,} entries for {size:,} rows")
     seen: dict[str, int] = {}

@@ -113,7 +113,11 @@ def _cells(table: Any, labels: ScoredLabels) -> Callable[[int], list[tuple[str, 
     if hasattr(table, "iloc"):  # pandas
         columns = [(str(name), table.iloc[:, k].tolist()) for k, name in enumerate(table.columns)]
     elif isinstance(table, Mapping):
-        columns = [(str(name), column) for name, column in table.items()]
+        # The index of a pandas.Series does not count the rows.
+        columns = [
+            (str(name), column.tolist() if hasattr(column, "iloc") else column)
+            for name, column in table.items()
+        ]
     elif getattr(table, "ndim", 0) == 2:
         columns = [(str(k), table[:, k]) for k in range(table.shape[1])]
     else:

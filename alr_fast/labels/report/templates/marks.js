@@ -1,7 +1,8 @@
 // Marks: keep, fix or unsure for a sample, stored by the browser; their export as CSV.
 //
-// The browser stores a text for each sample: keep, unsure, fix (to the refined class) or
-// "fix 7" (to class 7).
+// The browser stores a text for each sample: keep, unsure or "fix 7" (to class 7). The class is
+// stored because a page of the same samples with other predictions has other refined classes. Earlier
+// pages stored "fix" for the refined class.
 
 const MARKS = ["keep", "fix", "unsure"];
 const STORED = /^(?:keep|unsure|fix(?: (\d+))?)$/;
@@ -54,7 +55,7 @@ class Marks {
   set(sample, mark, label) {
     const key = String(sample.id);
     if (mark === null) this.byId.delete(key);
-    else this.byId.set(key, mark === "fix" && label !== sample.refined ? `fix ${label}` : mark);
+    else this.byId.set(key, mark === "fix" ? `fix ${label}` : mark);
     this.write();
   }
 

@@ -227,9 +227,14 @@ class _Samples:
     def _check_columns(self, names: Sequence[str]) -> None:
         for name in names:
             if name not in self.columns:
+                remedy = (
+                    "or of find_issues with paths"
+                    if name == "path"
+                    else "or the name of another column of labels"
+                )
                 self.fail(
                     f"has no column {name}; it has {', '.join(self.columns[:20])}; pass a table "
-                    "of python -m alr_fast.export, or the name of another column of labels"
+                    f"of python -m alr_fast.export, {remedy}"
                 )
 
     def _check_classes(self) -> None:

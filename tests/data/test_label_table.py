@@ -397,7 +397,10 @@ GOOD = {"id": [0, 2], "path": ["p0", "p2"], "label": [1, 2]}
     ("lines", "message"),
     [
         ({"path": ["p0"], "label": [1]}, "has no column id; it has path, label; pass a table of"),
-        ({"id": [0], "label": [1]}, "has no column path; it has id, label"),
+        (
+            {"id": [0], "label": [1]},
+            "has no column path; it has id.* or of find_issues with paths",
+        ),
         ({"id": [0], "path": ["p0"]}, "has no column refined_label; it has id, path"),
         (GOOD | {"id": [0, 1]}, r"its sample 1 \(p2\) is not in this data set; pass the data"),
         (GOOD | {"id": [0, 8]}, r"its sample 8 \(p2\) is not in this data set"),

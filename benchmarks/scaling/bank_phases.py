@@ -129,19 +129,19 @@ class BankRun:
 
     def _update(self, bank: LabelBank) -> None:
         criterion = ALRLoss(bank, warmup_epochs=0, reduction="sum", unique_index=True, **_OPTIONS)
-        labels = self._labels[:BATCH]  # not used after the warm-up
-        self._check_update(criterion, labels)
+        self._check_update(criterion)
         with self._watch.phase("update"):
             for number in range(self._case.updates):
                 index = self._indices[(number + 1) % len(self._indices)]
+                labels = self._labels[index]
                 begin = time.perf_counter()
                 criterion.loss_and_grad(self._logits[number % 8], labels, index)
                 self.times["update"].append((time.perf_counter() - begin) * 1e3)
 
-    def _check_update(self, criterion: ALRLoss, labels: Tensor) -> None:
+    def _check_update(self, criterion: ALRLoss) -> None:
         index, logits, rows = self._indices[0], self._logits[0], criterion.bank.rows
         expected_rows = rows[index].double()
-        found = criterion.loss_and_grad(logits, labels, index)
+        found = criterion.loss_and_grad(logits, self._labels[index], index)
         expected = reference.alr_loss_and_grad(
             logits.double(), expected_rows, torch.arange(BATCH), reduction="sum", **_OPTIONS
         )

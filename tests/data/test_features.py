@@ -251,7 +251,10 @@ def with_value(row, column, value, dtype="f4"):
         (wrong(y=Y > 1), ["y is bool"]),
         (wrong(y=np.eye(4, dtype=int)[Y]), ["y is int64 of shape 40 x 4"]),
         (wrong(y=Y - 1), ["y has -1 in row 0", "from 0 to 2^63 - 1"]),
-        (wrong(y=Y.astype(np.uint64) + np.uint64(2**63 - 2)), ["y has 9223372036854775808 in row 2"]),
+        (
+            wrong(y=Y.astype(np.uint64) + np.uint64(2**63 - 2)),
+            ["y has 9223372036854775808 in row 2"],
+        ),
         (wrong(y=np.array(["a", "b\ud83d"] * 20)), ["y has b\\ud83d in row 1"]),
         (wrong(paths=np.array([f"{k}\udd00" for k in Y])), ["paths has 0\\udd00 in row 0"]),
         (wrong(class_names=np.array([*"abc", "\ud83d"])), ["class_names has \\ud83d in row 3"]),

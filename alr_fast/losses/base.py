@@ -241,7 +241,8 @@ class Loss(nn.Module):
         if index is None:
             raise UserError(
                 f"missing; {type(self).__name__} looks up its targets by sample: pass index, the "
-                "position of each sample in the training set",
+                "position of each sample in the training set; for validation call criterion.eval() "
+                "first, which needs none",
                 argument="index",
             )
         return index

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from alr_fast.classifier import ALRClassifier
 
 __version__ = version("alr_fast")
-__all__ = ["ALRClassifier", "ALRLoss", "LabelBank", "__version__"]
+__all__ = ["ALRLoss", "LabelBank", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from alr_fast.bank import LabelBank
 from alr_fast.losses import ALRLoss
 
 if TYPE_CHECKING:
-    from alr_fast.classifier import ALRClassifier
+    from alr_fast.classifier import ALRClassifier as ALRClassifier
 
 __version__ = version("alr_fast")
 __all__ = ["ALRLoss", "LabelBank", "__version__"]

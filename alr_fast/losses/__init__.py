@@ -12,17 +12,18 @@
 | `SATLoss` | label bank by sample, updated; rows weighted | fused, then scaled |
 | `ELRLoss` | given labels, and a label bank by sample, updated | plain PyTorch |
 
-One file per family, and `base` for the common parts. A loss of your own derives from `PlainLoss`,
-or from `Loss` if it calls the fused operation.
+One file per family; `base`, `plain` and `arguments` have the common parts. A loss of your own
+derives from `PlainLoss`, or from `Loss` if it calls the fused operation.
 """
 
 from alr_fast._operators import LossOptions, LossResult
 from alr_fast.losses.alr import ALRLoss, SELCLoss
-from alr_fast.losses.base import Loss, PlainLoss, WarmUpLoss
+from alr_fast.losses.base import Loss, WarmUpLoss
 from alr_fast.losses.correction import BackwardCorrectionLoss, ForwardCorrectionLoss, SmearingLoss
 from alr_fast.losses.cross_entropy import CrossEntropyLoss, LabelSmoothingLoss
 from alr_fast.losses.distillation import DistillationLoss
 from alr_fast.losses.elr import ELRLoss
+from alr_fast.losses.plain import PlainLoss
 from alr_fast.losses.sat import SATLoss
 
 # By the name of the method that trains with it.

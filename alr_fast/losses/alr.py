@@ -6,7 +6,8 @@ from torch import Tensor
 from alr_fast._operators import LossOptions, LossResult, table_loss
 from alr_fast.bank import LabelBank
 from alr_fast.errors import UserError
-from alr_fast.losses.base import WarmUpLoss, check_bank, check_momentum
+from alr_fast.losses.arguments import check_bank, check_momentum
+from alr_fast.losses.base import WarmUpLoss
 
 
 class SELCLoss(WarmUpLoss):

@@ -1,4 +1,4 @@
-"""Common base of the losses: the two calls, the warm-up, and losses written in plain PyTorch."""
+"""Common base of the losses: the two calls, their state, and the warm-up."""
 
 from collections.abc import Callable
 from numbers import Real
@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from alr_fast._inputs import as_integers, as_labels, as_weights, check_device, check_logits
+from alr_fast._inputs import as_weights, check_logits
 from alr_fast._operators import (
     REDUCTIONS,
     LossOptions,
@@ -20,6 +20,13 @@ from alr_fast.bank import LabelBank
 from alr_fast.bank.history import SampleHistory
 from alr_fast.bank.state import HISTORY
 from alr_fast.errors import UserError
+from alr_fast.losses.arguments import (
+    adjusted,
+    check_classes,
+    check_range,
+    log_prior,
+    targets_of_batch,
+)
 
 _BANK = "bank."  # begin of the names of a bank's tensors in the state of a loss
 _EPOCH = "epoch"  # name of the announced epoch in the state of a loss that keeps a history
@@ -169,7 +176,7 @@ class Loss(nn.Module):
         """Checks and converts the arguments, computes the loss, and records the history."""
         row_weight, class_weight, class_prior, update = given
         check_logits(logits)
-        labels, index = _targets(logits, labels, index)
+        labels, index = targets_of_batch(logits, labels, index)
         if update is not None and not isinstance(update, bool):
             raise UserError("must be True, False or None", argument="update", value=f"{update!r}")
         if update and not self.training:
@@ -198,7 +205,7 @@ class Loss(nn.Module):
             status=None if bank is None else bank.status,
             update=bool(update),
             given_labels=bank.labels_on_device if bank is not None and self.check_labels else None,
-            adjustment=None if class_prior is None else _adjustment(class_prior, logits),
+            adjustment=None if class_prior is None else log_prior(class_prior, logits),
         )
         if not self.training:
             return self._cross_entropy(logits, labels, options)
@@ -229,13 +236,13 @@ class Loss(nn.Module):
         Rows whose index is below 0 are ignored. With the index of a loss that has a bank, the
         labels are compared with the given ones.
         """
-        return label_loss(_adjusted(logits, options), labels, options._replace(sample_index=index))
+        return label_loss(adjusted(logits, options), labels, options._replace(sample_index=index))
 
     def _soft_cross_entropy(
         self, logits: Tensor, table: Tensor, index: Tensor | None, options: LossOptions
     ) -> LossResult:
         """Cross entropy against constant rows of a table, one for each index."""
-        return table_loss(_adjusted(logits, options), table, index, options._replace(update=False))
+        return table_loss(adjusted(logits, options), table, index, options._replace(update=False))
 
     def _required(self, index: Tensor | None) -> Tensor:
         if index is None:
@@ -451,158 +458,3 @@ class WarmUpLoss(Loss):
     @property
     def _warmup_text(self) -> str:
         return f"warm-up {self._warmup} {self._unit}s"
-
-
-class PlainLoss(Loss):
-    """A loss written in plain PyTorch: a subclass defines the loss of each row in `rows`.
-
-    Autograd computes the gradient. This class handles reduction, weights, ignored rows and labels
-    out of range in the same way as the fused losses.
-    """
-
-    def rows(self, logits: Tensor, labels: Tensor, index: Tensor | None) -> Tensor:
-        """Loss of each row.
-
-        Args:
-            logits: [B, K] float32 (float64 for float64 logits); zeros in ignored rows.
-            labels: [B] int64 in [0, K).
-            index: [B] int64 index of each sample; below 0 in ignored rows.
-
-        Returns:
-            [B], in the dtype of `logits`; values in ignored rows have no effect.
-        """
-        raise NotImplementedError
-
-    def _rows(
-        self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
-    ) -> Tensor:
-        """`rows` of adjusted logits; a loss with a bank treats the two kinds of logits apart."""
-        return self.rows(_adjusted(logits, options), labels, index)
-
-    def _compute(
-        self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
-    ) -> LossResult:
-        if not options.with_grad:
-            return LossResult(self._reduced(logits, labels, index, options))
-        leaf = logits.detach().requires_grad_()
-        with torch.enable_grad():
-            loss = self._reduced(leaf, labels, index, options)
-            (grad,) = torch.autograd.grad(loss.sum(), leaf)
-        return LossResult(loss.detach(), grad)
-
-    def _reduced(
-        self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
-    ) -> Tensor:
-        valid = labels >= 0
-        if index is not None:
-            valid = valid & (index >= 0)
-            index = torch.where(valid, index, -1).long()
-        classes = logits.shape[1]
-        beyond = valid & (labels >= classes)
-        # On other devices raising would mean waiting, and compiled code cannot: the row is NaN
-        # instead and stores nothing.
-        check_range(torch.where(valid, labels, -1), classes)
-        z = logits if logits.dtype == torch.float64 else logits.float()
-        # NaN is added instead of filled in, so that the gradient is NaN, too.
-        z = z.masked_fill(~valid[:, None], 0) + torch.where(beyond, torch.nan, 0.0)[:, None]
-        loss = self._rows(z, labels.clamp(0, classes - 1).long(), index, options)
-        if options.row_weight is not None:
-            loss = loss * options.row_weight.to(loss.dtype)
-        loss = torch.where(valid, loss, 0)
-        if self.reduction == "none":
-            return loss
-        total = loss.sum()
-        return total / valid.sum().clamp(min=1) if self.reduction == "mean" else total
-
-
-def check_bank(bank: Any) -> None:
-    """Refuses an object that is not a `LabelBank` with a `UserError`."""
-    if not isinstance(bank, LabelBank):
-        raise UserError(
-            "must be a LabelBank: make one with LabelBank.from_labels(labels, num_classes)",
-            argument="bank",
-            value=f"of type {type(bank).__name__}",
-        )
-
-
-def check_momentum(momentum: float) -> None:
-    """Refuses a momentum outside [0, 1] with a `UserError`."""
-    if not 0 <= momentum <= 1:
-        raise UserError("must lie in [0, 1]", argument="momentum", value=momentum)
-
-
-def can_raise(values: Tensor) -> bool:
-    """Whether values can be looked at for nothing: on the CPU, and not while code is traced."""
-    return (
-        values.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and type(values) is Tensor  # a fake tensor has no values
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
-    )
-
-
-def check_classes(logits: Tensor, classes: int) -> None:
-    """Refuses logits of another number of classes with a `UserError`."""
-    if logits.shape[1] != classes:
-        raise UserError(
-            f"must have {classes} columns, one for each class of the loss",
-            argument="logits",
-            value=f"of shape {tuple(logits.shape)}",
-        )
-
-
-def check_range(labels: Tensor, classes: int) -> None:
-    """Refuses labels beyond the classes with an `IndexError`, where that costs nothing."""
-    if not can_raise(labels) or labels.numel() == 0:
-        return
-    highest = int(labels.max())
-    if highest >= classes:
-        raise IndexError(
-            f"label {highest} is out of range for {classes} classes: labels must lie in [0, "
-            f"{classes}), or below 0 to ignore a row"
-        )
-
-
-def _targets(logits: Tensor, labels: Any, index: Any) -> tuple[Tensor, Tensor | None]:
-    """Labels [B] and index [B] or None, also of pairs [B, 2] in the place of the labels."""
-    if index is None:
-        labels = as_integers(labels, "labels", device=logits.device)
-        if labels.ndim == 2 and labels.shape[1] == 2:
-            labels, index = labels[:, 0], labels[:, 1]
-    labels = _of_batch(labels, "labels", logits)
-    return labels, None if index is None else _of_batch(index, "index", logits)
-
-
-def _of_batch(value: Any, name: str, logits: Tensor) -> Tensor:
-    """Integers [B] on the device of the logits."""
-    device = logits.device
-    found = as_labels(value, name, device=device)
-    count = logits.shape[0]  # len() of a tensor takes three times as long
-    if found.shape[0] != count:
-        raise UserError(
-            f"must have {count} entries, one for each row of the logits",
-            argument=name,
-            value=f"with {len(found)} entries",
-        )
-    if found.device != device:
-        check_device(found, name, logits)
-    return found
-
-
-def _adjustment(class_prior: Any, logits: Tensor) -> Tensor:
-    prior = as_weights(class_prior, "class_prior", logits.shape[1], like=logits)
-    if can_raise(prior) and not ((prior > 0) & (prior < torch.inf)).all():
-        raise UserError(
-            "every class needs a frequency above 0, and a finite one; add 1 to counts",
-            argument="class_prior",
-            value=prior.tolist(),
-        )
-    return prior.log().log_softmax(0)  # no overflow, as the sum of the frequencies would
-
-
-def _adjusted(logits: Tensor, options: LossOptions) -> Tensor:
-    """The logits plus the adjustment, in their dtype."""
-    if options.adjustment is None:
-        return logits
-    return logits + options.adjustment.to(logits.dtype)

@@ -8,7 +8,9 @@ from torch import Tensor
 from alr_fast._inputs import as_tensor
 from alr_fast._operators import LossOptions, LossResult
 from alr_fast.errors import UserError
-from alr_fast.losses.base import Loss, PlainLoss, check_classes, check_range
+from alr_fast.losses.arguments import check_classes, check_range
+from alr_fast.losses.base import Loss
+from alr_fast.losses.plain import PlainLoss
 
 ROW_SUM_TOLERANCE = 1e-4  # of probabilities that were stored in 16 bits or as decimals
 _MAX_CONDITION = 1e6  # the relative error of an inverse grows with the condition number

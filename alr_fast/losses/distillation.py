@@ -6,7 +6,8 @@ from torch import Tensor
 from alr_fast._inputs import as_tensor
 from alr_fast._operators import LossOptions, LossResult
 from alr_fast.errors import UserError
-from alr_fast.losses.base import Loss, check_classes, check_range
+from alr_fast.losses.arguments import check_classes, check_range
+from alr_fast.losses.base import Loss
 from alr_fast.losses.correction import ROW_SUM_TOLERANCE
 
 

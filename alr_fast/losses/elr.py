@@ -7,7 +7,8 @@ from torch import Tensor
 from alr_fast._operators import LossOptions
 from alr_fast.bank import LabelBank
 from alr_fast.errors import UserError
-from alr_fast.losses.base import PlainLoss, can_raise, check_bank, check_momentum
+from alr_fast.losses.arguments import can_raise, check_bank, check_momentum
+from alr_fast.losses.plain import PlainLoss
 
 
 class ELRLoss(PlainLoss):

@@ -8,7 +8,7 @@ from torch import Tensor
 from alr_fast._inputs import as_labels, as_tensor, check_logits
 from alr_fast.bank import LabelBank
 from alr_fast.errors import UserError
-from alr_fast.losses.base import can_raise
+from alr_fast.losses.arguments import can_raise
 
 
 def multilabel_bank(targets: Any, **options: Any) -> LabelBank:

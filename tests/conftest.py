@@ -17,8 +17,8 @@ _CHROMIUM = (
 )
 
 
-# The first backward pass of a process decides whether autograd starts threads for other devices, with
-# which a process cannot be forked any more. A fake device, which the compiler adds, would count.
+# The first backward pass of a process decides whether autograd starts threads for other devices,
+# with which a process cannot be forked any more. A fake device, as the compiler adds it, counts.
 torch.ones(1, requires_grad=True).sum().backward()
 
 

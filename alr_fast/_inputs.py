@@ -20,7 +20,7 @@ def as_labels(value: Any, name: str, *, device: torch.device | str | None = None
     Args:
         value: [n] or [n, 1] integers of any type: a tensor, an array, a list.
         name: Name of the argument, for errors.
-        device: Device for values that are no tensors, by default the CPU. Tensors stay where they
+        device: Device for values that are not tensors, by default the CPU. Tensors stay where they
             are.
 
     Returns:

@@ -72,7 +72,7 @@ def read_probabilities(
         scaled: Whether rows must sum to one, or to zero (a sample without a prediction).
 
     Raises:
-        UserError: Another shape, or values that are no probabilities.
+        UserError: Another shape, or values that are not probabilities.
     """
     name = "probabilities"
     array: Any = value
@@ -111,7 +111,7 @@ def _pieces(num_samples: int, num_classes: int) -> Iterator[slice]:
 
 
 def _check_probabilities(p: NDArray[np.float32], first: int, *, scaled: bool) -> None:
-    """Refuses rows that are no probabilities; ``first`` is the number of the first one."""
+    """Refuses rows that are not probabilities; ``first`` is the number of the first one."""
     sums = p.sum(1)
     finite = np.isfinite(sums)
     low, high = p.min(1), p.max(1)

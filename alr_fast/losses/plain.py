@@ -1,4 +1,4 @@
-"""Losses written in plain PyTorch: those that are no cross entropy against a soft row."""
+"""Losses written in plain PyTorch: those that are not a cross entropy against a soft row."""
 
 import torch
 from torch import Tensor

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -29,10 +29,15 @@ from alr_fast.integrations.progress import (
 from alr_fast.losses import Loss
 from alr_fast.utils.files import replacing
 
+if TYPE_CHECKING:  # the mix-in calls methods of the Trainer that it is combined with
+    from transformers import Trainer as _Trainer
+else:
+    _Trainer = object
+
 FILE_NAME = "label_bank.pt"  # in every checkpoint
 
 
-class ALRTrainerMixin:
+class ALRTrainerMixin(_Trainer):
     """Put before Transformers' Trainer, it trains with a loss of `alr_fast.losses`:
 
         class ALRTrainer(ALRTrainerMixin, Trainer):
@@ -55,6 +60,7 @@ class ALRTrainerMixin:
     # Of the Trainer that this class is combined with.
     args: Any
     model: Any
+    train_dataset: Any
     label_smoother: Any
     compute_loss_func: Any
     loss_is_scaled_for_ga: bool | None = False  # a mean over one batch
@@ -84,13 +90,13 @@ class ALRTrainerMixin:
         self.model_accepts_loss_kwargs = False
         self.criterion.to(self.args.device)
         self._sampler: OwnedRowsSampler | None = None
-        self.add_callback(_Progress(self))  # type: ignore[attr-defined]
+        self.add_callback(_Progress(self))
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         dataset: Any = getattr(self, "train_dataset", None)
         if dataset is not None and not isinstance(dataset, IndexedDataset):
             self.train_dataset = IndexedDataset(dataset)
-        loader: DataLoader[Any] = super().get_train_dataloader()  # type: ignore[misc]
+        loader: DataLoader[Any] = super().get_train_dataloader()
         if self._sampler is not None:
             # Accelerate deals the batches of any sampler out to the processes. These are those of
             # one process already.
@@ -105,10 +111,10 @@ class ALRTrainerMixin:
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         if self.args.world_size == 1 or self.criterion.bank is None:
-            return super()._get_train_sampler(*args, **kwargs)  # type: ignore[misc]
+            return super()._get_train_sampler(*args, **kwargs)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         self._sampler = OwnedRowsSampler(
-            getattr(self, "train_dataset"),  # noqa: B009
+            self.train_dataset,
             rank=self.args.process_index,
             world_size=self.args.world_size,
             seed=seed,
@@ -139,7 +145,7 @@ class ALRTrainerMixin:
         With several processes the bank is saved with the checkpoints only, because all processes
         have to take part.
         """
-        super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+        super().save_model(output_dir, _internal_call)
         bank = self.criterion.bank
         if bank is not None and bank.shard_rows is not None and not _internal_call:
             return
@@ -171,7 +177,7 @@ class ALRTrainerMixin:
                 )
             state = torch.load(path, map_location="cpu", weights_only=True)
             self.criterion.load_state_dict(state)
-        return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
 
 class _Progress(TrainerCallback):

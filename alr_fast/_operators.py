@@ -298,7 +298,9 @@ def _check_call(
     """Refuses what would give a wrong derivative, or an error that explains nothing."""
     check_local(logits)
     if compiling:
-        if torch.compiler.is_exporting() and torch.is_grad_enabled() and not options.with_grad:
+        # Not `is_exporting()`, which the compiler of torch 2.11 takes as true without an export.
+        is_exporting = torch.compiler._is_exporting_flag
+        if is_exporting and torch.is_grad_enabled() and not options.with_grad:
             raise _unsupported("an exported program would have no gradient", "torch.export")
     elif _functorch_transform() is not None:
         raise _unsupported("the kernels have no rules for it", "a transform of torch.func")

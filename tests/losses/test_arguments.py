@@ -407,8 +407,11 @@ def test_an_observing_bank_follows_the_predictions(device, batch):
     assert observer.bank.history.passes.sum() == len(INDEX)
     with pytest.raises(ValueError, match="index: missing"):
         observer(*batch[:2])
+    before = rows_of(observer)
     with torch.no_grad():
         observer(*batch)
+    observer(*batch, update=False)
+    assert torch.equal(rows_of(observer), before)
     assert observer.bank.history.passes.sum() == len(INDEX)
 
 

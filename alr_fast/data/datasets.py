@@ -54,7 +54,7 @@ LAYOUTS: dict[str, Layout] = {
 DatasetName = Literal["auto", "digits", "cifar10", "cifar100", "animal10n", "clothing1m",
                       "food101n", "webvision", "webvision-mini", "packed", "folder",
                       "features", "table"]  # fmt: skip
-_VERSION = 1  # of the cached index; the data set is read again if the cache has another version
+_VERSION = 2  # of the cached index; the data set is read again if the cache has another version
 _SETTLE_SECONDS = 2  # a younger source may still change without a change of its time stamp
 
 
@@ -65,10 +65,12 @@ class Split:
     Attributes:
         index: Ids, labels and class names.
         images: Encoded image files, an array of pixels, or rows of features.
+        remarks: Lines for the user about how the split was read.
     """
 
     index: SampleIndex
     images: Images
+    remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -88,7 +90,7 @@ class Split:
 
     def take(self, rows: NDArray[np.int64]) -> "Split":
         """The samples of these ascending rows, int64 [M], with their ids."""
-        return Split(self.index.take(rows), self.images.take(rows))
+        return replace(self, index=self.index.take(rows), images=self.images.take(rows))
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,11 @@ class Dataset:
         """Reads one split; takes the list from the cache if its sources have not changed.
 
         Args:
-            name: One of ``layout.splits``; ``train`` and ``test`` always exist.
+            name: One of ``layout.splits``.
 
         Raises:
-            UserError: There is no such split, or the data cannot be used.
+            NoSplit: The data set lacks this split.
+            UserError: The layout has no split of this name, or the data cannot be used.
         """
         if name not in self.layout.splits:
             names = ", ".join(self.layout.splits)
@@ -123,9 +126,10 @@ class Dataset:
             entry.store(listing, began)
         if not len(listing.index):
             raise UserError(f"{self.found.root}: the split {name} of {self.layout.name} is empty")
-        if listing.images is not None:
-            return Split(listing.index, listing.images)
-        return Split(listing.index, FileImages(self.found.root, listing.index.paths))
+        images = listing.images
+        if images is None:
+            images = FileImages(self.found.root, listing.index.paths)
+        return Split(listing.index, images, listing.remarks)
 
 
 def open_dataset(
@@ -221,9 +225,10 @@ class _CacheEntry:
             index = SampleIndex.load(
                 self._file, facts["class_names"], has_clean_labels="clean_labels" in facts["arrays"]
             )
+            remarks = tuple(facts["remarks"])
         except (OSError, EOFError, ValueError, KeyError):
             return None  # not written yet, or damaged
-        return Listing(index)
+        return Listing(index, remarks=remarks)
 
     def _file(self, name: str) -> Path:
         return self._folder / f"{name}.npy"
@@ -237,11 +242,12 @@ class _CacheEntry:
             stamps = _stamps(listing.sources)
             if max(stamp[2] for stamp in stamps) > began - _SETTLE_SECONDS * 10**9:
                 return
-            self._write(listing.index, stamps)
+            self._write(listing, stamps)
         except OSError:
             return  # without the cache, opening the data set only takes longer
 
-    def _write(self, index: SampleIndex, stamps: list[list[Any]]) -> None:
+    def _write(self, listing: Listing, stamps: list[list[Any]]) -> None:
+        index = listing.index
         arrays: dict[str, NDArray[Any]] = {
             "paths": index.paths.blob,
             "offsets": np.append(index.paths.starts, index.paths.ends[-1:]),
@@ -254,6 +260,7 @@ class _CacheEntry:
             "sources": stamps,
             "arrays": list(arrays),
             "class_names": index.class_names,
+            "remarks": listing.remarks,
         }
         self._folder.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=self._folder.parent))

@@ -84,6 +84,14 @@ class PathTable(Sequence[str]):
         """The paths of these rows; shares the bytes, does not copy them."""
         return PathTable(self.blob, self.starts[rows], self.ends[rows])
 
+    def hashes(self) -> NDArray[np.int64]:
+        """Hash of each path, int64 [N]; equal paths have equal ones, within this process."""
+        parts = [
+            np.fromiter(map(hash, chunk[:-1].split(b"\0")), dtype=np.int64)
+            for chunk in self.chunks()
+        ]
+        return np.concatenate([np.empty(0, dtype=np.int64), *parts])
+
     def chunks(self) -> Iterator[bytes]:
         """The bytes of all paths in order, each with its zero byte, many paths at a time."""
         for first in range(0, len(self), _CHUNK):
@@ -166,6 +174,39 @@ class SampleIndex:
         found = rows < len(self)
         found[found] = self.sample_ids[rows[found]] == ids[found]
         return np.where(found, rows, -1)
+
+    def match(
+        self, paths: PathTable, sample_ids: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
+        """Rows of the samples at these paths, int64 [M]; -1 for a path that is not in the index.
+
+        Of several samples with one path, the one with the id is taken, else the first one that no
+        other position has.
+
+        Args:
+            paths: [M].
+            sample_ids: Ids that the samples had, int64 [M]; None if unknown.
+        """
+        own, wanted = self.paths.hashes(), paths.hashes()
+        order = np.argsort(own, kind="stable")
+        first = np.searchsorted(own[order], wanted, side="left")
+        count = np.searchsorted(own[order], wanted, side="right") - first
+        rows = np.full(len(paths), -1, dtype=np.int64)
+        rows[count == 1] = order[first[count == 1]]
+        several = np.flatnonzero(count > 1)
+        if len(several) and sample_ids is not None:
+            exact = self.find_rows(sample_ids[several])
+            rows[several] = np.where((exact >= 0) & (own[exact] == wanted[several]), exact, -1)
+        taken = set(rows[several].tolist())
+        for position in several[rows[several] < 0].tolist():
+            candidates = order[first[position] : first[position] + count[position]].tolist()
+            rows[position] = next((row for row in candidates if row not in taken), -1)
+            taken.add(rows[position])
+        found = np.flatnonzero(rows >= 0)
+        pairs = zip(paths.take(found), self.paths.take(rows[found]), strict=True)
+        different = np.fromiter((a != b for a, b in pairs), dtype=bool, count=len(found))
+        rows[found[different]] = -1  # equal hashes of different paths
+        return rows
 
     def rows_of(self, sample_ids: ArrayLike) -> NDArray[np.int64]:
         """Rows of the samples with these ids, int64 [M].

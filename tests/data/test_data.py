@@ -438,3 +438,20 @@ def test_impossible_sizes(tmp_path):
         path.write_bytes(b"")
     with pytest.raises(UserError, match=r"a/000\.png cannot be read as an image .*nor can those"):
         make_transform(FOLDER, train)
+
+
+def test_samples_are_found_by_their_path_and_ids_break_ties() -> None:
+    index = SampleIndex(
+        np.arange(6), PathTable.of(["a", "b", "b", "c", "d", "b"]), np.zeros(6, int), None, ("x",)
+    )
+    paths = PathTable.of(["c", "b", "b", "z", "a", "b", "b", "a"])
+    ids = np.array([0, 5, 9, 9, 9, 1, 9, 9])
+    assert index.match(paths, ids).tolist() == [3, 5, 2, -1, 0, 1, -1, 0]
+    assert index.match(PathTable.of(["b", "b"])).tolist() == [1, 2]
+    assert index.match(PathTable.of([])).tolist() == []
+
+
+def test_equal_hashes_of_different_paths_are_no_match(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PathTable, "hashes", lambda table: np.zeros(len(table), dtype=np.int64))
+    index = SampleIndex(np.arange(1), PathTable.of(["a"]), np.zeros(1, int), None, ("x",))
+    assert index.match(PathTable.of(["b", "a"])).tolist() == [-1, 0]

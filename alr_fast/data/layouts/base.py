@@ -20,6 +20,10 @@ from alr_fast.errors import UserError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
+class NoSplit(UserError):
+    """The data set has no such split. Without test samples, training measures no test accuracy."""
+
+
 @dataclass(frozen=True)
 class Found:
     """Place where a layout was recognised.
@@ -46,11 +50,13 @@ class Listing:
         index: Samples with labels; paths are relative to ``Found.root``.
         sources: Files and folders that were read: the split is read again when one has changed.
         images: The images or features; None if they are files at the paths of the index.
+        remarks: Lines for the user: what was not taken, or read in a way that may surprise.
     """
 
     index: SampleIndex
     sources: tuple[Path, ...] = ()
     images: Images | None = None
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,9 @@ class Layout:
         name: Its name for ``--data.name``.
         looked_for: Files and folders that the root must contain, one line for messages.
         find: ``find(root)`` checks names only; returns None if the folder has another layout.
-        read: ``read(found, split)`` lists one split; raises `UserError` if that is not possible.
-        splits: Names of the splits, ``train`` and ``test`` among them.
+        read: ``read(found, split)`` lists one split; raises `NoSplit` if the data set lacks it, and
+            `UserError` if it cannot be read.
+        splits: Names that a split of this layout may have, ``train`` and ``test`` among them.
     """
 
     name: str

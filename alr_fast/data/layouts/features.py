@@ -93,8 +93,8 @@ def read(found: Found, split: str) -> Listing:
 
     Classes are ``class_names``, and labels their names, or positions where no name is meant, see
     `ClassMap.resolve`. Without class names, each label that occurs in training is a class, ordered
-    by value if all are integers, else as texts. The labels of a test part are the clean ones if it has them.
-    Without a test part, 20 % of each class are held out.
+    by value if all are integers, else as texts. The labels of a test part are the clean ones if it
+    has them. Without a test part, 20 % of each class are held out.
 
     Raises:
         UserError: The file cannot be read or lacks features or labels; or an array has another
@@ -300,7 +300,7 @@ def _read_classes(file: ArrayFile, labels: _Labels) -> _Classes:
         if len(set(names)) < len(names):
             raise UserError(f"{path}: {name} has a name twice; give each class its own")
         return _Classes(path, ClassMap(names), listed=True)
-    written = {}
+    written: dict[str, int] = {}
     for part in (labels.given, labels.best):
         for text, row in zip(*distinct(part)[:2], strict=True):
             written.setdefault(text, row)

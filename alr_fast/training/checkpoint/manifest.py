@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from alr_fast.errors import UserError
 from alr_fast.training.checkpoint.dcp import on_all_ranks, reason
+from alr_fast.utils.files import flush_to_disk
 
 MANIFEST = "manifest.json"
 NUMBER = "[0-9]{9,}"  # name of a checkpoint folder
@@ -97,10 +98,10 @@ def write_manifest(checkpoint: Checkpoint) -> None:
     """Writes the manifest into the folder of a checkpoint and flushes it to the disk."""
     fields = {"format": _FORMAT, **vars(checkpoint)}
     del fields["path"]
-    with (checkpoint.path / MANIFEST).open("wb") as stream:
+    with (checkpoint.path / MANIFEST).open("xb") as stream:
         stream.write(_encode(fields))
         stream.flush()
-        os.fsync(stream.fileno())
+        flush_to_disk(stream.fileno())
 
 
 def check_files(checkpoint: Checkpoint) -> None:
@@ -123,7 +124,7 @@ def size_and_digest(file: Path, *, flush: bool = False) -> tuple[int, str]:
     size, digest = 0, hashlib.sha256()
     with file.open("rb", buffering=0) as stream:
         if flush:
-            os.fsync(stream.fileno())
+            flush_to_disk(stream.fileno())
         while block := stream.read(_BLOCK_BYTES):
             size += len(block)
             digest.update(block)

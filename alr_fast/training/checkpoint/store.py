@@ -43,6 +43,7 @@ from alr_fast.training.checkpoint.manifest import (
 )
 from alr_fast.training.checkpoint.shards import dtype_of, host_copy, without_empty_shards
 from alr_fast.training.distributed import gather
+from alr_fast.utils.files import flush_to_disk, own_folder
 
 # Ranks wait for the slowest disk; torch's default of 30 minutes is short for a large label bank.
 _TIMEOUT = timedelta(hours=3)
@@ -238,7 +239,7 @@ class CheckpointStore:
 
     def _prepare_folder(self) -> None:
         if self._rank == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            own_folder(self.folder)
             self._clean_up()
 
     def _clean_up(self) -> None:
@@ -259,7 +260,7 @@ def _flush_folder(folder: Path) -> None:
     """Makes the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        flush_to_disk(descriptor)
     finally:
         os.close(descriptor)
 

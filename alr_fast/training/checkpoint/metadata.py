@@ -134,7 +134,7 @@ def _metadata(content: Any, sizes: Mapping[str, int]) -> Metadata:
     }
     _check_apart(list(storage.values()))
     left = dict(storage)  # each chunk has a place of its own
-    tensors = {
+    tensors: dict[str, Any] = {
         _text(name): _tensor(_text(name), value, left)
         for name, value in _entries(whole, "state_dict_metadata")
     }

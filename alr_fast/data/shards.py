@@ -17,7 +17,7 @@ from alr_fast.data.datasets import Split
 from alr_fast.data.decode import prepare
 from alr_fast.data.images import LEFT_OUT, BrokenImage, ShardImages
 from alr_fast.data.layouts.packed import INDEX_FOLDER, sha256_of
-from alr_fast.utils.files import write_json, write_text
+from alr_fast.utils.files import temporary, write_json, write_text
 
 _SUFFIXES = {"JPEG": "jpg", "TIFF": "tif"}  # others: the name of the format
 
@@ -197,8 +197,9 @@ class ShardWriter:
         self._plan = plan
         self._path = out / plan.shard_name(number)
         self._sidecar = _sidecar(out, plan, number)
-        self._part = self._path.with_suffix(".tar.part")
-        self._file = open(self._part, "wb")  # noqa: SIM115 (`close` closes it)
+        self._closing = contextlib.ExitStack()
+        self._part = self._closing.enter_context(temporary(self._path))
+        self._file = self._closing.enter_context(self._part.path.open("r+b"))
         self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
         self._shard = Shard(self._path.name, [], [], [], {}, 0, "", plan.digest, fresh=True)
         self._lines: list[str] = []
@@ -232,21 +233,19 @@ class ShardWriter:
         """Completes the shard and gives it its final name."""
         self._tar.close()
         self._file.flush()
-        os.fsync(self._file.fileno())
-        shard = replace(self._shard, bytes=self._file.tell(), sha256=sha256_of(self._part))
+        shard = replace(self._shard, bytes=self._file.tell(), sha256=sha256_of(self._part.path))
         # In this order: a shard under its final name has an index, a sidecar means it is complete.
         self._sidecar.unlink(missing_ok=True)
         if shard.rows:
             text = f"v1.2 {len(self._lines)}\n" + "".join(f"{line}\n" for line in self._lines)
             write_text(self._path.with_suffix(".idx"), text)
-            os.replace(self._part, self._path)
+            self._part.publish()
         write_json(self._sidecar, {k: v for k, v in vars(shard).items() if k != "fresh"})
         return shard
 
     def close(self) -> None:
         """Closes the file and removes an unfinished shard."""
-        self._file.close()
-        self._part.unlink(missing_ok=True)
+        self._closing.close()
 
 
 def _sidecar(out: Path, plan: ShardPlan, number: int) -> Path:

@@ -1,12 +1,19 @@
 """Strict checks of one image file, for `verify`."""
 
-import io
 import os
 import re
 import struct
 import zlib
 
-from alr_fast.data.decode import MAX_PIXELS, Encoded, decode_with_pillow, prepare
+from alr_fast.data.decode import (
+    MAX_PIXELS,
+    Encoded,
+    decode_rgb,
+    decode_with_pillow,
+    open_image,
+    prepare,
+)
+from alr_fast.data.headers import JPEG, PNG, kind_of, png_layout
 from alr_fast.data.images import LEFT_OUT, BrokenImage
 from alr_fast.utils.text import error_text
 
@@ -62,16 +69,16 @@ def examine(data: bytes, name: str = "") -> int:
     """
     try:
         encoded = prepare(data)
-        is_jpeg = data[:2] == b"\xff\xd8"
-        if is_jpeg:
+        kind = kind_of(data)
+        if kind == JPEG:
             _decode_strictly(data)
-        elif encoded.data is data:  # not decoded by `prepare`
-            decode_with_pillow(data)
-        if data[:4] == b"\x89PNG":
+        elif encoded.pixels is None:  # not decoded by `prepare`
+            decode_rgb(encoded)
+        if kind == PNG:
             _count_png_pixels(data)
     except BrokenImage as error:
         raise Broken(_kind(data, str(error)), str(error)) from None
-    return _jpeg_notes(data, name, encoded) if is_jpeg else _notes(data, name)
+    return (_jpeg_notes if kind == JPEG else _notes)(data, name, encoded)
 
 
 def _decode_strictly(data: bytes) -> None:
@@ -126,7 +133,7 @@ def _kind(data: bytes, reason: str) -> str:
         (NO_IMAGE, "not an image"),
         (UNKNOWN, "a kind of JPEG|a JPEG of"),
         (TRUNCATED, "cut off|truncated|Truncated|ends before"),
-        (TOO_LARGE, "decompression bomb"),
+        (TOO_LARGE, "more than .* pixels"),
     ):
         if re.search(pattern, reason):
             return kind
@@ -139,7 +146,7 @@ def _jpeg_notes(data: bytes, name: str, encoded: Encoded) -> int:
     try:
         colours = simplejpeg.decode_jpeg_header(data, strict=False)[2]
     except ValueError:
-        return _notes(data, name)
+        return _notes(data, name, encoded)
     return (
         _CMYK * (colours in ("CMYK", "YCCK"))
         | _GRAY * (colours == "Gray")
@@ -148,18 +155,17 @@ def _jpeg_notes(data: bytes, name: str, encoded: Encoded) -> int:
     )
 
 
-def _notes(data: bytes, name: str) -> int:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        kind = {"MPO": "JPEG"}.get(image.format, image.format)
-        deep = image.mode.startswith("I") or (kind == "PNG" and data[24] == 16)
+def _notes(data: bytes, name: str, encoded: Encoded) -> int:
+    with open_image(data) as image:
+        bits = getattr(image, "tag_v2", {}).get(258, (8,))  # a sample of a TIFF
+        deep = image.mode.startswith(("I", "F")) or max(bits) > 8
+        deep |= kind_of(data) == PNG and png_layout(data)[0] == 16
         return (
             _CMYK * (image.mode == "CMYK")
             | _GRAY * (image.mode in ("1", "L", "LA") or image.mode.startswith(("I", "F")))
             | _DEEP * deep
-            | _ROTATED * (image.getexif().get(0x0112, 1) in range(2, 9))
-            | _FORMAT * (_expected(name) not in (None, kind))
+            | _ROTATED * (encoded.orientation != 1)
+            | _FORMAT * (_expected(name) not in (None, image.format))
         )
 
 

@@ -13,6 +13,7 @@ others are decoded here, the same for all loaders:
 
 import functools
 import io
+import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -26,7 +27,9 @@ from alr_fast.data.headers import (
     PNG,
     kind_of,
     orientation_of,
-    png_layout,
+    png_header,
+    png_passes,
+    png_stream,
     read_header,
     without_extras,
 )
@@ -137,7 +140,7 @@ def open_image(data: bytes | BinaryIO) -> "Image":
         _refuse_size(image.height, image.width)
     except BrokenImage:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         raise BrokenImage(f"more than {MAX_PIXELS:,} pixels") from None
     except Image.UnidentifiedImageError:
         tiff = data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -262,7 +265,7 @@ def _stored_pixels(data: bytes) -> NDArray[np.uint8]:
 
 def _pillow_pixels(data: bytes) -> NDArray[np.uint8]:
     """Pixels of an image before it is turned; of a TIFF or AVIF upright. uint8 [H, W, 3]."""
-    if kind_of(data) == PNG and png_layout(data)[0] == 16 and png_layout(data)[1] != 0:
+    if kind_of(data) == PNG and png_header(data).depth == 16:
         return _deep_png(data)
     with open_image(data) as image:
         # A TIFF is turned by Pillow.
@@ -293,16 +296,30 @@ def _deep_pixels(image: "Image") -> NDArray[np.uint8]:
 
 
 def _deep_png(data: bytes) -> NDArray[np.uint8]:
-    """A PNG with 16 bits a colour in 8 bits; Pillow would drop the lower ones before the range is
-    known."""
+    """A PNG with 16 bits a sample in 8 bits, by the range that it uses, uint8 [H, W, 3].
+
+    Pillow drops the lower bits of colours before the range is known. PNG predicts each byte from
+    the same byte of the pixels around it: the bytes of a pixel are gray images of their own.
+    """
+    from PIL import Image
+
+    header = png_header(data)
+    parts = list(png_passes(header))
+    size = header.channels * 2
+    lengths = [len(range(*rows)) * (1 + size * len(range(*columns))) for rows, columns in parts]
+    samples = np.empty((header.height, header.width, size), np.uint8)
     try:
-        from torchvision.io import ImageReadMode, decode_png
-    except ImportError:
-        raise BrokenImage("16 bits a colour: torchvision is needed to decode them") from None
-    encoded = torch.frombuffer(bytearray(without_extras(data)), dtype=torch.uint8)
-    try:
-        values = decode_png(encoded, ImageReadMode.UNCHANGED).numpy()
-    except RuntimeError as error:
-        raise BrokenImage(error_text(error)) from None
-    pixels = eight_bits(values[: 1 if len(values) < 3 else 3])  # without the transparency
-    return np.broadcast_to(pixels, (3, *pixels.shape[1:])).transpose(1, 2, 0)
+        stream = zlib.decompressobj().decompress(png_stream(data), sum(lengths))
+        for (rows, columns), length in zip(parts, lengths, strict=True):
+            part, stream = stream[:length], stream[length:]
+            height, width = len(range(*rows)), len(range(*columns))
+            lines = np.frombuffer(part, np.uint8).reshape(height, 1 + size * width)
+            for byte in range(size):
+                plane = np.concatenate([lines[:, :1], lines[:, 1 + byte :: size]], axis=1)
+                packed = zlib.compress(plane.tobytes(), 0)
+                image = Image.frombytes("L", (width, height), packed, "zip", "L", 0)
+                samples[slice(*rows), slice(*columns), byte] = np.asarray(image)
+    except (zlib.error, ValueError, OSError) as error:
+        raise BrokenImage(f"the PNG's pixels are damaged ({error_text(error)})") from None
+    values = samples.view(">u2")[:, :, : 1 if header.channels < 3 else 3]  # without transparency
+    return np.broadcast_to(eight_bits(values), (*values.shape[:2], 3))

@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from alr_fast.data.images import BrokenImage
 
@@ -17,6 +18,8 @@ JPEG, PNG, WEBP = "JPEG", "PNG", "WEBP"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 # The other chunks are text, profiles, animations, transparency: none of them changes a pixel here.
 _PNG_CHUNKS = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND"))
+_ADAM7 = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2),
+          (1, 0, 2, 1))  # fmt: skip
 _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive
@@ -206,10 +209,10 @@ def _png(data: bytes) -> Header:
     kinds = [kind for kind, _, _ in chunks]
     if kinds[0] != b"IHDR" or chunks[0][2] != 33 or b"IDAT" not in kinds:
         raise BrokenImage("the PNG is damaged")
-    width, height, depth, colours, *_, interlaced = struct.unpack(">IIBBBBB", data[16:29])
-    if depth not in _PNG_DEPTHS.get(colours, ()) or interlaced > 1 or kinds.count(b"IHDR") > 1:
+    width, height, depth, colours, _ = png_header(data)
+    if depth not in _PNG_DEPTHS.get(colours, ()) or any(data[26:28]) or data[28] > 1:
         raise BrokenImage("the PNG is damaged")
-    if colours == 3 and b"PLTE" not in kinds:
+    if kinds.count(b"IHDR") > 1 or (colours == 3 and b"PLTE" not in kinds):
         raise BrokenImage("the PNG is damaged")
     exif = next((data[begin + 8 : end - 4] for kind, begin, end in chunks if kind == b"eXIf"), b"")
     return Header(
@@ -217,9 +220,46 @@ def _png(data: bytes) -> Header:
     )
 
 
-def png_layout(data: bytes) -> tuple[int, int]:
-    """Bits a sample and colour type of a PNG: 0 gray, 2 RGB, 3 palette, 4 and 6 with alpha."""
-    return data[24], data[25]
+class PngHeader(NamedTuple):
+    """The first chunk of a PNG.
+
+    Attributes:
+        width: Width in pixels.
+        height: Height in pixels.
+        depth: Bits of a sample, 1 to 16.
+        colours: 0 gray, 2 RGB, 3 palette, 4 gray and alpha, 6 RGB and alpha.
+        interlaced: Whether the pixels come in seven passes.
+    """
+
+    width: int
+    height: int
+    depth: int
+    colours: int
+    interlaced: bool
+
+    @property
+    def channels(self) -> int:
+        return {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[self.colours]
+
+
+def png_header(data: bytes) -> PngHeader:
+    """The header of a PNG that `read_header` has accepted."""
+    width, height, depth, colours, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    return PngHeader(width, height, depth, colours, interlaced == 1)
+
+
+def png_passes(header: PngHeader) -> Iterator[tuple[tuple[int, int, int], tuple[int, int, int]]]:
+    """Rows and columns of each pass that has pixels, both as start, stop and step."""
+    passes = _ADAM7 if header.interlaced else ((0, 0, 1, 1),)
+    for top, left, down, right in passes:
+        if top < header.height and left < header.width:
+            yield (top, header.height, down), (left, header.width, right)
+
+
+def png_stream(data: bytes) -> bytes:
+    """The compressed pixels of a PNG that `read_header` has accepted."""
+    chunks = _png_chunks(data, check=False)
+    return b"".join(data[begin + 8 : end - 4] for kind, begin, end in chunks if kind == b"IDAT")
 
 
 def _webp(data: bytes) -> Header:

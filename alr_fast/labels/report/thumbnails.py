@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.decode import eight_bits, open_image, prepare, to_rgb, turned
+from alr_fast.data.decode import decode_rgb, eight_bits, open_image, prepare, to_rgb, turned
+from alr_fast.data.headers import JPEG, kind_of
 from alr_fast.data.images import BrokenImage, read_image_file
 
 if TYPE_CHECKING:
@@ -71,11 +72,14 @@ def _decoded(data: bytes, side: int) -> "Image":
     from PIL import Image
 
     encoded = prepare(data)
-    if encoded.pixels is not None:
-        return Image.fromarray(encoded.pixels)
-    with open_image(encoded.data) as image:
-        image.draft("RGB", (side, side))  # a JPEG is decoded at a smaller size
-        pixels = turned(np.asarray(_plain(image)), encoded.orientation)
+    if kind_of(encoded.data) == JPEG:
+        with open_image(encoded.data) as image:
+            image.draft("RGB", (side, side))  # decoded at a smaller size
+            pixels = turned(np.asarray(to_rgb(image)), encoded.orientation)
+    else:
+        pixels = decode_rgb(encoded).permute(1, 2, 0).numpy()
+    if (pixels == pixels[:, :, :1]).all():
+        pixels = pixels[:, :, 0]
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 

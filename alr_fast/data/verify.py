@@ -30,7 +30,7 @@ from alr_fast.utils.files import locked, open_appending, replacing
 from alr_fast.utils.threads import map_ahead
 
 _RECORD = np.dtype([("size", "<i8"), ("time", "<i8"), ("fine", "u1"), ("notes", "u1")])
-_VERSION = 1  # of the records: raise it when `examine` changes its results
+_VERSION = 2  # of the records: raise it when `examine` changes its results
 _CHUNK = 32  # files that a thread takes at a time
 
 Stamp = tuple[int, int]  # size in bytes, modification time in ns

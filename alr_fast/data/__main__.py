@@ -157,6 +157,8 @@ def _chosen_splits(
             if chosen or name == "train":
                 raise
             log(f"{name}: skipped ({error})")
+    for remark in dict.fromkeys(remark for split in splits.values() for remark in split.remarks):
+        log(remark)
     return splits
 
 

@@ -49,6 +49,8 @@ def run(options: argparse.Namespace) -> str:
     check_output(options.output, overwrite=options.overwrite)
 
     split = open_dataset(options.data, options.data_root, column=options.column).split("train")
+    for line in split.remarks:
+        print(line)
     index = split.index
     features, remark = None, ""
     if needs_features(options.kind):

@@ -166,7 +166,8 @@ def _without_tests(config: DataConfig, why: str) -> str:
         share = percent(config.validation)
         what = f"accuracy is that on the {share} of the training samples that are held out"
     else:
-        what = "accuracy is not measured (--data.validation 0.1 holds some of the training samples out)"
+        remedy = "--data.validation 0.1 holds some of the training samples out"
+        what = f"accuracy is not measured ({remedy})"
     return f"no test samples: {what}; {why}"
 
 

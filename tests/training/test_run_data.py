@@ -85,7 +85,7 @@ def test_an_empty_training_set_is_named(tmp_path):
     assert data_main(["verify", str(root)]) == 1
     data, lines = loaded(root)
     with pytest.raises(
-        UserError, match="^all 4 training samples are left out.*--data.exclude none"
+        UserError, match=r"^all 4 training samples are left out.*--data.exclude none"
     ):
         leave_out(data)
     assert any(line.startswith("4 samples are left out, listed in ") for line in lines)

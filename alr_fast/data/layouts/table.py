@@ -1,8 +1,8 @@
 """A table that lists each image and its label: CSV or Parquet.
 
 Columns ``path``, relative to the folder of the table, and ``label``, and optionally ``clean_label``
-and ``split``. One file, or a folder with ``train.csv`` and ``test.csv`` (or ``val``). Without a column
-``split`` all rows of the file are training samples.
+and ``split``. One file, or a folder with ``train.csv`` and ``test.csv`` (or ``val``). Without a
+column ``split`` all rows of the file are training samples.
 """
 
 import re
@@ -55,8 +55,8 @@ def read(found: Found, split: str) -> Listing:
 
     Raises:
         NoSplit: There are no test rows.
-        UserError: A table cannot be read, or lacks a column or training rows. Or, with the line: a field
-            is empty, a path leaves the folder or is listed twice, a label is a name among
+        UserError: A table cannot be read, or lacks a column or training rows. Or, with the line: a
+            field is empty, a path leaves the folder or is listed twice, a label is a name among
             integers, leaves a gap between them, or is not one of the training classes.
     """
     if len(found.lists) == 2:

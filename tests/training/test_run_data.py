@@ -128,3 +128,22 @@ def test_a_held_out_part_follows_from_the_seed(table):
     data, _ = loaded(table)
     parts = [hold_out(data, 0.25, seed=seed).validation.index.sample_ids for seed in (0, 0, 1)]
     assert np.array_equal(parts[0], parts[1]) and not np.array_equal(parts[0], parts[2])
+
+
+def test_commands_for_data_expand_home_and_variables(tmp_path, monkeypatch):
+    write_folder(tmp_path / "set", train={"a": 3, "b": 3}, test={"a": 1, "b": 1})
+    write_lines(tmp_path / "none.csv", ["id,path,reason"])
+    write_lines(tmp_path / "matrix.csv", ["0.5,0.5", "0.5,0.5"])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    (tmp_path / "out").mkdir()
+    verify = ["verify", "~/set", "--split", "train", "--output", "$OUT/list.csv"]
+    assert data_main(verify) == 0
+    assert data_main(["pack", "~/set", "$OUT/packed", "--exclude", "~/none.csv"]) == 0
+    noise = ["--kind", "matrix", "--matrix", "~/matrix.csv", "--output", "$OUT/noise.npz"]
+    assert noise_main(["--data-root", "~/set", *noise]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "list.csv",
+        "packed",
+        "noise.npz",
+    }

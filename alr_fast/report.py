@@ -32,6 +32,7 @@ from alr_fast.utils.text import duration, error_text, percent, printable
 # the label accuracy is unknown.
 _PANELS = (
     ("test accuracy", "%", "test_accuracy"),
+    ("accuracy on held-out samples", "%", "validation_accuracy"),
     ("label accuracy", "%", "label_accuracy"),
     ("changed labels", "%", "labels_changed"),
     ("wrong labels memorised", "%", "mislabelled_memorised"),
@@ -130,13 +131,20 @@ def _facts(run: str, summary: Mapping[str, Any], labels: LabelIssues) -> list[tu
         ("method", labels.method),
     ]
     for method, result in summary.get("methods", {}).items():
-        facts.append((f"test accuracy, {method}", percent(result["test_accuracy_last"])))
+        facts.append(_accuracy(method, result))
     noise = summary.get("noise", {})
     if noise.get("kind", "none") != "none":
         facts.append(("injected noise", f"{noise['kind']} {percent(noise['requested_rate'])}"))
     if summary:
         facts.append(("training", f"{summary['epochs']} epochs, {duration(summary['seconds'])}"))
     return facts
+
+
+def _accuracy(method: str, result: Mapping[str, Any]) -> tuple[str, str]:
+    test, held_out = (result.get(f"{name}_accuracy_last") for name in ("test", "validation"))
+    if test is None and held_out is not None:
+        return f"accuracy on held-out samples, {method}", percent(held_out)
+    return f"test accuracy, {method}", "not measured" if test is None else percent(test)
 
 
 def _panels(records: Sequence[Mapping[str, str]]) -> list[Panel]:

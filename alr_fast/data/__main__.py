@@ -20,6 +20,7 @@ from alr_fast.data.examine import KINDS
 from alr_fast.data.images import FeatureRows
 from alr_fast.data.layouts import features, packed
 from alr_fast.data.pack import Packer
+from alr_fast.data.paths import expanded
 from alr_fast.data.verify import KnownFiles, VerifyReport, verify_split
 from alr_fast.errors import UserError, naming_options
 from alr_fast.utils.command import CommandParser, exit_status
@@ -76,7 +77,7 @@ def run_verify(options: argparse.Namespace) -> int:
         del splits[name]
     if not splits:
         return 0
-    output = None if options.output is None else Path(options.output)
+    output = options.output
     lists = _exclusion_lists(splits, output)
     known = KnownFiles() if len(splits) > 1 else None
     excluded = 0
@@ -111,7 +112,7 @@ def run_pack(options: argparse.Namespace) -> int:
     from alr_fast.utils.console import Console
 
     console = Console()
-    out = Path(options.out)
+    out = options.out
     with naming_options(shard_mb="shard-mb", split="split"):
         packer = Packer(
             out,
@@ -157,6 +158,8 @@ def _chosen_splits(
             if chosen or name == "train":
                 raise
             log(f"{name}: skipped ({error})")
+    for remark in dict.fromkeys(remark for split in splits.values() for remark in split.remarks):
+        log(remark)
     return splits
 
 
@@ -227,7 +230,9 @@ def _parser() -> argparse.ArgumentParser:
         "status: 0 nothing is broken, 1 something is, 2 a wrong input.",
     )
     _common(verify)
-    verify.add_argument("--output", metavar="FILE", help="list to write, instead of the default")
+    verify.add_argument(
+        "--output", type=expanded, metavar="FILE", help="list to write, instead of the default"
+    )
     verify.add_argument(
         "--again", action="store_true", help="also read unchanged files that were fine"
     )
@@ -242,13 +247,14 @@ def _parser() -> argparse.ArgumentParser:
         "call. Run verify first: the files that it lists are left out.",
     )
     _common(pack)
-    pack.add_argument("out", metavar="OUT", help="folder for the shards")
+    pack.add_argument("out", type=expanded, metavar="OUT", help="folder for the shards")
     pack.add_argument(
         "--shard-mb", type=int, default=256, metavar="MB", help="size of a shard in MiB (256)"
     )
     pack.add_argument(
         "--exclude",
         default="auto",
+        type=lambda text: str(expanded(text)),
         metavar="LIST",
         help="CSV list of samples to leave out; auto: the list that verify wrote; none (auto)",
     )
@@ -257,7 +263,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("root", metavar="ROOT", help="folder or file of the data set")
+    parser.add_argument(
+        "root", type=expanded, metavar="ROOT", help="folder or file of the data set"
+    )
     parser.add_argument(
         "--data", default="auto", metavar="NAME", help="data set; auto detects it (auto)"
     )

@@ -82,7 +82,7 @@ class Loaders:
 
     Attributes:
         train: Training batches.
-        tests: Batches of each test split.
+        tests: Batches of each test split; empty without test samples.
         validation: Batches of the training samples held out for validation; None without any.
         choice: Kind of the training loader.
         decoded: Images of the training loader if it decoded them into memory.

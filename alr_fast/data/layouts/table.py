@@ -1,8 +1,8 @@
 """A table that lists each image and its label: CSV or Parquet.
 
 Columns ``path``, relative to the folder of the table, and ``label``, and optionally ``clean_label``
-and ``split``. One file with a column ``split``, or a folder with ``train.csv`` and ``test.csv`` (or
-``val``).
+and ``split``. One file, or a folder with ``train.csv`` and ``test.csv`` (or ``val``). Without a
+column ``split`` all rows of the file are training samples.
 """
 
 import re
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.layouts.base import Found, Layout, Listing, new_index
+from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index
 from alr_fast.data.layouts.lists import SampleList, shown
 from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.errors import UserError
@@ -54,8 +54,9 @@ def read(found: Found, split: str) -> Listing:
     the test images if there is no split ``test``, and are ignored otherwise.
 
     Raises:
-        UserError: A table cannot be read, or lacks a column or a split. Or, with the line: a field
-            is empty, a path leaves the folder or is listed twice, a label is a name among
+        NoSplit: There are no test rows.
+        UserError: A table cannot be read, or lacks a column or training rows. Or, with the line: a
+            field is empty, a path leaves the folder or is listed twice, a label is a name among
             integers, leaves a gap between them, or is not one of the training classes.
     """
     if len(found.lists) == 2:
@@ -67,9 +68,10 @@ def read(found: Found, split: str) -> Listing:
     else:
         (table,) = found.lists
         parts = _read_parts(table)
-        for needed in (("train",), _TESTS):
-            if not any(name in parts for name in needed):
-                raise UserError(f"{table}: no row has split {' or '.join(needed)}; add some")
+        if "train" not in parts:
+            raise UserError(f"{table}: no row has split train; add some")
+        if split != "train" and not any(name in parts for name in _TESTS):
+            raise NoSplit(f"{table}: no row has split {' or '.join(_TESTS)}")
     class_names, whole = _classes(parts["train"])
     part = parts["train"] if split == "train" else next(parts[n] for n in _TESTS if n in parts)
     label_of_code = part.labels_of_codes(class_names, whole)
@@ -187,10 +189,7 @@ def _read_parts(path: Path, only: str | None = None) -> dict[str, _Part]:
             if only is not None:
                 names = [name for name in names if name != "split"]
             elif "split" not in names:
-                raise UserError(
-                    f"{path}: has no column split, so the test rows are unknown; add one (train, "
-                    "test), or pass a folder with train.csv and test.csv"
-                )
+                only = "train"
             for batch in table.batches(names, _BATCH_ROWS):
                 columns = {name: as_text(batch.columns[name]) for name in names}
                 for name in names[1:]:

@@ -20,7 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.datasets import Split, cache_folder
+from alr_fast.data.cache import cache_folder
+from alr_fast.data.datasets import Split
 from alr_fast.data.examine import KINDS, MISSING, NOTES, UNREADABLE, Broken, examine
 from alr_fast.data.images import LEFT_OUT, BrokenImage, ShardImages
 from alr_fast.data.index import SampleIndex

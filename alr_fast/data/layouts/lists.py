@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from alr_fast.data.index import PathTable
 from alr_fast.errors import UserError
+from alr_fast.utils.text import shown
 
 
 def read_list(
@@ -216,9 +217,3 @@ def joined(tables: Sequence[PathTable]) -> PathTable:
         np.concatenate([table.starts + offset for table, offset in pairs]),
         np.concatenate([table.ends + offset for table, offset in pairs]),
     )
-
-
-def shown(line: bytes | str) -> str:
-    """A part of a file for a message: quoted, on one line, at most 80 characters."""
-    text = line if isinstance(line, str) else line.decode("utf-8", "replace")
-    return repr(text if len(text) <= 80 else text[:77] + "...")

@@ -3,6 +3,7 @@
 An archive of some MB may unpack to many GB, and the header of an array may claim any size.
 """
 
+import contextlib
 import os
 import zipfile
 from collections.abc import Iterator
@@ -162,9 +163,9 @@ def open_npz(path: Path) -> Iterator[Arrays]:
     Raises:
         UserError: The file cannot be read, or is damaged.
     """
-    try:
-        file = open(path, "rb")
-    except OSError as error:
-        raise ArraysError.about(path, error_text(error), "name a readable file") from error
-    with file:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open(path, "rb"))
+        except OSError as error:
+            raise ArraysError.about(path, error_text(error), "name a readable file") from error
         yield Arrays(path, file)

@@ -13,14 +13,15 @@ from typing import AnyStr
 from urllib.parse import unquote_to_bytes
 
 from alr_fast.errors import UserError
-from alr_fast.utils.text import printable
+from alr_fast.utils.text import printable, shown
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
 _ADDRESS = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]+):(?=//)|(file):(?=/)", re.IGNORECASE)
 _DRIVE = re.compile(rb"[A-Za-z]:[\\/]|\\\\")
-# What `relative_path` would change or refuse, in a blob of paths that end with zero bytes; non-UTF-8
-# bytes are looked for apart.
-_ODD = (b"..", b"//", b"\0/", b"\0./", b"/./", b"\\", b"\0~", b":/", b"/\0")
+# What may have to be changed or refused, besides bytes that are not UTF-8.
+_ODD = re.compile(rb"\.\.|//|^/|^\./|/\./|/$|\\|^~|:/|\0")
+# The same in many paths, each followed by a zero byte; finding texts is faster than a pattern.
+_ODD_PARTS = (b"..", b"//", b"\0/", b"\0./", b"/./", b"/\0", b"\\", b"\0~", b":/", b"\0\0")
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -105,24 +106,29 @@ class WrittenPaths:
         self._real = lru_cache(maxsize=1024)(os.path.realpath)
 
     @staticmethod
-    def is_odd(blob: bytes | bytearray) -> bool:
-        """Whether one of the paths, each followed by a zero byte, may need `relative`."""
-        if blob.startswith((b"/", b"./", b"~")) or any(part in blob for part in _ODD):
+    def any_odd(blob: bytes | bytearray) -> bool:
+        """Whether `is_odd` holds for one of the paths in a blob, each followed by a zero byte."""
+        if blob.startswith((b"/", b"./", b"~", b"\0")) or any(part in blob for part in _ODD_PARTS):
             return True
-        return not blob.isascii() and not _is_utf8(blob)
+        return not _is_utf8(blob)
+
+    @staticmethod
+    def is_odd(name: bytes) -> bool:
+        """Whether a path may be another one than `relative` returns, or be refused."""
+        return _ODD.search(name) is not None or not _is_utf8(name)
 
     def relative(self, text: bytes, where: str) -> bytes:
         """See `relative_path`."""
         name = text
         if b"\0" in name:
-            raise UserError(f"{where}: {_shown(text)} contains a zero byte; correct the path")
+            raise UserError(f"{where}: {shown(text)} contains a zero byte; correct the path")
         address = _ADDRESS.match(name)
         if address and (address[2] or address[1].lower() == b"file"):
             name = self._of_address(name)
         elif address:
             raise UserError(
-                f"{where}: {_shown(text)} is an address; only files on a disk are read: download "
-                f"them, and list their paths below {_shown(self._root)}"
+                f"{where}: {shown(text)} is an address; only files on a disk are read: download "
+                f"them, and list their paths below {shown(self._root)}"
             )
         elif name.startswith((b"~/", b"~\\")):
             name = os.path.expanduser(name)
@@ -130,12 +136,14 @@ class WrittenPaths:
         if os.path.isabs(name):
             name = self._below_root(name) or name
         normal = os.path.normpath(name)
-        if os.path.isabs(normal) or normal.split(b"/", 1)[0] in (b"..", b".") or (
-            _DRIVE.match(text) and not os.path.lexists(os.path.join(self._root, normal))
+        if (
+            os.path.isabs(normal)
+            or normal.split(b"/", 1)[0] in (b"..", b".")
+            or (_DRIVE.match(text) and not os.path.lexists(os.path.join(self._root, normal)))
         ):
             raise UserError(
-                f"{where}: {_shown(text)} leads out of the data folder; paths in a list must be "
-                f"relative to {_shown(self._root)} or lie below it"
+                f"{where}: {shown(text)} leads out of the data folder; paths in a list must be "
+                f"relative to {shown(self._root)} or lie below it"
             )
         return normal
 
@@ -188,13 +196,10 @@ def _has_backslash(folder: bytes) -> bool:
 
 
 def _is_utf8(text: bytes | bytearray) -> bool:
+    if text.isascii():
+        return True
     try:
         str(text, "utf-8")
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _shown(text: bytes) -> str:
-    shown = repr(text.decode("utf-8", "replace"))
-    return shown if len(shown) <= 82 else f"{shown[:79]}...'"

@@ -1,8 +1,8 @@
-"""Texts in cells of CSV files: what is put around them by spreadsheets, and for spreadsheets.
+"""Texts in cells of CSV files: what spreadsheets put around them, or need around them.
 
-A spreadsheet runs a text as a formula if it begins with ``=``, ``+``, ``-`` or ``@``. Such texts are
-written with an apostrophe before them, and read without it; a text that has apostrophes before such
-a character anyway gets one more. The page of the report does the same (``marks.js``).
+A spreadsheet runs a text as a formula if it begins with ``=``, ``+``, ``-`` or ``@``. Such a text
+is written with an apostrophe before it, and read without; a text that has apostrophes before such a
+character anyway gets one more. The page of the report does the same (``marks.js``).
 """
 
 import csv
@@ -13,7 +13,8 @@ from typing import IO, Any
 
 import numpy as np
 
-_FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")
+# The characters, and their wide forms of East Asian scripts.
+_FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 BLANKS = " \t"
 
 

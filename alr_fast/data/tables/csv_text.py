@@ -49,7 +49,7 @@ class CsvFile:
         start_rows = next(self._pieces(DELIMITERS), None)
         rows = [] if start_rows is None else start_rows.records(2)
         if not rows:
-            raise TableError(path, "is empty; the first line must name the columns")
+            raise TableError(path, "no header; the first line must name the columns")
         self._delimiter = _delimiter(rows)
         header = [
             original(unquoted(decoded(name, keep=encoding is not None)))
@@ -88,15 +88,15 @@ class CsvFile:
                 yield rows
         if rest:
             rows = _Rows(rest, line, delimiters, last=True)
-            if rows.open:
+            if rows.open_line is not None:
                 self._fail_open(rows)
             yield rows
 
     def _fail_open(self, rows: "_Rows") -> NoReturn:
-        problem = "a quote is never closed from here on" if rows.open else "a line without an end"
-        raise TableError(
-            f"{self._path}, line {rows.first_line + rows.lines}", f"{problem}; correct it"
-        )
+        problem, line = "a quote is opened and never closed", rows.open_line
+        if line is None:
+            problem, line = "is too long for a row of a table", rows.first_line + rows.lines
+        raise TableError(f"{self._path}, line {line}", f"{problem}; correct it")
 
     def _parsed(
         self, rows: "_Rows", columns: Sequence[str]
@@ -195,7 +195,7 @@ class _Rows:
         end: One past the last complete row.
         lines: Number of lines before ``end``.
         quoted: Whether there are quotes.
-        open: Whether a quote is open at the end of the text.
+        open_line: Line of the quote that is open at the end of the text; None without one.
     """
 
     def __init__(
@@ -204,10 +204,13 @@ class _Rows:
         self.text = text
         self.first_line = first_line
         self.quoted = _QUOTE in text
-        self.open = False
+        self.open_line: int | None = None
         ends = self._line_ends = _line_ends(text, last=last)
         if self.quoted:
-            spans, self.open = _quoted_spans(text, delimiters.encode())
+            spans, is_open = _quoted_spans(text, delimiters.encode())
+            if is_open:
+                before = np.searchsorted(ends, spans[-1, 0], side="right")
+                self.open_line = first_line + int(before)
             inside = np.searchsorted(spans.reshape(-1), ends) % 2 == 1
             ends = ends[~inside]
         if last and (not len(ends) or ends[-1] < len(text)):
@@ -266,7 +269,7 @@ def _quoted_spans(text: bytes, delimiters: bytes) -> tuple[NDArray[np.int64], bo
         is_open = len(quotes) % 2 == 1
         if is_open:
             quotes = np.append(quotes, len(text))
-        return quotes.reshape(-1, 2) + (0, 1), is_open
+        return quotes.reshape(-1, 2) + np.array([0, 1]), is_open
     return _spans_one_by_one(quotes.tolist(), opens.tolist(), len(text))
 
 
@@ -286,7 +289,7 @@ def _spans_one_by_one(
         is_open = k == len(quotes)
         spans.append((quotes[first], size if is_open else quotes[k]))
         k += 1
-    return np.array(spans, dtype=np.int64).reshape(-1, 2) + (0, 1), is_open
+    return np.array(spans, dtype=np.int64).reshape(-1, 2) + np.array([0, 1]), is_open
 
 
 def _delimiter(rows: list[bytes]) -> str:

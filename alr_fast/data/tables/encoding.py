@@ -45,7 +45,9 @@ def utf8_pieces(file: IO[bytes], path: Path, encoding: str | None) -> Iterator[b
             yield decoder.decode(piece).encode()
         yield decoder.decode(b"", final=True).encode()
     except UnicodeError as error:
-        raise TableError(path, f"is no valid {encoding} text ({error}); save it as UTF-8") from error
+        raise TableError(
+            path, f"is no valid {encoding} text ({error}); save it as UTF-8"
+        ) from error
 
 
 def decoded(text: bytes, *, keep: bool) -> str:

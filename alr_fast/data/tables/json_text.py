@@ -96,16 +96,17 @@ class JsonFile:
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """Number and text of each line that is not empty."""
-        rest, number = b"", 0
+        rest, before = b"", 0
         for piece in self._pieces():
             *lines, rest = (rest + piece).split(b"\n")
-            for number, line in enumerate(lines, number + 1):
+            for number, line in enumerate(lines, before + 1):
                 if line.strip():
                     yield number, line
+            before += len(lines)
             if len(rest) > _LARGEST:
-                self._fail("the line is too long", number + 1)
+                self._fail("the line is too long", before + 1)
         if rest.strip():
-            yield number + 1, rest
+            yield before + 1, rest
 
     def _pieces(self, limit: int | None = None) -> Iterator[bytes]:
         self._file.seek(self._start)

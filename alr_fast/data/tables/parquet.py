@@ -76,9 +76,7 @@ def _check_type(path: Path, name: str, kind: Any, role: str | None) -> None:
         )
 
 
-def _from_arrow(
-    column: Any, path: Path, name: str, role: str | None, first: int
-) -> NDArray[Any]:
+def _from_arrow(column: Any, path: Path, name: str, role: str | None, first: int) -> NDArray[Any]:
     """Values of a column that `_check_type` passed; ``first`` is the number of its first row."""
     from pyarrow import types
 

@@ -854,7 +854,7 @@ TEST = "z,0,test"
         ([HEADER, "a,0,train", "b,1,trian", TEST], ", line 3: split 'trian' is not one of"),
         ([HEADER, TEST], ": no row has split train"),
         ([HEADER, "a,0,train", "b, c,1,train", TEST], ", line 3: 4 fields, the header has 3"),
-        ([HEADER, "a,0,train", '"b\nb",1', TEST], ", line 4: 2 fields, the header has 3"),
+        ([HEADER, "a,0,train", '"b\nb",1', TEST], ", line 3: 2 fields, the header has 3"),
         ([HEADER, "a,0,train", ",1,train", TEST], ", line 3: path is empty"),
         ([HEADER, "a,0,train", "b,,train", TEST], ", line 3: label is empty"),
         ([f"{HEADER},clean_label", "a,0,train,"], ", line 2: clean_label is empty"),

@@ -23,7 +23,6 @@ from alr_fast.errors import UserError
 SUFFIXES = (".csv", ".tsv", ".parquet")
 _TESTS = ("test", "val")  # the first one that exists is used
 _COLUMNS = ("path", "label", "clean_label", "split")
-_DELIMITERS = ",\t;"
 _BATCH_ROWS = 1 << 12
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _FRACTION = re.compile(r"[+-]?[0-9]+\.[0-9]*")
@@ -184,7 +183,7 @@ def _read_parts(path: Path, only: str | None = None) -> dict[str, _Part]:
     """The splits in a table; ``only`` is the split of all rows, instead of a column."""
     parts: dict[str, _Part] = {}
     try:
-        with open_table(path, _DELIMITERS) as table:
+        with open_table(path) as table:
             names = _used_columns(path, table.columns)
             if only is not None:
                 names = [name for name in names if name != "split"]

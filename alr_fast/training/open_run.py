@@ -152,7 +152,13 @@ def _read_options(run: Path) -> Config:
 def _train_split(options: Config) -> Split:
     """All training samples of the data set, with its own labels."""
     with naming_options(root="data-root"):
-        dataset = open_dataset(options.data.name, options.data_root, column=options.data.column)
+        dataset = open_dataset(
+            options.data.name,
+            options.data_root,
+            column=options.data.column,
+            columns=options.data.columns,
+            images=options.data.images,
+        )
     return dataset.split(options.data.train_split)
 
 

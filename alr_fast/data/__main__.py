@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.workers = usable_cores()
         if options.workers < 1:
             raise UserError(f"--workers {options.workers}: must be 1 or more")
-        with naming_options(name="data", exclude="exclude", table="exclude"):
+        with naming_options(
+            name="data", exclude="exclude", table="exclude", columns="columns", images="images"
+        ):
             return options.run(options)
 
     return exit_status(action, interrupted="interrupted; the next call resumes")
@@ -62,7 +64,9 @@ def run_verify(options: argparse.Namespace) -> int:
 
     console = Console()
     track = partial(console.track, every=_SECONDS_PER_LINE)
-    dataset = open_dataset(options.data, options.root)
+    dataset = open_dataset(
+        options.data, options.root, columns=options.columns, images=options.images
+    )
     console.log(f"{dataset.layout.name}: {dataset.found.what}")
     if dataset.layout.name == packed.LAYOUT.name:
         # Before anything else: in a changed shard every result would be wrong.
@@ -120,7 +124,9 @@ def run_pack(options: argparse.Namespace) -> int:
             workers=options.workers,
             track=partial(console.track, every=_SECONDS_PER_LINE),
         )
-        dataset = open_dataset(options.data, options.root)
+        dataset = open_dataset(
+            options.data, options.root, columns=options.columns, images=options.images
+        )
         console.log(f"{dataset.layout.name}: {dataset.found.what}")
         if dataset.layout.name == features.LAYOUT.name:
             raise UserError(
@@ -157,10 +163,21 @@ def _chosen_splits(
         except UserError as error:
             if chosen or name == "train":
                 raise
-            log(f"{name}: skipped ({error})")
+            if name != "val":  # which few data sets have
+                log(f"{name}: skipped ({error})")
+            continue
+        if not chosen and name == "val" and _same(splits.get("test"), splits["val"]):
+            del splits["val"]  # of a data set without a test split
     for remark in dict.fromkeys(remark for split in splits.values() for remark in split.remarks):
         log(remark)
     return splits
+
+
+def _same(split: Split | None, other: Split) -> bool:
+    """Whether two splits are the same samples."""
+    return split is not None and (
+        split.index.sample_fingerprint() == other.index.sample_fingerprint()
+    )
 
 
 def _in_memory(split: Split) -> str:
@@ -269,6 +286,10 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", default="auto", metavar="NAME", help="data set; auto detects it (auto)"
     )
+    parser.add_argument(
+        "--columns", metavar="PATH=..,LABEL=..", help="of a list, the names of its columns"
+    )
+    parser.add_argument("--images", metavar="DIR", help="of a list, the folder of its images")
     parser.add_argument("--split", nargs="+", default=[], metavar="NAME", help="splits (all)")
     parser.add_argument("--workers", type=int, metavar="N", help="threads that read (one per core)")
 

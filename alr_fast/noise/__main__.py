@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name="data",
     root="data-root",
     column="column",
+    columns="columns",
+    images="images",
     kind="kind",
     rate="rate",
     seed="seed",
@@ -49,7 +51,13 @@ def run(options: argparse.Namespace) -> str:
     matrix = None if options.matrix is None else read_matrix(options.matrix)
     check_output(options.output, overwrite=options.overwrite)
 
-    split = open_dataset(options.data, options.data_root, column=options.column).split("train")
+    split = open_dataset(
+        options.data,
+        options.data_root,
+        column=options.column,
+        columns=options.columns,
+        images=options.images,
+    ).split("train")
     for line in split.remarks:
         print(line)
     index = split.index
@@ -114,6 +122,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="of a file of features, the array or column that contains them",
     )
+    parser.add_argument(
+        "--columns", metavar="PATH=..,LABEL=..", help="of a list, the names of its columns"
+    )
+    parser.add_argument("--images", metavar="DIR", help="of a list, the folder of its images")
     parser.add_argument(
         "--kind", required=True, choices=NOISE_MODELS, metavar="KIND", help=", ".join(NOISE_MODELS)
     )

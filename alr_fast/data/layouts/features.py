@@ -73,18 +73,19 @@ def is_file_of_features(path: Path) -> bool:
         return False  # the layout of lists describes the problem
 
 
-def find(root: Path) -> Found | None:
-    """A file of features."""
+def find(root: Path, column: str | None = None) -> Found | None:
+    """A file of features; ``column`` names those that are meant, None for the only ones."""
     if not is_file_of_features(root):
         return None
     file = open_arrays(root)
     if "split" in file.names or any(_name(file, role, "test") for role in ("features", "labels")):
-        return Found(root.parent, f"features in {root}", (root,))
+        return Found(root.parent, f"features in {root}", (root,), column)
     return Found(
         root.parent,
         f"features in {root}, without a test part: {TEST_SHARE:.0%} of each class, the same for "
         "every seed, are held out for testing",
         (root,),
+        column,
     )
 
 
@@ -387,4 +388,5 @@ LAYOUT = Layout(
     "a file .npz with arrays X and y, or .parquet with a column of vectors and a column label",
     find,
     read,
+    options=("column",),
 )

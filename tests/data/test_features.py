@@ -7,6 +7,7 @@ import torch
 from alr_fast.data import open_dataset
 from alr_fast.data.__main__ import main as data_main
 from alr_fast.data.images import BrokenImage, FeatureRows
+from alr_fast.data.layouts.base import NoSplit
 from alr_fast.data.layouts.features import is_file_of_features
 from alr_fast.data.loaders.choose import choose_loader, make_loader
 from alr_fast.data.sampler import SequentialSampler, ShuffledSampler
@@ -268,7 +269,6 @@ def with_value(row, column, value, dtype="f4"):
         (wrong(y_test=Y[:5]), ["y_test without features", "X_test"]),
         (wrong(X_test=X[:5], y_test=Y[:5] + 3), ["row 1: label '4' is not one of the 4 classes"]),
         (wrong(X_test=X[:5], y_test=Y[:4]), ["4 labels for 5 rows of X_test"]),
-        (wrong(split=np.array(["train"] * 40)), ["no row has split test or val"]),
         (wrong(split=np.array(["test"] * 40)), ["no row has split train"]),
         (wrong(split=np.array(["train"] * 39 + ["dev"])), ["split 'dev' of row 39"]),
         (wrong(split=np.array(["train"])), ["split has 1 entries for 40 labels"]),
@@ -371,3 +371,10 @@ def test_verify_and_pack_explain_themselves(tmp_path, capsys):
     assert data_main(["pack", str(file), str(tmp_path / "out")]) == 2
     assert "one file of features already; only images are packed" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_only_the_test_part_is_missing_without_test_rows(tmp_path):
+    dataset = open_dataset("auto", save(tmp_path, **wrong(split=np.array(["train"] * 40))))
+    assert len(dataset.split("train")) == 40
+    with pytest.raises(NoSplit, match="no row has split test or val"):
+        dataset.split("test")

@@ -19,7 +19,7 @@ from alr_fast.data.array_file import ArrayFile, open_arrays
 from alr_fast.data.classes import ClassMap, alike, check_clean, distinct, mixed, names_of_labels
 from alr_fast.data.images import FeatureRows
 from alr_fast.data.index import PathTable
-from alr_fast.data.layouts.base import Found, Layout, Listing, new_index
+from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index
 from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.errors import UserError
 from alr_fast.utils.text import is_encodable, printable
@@ -73,18 +73,19 @@ def is_file_of_features(path: Path) -> bool:
         return False  # the layout of lists describes the problem
 
 
-def find(root: Path) -> Found | None:
-    """A file of features."""
+def find(root: Path, column: str | None = None) -> Found | None:
+    """A file of features; ``column`` names those that are meant, None for the only ones."""
     if not is_file_of_features(root):
         return None
     file = open_arrays(root)
     if "split" in file.names or any(_name(file, role, "test") for role in ("features", "labels")):
-        return Found(root.parent, f"features in {root}", (root,))
+        return Found(root.parent, f"features in {root}", (root,), column)
     return Found(
         root.parent,
         f"features in {root}, without a test part: {TEST_SHARE:.0%} of each class, the same for "
         "every seed, are held out for testing",
         (root,),
+        column,
     )
 
 
@@ -97,6 +98,7 @@ def read(found: Found, split: str) -> Listing:
     has them. Without a test part, 20 % of each class are held out.
 
     Raises:
+        NoSplit: It has splits, but no test rows.
         UserError: The file cannot be read or lacks features or labels; or an array has another
             shape, type or length than it must have; or, with the row (from 0) and column, a value
             is not finite; or a label is not one of the classes.
@@ -117,7 +119,7 @@ def read(found: Found, split: str) -> Listing:
         if test_name is not None:
             rows = np.arange(len(labels.given))
         elif splits is not None:
-            rows = _rows_of_split(splits, split)
+            rows = _rows_of_split(path, splits, split)
         else:
             rows = _rows_with_held_out(path, classes.codes(labels.best), split)
     values = _checked_features(file.read(name), path, name)
@@ -330,17 +332,19 @@ def _read_splits(file: ArrayFile, size: int) -> NDArray[Any] | None:
             f"{file.path}: split {splits[wrong[0]]!r} of row {wrong[0]} is not one of "
             f"{', '.join(_SPLITS)}; correct it"
         )
-    for needed in (_SPLITS[:1], _SPLITS[1:]):
-        if not np.isin(splits.astype(str), needed).any():
-            raise UserError(f"{file.path}: no row has split {' or '.join(needed)}; add some")
+    if not (splits == "train").any():
+        raise UserError(f"{file.path}: no row has split train; add some")
     return splits
 
 
-def _rows_of_split(splits: NDArray[Any], split: str) -> NDArray[np.int64]:
+def _rows_of_split(path: Path, splits: NDArray[Any], split: str) -> NDArray[np.int64]:
     """Ascending rows of ``train`` or ``test``; the latter is val if no row has test."""
     if split == "test" and not (splits == "test").any():
         split = "val"
-    return np.flatnonzero(splits == split)
+    rows = np.flatnonzero(splits == split)
+    if not len(rows):
+        raise NoSplit(f"{path}: no row has split {' or '.join(_SPLITS[1:])}")
+    return rows
 
 
 def _rows_with_held_out(path: Path, labels: NDArray[np.int64], split: str) -> NDArray[np.int64]:
@@ -384,4 +388,5 @@ LAYOUT = Layout(
     "a file .npz with arrays X and y, or .parquet with a column of vectors and a column label",
     find,
     read,
+    options=("column",),
 )

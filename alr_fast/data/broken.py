@@ -173,12 +173,12 @@ def read_exclusions(
     """
     try:
         with open_table(table) as listed:
-            if "path" not in listed.columns:
+            if listed.find("path") is None:
                 raise TableError(table, f"is no exclusion list, it has no column path; {_REMEDY}")
             matched = match_table(listed, index)
             reasons = [""] * len(matched.rows)
             if "reason" in listed.columns:
-                batches = listed.batches(["path", "reason"], _BATCH_ROWS)
+                batches = listed.batches(["reason"], _BATCH_ROWS)
                 reasons = [
                     text for batch in batches for text in as_text(batch.columns["reason"]).tolist()
                 ]

@@ -92,8 +92,7 @@ def read_labels(table: str | Path, index: SampleIndex, key: str | None) -> Label
             for position, p in samples.probabilities():
                 codes[position] = p.argmax(1)
         else:
-            name = key or next((name for name in _LABELS if name in samples.columns), _LABELS[-1])
-            codes = samples.labels(name)
+            codes = samples.labels(key or samples.column_of_labels())
         samples.check_twice(codes, "label")
         told = (samples.rows >= 0) & (codes >= 0)
         labels = index.labels.copy()
@@ -184,7 +183,7 @@ class _Samples:
         """Finds the samples."""
         self._matched = match_table(self._table, self._index, part=self._part)
         self.rows = self._matched.rows
-        self.remarks += self._matched.remarks
+        self.remarks += [*self._table.remarks, *self._matched.remarks]
 
     def fail(self, message: str) -> NoReturn:
         """Raises a `UserError` about the table."""
@@ -202,10 +201,16 @@ class _Samples:
         """Positions in ``rows``, and these columns of the table for them."""
         self._check_columns(columns)
         first = 0
-        wanted = list(columns) if len(columns) > 1 else [*columns, *columns]
-        for batch in self._table.batches(wanted, size):
+        for batch in self._table.batches(columns, size):
             yield slice(first, first + len(batch.numbers)), batch.columns
             first += len(batch.numbers)
+
+    def column_of_labels(self) -> str:
+        """The column of labels to train on."""
+        for name in _LABELS:
+            if name in self.columns:
+                return name
+        return self._table.find("label") or _LABELS[0]
 
     def labels(self, name: str) -> NDArray[np.int64]:
         """Classes of the labels in this column, int64 [M]; -1 for an empty one.

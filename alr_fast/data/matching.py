@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,14 +50,14 @@ def match_table(table: Table, index: SampleIndex, *, part: bool = False) -> Matc
     Raises:
         TableError: Most of the samples are unknown, or a row has no path.
     """
-    names = [name for name in ("path", "id") if name in table.columns]
-    if not names:
+    columns = {role: name for role in ("path", "id") if (name := table.find(role)) is not None}
+    if not columns:
         raise TableError(
             table.path,
             f"has no column path; it has {', '.join(table.columns[:20]) or 'no columns'}; name a "
             "column of paths, relative to the folder of the data, path",
         )
-    paths, ids, lines, empty = _read(table, names)
+    paths, ids, lines, empty = _read(table, columns)
     if len(empty) == len(lines):
         rows = _rows_of_ids(table, index, ids) if len(lines) else lines
         return Matched(rows, lines, ("samples are found by id alone",) if len(lines) else ())
@@ -87,28 +87,28 @@ def match_table(table: Table, index: SampleIndex, *, part: bool = False) -> Matc
 
 
 def _read(
-    table: Table, names: Sequence[str]
+    table: Table, columns: dict[str, str]
 ) -> tuple[PathTable, NDArray[np.int64] | None, NDArray[np.int64], list[int]]:
     """Paths, ids, numbers of the rows, and the numbers of those without a path."""
     ids, lines = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     empty: list[int] = []
 
     def paths() -> Iterator[str]:  # holds the texts of one batch in memory at a time
-        for batch in table.batches([*names, *names][: max(2, len(names))], _ROWS):
+        for batch in table.batches(list(columns.values()), _ROWS):
             lines.append(batch.numbers)
-            if "id" in names:
-                ids.append(_ids(as_text(batch.columns["id"]).tolist()))
-            if "path" not in names:
+            if "id" in columns:
+                ids.append(_ids(as_text(batch.columns[columns["id"]]).tolist()))
+            if "path" not in columns:
                 empty.extend(batch.numbers.tolist())
                 continue
-            texts = as_text(batch.columns["path"]).tolist()
+            texts = as_text(batch.columns[columns["path"]]).tolist()
             if "" in texts:
                 empty.extend(batch.numbers[[text == "" for text in texts]].tolist())
             # No path of an index is "/" or contains a zero byte.
             yield from (text.replace("\0", "/") or "/" for text in texts)
 
     listed = PathTable.of(paths())
-    return listed, np.concatenate(ids) if "id" in names else None, np.concatenate(lines), empty
+    return listed, np.concatenate(ids) if "id" in columns else None, np.concatenate(lines), empty
 
 
 def _ids(texts: list[str]) -> NDArray[np.int64]:

@@ -232,7 +232,7 @@ def _with_labels_of_file(
         raise UserError(
             f"--data.label_key {key}: is for the labels of CIFAR-N; leave it out with {file}"
         )
-    return index.with_noisy_labels(load_labels(file, index))
+    return index.with_noisy_labels(load_labels(file, index, lambda text: log(f"labels: {text}")))
 
 
 def _excluded_rows(

@@ -480,9 +480,9 @@ GOOD = {"id": [0, 2], "path": ["p0", "p2"], "label": [1, 2]}
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ({"file": ["p0"], "label": [1]}, "has no column path; it has file, label; name a column"),
+        ({"where": ["p0"], "label": [1]}, "has no column path; it has where, label; name a"),
         ({"id": [0], "label": [1]}, "has no paths, and its ids are not exactly those of the 4 sam"),
-        ({"id": [0], "path": ["p0"]}, "has no column refined_label; it has id, path"),
+        ({"id": [0], "path": ["p0"]}, "has no column label; it has id, path"),
         (
             GOOD | {"path": ["q0", "q2"]},
             r"2 of its 2 samples are not in this data set \(first: q0; the data set has p0, ...\); "
@@ -733,7 +733,7 @@ def test_a_csv_file_of_a_spreadsheet(tmp_path):
     assert labels_of(str(path)) == ([1, 1, 2, 0], 1)
 
 
-@pytest.mark.parametrize("keep", [0, 20, -10])
+@pytest.mark.parametrize("keep", [4, 20, -10])
 def test_a_broken_parquet_file(tmp_path, keep):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table(GOOD), path)

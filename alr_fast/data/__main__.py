@@ -20,6 +20,7 @@ from alr_fast.data.examine import KINDS
 from alr_fast.data.images import FeatureRows
 from alr_fast.data.layouts import features, packed
 from alr_fast.data.pack import Packer
+from alr_fast.data.paths import expanded
 from alr_fast.data.verify import KnownFiles, VerifyReport, verify_split
 from alr_fast.errors import UserError, naming_options
 from alr_fast.utils.command import CommandParser, exit_status
@@ -80,7 +81,7 @@ def run_verify(options: argparse.Namespace) -> int:
         del splits[name]
     if not splits:
         return 0
-    output = None if options.output is None else Path(options.output)
+    output = options.output
     lists = _exclusion_lists(splits, output)
     known = KnownFiles() if len(splits) > 1 else None
     excluded = 0
@@ -115,7 +116,7 @@ def run_pack(options: argparse.Namespace) -> int:
     from alr_fast.utils.console import Console
 
     console = Console()
-    out = Path(options.out)
+    out = options.out
     with naming_options(shard_mb="shard-mb", split="split"):
         packer = Packer(
             out,
@@ -167,6 +168,8 @@ def _chosen_splits(
             continue
         if not chosen and name == "val" and _same(splits.get("test"), splits["val"]):
             del splits["val"]  # of a data set without a test split
+    for remark in dict.fromkeys(remark for split in splits.values() for remark in split.remarks):
+        log(remark)
     return splits
 
 
@@ -244,7 +247,9 @@ def _parser() -> argparse.ArgumentParser:
         "status: 0 nothing is broken, 1 something is, 2 a wrong input.",
     )
     _common(verify)
-    verify.add_argument("--output", metavar="FILE", help="list to write, instead of the default")
+    verify.add_argument(
+        "--output", type=expanded, metavar="FILE", help="list to write, instead of the default"
+    )
     verify.add_argument(
         "--again", action="store_true", help="also read unchanged files that were fine"
     )
@@ -259,13 +264,14 @@ def _parser() -> argparse.ArgumentParser:
         "call. Run verify first: the files that it lists are left out.",
     )
     _common(pack)
-    pack.add_argument("out", metavar="OUT", help="folder for the shards")
+    pack.add_argument("out", type=expanded, metavar="OUT", help="folder for the shards")
     pack.add_argument(
         "--shard-mb", type=int, default=256, metavar="MB", help="size of a shard in MiB (256)"
     )
     pack.add_argument(
         "--exclude",
         default="auto",
+        type=lambda text: str(expanded(text)),
         metavar="LIST",
         help="CSV list of samples to leave out; auto: the list that verify wrote; none (auto)",
     )
@@ -274,7 +280,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("root", metavar="ROOT", help="folder or file of the data set")
+    parser.add_argument(
+        "root", type=expanded, metavar="ROOT", help="folder or file of the data set"
+    )
     parser.add_argument(
         "--data", default="auto", metavar="NAME", help="data set; auto detects it (auto)"
     )

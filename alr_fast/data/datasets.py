@@ -1,10 +1,6 @@
 """Data sets by name: recognises the layout, lists a split, and caches the list."""
 
-import hashlib
-import json
 import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from alr_fast.data.cache import CacheEntry
 from alr_fast.data.images import FeatureRows, FileImages, Images
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.layouts import (
@@ -32,7 +29,7 @@ from alr_fast.data.layouts import (
     webdataset,
     webvision,
 )
-from alr_fast.data.layouts.base import Found, Layout, Listing
+from alr_fast.data.layouts.base import Found, Layout
 from alr_fast.data.layouts.nearest import not_recognised
 from alr_fast.errors import UserError
 
@@ -68,8 +65,6 @@ _USE = {
     "columns": "names the columns of a list",
     "images": "names the folder of the images of a list",
 }
-_VERSION = 2  # of the cached index; the data set is read again if the cache has another version
-_SETTLE_SECONDS = 2  # a younger source may still change without a change of its time stamp
 
 
 @dataclass(frozen=True)
@@ -132,7 +127,7 @@ class Dataset:
         if name not in self.layout.splits:
             names = ", ".join(self.layout.splits)
             raise UserError(f"{self.layout.name} has no split {name}; choose from {names}")
-        entry = _CacheEntry(self, name)
+        entry = CacheEntry(self.layout.name, self.found, name)
         listing = entry.load()
         if listing is None:
             began = time.time_ns()
@@ -215,89 +210,3 @@ def _refuse_useless(layouts: Iterable[Layout], given: Mapping[str, object]) -> N
                 argument=option,
                 value=None if isinstance(value, Mapping) else value,
             )
-
-
-def cache_folder() -> Path:
-    """The folder of indices and exclusion lists: ``ALR_FAST_CACHE``, else ``alr_fast`` in the
-    user's cache folder (``XDG_CACHE_HOME``, ``~/.cache``)."""
-    given = os.environ.get("ALR_FAST_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alr_fast"
-
-
-class _CacheEntry:
-    """The cached list of one split: arrays, and facts about them and their sources."""
-
-    def __init__(self, dataset: Dataset, split: str) -> None:
-        paths = (dataset.found.root, *dataset.found.lists)
-        names: tuple[bytes, ...] = (dataset.layout.name.encode(), split.encode())
-        if dataset.found.detail is not None:
-            names += (repr(dataset.found.detail).encode("utf-8", "surrogateescape"),)
-        key = b"\0".join((*names, *(os.fsencode(path.absolute()) for path in paths)))
-        self._folder = cache_folder() / "index" / hashlib.sha256(key).hexdigest()[:32]
-
-    def load(self) -> Listing | None:
-        """The stored list; None if there is none, or its sources have changed since."""
-        try:
-            facts = json.loads((self._folder / "facts.json").read_text(encoding="utf-8"))
-            if facts["version"] != _VERSION or facts["sources"] != _stamps(
-                [Path(path) for path, *_ in facts["sources"]]
-            ):
-                return None
-            index = SampleIndex.load(
-                self._file, facts["class_names"], has_clean_labels="clean_labels" in facts["arrays"]
-            )
-            remarks = tuple(facts["remarks"])
-        except (OSError, EOFError, ValueError, KeyError):
-            return None  # not written yet, or damaged
-        return Listing(index, remarks=remarks)
-
-    def _file(self, name: str) -> Path:
-        return self._folder / f"{name}.npy"
-
-    def store(self, listing: Listing, began: int) -> None:
-        """Stores a list, unless its sources changed shortly before ``began``, the time in ns when
-        reading started."""
-        if not listing.sources or listing.images is not None:
-            return
-        try:
-            stamps = _stamps(listing.sources)
-            if max(stamp[2] for stamp in stamps) > began - _SETTLE_SECONDS * 10**9:
-                return
-            self._write(listing, stamps)
-        except OSError:
-            return  # without the cache, opening the data set only takes longer
-
-    def _write(self, listing: Listing, stamps: list[list[Any]]) -> None:
-        index = listing.index
-        arrays: dict[str, NDArray[Any]] = {
-            "paths": index.paths.blob,
-            "offsets": np.append(index.paths.starts, index.paths.ends[-1:]),
-            "labels": index.labels,
-        }
-        if index.clean_labels is not None:
-            arrays["clean_labels"] = index.clean_labels
-        facts = {
-            "version": _VERSION,
-            "sources": stamps,
-            "arrays": list(arrays),
-            "class_names": index.class_names,
-            "remarks": listing.remarks,
-        }
-        self._folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=self._folder.parent))
-        try:
-            for name, array in arrays.items():
-                np.save(fresh / f"{name}.npy", array)
-            (fresh / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
-            shutil.rmtree(self._folder, ignore_errors=True)
-            os.replace(fresh, self._folder)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _stamps(sources: Iterable[Path]) -> list[list[Any]]:
-    """Path, size and modification time (ns) of each source."""
-    stats = [(path, os.stat(path)) for path in sources]
-    return [[os.fspath(path.absolute()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]

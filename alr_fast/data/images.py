@@ -19,14 +19,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.index import PathTable
+from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import error_text
 
 LEFT_OUT = "left out when packed"
+MAX_BYTES = 1 << 28  # of an encoded image; a larger file is not read
 _KEPT_BYTES = 64 << 20  # of the groups of Parquet files that a process keeps in memory
 
 
 class BrokenImage(Exception):
     """An unreadable image; the message is the reason, without the path."""
+
+
+def read_image_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file of at most `MAX_BYTES`; never waits for a pipe or a device.
+
+    Raises:
+        BrokenImage: It is missing, cannot be read, is not a regular file, or larger.
+    """
+    try:
+        with open_regular(path, MAX_BYTES) as file:
+            return file.read()
+    except FileNotFoundError:
+        raise BrokenImage("no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise BrokenImage(error_text(error)) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,15 +102,9 @@ class FileImages:
         """The bytes of a row.
 
         Raises:
-            BrokenImage: The file is missing or cannot be read.
+            BrokenImage: See `read_image_file`.
         """
-        try:
-            with open(self.name(row), "rb", buffering=0) as file:
-                return file.read()
-        except FileNotFoundError:
-            raise BrokenImage("no such file") from None
-        except OSError as error:
-            raise BrokenImage(error.strerror or str(error)) from None
+        return read_image_file(self.name(row))
 
 
 @dataclass(frozen=True, eq=False)

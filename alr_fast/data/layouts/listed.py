@@ -26,7 +26,6 @@ from alr_fast.utils.text import some_names
 
 COLUMNS = ("path", "label", "clean_label", "split")
 _ORDER = ("train", "test", "val")
-_DELIMITERS = ",\t;"
 _SAMPLE = 256  # rows that are looked at
 _TRIED = 16  # of them, those whose files are looked for
 _MOST_FOLDERS = 64  # in which they are looked for
@@ -270,7 +269,7 @@ class _Asked:
             UserError: A named column does not exist.
         """
         try:
-            with open_table(path, _DELIMITERS) as table:
+            with open_table(path) as table:
                 form = self._form(table, path, split, sure)
         except TableError:
             if not sure:
@@ -535,7 +534,7 @@ def open_list(form: Form, root: Path) -> Iterator[Table]:
     Raises:
         TableError: The file cannot be read or is not a table.
     """
-    with open_table(form.path, _DELIMITERS) as table:
+    with open_table(form.path) as table:
         if not form.columns:
             yield table
             return

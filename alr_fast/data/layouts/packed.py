@@ -18,7 +18,7 @@ import numpy as np
 
 from alr_fast.data.images import ShardImages
 from alr_fast.data.index import SampleIndex
-from alr_fast.data.layouts.base import Found, Layout, Listing
+from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit
 from alr_fast.errors import UserError
 
 MANIFEST = "packed.json"
@@ -39,13 +39,14 @@ def read(found: Found, split: str) -> Listing:
     """Lists a split; maps its index into memory and does not open its shards.
 
     Raises:
-        UserError: The split was not packed, or not completely; or shards or index have changed.
+        NoSplit: The split was not packed.
+        UserError: It was not packed completely; or shards or index have changed.
     """
     root = found.root
     manifest = read_manifest(root)
     plan = manifest["splits"].get(split)
     if plan is None:
-        raise UserError(
+        raise NoSplit(
             f"{root}: the split {split} was not packed, the folder has "
             f"{', '.join(manifest['splits'])}; add it with `{_PACK} ROOT {root} --split {split}`"
         )

@@ -1,11 +1,10 @@
 """A table that lists each image and its label: CSV or Parquet.
 
 Columns ``path``, relative to the folder of the table, and ``label``, and optionally ``clean_label``
-and ``split``. One file with a column ``split``, or a folder with ``train.csv`` and ``test.csv`` (or
-``val``).
+and ``split``. One file, or a folder with ``train.csv`` and ``test.csv`` (or ``val``). Without a
+column ``split`` all rows of the file are training samples.
 """
 
-import re
 from array import array
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from alr_fast.data.classes import ClassMap, alike, check_clean, mixed, names_of_labels
 from alr_fast.data.inventory import LIST_SUFFIXES
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index
 from alr_fast.data.layouts.listed import COLUMNS, Form, find, open_list
@@ -25,21 +25,20 @@ from alr_fast.errors import UserError
 
 _TESTS = ("test", "val")  # the first one that exists is used
 _BATCH_ROWS = 1 << 12
-_WHOLE = re.compile(r"[+-]?[0-9]+")
-_FRACTION = re.compile(r"[+-]?[0-9]+\.[0-9]*")
 
 
 def read(found: Found, split: str) -> Listing:
     """Lists one split in the order of its table; a million rows take seconds.
 
-    Labels are integers from 0, or class names, which are numbered in sorted order; the first row
-    decides which. Both splits have the classes of the training rows. Rows of a split ``val`` are
-    the test images if there is no split ``test``, and are ignored otherwise.
+    Labels are names of classes, numbers too: the classes are those of the training rows, ordered by
+    value if all are integers, else as texts. Rows of a split ``val`` are the test images if there
+    is no split ``test``, and are ignored otherwise.
 
     Raises:
-        UserError: A table cannot be read, or lacks a column or a split. Or, with the line: a field
-            is empty, a path leaves the folder or is listed twice, a label is a name among
-            integers, leaves a gap between them, or is not one of the training classes.
+        NoSplit: There are no test rows.
+        UserError: A table cannot be read, or lacks a column or training rows. Or, with the line: a
+            field is empty, a path leaves the folder or is listed twice, a label is missing, a
+            fraction or negative among numbers, or not one of the training classes.
     """
     forms = cast(tuple[Form, ...], found.detail)
     parts: dict[str, _Part] = {}
@@ -60,12 +59,15 @@ def read(found: Found, split: str) -> Listing:
             f"not used: {len(parts['val'].samples):,} rows of split val, as the split test is for "
             "testing"
         )
-    class_names, whole = _classes(parts["train"])
+    classes = ClassMap(_class_names(parts["train"]))
     part = parts[chosen]
-    label_of_code = part.labels_of_codes(class_names, whole)
+    label_of_code = part.labels_of_codes(classes)
     labels = label_of_code[part.samples.labels()]
     clean = label_of_code[np.frombuffer(part.clean, dtype=np.int64)] if part.clean else None
-    index = new_index(part.samples.paths(), labels, class_names, clean)
+    if clean is not None:
+        check_clean(labels, clean, str(part.path))
+    remarks += [*alike(classes.names), *mixed(classes.names)]
+    index = new_index(part.samples.paths(), labels, classes.names, clean)
     return Listing(index, found.lists, remarks=tuple(remarks))
 
 
@@ -115,58 +117,22 @@ class _Part:
         """File and line of the first row with this label."""
         return f"{self.path}, {self.unit} {self.numbers[label]}"
 
-    def labels_of_codes(self, class_names: tuple[str, ...], whole: bool) -> NDArray[np.int64]:
-        """The label of each code, int64 [codes]; ``whole`` if labels are written as integers."""
-        label_of = {name: k for k, name in enumerate(class_names)}
-        labels = np.empty(len(self.codes), dtype=np.int64)
-        for label, code in self.codes.items():
-            name = str(int(label)) if whole and _WHOLE.fullmatch(label) else label
-            if name not in label_of:
-                raise UserError(
-                    f"{self.where(label)}: label {shown(label)} is not one of the "
-                    f"{len(class_names)} training classes; correct it or add training rows of it"
-                )
-            labels[code] = label_of[name]
-        return labels
+    def labels_of_codes(self, classes: ClassMap) -> NDArray[np.int64]:
+        """The label of each code, int64 [codes]."""
+        labels = list(self.codes)
+        numbers, _ = classes.resolve(labels, where=lambda k: self.where(labels[k]), positions=False)
+        return numbers
 
 
-def _classes(train: _Part) -> tuple[tuple[str, ...], bool]:
-    """Names of the classes, and whether they are integers."""
+def _class_names(train: _Part) -> tuple[str, ...]:
+    """Names of the classes: the labels of the training rows."""
     labels = list(train.codes)
-    for label in labels:
-        if _FRACTION.fullmatch(label):
-            raise UserError(
-                f"{train.where(label)}: label {shown(label)} is a fraction; write integers or "
-                "class names"
-            )
-    if len(labels) < 2:
+    names = names_of_labels(labels, where=lambda k: train.where(labels[k]))
+    if len(names) < 2:
         raise UserError(
-            f"{train.path}: only one class ({labels[0]}); training needs two or more classes"
+            f"{train.path}: only one class ({names[0]}); training needs two or more classes"
         )
-    if not _WHOLE.fullmatch(labels[0]):
-        return tuple(sorted(labels)), False
-    first: dict[int, str] = {}  # a label may also be written 01
-    for label in labels:
-        if not _WHOLE.fullmatch(label):
-            raise UserError(
-                f"{train.where(label)}: label {shown(label)} is not an integer, but the first "
-                f"one, {labels[0]}, is; use integers or names in all rows"
-            )
-        value = int(label)
-        if value < 0:
-            raise UserError(
-                f"{train.where(label)}: label {value} is out of range, labels are 0 or more; "
-                "correct or remove it"
-            )
-        first.setdefault(value, label)
-    largest = max(first)
-    if len(first) <= largest:
-        missing = next(k for k in range(largest) if k not in first)
-        raise UserError(
-            f"{train.where(first[largest])}: label {largest}, but no row has label {missing}; "
-            "number the classes from 0 without gaps, or write their names"
-        )
-    return tuple(map(str, range(largest + 1))), True
+    return names
 
 
 def _read_parts(form: Form, root: Path) -> dict[str, _Part]:

@@ -229,9 +229,6 @@ class ColumnImages:
     _groups: "_Groups" = field(default_factory=lambda: _Groups(), init=False)
     array = None
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_groups": _Groups()}
-
     def take(self, rows: NDArray[np.int64]) -> "ColumnImages":
         """The images of these rows."""
         columns = (self.file[rows], self.group[rows], self.position[rows], self.paths.take(rows))
@@ -270,6 +267,9 @@ class _Groups:
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._known: dict[tuple[Path, int], Future] = {}
+
+    def __reduce__(self) -> tuple:
+        return _Groups, ()  # each worker process reads its own
 
     def get(self, key: tuple[Path, int], read: Callable[[], Any]) -> Any:
         if self._process != os.getpid():  # forked: the lock may be held by a thread that is gone

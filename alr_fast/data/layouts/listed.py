@@ -209,6 +209,7 @@ class _Asked:
     root: Path
     columns: dict[str, str]
     images: Path | None
+    problem: UserError | None = None
 
     def __post_init__(self) -> None:
         if self.images is not None:
@@ -219,6 +220,8 @@ class _Asked:
 
     def found(self, forms: list[Form]) -> Found | None:
         if not forms:
+            if self.problem is not None:
+                raise self.problem
             return None
         root = self._base()
         kind = "table" if len(forms) == 1 else "tables"
@@ -237,6 +240,9 @@ class _Asked:
         try:
             return self.form(path, split, sure=False)
         except (_NoList, TableError):
+            return None
+        except UserError as error:  # a column that the user named; another list may have it
+            self.problem = self.problem or error
             return None
 
     def form(self, path: Path, split: str | None, *, sure: bool) -> Form:

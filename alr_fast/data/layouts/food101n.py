@@ -87,4 +87,5 @@ LAYOUT = Layout(
     "food-101 in or beside it",
     find,
     read,
+    marks=(_TRAIN, _CLASSES, "images"),
 )

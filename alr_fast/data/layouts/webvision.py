@@ -228,10 +228,12 @@ WEBVISION = Layout(
     find,
     read,
     ("train", "test", "google", "flickr"),
+    ("info", "google", "flickr", _VAL_IMAGES),
 )
 MINI = Layout(
     "webvision-mini",
     "info/train_filelist_google.txt, with google/ and val_images_256/",
     find_mini,
     partial(read, mini=True),
+    marks=("info", "google", _VAL_IMAGES),
 )

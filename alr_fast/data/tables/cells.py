@@ -50,9 +50,7 @@ class CsvWriter:
 
     def __init__(self, file: IO[bytes], *, all_utf8: bool = True) -> None:
         encoding = "utf-8" if all_utf8 else "utf-8-sig"
-        self._text = io.TextIOWrapper(
-            file, encoding=encoding, errors="surrogateescape", newline=""
-        )
+        self._text = io.TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline="")
         self._writer = csv.writer(self._text)
 
     def write_columns(self, columns: Iterable[Any]) -> None:

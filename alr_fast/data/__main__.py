@@ -289,7 +289,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--columns", metavar="PATH=..,LABEL=..", help="of a list, the names of its columns"
     )
-    parser.add_argument("--images", metavar="DIR", help="of a list, the folder of its images")
+    parser.add_argument(
+        "--images", type=path_option, metavar="DIR", help="of a list, the folder of its images"
+    )
     parser.add_argument("--split", nargs="+", default=[], metavar="NAME", help="splits (all)")
     parser.add_argument("--workers", type=int, metavar="N", help="threads that read (one per core)")
 

@@ -535,7 +535,7 @@ def open_list(form: Form, root: Path) -> Iterator[Table]:
     Raises:
         TableError: The file cannot be read or is not a table.
     """
-    with open_table(form.path) as table:
+    with open_table(form.path, dict(form.columns)) as table:
         if not form.columns:
             yield table
             return
@@ -561,8 +561,8 @@ def _batches(
         taken = {role: batch.columns[columns[role]] for role in wanted if role in columns}
         if "path" in taken and (form.folder or form.suffix or names is not None):
             taken["path"] = _objects(
-                form.folder + (_slashes(text) + form.suffix if names is None
-                               else names.get(_slashes(text), text)) if text else text
+                os.path.join(form.folder, _slashes(text) + form.suffix if names is None
+                             else names.get(_slashes(text), text)) if text else text
                 for text in _stripped(taken["path"])
             )  # fmt: skip
         if form.by_path and "split" in wanted:

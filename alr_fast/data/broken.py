@@ -1,6 +1,5 @@
 """Unreadable images: named once, counted, limited to a share of a split, and listed in files."""
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable

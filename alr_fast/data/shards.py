@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.datasets import Split
-from alr_fast.data.decode import prepare
-from alr_fast.data.images import LEFT_OUT, BrokenImage, ShardImages
+from alr_fast.data.decode import open_image, prepare
+from alr_fast.data.headers import kind_of
+from alr_fast.data.images import LEFT_OUT, MAX_BYTES, BrokenImage, ShardImages
 from alr_fast.data.packed_format import INDEX_FOLDER, check_records, is_reasons, sha256_of
 from alr_fast.utils.files import open_regular, temporary, write_json, write_text
 
-_SUFFIXES = {"JPEG": "jpg", "TIFF": "tif"}  # others: the name of the format
+_SUFFIXES = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}  # others: the name of the format
 
 # Facts of a plan that must equal those of an existing split, and the message if they differ.
 PLAN_KEYS = {
@@ -121,7 +122,7 @@ class ShardPlan:
 
 
 def _sizes(split: Split) -> NDArray[np.int64]:
-    """Bytes of each image, int64 [N]; an upper limit for arrays, 0 for missing files."""
+    """Bytes of each image, int64 [N]; an upper limit for arrays, 0 for what is not read."""
     images = split.images
     if images.array is not None:
         # PNG stores incompressible data unchanged; the rest is for its headers.
@@ -132,18 +133,18 @@ def _sizes(split: Split) -> NDArray[np.int64]:
     sizes = np.zeros(len(split), dtype=np.int64)
     for row in range(len(split)):
         with contextlib.suppress(OSError):
-            sizes[row] = os.stat(images.name(row)).st_size
+            found = os.stat(images.name(row))
+            if stat.S_ISREG(found.st_mode) and found.st_size <= MAX_BYTES:  # see `read_image_file`
+                sizes[row] = found.st_size
     return sizes
 
 
 def _suffix(data: bytes) -> str:
     """File name suffix of an encoded image, by its content."""
-    if data[:2] == b"\xff\xd8":
-        return "jpg"
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        name = image.format or ""
+    name = kind_of(data)
+    if name is None:
+        with open_image(data) as image:
+            name = image.format or ""
     return _SUFFIXES.get(name, name.lower())
 
 
@@ -229,9 +230,9 @@ class ShardWriter:
     def __init__(self, out: Path, plan: ShardPlan, number: int) -> None:
         self._plan = plan
         self._path = out / plan.shard_name(number)
-        self._stack = contextlib.ExitStack()  # `close` closes it
-        self._fresh = self._stack.enter_context(temporary(self._path))
-        self._file = self._stack.enter_context(self._fresh.path.open("wb"))
+        self._closing = contextlib.ExitStack()
+        self._part = self._closing.enter_context(temporary(self._path))
+        self._file = self._closing.enter_context(self._part.path.open("r+b"))
         self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
         self._shard = Shard(self._path.name, [], [], [], {}, 0, "", plan.digest, fresh=True)
         self._lines: list[str] = []
@@ -265,20 +266,20 @@ class ShardWriter:
         """Completes the shard and gives it its final name."""
         self._tar.close()
         self._file.flush()
-        shard = replace(self._shard, bytes=self._file.tell(), sha256=sha256_of(self._fresh.path))
+        shard = replace(self._shard, bytes=self._file.tell(), sha256=sha256_of(self._part.path))
         # In this order: a shard under its final name has an index, a sidecar means it is complete.
         sidecar = _sidecar(self._path)
         sidecar.unlink(missing_ok=True)
         if shard.rows:
             text = f"v1.2 {len(self._lines)}\n" + "".join(f"{line}\n" for line in self._lines)
             write_text(self._path.with_suffix(".idx"), text)
-            self._fresh.publish()
+            self._part.publish()
         write_json(sidecar, {k: v for k, v in vars(shard).items() if k != "fresh"})
         return shard
 
     def close(self) -> None:
         """Closes the file and removes an unfinished shard."""
-        self._stack.close()
+        self._closing.close()
 
 
 def _sidecar(path: Path) -> Path:

@@ -437,3 +437,10 @@ def test_fuzz_of_the_bytes(packed, name, flips, keep):
             raw[int(at * len(raw))] ^= value
         (packed / name).write_bytes(raw[: int(keep * len(raw))])
         equal_or_refused(packed, expected)
+
+
+def test_shards_are_closed_with_the_split(packed):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        everything(packed)
+    assert len(os.listdir("/proc/self/fd")) == before

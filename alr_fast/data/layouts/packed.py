@@ -51,7 +51,8 @@ def read(found: Found, split: str) -> Listing:
     """Lists a split; maps its index into memory and does not open its shards.
 
     Raises:
-        UserError: The split was not packed, or not completely; or shards or index have changed.
+        NoSplit: The split was not packed.
+        UserError: It was not packed completely; or shards or index have changed.
     """
     root = found.root
     manifest = read_manifest(root)
@@ -67,7 +68,7 @@ def read(found: Found, split: str) -> Listing:
         )
     shards = check_sizes(root, plan["shards"])
     index, records = _index_of(root, split, plan)
-    _allow_open_files(len(shards))
+    allow_open_files(len(shards))
     left_out = dict(plan["left_out"].values())
     return Listing(index, images=ShardImages(shards, *records, index.paths, left_out))
 
@@ -169,7 +170,7 @@ def _shard_checks(root: Path, split: str, plan: dict[str, Any]) -> Iterator[_Sha
         yield _ShardCheck(split, path, known["sha256"], part, offset[part], size[part])
 
 
-def _allow_open_files(shards: int) -> None:
+def allow_open_files(shards: int) -> None:
     """Raises the limit of open files, often 1024, as every shard stays open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = shards + _SPARE_FILES

@@ -106,7 +106,8 @@ DAMAGED = {
     "nothing": b"", "no end": b"N", "no value": b".", "two values": b"NN.", "no mark": b"t.",
     "no list": b"Na.", "no items": b"a.", "no dict": b"NNNs.", "one item": b"}(Nu.",
     "no number": b"Ix\n.", "half a line": b"I1", "nothing stored": b"h\x05.",
-    "nothing to store": b"q\x00.", "a call of nothing": b"N)R.", "no arguments": b"cos\nsystem\nNR.",
+    "nothing to store": b"q\x00.", "a call of nothing": b"N)R.",
+    "no arguments": b"cos\nsystem\nNR.",
     "a state of nothing": b"NNb.", "unknown": b"\xff.", "no quotes": b"Sx\n.",
 }  # fmt: skip
 
@@ -130,7 +131,7 @@ def test_the_state_of_an_instance_as_attributes():
     assert Instance(name, (), {"x": 1}).fields() == {"x": 1}
     assert Instance(name, (), (None, {"x": 1})).fields() == {"x": 1}
     for state in (3, ({}, {}), {1: 2}):
-        with pytest.raises(pickle.UnpicklingError, match="a.b with another state"):
+        with pytest.raises(pickle.UnpicklingError, match=r"a\.b with another state"):
             Instance(name, (), state).fields()
 
 

@@ -7,7 +7,8 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from alr_fast.data.datasets import Split, cache_folder
+from alr_fast.data.cache import cache_folder
+from alr_fast.data.datasets import Split
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.errors import UserError
@@ -121,7 +122,10 @@ def find_exclusions(split: Split, exclude: str) -> Path | None:
     if exclude == "auto":
         if split.values is not None:  # `verify` writes no list for images in memory
             return None
-        path = default_exclusion_file(split)
+        try:
+            path = default_exclusion_file(split)
+        except UserError:  # without a cache folder there is no list
+            return None
         return path if path.exists() else None
     if not Path(exclude).exists():
         raise UserError(

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.datasets import Split
-from alr_fast.data.decode import prepare
-from alr_fast.data.images import LEFT_OUT, BrokenImage, ShardImages
+from alr_fast.data.decode import open_image, prepare
+from alr_fast.data.headers import kind_of
+from alr_fast.data.images import LEFT_OUT, MAX_BYTES, BrokenImage, ShardImages
 from alr_fast.data.layouts.packed import INDEX_FOLDER, sha256_of
 from alr_fast.utils.files import temporary, write_json, write_text
 
-_SUFFIXES = {"JPEG": "jpg", "TIFF": "tif"}  # others: the name of the format
+_SUFFIXES = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}  # others: the name of the format
 
 # Facts of a plan that must equal those of an existing split, and the message if they differ.
 PLAN_KEYS = {
@@ -120,7 +122,7 @@ class ShardPlan:
 
 
 def _sizes(split: Split) -> NDArray[np.int64]:
-    """Bytes of each image, int64 [N]; an upper limit for arrays, 0 for missing files."""
+    """Bytes of each image, int64 [N]; an upper limit for arrays, 0 for what is not read."""
     images = split.images
     if images.array is not None:
         # PNG stores incompressible data unchanged; the rest is for its headers.
@@ -131,18 +133,18 @@ def _sizes(split: Split) -> NDArray[np.int64]:
     sizes = np.zeros(len(split), dtype=np.int64)
     for row in range(len(split)):
         with contextlib.suppress(OSError):
-            sizes[row] = os.stat(images.name(row)).st_size
+            found = os.stat(images.name(row))
+            if stat.S_ISREG(found.st_mode) and found.st_size <= MAX_BYTES:  # see `read_image_file`
+                sizes[row] = found.st_size
     return sizes
 
 
 def _suffix(data: bytes) -> str:
     """File name suffix of an encoded image, by its content."""
-    if data[:2] == b"\xff\xd8":
-        return "jpg"
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        name = image.format or ""
+    name = kind_of(data)
+    if name is None:
+        with open_image(data) as image:
+            name = image.format or ""
     return _SUFFIXES.get(name, name.lower())
 
 

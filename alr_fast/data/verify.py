@@ -20,7 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.datasets import Split, cache_folder
+from alr_fast.data.cache import cache_folder
+from alr_fast.data.datasets import Split
 from alr_fast.data.examine import KINDS, MISSING, NOTES, UNREADABLE, Broken, examine
 from alr_fast.data.images import LEFT_OUT, BrokenImage, ShardImages
 from alr_fast.data.index import SampleIndex
@@ -29,7 +30,7 @@ from alr_fast.utils.files import locked, open_appending, replacing
 from alr_fast.utils.threads import map_ahead
 
 _RECORD = np.dtype([("size", "<i8"), ("time", "<i8"), ("fine", "u1"), ("notes", "u1")])
-_VERSION = 1  # of the records: raise it when `examine` changes its results
+_VERSION = 2  # of the records: raise it when `examine` changes its results
 _CHUNK = 32  # files that a thread takes at a time
 
 Stamp = tuple[int, int]  # size in bytes, modification time in ns

@@ -117,7 +117,7 @@ def train_method(method: str, run: Run) -> None:
     bank, history = trainer.criterion.bank, trainer.history
     if bank is not None and history is not None:
         path = run.path / f"{method}{BANK}"
-        export_bank(path, bank, history, run.index, run.rows, run.world)
+        export_bank(path, bank, history, loader.split, run.rows, run.world)
     profile.show(run)
     run.finished.append(method)
 
@@ -148,7 +148,7 @@ def _close_epoch(method: str, run: Run, trainer: Trainer, began: float) -> Epoch
     labels = label_statistics(trainer.criterion.bank, run.index, run.rows, run.world)
     if trainer.history is not None:
         trainer.history.end_epoch(labels.refined)
-    test_loss, test_accuracy = tests[0]
+    test_loss, test_accuracy = tests[0] if tests else (None, None)
     record = EpochRecord(
         method=method,
         epoch=trainer.epoch + 1,

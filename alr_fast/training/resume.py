@@ -8,7 +8,7 @@ from typing import Any
 from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
 from alr_fast.training.checkpoint.manifest import Checkpoint, newest_checkpoint, read_manifest
-from alr_fast.training.config.check import with_default_options
+from alr_fast.training.config.check import lasting_path, path_names, with_default_options
 from alr_fast.training.config.schema import Config, flat
 from alr_fast.training.methods import METHODS
 from alr_fast.training.output.run_folder import (
@@ -223,6 +223,9 @@ def _differing(config: Config, then: dict[str, Any]) -> dict[str, tuple[Any, Any
     # methods differs.
     then = {key: value for key, value in then.items() if key in now or key not in METHODS}
     now, then = flat(now), flat(defaults) | flat(then)
+    for name in path_names(config):  # relative in runs of earlier versions
+        if isinstance(then.get(name), str):
+            then[name] = lasting_path(then[name])
     return {
         name: (now.get(name, _MISSING), then[name])
         for name in sorted(then, key=lambda name: (name.endswith(_FOLLOWING), name))

@@ -49,6 +49,12 @@ def readable(num_bytes: int) -> str:
     return f"{num_bytes / 1e6:.0f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.0f} kB"
 
 
+def shown(line: bytes | str) -> str:
+    """A part of a file for a message: quoted, on one line, at most 80 characters."""
+    text = line if isinstance(line, str) else line.decode("utf-8", "replace")
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
 def some_names(names: Sequence[str]) -> str:
     """The first three names, for messages."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -254,7 +254,8 @@ class _Display:
                 all_of = [c for c in self._cells if (c.name, c.noise) == (name, noise)]
                 found = [self._rows[c.key] for c in all_of if c.key in self._rows]
                 accuracy = [row["test_accuracy_last"] for row in found]
-                mean = f"{100 * statistics.fmean(accuracy):.1f}" if found else "-"
+                accuracy = [value for value in accuracy if value is not None]
+                mean = f"{100 * statistics.fmean(accuracy):.1f}" if accuracy else "-"
                 cells.append(mean + ("" if len(found) == len(all_of) else f" ({len(found)})"))
             table.add_row(name, *cells)
         return table

@@ -226,3 +226,18 @@ def test_other_labels_may_have_another_source(make_run, find, changed):
     wanted = ["--checkpoint.other_labels", "true"]
     assert find("auto", *changed, *wanted).folder == find(run, *changed, *wanted).folder == run
     assert find("auto", *changed, *wanted, "--data.limit", "9") == Start()
+
+
+def test_paths_were_relative_in_runs_of_earlier_versions(make_run, find, tmp_path, monkeypatch):
+    (tmp_path / "matrix.csv").write_text("1,0\n0,1\n")
+    monkeypatch.chdir(tmp_path)
+    noise = ["--noise.kind", "matrix", "--noise.matrix", "matrix.csv"]
+    run = make_run(
+        FIRST, *noise, change=lambda options: options["noise"].update(matrix="matrix.csv")
+    )
+    assert find(run, *noise).folder == run
+    (tmp_path / "other.csv").touch()
+    with pytest.raises(
+        UserError, match=r"--noise.matrix .*/other.csv: the run .* has .*/matrix.csv"
+    ):
+        find(run, "--noise.kind", "matrix", "--noise.matrix", "other.csv")

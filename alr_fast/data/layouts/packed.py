@@ -18,7 +18,7 @@ import numpy as np
 
 from alr_fast.data.images import ShardImages
 from alr_fast.data.index import SampleIndex
-from alr_fast.data.layouts.base import Found, Layout, Listing
+from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit
 from alr_fast.errors import UserError
 
 MANIFEST = "packed.json"
@@ -39,13 +39,14 @@ def read(found: Found, split: str) -> Listing:
     """Lists a split; maps its index into memory and does not open its shards.
 
     Raises:
-        UserError: The split was not packed, or not completely; or shards or index have changed.
+        NoSplit: The split was not packed.
+        UserError: It was not packed completely; or shards or index have changed.
     """
     root = found.root
     manifest = read_manifest(root)
     plan = manifest["splits"].get(split)
     if plan is None:
-        raise UserError(
+        raise NoSplit(
             f"{root}: the split {split} was not packed, the folder has "
             f"{', '.join(manifest['splits'])}; add it with `{_PACK} ROOT {root} --split {split}`"
         )
@@ -67,7 +68,7 @@ def read(found: Found, split: str) -> Listing:
             f"{root / INDEX_FOLDER}: the index of the split {split} is damaged ({error}); call "
             f"`{_PACK}` again"
         ) from error
-    _allow_open_files(len(shards))
+    allow_open_files(len(shards))
     left_out = dict(plan["left_out"].values())
     images = ShardImages(shards, shard, offset, size, index.paths, left_out)
     return Listing(index, images=images)
@@ -159,7 +160,7 @@ def column_file(folder: Path, split: str, name: str) -> Path:
     return folder / f"{split}.{name}.npy"
 
 
-def _allow_open_files(shards: int) -> None:
+def allow_open_files(shards: int) -> None:
     """Raises the limit of open files, often 1024, as every shard stays open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = shards + _SPARE_FILES

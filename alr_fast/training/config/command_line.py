@@ -16,6 +16,7 @@ from alr_fast.data.layouts.features import is_file_of_features
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config import schema
 from alr_fast.training.config.check import resolve
+from alr_fast.training.config.ranges import expanded_path
 from alr_fast.training.methods import METHODS, load_plugins, options_of
 from alr_fast.utils.command import CommandParser
 from alr_fast.utils.text import error_text
@@ -46,13 +47,17 @@ def parse(argv: Sequence[str]) -> schema.Config:
         SystemExit: Status 0 after ``--help`` or ``--print_config``.
     """
     given, left = _scan(_spelled_out(argv))
+    given.config = expanded_path(given.config)
     files = [_read_config_file(path) for path in given.config]
     in_files = {name: value for file in files for name, value in file.items()}
     _check_plugins(given, in_files)
     with naming_options(plugins="plugins"):
-        load_plugins(schema.words(given.plugins or in_files.get("plugins") or ""))
-    root = given.data_root or in_files.get("data_root")
+        plugins = schema.words(given.plugins or in_files.get("plugins") or "")
+        load_plugins(expanded_path(plugins))
+    root = expanded_path(given.data_root or in_files.get("data_root"))
     recipe = str(given.recipe or in_files.get("recipe") or _default_recipe(root))
+    # A single ~ would be null in YAML.
+    given.data_root = expanded_path(given.data_root)
     scanned = vars(given) | {"recipe": recipe}
     del scanned["config"]
     left = [

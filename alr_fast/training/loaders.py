@@ -57,6 +57,11 @@ def make_transform(
             raise UserError(f"--data.randaugment_ops {ops}: {problem}; leave it out")
     else:
         size = config.image_size or _first_size(split)
+        if config.image_size is None:
+            log(
+                f"training at {size} x {size} pixels, the size of the images up to "
+                f"{LARGEST_DEFAULT_SIZE}; --data.image_size changes it"
+            )
         resize = config.resize
         if resize is None:
             resize = size if config.crop in ("center", "pad") else round(size * 256 / 224)
@@ -75,6 +80,14 @@ def make_transform(
         mean=tuple(config.mean or (0.5,)),
         std=tuple(config.std or (0.5,)),
     )
+
+
+def with_image_size(config: Config, loader: Loader) -> Config:
+    """The configuration with the size that the images of a loader have, if they are files."""
+    split = loader.split
+    if config.data.image_size is not None or isinstance(split.images, FeatureRows | ArrayImages):
+        return config
+    return config.with_value("data.image_size", loader.transform.size)
 
 
 def _first_size(split: Split) -> int:

@@ -1,6 +1,5 @@
 """Unreadable images: named once, counted, limited to a share of a split, and listed in files."""
 
-import csv
 import hashlib
 import os
 from collections.abc import Callable, Iterable
@@ -11,8 +10,10 @@ from alr_fast.data.datasets import Split
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.matching import match_table
 from alr_fast.data.tables import TableError, as_text, open_table
+from alr_fast.data.tables.cells import CsvWriter
 from alr_fast.errors import UserError
 from alr_fast.utils.files import replacing, writing
+from alr_fast.utils.text import is_utf8
 
 EXCLUSION_COLUMNS = ("id", "path", "reason")
 _BATCH_ROWS = 1 << 16
@@ -149,13 +150,16 @@ def write_exclusions(path: Path, samples: Iterable[tuple[int, str, str]]) -> Non
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+    rows = list(samples)
+    all_utf8 = all(map(is_utf8, (text for _, *texts in rows for text in texts)))
     with (
         replacing(path) as fresh,
-        open(fresh, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        fresh.open("wb") as file,
+        CsvWriter(file, all_utf8=all_utf8) as writer,
     ):
-        writer = csv.writer(file)
-        writer.writerow(EXCLUSION_COLUMNS)
-        writer.writerows(samples)
+        writer.write_row(EXCLUSION_COLUMNS)
+        for row in rows:
+            writer.write_row(row)
 
 
 def read_exclusions(

@@ -26,7 +26,7 @@ from alr_fast.data.index import PathTable, SampleIndex
 from alr_fast.data.npz import NPY_MAGIC, ArraysError, open_npz
 from alr_fast.errors import UserError
 from alr_fast.noise.injection import InjectedNoise, describe
-from alr_fast.utils.files import replacing
+from alr_fast.utils.files import open_regular, replacing
 from alr_fast.utils.text import error_text, printable
 
 FORMAT = "alr_fast noisy labels 2"
@@ -268,7 +268,7 @@ def read_matrix(path: str | os.PathLike) -> NDArray[np.float64]:
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             is_npy = file.read(len(NPY_MAGIC)) == NPY_MAGIC
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; pass a transition matrix") from error

@@ -34,7 +34,8 @@ from alr_fast.data.numbering import Numbering
 from alr_fast.data.tables import Table, TableError, as_text, open_table
 from alr_fast.errors import UserError
 
-SUFFIXES = (".csv", ".parquet")
+SUFFIXES = (".csv", ".parquet")  # of the tables that are written
+_TABLES = (*SUFFIXES, ".tsv", ".json", ".jsonl", ".ndjson", ".npy")
 PROBABILITIES = "probabilities"
 KEEP = "keep"  # a mark of the report
 _LABELS = ("label", "refined_label")  # the first one in the table is used
@@ -70,8 +71,16 @@ class LabelsRead:
 
 
 def is_label_table(path: str) -> bool:
-    """Whether the name of a file is that of a table."""
-    return path.lower().endswith(SUFFIXES)
+    """Whether a file is a table, by its name; one of arrays, .npz, unless it has the content of a
+    file of noisy labels, see `alr_fast.noise.files`.
+    """
+    if not path.lower().endswith(".npz"):
+        return path.lower().endswith(_TABLES)
+    try:
+        with open_table(Path(path)) as table:
+            return "original" not in table.columns
+    except TableError:
+        return False
 
 
 def read_labels(table: str | Path, index: SampleIndex, key: str | None) -> LabelsRead:

@@ -21,6 +21,7 @@ from alr_fast.data.inventory import IMAGE_SUFFIXES, LIST_SUFFIXES, scan, suffix_
 from alr_fast.data.layouts.base import Found
 from alr_fast.data.layouts.splits import role_in, role_of
 from alr_fast.data.tables import Batch, Table, TableError, as_text, open_table
+from alr_fast.data.tables.roles import role_of as column_role
 from alr_fast.errors import UserError
 from alr_fast.utils.text import some_names
 
@@ -42,20 +43,7 @@ _FLAGS = {
     "is_training": ("train", "test"),
     "is_training_image": ("train", "test"),
 }
-_NAMES = {
-    "path": (
-        *("path", "file_name", "filename", "file", "filepath", "file_path", "image", "image_path"),
-        *("img_path", "image_name", "img_name", "image_file", "img", "image_id", "img_id"),
-        *("id", "id_code", "name"),
-    ),
-    "label": (
-        *("label", "labels", "class", "class_name", "classname", "class_label", "class_id"),
-        *("category", "category_name", "target", "noisy_label", "noisy_labels_0", "y"),
-    ),
-    "clean_label": ("clean_label", "clean_labels", "true_label"),
-    "split": ("split", "set", "subset", "partition"),
-}
-_NOISY = re.compile(r"noisy_labels_\d+")  # of noisy Imagenette, ..._0 are the true ones
+_NOISY, _TRUE_NOISY = re.compile(r"noisy_labels_\d+"), "noisy_labels_0"  # of noisy Imagenette
 
 
 @dataclass(frozen=True)
@@ -269,7 +257,7 @@ class _Asked:
             UserError: A named column does not exist.
         """
         try:
-            with open_table(path) as table:
+            with open_table(path, self.columns) as table:
                 form = self._form(table, path, split, sure)
         except TableError:
             if not sure:
@@ -285,10 +273,10 @@ class _Asked:
 
     def _form(self, table: Table, path: Path, split: str | None, sure: bool) -> Form:
         rows = _first_rows(table)
-        roles, flag = self._known_columns(table.columns, path)
+        roles, flag = self._known_columns(table)
         if split is not None:
             roles.pop("split", None)
-        place = self._place(path, table.columns, roles, rows)
+        place = self._place(table, roles, rows)
         if "label" not in roles:
             left = [name for name in table.columns if name not in roles.values() and name]
             if len(left) != 1:
@@ -313,44 +301,42 @@ class _Asked:
             remarks=tuple(remarks),
         )
 
-    def _known_columns(
-        self, header: list[str], path: Path
-    ) -> tuple[dict[str, str], tuple[str, str] | None]:
+    def _known_columns(self, table: Table) -> tuple[dict[str, str], tuple[str, str] | None]:
         """Columns by their roles, without those of the names of images that the user did not name;
         and see `Form.flag`."""
         roles = dict(self.columns)
         for role, name in roles.items():
-            if name not in header:
+            if name not in table.columns:
                 raise UserError(
-                    f"{path} has no column {name} for {role}; it has {', '.join(header[:9])}",
+                    f"{table.path} has no column {name} for {role}; it has "
+                    f"{', '.join(table.columns[:20])}",
                     argument="columns",
                 )
-        lower = _lower(header)
         for role in ("label", "clean_label", "split"):
-            known = next((lower[name] for name in _NAMES[role] if name in lower), None)
-            if role not in roles and known is not None and known not in roles.values():
+            known = table.find(role)
+            if known is not None:
                 roles[role] = known
+        lower = {name.lower(): name for name in table.columns}
         if "split" not in roles:
             known = next((lower[name] for name in _FLAGS if name in lower), None)
             if known is not None:
                 roles["split"] = known
+        if "label" not in roles and _TRUE_NOISY in table.columns:
+            roles["label"] = _TRUE_NOISY
         return roles, _FLAGS.get(roles.get("split", "").lower())
 
     def _place(
-        self, path: Path, header: list[str], roles: dict[str, str], rows: dict[str, list[str]]
+        self, table: Table, roles: dict[str, str], rows: dict[str, list[str]]
     ) -> "_Place | None":
         """Finds the images, and the column that names them, which it adds to ``roles``."""
-        lower = _lower(header)
-        known = [lower[name] for name in _NAMES["path"] if name in lower]
-        candidates = [name for name in dict.fromkeys([*known, *header]) if name]
+        known = [name for name in table.columns if column_role(name) == "path"]
+        known.sort(key=lambda name: name.lower() != "path")
+        candidates = [name for name in dict.fromkeys([*known, *table.columns]) if name]
         if "path" in roles:
             candidates = [roles["path"]]
-        candidates = [
-            name
-            for name in candidates
-            if not any(name == other for role, other in roles.items() if role != "path")
-        ]
-        finder = _Finder(self._base(), self.images, path)
+        taken = [name for role, name in roles.items() if role != "path"]
+        candidates = [name for name in candidates if name not in taken]
+        finder = _Finder(self._base(), self.images, table.path)
         for look in (finder.in_folders, finder.by_name):
             for name in candidates:
                 place = look([text for text in rows[name] if text])
@@ -364,19 +350,14 @@ class _Asked:
         return None
 
 
-def _lower(header: Sequence[str]) -> dict[str, str]:
-    """Name of a column in lower case -> the first that is called so."""
-    return {name.lower(): name for name in reversed(header)}
-
-
 def _choose_noisy(roles: dict[str, str], header: Sequence[str], path: Path) -> list[str]:
     """Adds the true labels of noisy Imagenette; returns a line if there are several noisy ones."""
     noisy = [name for name in header if _NOISY.fullmatch(name)]
     if roles["label"] not in noisy or len(noisy) < 2:
         return []
     others = [name for name in noisy if name != roles["label"]]
-    if "clean_label" not in roles and others[0] == noisy[0] == "noisy_labels_0":
-        roles["clean_label"] = noisy[0]
+    if "clean_label" not in roles and _TRUE_NOISY in others:
+        roles["clean_label"] = _TRUE_NOISY
     return [f"{path.name}: labels are those of {roles['label']}; others: {', '.join(others)}"]
 
 
@@ -428,11 +409,8 @@ class _Finder:
             return None
         for folder in self._folders():
             for suffix in self._suffixes(tried, folder):
-                exist = sum(
-                    os.path.isfile(os.path.join(self.root, folder, f"{_slashes(text)}{suffix}"))
-                    for text in tried
-                )
-                if 2 * exist > len(tried):
+                place = os.path.join(self.root, folder)
+                if 2 * sum(_exists(place, text + suffix) for text in tried) > len(tried):
                     return _Place(f"{folder}/" if folder else "", suffix)
         return None
 
@@ -446,8 +424,7 @@ class _Finder:
             return None
         if self._names is None:
             self._names = names_of_images(self.root, start)
-        exist = sum(_slashes(text) in self._names for text in tried)
-        if 2 * exist > len(tried):
+        if 2 * sum(_base(text) in self._names for text in tried) > len(tried):
             return _Place(f"{start}/" if start else "", "", True)
         return None
 
@@ -497,8 +474,15 @@ def _spread(texts: Sequence[str]) -> list[str]:
     return [text for text in (texts[row] for row in rows) if "\0" not in text]
 
 
-def _slashes(text: str) -> str:
-    return text.replace("\\", "/")
+def _exists(folder: str, text: str) -> bool:
+    """Whether there is a file at a path as it is written in a list."""
+    paths = dict.fromkeys((text, text.replace("\\", "/"), text.removeprefix("file://")))
+    return any(os.path.isfile(os.path.join(folder, os.path.expanduser(p))) for p in paths)
+
+
+def _base(text: str) -> str:
+    """The name at the end of a path."""
+    return text.replace("\\", "/").rpartition("/")[2]
 
 
 def names_of_images(root: Path, start: str) -> dict[str, str]:
@@ -560,8 +544,8 @@ def _batches(
         taken = {role: batch.columns[columns[role]] for role in wanted if role in columns}
         if "path" in taken and (form.folder or form.suffix or names is not None):
             taken["path"] = _objects(
-                form.folder + (_slashes(text) + form.suffix if names is None
-                               else names.get(_slashes(text), text)) if text else text
+                form.folder + (text + form.suffix if names is None
+                               else names.get(_base(text), text)) if text else text
                 for text in _stripped(taken["path"])
             )  # fmt: skip
         if form.by_path and "split" in wanted:

@@ -68,7 +68,7 @@ def open_list(form: Form, root: Path) -> Iterator[Table]:
     Raises:
         TableError: The file cannot be read or is not a table.
     """
-    with open_table(form.path) as table:
+    with open_table(form.path, dict(form.columns)) as table:
         if not form.columns:
             yield table
             return
@@ -94,8 +94,8 @@ def _batches(
         taken = {role: batch.columns[columns[role]] for role in wanted if role in columns}
         if "path" in taken and (form.folder or form.suffix or names is not None):
             taken["path"] = _objects(
-                form.folder + (text + form.suffix if names is None
-                               else names.get(base_name(text), text)) if text else text
+                os.path.join(form.folder, text + form.suffix if names is None
+                             else names.get(base_name(text), text)) if text else text
                 for text in stripped(taken["path"])
             )  # fmt: skip
         if form.by_path and "split" in wanted:

@@ -17,6 +17,7 @@ from alr_fast.data.layouts.list_form import COLUMNS, Form, stripped
 from alr_fast.data.layouts.places import Finder, Place, folders_in
 from alr_fast.data.layouts.splits import role_in, role_of
 from alr_fast.data.tables import Table, TableError, open_table
+from alr_fast.data.tables.roles import find_column
 from alr_fast.data.tables.roles import role_of as column_role
 from alr_fast.errors import UserError
 from alr_fast.utils.text import some_names
@@ -35,6 +36,7 @@ _FLAGS = {
     "is_training": ("train", "test"),
     "is_training_image": ("train", "test"),
 }
+_IDS = ("id", "id_code", "name")  # may be names of images, too
 _NOISY, _TRUE_NOISY = re.compile(r"noisy_labels_\d+"), "noisy_labels_0"  # of noisy Imagenette
 
 
@@ -205,7 +207,7 @@ class _Asked:
             UserError: A named column does not exist.
         """
         try:
-            with open_table(path, self.columns) as table:
+            with open_table(path) as table:
                 form = self._form(table, path, split, sure)
         except TableError:
             if not sure:
@@ -221,10 +223,13 @@ class _Asked:
 
     def _form(self, table: Table, path: Path, split: str | None, sure: bool) -> Form:
         rows = _first_rows(table)
-        roles, flag = self._known_columns(table)
+        unclear: list[str] = []
+        roles, flag = self._known_columns(table, unclear)
         if split is not None:
             roles.pop("split", None)
         place = self._place(table, roles, rows)
+        if unclear and (sure or place is not None):
+            raise UserError(f"{path}: {unclear[0]}", argument="columns")
         if "label" not in roles:
             left = [name for name in table.columns if name not in roles.values() and name]
             if len(left) != 1:
@@ -249,9 +254,11 @@ class _Asked:
             remarks=tuple(remarks),
         )
 
-    def _known_columns(self, table: Table) -> tuple[dict[str, str], tuple[str, str] | None]:
+    def _known_columns(
+        self, table: Table, unclear: list[str]
+    ) -> tuple[dict[str, str], tuple[str, str] | None]:
         """Columns by their roles, without those of the names of images that the user did not name;
-        and see `Form.flag`."""
+        and see `Form.flag`. Adds to ``unclear`` what several columns may be."""
         roles = dict(self.columns)
         for role, name in roles.items():
             if name not in table.columns:
@@ -261,7 +268,11 @@ class _Asked:
                     argument="columns",
                 )
         for role in ("label", "clean_label", "split"):
-            known = table.find(role)
+            try:
+                known = find_column(role, table.columns, self.columns)
+            except ValueError as error:
+                unclear.append(str(error))
+                continue
             if known is not None:
                 roles[role] = known
         lower = {name.lower(): name for name in table.columns}
@@ -269,7 +280,7 @@ class _Asked:
             known = next((lower[name] for name in _FLAGS if name in lower), None)
             if known is not None:
                 roles["split"] = known
-        if "label" not in roles and _TRUE_NOISY in table.columns:
+        if "label" not in roles and not unclear and _TRUE_NOISY in table.columns:
             roles["label"] = _TRUE_NOISY
         return roles, _FLAGS.get(roles.get("split", "").lower())
 
@@ -279,6 +290,7 @@ class _Asked:
         """Finds the images, and the column that names them, which it adds to ``roles``."""
         known = [name for name in table.columns if column_role(name) == "path"]
         known.sort(key=lambda name: name.lower() != "path")
+        known += [name for name in table.columns if name.lower() in _IDS]
         candidates = [name for name in dict.fromkeys([*known, *table.columns]) if name]
         if "path" in roles:
             candidates = [roles["path"]]

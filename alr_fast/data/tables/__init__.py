@@ -92,12 +92,11 @@ def _opened(file: IO[bytes], path: Path, chosen: dict[str, str]) -> Iterator[Tab
     if encoding not in (None, "utf-8"):
         beginning = beginning.replace(b"\0", b"")  # enough to recognise brackets
     if beginning.lstrip()[:1] in (b"{", b"["):
-        json_file = JsonFile(file, path, encoding=encoding, start=length)
-        yield Table(path, json_file.unit, json_file.columns, json_file.batches, chosen=chosen)
+        objects = JsonFile(file, path, encoding=encoding, start=length, chosen=chosen)
+        yield Table(path, objects.unit, objects.columns, objects.batches, chosen=chosen)
         return
     _need_pyarrow(path, "CSV")
-    paths = [chosen["path"]] if "path" in chosen else ()
-    text = CsvFile(file, path, encoding=encoding, start=length, paths=paths)
+    text = CsvFile(file, path, encoding=encoding, start=length, chosen=chosen)
     yield Table(path, "line", text.columns, text.batches, chosen=chosen, remarks=text.remarks)
 
 

@@ -79,14 +79,9 @@ class Table:
 
 
 def as_text(column: NDArray[Any]) -> NDArray[np.object_]:
-    """A column as texts, dtype object [M]: integers without a fraction, "" for a missing value.
-
-    Raises:
-        ValueError: It contains lists.
-    """
-    if column.ndim != 1:
-        raise ValueError("a column of lists has no texts")
-    return column if column.dtype == object else texts(column.tolist())
+    """A column as texts, dtype object [M]; empty for a missing value."""
+    is_text = column.dtype == object and column.ndim == 1
+    return column if is_text else texts(column.tolist())
 
 
 def texts(values: list[Any]) -> NDArray[np.object_]:

@@ -27,7 +27,7 @@ from alr_fast.data.tables.roles import SYNONYMS, find_column
 def read(path, columns=None, rows=1000, chosen=None):
     """Lines, columns as lists of texts, and remarks."""
     with open_table(path, chosen) as table:
-        names = list(table.columns if columns is None else columns)
+        names = list(dict.fromkeys(table.columns) if columns is None else columns)
         numbers, values = [], {name: [] for name in names}
         for batch in table.batches(names, rows):
             assert len(batch.numbers) <= rows
@@ -125,7 +125,7 @@ def test_wrong_lines(tmp_path, text, problem):
 
 def test_pieces_of_any_size_give_the_same_rows(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    alphabet = list('ab,"\n\r') + ["\u00e4", "\r\n"]
+    alphabet = [*'ab,"\n\r', "\u00e4", "\r\n"]
     rows = [["".join(rng.choice(alphabet, 3)) + "x" for _ in range(3)] for _ in range(50)]
     buffer = io.StringIO()
     writer = csv.writer(buffer)
@@ -512,9 +512,7 @@ def test_every_name_survives_a_table(tmp_path_factory, rows):
               b'{"a": ', b"[", b"path,label\n"],
 )  # fmt: skip
 @settings(max_examples=60, deadline=None)
-@given(
-    rest=st.binary(max_size=200) | st.text(st.sampled_from("a,;\t\"\n\r{}[]:\\'")).map(str.encode)
-)
+@given(rest=st.binary(max_size=200) | st.text(st.sampled_from("a,;\t\"\n\r{}[]:'")).map(str.encode))
 def test_whatever_the_bytes(tmp_path_factory, start, rest):
     path = tmp_path_factory.getbasetemp() / "whatever"
     path.write_bytes(start + rest)

@@ -1,6 +1,5 @@
 """Unreadable images: named once, counted, limited to a share of a split, and listed in files."""
 
-import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable
@@ -9,6 +8,7 @@ from pathlib import Path
 from alr_fast.data.cache import cache_folder
 from alr_fast.data.datasets import Split
 from alr_fast.data.index import SampleIndex
+from alr_fast.data.matching import match_table
 from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.data.tables.cells import CsvWriter
 from alr_fast.errors import UserError
@@ -162,36 +162,33 @@ def write_exclusions(path: Path, samples: Iterable[tuple[int, str, str]]) -> Non
             writer.write_row(row)
 
 
-def read_exclusions(table: Path, index: SampleIndex) -> dict[int, str]:
+def read_exclusions(
+    table: Path, index: SampleIndex, log: Callable[[str], None] = lambda text: None
+) -> dict[int, str]:
     """Reads an exclusion list: row -> reason, rows ascending.
 
     Args:
-        table: CSV file with the columns id and path, and usually reason.
+        table: Table with a column path, and usually id and reason.
         index: The whole split.
+        log: Takes a line about samples that are unknown.
 
     Raises:
-        UserError: The file cannot be read, or lists a sample that is not in the split.
+        UserError: The file cannot be read, or most of its samples are not in the split.
     """
-    reasons: dict[int, str] = {}
     try:
         with open_table(table) as listed:
-            names = [name for name in EXCLUSION_COLUMNS if name in listed.columns]
-            if names[:2] != ["id", "path"]:
-                raise TableError(
-                    table, f"is no exclusion list, it lacks the columns id and path; {_REMEDY}"
-                )
-            for batch in listed.batches(names, _BATCH_ROWS):
-                columns = (as_text(batch.columns[name]) for name in names)
-                for sample_id, path, *reason in zip(*columns, strict=True):
-                    reasons[_row_of(sample_id, path, index, table)] = "".join(reason)
+            if listed.find("path") is None:
+                raise TableError(table, f"is no exclusion list, it has no column path; {_REMEDY}")
+            matched = match_table(listed, index)
+            reasons = [""] * len(matched.rows)
+            if "reason" in listed.columns:
+                batches = listed.batches(["reason"], _BATCH_ROWS)
+                reasons = [
+                    text for batch in batches for text in as_text(batch.columns["reason"]).tolist()
+                ]
     except TableError as error:
         raise UserError(str(error), argument="table", value=error.where) from error
-    return dict(sorted(reasons.items()))
-
-
-def _row_of(sample_id: str, path: str, index: SampleIndex, table: Path) -> int:
-    with contextlib.suppress(KeyError, ValueError):
-        row = int(index.rows_of([int(sample_id)])[0])
-        if index.paths[row] == path:
-            return row
-    raise TableError(table, f"its sample {sample_id} ({path}) is not in this data set; {_REMEDY}")
+    for remark in matched.remarks:
+        log(remark)
+    rows = zip(matched.rows.tolist(), reasons, strict=True)
+    return dict(sorted((row, reason) for row, reason in rows if row >= 0))

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alr_fast.bank.checks import BANK_DTYPES
 from alr_fast.bank.history import COLUMNS, SampleHistory
-from alr_fast.bank.label_bank import BANK_DTYPES
 from alr_fast.bank.placement import allocate_rows, read_in_order
 from alr_fast.bank.read_file import BankFile, improbable, most_excess, strings, unreadable
 from alr_fast.data.datasets import Split, open_dataset

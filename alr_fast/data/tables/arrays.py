@@ -46,7 +46,16 @@ def open_arrays(file: IO[bytes], path: Path, chosen: dict[str, str]) -> Iterator
             for name, header in headers.items()
             if len(header.shape) == 2 and header.dtype.kind in "iuf" and header.shape[1] > 1
         ]
-        yield Table(path, "row", list(headers), batches, vectors=vectors, chosen=chosen)
+        roles = {role_of(name, chosen) for name in headers}
+        yield Table(
+            path,
+            "row",
+            list(headers),
+            batches,
+            vectors=vectors,
+            chosen=chosen,
+            in_order="label" in roles and not roles & {"path", "id"},
+        )
     except ArraysError as error:
         raise TableError(path, str(error).removeprefix(f"{path}: ")) from error
 

@@ -18,6 +18,7 @@ from alr_fast.data.label_table import is_label_table, read_labels, read_left_out
 from alr_fast.data.layouts.base import NoSplit
 from alr_fast.data.layouts.webvision import read_ilsvrc12, wnids
 from alr_fast.data.loaders.memory import decode_all
+from alr_fast.data.npz import is_npz
 from alr_fast.errors import UserError, naming_options
 from alr_fast.noise import InjectedNoise, inject, load_labels, needs_features, read_matrix
 from alr_fast.training.config.schema import (
@@ -215,7 +216,7 @@ def _with_labels_of_file(
         # These are corrections, not noise: the clean labels stay unknown.
         return replace(index, labels=read.labels)
     log(f"labels: from {file}")
-    if not file.endswith(".npz"):
+    if not is_npz(Path(file)) and not file.endswith(".npz"):
         if key is None:
             raise UserError(
                 f"--data.label_file {file}: holds several sets of labels; name one with "

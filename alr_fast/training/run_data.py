@@ -20,7 +20,14 @@ from alr_fast.data.layouts.webvision import read_ilsvrc12, wnids
 from alr_fast.data.loaders.memory import decode_all
 from alr_fast.data.npz import is_npz
 from alr_fast.errors import UserError, naming_options
-from alr_fast.noise import InjectedNoise, inject, load_labels, needs_features, read_matrix
+from alr_fast.noise import (
+    InjectedNoise,
+    class_numbers_line,
+    inject,
+    load_labels,
+    needs_features,
+    read_matrix,
+)
 from alr_fast.training.config.schema import (
     FOLDER_RECIPE,
     Config,
@@ -86,6 +93,9 @@ def prepare_data(
         log(f"recipe {layout} has a schedule for this data set: --recipe {layout}")
     noise = world.from_main(lambda: inject_noise(config.noise, config.data, data, track))
     if noise.kind != "none":
+        numbers = class_numbers_line(noise.kind, data.train.index.class_names)
+        if numbers is not None:
+            log(numbers)
         data = with_labels(data, noise.labels)
     # After the noise, so that excluding a sample does not change the labels of others.
     share, seed = config.data.validation, config.seed

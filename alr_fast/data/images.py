@@ -10,7 +10,7 @@ import io
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +122,7 @@ class ShardImages:
     size: NDArray[np.int64]
     paths: PathTable
     left_out: dict[str, str] = field(default_factory=dict)
-    _files: dict[int, int] = field(default_factory=dict, init=False)
+    _files: dict[int, BinaryIO] = field(default_factory=dict, init=False)
     array = None
 
     def __getstate__(self) -> dict:
@@ -151,19 +151,23 @@ class ShardImages:
         """The bytes of a row.
 
         Raises:
-            BrokenImage: It was left out, or its shard is missing or too short.
+            BrokenImage: It was left out or is larger than `MAX_BYTES`, or its shard is missing, too
+                short or not a regular file.
         """
         shard, size = int(self.shard[row]), int(self.size[row])
         if not size:
             raise BrokenImage(f"{LEFT_OUT}: {self.left_out.get(self.paths[row], 'no reason kept')}")
+        if size > MAX_BYTES:
+            raise BrokenImage(
+                f"a record of {size:,} bytes, more than the {MAX_BYTES:,} that are read"
+            )
         try:
-            if shard not in self._files:
-                opened = os.open(self.shards[shard], os.O_RDONLY)
-                if self._files.setdefault(shard, opened) != opened:
-                    os.close(opened)  # another thread was faster
-            data = os.pread(self._files[shard], size, int(self.offset[row]))
+            file = self._files.get(shard)
+            if file is None:  # if another thread is faster, its file is kept
+                file = self._files.setdefault(shard, open_regular(self.shards[shard]))
+            data = os.pread(file.fileno(), size, int(self.offset[row]))
         except OSError as error:
-            raise BrokenImage(error.strerror or str(error)) from None
+            raise BrokenImage(error_text(error)) from None
         if len(data) < size:
             raise BrokenImage("the shard ends before this record")
         return data

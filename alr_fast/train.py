@@ -113,7 +113,7 @@ def train(config: "Config", world: "World", stop: StopSignals) -> None:
         console.log(f"{start.folder}: has already finished; leave --resume out to train again")
         return
     data, noise = prepare_data(config, world, log=console.log, track=console.track)
-    world.on_all_ranks(lambda: check_data(config, start, data.train.index))
+    start = world.on_all_ranks(lambda: check_data(config, start, data.train.index))
     loaders = world.on_all_ranks(lambda: set_up(config, data, world, console))
     loaders.share_broken(world)
     console.log(describe(config, data, noise, world))

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alr_fast.data.paths import path_option
 from alr_fast.errors import UserError, naming_options
 from alr_fast.labels.issues import LARGEST, LabelIssues
 from alr_fast.labels.report.model import Panel
@@ -32,6 +33,7 @@ from alr_fast.utils.text import duration, error_text, percent, printable
 # the label accuracy is unknown.
 _PANELS = (
     ("test accuracy", "%", "test_accuracy"),
+    ("accuracy on held-out samples", "%", "validation_accuracy"),
     ("label accuracy", "%", "label_accuracy"),
     ("changed labels", "%", "labels_changed"),
     ("wrong labels memorised", "%", "mislabelled_memorised"),
@@ -130,13 +132,20 @@ def _facts(run: str, summary: Mapping[str, Any], labels: LabelIssues) -> list[tu
         ("method", labels.method),
     ]
     for method, result in summary.get("methods", {}).items():
-        facts.append((f"test accuracy, {method}", percent(result["test_accuracy_last"])))
+        facts.append(_accuracy(method, result))
     noise = summary.get("noise", {})
     if noise.get("kind", "none") != "none":
         facts.append(("injected noise", f"{noise['kind']} {percent(noise['requested_rate'])}"))
     if summary:
         facts.append(("training", f"{summary['epochs']} epochs, {duration(summary['seconds'])}"))
     return facts
+
+
+def _accuracy(method: str, result: Mapping[str, Any]) -> tuple[str, str]:
+    test, held_out = (result.get(f"{name}_accuracy_last") for name in ("test", "validation"))
+    if test is None and held_out is not None:
+        return f"accuracy on held-out samples, {method}", percent(held_out)
+    return f"test accuracy, {method}", "not measured" if test is None else percent(test)
 
 
 def _panels(records: Sequence[Mapping[str, str]]) -> list[Panel]:
@@ -160,7 +169,7 @@ def _parser() -> CommandParser:
     parser = CommandParser(prog="python -m alr_fast.report", description=__doc__.splitlines()[0])
     add_run_arguments(parser)
     parser.add_argument(
-        "--output", metavar="FILE", type=Path, help="file to write (default RUN/report.html)"
+        "--output", metavar="FILE", type=path_option, help="file to write (default RUN/report.html)"
     )
     parser.add_argument(
         "--most",

@@ -16,6 +16,7 @@ from typing import SupportsIndex, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from alr_fast.data.columns import check_paths, read_column
 from alr_fast.errors import UserError
 
 _CHUNK = 1 << 16  # paths that are converted at once
@@ -59,6 +60,21 @@ class PathTable(Sequence[str]):
         offsets = np.concatenate([[0], np.frombuffer(ends, dtype=np.int64)])
         return cls(np.frombuffer(blob, dtype=np.uint8), offsets[:-1], offsets[1:])
 
+    @classmethod
+    def load(cls, blob: Path, offsets: Path) -> "PathTable":
+        """Maps stored paths into memory: they take the most, and stay on disk until they are used.
+
+        Args:
+            blob: .npy file of all paths, each followed by a zero byte.
+            offsets: .npy file of the first byte of each, then the number of bytes.
+
+        Raises:
+            OSError, ValueError: A file is missing or damaged.
+        """
+        places = read_column(offsets, np.int64)
+        check_paths(blob, places)
+        return cls(read_column(blob, np.uint8, mapped=True), places[:-1], places[1:])
+
     def __len__(self) -> int:
         return len(self.starts)
 
@@ -83,6 +99,14 @@ class PathTable(Sequence[str]):
     def take(self, rows: NDArray[np.int64]) -> "PathTable":
         """The paths of these rows; shares the bytes, does not copy them."""
         return PathTable(self.blob, self.starts[rows], self.ends[rows])
+
+    def compact(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """The bytes of these paths alone, in order, and the offsets that `load` reads."""
+        lengths = self.ends - self.starts
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        if np.array_equal(self.starts, offsets[:-1]) and offsets[-1] == len(self.blob):
+            return self.blob, offsets
+        return np.frombuffer(b"".join(self.chunks()), dtype=np.uint8), offsets
 
     def hashes(self) -> NDArray[np.int64]:
         """Hash of each path, int64 [N]; equal paths have equal ones, within this process."""
@@ -130,8 +154,12 @@ class SampleIndex:
             column = getattr(self, name)
             if column is not None and len(column) != n:
                 raise ValueError(f"{name} has {len(column)} entries, sample_ids has {n}")
-        if n and not (self.labels.min() >= 0 and self.labels.max() < self.num_classes):
-            raise ValueError(f"labels must lie in [0, {self.num_classes})")
+        for name in ("labels", "clean_labels"):
+            labels = getattr(self, name)
+            if labels is None or not n:
+                continue
+            if not 0 <= labels.min() <= labels.max() < self.num_classes:
+                raise ValueError(f"{name} must lie in [0, {self.num_classes})")
 
     @classmethod
     def load(
@@ -145,17 +173,14 @@ class SampleIndex:
             has_clean_labels: Whether there is a file of clean labels.
 
         Raises:
-            OSError, EOFError, ValueError: A file is missing or damaged.
+            OSError, ValueError: A file is missing or damaged.
         """
-        # Paths take the most memory: they stay on disk until they are used.
-        blob, offsets = (np.load(file(name), mmap_mode="r") for name in ("paths", "offsets"))
-        if offsets.ndim != 1 or offsets[-1:].sum() != len(blob):
-            raise ValueError("paths of another length")
+        paths = PathTable.load(file("paths"), file("offsets"))
         return cls(
-            sample_ids=np.arange(len(offsets) - 1),
-            paths=PathTable(blob, offsets[:-1], offsets[1:]),
-            labels=np.load(file("labels")),
-            clean_labels=np.load(file("clean_labels")) if has_clean_labels else None,
+            sample_ids=np.arange(len(paths)),
+            paths=paths,
+            labels=read_column(file("labels"), np.int64),
+            clean_labels=read_column(file("clean_labels"), np.int64) if has_clean_labels else None,
             class_names=tuple(class_names),
         )
 

@@ -148,7 +148,7 @@ def _close_epoch(method: str, run: Run, trainer: Trainer, began: float) -> Epoch
     labels = label_statistics(trainer.criterion.bank, run.index, run.rows, run.world)
     if trainer.history is not None:
         trainer.history.end_epoch(labels.refined)
-    test_loss, test_accuracy = tests[0]
+    test_loss, test_accuracy = tests[0] if tests else (None, None)
     record = EpochRecord(
         method=method,
         epoch=trainer.epoch + 1,

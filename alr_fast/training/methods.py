@@ -150,6 +150,11 @@ def file_options(name: str) -> list[str]:
     return [name for name, p in parameters if p.annotation is Tensor and name not in loss.needs]
 
 
+def path_options(name: str) -> list[str]:
+    """The options of a method that name a file, or may name one."""
+    return file_options(name) + (["teacher"] if "teacher" in METHODS[name].needs else [])
+
+
 def checked_options(name: str, options: Any, *, epochs: int) -> Any:
     """The options of a method with a length of the warm-up, after a trial on two classes.
 

@@ -19,6 +19,7 @@ from alr_fast.bank.read_file import BankFile, improbable, most_excess, strings, 
 from alr_fast.data.datasets import Split, open_dataset
 from alr_fast.data.images import BrokenImage, FeatureRows
 from alr_fast.data.index import PathTable, SampleIndex
+from alr_fast.data.paths import path_option
 from alr_fast.errors import UserError, naming_options
 from alr_fast.labels.issues import LabelIssues
 from alr_fast.training.checkpoint.manifest import Checkpoint, check_files, newest_checkpoint
@@ -198,7 +199,13 @@ def _names_of_methods(methods: Any) -> list[str]:
 def _train_split(options: Config) -> Split:
     """All training samples of the data set, with its own labels."""
     with naming_options(root="data-root"):
-        dataset = open_dataset(options.data.name, options.data_root, column=options.data.column)
+        dataset = open_dataset(
+            options.data.name,
+            options.data_root,
+            column=options.data.column,
+            columns=options.data.columns,
+            images=options.data.images,
+        )
     return dataset.split(options.data.train_split)
 
 
@@ -361,7 +368,9 @@ NEEDED = ("pyarrow", "yaml")  # of the extra train
 def add_run_arguments(parser: CommandParser) -> None:
     """Adds the arguments that name a run."""
     parser.add_argument(
-        "run", metavar="RUN", type=Path, help="folder of a run, for example runs/latest"
+        "run", metavar="RUN", type=path_option, help="folder of a run, for example runs/latest"
     )
     parser.add_argument("--method", metavar="METHOD", help="default: the last with a label bank")
-    parser.add_argument("--data-root", metavar="DIR", help="folder of the data if it was moved")
+    parser.add_argument(
+        "--data-root", type=path_option, metavar="DIR", help="folder of the data if it was moved"
+    )

@@ -8,7 +8,7 @@ from typing import Any
 from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
 from alr_fast.training.checkpoint.manifest import Checkpoint, newest_checkpoint, read_manifest
-from alr_fast.training.config.check import with_default_options
+from alr_fast.training.config.check import lasting_path, path_names, with_default_options
 from alr_fast.training.config.schema import Config, flat
 from alr_fast.training.data_change import DataChange
 from alr_fast.training.methods import METHODS
@@ -54,11 +54,13 @@ class Start:
         folder: Folder of the earlier run, None for a new run.
         checkpoint: Where to resume; None for a new run, and if the earlier run has finished.
         change: How the training samples differ from those of the checkpoint; None if they do not.
+        image_size: Side of the images in the earlier run, None if unknown.
     """
 
     folder: Path | None = None
     checkpoint: Checkpoint | None = None
     change: DataChange | None = None
+    image_size: int | None = None
 
     @property
     def finished(self) -> bool:
@@ -102,7 +104,7 @@ def find_checkpoint(
             "auto finds the newest one"
         )
     try:
-        differing = _differing(config, read_config(run))
+        differing = _differing(config, run)
     except UserError as error:
         raise UserError(f"{error}; pass another --resume") from error
     if differing:
@@ -118,13 +120,23 @@ def find_checkpoint(
             "--resume out to start a new run"
         )
     if is_finished(run):
-        return Start(run)
+        return _start(run, None)
     checkpoint = newest_checkpoint(run / CHECKPOINTS) if is_run else read_manifest(path)
     if checkpoint is None:
         raise UserError(
             f"--resume {path}: has no complete checkpoint; leave --resume out to start anew"
         )
-    return Start(run, checkpoint)
+    return _start(run, checkpoint)
+
+
+def _start(run: Path, checkpoint: Checkpoint | None) -> Start:
+    return Start(run, checkpoint, image_size=_image_size(run))
+
+
+def _image_size(run: Path) -> int | None:
+    """Side of the images of a run; None if its files do not say it."""
+    size = flat(read_config(run)).get("data.image_size")
+    return size if isinstance(size, int) else None
 
 
 def _find_newest(config: Config, log: Callable[[str], None], warn: Callable[[str], None]) -> Start:
@@ -132,16 +144,15 @@ def _find_newest(config: Config, log: Callable[[str], None], warn: Callable[[str
     nearest = ""
     for run in find_runs(Path(config.runs)):
         try:
-            then = read_config(run)
+            differing = _differing(config, run)
         except UserError as error:
             warn(f"{error}: --resume auto passes this run over")
             continue
-        differing = _differing(config, then)
         if not differing:
             checkpoint = None if is_finished(run) else newest_checkpoint(run / CHECKPOINTS)
             if checkpoint is not None or is_finished(run):
-                return Start(run, checkpoint)
-        if not nearest and then.get("recipe") == config.recipe:
+                return _start(run, checkpoint)
+        if not nearest and "recipe" not in differing:
             nearest = f" ({run.name} {_difference(differing)})"
     log(
         f"--resume auto: no unfinished run of this configuration in {config.runs}; a new one "
@@ -231,22 +242,28 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _differing(config: Config, then: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+def _differing(config: Config, run: Path) -> dict[str, tuple[Any, Any]]:
     """Options that affect the results and differ: full name -> value now, value in the earlier run.
 
-    An option that the earlier version did not have counts with its default. The value now is
-    `_MISSING` for an option that this version does not have.
+    A value that follows from other options only differs if another one was asked for. An option
+    that the earlier version did not have counts with its default. The value now is `_MISSING` for
+    an option that this version does not have.
     """
     free = _FREE + (_LABELS if config.checkpoint.other_labels else ())
-    now = config.as_dict()
+    now, then = config.as_dict(), read_config(run)
+    asked_now, asked_then = flat(config.as_asked()), flat(read_config(run, asked=True))
     defaults = with_default_options(Config(methods=config.methods)).as_dict()
     # Options of methods that are not trained now do not matter; if one was trained then, the option
     # methods differs.
     then = {key: value for key, value in then.items() if key in now or key not in METHODS}
     now, then = flat(now), flat(defaults) | flat(then)
+    for name in path_names(config):  # relative in runs of earlier versions
+        if isinstance(then.get(name), str):
+            then[name] = lasting_path(then[name])
     return {
         name: (now.get(name, _MISSING), then[name])
         for name in sorted(then, key=lambda name: (name.endswith(_FOLLOWING), name))
         if now.get(name, _MISSING) != then[name]
+        and asked_now.get(name, _MISSING) != asked_then.get(name)
         and not any(f"{name}.".startswith(f"{group}.") for group in free)
     }

@@ -15,6 +15,7 @@ from alr_fast.data.datasets import Dataset, Split, open_dataset
 from alr_fast.data.images import FeatureRows, FileImages, ShardImages
 from alr_fast.data.index import SampleIndex, balanced_rows
 from alr_fast.data.label_table import is_label_table, read_labels, read_left_out
+from alr_fast.data.layouts.base import NoSplit
 from alr_fast.data.layouts.webvision import read_ilsvrc12, wnids
 from alr_fast.data.loaders.memory import decode_all
 from alr_fast.errors import UserError, naming_options
@@ -42,7 +43,7 @@ class RunData:
     Attributes:
         dataset: The data set.
         train: Training split.
-        tests: One or two test splits.
+        tests: Up to two test splits; none if the data set has no test samples.
         excluded: Ids of the training samples that `leave_out` removes, int64.
         validation: Training samples that `hold_out` has removed from ``train``, with their given
             labels; None without any.
@@ -55,9 +56,9 @@ class RunData:
     validation: Split | None = None
 
     @property
-    def test(self) -> Split:
-        """The first test split."""
-        return self.tests[0]
+    def test(self) -> Split | None:
+        """The first test split, None without any."""
+        return self.tests[0] if self.tests else None
 
 
 def prepare_data(
@@ -86,12 +87,11 @@ def prepare_data(
     if noise.kind != "none":
         data = with_labels(data, noise.labels)
     # After the noise, so that excluding a sample does not change the labels of others.
-    data = leave_out(data)
-    share = config.data.validation
-    return world.on_all_ranks(lambda: hold_out(data, share, seed=config.seed)), noise
+    share, seed = config.data.validation, config.seed
+    return world.on_all_ranks(lambda: hold_out(leave_out(data), share, seed=seed)), noise
 
 
-@naming_options(column="data.column")
+@naming_options(column="data.column", columns="data.columns", images="data.images")
 def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None]) -> RunData:
     """Finds a data set and lists its splits; opens no image.
 
@@ -104,10 +104,19 @@ def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None
         UserError: The data cannot be used; the message names the input and how to fix it.
     """
     with naming_options(name="data", root="data-root"):
-        dataset = open_dataset(config.name, root, column=config.column)
+        dataset = open_dataset(
+            config.name,
+            root,
+            column=config.column,
+            columns=config.columns,
+            images=config.images,
+        )
     if root is not None:
         log(f"{dataset.layout.name}: {dataset.found.what}")
     train = dataset.split(config.train_split)
+    test, why = _test_split(dataset, config)
+    for remark in dict.fromkeys((*train.remarks, *(() if test is None else test.remarks))):
+        log(remark)
     k = train.index.num_classes
     # By the labels of the data set: another label file does not change the choice of images.
     with naming_options(limit="data.limit"):
@@ -116,10 +125,60 @@ def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None
         index = _with_labels_of_file(config.label_file, config.label_key, train.index, log)
         train = replace(train, index=index)
     excluded = train.index.sample_ids[_excluded_rows(train, config, config.exclude, log)]
-    # A file of the user lists training samples; `verify` writes a list for each split.
-    exclude = config.exclude if config.exclude == "auto" else "none"
-    test = dataset.split(config.test_split)
-    test = _without(test, _excluded_rows(test, config, exclude, log))
+    if test is not None:
+        # A file of the user lists training samples; `verify` writes a list for each split.
+        exclude = config.exclude if config.exclude == "auto" else "none"
+        _check_same_kind(train, test, config, root)
+        left_out = _excluded_rows(test, config, exclude, log)
+        if len(left_out) == len(test):
+            test, why = None, f"all {len(left_out):,} of them are left out"
+        else:
+            test = _without(test, left_out)
+    train = train if len(limited) == len(train) else train.take(limited)
+    if test is not None:
+        with naming_options(limit="data.test_limit"):
+            rows = balanced_rows(test.index.labels, k, config.test_limit)
+        test = test if len(rows) == len(test) else test.take(rows)
+    tests: tuple[Split, ...] = () if test is None else (test,)
+    if config.ilsvrc12 is not None:
+        tests += (_ilsvrc12(dataset, config.ilsvrc12, train.index.class_names),)
+    if test is None:
+        log(_without_tests(config, why))
+    return RunData(dataset, train, tests, excluded)
+
+
+def _test_split(dataset: Dataset, config: DataConfig) -> tuple[Split | None, str]:
+    """The test split, or None and the reason.
+
+    Only the split that nobody asked for may be missing.
+    """
+    try:
+        return dataset.split(config.test_split), ""
+    except NoSplit as error:
+        if config.test_split != DataConfig.test_split:
+            raise
+        if config.test_limit is not None:
+            raise UserError(
+                f"--data.test_limit {config.test_limit}: {error}; leave it out"
+            ) from error
+        return None, str(error)
+
+
+def _without_tests(config: DataConfig, why: str) -> str:
+    """The line of a run without test samples of the data set."""
+    if config.ilsvrc12 is not None:
+        what = "accuracy is that on the images of --data.ilsvrc12"
+    elif config.validation:
+        share = percent(config.validation)
+        what = f"accuracy is that on the {share} of the training samples that are held out"
+    else:
+        remedy = "--data.validation 0.1 holds some of the training samples out"
+        what = f"accuracy is not measured ({remedy})"
+    return f"no test samples: {what}; {why}"
+
+
+def _check_same_kind(train: Split, test: Split, config: DataConfig, root: str | None) -> None:
+    """Raises `UserError` if training and test samples have other classes or other features."""
     if train.index.class_names != test.index.class_names:
         raise UserError(
             f"splits {config.train_split} and {config.test_split} of {root} have other classes; "
@@ -132,14 +191,6 @@ def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None
             f"{root}: training samples have {sizes[0]} features, test samples {sizes[1]}; store "
             "the same features of both"
         )
-    train = train if len(limited) == len(train) else train.take(limited)
-    with naming_options(limit="data.test_limit"):
-        rows = balanced_rows(test.index.labels, k, config.test_limit)
-    test = test if len(rows) == len(test) else test.take(rows)
-    if config.ilsvrc12 is None:
-        return RunData(dataset, train, (test,), excluded)
-    second = _ilsvrc12(dataset, config.ilsvrc12, test.index.class_names)
-    return RunData(dataset, train, (test, second), excluded)
 
 
 def _ilsvrc12(dataset: Dataset, root: str, names: tuple[str, ...]) -> Split:
@@ -149,7 +200,7 @@ def _ilsvrc12(dataset: Dataset, root: str, names: tuple[str, ...]) -> Split:
             f"it out with {dataset.layout.name}"
         )
     found, listing = read_ilsvrc12(Path(root), wnids(dataset.found.root)[: len(names)], names)
-    return Split(listing.index, FileImages(found.root, listing.index.paths))
+    return Split(listing.index, FileImages(found.root, listing.index.paths), listing.remarks)
 
 
 def _with_labels_of_file(
@@ -159,14 +210,16 @@ def _with_labels_of_file(
         raise UserError(f"--data.label_file {file}: no such file")
     if is_label_table(file):
         with naming_options(table="data.label_file"):
-            labels, listed = read_labels(file, index, key)
-        differing = int((labels != index.labels).sum())
+            read = read_labels(file, index, key)
+        differing = int((read.labels != index.labels).sum())
         log(
-            f"labels: from {file} for {listed:,} of {len(index):,} samples; {differing:,} differ "
-            "from those of the data set"
+            f"labels: from {file} for {read.listed:,} of {len(index):,} samples; {differing:,} "
+            "differ from those of the data set"
         )
+        for remark in read.remarks:
+            log(f"labels: {remark}")
         # These are corrections, not noise: the clean labels stay unknown.
-        return replace(index, labels=labels)
+        return replace(index, labels=read.labels)
     log(f"labels: from {file}")
     if not file.endswith(".npz"):
         if key is None:
@@ -179,7 +232,7 @@ def _with_labels_of_file(
         raise UserError(
             f"--data.label_key {key}: is for the labels of CIFAR-N; leave it out with {file}"
         )
-    return index.with_noisy_labels(load_labels(file, index))
+    return index.with_noisy_labels(load_labels(file, index, lambda text: log(f"labels: {text}")))
 
 
 def _excluded_rows(
@@ -192,14 +245,15 @@ def _excluded_rows(
         if len(excluded):
             log(f"{len(excluded):,} samples were left out when the data set was packed")
     listed = None
+    told = lambda text: log(f"left out: {text}")  # noqa: E731
     with naming_options(exclude="data.exclude", table="data.exclude"):
         path = find_exclusions(split, exclude)
         if path is None:
             return excluded
         if is_label_table(exclude):
-            listed = read_left_out(path, split.index, config.exclude_above)
+            listed = read_left_out(path, split.index, config.exclude_above, told)
         if listed is None:
-            listed = np.array(list(read_exclusions(path, split.index)), dtype=np.int64)
+            listed = np.array(list(read_exclusions(path, split.index, told)), dtype=np.int64)
     if len(listed):
         log(f"{len(listed):,} samples are left out, listed in {path}")
     return np.union1d(excluded, listed)
@@ -210,8 +264,17 @@ def _without(split: Split, rows: NDArray[np.int64]) -> Split:
 
 
 def leave_out(data: RunData) -> RunData:
-    """The same data without the excluded training samples; the other samples keep their ids."""
+    """The same data without the excluded training samples; the other samples keep their ids.
+
+    Raises:
+        UserError: No sample is left.
+    """
     rows = np.flatnonzero(np.isin(data.train.index.sample_ids, data.excluded))
+    if len(rows) == len(data.train):
+        raise UserError(
+            f"all {len(rows):,} training samples are left out, see the lines above; correct the "
+            "list of --data.exclude, or pass --data.exclude none"
+        )
     return replace(data, train=_without(data.train, rows))
 
 
@@ -305,8 +368,9 @@ def describe(config: Config, data: RunData, noise: InjectedNoise, world: World) 
     accuracy = percent(label_accuracy(data.train.index))
     processes = f" in {world.size} processes" if world.size > 1 else ""
     what = "samples" if isinstance(data.train.images, FeatureRows) else "images"
+    tests = "no" if data.test is None else f"{len(data.test):,}"
     return (
-        f"{config.recipe}: {len(data.train):,} training and {len(data.test):,} test {what}, "
+        f"{config.recipe}: {len(data.train):,} training and {tests} test {what}, "
         f"{data.train.index.num_classes} classes; noise: {noise.kind}{noisy}, "
         f"label accuracy: {accuracy}; on {world.device.type}{processes}"
     )

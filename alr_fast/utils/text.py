@@ -16,6 +16,15 @@ def printable(text: str) -> str:
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it has no lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_encodable(text: str) -> bool:
     """Whether a text stands for bytes: no lone surrogates but those of `os.fsdecode`."""
     return _LONE_SURROGATE.search(text) is None
@@ -47,6 +56,12 @@ def readable(num_bytes: int) -> str:
     if num_bytes >= 1e9:
         return f"{num_bytes / 1e9:.1f} GB"
     return f"{num_bytes / 1e6:.0f} MB" if num_bytes >= 1e6 else f"{num_bytes / 1e3:.0f} kB"
+
+
+def shown(line: bytes | str) -> str:
+    """A part of a file for a message: quoted, on one line, at most 80 characters."""
+    text = line if isinstance(line, str) else line.decode("utf-8", "replace")
+    return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
 def some_names(names: Sequence[str]) -> str:

@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.errors import UserError, naming_options
-from benchmarks.figures.runs import FinishedRun, check_methods, open_run, read_metrics
+from benchmarks.figures.runs import (
+    FinishedRun,
+    check_methods,
+    check_tested,
+    open_run,
+    read_metrics,
+)
 from benchmarks.figures.style import BLUE, COLORS, ORANGE, new_figure, percent, whole_epochs
 
 if TYPE_CHECKING:
@@ -25,6 +31,7 @@ WHILE_TRAINING = "predictions while training, with the crops and flips of the re
 def memorisation(arguments: argparse.Namespace) -> tuple["Figure", str]:
     """Figure and line of text of the subcommand."""
     run = open_run(arguments.run)
+    check_tested(run)
     with naming_options(methods="method"):
         (method,) = check_methods(run, [arguments.method])
     series = read_metrics(run, method, MEMORISATION)

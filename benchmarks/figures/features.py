@@ -58,8 +58,9 @@ def image_loader(
     options, data = _data_of(run, data_root)
     # As in training, the size may be that of the first training image.
     transform = for_evaluation(make_transform(options, data.train))
-    order = np.random.default_rng(seed).permutation(len(data.test))
-    split = data.test.take(np.sort(order[:samples]))
+    test = data.tests[0]
+    order = np.random.default_rng(seed).permutation(len(test))
+    split = test.take(np.sort(order[:samples]))
     choice = choose_loader("auto", split, transform, options.cache_mb)
     workers = usable_cores() if options.workers is None else options.workers
     decoded = None
@@ -84,7 +85,9 @@ def _data_of(run: FinishedRun, data_root: str | None) -> "tuple[DataConfig, RunD
     path = run.path / "config.yaml"
     try:
         moved = [] if data_root is None else ["--data-root", data_root]
-        config = parse(["--config", str(path), *moved])
+        files = [path, run.path / "resolved.yaml"]
+        words = [word for file in files if file.is_file() for word in ("--config", str(file))]
+        config = parse([*words, *moved])
         options = replace(config.data, ilsvrc12=None)
         if options.limit is None:  # otherwise the labels determine the selected training images
             options = replace(options, label_file=None, label_key=None)
@@ -92,7 +95,9 @@ def _data_of(run: FinishedRun, data_root: str | None) -> "tuple[DataConfig, RunD
         data = hold_out(leave_out(data), options.validation, seed=config.seed)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    if list(data.test.index.class_names) != run.summary["data"]["classes"]:
+    if not data.tests:
+        raise UserError(f"{path}: the data has no test samples any more; pass --data-root DIR")
+    if list(data.train.index.class_names) != run.summary["data"]["classes"]:
         raise UserError(
             f"{data.dataset.found.root if config.data_root else options.name}: has other classes "
             f"than {run.path} was trained on; pass the folder of its data as --data-root DIR"

@@ -57,13 +57,26 @@ def open_run(path: Path) -> FinishedRun:
         run = FinishedRun(path, json.loads((path / "summary.json").read_text(encoding="utf-8")))
         # Everything that is used later.
         _ = run.noise, run.summary["data"]["classes"]
-        _ = [float(result["test_accuracy_last"]) for result in run.methods.values()]
+        _ = [float(result["test_accuracy_last"] or 0) for result in run.methods.values()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path / 'summary.json'}: cannot be read ({type(error).__name__}: {error}); train the "
             "run again"
         ) from error
     return run
+
+
+def check_tested(run: FinishedRun) -> None:
+    """Checks that a run has test samples.
+
+    Raises:
+        UserError: It has none.
+    """
+    if any(result["test_accuracy_last"] is None for result in run.methods.values()):
+        raise UserError(
+            f"{run.path}: its data has no test samples, which this figure needs; pass a run on "
+            "data with a test split"
+        )
 
 
 def check_methods(run: FinishedRun, methods: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from alr_fast.errors import UserError, naming_options
 from benchmarks.figures.features import image_loader, load_for, penultimate, weights_of
-from benchmarks.figures.runs import FinishedRun, check_methods, open_run
+from benchmarks.figures.runs import FinishedRun, check_methods, check_tested, open_run
 from benchmarks.figures.style import CLASS_COLORS, CLASS_MARKERS, WIDTH, new_figure, percent
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def _check_numbers(samples: int, perplexity: float, seed: int) -> None:
 
 def _check_runs(runs: Sequence[FinishedRun], wanted: Sequence[Sequence[str]]) -> None:
     for run, methods in zip(runs, wanted, strict=True):
+        check_tested(run)
         if run.summary["data"]["classes"] != runs[0].summary["data"]["classes"]:
             raise UserError(
                 f"{run.path}: has other classes than {runs[0].path}; draw them into two figures"

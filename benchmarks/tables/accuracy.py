@@ -46,7 +46,7 @@ def by_method(rows: list[dict], figure: str) -> tuple[Sequence[str], list[Sequen
     """Methods by noises; the highest mean of a column is bold."""
     means, methods, noises = _means(rows)
     highest = {
-        noise: max(row[figure] for (_, n), row in means.items() if n == noise and row.get(figure))
+        noise: max((row.get(figure, 0) for (_, n), row in means.items() if n == noise), default=0)
         for noise in noises
     }
     lines = []
@@ -123,7 +123,7 @@ def plot_accuracy(path: Path, found: list[tuple[str, list[dict]]]) -> bool:
         means, methods, noises = _means(rows)
         width = 0.85 / len(methods)
         for place, method in enumerate(methods):
-            known = [n for n in noises if (method, n) in means]
+            known = [n for n in noises if "test_accuracy_last" in means.get((method, n), {})]
             axes.bar(
                 [noises.index(n) + (place - len(methods) / 2 + 0.5) * width for n in known],
                 [100 * means[method, n]["test_accuracy_last"] for n in known],

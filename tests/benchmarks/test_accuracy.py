@@ -274,6 +274,13 @@ def test_the_highest_of_a_column_is_bold():
     assert lines == [["`ce`", "71.0 ± 1.4", "**95.0**"], ["`alr`", "**90.0 ± 0.0**", ""]]
 
 
+def test_runs_without_test_samples_have_no_cell():
+    rows = [row_of("ce", test_accuracy_last=None), row_of("alr", test_accuracy_last=None)]
+    _, lines = report_accuracy.by_method(rows, "test_accuracy_last")
+    assert lines == [["`ce`", ""], ["`alr`", ""]]
+    assert [cells[2] for cells in report_accuracy.accuracy_cells(rows)[1]] == ["", ""]
+
+
 def test_settings_are_ranked_by_validation_and_not_by_test():
     rows = [
         row_of("better", validation_accuracy_last=0.6, test_accuracy_last=0.5),

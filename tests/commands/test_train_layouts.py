@@ -1,5 +1,6 @@
 """The training command on a tiny data set in every layout, given the folder of a download."""
 
+import re
 from functools import partial
 
 import numpy as np
@@ -9,11 +10,14 @@ from safetensors.torch import load_file
 
 from alr_fast.data import open_dataset
 from alr_fast.data.loaders.choose import has_dali
+from alr_fast.report import about_run
 from alr_fast.train import main
 from alr_fast.training.config.schema import recipe_names
 from alr_fast.training.models import build_model
+from alr_fast.training.open_run import open_run
+from alr_fast.training.output.run_folder import read_config
 from helpers.features import write_digits
-from helpers.finished_runs import summary_of
+from helpers.finished_runs import metrics_of, summary_of
 from helpers.image_folder import write_folder
 from helpers.layouts import (
     write_animal10n,
@@ -99,6 +103,103 @@ def test_packed_shards_train_without_the_samples_left_out(train, tmp_path, capsy
     assert (summary["data"]["train_samples"], summary["data"]["broken_samples"]) == (11, 0)
     bank = load_file(tmp_path / "runs" / "latest" / "alr_bank.safetensors")
     assert bank["ids"].tolist() == [i for i in range(12) if i != 7]
+
+
+def test_the_size_that_was_chosen_is_said_and_kept(train, tmp_path, capsys):
+    write_two_classes(tmp_path / "set", size=(48, 40))
+    options = ["--optim.epochs", "3", "--checkpoint.steps", "1"]
+    train(tmp_path / "set", *options)
+    assert "training at 40 x 40 pixels" in capsys.readouterr().out
+    run = (tmp_path / "runs" / "latest").resolve()
+    assert read_config(run)["data"]["image_size"] == 40
+    assert read_config(run, asked=True)["data"]["image_size"] is None
+    (run / "summary.json").unlink()
+    # The images of a resumed run have the size that they had, whatever lies there now.
+    write_two_classes(tmp_path / "other", size=(20, 20))
+    train(tmp_path / "other", *options, "--resume", min((run / "checkpoints").iterdir()))
+    assert "training at" not in capsys.readouterr().out
+    assert read_config(run)["data"]["image_size"] == 40
+
+
+@pytest.fixture
+def untested(tmp_path):
+    """A list of images without test samples."""
+    root = write_folder(tmp_path / "set", train={"a": 8, "b": 8}, test={})
+    paths = sorted(path.relative_to(root) for path in root.rglob("*.png"))
+    lines = [f"{path},{path.parent.name}" for path in paths]
+    (root / "labels.csv").write_text("\n".join(["path,label", *lines]) + "\n")
+    return root / "labels.csv"
+
+
+def page_of(run):
+    """Facts and titles of the panels that a report has about a run."""
+    with open_run(run) as labels:
+        about = about_run(run, labels)
+    return dict(about["facts"]), [panel.title for panel in about["panels"]]
+
+
+def accuracies(record):
+    return [record[f"{name}_accuracy"] for name in ("test", "second_test", "validation")]
+
+
+def test_a_data_set_without_test_samples(train, untested, tmp_path, capsys, monkeypatch):
+    """Only which labels are wrong is the question: accuracy is not measured, nowhere a number."""
+
+    def evaluate(*_):
+        raise AssertionError("nothing is there to evaluate on")
+
+    monkeypatch.setattr("alr_fast.training.loop.evaluate", evaluate)
+    options = ["--data.image_size", "16", "--log.to", "csv,tensorboard", "--methods", "ce,alr"]
+    summary = train(untested, *options, "--optim.epochs", "2")
+    text, run = capsys.readouterr().out, (tmp_path / "runs" / "latest").resolve()
+    assert text.splitlines()[1].startswith("no test samples: accuracy is not measured (--data.val")
+    assert "16 training and no test images" in text
+    assert "Last of 2 epochs (no test samples: accuracy is not measured)" in text
+    assert "test acc" not in text and "held out" not in text and "nan" not in text
+    for result in summary["methods"].values():
+        names = ("test_accuracy_last", "test_accuracy_best", "best_epoch")
+        assert [result[name] for name in names] == [None] * 3
+    assert summary["data"]["test_samples"] == summary["data"]["broken_test_samples"] == 0
+    for row in metrics_of(tmp_path / "runs"):
+        assert accuracies(row) == ["", "", ""] and row["test_loss"] == ""
+    assert (run / "metrics.png").stat().st_size > 1000
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard" / "alr")).Reload()
+    assert {"train_accuracy", "test_accuracy", "test_loss"} & {*events.Tags()["scalars"]} == {
+        "train_accuracy"
+    }
+    facts, titles = page_of(run)
+    assert facts["test accuracy, alr"] == "not measured"
+    assert titles == ["changed labels", "training loss"]
+
+
+def test_held_out_samples_instead_of_test_samples(train, untested, tmp_path, capsys):
+    summary = train(untested, "--data.image_size", "16", "--data.validation", "0.25")
+    text, run = capsys.readouterr().out, (tmp_path / "runs" / "latest").resolve()
+    result = summary["methods"]["alr"]
+    assert result["test_accuracy_last"] is None and 0 <= result["validation_accuracy_last"] <= 1
+    shown = f"{100 * result['validation_accuracy_last']:.1f}%"
+    assert re.search(rf"epoch 1/1 .* held out acc +{shown}", text)
+    assert "test acc" not in text and "Last of 1 epochs (no test samples)" in text
+    facts, titles = page_of(run)
+    assert facts["accuracy on held-out samples, alr"] == shown
+    assert titles[0] == "accuracy on held-out samples"
+
+
+def test_a_run_without_test_samples_resumes(train, untested, tmp_path, capsys):
+    options = ["--data.image_size", "16", "--optim.epochs", "3", "--checkpoint.steps", "1"]
+    train(untested, *options)
+    run = (tmp_path / "runs" / "latest").resolve()
+    before = metrics_of(tmp_path / "runs")
+    (run / "summary.json").unlink()
+    first = min((run / "checkpoints").iterdir())  # in the second epoch: two are kept
+    capsys.readouterr()
+    train(untested, *options, "--resume", first)
+    assert "resumes in epoch 3" in capsys.readouterr().out
+    after = metrics_of(tmp_path / "runs")
+    assert len(after) == 3 and after[:2] == before[:2]
+    assert after[2]["train_loss"] == before[2]["train_loss"] and after[1]["test_loss"] == ""
 
 
 def test_numbered_folders_train_as_animal10n_if_named(train, tmp_path):

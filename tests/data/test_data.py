@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 from dataclasses import replace
@@ -193,17 +192,13 @@ def test_limit_keeps_ids_and_files(root):
         (lambda r: None, "no such file or folder"),
         (
             lambda r: r.write_text(""),
-            "is not a folder, no list and no file of features; looked for",
+            "is not a folder, no list and no file of features",
         ),
-        (lambda r: r.mkdir(), "the folder is empty; looked for .*train/<class>"),
-        (lambda r: (r / "images").mkdir(parents=True), r"none of .*\(found: images\); looked for"),
-        (
-            lambda r: write_folder(r, train={"a": 1, "b": 1}, test={"a": 1}, test_name="eval"),
-            r"none of the known layouts in it \(found: eval, train; is .*val/ missing",
-        ),
+        (lambda r: r.mkdir(), r"the folder is empty; pass (.|\n)*train/<class>"),
+        (lambda r: (r / "images").mkdir(parents=True), r"\(found: images/\)\n(.|\n)*missing"),
         (
             lambda r: [(r / s).mkdir(parents=True) for s in ("train", "test")],
-            r"none of the known layouts in it \(found: test, train\)",
+            r"\(found: test/, train/\)\n(.|\n)*missing: images",
         ),
         (lambda r: write_folder(r, train={"a": 2}, test={"a": 1}), r"only one class \(a\)"),
         (
@@ -212,7 +207,7 @@ def test_limit_keeps_ids_and_files(root):
         ),
         (
             lambda r: write_folder(r, train={"a": 1, "b": 0}, test={"a": 1}),
-            "train/b: no images in this class folder",
+            r"train: only one class \(a\)",
         ),
     ],
 )
@@ -222,7 +217,7 @@ def test_wrong_folder_is_named_with_a_remedy(tmp_path, prepare, message, name):
     with pytest.raises(UserError, match=message) as error:
         load(tmp_path / "set", name=name)
     assert str(tmp_path / "set") in str(error.value)
-    assert "\n" not in str(error.value)
+    assert len(str(error.value).splitlines()) <= 10
 
 
 def test_flat_folders_are_not_class_folders(tmp_path):
@@ -233,12 +228,7 @@ def test_flat_folders_are_not_class_folders(tmp_path):
     assert open_dataset("auto", tmp_path).layout.name == "table"
 
 
-def test_auto_lists_all_layouts_that_it_tried(tmp_path):
-    (tmp_path / "notes").mkdir()
-    with pytest.raises(UserError) as error:
-        open_dataset("auto", tmp_path)
-    assert all(f"{layout.name}: {layout.looked_for}" in str(error.value)
-               for layout in datasets.LAYOUTS.values())  # fmt: skip
+def test_names_of_data_sets_and_splits_are_checked(tmp_path):
     with pytest.raises(UserError, match="has no split nosuch; choose from train, test"):
         open_dataset("digits", None).split("nosuch")
     with pytest.raises(UserError, match=r"^root: data set folder needs a folder"):
@@ -251,116 +241,6 @@ def test_auto_lists_all_layouts_that_it_tried(tmp_path):
 
 def test_every_layout_is_a_choice_of_the_option():
     assert set(get_args(datasets.DatasetName)) == {"auto", "digits", *datasets.LAYOUTS}
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("ALR_FAST_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "index"
-
-
-def settle(root):
-    """Gives every file and folder an old modification time."""
-    for path in [root, *root.rglob("*")]:
-        os.utime(path, (1e9, 1e9))
-
-
-def listed(monkeypatch):
-    """The splits that the layout `folder` lists, in order."""
-    calls = []
-    layout = datasets.LAYOUTS["folder"]
-
-    def read(found, split):
-        calls.append(split)
-        return layout.read(found, split)
-
-    monkeypatch.setitem(datasets.LAYOUTS, "folder", replace(layout, read=read))
-    return calls
-
-
-def test_second_opening_reads_the_cache(root, cache, monkeypatch):
-    settle(root)
-    calls = listed(monkeypatch)
-    first = open_dataset("folder", root).split("train")
-    again = open_dataset("folder", root).split("train")
-    assert calls == ["train"]
-    assert isinstance(again.index.paths.blob, np.memmap)
-    assert again.index.paths == first.index.paths
-    assert np.array_equal(again.index.labels, first.index.labels)
-    assert again.index.class_names == first.index.class_names
-    assert again.index.sample_fingerprint() == first.index.sample_fingerprint()
-    assert again.images.read(3) == first.images.read(3)
-    assert open_dataset("folder", root).split("test").index.paths[0].startswith("test/")
-    assert not [p for p in root.rglob("*") if p.name.endswith(".npy")]
-
-
-@pytest.mark.parametrize(
-    "change", ["added", "removed", "new time", "damaged", "empty", "short", "other version"]
-)
-def test_a_changed_source_is_read_again(root, cache, monkeypatch, change):
-    settle(root)
-    calls = listed(monkeypatch)
-    before = open_dataset("folder", root).split("train").index.paths[:]
-    (facts,) = cache.glob("*/facts.json")
-    if change == "added":
-        (root / "train" / "a" / "zzz.png").write_bytes(b"")
-    elif change == "removed":
-        (root / "train" / "b" / "000.png").unlink()
-    elif change == "new time":
-        os.utime(root / "train" / "b", (1e9 + 1, 1e9 + 1))
-    elif change == "damaged":
-        (facts.parent / "paths.npy").write_bytes(b"not an array")
-    elif change == "empty":
-        (facts.parent / "labels.npy").write_bytes(b"")
-    elif change == "short":
-        np.save(facts.parent / "labels.npy", np.zeros(3, np.int64))
-    else:
-        facts.write_text(json.dumps({**json.loads(facts.read_text()), "version": 0}))
-    after = open_dataset("folder", root).split("train").index.paths[:]
-    assert calls == ["train", "train"]
-    assert len(after) - len(before) == {"added": 1, "removed": -1}.get(change, 0)
-
-
-def test_a_test_split_depends_on_the_training_classes(tmp_path, cache):
-    root = write_folder(
-        tmp_path / "set", train={"a": 1, "c": 1}, test={"a": 1, "c": 1}, test_name="val"
-    )
-    settle(root)
-    assert open_dataset("folder", root).split("test").index.labels.tolist() == [0, 1]
-    (root / "train" / "b").mkdir()
-    (root / "train" / "b" / "x.png").write_bytes(b"")
-    assert open_dataset("folder", root).split("test").index.labels.tolist() == [0, 2]
-    settle(root)
-    open_dataset("folder", root).split("test")
-    (root / "test" / "b").mkdir(parents=True)
-    (root / "test" / "b" / "y.png").write_bytes(b"")
-    assert open_dataset("folder", root).split("test").index.paths == ["test/b/y.png"]
-
-
-def test_a_source_that_has_just_changed_is_not_cached(root, cache, monkeypatch):
-    calls = listed(monkeypatch)
-    for _ in range(2):
-        open_dataset("folder", root).split("train")
-    assert calls == ["train", "train"]
-    assert not list(cache.rglob("*"))
-
-
-def test_two_lists_in_one_folder_have_separate_caches(tmp_path, cache):
-    for name, label in (("one", 0), ("two", 1)):
-        lines = [f"{k}.jpg,{(k + label) % 2},{s}" for k, s in enumerate(("train", "train", "test"))]
-        (tmp_path / f"{name}.csv").write_text("\n".join(["path,label,split", *lines]) + "\n")
-        os.utime(tmp_path / f"{name}.csv", (1e9, 1e9))
-    for _ in range(2):
-        for name, labels in (("one", [0, 1]), ("two", [1, 0])):
-            split = open_dataset("table", tmp_path / f"{name}.csv").split("train")
-            assert split.index.labels.tolist() == labels
-
-
-def test_a_cache_that_cannot_be_written_is_no_error(root, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("ALR_FAST_CACHE", str(tmp_path / "file"))
-    settle(root)
-    assert len(open_dataset("folder", root).split("train")) == 10
 
 
 def test_excluded_samples_shift_no_id(root, tmp_path, monkeypatch):
@@ -436,7 +316,7 @@ def test_impossible_sizes(tmp_path):
         make_transform(replace(FOLDER, crop="resized"), digits)
     for path in (tmp_path / "train").rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"a/000\.png cannot be read as an image .*nor can those"):
+    with pytest.raises(UserError, match=r"a/000\.png cannot be read as an image .*nor can the"):
         make_transform(FOLDER, train)
 
 

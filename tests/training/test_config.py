@@ -1,5 +1,6 @@
 import re
 from dataclasses import fields, is_dataclass
+from typing import get_type_hints
 
 import pytest
 import yaml
@@ -159,8 +160,27 @@ def test_print_config_can_be_read_back(tmp_path, capsys, recipe):
 def test_resolved_config_can_be_read_back(tmp_path):
     file = tmp_path / "config.yaml"
     config = parse(["--optim.epochs", "9"])
-    file.write_text(yaml.safe_dump(config.as_dict()))
+    file.write_text(yaml.safe_dump(config.as_asked()))
     assert parse(["--config", str(file)]) == config
+    file.write_text(yaml.safe_dump(config.as_dict()))
+    assert parse(["--config", str(file)]).as_dict() == config.as_dict()
+
+
+def test_values_that_follow_from_others_follow_again(tmp_path):
+    """Options of a trial do not freeze what nobody asked for."""
+    trial = parse(["--optim.epochs", "6", "--noise.kind", "none"])
+    assert (trial.options["alr"].warmup_epochs, trial.noise.seed, trial.noise.rate) == (1, 0, 0)
+    asked = trial.as_asked()
+    assert (asked["alr"]["warmup_epochs"], asked["noise"]["seed"]) == (None, None)
+    assert trial.resolved() == {"alr.warmup_epochs": 1, "noise.seed": 0, "noise.rate": 0}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(asked))
+    longer = parse(["--config", str(file), "--optim.epochs", "60", "--noise.kind", "symmetric",
+                    "--seed", "5"])  # fmt: skip
+    assert longer.options["alr"].warmup_epochs == 10
+    assert (longer.noise.seed, longer.noise.rate) == (5, 0.4)
+    file.write_text(yaml.safe_dump(parse(["--alr.warmup_epochs", "3"]).as_asked()))
+    assert parse(["--config", str(file), "--optim.epochs", "9"]).options["alr"].warmup_epochs == 3
 
 
 def test_help_describes_every_option(capsys):
@@ -271,3 +291,123 @@ def test_warm_up_is_free_without_alr():
 
 def test_no_noise_has_no_rate():
     assert parse(["--noise.kind", "none"]).noise.rate == 0.0
+
+
+# Paths.
+
+# Texts that are no paths. A new option that names a file or folder gets the type PathText.
+TEXTS = [
+    "data.name",
+    "data.column",
+    "data.train_split",
+    "data.test_split",
+    "data.label_key",
+    "data.loader",
+    "data.crop",
+    "noise.kind",
+    "model.name",
+    "model.compile",
+    "optim.optimizer",
+    "optim.schedule",
+    "bank.dtype",
+    "bank.placement",
+    "log.show",
+    "log.to",
+    "log.wandb_project",
+    "recipe",
+    "methods",
+    "device",
+    "precision",
+]
+PATHS = [
+    "data_root",
+    "runs",
+    "resume",
+    "plugins",
+    "data.ilsvrc12",
+    "data.label_file",
+    "data.exclude",
+    "noise.matrix",
+    "transition.source",
+    "transition.net",
+    "bank.folder",
+]
+
+
+def text_options(cls=Config, prefix=""):
+    """The options of the schema that take texts, and whether they are marked as paths."""
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        default = getattr(cls(), name)
+        if is_dataclass(default):
+            yield from text_options(type(default), f"{prefix}{name}.")
+        elif name != "options" and re.search(r"\bstr\b|Literal", str(hint)):
+            yield prefix + name, "NamesPath" in str(hint)
+
+
+def test_every_text_of_the_schema_is_known_to_be_a_path_or_not():
+    marked = dict(text_options())
+    assert sorted(name for name, is_path in marked.items() if is_path) == sorted(PATHS)
+    assert sorted(name for name, is_path in marked.items() if not is_path) == sorted(TEXTS)
+
+
+def value_of(config, option):
+    """An option by its full name."""
+    *group, name = option.split(".")
+    if not group:
+        return getattr(config, name)
+    own = config.options.get(group[0]) or getattr(config, group[0])
+    return getattr(own, name)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """The home folder and $DATA, with a file of each kind; the working directory is another one."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("file.csv", "ce.safetensors"):
+        (home / name).write_text("1,0\n0,1\n")
+    (home / "plugin.py").write_text("")
+    (home / "options.yaml").write_text("runs: ~/from-file\n")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("DATA", str(home))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    return home
+
+
+NEEDED = {  # other options with which an option can be given
+    "data.ilsvrc12": ["--recipe", "webvision", "--data-root", "~"],
+    "data.label_file": ["--noise.kind", "none"],
+    "noise.matrix": ["--noise.kind", "matrix"],
+    "transition.source": ["--methods", "forward_correction"],
+    "transition.net": ["--methods", "forward_correction", "--transition.source", "anchor"],
+    "distillation.teacher": ["--methods", "distillation"],
+}
+
+
+@pytest.mark.parametrize("start", ["~", "$DATA", "${DATA}"])
+@pytest.mark.parametrize("option", [*PATHS, "distillation.teacher"])
+def test_home_and_variables_are_expanded_in_every_path(home, option, start):
+    name = {
+        "plugins": "plugin.py",
+        "transition.net": "ce.safetensors",
+        "distillation.teacher": "ce.safetensors",
+    }.get(option, "file.csv")
+    config = parse([*NEEDED.get(option, []), f"--{option}", f"{start}/{name}"])
+    expected = str(home / name)
+    assert value_of(config, option) == ([expected] if option == "plugins" else expected)
+
+
+def test_home_is_expanded_in_files_of_options_and_their_names(home):
+    assert parse(["--config", "~/options.yaml"]).runs == str(home / "from-file")
+
+
+def test_roots_and_files_are_stored_as_absolute_paths(home, monkeypatch):
+    monkeypatch.chdir(home)
+    config = parse(["--data-root", ".", "--labels", "file.csv", "--data.exclude", "auto"])
+    assert (config.data_root, config.data.label_file) == (str(home), str(home / "file.csv"))
+    assert (config.data.exclude, config.runs) == ("auto", "runs")
+    (home / "auto").touch()  # words remain words beside files of the same name
+    (home / "ce").touch()
+    config = parse(["--data.exclude", "auto", "--transition.net", "ce"])
+    assert (config.data.exclude, config.transition.net) == ("auto", "ce")

@@ -285,3 +285,27 @@ def test_suspects_with_non_utf8_names_can_be_printed(monkeypatch, show):
     text = screen.buffer.getvalue().decode("utf-8").replace("\\\\", "\\")
     for part in (r"a/\xe9.png", r"caf\xe9", "[b]x", "0.75", "python -m alr_fast.report runs/x"):
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("held_out", "shown"), [(None, "acc 65.8%  changed"), (0.25, "acc 65.8%  held out acc 25.0%  ")]
+)
+def test_without_test_samples_no_test_accuracy_is_shown(capsys, clock, terminal, held_out, shown):
+    changes = {"test_loss": None, "test_accuracy": None, "validation_accuracy": held_out}
+    (line,) = train_lines(capsys, clock, epochs=1, **changes)[1]
+    assert shown in line and "test" not in line
+    with RunDisplay("json").training("alr", epochs=1, steps=4) as display:
+        display.epoch(record(1, **changes))
+    event = json.loads(capsys.readouterr().out)
+    assert (event["test_accuracy"], event["validation_accuracy"]) == (None, held_out)
+    results = {"alr": method_summary([record(1, **changes)], None)}
+    RunDisplay("quiet").table(results, epochs=1, folder=Path("runs/x"))
+    table = capsys.readouterr().out
+    assert "no test samples" in table and "test acc" not in table and "best" not in table
+    assert ("held out" in table) == ("not measured" not in table) == (held_out is not None)
+    out = terminal(120)
+    with RunDisplay().training("alr", epochs=2, steps=4) as display:
+        display.epoch(record(1, **changes))
+        display._progress.refresh()
+    assert ("held out 25.0%" in out.getvalue()) == (held_out is not None)
+    assert "test" not in out.getvalue()

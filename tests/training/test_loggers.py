@@ -1,6 +1,7 @@
 import csv
 import importlib.util
 import os
+import resource
 import subprocess
 import sys
 from dataclasses import fields
@@ -64,18 +65,25 @@ def test_csv_of_a_resumed_run_starts_with_its_completed_epochs(tmp_path):
 
 
 def test_csv_on_a_full_disk(tmp_path):
-    message = rf"{tmp_path}/metrics\.csv: No space left on device; free some space and"
-    (tmp_path / "metrics.csv").write_text("old")
-    (tmp_path / ".metrics.csv.tmp").symlink_to("/dev/full")  # the kernel fails every write
-    with pytest.raises(UserError, match=message):
-        CsvLogger(tmp_path, [record(1)])
-    assert (tmp_path / "metrics.csv").read_text() == "old"
-    logger = CsvLogger(tmp_path, [])
-    (tmp_path / "metrics.csv").unlink()
-    (tmp_path / "metrics.csv").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=message):
-        logger.epoch(record(1), {})
+    path = tmp_path / "metrics.csv"
+    path.write_text("old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A limit on the size of files: the kernel itself fails the write.
+    message = rf"{path}: File too large; raise the limit on the size of files \(ulimit -f\) and"
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        with pytest.raises(UserError, match=message):
+            CsvLogger(tmp_path, [record(1)])
+        assert path.read_text() == "old"
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        logger = CsvLogger(tmp_path, [])
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size, limits[1]))
+        with pytest.raises(UserError, match=message):
+            logger.epoch(record(1), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     logger.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
 
 
 def test_tensorboard_events_are_read_back(tmp_path):

@@ -1,7 +1,10 @@
+import json
+import math
+
 import pytest
 import torch
 
-from alr_fast.training.output.records import Histogram, method_summary
+from alr_fast.training.output.records import EpochRecord, Histogram, method_summary
 from helpers.records import record
 
 
@@ -15,6 +18,29 @@ def test_summary_adds_up_the_epochs():
     assert (result["best_epoch"], result["label_accuracy_before"]) == (2, 0.6)
     assert (result["skipped_steps"], result["seconds"]) == (10, 8.0)
     assert result["samples_per_second"] == pytest.approx(250.0)
+
+
+def test_accuracy_that_was_not_measured_is_null():
+    untested = record(1, test_loss=None, test_accuracy=None, validation_accuracy=0.5)
+    result = json.loads(json.dumps(method_summary([untested], None), allow_nan=False))
+    names = ("test_accuracy_last", "test_accuracy_best", "best_epoch")
+    assert [result[name] for name in names] == [None] * 3
+    assert result["validation_accuracy_last"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "again"),
+    [(None, None, None), (math.inf, 0.1, math.nan), (math.nan, 0.1, math.nan), (0.5, 0.1, 0.5)],
+)
+def test_records_survive_json(loss, accuracy, again):
+    saved = json.dumps(record(1, test_loss=loss, test_accuracy=accuracy).to_json(), allow_nan=False)
+    loaded = EpochRecord.from_json(json.loads(saved))
+    assert loaded.test_accuracy == accuracy
+    assert (
+        loaded.test_loss == pytest.approx(again, nan_ok=True)
+        if again is not None
+        else (loaded.test_loss is None)
+    )
 
 
 def test_probabilities_are_counted():

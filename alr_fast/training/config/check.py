@@ -4,13 +4,25 @@
 """
 
 import os
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from alr_fast.data.label_table import is_label_table
 from alr_fast.errors import UserError
-from alr_fast.training.config.schema import ESTIMATES, WEIGHTS, Config, TransitionConfig, words
-from alr_fast.training.methods import METHODS, checked_options, options_of
+from alr_fast.training.config.ranges import NamesPath, expanded_path, marks_of
+from alr_fast.training.config.schema import (
+    ESTIMATES,
+    WEIGHTS,
+    Config,
+    TransitionConfig,
+    flat,
+    words,
+)
+from alr_fast.training.methods import METHODS, checked_options, options_of, path_options
+
+WORDS = ("auto", "none", "known", *ESTIMATES)  # values of options that also take paths
 
 
 def with_default_options(config: Config) -> Config:
@@ -24,7 +36,9 @@ def resolve(config: Config) -> Config:
 
     Returns:
         A configuration with ``methods``, ``plugins`` and ``log.to`` as lists, with values for
-        ``noise.seed`` and the length of each method's warm-up, and with paths without links.
+        ``noise.seed`` and the length of each method's warm-up (and in ``asked`` what was asked for
+        there), and with absolute paths to the files
+        and folders that it reads, so that it means the same anywhere.
 
     Raises:
         UserError: A value cannot work; the message names it and how to fix it.
@@ -37,40 +51,67 @@ def resolve(config: Config) -> Config:
     if not methods or len(set(methods)) < len(methods):
         raise UserError(f"--methods {config.methods}: name one or more methods, each once")
     options = with_default_options(config).options
+    asked = {"noise.rate": noise.rate, "noise.seed": noise.seed}
     for position, name in enumerate(methods):
+        asked |= {f"{name}.{key}": value for key, value in asdict(options[name]).items()}
+        options[name] = _with_paths(options[name], path_options(name))
         options[name] = checked_options(name, options[name], epochs=config.optim.epochs)
         needs, earlier = METHODS[name].needs, methods[:position]
         if "teacher" in needs:
             teacher = options[name].teacher
             _check_model(f"{name}.teacher", teacher, earlier, tables=True)
-            options[name] = replace(options[name], teacher=_without_links(teacher))
         if "transition" in needs:
             _check_transition(transition, earlier)
     rate = 0.0 if noise.kind in ("none", "matrix") else noise.rate
     seed = config.seed if noise.seed is None else noise.seed
-    label_file = data.label_file and _without_links(data.label_file)
-    net, source = _without_links(transition.net), _without_links(transition.source)
-    return replace(
+    resolved = replace(
         config,
         methods=methods,
-        plugins=words(config.plugins),
-        data=replace(data, label_file=label_file, exclude=_without_links(data.exclude)),
-        transition=replace(transition, net=net, source=source),
+        data_root=lasting_path(config.data_root, links=True),
+        data=_with_paths(data),
+        transition=_with_paths(transition),
         log=replace(config.log, to=words(config.log.to)),
-        noise=replace(noise, rate=rate, seed=seed),
+        noise=replace(_with_paths(noise), rate=rate, seed=seed),
         options=options,
     )
+    values = flat(resolved.as_dict())
+    paths = path_names(resolved)
+    changed = {name for name, value in asked.items() if value != values[name]} - set(paths)
+    return replace(resolved, asked={name: asked[name] for name in sorted(changed)})
 
 
-def _without_links(path: str) -> str:
-    """The real path of a file that is reached through a link, else the path as it is.
+def _with_paths(options: Any, names: Iterable[str] | None = None) -> Any:
+    """The same dataclass with `lasting_path` of the options ``names``; of those marked without."""
+    names = _paths_of(type(options)) if names is None else names
+    paths = {name: lasting_path(expanded_path(getattr(options, name))) for name in names}
+    return replace(options, **paths)
 
-    The link runs/latest points to another folder once the run that uses the file has finished.
+
+def _paths_of(config: type) -> list[str]:
+    """The fields of a dataclass that name paths."""
+    marked = marks_of(config).items()
+    return [name for name, marks in marked if any(isinstance(mark, NamesPath) for mark in marks)]
+
+
+def path_names(config: Config) -> list[str]:
+    """The full names of the options that name paths, except those of which several are named."""
+    names = [f"{name}.{option}" for name in METHODS for option in path_options(name)]
+    for field in fields(config):
+        if is_dataclass(group := getattr(config, field.name)):
+            names += [f"{field.name}.{option}" for option in _paths_of(type(group))]
+    return names + [name for name in _paths_of(Config) if name != "plugins"]
+
+
+def lasting_path(path: str | None, *, links: bool = False) -> str | None:
+    """The absolute path of a file or folder that exists; another text as it is.
+
+    Without ``links``, that of the file that a link points to: the link runs/latest points to
+    another folder once the run that uses the file has finished.
     """
-    if not os.path.isfile(path):
+    if path is None or path in WORDS or path in METHODS or not os.path.exists(path):
         return path
-    real = os.path.realpath(path)
-    return path if real == os.path.abspath(path) else real
+    resolve_links = os.path.isfile(path) and not links
+    return os.path.realpath(path) if resolve_links else os.path.abspath(path)
 
 
 def _check_transition(transition: TransitionConfig, earlier: list[str]) -> None:

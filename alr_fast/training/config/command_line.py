@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +16,8 @@ from alr_fast.data.layouts.features import is_file_of_features
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config import schema
 from alr_fast.training.config.check import resolve
+from alr_fast.training.config.ranges import expanded_path
+from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.methods import METHODS, load_plugins, options_of
 from alr_fast.utils.command import CommandParser
 from alr_fast.utils.text import error_text
@@ -29,6 +32,7 @@ _SHORT = {
     "log_every": "log.every",
     "profile": "log.profile",
 }
+_NO_OPTIONS = ("options", "asked")  # fields of the configuration
 DESCRIPTION = """Trains a classifier on noisy labels, once with each method, and compares
 the methods. Without options it runs the recipe digits. Options on the command line override
 --config, which overrides the recipe."""
@@ -45,13 +49,19 @@ def parse(argv: Sequence[str]) -> schema.Config:
         SystemExit: Status 0 after ``--help`` or ``--print_config``.
     """
     given, left = _scan(_spelled_out(argv))
+    given.config = expanded_path(given.config)
     files = [_read_config_file(path) for path in given.config]
     in_files = {name: value for file in files for name, value in file.items()}
+    _check_plugins(given, in_files)
     with naming_options(plugins="plugins"):
-        load_plugins(schema.words(given.plugins or in_files.get("plugins") or ""))
-    root = given.data_root or in_files.get("data_root")
+        plugins = schema.words(given.plugins or in_files.get("plugins") or "")
+        load_plugins(expanded_path(plugins))
+    root = expanded_path(given.data_root or in_files.get("data_root"))
     recipe = str(given.recipe or in_files.get("recipe") or _default_recipe(root))
-    scanned = {"recipe": recipe, "data_root": given.data_root, "plugins": given.plugins}
+    # A single ~ would be null in YAML.
+    given.data_root = expanded_path(given.data_root)
+    scanned = vars(given) | {"recipe": recipe}
+    del scanned["config"]
     left = [
         # Files first: the parser lets the later word win, but an option wins wherever it stands.
         *(f"--config={path}" for path in given.config),
@@ -61,7 +71,8 @@ def parse(argv: Sequence[str]) -> schema.Config:
     parser = _parser(recipe)
     _check_names(parser, left, files)
     parsed = parser.instantiate(parser.parse_args(left))
-    values = {f.name: getattr(parsed, f.name) for f in fields(schema.Config) if f.name != "options"}
+    names = [f.name for f in fields(schema.Config) if f.name not in _NO_OPTIONS]
+    values = {name: getattr(parsed, name) for name in names}
     options = {name: getattr(parsed, name) for name in METHODS}
     config = schema.Config(**values, options=options)
     asked = any(word.partition("=")[0] == "--noise.rate" for word in left)
@@ -71,6 +82,23 @@ def parse(argv: Sequence[str]) -> schema.Config:
             "add --noise.kind symmetric"
         )
     return resolve(config)
+
+
+def _check_plugins(given: argparse.Namespace, in_files: dict[str, Any]) -> None:
+    """Checks that the plugins of a resumed run, which are programs, are named by the user.
+
+    A run and its config.yaml may come from somebody else.
+    """
+    plugins = in_files.get("plugins") or ""
+    if not isinstance(plugins, str | list) or not all(isinstance(name, str) for name in plugins):
+        raise UserError("--config: plugins must be names of files or modules")
+    resume = given.resume or in_files.get("resume") or "none"
+    if resume != "none" and given.plugins is None and schema.words(plugins):
+        names = ",".join(schema.words(plugins))
+        raise UserError(
+            f"--resume {resume}: --config names plugins, which are programs that would run; name "
+            f"them yourself if you trust them: --plugins {shlex.quote(names)}"
+        )
 
 
 def _default_recipe(root: str | None) -> str:
@@ -147,7 +175,7 @@ def _parser(recipe: str) -> jsonargparse.ArgumentParser:
         f"features. Without --recipe it selects the recipe {schema.FOLDER_RECIPE}, of features the "
         f"recipe {schema.FEATURES_RECIPE}.",
     )
-    parser.add_class_arguments(schema.Config, skip={"recipe", "data_root", "options"})
+    parser.add_class_arguments(schema.Config, skip={"recipe", "data_root", *_NO_OPTIONS})
     for name in METHODS:
         parser.add_class_arguments(options_of(name), name)
     parser.set_defaults(schema.flat(yaml.safe_load(schema.recipe_text(recipe))))
@@ -183,19 +211,12 @@ def _scan(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     scan.add_argument("--config", action="append", default=[])
     scan.add_argument("--data_root")
     scan.add_argument("--plugins")
+    scan.add_argument("--resume")
     return scan.parse_known_args(argv)
 
 
 def _read_config_file(path: str) -> dict[str, Any]:
     try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
-    except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path}: not valid YAML: {error_text(error)}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UserError(f"--config {path}: must contain options as 'name: value' lines")
-    return content
+        return read_options(Path(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config {path}: {error_text(error)}") from error

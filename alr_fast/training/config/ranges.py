@@ -1,10 +1,11 @@
-"""Types of numbers with bounds, for the fields of a configuration, and their check."""
+"""Types of the fields of a configuration: numbers with bounds, and paths."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
+from alr_fast.data.paths import expanded
 from alr_fast.errors import UserError
 
 
@@ -32,11 +33,20 @@ Magnitude = Annotated[int, Bounds("must lie between 0 and 30", lambda x: 0 <= x 
 Percentile = Annotated[float, Bounds("must lie between 0 and 100", lambda x: 0 <= x <= 100)]
 
 
+class NamesPath:
+    """Marks the type of an option that names a file or folder, or may name one."""
+
+
+# A text that does not begin with ~ and contains no $, such as auto, stays as it is.
+PathText = Annotated[str, NamesPath()]
+
+
 @dataclass
 class Bounded:
     """Base of a dataclass that checks each field whose type has `Bounds`; None is always accepted.
 
-    The name of the class contains the group of its options: OptimConfig has --optim.NAME.
+    In fields that name paths, ``~`` and variables are expanded. The name of the class contains the
+    group of its options: OptimConfig has --optim.NAME.
 
     Raises:
         UserError: A value is out of bounds.
@@ -44,10 +54,32 @@ class Bounded:
 
     def __post_init__(self) -> None:
         group = type(self).__name__.removesuffix("Config").lower()
-        for name, hint in get_type_hints(type(self), include_extras=True).items():
+        for name, marks in marks_of(type(self)).items():
             value = getattr(self, name)
-            for part in (hint, *get_args(hint)):  # the parts of "PositiveInt | None"
-                for bounds in getattr(part, "__metadata__", ()):
-                    if value is not None and not bounds.accepts(value):
-                        option = f"{group}.{name}" if group else name
-                        raise UserError(f"--{option} {value}: {bounds.requirement}")
+            for mark in marks:
+                if isinstance(mark, NamesPath):
+                    setattr(self, name, expanded_path(value))
+                elif value is not None and not mark.accepts(value):
+                    option = f"{group}.{name}" if group else name
+                    raise UserError(f"--{option} {value}: {mark.requirement}")
+
+
+def marks_of(config: type) -> dict[str, list[Any]]:
+    """The `Bounds` and `NamesPath` of each field of a dataclass."""
+    hints = get_type_hints(config, include_extras=True).items()
+    # The marks of the type itself, and of the parts of "PositiveInt | None".
+    return {
+        name: [
+            mark for part in (hint, *get_args(hint)) for mark in getattr(part, "__metadata__", ())
+        ]
+        for name, hint in hints
+    }
+
+
+def expanded_path(value: Any) -> Any:
+    """A path, or each path of a list, with ``~`` and variables expanded."""
+    if isinstance(value, list):
+        return [expanded_path(path) for path in value]
+    if not isinstance(value, str) or not set(value) & set("~$"):
+        return value
+    return str(expanded(value))

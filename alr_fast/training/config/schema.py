@@ -11,7 +11,7 @@ The options of a method are the arguments of its loss (`alr_fast.training.method
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from alr_fast.training.config.ranges import (
     Magnitude,
     NonNegativeFloat,
     NonNegativeInt,
+    PathText,
     Percentile,
     PositiveFloat,
     PositiveFraction,
@@ -50,19 +51,26 @@ class DataConfig(Bounded):
 
     name: DatasetName = "digits"
     """Data set: digits (part of scikit-learn), a download as it is, folder
-    (root/{train,test|val}/<class>/*), table (a CSV or Parquet list), packed (written by python
-    -m alr_fast.data pack), or features (an .npz file with arrays X and y, or a Parquet file with a
-    column of vectors); auto detects the layout of data_root."""
+    (<class>/* in root, or in root/train and root/test), table (a list of images and labels),
+    packed (written by python -m alr_fast.data pack), huggingface (Parquet files with images, or a
+    folder of save_to_disk), webdataset (tar files), idx (MNIST and the like), or features (an .npz
+    file with arrays X and y, or a Parquet file with a column of vectors); auto detects the layout
+    of data_root."""
     column: str | None = None
     """Of a file of features, the array or column that contains them; null for X, features,
     embeddings or embedding, or the only column of vectors."""
+    columns: str | None = None
+    """Of a list or a Parquet file with images, the names of its columns: path=NAME,label=NAME, also
+    clean_label and split; null to recognise them."""
+    images: str | None = None
+    """Of a list, the folder of its images; null to look for it."""
     train_split: str = "train"
     """Split to train on; clothing1m also has clean_train, webvision also has google and flickr."""
     test_split: str = "test"
     """Split to test on."""
-    ilsvrc12: str | None = None
+    ilsvrc12: PathText | None = None
     """Folder with the validation images of ILSVRC12, a second test set for webvision."""
-    label_file: str | None = None
+    label_file: PathText | None = None
     """Labels to train on instead of the given ones: an .npz file of python -m alr_fast.noise, the
     human labels of CIFAR-N (CIFAR-10_human.pt), or a .parquet or .csv table of python -m
     alr_fast.export or of marks in a report. Short form: --labels."""
@@ -73,7 +81,7 @@ class DataConfig(Bounded):
     loader: Literal["auto", "memory", "dali", "torch"] = "auto"
     """Data loader: memory (all images decoded once, on the training device), dali (NVIDIA DALI) or
     torch (torchvision in worker processes); auto takes the first of them that can be used."""
-    exclude: str = "auto"
+    exclude: PathText = "auto"
     """Samples to leave out: a CSV list of python -m alr_fast.data verify, or a table of python -m
     alr_fast.export or of marks in a report; auto takes the list that verify wrote for this data
     set, none uses no list."""
@@ -154,7 +162,7 @@ class NoiseConfig(Bounded):
     """Requested rate, 0 to 1; the share of labels that actually changed is reported."""
     seed: NonNegativeInt | None = None
     """Seed of the noise; null takes the seed of the run."""
-    matrix: str | None = None
+    matrix: PathText | None = None
     """File with the transition matrix, K rows of K probabilities, .npy or .csv."""
 
     def __post_init__(self) -> None:
@@ -238,11 +246,11 @@ class OptimConfig(Bounded):
 class TransitionConfig(Bounded):
     """The transition matrix of the label noise, for backward_correction and forward_correction."""
 
-    source: str = "known"
+    source: PathText = "known"
     """known (counted, if noise was injected or true labels are known), anchor or confident
     (estimated from the predictions of a trained model, see alr_fast.noise.transition), or a file
     with K rows of K probabilities, .npy or .csv."""
-    net: str = "ce"
+    net: PathText = "ce"
     """The trained model: a method that this run trains earlier, or the weights of a finished run,
     RUN/METHOD.safetensors. It should not have memorised its wrong labels: train it for few
     epochs."""
@@ -251,7 +259,7 @@ class TransitionConfig(Bounded):
 
 
 @dataclass
-class BankConfig:
+class BankConfig(Bounded):
     """The label bank, one row of class probabilities for each training sample."""
 
     dtype: FloatName = "float32"
@@ -260,7 +268,7 @@ class BankConfig:
     """device (on the device of the model), pinned (host memory that the GPU reads and writes), file
     (memory-mapped, for training on CPUs with a bank larger than the memory); auto chooses by
     size."""
-    folder: str | None = None
+    folder: PathText | None = None
     """Folder for the working file of the placement file, on a fast local disk with room for the
     bank; null for the folder of the run. The file is unlinked and disappears with the process;
     checkpoints contain the bank."""
@@ -312,7 +320,7 @@ class Config(Bounded):
 
     recipe: str = DEFAULT_RECIPE
     """Shipped recipe that the other options start from."""
-    data_root: str | None = None
+    data_root: PathText | None = None
     """Folder with the data as it was downloaded, a CSV or Parquet list, or a file of features.
     Without --recipe it selects the recipe folder, of features the recipe features."""
     methods: list[str] | str = "ce,alr"
@@ -320,7 +328,7 @@ class Config(Bounded):
     on the given labels), label_smoothing, smearing, backward_correction, forward_correction,
     distillation, selc, alr (Adaptive Label Refinement), sat, elr, and those of plugins. Written
     ce,alr or [ce, alr]."""
-    plugins: list[str] | str = ""
+    plugins: list[PathText] | PathText = ""
     """Modules, or .py files, that add methods: see docs/adding-a-method.md."""
     seed: NonNegativeInt = 0
     """Seed of the weights, the batch order, the augmentation and the noise."""
@@ -328,9 +336,9 @@ class Config(Bounded):
     """Training device: auto (CUDA if available), cpu, cuda, cuda:1, ..."""
     precision: FloatName = "float32"
     """float32, or the type that autocast computes the model in (float16 with a gradient scaler)."""
-    runs: str = "runs"
+    runs: PathText = "runs"
     """Parent folder of the run folders; its link "latest" points to the run finished last."""
-    resume: str = "none"
+    resume: PathText = "none"
     """none (a new run), auto (resume the newest unfinished run of this configuration, or start a
     new one), or the folder of a run or of one of its checkpoints."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -353,8 +361,12 @@ class Config(Bounded):
     """For each method its options, the arguments of its loss; on the command line and in files
     these are groups named after the methods. `alr_fast.training.config.check.with_default_options`
     adds those of methods that are missing."""
+    asked: dict[str, Any] = field(default_factory=dict)
+    """What was asked for, by full name, where another value follows from it: null for the length of
+    a warm-up, for example."""
 
     def __post_init__(self) -> None:
+        self.plugins = words(self.plugins)  # each of them may be a path
         super().__post_init__()
         data, model = self.data, self.model
         if data.name != "digits" and not self.data_root:
@@ -380,13 +392,39 @@ class Config(Bounded):
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain dictionaries and lists, as written to ``config.yaml``.
+        """Plain dictionaries and lists, with the values that the run uses.
 
         Contains only the options of the methods that are trained.
         """
         plain = asdict(self)
         options = plain.pop("options")
+        del plain["asked"]
         return plain | {name: options[name] for name in words(self.methods) if name in options}
+
+    def as_asked(self) -> dict[str, Any]:
+        """`as_dict` with the values that were asked for, as written to ``config.yaml``."""
+        return overlaid(self.as_dict(), self.asked)
+
+    def resolved(self) -> dict[str, Any]:
+        """The values that follow from others, where `as_asked` has what was asked for, by full
+        name."""
+        values = flat(self.as_dict())
+        return {name: values[name] for name in self.asked}
+
+    def with_value(self, name: str, value: Any) -> Config:
+        """The same configuration with a value that follows from others.
+
+        Args:
+            name: Full name of the option, in a group.
+            value: Its value.
+        """
+        group, option = name.split(".")
+        own = self.options[group] if group in self.options else getattr(self, group)
+        asked = self.asked | {name: self.asked.get(name, getattr(own, option))}
+        changed = replace(own, **{option: value})
+        if group in self.options:
+            return replace(self, options={**self.options, group: changed}, asked=asked)
+        return replace(self, asked=asked, **{group: changed})
 
 
 def soft_labels(config: Config) -> str | None:
@@ -415,6 +453,15 @@ def words(value: list[str] | str) -> list[str]:
     """The words of a list, or of a text with commas between them."""
     words = value.split(",") if isinstance(value, str) else value
     return [word.strip() for word in words if word.strip()]
+
+
+def overlaid(options: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Nested options with other values, which have full names."""
+    result = {key: dict(v) if isinstance(v, dict) else v for key, v in options.items()}
+    for name, value in values.items():
+        group, _, option = name.rpartition(".")
+        (result.setdefault(group, {}) if group else result)[option] = value
+    return result
 
 
 def flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -120,7 +120,7 @@ class TrainingDisplay:
     def epoch(self, record: EpochRecord) -> None:
         """Shows the figures of a finished epoch."""
         live = _live(record.train_loss, record.train_accuracy, record.samples_per_second)
-        test = f"test {percent(record.test_accuracy)}"
+        test = " ".join(_measured(record))
         done = record.epoch * self._steps
         left = self._advance(done, epoch=record.epoch, live=live, test=test)
         if self._console.json:
@@ -141,7 +141,7 @@ class TrainingDisplay:
         parts = [
             f"{self._method:>5}  epoch {record.epoch:>{width}}/{self._epochs}",
             f"loss {record.train_loss:6.4f}  acc {percent(record.train_accuracy):>5}",
-            f"test acc {percent(record.test_accuracy):>5}",
+            *_measured(record, " acc"),
             f"changed {percent(record.labels_changed):>5}",
         ]
         if record.label_accuracy is not None:
@@ -195,9 +195,17 @@ class RunDisplay(Console):
         }
         if self.terminal.width < WIDTH:
             del columns["changed"], columns["samples/s"]
-        if all(result["validation_accuracy_last"] is None for result in methods.values()):
+        tested, held_out = (
+            any(result[f"{name}_accuracy_last"] is not None for result in methods.values())
+            for name in ("test", "validation")
+        )
+        remark = "the best one is shown, never selected"
+        if not tested:
+            del columns["test acc"], columns["best (epoch)"]
+            remark = "no test samples" + ("" if held_out else ": accuracy is not measured")
+        if not held_out:
             del columns["held out"]
-        title = f"Last of {epochs} epochs (the best one is shown, never selected)"
+        title = f"Last of {epochs} epochs ({remark})"
         table = Table("method", title=title)
         for column in columns:
             table.add_column(column, justify="right", no_wrap=True)
@@ -263,6 +271,15 @@ class RunDisplay(Console):
 
 def _live(loss: float, accuracy: float, samples_per_second: float) -> str:
     return f"loss {loss:.3f} acc {percent(accuracy)} {rate(samples_per_second)} samples/s"
+
+
+def _measured(record: EpochRecord, suffix: str = "") -> list[str]:
+    """The accuracy on the test samples, else on those held out, else nothing."""
+    if record.test_accuracy is not None:
+        return [f"test{suffix} {percent(record.test_accuracy):>5}"]
+    if record.validation_accuracy is not None:
+        return [f"held out{suffix} {percent(record.validation_accuracy):>5}"]
+    return []
 
 
 def _left(seconds: float | None) -> str:

@@ -1,7 +1,7 @@
 """Figures of an epoch and of a method: records, summary, plot, histograms."""
 
-import math
 from dataclasses import asdict, dataclass
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,17 @@ from alr_fast.training.run_data import RunData, label_accuracy
 from alr_fast.utils.files import replacing
 from alr_fast.utils.machine import environment
 
+# Panels of metrics.png, title and column: the first one that was measured is drawn.
+_ACCURACIES = (
+    ("test accuracy", "test_accuracy"),
+    ("accuracy on held-out samples", "validation_accuracy"),
+    ("accuracy in training, on given labels", "train_accuracy"),
+)
+_LABEL_STATES = (
+    ("share of right training labels", "label_accuracy"),
+    ("share of changed training labels", "labels_changed"),
+)
+
 
 @dataclass(frozen=True)
 class EpochRecord:
@@ -27,8 +38,8 @@ class EpochRecord:
         learning_rate: Learning rate of the next step.
         train_loss: Mean training loss.
         train_accuracy: Share of training samples predicted as their given label.
-        test_loss: Mean cross entropy on the test set.
-        test_accuracy: Share of test samples predicted correctly.
+        test_loss: Mean cross entropy on the test set, None without one.
+        test_accuracy: Share of test samples predicted correctly, None without any.
         second_test_accuracy: The same for the second test set, None without one.
         label_accuracy: Share of current training labels that are correct, None if unknown.
         labels_changed: Share of current training labels that differ from the given ones.
@@ -53,8 +64,8 @@ class EpochRecord:
     learning_rate: float
     train_loss: float
     train_accuracy: float
-    test_loss: float
-    test_accuracy: float
+    test_loss: float | None
+    test_accuracy: float | None
     second_test_accuracy: float | None
     label_accuracy: float | None
     labels_changed: float
@@ -70,31 +81,34 @@ class EpochRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as JSON values: null for a test loss that is NaN or infinite."""
-        test_loss = self.test_loss if math.isfinite(self.test_loss) else None
-        return {**asdict(self), "test_loss": test_loss}
+        loss = self.test_loss
+        return {**asdict(self), "test_loss": None if loss is None or not isfinite(loss) else loss}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "EpochRecord":
         """Inverse of `to_json`, except that the test loss becomes NaN in place of infinity."""
         test_loss = values["test_loss"]
-        return cls(**{**values, "test_loss": math.nan if test_loss is None else test_loss})
+        if test_loss is None and values["test_accuracy"] is not None:
+            test_loss = nan
+        return cls(**{**values, "test_loss": test_loss})
 
 
 def method_summary(
     history: list[EpochRecord], label_accuracy_before: float | None
 ) -> dict[str, Any]:
-    """Returns the entry of one method in ``summary.json``.
+    """Returns the entry of one method in ``summary.json``; null for what was not measured.
 
     Args:
         history: Its epochs, in order; the last one is the result.
         label_accuracy_before: Share of the given labels that are correct, None if unknown.
     """
     last = history[-1]
-    best = max(history, key=lambda record: record.test_accuracy)  # shown, never selected
+    tested = {r.epoch: r.test_accuracy for r in history if r.test_accuracy is not None}
+    best = max(tested, key=lambda epoch: tested[epoch], default=None)  # shown, never selected
     return {
         "test_accuracy_last": last.test_accuracy,
-        "test_accuracy_best": best.test_accuracy,
-        "best_epoch": best.epoch,
+        "test_accuracy_best": None if best is None else tested[best],
+        "best_epoch": best,
         "validation_accuracy_last": last.validation_accuracy,
         "label_accuracy_before": label_accuracy_before,
         "label_accuracy_after": last.label_accuracy,
@@ -150,7 +164,7 @@ def run_summary(
             "name": data.dataset.layout.name,
             "root": config.data_root,
             "train_samples": len(data.train),
-            "test_samples": len(data.test),
+            "test_samples": 0 if data.test is None else len(data.test),
             "validation_samples": 0 if data.validation is None else len(data.validation),
             "loader": loaders.choice.name,
             "excluded_samples": len(data.excluded),
@@ -165,14 +179,15 @@ def run_summary(
 
 
 def plot_records(records: list[EpochRecord], path: Path) -> None:
-    """Draws test accuracy and the state of the training labels over the epochs as a PNG."""
+    """Draws accuracy and the state of the training labels over the epochs as a PNG.
+
+    The accuracy is that on the test samples, else on those held out for validation, else on the
+    training samples with their given labels.
+    """
     from matplotlib.figure import Figure  # pyplot would need a display and keep state
 
-    state = ("share of right training labels", "label_accuracy")
-    if all(record.label_accuracy is None for record in records):
-        state = ("share of changed training labels", "labels_changed")
     figure = Figure(figsize=(10, 4), layout="constrained")
-    panels = (("test accuracy", "test_accuracy"), state)
+    panels = (_first_measured(records, _ACCURACIES), _first_measured(records, _LABEL_STATES))
     for axes, (title, column) in zip(figure.subplots(1, 2), panels, strict=True):
         for method in dict.fromkeys(record.method for record in records):
             own = [record for record in records if record.method == method]
@@ -182,6 +197,17 @@ def plot_records(records: list[EpochRecord], path: Path) -> None:
         axes.legend()
     with replacing(path) as fresh:
         figure.savefig(fresh, dpi=120, format="png")
+
+
+def _first_measured(
+    records: list[EpochRecord], panels: tuple[tuple[str, str], ...]
+) -> tuple[str, str]:
+    """Title and column of the first panel with a value in every epoch; the last one always has."""
+    return next(
+        (title, column)
+        for title, column in panels
+        if all(getattr(record, column) is not None for record in records)
+    )
 
 
 @dataclass(frozen=True)

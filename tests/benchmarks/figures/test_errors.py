@@ -65,6 +65,11 @@ BAD_RUNS = {
         r"summary\.json.*test_accuracy_last.*train",
         "any",
     ),
+    "no test samples": (
+        change_summary(lambda s: s["methods"]["alr"].update(test_accuracy_last=None)),
+        r"no test samples, which this figure needs; pass a run",
+        "tested",
+    ),
     "no metrics": (remove("metrics.csv"), r"No such file.*csv among --log\.to", "metrics"),
     "metrics without lines": (
         lambda run: (run / "metrics.csv").write_text(
@@ -104,7 +109,11 @@ BAD_RUNS = {
         "tsne",
     ),
 }  # fmt: skip
-OF = {"any": ("memorisation", "shares", "tsne"), "metrics": ("memorisation", "shares")}
+OF = {
+    "tested": ("memorisation", "tsne"),
+    "any": ("memorisation", "shares", "tsne"),
+    "metrics": ("memorisation", "shares"),
+}
 
 
 @pytest.mark.parametrize(

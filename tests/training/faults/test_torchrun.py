@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -25,7 +26,8 @@ from helpers.faults import (
     saved_tensors,
     slow,
 )
-from helpers.training_process import outcome, run_folder
+from helpers.features import write_digits
+from helpers.training_process import metrics, outcome, run_folder
 
 pytestmark = pytest.mark.faults
 
@@ -85,6 +87,18 @@ def test_another_number_of_processes_restores_the_row_of_each_sample(
     assert torch.equal(saved["rows"].argmax(1), saved["given_labels"])
     assert (saved["rows"].max(1).values < 1).all()
     assert torch.equal(given[saved["ids"]], saved["given_labels"])
+
+
+def test_no_process_evaluates_without_test_samples(start, runs, tmp_path):
+    file = write_digits(tmp_path / "set.npz", samples=200, split=np.full(200, "train"))
+    options = ["--data-root", file, "--methods", "alr", "--optim.epochs", "3"]
+    stop = {"signal_after": {"number": TERM, "steps": 3}}
+    assert start(*options, "--log.every", "1", processes=2, faults=stop).wait() == 1
+    training = start(*options, "--resume", "auto", processes=2)
+    assert training.wait() == 0, training.output
+    # Each run says so once, and the table of the finished one.
+    assert training.output.count("no test samples: accuracy is not measured") == 3
+    assert [row["test_accuracy"] for row in metrics(runs)] == ["", "", ""]
 
 
 def given_labels(limit):

@@ -1,0 +1,149 @@
+"""The samples of a run: what there is to train on and to test with, and what is said about it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from alr_fast.data import datasets
+from alr_fast.data.__main__ import main as data_main
+from alr_fast.data.datasets import LAYOUTS
+from alr_fast.data.layouts.base import Listing, NoSplit
+from alr_fast.errors import UserError
+from alr_fast.noise.__main__ import main as noise_main
+from alr_fast.training.config.schema import DataConfig
+from alr_fast.training.run_data import hold_out, leave_out, load_data
+from helpers.image_folder import write_folder
+from helpers.layouts import write_lines
+
+UNTESTED = (
+    "no test samples: accuracy is not measured (--data.validation 0.1 holds some of the training "
+    "samples out); {}: no row has split test or val"
+)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALR_FAST_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A list of 12 training samples, without a column ``split``."""
+    path = tmp_path / "list.csv"
+    write_lines(path, ["path,label", *(f"{k}.png,{k % 3}" for k in range(12))])
+    return path
+
+
+def loaded(root, **options):
+    """The data, and what was said about it."""
+    lines = []
+    config = DataConfig(name=options.pop("name", "auto"), **options)
+    return load_data(config, str(root), log=lines.append), lines
+
+
+def test_a_data_set_may_lack_test_samples(table):
+    data, lines = loaded(table)
+    assert (len(data.train), data.tests, data.test) == (12, (), None)
+    assert lines == [f"table: table {table}", UNTESTED.format(table)]
+
+
+def test_held_out_samples_take_their_place(table):
+    data, lines = loaded(table, validation=0.25)
+    assert "accuracy is that on the 25.0% of the training samples that are held out" in lines[1]
+    data = hold_out(leave_out(data), 0.25, seed=0)
+    assert (len(data.train), len(data.validation), data.tests) == (9, 3, ())
+
+
+def test_a_split_that_was_asked_for_must_be_there(tmp_path, table):
+    root = write_folder(tmp_path / "set", train={"a": 3, "b": 3}, test={"a": 1, "b": 1})
+    assert data_main(["pack", str(root), str(tmp_path / "packed"), "--split", "train"]) == 0
+    data, lines = loaded(tmp_path / "packed")
+    assert data.tests == () and "the split test was not packed" in lines[-1]
+    with pytest.raises(NoSplit, match="the split val was not packed"):
+        loaded(tmp_path / "packed", test_split="val")
+    with pytest.raises(
+        UserError, match=r"^--data.test_limit 5: .*no row has split.*; leave it out"
+    ):
+        loaded(table, test_limit=5)
+
+
+def test_test_samples_may_all_be_left_out(tmp_path):
+    root = write_folder(tmp_path / "set", train={"a": 3, "b": 3}, test={"a": 1, "b": 1})
+    for path in (root / "test").rglob("*.png"):
+        path.write_bytes(b"")
+    assert data_main(["verify", str(root), "--split", "test"]) == 1
+    data, lines = loaded(root)
+    assert data.tests == ()
+    assert lines[-1].endswith("; all 2 of them are left out")
+
+
+def test_an_empty_training_set_is_named(tmp_path):
+    root = write_folder(tmp_path / "set", train={"a": 2, "b": 2}, test={"a": 1, "b": 1})
+    for path in (root / "train").rglob("*.png"):
+        path.write_bytes(b"")
+    assert data_main(["verify", str(root)]) == 1
+    data, lines = loaded(root)
+    with pytest.raises(
+        UserError, match=r"^all 4 training samples are left out.*--data.exclude none"
+    ):
+        leave_out(data)
+    assert any(line.startswith("4 samples are left out, listed in ") for line in lines)
+    assert len(leave_out(loaded(root, exclude="none")[0]).train) == 4
+
+
+@pytest.fixture
+def remarkable(tmp_path, monkeypatch):
+    """A folder whose reader makes remarks, one of them about every split."""
+    root = write_folder(tmp_path / "set", train={"a": 3, "b": 3}, test={"a": 1, "b": 1})
+    layout = LAYOUTS["folder"]
+
+    def read(found, split) -> Listing:
+        listing = layout.read(found, split)
+        return dataclasses.replace(listing, remarks=("3 files were not taken", f"about {split}"))
+
+    monkeypatch.setitem(datasets.LAYOUTS, "folder", dataclasses.replace(layout, read=read))
+    return root
+
+
+def test_remarks_of_a_reader_are_logged_once(remarkable):
+    _, lines = loaded(remarkable)
+    assert lines[1:] == ["3 files were not taken", "about train", "about test"]
+
+
+@pytest.mark.parametrize("command", ["verify", "pack"])
+def test_remarks_are_logged_by_the_commands_for_data(remarkable, tmp_path, capsys, command):
+    words = [command, str(remarkable), *([str(tmp_path / "out")] if command == "pack" else [])]
+    assert data_main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for remark in ("3 files were not taken", "about train", "about test"):
+        assert lines.count(remark) == 1
+    assert noise_main(["--data-root", str(remarkable), "--kind", "pair", "--rate", "0.5",
+                       "--output", str(tmp_path / "noise.npz")]) == 0  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["3 files were not taken", "about train"]
+
+
+def test_a_held_out_part_follows_from_the_seed(table):
+    data, _ = loaded(table)
+    parts = [hold_out(data, 0.25, seed=seed).validation.index.sample_ids for seed in (0, 0, 1)]
+    assert np.array_equal(parts[0], parts[1]) and not np.array_equal(parts[0], parts[2])
+
+
+def test_commands_for_data_expand_home_and_variables(tmp_path, monkeypatch):
+    write_folder(tmp_path / "set", train={"a": 3, "b": 3}, test={"a": 1, "b": 1})
+    write_lines(tmp_path / "none.csv", ["id,path,reason"])
+    write_lines(tmp_path / "matrix.csv", ["0.5,0.5", "0.5,0.5"])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    (tmp_path / "out").mkdir()
+    verify = ["verify", "~/set", "--split", "train", "--output", "$OUT/list.csv"]
+    assert data_main(verify) == 0
+    assert data_main(["pack", "~/set", "$OUT/packed", "--exclude", "~/none.csv"]) == 0
+    noise = ["--kind", "matrix", "--matrix", "~/matrix.csv", "--output", "$OUT/noise.npz"]
+    assert noise_main(["--data-root", "~/set", *noise]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "list.csv",
+        "packed",
+        "noise.npz",
+    }

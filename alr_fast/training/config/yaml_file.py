@@ -5,6 +5,8 @@ from typing import Any
 
 import yaml
 
+from alr_fast.utils.files import open_regular
+
 _LONGEST = 100_000  # bytes; a configuration has some thousand
 _MOST_NODES = 100_000
 
@@ -37,12 +39,8 @@ def read_options(path: Path) -> dict[str, Any]:
         OSError: It cannot be read.
         ValueError: It is no YAML, contains something else than options, or is too large.
     """
-    if path.exists() and not path.is_file():
-        raise OSError("not a file")  # opening a pipe would wait for its writer
-    with path.open("rb") as file:
-        text = file.read(_LONGEST + 1)
-    if len(text) > _LONGEST:
-        raise ValueError(f"more than {_LONGEST:,} bytes")
+    with open_regular(path, _LONGEST) as file:
+        text = file.read()
     try:
         content = yaml.load(text.decode("utf-8"), Loader=_Loader)
     except (yaml.YAMLError, RecursionError, OverflowError, TypeError) as error:

@@ -153,7 +153,7 @@ def read_config(run: Path, *, asked: bool = False) -> dict[str, Any]:
     try:
         return overlaid(options, flat(_read_options(run / RESOLVED)))
     except TypeError:
-        raise UserError(f"{run / RESOLVED}: cannot be read (other groups than {CONFIG})") from None
+        raise UserError(f"{run / CONFIG}: cannot be read (does not fit {RESOLVED})") from None
 
 
 def _read_options(path: Path) -> dict[str, Any]:

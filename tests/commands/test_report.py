@@ -278,7 +278,7 @@ def test_accuracies_that_were_not_measured_are_left_out(run):
     (run / "summary.json").write_text(json.dumps(summary))
     (run / "metrics.csv").write_text("method,epoch,test_accuracy\nalr,1,nan\nalr,2,0.5\nce,1,\n")
     _, data, facts, _ = page_of(run)
-    assert facts["test accuracy, alr"] == "-"
+    assert facts["test accuracy, alr"] == "not measured"
     assert "NaN" not in json.dumps(data["figures"])
 
 

@@ -65,7 +65,8 @@ def resume(server, stopped_table, tmp_path):
         numbers.append(None)
         training = server.start(*given, *argv, log=tmp_path / f"log{len(numbers)}", **options)
         status = training.wait()
-        assert "Traceback" not in training.output
+        if "faults" not in options:  # torchrun itself writes one for a signal
+            assert "Traceback" not in training.output
         return status, training.output.splitlines()
 
     return SimpleNamespace(

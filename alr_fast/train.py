@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.signals import EXIT_STOPPED, Stopped, StopSignals
-from alr_fast.utils.command import exit_status, need
+from alr_fast.utils.command import exit_status, need, show
 
 if TYPE_CHECKING:
     from alr_fast.training.config.schema import Config
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 train(config, world, stop)
             except Stopped as stopped:
                 if world.main:
-                    print(stopped, file=sys.stderr)
+                    show(str(stopped), file=sys.stderr)
                 return EXIT_STOPPED
         return 0
 

@@ -104,7 +104,7 @@ def read_label_studio(
         _fail(path, f"is no JSON ({error}); export the project as JSON or JSON-MIN")
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         _fail(path, "is no list of tasks; export the project as JSON or JSON-MIN")
-    numbers = {printable(name): k for k, name in enumerate(distinct_names(class_names))}
+    numbers = {name: k for k, name in enumerate(distinct_names(class_names))}
     newest: dict[int, tuple[str, int]] = {}
     for task in tasks:
         number = task.get("id", "?")

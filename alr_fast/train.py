@@ -90,6 +90,7 @@ def train(config: "Config", world: "World", stop: StopSignals) -> None:
         Stopped: A signal came, and a checkpoint was written.
     """
     from alr_fast.training.config.schema import words
+    from alr_fast.training.loaders import with_image_size
     from alr_fast.training.loop import set_up, train_method
     from alr_fast.training.output.display import RunDisplay
     from alr_fast.training.output.loggers import check_loggers
@@ -112,10 +113,13 @@ def train(config: "Config", world: "World", stop: StopSignals) -> None:
     if start.finished:
         console.log(f"{start.folder}: has already finished; leave --resume out to train again")
         return
+    if config.data.image_size is None and start.image_size is not None:
+        config = config.with_value("data.image_size", start.image_size)
     data, noise = prepare_data(config, world, log=console.log, track=console.track)
     world.on_all_ranks(lambda: check_data(config, start, data.train.index))
     loaders = world.on_all_ranks(lambda: set_up(config, data, world, console))
     loaders.share_broken(world)
+    config = with_image_size(config, loaders.train)
     console.log(describe(config, data, noise, world))
     with Run(config, world, loaders, console, stop, start) as run:
         for method in config.methods:

@@ -20,7 +20,7 @@ from alr_fast.data.examine import KINDS
 from alr_fast.data.images import FeatureRows
 from alr_fast.data.layouts import features, packed
 from alr_fast.data.pack import Packer
-from alr_fast.data.paths import expanded
+from alr_fast.data.paths import path_option, text_option
 from alr_fast.data.verify import KnownFiles, VerifyReport, verify_split
 from alr_fast.errors import UserError, naming_options
 from alr_fast.utils.command import CommandParser, exit_status
@@ -248,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _common(verify)
     verify.add_argument(
-        "--output", type=expanded, metavar="FILE", help="list to write, instead of the default"
+        "--output", type=path_option, metavar="FILE", help="list to write, instead of the default"
     )
     verify.add_argument(
         "--again", action="store_true", help="also read unchanged files that were fine"
@@ -264,14 +264,14 @@ def _parser() -> argparse.ArgumentParser:
         "call. Run verify first: the files that it lists are left out.",
     )
     _common(pack)
-    pack.add_argument("out", type=expanded, metavar="OUT", help="folder for the shards")
+    pack.add_argument("out", type=path_option, metavar="OUT", help="folder for the shards")
     pack.add_argument(
         "--shard-mb", type=int, default=256, metavar="MB", help="size of a shard in MiB (256)"
     )
     pack.add_argument(
         "--exclude",
         default="auto",
-        type=lambda text: str(expanded(text)),
+        type=text_option,
         metavar="LIST",
         help="CSV list of samples to leave out; auto: the list that verify wrote; none (auto)",
     )
@@ -281,7 +281,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "root", type=expanded, metavar="ROOT", help="folder or file of the data set"
+        "root", type=path_option, metavar="ROOT", help="folder or file of the data set"
     )
     parser.add_argument(
         "--data", default="auto", metavar="NAME", help="data set; auto detects it (auto)"
@@ -289,7 +289,9 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--columns", metavar="PATH=..,LABEL=..", help="of a list, the names of its columns"
     )
-    parser.add_argument("--images", metavar="DIR", help="of a list, the folder of its images")
+    parser.add_argument(
+        "--images", type=path_option, metavar="DIR", help="of a list, the folder of its images"
+    )
     parser.add_argument("--split", nargs="+", default=[], metavar="NAME", help="splits (all)")
     parser.add_argument("--workers", type=int, metavar="N", help="threads that read (one per core)")
 

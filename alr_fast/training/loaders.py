@@ -13,7 +13,7 @@ from alr_fast.data.loaders.base import Loader
 from alr_fast.data.loaders.choose import LoaderChoice, choose_loader, make_loader
 from alr_fast.data.loaders.memory import Decoded, decode_all
 from alr_fast.data.sampler import Sampler, SequentialSampler, ShuffledSampler
-from alr_fast.data.sizes import typical_size
+from alr_fast.data.sizes import LARGEST_DEFAULT_SIZE, typical_size
 from alr_fast.data.transform import Transform, for_evaluation
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config, DataConfig
@@ -56,6 +56,11 @@ def make_transform(
             raise UserError(f"--data.randaugment_ops {ops}: {problem}; leave it out")
     else:
         size = config.image_size or typical_size(split)
+        if config.image_size is None:
+            log(
+                f"training at {size} x {size} pixels, the size of the images up to "
+                f"{LARGEST_DEFAULT_SIZE}; --data.image_size changes it"
+            )
         resize = config.resize
         if resize is None:
             resize = size if config.crop in ("center", "pad") else round(size * 256 / 224)
@@ -74,6 +79,14 @@ def make_transform(
         mean=tuple(config.mean or (0.5,)),
         std=tuple(config.std or (0.5,)),
     )
+
+
+def with_image_size(config: Config, loader: Loader) -> Config:
+    """The configuration with the size that the images of a loader have, if they are files."""
+    split = loader.split
+    if config.data.image_size is not None or isinstance(split.images, FeatureRows | ArrayImages):
+        return config
+    return config.with_value("data.image_size", loader.transform.size)
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,12 @@ class Start:
     Attributes:
         folder: Folder of the earlier run, None for a new run.
         checkpoint: Where to resume; None for a new run, and if the earlier run has finished.
+        image_size: Side of the images in the earlier run, None if unknown.
     """
 
     folder: Path | None = None
     checkpoint: Checkpoint | None = None
+    image_size: int | None = None
 
     @property
     def finished(self) -> bool:
@@ -97,7 +99,7 @@ def find_checkpoint(
             "auto finds the newest one"
         )
     try:
-        differing = _differing(config, read_config(run))
+        differing = _differing(config, run)
     except UserError as error:
         raise UserError(f"{error}; pass another --resume") from error
     if differing:
@@ -113,13 +115,17 @@ def find_checkpoint(
             "--resume out to start a new run"
         )
     if is_finished(run):
-        return Start(run)
+        return _start(run, None)
     checkpoint = newest_checkpoint(run / CHECKPOINTS) if is_run else read_manifest(path)
     if checkpoint is None:
         raise UserError(
             f"--resume {path}: has no complete checkpoint; leave --resume out to start anew"
         )
-    return Start(run, checkpoint)
+    return _start(run, checkpoint)
+
+
+def _start(run: Path, checkpoint: Checkpoint | None) -> Start:
+    return Start(run, checkpoint, image_size=read_config(run)["data"].get("image_size"))
 
 
 def _find_newest(config: Config, log: Callable[[str], None], warn: Callable[[str], None]) -> Start:
@@ -127,16 +133,15 @@ def _find_newest(config: Config, log: Callable[[str], None], warn: Callable[[str
     nearest = ""
     for run in find_runs(Path(config.runs)):
         try:
-            then = read_config(run)
+            differing = _differing(config, run)
         except UserError as error:
             warn(f"{error}: --resume auto passes this run over")
             continue
-        differing = _differing(config, then)
         if not differing:
             checkpoint = None if is_finished(run) else newest_checkpoint(run / CHECKPOINTS)
             if checkpoint is not None or is_finished(run):
-                return Start(run, checkpoint)
-        if not nearest and then.get("recipe") == config.recipe:
+                return _start(run, checkpoint)
+        if not nearest and "recipe" not in differing:
             nearest = f" ({run.name} {_difference(differing)})"
     log(
         f"--resume auto: no unfinished run of this configuration in {config.runs}; a new one "
@@ -210,14 +215,16 @@ def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _differing(config: Config, then: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+def _differing(config: Config, run: Path) -> dict[str, tuple[Any, Any]]:
     """Options that affect the results and differ: full name -> value now, value in the earlier run.
 
-    An option that the earlier version did not have counts with its default. The value now is
-    `_MISSING` for an option that this version does not have.
+    A value that follows from other options only differs if another one was asked for. An option
+    that the earlier version did not have counts with its default. The value now is `_MISSING` for
+    an option that this version does not have.
     """
     free = _FREE + (_LABELS if config.checkpoint.other_labels else ())
-    now = config.as_dict()
+    now, then = config.as_dict(), read_config(run)
+    asked_now, asked_then = flat(config.as_asked()), flat(read_config(run, asked=True))
     defaults = with_default_options(Config(methods=config.methods)).as_dict()
     # Options of methods that are not trained now do not matter; if one was trained then, the option
     # methods differs.
@@ -230,5 +237,6 @@ def _differing(config: Config, then: dict[str, Any]) -> dict[str, tuple[Any, Any
         name: (now.get(name, _MISSING), then[name])
         for name in sorted(then, key=lambda name: (name.endswith(_FOLLOWING), name))
         if now.get(name, _MISSING) != then[name]
+        and asked_now.get(name, _MISSING) != asked_then.get(name)
         and not any(f"{name}.".startswith(f"{group}.") for group in free)
     }

@@ -38,6 +38,15 @@ def _escaped(found: re.Match[str]) -> str:
     return found[0].encode("unicode_escape").decode("ascii")
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it has no lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_encodable(text: str) -> bool:
     """Whether a text stands for bytes: no lone surrogates but those of `os.fsdecode`."""
     return _LONE_SURROGATE.search(text) is None

@@ -85,7 +85,9 @@ def _data_of(run: FinishedRun, data_root: str | None) -> "tuple[DataConfig, RunD
     path = run.path / "config.yaml"
     try:
         moved = [] if data_root is None else ["--data-root", data_root]
-        config = parse(["--config", str(path), *moved])
+        files = [path, run.path / "resolved.yaml"]
+        words = [word for file in files if file.is_file() for word in ("--config", str(file))]
+        config = parse([*words, *moved])
         options = replace(config.data, ilsvrc12=None)
         if options.limit is None:  # otherwise the labels determine the selected training images
             options = replace(options, label_file=None, label_key=None)

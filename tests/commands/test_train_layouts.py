@@ -15,6 +15,7 @@ from alr_fast.train import main
 from alr_fast.training.config.schema import recipe_names
 from alr_fast.training.models import build_model
 from alr_fast.training.open_run import open_run
+from alr_fast.training.output.run_folder import read_config
 from helpers.features import write_digits
 from helpers.finished_runs import metrics_of, summary_of
 from helpers.image_folder import write_folder
@@ -102,6 +103,22 @@ def test_packed_shards_train_without_the_samples_left_out(train, tmp_path, capsy
     assert (summary["data"]["train_samples"], summary["data"]["broken_samples"]) == (11, 0)
     bank = load_file(tmp_path / "runs" / "latest" / "alr_bank.safetensors")
     assert bank["ids"].tolist() == [i for i in range(12) if i != 7]
+
+
+def test_the_size_that_was_chosen_is_said_and_kept(train, tmp_path, capsys):
+    write_two_classes(tmp_path / "set", size=(48, 40))
+    options = ["--optim.epochs", "3", "--checkpoint.steps", "1"]
+    train(tmp_path / "set", *options)
+    assert "training at 40 x 40 pixels" in capsys.readouterr().out
+    run = (tmp_path / "runs" / "latest").resolve()
+    assert read_config(run)["data"]["image_size"] == 40
+    assert read_config(run, asked=True)["data"]["image_size"] is None
+    (run / "summary.json").unlink()
+    # The images of a resumed run have the size that they had, whatever lies there now.
+    write_two_classes(tmp_path / "other", size=(20, 20))
+    train(tmp_path / "other", *options, "--resume", min((run / "checkpoints").iterdir()))
+    assert "training at" not in capsys.readouterr().out
+    assert read_config(run)["data"]["image_size"] == 40
 
 
 @pytest.fixture

@@ -160,8 +160,27 @@ def test_print_config_can_be_read_back(tmp_path, capsys, recipe):
 def test_resolved_config_can_be_read_back(tmp_path):
     file = tmp_path / "config.yaml"
     config = parse(["--optim.epochs", "9"])
-    file.write_text(yaml.safe_dump(config.as_dict()))
+    file.write_text(yaml.safe_dump(config.as_asked()))
     assert parse(["--config", str(file)]) == config
+    file.write_text(yaml.safe_dump(config.as_dict()))
+    assert parse(["--config", str(file)]).as_dict() == config.as_dict()
+
+
+def test_values_that_follow_from_others_follow_again(tmp_path):
+    """Options of a trial do not freeze what nobody asked for."""
+    trial = parse(["--optim.epochs", "6", "--noise.kind", "none"])
+    assert (trial.options["alr"].warmup_epochs, trial.noise.seed, trial.noise.rate) == (1, 0, 0)
+    asked = trial.as_asked()
+    assert (asked["alr"]["warmup_epochs"], asked["noise"]["seed"]) == (None, None)
+    assert trial.resolved() == {"alr.warmup_epochs": 1, "noise.seed": 0, "noise.rate": 0}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(asked))
+    longer = parse(["--config", str(file), "--optim.epochs", "60", "--noise.kind", "symmetric",
+                    "--seed", "5"])  # fmt: skip
+    assert longer.options["alr"].warmup_epochs == 10
+    assert (longer.noise.seed, longer.noise.rate) == (5, 0.4)
+    file.write_text(yaml.safe_dump(parse(["--alr.warmup_epochs", "3"]).as_asked()))
+    assert parse(["--config", str(file), "--optim.epochs", "9"]).options["alr"].warmup_epochs == 3
 
 
 def test_help_describes_every_option(capsys):

@@ -11,7 +11,7 @@ from alr_fast.errors import UserError
 from alr_fast.training.checkpoint.manifest import MANIFEST
 from alr_fast.training.checkpoint.store import CheckpointStore
 from alr_fast.training.config.command_line import parse
-from alr_fast.training.output.run_folder import CHECKPOINTS
+from alr_fast.training.output.run_folder import CHECKPOINTS, RunFolder, read_config
 from alr_fast.training.resume import Start, find_checkpoint
 
 
@@ -41,10 +41,18 @@ def runs(tmp_path):
 def make_run(runs, checkpoint):
     """Makes the folder of a stopped or finished run."""
 
-    def make(name, *argv, finished=False, checkpoints=True, change=lambda options: None):
+    def make(name, *argv, finished=False, checkpoints=True, change=lambda options: None, size=None):
+        """With ``size`` as this version writes it, else as earlier ones did, all resolved."""
         run = runs / name
         (run / CHECKPOINTS).mkdir(parents=True)
-        options = parse(["--runs", str(runs), *argv]).as_dict()
+        config = parse(["--runs", str(runs), *argv])
+        options = config.as_dict()
+        if size is not None:
+            made = RunFolder.create(config.with_value("data.image_size", size))
+            made.close()
+            options = read_config(made.path, asked=True)
+            shutil.move(made.path / "resolved.yaml", run)
+            shutil.rmtree(made.path)
         change(options)
         (run / "config.yaml").write_text(yaml.safe_dump(options))
         if checkpoints:
@@ -180,6 +188,18 @@ def test_changed_options_are_named_before_those_that_depend_on_them(make_run, fi
         find(run, "--optim.epochs", "90")
     assert find("auto", "--optim.epochs", "90") == Start()
     assert "optim.epochs: 60, now 90; alr.warmup_epochs: 10, now 15" in logged[0]
+
+
+def test_values_that_follow_from_others_are_those_of_the_run(make_run, find, logged):
+    run = make_run(FIRST, size=40)
+    start = find(run)
+    assert (start.folder, start.image_size) == (run, 40)
+    assert find(run, "--data.image_size", "40", "--noise.seed", "0").folder == run
+    assert find("auto", "--optim.epochs", "90") == Start()
+    assert logged[-1].endswith(f"({FIRST} differs in optim.epochs: 60, now 90)")
+    for option, value, then in (("data.image_size", 32, 40), ("alr.warmup_epochs", 5, 10)):
+        with pytest.raises(UserError, match=rf"--{option} {value}: the run .* has {then}; pass"):
+            find(run, f"--{option}", str(value))
 
 
 def test_auto_logs_that_there_is_no_checkpoint_yet(runs, make_run, find, logged):

@@ -12,10 +12,18 @@ from safetensors.torch import load_file
 
 from alr_fast.data.broken import BrokenSamples
 from alr_fast.errors import UserError, naming_options
+from alr_fast.training.config.command_line import parse
 from alr_fast.training.config.schema import Config
 from alr_fast.training.output.loggers import Logger
 from alr_fast.training.output.records import Histogram
-from alr_fast.training.output.run_folder import LOCK, RunFolder, check_runs, find_runs, is_finished
+from alr_fast.training.output.run_folder import (
+    LOCK,
+    RunFolder,
+    check_runs,
+    find_runs,
+    is_finished,
+    read_config,
+)
 from helpers.records import record
 
 
@@ -44,6 +52,22 @@ def test_a_new_folder_holds_the_configuration_and_opens_again(folder):
         assert yaml.safe_load(file) == Config(runs=str(folder.path.parent)).as_dict()
     assert sorted(p.name for p in folder.path.iterdir()) == [LOCK, "config.yaml"]
     assert RunFolder.open(folder.path).path == folder.path
+
+
+def test_a_folder_holds_what_was_asked_for_and_what_followed(tmp_path):
+    config = parse(["--runs", str(tmp_path / "runs"), "--optim.epochs", "6"])
+    folder = RunFolder.create(config.with_value("data.image_size", 40)).path
+    written = yaml.safe_load((folder / "config.yaml").read_text())
+    assert written["data"]["image_size"] is written["alr"]["warmup_epochs"] is None
+    resolved = {"data": {"image_size": 40}, "alr": {"warmup_epochs": 1}, "noise": {"seed": 0}}
+    assert yaml.safe_load((folder / "resolved.yaml").read_text()) == resolved
+    assert read_config(folder) == {
+        **config.as_dict(),
+        "data": {**written["data"], "image_size": 40},
+    }
+    assert read_config(folder, asked=True) == written
+    (folder / "resolved.yaml").unlink()  # as of an earlier version
+    assert read_config(folder) == written
 
 
 def test_a_folder_of_something_else_is_not_opened(tmp_path):

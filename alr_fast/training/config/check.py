@@ -5,14 +5,21 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from alr_fast.data.label_table import is_label_table
 from alr_fast.errors import UserError
 from alr_fast.training.config.ranges import NamesPath, expanded_path, marks_of
-from alr_fast.training.config.schema import ESTIMATES, WEIGHTS, Config, TransitionConfig, words
+from alr_fast.training.config.schema import (
+    ESTIMATES,
+    WEIGHTS,
+    Config,
+    TransitionConfig,
+    flat,
+    words,
+)
 from alr_fast.training.methods import METHODS, checked_options, options_of, path_options
 
 WORDS = ("auto", "none", "known", *ESTIMATES)  # values of options that also take paths
@@ -29,7 +36,8 @@ def resolve(config: Config) -> Config:
 
     Returns:
         A configuration with ``methods``, ``plugins`` and ``log.to`` as lists, with values for
-        ``noise.seed`` and the length of each method's warm-up, and with absolute paths to the files
+        ``noise.seed`` and the length of each method's warm-up (and in ``asked`` what was asked for
+        there), and with absolute paths to the files
         and folders that it reads, so that it means the same anywhere.
 
     Raises:
@@ -43,7 +51,9 @@ def resolve(config: Config) -> Config:
     if not methods or len(set(methods)) < len(methods):
         raise UserError(f"--methods {config.methods}: name one or more methods, each once")
     options = with_default_options(config).options
+    asked = {"noise.rate": noise.rate, "noise.seed": noise.seed}
     for position, name in enumerate(methods):
+        asked |= {f"{name}.{key}": value for key, value in asdict(options[name]).items()}
         options[name] = _with_paths(options[name], path_options(name))
         options[name] = checked_options(name, options[name], epochs=config.optim.epochs)
         needs, earlier = METHODS[name].needs, methods[:position]
@@ -54,7 +64,7 @@ def resolve(config: Config) -> Config:
             _check_transition(transition, earlier)
     rate = 0.0 if noise.kind in ("none", "matrix") else noise.rate
     seed = config.seed if noise.seed is None else noise.seed
-    return replace(
+    resolved = replace(
         config,
         methods=methods,
         data_root=lasting_path(config.data_root, links=True),
@@ -64,6 +74,10 @@ def resolve(config: Config) -> Config:
         noise=replace(_with_paths(noise), rate=rate, seed=seed),
         options=options,
     )
+    values = flat(resolved.as_dict())
+    paths = path_names(resolved)
+    changed = {name for name, value in asked.items() if value != values[name]} - set(paths)
+    return replace(resolved, asked={name: asked[name] for name in sorted(changed)})
 
 
 def _with_paths(options: Any, names: Iterable[str] | None = None) -> Any:

@@ -31,6 +31,7 @@ _SHORT = {
     "log_every": "log.every",
     "profile": "log.profile",
 }
+_NO_OPTIONS = ("options", "asked")  # fields of the configuration
 DESCRIPTION = """Trains a classifier on noisy labels, once with each method, and compares
 the methods. Without options it runs the recipe digits. Options on the command line override
 --config, which overrides the recipe."""
@@ -69,7 +70,8 @@ def parse(argv: Sequence[str]) -> schema.Config:
     parser = _parser(recipe)
     _check_names(parser, left, files)
     parsed = parser.instantiate(parser.parse_args(left))
-    values = {f.name: getattr(parsed, f.name) for f in fields(schema.Config) if f.name != "options"}
+    names = [f.name for f in fields(schema.Config) if f.name not in _NO_OPTIONS]
+    values = {name: getattr(parsed, name) for name in names}
     options = {name: getattr(parsed, name) for name in METHODS}
     config = schema.Config(**values, options=options)
     asked = any(word.partition("=")[0] == "--noise.rate" for word in left)
@@ -172,7 +174,7 @@ def _parser(recipe: str) -> jsonargparse.ArgumentParser:
         f"features. Without --recipe it selects the recipe {schema.FOLDER_RECIPE}, of features the "
         f"recipe {schema.FEATURES_RECIPE}.",
     )
-    parser.add_class_arguments(schema.Config, skip={"recipe", "data_root", "options"})
+    parser.add_class_arguments(schema.Config, skip={"recipe", "data_root", *_NO_OPTIONS})
     for name in METHODS:
         parser.add_class_arguments(options_of(name), name)
     parser.set_defaults(schema.flat(yaml.safe_load(schema.recipe_text(recipe))))

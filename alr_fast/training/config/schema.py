@@ -11,7 +11,7 @@ The options of a method are the arguments of its loss (`alr_fast.training.method
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -361,6 +361,9 @@ class Config(Bounded):
     """For each method its options, the arguments of its loss; on the command line and in files
     these are groups named after the methods. `alr_fast.training.config.check.with_default_options`
     adds those of methods that are missing."""
+    asked: dict[str, Any] = field(default_factory=dict)
+    """What was asked for, by full name, where another value follows from it: null for the length of
+    a warm-up, for example."""
 
     def __post_init__(self) -> None:
         self.plugins = words(self.plugins)  # each of them may be a path
@@ -389,13 +392,39 @@ class Config(Bounded):
             )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain dictionaries and lists, as written to ``config.yaml``.
+        """Plain dictionaries and lists, with the values that the run uses.
 
         Contains only the options of the methods that are trained.
         """
         plain = asdict(self)
         options = plain.pop("options")
+        del plain["asked"]
         return plain | {name: options[name] for name in words(self.methods) if name in options}
+
+    def as_asked(self) -> dict[str, Any]:
+        """`as_dict` with the values that were asked for, as written to ``config.yaml``."""
+        return overlaid(self.as_dict(), self.asked)
+
+    def resolved(self) -> dict[str, Any]:
+        """The values that follow from others, where `as_asked` has what was asked for, by full
+        name."""
+        values = flat(self.as_dict())
+        return {name: values[name] for name in self.asked}
+
+    def with_value(self, name: str, value: Any) -> Config:
+        """The same configuration with a value that follows from others.
+
+        Args:
+            name: Full name of the option, in a group.
+            value: Its value.
+        """
+        group, option = name.split(".")
+        own = self.options[group] if group in self.options else getattr(self, group)
+        asked = self.asked | {name: self.asked.get(name, getattr(own, option))}
+        changed = replace(own, **{option: value})
+        if group in self.options:
+            return replace(self, options={**self.options, group: changed}, asked=asked)
+        return replace(self, asked=asked, **{group: changed})
 
 
 def soft_labels(config: Config) -> str | None:
@@ -424,6 +453,15 @@ def words(value: list[str] | str) -> list[str]:
     """The words of a list, or of a text with commas between them."""
     words = value.split(",") if isinstance(value, str) else value
     return [word.strip() for word in words if word.strip()]
+
+
+def overlaid(options: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Nested options with other values, which have full names."""
+    result = {key: dict(v) if isinstance(v, dict) else v for key, v in options.items()}
+    for name, value in values.items():
+        group, _, option = name.rpartition(".")
+        (result.setdefault(group, {}) if group else result)[option] = value
+    return result
 
 
 def flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:

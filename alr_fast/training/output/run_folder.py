@@ -1,7 +1,8 @@
 """The folder of a run.
 
 runs/20260131-235959-digits/
-    config.yaml              all options, resolved; input of --config
+    config.yaml              all options as they were asked for; input of --config
+    resolved.yaml            values that follow from them: seed of the noise, length of a warm-up
     metrics.csv              a line for each method and epoch
     metrics.png              test accuracy and label accuracy per epoch
     METHOD.safetensors       weights of the last epoch
@@ -34,13 +35,14 @@ from torch import nn
 
 from alr_fast.data.broken import BrokenSamples, write_exclusions
 from alr_fast.errors import UserError, naming_options
-from alr_fast.training.config.schema import Config
+from alr_fast.training.config.schema import Config, flat, overlaid
 from alr_fast.training.output.loggers import Logger
 from alr_fast.training.output.records import EpochRecord, Histogram, plot_records
 from alr_fast.utils.files import locked, replace_link, write_bytes, write_text
 from alr_fast.utils.text import error_text
 
 CONFIG = "config.yaml"
+RESOLVED = "resolved.yaml"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 BANK = "_bank.safetensors"  # follows the name of the method
@@ -73,7 +75,11 @@ class RunFolder:
         """
         with naming_options(runs="runs"):
             folder = cls(_new_folder(Path(config.runs), config.recipe))
-        write_text(folder.path / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False))
+        resolved = overlaid({}, config.resolved())
+        if resolved:
+            write_text(folder.path / RESOLVED, yaml.safe_dump(resolved, sort_keys=False))
+        # This file makes the folder that of a run.
+        write_text(folder.path / CONFIG, yaml.safe_dump(config.as_asked(), sort_keys=False))
         return folder
 
     @classmethod
@@ -130,13 +136,23 @@ class RunFolder:
                 stack.callback(logger.close)
 
 
-def read_config(run: Path) -> dict[str, Any]:
-    """Reads config.yaml of a run.
+def read_config(run: Path, *, asked: bool = False) -> dict[str, Any]:
+    """Reads the options of a run, with the values that it used.
+
+    Args:
+        run: Its folder.
+        asked: Whether to return the values that were asked for.
 
     Raises:
-        UserError: It cannot be read. The message has no remedy, which the caller appends.
+        UserError: They cannot be read. The message has no remedy, which the caller appends.
     """
-    path = run / CONFIG
+    options = _read_options(run / CONFIG)
+    if asked or not (run / RESOLVED).is_file():  # a run of an earlier version has one file
+        return options
+    return overlaid(options, flat(_read_options(run / RESOLVED)))
+
+
+def _read_options(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:

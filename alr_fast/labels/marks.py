@@ -20,7 +20,7 @@ from alr_fast.data.numbering import Numbering
 from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.errors import UserError
 from alr_fast.labels.label_studio import CHOICE, ID
-from alr_fast.utils.text import distinct_names, printable, some_names
+from alr_fast.utils.text import distinct_names, some_names
 
 _ROWS = 1 << 16  # of a table that are read at once
 

@@ -13,8 +13,9 @@ import argparse
 import contextlib
 import csv
 import json
+import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from alr_fast.labels.report.model import Panel
 from alr_fast.labels.table import summary_lines
 from alr_fast.training.open_run import NEEDED, add_run_arguments, open_run
 from alr_fast.utils.command import CommandParser, exit_status, need
-from alr_fast.utils.files import write_text
-from alr_fast.utils.text import duration, percent, printable
+from alr_fast.utils.files import write_text, writing
+from alr_fast.utils.text import duration, error_text, percent, printable
 
 # Panels of curves: title, unit, name in the records. The share of changed labels is shown only if
 # the label accuracy is unknown.
@@ -60,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
     need(("jinja2", "plotly", "itables"), "report", what="the report")
     from alr_fast.labels.report.content import make_report
     from alr_fast.labels.report.page import render
-    from alr_fast.labels.report.views import Views
+    from alr_fast.labels.report.views import NO_ROOM, Views
 
     with open_run(
         options.run, method=options.method, data_root=options.data_root, log=print
@@ -70,6 +71,9 @@ def run(options: argparse.Namespace) -> None:
         )
         for line in summary_lines(labels):
             print(line)
+        if labels.images is not None:
+            found = sum(s.image_problem in ("", NO_ROOM) for s in report.suspects)
+            print(f"{found:,} of {len(report.suspects):,} images found")
     write_text(output, render(report))
     print(printable(str(output)))
 
@@ -81,22 +85,43 @@ def about_run(folder: Path, labels: LabelIssues) -> dict[str, Any]:
         folder: Folder of the run; without summary.json it is not finished.
         labels: Its labels.
     """
-    summary, records = {}, []
-    with contextlib.suppress(OSError, ValueError):
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    with contextlib.suppress(OSError):
-        lines = (folder / "metrics.csv").read_text(encoding="utf-8").splitlines()
-        records = list(csv.DictReader(lines))
+    summary = _read(folder / "summary.json", json.loads, {})
+    lines = _read(folder / "metrics.csv", str.splitlines, [])
     run = folder.resolve().name
+    with _naming(folder / "summary.json"):
+        facts = _facts(run, summary, labels)
+        name = str(summary.get("data", {}).get("name", run))
+    with _naming(folder / "metrics.csv"):
+        panels = _panels(list(csv.DictReader(lines)))
     return {
-        "title": f"Suspicious labels: {summary.get('data', {}).get('name', run)}",
-        "facts": _facts(run, summary, labels),
-        "notes": [] if records else ["No curves: the run has no metrics.csv (--log.to csv)."],
-        "panels": _panels(records),
+        "title": f"Suspicious labels: {name}",
+        "facts": facts,
+        "notes": [] if lines else ["No curves: the run has no metrics.csv (--log.to csv)."],
+        "panels": panels,
         "more": "--most shows more, python -m alr_fast.export lists all",
         "missing_images": "If the data was moved, pass --data-root DIR.",
         "key": run,
     }
+
+
+@contextlib.contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Names the file that has another content than a run writes."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+        raise UserError(
+            f"{file}: is damaged ({error_text(error)}); restore it, or move it away to make the "
+            "report without it"
+        ) from error
+
+
+def _read(file: Path, parse: Callable[[str], Any], missing: Any) -> Any:
+    """The content of a file, ``missing`` without it."""
+    if not file.is_file():
+        return missing
+    with _naming(file), writing(file):
+        return parse(file.read_text(encoding="utf-8"))
 
 
 def _facts(run: str, summary: Mapping[str, Any], labels: LabelIssues) -> list[tuple[str, str]]:
@@ -132,7 +157,8 @@ def _panels(records: Sequence[Mapping[str, str]]) -> list[Panel]:
             if value:
                 epochs, values = series.setdefault(record["method"], ([], []))
                 epochs.append(int(record["epoch"]))
-                values.append(factor * float(value))
+                number = float(value)
+                values.append(factor * number if math.isfinite(number) else None)
         if series and not (name == "labels_changed" and "label_accuracy" in panels):
             panels[name] = Panel(title, unit, series)
     return list(panels.values())

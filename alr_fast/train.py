@@ -144,7 +144,7 @@ def show_suspects(run: "Run") -> None:
         return
     method = methods[-1]
     try:
-        labels = from_bank_file(run.path / f"{method}{BANK}", method, run.loaders.train.split)
+        labels = from_bank_file(run.path / f"{method}{BANK}", method)
         samples = labels.samples(labels.most_suspicious(SHOWN, above=SUSPICIOUS))
     except (UserError, MemoryError) as error:  # the run itself is complete
         run.console.warn(f"the most suspicious labels cannot be shown: {error}")

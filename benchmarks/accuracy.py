@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from alr_fast.noise import NOISE_MODELS
+from alr_fast.utils.files import replacing, write_text
 from benchmarks.harness.averages import mean_rows
 from benchmarks.harness.command import (
     data_words,
@@ -156,7 +157,8 @@ def write_posterior(folder: Path, noise: str, seed: int) -> Path:
     matrix = known_transition(noisy.labels, noisy.original, data.train.index.num_classes)
     path = folder / f"posterior-{noise}-{seed}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savetxt(path, matrix, delimiter=",", fmt="%.17g")
+    with replacing(path) as fresh:
+        np.savetxt(fresh, matrix, delimiter=",", fmt="%.17g")
     return path
 
 
@@ -212,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = as_results(run_cells(parser, arguments, cells), f"accuracy_{arguments.suite}")
     show(f"{arguments.suite}: test accuracy in %", *accuracy_cells(rows))
     table, plot = folder / "accuracy.md", folder / "accuracy.png"
-    table.write_text(markdown(*accuracy_cells(rows)), encoding="utf-8")
+    write_text(table, markdown(*accuracy_cells(rows)))
     plot_accuracy(plot, [(arguments.suite, rows)])
     print(f"the same in Markdown: {table}; as a plot: {plot}")
     if arguments.json and len({row["seed"] for row in rows}) > 1:

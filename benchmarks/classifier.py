@@ -34,6 +34,7 @@ import torch
 
 from alr_fast import LabelBank
 from alr_fast.losses import ALRLoss
+from alr_fast.utils.files import open_appending
 from benchmarks.harness.averages import percentiles
 from benchmarks.harness.command import new_parser, parse
 from benchmarks.harness.environment import environment
@@ -210,8 +211,8 @@ def run_grid(suite: str, folder: Path, noises: Sequence[str], seeds: Sequence[in
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             row = make(*cell) | {"environment": environment("cpu")}
-        with file.open("a", encoding="utf-8") as opened:
-            opened.write(json.dumps(row) + "\n")
+        with open_appending(file) as opened:
+            opened.write(json.dumps(row).encode() + b"\n")
         rows[cell] = row
         print(f"{number} of {len(cells)}: {', '.join(map(str, cell))}", flush=True)
     return [rows[cell] for cell in cells]

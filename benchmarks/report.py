@@ -9,6 +9,7 @@ import argparse
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from alr_fast.utils.files import write_text
 from benchmarks.harness.results import FOLDER, latest, processor
 from benchmarks.tables import (
     accuracy,
@@ -113,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 plotted[suite] = path
             else:
                 path.unlink(missing_ok=True)  # an old plot of other rows
-    arguments.out.write_text(report(found, plotted), encoding="utf-8")
+    write_text(arguments.out, report(found, plotted))
     print(f"wrote {' and '.join(map(str, (arguments.out, *plotted.values())))}")
 
 

@@ -36,6 +36,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from alr_fast.utils.files import replacing
 from benchmarks.harness.command import (
     data_words,
     new_grid_parser,
@@ -122,9 +123,8 @@ def train(
         found = _refine(words + place) if task.fold is None else _predict(task, words + place)
         found["seconds"] = np.array(time.perf_counter() - begin)
     found["words"] = np.array(words)
-    draft = file.with_suffix(".part.npz")
-    np.savez(draft, **found)
-    draft.rename(file)
+    with replacing(file) as fresh, fresh.open("wb") as opened:
+        np.savez(opened, **found)
     return found
 
 

@@ -1,11 +1,15 @@
-"""The bank of a finished run as a safetensors file, written and read piece by piece."""
+"""The bank of a finished run as a safetensors file, written piece by piece, with checksums.
 
-import errno
+`alr_fast.bank.read_file` reads it. The checksums detect damage; they do not protect against people.
+"""
+
+import hashlib
 import json
 import math
 import mmap
 import os
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +25,11 @@ from alr_fast.utils.text import readable
 
 _ALIGNMENT = 8  # of the data, as the safetensors library writes it
 _CHUNK_BYTES = 1 << 26  # rows copied into the file at a time
+ROWS = "rows"
+CHECKSUMS = "row_checksums"  # int32 [N], CRC-32 of the bytes of each row
+DIGEST = "sha256"  # of all but these two tensors, in the metadata
 
-_DTYPES = {
+DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -34,7 +41,7 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class BankFileWriter:
@@ -78,16 +85,20 @@ class BankFileWriter:
                 "a bank file needs at least one sample and one class, got "
                 f"{num_samples} and {num_classes}"
             )
-        for name in ("rows", "__metadata__"):
+        for name in (ROWS, CHECKSUMS, "__metadata__"):
             if name in tensors:
                 raise ValueError(f"the name {name!r} is taken in a bank file: rename that tensor")
         self.path = Path(path)
         self._shape, self._dtype = (num_samples, num_classes), dtype
-        self._tensors = dict(tensors)
-        layout: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {"rows": (dtype, self._shape)}
-        layout |= {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()}
-        self._header, self._offsets, self._size = _laid_out(layout, metadata)
+        self._tensors = {name: _as_bytes(tensor) for name, tensor in tensors.items()}
+        layout: Layout = {
+            ROWS: (dtype, self._shape),
+            CHECKSUMS: (torch.int32, (num_samples,)),
+            **{name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()},
+        }
+        self._header, self._offsets, self._size = _laid_out(layout, metadata, self._tensors)
         self._written = np.zeros(num_samples, dtype=bool)
+        self._checksums = np.zeros(num_samples, dtype=np.int32)
         self._rows: Tensor | None = None  # in the mapped file, inside the block
         self._block = self._opened()
 
@@ -122,12 +133,10 @@ class BankFileWriter:
                     f"{error.strerror}. Free space on that disk, or choose another output folder"
                 ) from error
             mapped[: len(self._header)] = self._header
-            for name, tensor in self._tensors.items():
+            for name, data in self._tensors.items():
                 start = self._offsets[name]
-                # Bytes, since numpy has no bfloat16.
-                data = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()
                 mapped[start : start + data.nbytes] = data.data
-            count, offset = math.prod(self._shape), self._offsets["rows"]
+            count, offset = math.prod(self._shape), self._offsets[ROWS]
             self._rows = torch.frombuffer(
                 mapped, dtype=self._dtype, count=count, offset=offset
             ).view(self._shape)
@@ -141,6 +150,8 @@ class BankFileWriter:
                     f"{missing} of {len(self._written)} rows of {self.path} were not written, the "
                     f"first at index {int(np.argmin(self._written))}: write each row once"
                 )
+            start = self._offsets[CHECKSUMS]
+            mapped[start : start + self._checksums.nbytes] = self._checksums.tobytes()
             mapped.flush()
 
     def write(self, index: Tensor, rows: Tensor) -> None:
@@ -171,9 +182,11 @@ class BankFileWriter:
         for some, rows_of_some in zip(
             torch.split(index, size), torch.split(rows, size), strict=True
         ):
-            some = some.detach().cpu()
+            some, rows_of_some = some.detach().cpu(), rows_of_some.detach().cpu()
             self._mark(some.numpy())
-            self._rows.index_copy_(0, some, rows_of_some.detach().cpu())
+            self._rows.index_copy_(0, some, rows_of_some)
+            # As they pass by: rows arrive in any order, and may not stay in memory.
+            self._checksums[some.numpy()] = row_checksums(_as_bytes(rows_of_some), len(some))
 
     def _mark(self, index: NDArray[np.int64]) -> None:
         if len(index) == 0:
@@ -192,54 +205,77 @@ class BankFileWriter:
         self._written[new] = True
 
 
-def open_rows(path: str | os.PathLike[str]) -> Callable[[slice], NDArray[np.float32]]:
-    """A function that reads rows of a bank file: `read(slice)` returns float32 [M, K].
+Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # type and shape of each tensor
 
-    The file is not mapped, so that rows do not stay in the memory of the process.
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes a file without rows, with the same checksum of its tensors.
+
+    Args:
+        path: The file; an existing one is replaced.
+        tensors: Tensors by name.
+        metadata: Texts stored with them.
 
     Raises:
-        OSError: The file cannot be read; `read` raises `UserError` in that case.
-        KeyError, ValueError: It is not a bank file.
+        UserError: The file cannot be written.
     """
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if length > os.path.getsize(path):
-            raise ValueError("not a safetensors file")
-        layout = json.loads(file.read(length))["rows"]
-    (num_samples, num_classes), (begin, _) = layout["shape"], layout["data_offsets"]
-    dtype = _DTYPES[layout["dtype"]]
-    row_bytes = num_classes * dtype.itemsize
+    columns = {name: _as_bytes(tensor) for name, tensor in tensors.items()}
+    layout = {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()}
+    header, offsets, _ = _laid_out(layout, metadata, columns)
+    with replacing(path) as part, open(part, "wb") as file:
+        file.write(header)
+        for name in sorted(columns, key=lambda name: offsets[name]):
+            file.write(columns[name].data)
 
-    def read(rows: slice) -> NDArray[np.float32]:
-        start, stop, _ = rows.indices(num_samples)
-        data = bytearray((stop - start) * row_bytes)
-        try:
-            with open(path, "rb") as file:
-                file.seek(8 + length + begin + start * row_bytes)
-                if file.readinto(data) < len(data):
-                    raise OSError(errno.EIO, "it has been cut off")
-        except OSError as error:
-            raise UserError(
-                f"{path}: cannot be read as a label bank ({error.strerror}); train again, or pass "
-                "another run"
-            ) from error
-        found = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-        values: NDArray[np.float32] = found.view(stop - start, num_classes).float().numpy()
-        return values
 
-    return read
+def row_checksums(data: NDArray[np.uint8], num_rows: int) -> NDArray[np.int32]:
+    """CRC-32 of each row, int32 [num_rows], of their bytes one after another."""
+    if num_rows == 0:
+        return np.empty(0, dtype=np.int32)
+    view, size = data.data, data.nbytes // num_rows
+    found = [zlib.crc32(view[at : at + size]) for at in range(0, data.nbytes, size)]
+    return np.array(found, dtype=np.uint32).view(np.int32)
+
+
+def digest_of(
+    metadata: Mapping[str, str],
+    layout: Mapping[str, tuple[str, list[int]]],
+    columns: Mapping[str, NDArray[np.uint8]],
+) -> str:
+    """SHA-256 (hex) of everything but the rows and their checksums.
+
+    Args:
+        metadata: Texts of the file; one named `DIGEST` does not count.
+        layout: Type and shape of each tensor, as the header has them.
+        columns: The other tensors, as bytes.
+    """
+    facts = {name: text for name, text in metadata.items() if name != DIGEST}
+    digest = hashlib.sha256(json.dumps([facts, layout], sort_keys=True).encode())
+    for name in sorted(columns):
+        digest.update(columns[name].data)
+    return digest.hexdigest()
+
+
+def _as_bytes(tensor: Tensor) -> NDArray[np.uint8]:
+    """The content of a tensor, uint8 [bytes]; numpy has no bfloat16."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    data: NDArray[np.uint8] = flat.view(torch.uint8).numpy()
+    return data
 
 
 def _laid_out(
-    layout: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], metadata: Mapping[str, str]
+    layout: Layout, metadata: Mapping[str, str], columns: Mapping[str, NDArray[np.uint8]]
 ) -> tuple[bytes, dict[str, int], int]:
     """The beginning of the file, the offset of each tensor, and the size of the file in bytes."""
-    header: dict[str, dict[str, Any]] = {"__metadata__": dict(metadata)}
+    for name, (dtype, _) in layout.items():
+        if dtype not in _NAMES:
+            raise TypeError(f"{name} is {dtype}, which a bank file does not store: convert it")
+    named = {name: (_NAMES[dtype], list(shape)) for name, (dtype, shape) in layout.items()}
+    facts = {**metadata, DIGEST: digest_of(metadata, named, columns)}
+    header: dict[str, dict[str, Any]] = {"__metadata__": facts}
     offsets, offset = {}, 0
     # The format allows no gaps. With large items first, each offset is a multiple of the item size.
     for name, (dtype, shape) in sorted(layout.items(), key=lambda item: -item[1][0].itemsize):
-        if dtype not in _NAMES:
-            raise TypeError(f"{name} is {dtype}, which a bank file does not store: convert it")
         end = offset + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": (offset, end)}
         offsets[name], offset = offset, end

@@ -20,7 +20,7 @@ from alr_fast.data.examine import KINDS
 from alr_fast.data.images import FeatureRows
 from alr_fast.data.layouts import features, packed
 from alr_fast.data.pack import Packer
-from alr_fast.data.paths import expanded
+from alr_fast.data.paths import path_option, text_option
 from alr_fast.data.verify import KnownFiles, VerifyReport, verify_split
 from alr_fast.errors import UserError, naming_options
 from alr_fast.utils.command import CommandParser, exit_status
@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.workers = usable_cores()
         if options.workers < 1:
             raise UserError(f"--workers {options.workers}: must be 1 or more")
-        with naming_options(name="data", exclude="exclude", table="exclude"):
+        with naming_options(
+            name="data", exclude="exclude", table="exclude", columns="columns", images="images"
+        ):
             return options.run(options)
 
     return exit_status(action, interrupted="interrupted; the next call resumes")
@@ -62,7 +64,9 @@ def run_verify(options: argparse.Namespace) -> int:
 
     console = Console()
     track = partial(console.track, every=_SECONDS_PER_LINE)
-    dataset = open_dataset(options.data, options.root)
+    dataset = open_dataset(
+        options.data, options.root, columns=options.columns, images=options.images
+    )
     console.log(f"{dataset.layout.name}: {dataset.found.what}")
     if dataset.layout.name == packed.LAYOUT.name:
         # Before anything else: in a changed shard every result would be wrong.
@@ -120,7 +124,9 @@ def run_pack(options: argparse.Namespace) -> int:
             workers=options.workers,
             track=partial(console.track, every=_SECONDS_PER_LINE),
         )
-        dataset = open_dataset(options.data, options.root)
+        dataset = open_dataset(
+            options.data, options.root, columns=options.columns, images=options.images
+        )
         console.log(f"{dataset.layout.name}: {dataset.found.what}")
         if dataset.layout.name == features.LAYOUT.name:
             raise UserError(
@@ -157,10 +163,21 @@ def _chosen_splits(
         except UserError as error:
             if chosen or name == "train":
                 raise
-            log(f"{name}: skipped ({error})")
+            if name != "val":  # which few data sets have
+                log(f"{name}: skipped ({error})")
+            continue
+        if not chosen and name == "val" and _same(splits.get("test"), splits["val"]):
+            del splits["val"]  # of a data set without a test split
     for remark in dict.fromkeys(remark for split in splits.values() for remark in split.remarks):
         log(remark)
     return splits
+
+
+def _same(split: Split | None, other: Split) -> bool:
+    """Whether two splits are the same samples."""
+    return split is not None and (
+        split.index.sample_fingerprint() == other.index.sample_fingerprint()
+    )
 
 
 def _in_memory(split: Split) -> str:
@@ -231,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _common(verify)
     verify.add_argument(
-        "--output", type=expanded, metavar="FILE", help="list to write, instead of the default"
+        "--output", type=path_option, metavar="FILE", help="list to write, instead of the default"
     )
     verify.add_argument(
         "--again", action="store_true", help="also read unchanged files that were fine"
@@ -247,14 +264,14 @@ def _parser() -> argparse.ArgumentParser:
         "call. Run verify first: the files that it lists are left out.",
     )
     _common(pack)
-    pack.add_argument("out", type=expanded, metavar="OUT", help="folder for the shards")
+    pack.add_argument("out", type=path_option, metavar="OUT", help="folder for the shards")
     pack.add_argument(
         "--shard-mb", type=int, default=256, metavar="MB", help="size of a shard in MiB (256)"
     )
     pack.add_argument(
         "--exclude",
         default="auto",
-        type=lambda text: str(expanded(text)),
+        type=text_option,
         metavar="LIST",
         help="CSV list of samples to leave out; auto: the list that verify wrote; none (auto)",
     )
@@ -264,10 +281,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "root", type=expanded, metavar="ROOT", help="folder or file of the data set"
+        "root", type=path_option, metavar="ROOT", help="folder or file of the data set"
     )
     parser.add_argument(
         "--data", default="auto", metavar="NAME", help="data set; auto detects it (auto)"
+    )
+    parser.add_argument(
+        "--columns", metavar="PATH=..,LABEL=..", help="of a list, the names of its columns"
+    )
+    parser.add_argument(
+        "--images", type=path_option, metavar="DIR", help="of a list, the folder of its images"
     )
     parser.add_argument("--split", nargs="+", default=[], metavar="NAME", help="splits (all)")
     parser.add_argument("--workers", type=int, metavar="N", help="threads that read (one per core)")

@@ -1,6 +1,5 @@
 """Files of arrays, one entry for each sample: .npz files, and Parquet files with vectors."""
 
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.tables import TableError, as_text, open_table
+from alr_fast.data.npz import open_npz
+from alr_fast.data.tables import TableError, as_text, is_parquet, open_table
 from alr_fast.errors import UserError
-from alr_fast.utils.text import error_text
+from alr_fast.utils.machine import available_memory
 
 _ROWS = 1 << 14  # of a Parquet file that are read at once
 
@@ -40,37 +40,22 @@ class ArrayFile:
 
 
 def open_arrays(path: Path) -> ArrayFile:
-    """Opens a file of arrays: as Parquet if that is its suffix, else as .npz. Reads names only.
+    """Opens a file of arrays: as Parquet or .npz, by its first bytes. Reads names only.
 
     Raises:
-        UserError: The file cannot be read, then or in ``read``; or a column has vectors of
-            different lengths.
+        UserError: The file cannot be read, then or in ``read``; or an array needs more memory than
+            there is; or a column has vectors of different lengths.
     """
-    return _open_parquet(path) if path.suffix.lower() == ".parquet" else _open_npz(path)
+    return _open_parquet(path) if is_parquet(path) else _open_npz(path)
 
 
 def _open_npz(path: Path) -> ArrayFile:
-    def failed(what: str, error: Exception) -> UserError:
-        if "allow_pickle" in str(error):
-            return UserError(
-                f"{path}: {what} contains Python objects, which are not loaded; save texts as "
-                "np.array(texts, dtype=str), and vectors of one length as one array"
-            )
-        return UserError(f"{path}: {what} cannot be read ({error_text(error)}); write it again")
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise failed("as an .npz file", error) from error
-
     def read_one(name: str) -> NDArray[Any]:
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return np.asarray(arrays[name])
-        except Exception as error:  # ValueError, OSError, EOFError, BadZipFile, zlib.error, ...
-            raise failed(name, error) from error
+        with open_npz(path) as arrays:
+            return arrays.read(name, available_memory())
 
+    with open_npz(path) as arrays:
+        names = list(arrays.headers)
     return ArrayFile(path, names, None, read_one)
 
 

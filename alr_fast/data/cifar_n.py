@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from alr_fast.data.layouts.base import check_labels
 from alr_fast.data.layouts.cifar import integers, unpickle
 from alr_fast.errors import UserError
+from alr_fast.utils.files import open_regular
 
 _LEGACY_HEADERS = 3  # torch.save before 1.6: pickles of magic number, version and machine
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_MOST_BYTES = 1 << 26  # unpacked; the files have some 3 MB
 
 
 def read_cifar_n(path: Path, key: str, clean: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -80,7 +82,7 @@ def _annotations(content: Any) -> dict[str, str]:
 def _load(path: Path) -> Any:
     """Reads a file of ``torch.save``, in its zip format or the legacy one."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path, _MOST_BYTES) as file:
             if zipfile.is_zipfile(file):
                 with zipfile.ZipFile(file) as archive:
                     names = [n for n in archive.namelist() if n.count("/") == 1]
@@ -88,12 +90,12 @@ def _load(path: Path) -> Any:
                     if inner is None:
                         raise zipfile.BadZipFile("no data.pkl in it")
                     with archive.open(inner) as pickled:
-                        return unpickle(pickled, path)
+                        return unpickle(pickled, path, _MOST_BYTES)
             file.seek(0)
-            content = unpickle(file, path)
+            content = unpickle(file, path, _MOST_BYTES)
             if content == _LEGACY_MAGIC:
                 for _ in range(_LEGACY_HEADERS):
-                    content = unpickle(file, path)
+                    content = unpickle(file, path, _MOST_BYTES)
             return content
     except zipfile.BadZipFile as error:
         raise UserError(

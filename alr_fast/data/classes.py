@@ -213,6 +213,32 @@ def alike(names: Iterable[str]) -> list[str]:
     return lines
 
 
+def mixed(names: Iterable[str]) -> list[str]:
+    """A line for the user if the labels that name the classes are integers and texts."""
+    names = tuple(names)
+    whole = [name for name in names if _whole(name) is not None]
+    texts = [name for name in names if _whole(name) is None]
+    if not whole or not texts:
+        return []
+    return [
+        f"labels are numbers ({some_names(whole)}) and texts ({some_names(texts)}); each is a "
+        "class of its own"
+    ]
+
+
+def check_clean(given: NDArray[np.int64], clean: NDArray[np.int64], place: str) -> None:
+    """Checks that labels and clean labels, class numbers, int64 [N], are of the same classes.
+
+    Raises:
+        UserError: No class has both; the message begins with ``place``.
+    """
+    if len(given) and not np.isin(np.unique(given), clean).any():
+        raise UserError(
+            f"{place}: labels and clean labels have no class in common; write both as numbers or "
+            "both as the same names"
+        )
+
+
 def distinct(values: Any) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
     """The different values of a column as texts, in the order of their first rows.
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +21,16 @@ from alr_fast.data.layouts import (
     features,
     folder,
     food101n,
+    huggingface,
+    idx,
+    listed,
     packed,
     table,
+    webdataset,
     webvision,
 )
 from alr_fast.data.layouts.base import Found, Layout
+from alr_fast.data.layouts.nearest import not_recognised
 from alr_fast.errors import UserError
 
 # `auto` takes the first layout that fits. Many data sets are folders of classes, so that layout
@@ -42,6 +48,9 @@ LAYOUTS: dict[str, Layout] = {
         food101n.LAYOUT,
         folder.LAYOUT,
         animal10n.LAYOUT,
+        huggingface.LAYOUT,
+        webdataset.LAYOUT,
+        idx.LAYOUT,
         features.LAYOUT,
         table.LAYOUT,
     )
@@ -49,7 +58,13 @@ LAYOUTS: dict[str, Layout] = {
 # The names that `open_dataset` takes.
 DatasetName = Literal["auto", "digits", "cifar10", "cifar100", "animal10n", "clothing1m",
                       "food101n", "webvision", "webvision-mini", "packed", "folder",
-                      "features", "table"]  # fmt: skip
+                      "huggingface", "webdataset", "idx", "features", "table"]  # fmt: skip
+# What each option of `open_dataset` does.
+_USE = {
+    "column": "names the vectors of a file of features",
+    "columns": "names the columns of a list",
+    "images": "names the folder of the images of a list",
+}
 
 
 @dataclass(frozen=True)
@@ -127,7 +142,12 @@ class Dataset:
 
 
 def open_dataset(
-    name: str, root: str | os.PathLike[str] | None, *, column: str | None = None
+    name: str,
+    root: str | os.PathLike[str] | None,
+    *,
+    column: str | None = None,
+    columns: str | Mapping[str, str] | None = None,
+    images: str | os.PathLike[str] | None = None,
 ) -> Dataset:
     """Finds a data set in a folder; does not list its samples yet.
 
@@ -135,32 +155,36 @@ def open_dataset(
         name: ``digits``, a name of `LAYOUTS`, or ``auto`` to recognise the layout.
         root: Folder or file with the data as downloaded; may be None only for digits.
         column: For features the array or column that contains them; None for the only one.
+        columns: For lists and Parquet files the names of columns, ``path=image_id,label=class`` or
+            a dictionary; None to recognise them.
+        images: For lists the folder of the images; None to look for it.
 
     Raises:
-        UserError: The folder is missing or does not contain this data set; the message names the
-            files that were expected and those that were found.
+        UserError: The folder is missing or does not contain this data set; the message shows what
+            lies there and what is missing, in at most ten lines.
     """
-    dataset = _open(name, root)
-    if column is None:
-        return dataset
-    if dataset.layout.name != features.LAYOUT.name:
-        raise UserError(
-            f"names the vectors of a file of features; leave it out with {dataset.layout.name}",
-            argument="column",
-            value=column,
-        )
-    return replace(dataset, found=replace(dataset.found, column=column))
-
-
-def _open(name: str, root: str | os.PathLike[str] | None) -> Dataset:
     if name == "digits":
-        return Dataset(digits.LAYOUT, digits.FOUND)
-    if name != "auto" and name not in LAYOUTS:
+        candidates = [digits.LAYOUT]
+    elif name == "auto":
+        candidates = list(LAYOUTS.values())
+    elif name in LAYOUTS:
+        candidates = [LAYOUTS[name]]
+    else:
         raise UserError(
             f"no such data set; choose from auto, digits, {', '.join(LAYOUTS)}",
             argument="name",
             value=name,
         )
+    options = {
+        "column": column,
+        "columns": listed.parse_columns(columns) if isinstance(columns, str) else columns,
+        "images": None if images is None else Path(images),
+    }
+    given = {option: value for option, value in options.items() if value is not None}
+    _refuse_useless(candidates, given)
+    candidates = [layout for layout in candidates if set(given) <= set(layout.options)]
+    if name == "digits":
+        return Dataset(digits.LAYOUT, digits.FOUND)
     if root is None:
         raise UserError(
             f"data set {name} needs a folder of images or a file; pass one", argument="root"
@@ -168,23 +192,21 @@ def _open(name: str, root: str | os.PathLike[str] | None) -> Dataset:
     path = Path(root)
     if not path.exists():
         raise UserError("no such file or folder", argument="root", value=root)
-    candidates = LAYOUTS.values() if name == "auto" else (LAYOUTS[name],)
     for layout in candidates:
-        found = layout.find(path)
+        found = layout.find(path, **given)
         if found is not None:
             return Dataset(layout, found)
-    looked = "; ".join(f"{layout.name}: {layout.looked_for}" for layout in candidates)
-    raise UserError(f"{_state(path)}; looked for {looked}", argument="root", value=root)
+    raise not_recognised(path, candidates)
 
 
-def _state(path: Path) -> str:
-    """Description of a path without a known layout."""
-    if path.is_file():
-        return "is not a folder, no list and no file of features"
-    names = sorted(os.listdir(path))
-    if not names:
-        return "the folder is empty"
-    shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-    if (path / "train").is_dir() and not any((path / name).is_dir() for name in ("test", "val")):
-        shown += "; is a folder test/ or val/ missing?"
-    return f"none of the known layouts in it (found: {shown})"
+def _refuse_useless(layouts: Iterable[Layout], given: Mapping[str, object]) -> None:
+    """Raises `UserError` for an option that none of the layouts takes."""
+    layouts = list(layouts)
+    for option, value in given.items():
+        if not any(option in layout.options for layout in layouts):
+            takers = [name for name, layout in LAYOUTS.items() if option in layout.options]
+            raise UserError(
+                f"{_USE[option]}, for {' or '.join(takers)}; leave it out with {layouts[0].name}",
+                argument=option,
+                value=value if isinstance(value, str) else None,
+            )

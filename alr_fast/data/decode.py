@@ -1,121 +1,229 @@
-"""From encoded bytes to RGB pixels: headers, size limits, orientation, decoding, resizing."""
+"""From encoded bytes to RGB pixels: limits, orientation, decoding, resizing.
 
+One authority for the pixels of a file. `prepare` says which files any decoder may decode; the
+others are decoded here, the same for all loaders:
+
+    orientation    EXIF turns an image, of JPEG, PNG, WebP, TIFF and AVIF alike; XMP does not
+    frames         the first one of an animation, the first page of a TIFF
+    transparency   dropped: the colours as they are stored
+    CMYK           as Pillow has it: of JPEGs in the inverted form of Adobe, marked as such or not
+    profiles       gamma and colour profiles are ignored
+    deep pixels    see `eight_bits`
+"""
+
+import functools
 import io
-import struct
 import zlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from alr_fast.data.headers import (
+    JPEG,
+    PNG,
+    kind_of,
+    orientation_of,
+    png_header,
+    png_passes,
+    png_stream,
+    read_header,
+    without_extras,
+)
 from alr_fast.data.images import BrokenImage
 from alr_fast.utils.text import error_text
 
-MAX_PIXELS = 178_956_970  # Pillow refuses more as a decompression bomb
-_OTHER_FRAMES = frozenset(
-    (0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
-)  # markers of JPEGs that decoders do not support
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+# Every format that is ever opened, by Pillow's names. Others could start programs (EPS), need
+# plugins, or take any file for an image (TGA). AVIF and JPEG2000 depend on how Pillow was built.
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM"),
+    *("AVIF", "JPEG2000"),
+)
+MAX_PIXELS = 178_956_970  # above twice its own limit, Pillow refuses an image, too
+_DEEP = ("I", "F")  # first letters of the modes with more than 8 bits a pixel
+_ROWS = 256  # of pixels that are scaled at a time
+_SCALED = ("PPM", "JPEG2000")  # Pillow scales their gray pixels to 16 bits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Encoded:
-    """An image that any decoder can decode.
+    """An image whose structure is sound.
 
     Attributes:
-        data: JPEG, PNG, WebP, or binary PPM.
-        height: Height in pixels after the EXIF rotation.
-        width: Width in pixels after the EXIF rotation.
-        orientation: EXIF orientation of a JPEG, 1 to 8; 1 is upright.
+        data: JPEG, PNG or WebP; empty if there are ``pixels``.
+        height: Height in pixels, upright.
+        width: Width in pixels, upright.
+        orientation: EXIF orientation of ``data``, 1 to 8; 1 is upright.
+        simple: Whether any decoder makes the same pixels of ``data``; if not, only `decode_rgb`
+            does.
+        pixels: Pixels of any other format, uint8 [H, W, 3], upright.
     """
 
     data: bytes
     height: int
     width: int
     orientation: int = 1
+    simple: bool = True
+    pixels: NDArray[np.uint8] | None = None
 
 
 def prepare(data: bytes) -> Encoded:
-    """Checks the structure of an encoded image; converts formats that not every decoder supports.
+    """Checks the structure of an encoded image; decodes what is neither JPEG, PNG nor WebP.
 
-    Complete JPEGs, PNGs and WebPs, with valid headers and an end, pass unchanged. Other formats,
-    PNGs of 16 bits, and rotated images that are not JPEGs are decoded here and returned as PPM.
-    Flipped bits inside the compressed pixels are not detected.
+    The structure of a JPEG, PNG or WebP is read here, up to its end, without decoding it. Flipped
+    bits inside the compressed pixels are not detected.
 
     Raises:
-        BrokenImage: Empty, not an image, cut off, or larger than `MAX_PIXELS`.
+        BrokenImage: Empty, not an image, cut off, damaged, larger than `MAX_PIXELS`, or of a kind
+            that cannot be decoded.
     """
     if not data:
         raise BrokenImage("the file is empty")
-    if data[:2] == b"\xff\xd8":
-        height, width, orientation = _jpeg_header(data)
-        _refuse_size(height, width)
-        if orientation > 4:
-            height, width = width, height
-        return Encoded(data, height, width, orientation)
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        height, width, depth, rotated = _png_header(data)
-        if depth == 16 or rotated:
-            return decode_with_pillow(data)
-    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        if len(data) < 8 + int.from_bytes(data[4:8], "little"):
-            raise BrokenImage("the WebP is cut off")
-        if b"EXIF" in data or b"ANIM" in data[:64]:
-            return decode_with_pillow(data)
-        width, height = _webp_size(data)
-    else:
-        return decode_with_pillow(data)
+    header = read_header(data)
+    if header is None:
+        pixels = _pillow_pixels(data)
+        return Encoded(b"", len(pixels), len(pixels[0]), simple=False, pixels=pixels)
+    height, width = header.height, header.width
     _refuse_size(height, width)
-    return Encoded(data, height, width)
-
-
-def decode_with_pillow(data: bytes) -> Encoded:
-    """The whole image as PPM in RGB, rotated by its EXIF orientation.
-
-    Raises:
-        BrokenImage: Pillow cannot decode it.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            _refuse_size(image.height, image.width)
-            image.load()
-            if image.mode.startswith("I;16"):  # Pillow's conversion would clip at 255
-                image = Image.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8))
-            pixels = ImageOps.exif_transpose(image).convert("RGB")
-    except BrokenImage:
-        raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        reason = error_text(error)
-        if "cannot identify image file" in reason:
-            reason = "not an image"
-        raise BrokenImage(reason) from None
-    header = b"P6 %d %d 255\n" % pixels.size
-    return Encoded(header + pixels.tobytes(), pixels.height, pixels.width)
+    if header.orientation > 4:
+        height, width = width, height
+    simple = header.simple and header.orientation == 1
+    return Encoded(header.data, height, width, header.orientation, simple)
 
 
 def decode_rgb(encoded: Encoded) -> Tensor:
-    """The pixels of a prepared image, uint8 [3, H, W], rotated by its EXIF orientation.
+    """The pixels of a prepared image, uint8 [3, H, W], upright.
 
     Raises:
         BrokenImage: The compressed pixels cannot be decoded.
     """
-    import simplejpeg
-
-    data = encoded.data
-    if data.startswith(b"\xff\xd8") and encoded.orientation == 1:
-        try:
-            # Not strict: a damaged scan becomes damaged pixels, as in DALI; `verify` finds it.
-            pixels = simplejpeg.decode_jpeg(data, "RGB", strict=False)
-            return torch.from_numpy(pixels).permute(2, 0, 1)
-        except ValueError:
-            pass  # CMYK, which Pillow decodes, or undecodable, for which Pillow has the reason
-    if not data.startswith(b"P6 "):
-        data = decode_with_pillow(data).data
-    pixels = np.frombuffer(data, np.uint8, offset=data.index(b"\n") + 1)
-    pixels = pixels.reshape(encoded.height, encoded.width, 3).copy()
+    pixels = encoded.pixels
+    if pixels is None:
+        pixels = turned(_stored_pixels(encoded.data), encoded.orientation)
+        if pixels.shape != (encoded.height, encoded.width, 3):
+            raise BrokenImage("the decoder found another size than the header says")
+    if not (pixels.flags.c_contiguous and pixels.flags.writeable):
+        pixels = pixels.copy()
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def decode_with_pillow(data: bytes) -> NDArray[np.uint8]:
+    """The pixels of an encoded image, uint8 [H, W, 3], upright, without any other decoder.
+
+    Raises:
+        BrokenImage: Pillow cannot decode it.
+    """
+    header = read_header(data)
+    return turned(_pillow_pixels(data), 1 if header is None else header.orientation)
+
+
+def open_image(data: bytes | BinaryIO) -> "Image":
+    """Opens an image with Pillow: one of `FORMATS`, of bounded size, its first frame.
+
+    Everything here that opens images does it through this function. Text, profiles and EXIF of a
+    JPEG or PNG are left out: see `alr_fast.data.headers.without_extras`.
+
+    Raises:
+        BrokenImage: It is not an image of these formats, damaged, or larger than `MAX_PIXELS`.
+    """
+    from PIL import Image
+
+    data = without_extras(data if isinstance(data, bytes) else data.read())
+    try:
+        image = Image.open(io.BytesIO(data), formats=_formats())
+        _refuse_size(image.height, image.width)
+    except BrokenImage:
+        raise
+    except Image.DecompressionBombError:
+        raise BrokenImage(f"more than {MAX_PIXELS:,} pixels") from None
+    except Image.UnidentifiedImageError:
+        tiff = data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+        kind = "a kind of TIFF that cannot be decoded" if tiff else "not an image"
+        raise BrokenImage(kind) from None
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
+        raise BrokenImage(error_text(error)) from None
+    return image
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def to_rgb(image: "Image") -> "Image":
+    """A copy of an image of any mode in RGB, with 8 bits a channel: see `eight_bits`.
+
+    Raises:
+        BrokenImage: Its pixels cannot be decoded, or mean nothing as colours.
+    """
+    from PIL import Image
+
+    try:
+        image.load()
+        if image.mode.startswith(_DEEP):
+            return Image.fromarray(_deep_pixels(image)).convert("RGB")
+        if image.mode in ("La", "RGBa"):  # colours multiplied by the transparency
+            image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+        image = image.convert("RGB")
+    except BrokenImage:
+        raise
+    except Exception as error:  # as in `open_image`
+        raise BrokenImage(error_text(error)) from None
+    return image
+
+
+def turned(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """A view of pixels [H, W] or [H, W, 3] as stored, upright by this EXIF orientation."""
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    rows = slice(None, None, -1 if orientation in (3, 4, 7, 8) else 1)
+    columns = slice(None, None, -1 if orientation in (2, 3, 6, 7) else 1)
+    return pixels[rows, columns]
+
+
+def eight_bits(values: NDArray[Any], bits: int | None = None) -> NDArray[np.uint8]:
+    """Deep pixels in 8 bits, by the range that they use.
+
+    Integers without a known depth have the least even number of bits, 8 or more, that holds the
+    largest of them: sensors of 10, 12 or 14 bits are stored in 16. Integers below 0 are stretched
+    from the least to the largest. Fractions from 0 to 1 are multiplied by 255; those from 0 to a
+    number between 64 and 255 are taken as they are; others are stretched.
+
+    Args:
+        values: Pixels of one image, integers or floats, any shape.
+        bits: Bits of the integers; None if unknown.
+
+    Raises:
+        BrokenImage: Some are not finite.
+    """
+    low, high = values.min(), values.max()
+    if values.dtype.kind in "ui" and low >= 0:
+        if bits is None:
+            used = int(high).bit_length()
+            bits = max(used + used % 2, 8)
+        return (values >> (bits - 8)).astype(np.uint8)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise BrokenImage("pixels that are not finite numbers")
+    low, high = float(low), float(high)
+    if values.dtype.kind == "f" and low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    elif low >= 0 and 64 <= high <= 255:
+        low, high = 0.0, 255.0
+    scale = 255 / (high - low) if high > low else 0.0
+    pixels = np.empty(values.shape, dtype=np.uint8)
+    for first in range(0, len(values), _ROWS):  # float64 of the whole would be large
+        part = values[first : first + _ROWS].astype(np.float64)
+        pixels[first : first + _ROWS] = np.round((part - low) * scale)
+    return pixels
 
 
 def resize_part(image: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
@@ -142,91 +250,76 @@ def _refuse_size(height: int, width: int) -> None:
         raise BrokenImage(f"{width} x {height} pixels")
 
 
-def _png_header(data: bytes) -> tuple[int, int, int, bool]:
-    """Height, width, bits, and whether an EXIF block may rotate it; verifies every checksum.
+def _stored_pixels(data: bytes) -> NDArray[np.uint8]:
+    """Pixels of a JPEG, PNG or WebP before it is turned, uint8 [H, W, 3]."""
+    import simplejpeg
 
-    Some decoders crash on damaged compressed pixels. Source of the chunks: ISO/IEC 15948.
+    if kind_of(data) == JPEG:
+        try:
+            # Not strict: a damaged scan becomes damaged pixels, as in DALI; `verify` finds it.
+            return simplejpeg.decode_jpeg(data, "RGB", strict=False)
+        except ValueError:
+            pass  # CMYK, which Pillow decodes, or undecodable, for which Pillow has the reason
+    return _pillow_pixels(data)
+
+
+def _pillow_pixels(data: bytes) -> NDArray[np.uint8]:
+    """Pixels of an image before it is turned; of a TIFF or AVIF upright. uint8 [H, W, 3]."""
+    if kind_of(data) == PNG and png_header(data).depth == 16:
+        return _deep_png(data)
+    with open_image(data) as image:
+        # A TIFF is turned by Pillow.
+        exif = image.info.get("exif", b"") if image.format == "AVIF" else b""
+        pixels = np.asarray(to_rgb(image))
+        deep = (
+            image.mode in ("RGB", "RGBA") and max(getattr(image, "tag_v2", {}).get(258, (1,))) > 8
+        )
+        if deep and pixels.max() < 16:  # Pillow keeps the upper 8 bits of these TIFFs
+            raise BrokenImage("16 bits a colour of which the upper 4 are empty")
+    return turned(pixels, orientation_of(exif))
+
+
+def _deep_pixels(image: "Image") -> NDArray[np.uint8]:
+    """Gray pixels of more than 8 bits in 8 bits, uint8 [H, W]."""
+    values, bits, inverted = np.asarray(image), None, False
+    tags = getattr(image, "tag_v2", None)
+    if tags is not None:
+        (stored,), signed = tags.get(258, (1,)), tags.get(339, (1,))[0] == 2
+        if stored == 32 and values.dtype.kind == "i" and not signed:
+            values = values.view(np.uint32)
+        bits = stored if stored < 16 else None
+        inverted = tags.get(262) == 0  # white is 0
+    elif image.format in _SCALED and values.dtype.kind != "f":
+        bits = 16
+    pixels = eight_bits(values, bits)
+    return 255 - pixels if inverted else pixels
+
+
+def _deep_png(data: bytes) -> NDArray[np.uint8]:
+    """A PNG with 16 bits a sample in 8 bits, by the range that it uses, uint8 [H, W, 3].
+
+    Pillow drops the lower bits of colours before the range is known. PNG predicts each byte from
+    the same byte of the pixels around it: the bytes of a pixel are gray images of their own.
     """
-    position = 8
-    chunks: list[bytes] = []
-    while not chunks or chunks[-1] != b"IEND":
-        if len(data) < position + 12:
-            raise BrokenImage("the PNG is cut off")
-        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
-        chunks.append(data[position + 4 : position + 8])
-        if len(data) < end + 4:
-            raise BrokenImage("the PNG is cut off")
-        if zlib.crc32(memoryview(data)[position + 4 : end]) != int.from_bytes(
-            data[end : end + 4], "big"
-        ):
-            raise BrokenImage("the PNG is damaged")
-        position = end + 4
-    if chunks[0] != b"IHDR" or b"IDAT" not in chunks:
-        raise BrokenImage("the PNG is damaged")
-    width, height, depth = struct.unpack(">IIB", data[16:25])
-    _refuse_size(height, width)  # before it is decoded
-    return height, width, depth, b"eXIf" in chunks
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
     from PIL import Image
 
+    header = png_header(data)
+    parts = list(png_passes(header))
+    size = header.channels * 2
+    lengths = [len(range(*rows)) * (1 + size * len(range(*columns))) for rows, columns in parts]
+    samples = np.empty((header.height, header.width, size), np.uint8)
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.size
-    except Exception:  # the header parser raises errors of many types
-        raise BrokenImage("the WebP's header is damaged") from None
-
-
-def _jpeg_header(data: bytes) -> tuple[int, int, int]:
-    """Height, width and EXIF orientation from the markers of a JPEG, up to the first scan.
-
-    Source of the markers: ITU-T T.81, annex B.
-    """
-    position, size, orientation = 2, None, 1
-    try:
-        while True:
-            if data[position] != 0xFF:
-                raise BrokenImage("the JPEG's headers are damaged")
-            marker = data[position + 1]
-            if marker == 0xFF:  # fill byte
-                position += 1
-                continue
-            length = int.from_bytes(data[position + 2 : position + 4], "big")
-            if length < 2:
-                raise BrokenImage("the JPEG's headers are damaged")
-            if marker in (0xC0, 0xC1, 0xC2):  # baseline, extended, progressive
-                if data[position + 4] != 8:
-                    raise BrokenImage(f"a JPEG of {data[position + 4]} bits")
-                size = struct.unpack(">HH", data[position + 5 : position + 9])
-            elif marker in _OTHER_FRAMES:
-                raise BrokenImage("a kind of JPEG that decoders do not know (lossless, arithmetic)")
-            elif marker == 0xE1 and data[position + 4 : position + 10] == b"Exif\0\0":
-                orientation = _orientation(data[position + 10 : position + 2 + length])
-            elif marker == 0xDA:  # the first scan
-                break
-            position += 2 + length
-    except (IndexError, struct.error):
-        raise BrokenImage("the JPEG is cut off") from None
-    if size is None:
-        raise BrokenImage("the JPEG's headers are damaged")
-    if data.rfind(b"\xff\xd9", position) < 0:
-        raise BrokenImage("the JPEG is cut off")
-    return *size, orientation
-
-
-def _orientation(exif: bytes) -> int:
-    """Orientation in an EXIF block, 1 to 8; 1 without an orientation."""
-    order = {b"II": "<", b"MM": ">"}.get(exif[:2])
-    if order is None or len(exif) < 8:
-        return 1
-    try:
-        (first,) = struct.unpack_from(order + "I", exif, 4)
-        (count,) = struct.unpack_from(order + "H", exif, first)
-        for entry in range(first + 2, first + 2 + 12 * count, 12):
-            tag, kind, _, value = struct.unpack_from(order + "HHIH", exif, entry)
-            if tag == 0x0112:
-                return value if kind == 3 and 1 <= value <= 8 else 1
-    except struct.error:
-        pass  # decoders ignore a damaged EXIF block, too
-    return 1
+        stream = zlib.decompressobj().decompress(png_stream(data), sum(lengths))
+        for (rows, columns), length in zip(parts, lengths, strict=True):
+            part, stream = stream[:length], stream[length:]
+            height, width = len(range(*rows)), len(range(*columns))
+            lines = np.frombuffer(part, np.uint8).reshape(height, 1 + size * width)
+            for byte in range(size):
+                plane = np.concatenate([lines[:, :1], lines[:, 1 + byte :: size]], axis=1)
+                packed = zlib.compress(plane.tobytes(), 0)
+                image = Image.frombytes("L", (width, height), packed, "zip", "L", 0)
+                samples[slice(*rows), slice(*columns), byte] = np.asarray(image)
+    except (zlib.error, ValueError, OSError) as error:
+        raise BrokenImage(f"the PNG's pixels are damaged ({error_text(error)})") from None
+    values = samples.view(">u2")[:, :, : 1 if header.channels < 3 else 3]  # without transparency
+    return np.broadcast_to(eight_bits(values), (*values.shape[:2], 3))

@@ -1,12 +1,18 @@
 """Strict checks of one image file, for `verify`."""
 
-import io
 import os
 import re
-import struct
 import zlib
 
-from alr_fast.data.decode import MAX_PIXELS, Encoded, decode_with_pillow, prepare
+from alr_fast.data.decode import (
+    MAX_PIXELS,
+    Encoded,
+    decode_rgb,
+    decode_with_pillow,
+    open_image,
+    prepare,
+)
+from alr_fast.data.headers import JPEG, PNG, kind_of, png_header, png_passes, png_stream
 from alr_fast.data.images import LEFT_OUT, BrokenImage
 from alr_fast.utils.text import error_text
 
@@ -24,6 +30,7 @@ _CMYK, _GRAY, _DEEP, _FORMAT, _ROTATED = (1 << k for k in range(len(NOTES)))
 
 _FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 _FORMATS |= {".gif": "GIF", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
+_PART = 1 << 20  # bytes that are unpacked at a time
 # Warnings of libjpeg about headers: the pixels are correct.
 _HARMLESS = re.compile(
     "unknown JFIF revision|Unknown Adobe color transform|Invalid SOS parameters|bad ICC marker"
@@ -62,16 +69,16 @@ def examine(data: bytes, name: str = "") -> int:
     """
     try:
         encoded = prepare(data)
-        is_jpeg = data[:2] == b"\xff\xd8"
-        if is_jpeg:
+        kind = kind_of(data)
+        if kind == JPEG:
             _decode_strictly(data)
-        elif encoded.data is data:  # not decoded by `prepare`
-            decode_with_pillow(data)
-        if data[:4] == b"\x89PNG":
+        elif encoded.pixels is None:  # not decoded by `prepare`
+            decode_rgb(encoded)
+        if kind == PNG:
             _count_png_pixels(data)
     except BrokenImage as error:
         raise Broken(_kind(data, str(error)), str(error)) from None
-    return _jpeg_notes(data, name, encoded) if is_jpeg else _notes(data, name)
+    return (_jpeg_notes if kind == JPEG else _notes)(data, name, encoded)
 
 
 def _decode_strictly(data: bytes) -> None:
@@ -92,27 +99,22 @@ def _decode_strictly(data: bytes) -> None:
 
 
 def _count_png_pixels(data: bytes) -> None:
-    """Refuses a PNG with too few pixels and valid checksums: Pillow fills the rest with black.
-
-    Source of the chunks: ISO/IEC 15948.
-    """
-    width, height, depth, colours, *_, interlaced = struct.unpack(">IIBBBBB", data[16:29])
-    if interlaced:
-        return  # rare; its rows come in seven passes
-    bits = width * depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colours, 1)
-    expected = height * (1 + -(-bits // 8))
-    stream, found, position, kind = zlib.decompressobj(), 0, 8, b""
-    while kind != b"IEND":
-        length = int.from_bytes(data[position : position + 4], "big")
-        kind = data[position + 4 : position + 8]
-        if kind == b"IDAT":
-            try:
-                found += len(stream.decompress(data[position + 8 : position + 8 + length]))
-            except zlib.error as error:
-                raise Broken(PIXELS, str(error)) from None
-        position += 12 + length
-    if found < expected:
-        raise Broken(TRUNCATED, f"{found:,} of {expected:,} bytes of pixels")
+    """Refuses a PNG with too few pixels and valid checksums: Pillow fills the rest with black."""
+    header = png_header(data)
+    bits = header.depth * header.channels
+    expected = sum(
+        len(range(*rows)) * (1 + -(-len(range(*columns)) * bits // 8))
+        for rows, columns in png_passes(header)
+    )
+    stream, rest, found = zlib.decompressobj(), png_stream(data), 0
+    while found < expected:
+        try:
+            part = stream.decompress(rest, _PART)
+        except zlib.error as error:
+            raise Broken(PIXELS, str(error)) from None
+        if not part:
+            raise Broken(TRUNCATED, f"{found:,} of {expected:,} bytes of pixels")
+        found, rest = found + len(part), stream.unconsumed_tail
 
 
 def _kind(data: bytes, reason: str) -> str:
@@ -126,7 +128,7 @@ def _kind(data: bytes, reason: str) -> str:
         (NO_IMAGE, "not an image"),
         (UNKNOWN, "a kind of JPEG|a JPEG of"),
         (TRUNCATED, "cut off|truncated|Truncated|ends before"),
-        (TOO_LARGE, "decompression bomb"),
+        (TOO_LARGE, "more than .* pixels"),
     ):
         if re.search(pattern, reason):
             return kind
@@ -139,7 +141,7 @@ def _jpeg_notes(data: bytes, name: str, encoded: Encoded) -> int:
     try:
         colours = simplejpeg.decode_jpeg_header(data, strict=False)[2]
     except ValueError:
-        return _notes(data, name)
+        return _notes(data, name, encoded)
     return (
         _CMYK * (colours in ("CMYK", "YCCK"))
         | _GRAY * (colours == "Gray")
@@ -148,18 +150,17 @@ def _jpeg_notes(data: bytes, name: str, encoded: Encoded) -> int:
     )
 
 
-def _notes(data: bytes, name: str) -> int:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        kind = {"MPO": "JPEG"}.get(image.format, image.format)
-        deep = image.mode.startswith("I") or (kind == "PNG" and data[24] == 16)
+def _notes(data: bytes, name: str, encoded: Encoded) -> int:
+    with open_image(data) as image:
+        bits = getattr(image, "tag_v2", {}).get(258, (8,))  # a sample of a TIFF
+        deep = image.mode.startswith(("I", "F")) or max(bits) > 8
+        deep |= kind_of(data) == PNG and png_header(data).depth == 16
         return (
             _CMYK * (image.mode == "CMYK")
             | _GRAY * (image.mode in ("1", "L", "LA") or image.mode.startswith(("I", "F")))
             | _DEEP * deep
-            | _ROTATED * (image.getexif().get(0x0112, 1) in range(2, 9))
-            | _FORMAT * (_expected(name) not in (None, kind))
+            | _ROTATED * (encoded.orientation != 1)
+            | _FORMAT * (_expected(name) not in (None, image.format))
         )
 
 

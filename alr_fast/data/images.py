@@ -8,6 +8,9 @@ checks its structure but not its pixels: every decoder here can decode its resul
 
 import io
 import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +19,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.index import PathTable
+from alr_fast.utils.files import open_regular
+from alr_fast.utils.text import error_text
 
 LEFT_OUT = "left out when packed"
+MAX_BYTES = 1 << 28  # of an encoded image; a larger file is not read
+_KEPT_BYTES = 64 << 20  # of the groups of Parquet files that a process keeps in memory
 
 
 class BrokenImage(Exception):
     """An unreadable image; the message is the reason, without the path."""
+
+
+def read_image_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file of at most `MAX_BYTES`; never waits for a pipe or a device.
+
+    Raises:
+        BrokenImage: It is missing, cannot be read, is not a regular file, or larger.
+    """
+    try:
+        with open_regular(path, MAX_BYTES) as file:
+            return file.read()
+    except FileNotFoundError:
+        raise BrokenImage("no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise BrokenImage(error_text(error)) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,15 +102,9 @@ class FileImages:
         """The bytes of a row.
 
         Raises:
-            BrokenImage: The file is missing or cannot be read.
+            BrokenImage: See `read_image_file`.
         """
-        try:
-            with open(self.name(row), "rb", buffering=0) as file:
-                return file.read()
-        except FileNotFoundError:
-            raise BrokenImage("no such file") from None
-        except OSError as error:
-            raise BrokenImage(error.strerror or str(error)) from None
+        return read_image_file(self.name(row))
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,6 +204,100 @@ class FeatureRows:
         raise BrokenImage("features, no image")
 
 
+@dataclass(frozen=True, eq=False)
+class ColumnImages:
+    """Encoded images in a column of Parquet or Arrow files, which is read in groups of rows.
+
+    Reading in order is fast. In random order, each image of a Parquet file costs the decompression
+    of its group.
+
+    Attributes:
+        files: The files.
+        group_of: ``group_of(file, group)`` returns the bytes of a group's images, a pyarrow array.
+        file: Number of each row's file, int32 [N].
+        group: Number of each row's group in its file, int32 [N].
+        position: Position of each row in its group, int64 [N].
+        paths: Path of each row, for messages.
+    """
+
+    files: list[Path]
+    group_of: Callable[[Path, int], Any]
+    file: NDArray[np.int32]
+    group: NDArray[np.int32]
+    position: NDArray[np.int64]
+    paths: PathTable
+    _groups: "_Groups" = field(default_factory=lambda: _Groups(), init=False)
+    array = None
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_groups": _Groups()}
+
+    def take(self, rows: NDArray[np.int64]) -> "ColumnImages":
+        """The images of these rows."""
+        columns = (self.file[rows], self.group[rows], self.position[rows], self.paths.take(rows))
+        return ColumnImages(self.files, self.group_of, *columns)
+
+    @property
+    def root(self) -> Path:
+        """Folder of the files."""
+        return self.files[0].parent
+
+    def name(self, row: int) -> str:
+        """File and path of a row, for messages."""
+        return f"{self.files[self.file[row]]}:{self.paths[row]}"
+
+    def read(self, row: int) -> bytes:
+        """The bytes of a row.
+
+        Raises:
+            BrokenImage: Its file is missing or damaged, or has no bytes for it.
+        """
+        path, group = self.files[self.file[row]], int(self.group[row])
+        try:
+            images = self._groups.get((path, group), lambda: self.group_of(path, group))
+            data = images[int(self.position[row])].as_py()
+        except (OSError, ValueError, IndexError) as error:  # pyarrow's errors are among them
+            raise BrokenImage(error_text(error)) from None
+        if data is None:
+            raise BrokenImage("no bytes, only a path")
+        return data
+
+
+class _Groups:
+    """The groups that were read last; each is read by one thread of a process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        self._known: dict[tuple[Path, int], Future] = {}
+
+    def get(self, key: tuple[Path, int], read: Callable[[], Any]) -> Any:
+        if self._process != os.getpid():  # forked: the lock may be held by a thread that is gone
+            self.__init__()  # type: ignore[misc]
+        with self._lock:
+            known = self._known.pop(key, None)
+            future: Future = Future() if known is None else known
+            self._known[key] = future  # the last one
+        if known is None:
+            try:
+                future.set_result(read())
+            except BaseException as error:
+                future.set_exception(error)
+                with self._lock:
+                    self._known.pop(key, None)
+            self._forget()
+        return future.result()
+
+    def _forget(self) -> None:
+        with self._lock:
+            sizes = {key: future.result().nbytes for key, future in self._known.items()
+                     if future.done() and future.exception() is None}  # fmt: skip
+            for key in list(sizes)[:-1]:
+                if sum(sizes.values()) <= _KEPT_BYTES:
+                    return
+                del self._known[key], sizes[key]
+
+
 # All have `root`, the folder of the images; `array`, all pixels, or None if they are not in memory;
 # and `take`, `name` and `read`.
-Images = ArrayImages | FileImages | ShardImages | FeatureRows
+Images = ArrayImages | FileImages | ShardImages | ColumnImages | FeatureRows

@@ -32,7 +32,7 @@ from alr_fast.data.layouts.packed import (
 )
 from alr_fast.data.shards import PLAN_KEYS, Shard, ShardPlan, ShardWriter
 from alr_fast.errors import UserError
-from alr_fast.utils.files import locked, replacing, write_json
+from alr_fast.utils.files import locked, own_folder, replacing, write_json
 from alr_fast.utils.threads import map_ahead
 
 
@@ -145,7 +145,7 @@ class Packer:
                 written.
         """
         try:
-            (self.out / INDEX_FOLDER).mkdir(parents=True, exist_ok=True)
+            own_folder(self.out / INDEX_FOLDER)
             busy = f"{self.out}: another process is packing into it; wait until it has finished"
             with locked(self.out / INDEX_FOLDER / "lock", busy=busy):
                 return self._pack(plan)
@@ -156,8 +156,6 @@ class Packer:
             ) from error
 
     def _pack(self, plan: ShardPlan) -> Packed:
-        for part in self.out.glob(f"{plan.name}-*.tar.part"):  # of a killed call
-            part.unlink()
         known = self.manifest["splits"].get(plan.name)
         if known is None or known["shards"] is None:
             self._write_manifest(plan, shards=None, left_out={})

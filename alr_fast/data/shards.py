@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.datasets import Split
-from alr_fast.data.decode import prepare
-from alr_fast.data.images import LEFT_OUT, BrokenImage, ShardImages
+from alr_fast.data.decode import open_image, prepare
+from alr_fast.data.headers import kind_of
+from alr_fast.data.images import LEFT_OUT, MAX_BYTES, BrokenImage, ShardImages
 from alr_fast.data.layouts.packed import INDEX_FOLDER, sha256_of
-from alr_fast.utils.files import write_json, write_text
+from alr_fast.utils.files import temporary, write_json, write_text
 
-_SUFFIXES = {"JPEG": "jpg", "TIFF": "tif"}  # others: the name of the format
+_SUFFIXES = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}  # others: the name of the format
 
 # Facts of a plan that must equal those of an existing split, and the message if they differ.
 PLAN_KEYS = {
@@ -120,7 +122,7 @@ class ShardPlan:
 
 
 def _sizes(split: Split) -> NDArray[np.int64]:
-    """Bytes of each image, int64 [N]; an upper limit for arrays, 0 for missing files."""
+    """Bytes of each image, int64 [N]; an upper limit for arrays, 0 for what is not read."""
     images = split.images
     if images.array is not None:
         # PNG stores incompressible data unchanged; the rest is for its headers.
@@ -131,18 +133,18 @@ def _sizes(split: Split) -> NDArray[np.int64]:
     sizes = np.zeros(len(split), dtype=np.int64)
     for row in range(len(split)):
         with contextlib.suppress(OSError):
-            sizes[row] = os.stat(images.name(row)).st_size
+            found = os.stat(images.name(row))
+            if stat.S_ISREG(found.st_mode) and found.st_size <= MAX_BYTES:  # see `read_image_file`
+                sizes[row] = found.st_size
     return sizes
 
 
 def _suffix(data: bytes) -> str:
     """File name suffix of an encoded image, by its content."""
-    if data[:2] == b"\xff\xd8":
-        return "jpg"
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        name = image.format or ""
+    name = kind_of(data)
+    if name is None:
+        with open_image(data) as image:
+            name = image.format or ""
     return _SUFFIXES.get(name, name.lower())
 
 
@@ -197,8 +199,9 @@ class ShardWriter:
         self._plan = plan
         self._path = out / plan.shard_name(number)
         self._sidecar = _sidecar(out, plan, number)
-        self._part = self._path.with_suffix(".tar.part")
-        self._file = open(self._part, "wb")  # noqa: SIM115 (`close` closes it)
+        self._closing = contextlib.ExitStack()
+        self._part = self._closing.enter_context(temporary(self._path))
+        self._file = self._closing.enter_context(self._part.path.open("r+b"))
         self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
         self._shard = Shard(self._path.name, [], [], [], {}, 0, "", plan.digest, fresh=True)
         self._lines: list[str] = []
@@ -232,21 +235,19 @@ class ShardWriter:
         """Completes the shard and gives it its final name."""
         self._tar.close()
         self._file.flush()
-        os.fsync(self._file.fileno())
-        shard = replace(self._shard, bytes=self._file.tell(), sha256=sha256_of(self._part))
+        shard = replace(self._shard, bytes=self._file.tell(), sha256=sha256_of(self._part.path))
         # In this order: a shard under its final name has an index, a sidecar means it is complete.
         self._sidecar.unlink(missing_ok=True)
         if shard.rows:
             text = f"v1.2 {len(self._lines)}\n" + "".join(f"{line}\n" for line in self._lines)
             write_text(self._path.with_suffix(".idx"), text)
-            os.replace(self._part, self._path)
+            self._part.publish()
         write_json(self._sidecar, {k: v for k, v in vars(shard).items() if k != "fresh"})
         return shard
 
     def close(self) -> None:
         """Closes the file and removes an unfinished shard."""
-        self._file.close()
-        self._part.unlink(missing_ok=True)
+        self._closing.close()
 
 
 def _sidecar(out: Path, plan: ShardPlan, number: int) -> Path:

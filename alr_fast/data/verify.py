@@ -26,11 +26,11 @@ from alr_fast.data.examine import KINDS, MISSING, NOTES, UNREADABLE, Broken, exa
 from alr_fast.data.images import LEFT_OUT, BrokenImage, ShardImages
 from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
-from alr_fast.utils.files import locked, replacing
+from alr_fast.utils.files import locked, open_appending, replacing
 from alr_fast.utils.threads import map_ahead
 
 _RECORD = np.dtype([("size", "<i8"), ("time", "<i8"), ("fine", "u1"), ("notes", "u1")])
-_VERSION = 1  # of the records: raise it when `examine` changes its results
+_VERSION = 2  # of the records: raise it when `examine` changes its results
 _CHUNK = 32  # files that a thread takes at a time
 
 Stamp = tuple[int, int]  # size in bytes, modification time in ns
@@ -122,7 +122,7 @@ def _stored_records(split: Split, root: Path) -> Iterator[NDArray]:
     folder = cache_folder() / "verify" / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "lock").touch()
+        open_appending(folder / "lock").close()
     except OSError as error:
         raise UserError(
             f"{folder}: {error.strerror or error}; set ALR_FAST_CACHE to a writable folder"

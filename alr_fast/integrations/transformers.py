@@ -27,7 +27,7 @@ from alr_fast.integrations.progress import (
     whole_state,
 )
 from alr_fast.losses import Loss
-from alr_fast.utils.files import replacing
+from alr_fast.utils.files import own_folder, replacing
 
 if TYPE_CHECKING:  # the mix-in calls methods of the Trainer that it is combined with
     from transformers import Trainer as _Trainer
@@ -152,7 +152,7 @@ class ALRTrainerMixin(_Trainer):
         state = whole_state(self.criterion)
         if self.args.should_save:
             folder = Path(self.args.output_dir if output_dir is None else output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
+            own_folder(folder)
             with replacing(folder / FILE_NAME) as part:
                 torch.save(state, part)
 

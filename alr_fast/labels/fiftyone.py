@@ -19,7 +19,7 @@ from typing import Any
 from alr_fast.errors import UserError
 from alr_fast.labels.scored import ScoredLabels
 from alr_fast.labels.sources import by_row
-from alr_fast.utils.files import replacing, write_json, writing
+from alr_fast.utils.files import own_folder, replacing, write_json
 from alr_fast.utils.text import distinct_names, printable
 
 _ATTRIBUTES = ("score", "given_probability", "margin", "entropy", "changes", "given_loss")
@@ -50,8 +50,7 @@ def write_dataset(labels: ScoredLabels, folder: Path, *, images: object, most: i
                 argument="images",
             )
         files[str(labels.sample_ids[row])] = printable(os.path.abspath(file))
-    with writing(folder):
-        folder.mkdir(exist_ok=True)
+    own_folder(folder)
     samples = itertools.chain.from_iterable(labels.samples(rows) for rows in labels.ranked_pieces())
     write_json(folder / "data.json", files)
     _write_labels(folder / "labels.json", names, itertools.islice(samples, most))

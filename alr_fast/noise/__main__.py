@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from alr_fast.data import open_dataset
 from alr_fast.data.loaders.memory import decode_all
-from alr_fast.data.paths import expanded
+from alr_fast.data.paths import path_option
 from alr_fast.errors import UserError, naming_options
 from alr_fast.noise.files import check_output, read_matrix, save_labels
 from alr_fast.noise.injection import NOISE_MODELS, check_noise, inject, needs_features
@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name="data",
     root="data-root",
     column="column",
+    columns="columns",
+    images="images",
     kind="kind",
     rate="rate",
     seed="seed",
@@ -49,7 +51,13 @@ def run(options: argparse.Namespace) -> str:
     matrix = None if options.matrix is None else read_matrix(options.matrix)
     check_output(options.output, overwrite=options.overwrite)
 
-    split = open_dataset(options.data, options.data_root, column=options.column).split("train")
+    split = open_dataset(
+        options.data,
+        options.data_root,
+        column=options.column,
+        columns=options.columns,
+        images=options.images,
+    ).split("train")
     for line in split.remarks:
         print(line)
     index = split.index
@@ -101,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         "labels are known, too, and writes the noisy labels to a file.",
     )
     parser.add_argument(
-        "--data-root", type=expanded, metavar="DIR", help="folder or file of the data set"
+        "--data-root", type=path_option, metavar="DIR", help="folder or file of the data set"
     )
     parser.add_argument(
         "--data",
@@ -115,6 +123,10 @@ def _parser() -> argparse.ArgumentParser:
         help="of a file of features, the array or column that contains them",
     )
     parser.add_argument(
+        "--columns", metavar="PATH=..,LABEL=..", help="of a list, the names of its columns"
+    )
+    parser.add_argument("--images", metavar="DIR", help="of a list, the folder of its images")
+    parser.add_argument(
         "--kind", required=True, choices=NOISE_MODELS, metavar="KIND", help=", ".join(NOISE_MODELS)
     )
     parser.add_argument(
@@ -123,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the noise (0)")
     parser.add_argument(
         "--matrix",
-        type=expanded,
+        type=path_option,
         metavar="FILE",
         help=".npy or .csv, K rows of K probabilities: row y is the distribution of the noisy "
         "label if the true class is y",
@@ -136,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
         help="side in pixels to which image files are reduced for kind instance (32)",
     )
     parser.add_argument(
-        "--output", required=True, type=expanded, metavar="FILE", help="file to write, .npz"
+        "--output", required=True, type=path_option, metavar="FILE", help="file to write, .npz"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return parser

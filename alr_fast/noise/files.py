@@ -11,6 +11,7 @@ The fingerprint of a subset cannot be compared with that of the whole.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.index import SampleIndex
+from alr_fast.data.npz import NPY_MAGIC, ArraysError, open_npz
 from alr_fast.errors import UserError
 from alr_fast.noise.injection import InjectedNoise, describe
 from alr_fast.utils.files import replacing
@@ -36,6 +38,11 @@ FIELDS = {  # name: (kinds of dtype, number of dimensions)
     "seed": ("i", 0),
     "sample_fingerprint": ("U", 0),
 }
+# More than any array of the file needs; the file of the whole data set also serves small parts.
+_BYTES_PER_SAMPLE = 16
+_SAMPLES = 1 << 24
+_LARGEST_MATRIX = 1 << 31  # bytes: of 16,384 classes
+_LARGEST_LINE = 1 << 20
 
 
 def save_labels(
@@ -114,7 +121,7 @@ def load_noise(path: str | os.PathLike, index: SampleIndex) -> InjectedNoise:
     Raises:
         UserError: The file is missing, is not from `save_labels`, or has other samples or classes.
     """
-    saved = _read(path)
+    saved = _read(path, len(index))
     names = tuple(saved["class_names"].tolist())
     if len(names) != index.num_classes:
         raise UserError(
@@ -161,19 +168,22 @@ def load_noise(path: str | os.PathLike, index: SampleIndex) -> InjectedNoise:
     )
 
 
-def _read(path: str | os.PathLike) -> dict[str, NDArray[Any]]:
-    """Arrays of a file of noisy labels, checked against `FIELDS` and for consistency."""
+def _read(path: str | os.PathLike, num_samples: int) -> dict[str, NDArray[Any]]:
+    """Arrays of a file of noisy labels, checked against `FIELDS` and for consistency.
+
+    The file may be that of a data set of which ``num_samples`` are a part.
+    """
+    most = _BYTES_PER_SAMPLE * max(num_samples, _SAMPLES)
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such file; make it with python -m alr_fast.noise")
     try:
-        with open(path, "rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError("a single array")
-            saved = {name: archive[name] for name in FIELDS}
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; make it with python -m alr_fast.noise") from error
-    except Exception as error:  # ValueError, OSError, EOFError, BadZipFile, zlib.error, ...
-        reason = " ".join(str(error).split()).strip("'\"") or type(error).__name__
-        raise _wrong_file(path, reason) from error
+        with open_npz(Path(path)) as archive:
+            missing = [name for name in FIELDS if name not in archive.headers]
+            if missing:
+                raise _wrong_file(path, f"it lacks {', '.join(missing)}")
+            saved = {name: archive.read(name, most) for name in FIELDS}
+    except ArraysError as error:
+        raise _wrong_file(path, error.problem) from error
     for name, (kinds, dimensions) in FIELDS.items():
         if saved[name].dtype.kind not in kinds or saved[name].ndim != dimensions:
             raise _wrong_file(path, f"{name} is {saved[name].dtype} of shape {saved[name].shape}")
@@ -198,40 +208,62 @@ def _wrong_file(path: str | os.PathLike, reason: str) -> UserError:
 
 
 def read_matrix(path: str | os.PathLike) -> NDArray[np.float64]:
-    """Reads a transition matrix, float64 [rows, columns], from a .npy or comma-separated .csv file.
+    """Reads a transition matrix, float64 [K, K], from an .npy file or a text of K lines.
 
-    `inject` checks shape, signs and sums.
+    The values of a line are divided by commas, semicolons or tabs. `inject` checks signs and sums.
 
     Raises:
-        UserError: The file is missing, has another suffix, or is not a table of numbers.
+        UserError: The file is missing, or is not a square table of numbers.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in (".npy", ".csv"):
-        raise UserError(f"{path}: a transition matrix must be a .npy or a .csv file")
     try:
-        if suffix == ".npy":
-            matrix = np.load(path, allow_pickle=False)
-            if not isinstance(matrix, np.ndarray):
-                raise ValueError("an archive of arrays")
-            matrix = matrix.astype(np.float64)
-        else:
-            matrix = np.array(
-                [
-                    [float(value) for value in line.split(",")]
-                    for line in path.read_text(encoding="utf-8-sig").splitlines()
-                    if line.strip()
-                ],
-                dtype=np.float64,
-            )
+        with open(path, "rb") as file:
+            is_npy = file.read(len(NPY_MAGIC)) == NPY_MAGIC
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; pass a transition matrix") from error
-    except Exception as error:  # of as many types as in `_read`
-        reason = error_text(error)
-        raise UserError(
-            f"{path}: cannot be read as a table of numbers ({reason}); write K rows of K "
-            "probabilities"
-        ) from error
-    if matrix.ndim != 2:
-        raise UserError(f"{path}: has {matrix.ndim} dimensions; write K rows of K probabilities")
-    return matrix
+    except OSError as error:
+        raise _wrong_matrix(path, error_text(error)) from error
+    return _read_npy_matrix(path) if is_npy else _read_text_matrix(path)
+
+
+def _read_npy_matrix(path: Path) -> NDArray[np.float64]:
+    with open_npz(path) as arrays:
+        header = arrays.headers[""]
+        if len(header.shape) != 2:
+            raise UserError(
+                f"{path}: has {len(header.shape)} dimensions; write K rows of K probabilities"
+            )
+        if header.dtype.kind not in "iuf":
+            raise _wrong_matrix(path, f"values of type {header.dtype}")
+        return arrays.read("", _LARGEST_MATRIX).astype(np.float64)
+
+
+def _read_text_matrix(path: Path) -> NDArray[np.float64]:
+    rows: list[NDArray[np.float64]] = []
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            while line := file.readline(_LARGEST_LINE + 1):
+                if len(line) > _LARGEST_LINE:
+                    raise _wrong_matrix(path, f"line {len(rows) + 1} is too long")
+                if not line.strip():
+                    continue
+                rows.append(np.array(re.split("[,;\t]", line.strip()), dtype=np.float64))
+                if len(rows[-1]) != len(rows[0]):
+                    raise _wrong_matrix(
+                        path, f"{len(rows[0])} values in row 1, {len(rows[-1])} in row {len(rows)}"
+                    )
+                if len(rows) > len(rows[0]):
+                    raise _wrong_matrix(path, f"more than {len(rows[0])} rows of so many values")
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise _wrong_matrix(path, error_text(error)) from error
+    if not rows:
+        raise _wrong_matrix(path, "it is empty")
+    return np.array(rows)
+
+
+def _wrong_matrix(path: Path, reason: str) -> UserError:
+    return UserError(
+        f"{path}: cannot be read as a table of numbers ({reason}); write K rows of K probabilities"
+    )

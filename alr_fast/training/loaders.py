@@ -8,12 +8,12 @@ import torch
 
 from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split
-from alr_fast.data.decode import prepare
-from alr_fast.data.images import ArrayImages, BrokenImage, FeatureRows
+from alr_fast.data.images import ArrayImages, FeatureRows
 from alr_fast.data.loaders.base import Loader
 from alr_fast.data.loaders.choose import LoaderChoice, choose_loader, make_loader
 from alr_fast.data.loaders.memory import Decoded, decode_all
 from alr_fast.data.sampler import Sampler, SequentialSampler, ShuffledSampler
+from alr_fast.data.sizes import LARGEST_DEFAULT_SIZE, median_side
 from alr_fast.data.transform import Transform, for_evaluation
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config, DataConfig
@@ -24,7 +24,6 @@ from alr_fast.training.run_data import RunData, num_workers
 _IMAGE_OPTIONS = ("image_size", "resize", "crop", "crop_padding", "flip", "randaugment_ops",
                   "mean", "std")  # fmt: skip
 _DEFAULTS = asdict(DataConfig())
-LARGEST_DEFAULT_SIZE = 224
 LARGEST_TEST_BATCH = 512
 TEST_BATCH_PIXELS = 1 << 23  # 167 images of 224 x 224: batches pass through shared memory
 
@@ -56,12 +55,7 @@ def make_transform(
         if ops:
             raise UserError(f"--data.randaugment_ops {ops}: {problem}; leave it out")
     else:
-        size = config.image_size or _first_size(split)
-        if config.image_size is None:
-            log(
-                f"training at {size} x {size} pixels, the size of the images up to "
-                f"{LARGEST_DEFAULT_SIZE}; --data.image_size changes it"
-            )
+        size = config.image_size or _chosen_size(split, log)
         resize = config.resize
         if resize is None:
             resize = size if config.crop in ("center", "pad") else round(size * 256 / 224)
@@ -82,24 +76,22 @@ def make_transform(
     )
 
 
+def _chosen_size(split: Split, log: Callable[[str], None]) -> int:
+    side, sample = median_side(split)
+    size = min(side, LARGEST_DEFAULT_SIZE)
+    log(
+        f"images: {side:,} pixels on the shorter side (median of {sample}): training at {size} x "
+        f"{size}; --data.image_size changes it"
+    )
+    return size
+
+
 def with_image_size(config: Config, loader: Loader) -> Config:
     """The configuration with the size that the images of a loader have, if they are files."""
     split = loader.split
     if config.data.image_size is not None or isinstance(split.images, FeatureRows | ArrayImages):
         return config
     return config.with_value("data.image_size", loader.transform.size)
-
-
-def _first_size(split: Split) -> int:
-    reason = ""
-    for row in range(min(len(split), 100)):
-        try:
-            encoded = prepare(split.images.read(row))
-        except BrokenImage as error:
-            reason = reason or f"{split.images.name(row)} cannot be read as an image ({error})"
-        else:
-            return min(encoded.height, encoded.width, LARGEST_DEFAULT_SIZE)
-    raise UserError(f"{reason}, nor can those after it; replace or remove the files")
 
 
 @dataclass(frozen=True)

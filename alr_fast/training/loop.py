@@ -117,7 +117,7 @@ def train_method(method: str, run: Run) -> None:
     bank, history = trainer.criterion.bank, trainer.history
     if bank is not None and history is not None:
         path = run.path / f"{method}{BANK}"
-        export_bank(path, bank, history, run.index, run.rows, run.world)
+        export_bank(path, bank, history, loader.split, run.rows, run.world)
     profile.show(run)
     run.finished.append(method)
 

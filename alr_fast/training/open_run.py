@@ -1,21 +1,24 @@
 """The refined labels of a run folder: of a finished run, or of its newest checkpoint."""
 
-import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alr_fast.bank.file import open_rows
 from alr_fast.bank.history import COLUMNS, SampleHistory
+from alr_fast.bank.label_bank import BANK_DTYPES
 from alr_fast.bank.placement import allocate_rows, read_in_order
+from alr_fast.bank.read_file import BankFile, improbable, most_excess, strings, unreadable
 from alr_fast.data.datasets import Split, open_dataset
-from alr_fast.data.images import FeatureRows
+from alr_fast.data.images import BrokenImage, FeatureRows
+from alr_fast.data.index import PathTable, SampleIndex
 from alr_fast.errors import UserError, naming_options
 from alr_fast.labels.issues import LabelIssues
 from alr_fast.training.checkpoint.manifest import Checkpoint, check_files, newest_checkpoint
@@ -30,57 +33,78 @@ from alr_fast.training.output.run_folder import (
     is_finished,
     read_config,
 )
+from alr_fast.training.progress import check_progress
+from alr_fast.training.run_images import find_images
+from alr_fast.training.samples import (
+    checked_ids,
+    load_samples,
+    read_index,
+    sample_tensors,
+    samples_file,
+)
 from alr_fast.utils.command import CommandParser
 from alr_fast.utils.text import error_text, some_names
 
+FindSplit = Callable[[], Split]
 
-def from_bank_file(path: Path, method: str, split: Split) -> LabelIssues:
-    """The refined labels of a finished method.
+
+def from_bank_file(path: Path, method: str, find_split: FindSplit | None = None) -> LabelIssues:
+    """The refined labels of a finished method, without images.
 
     Args:
         path: METHOD_bank.safetensors, see `alr_fast.training.sharded_bank.export_bank`.
         method: The method.
-        split: Samples of the data set; the bank has rows for some or all of them.
+        find_split: Returns all samples of the data set, which a bank file of an earlier version
+            needs; it has no paths.
 
     Raises:
-        UserError: The file cannot be read, or belongs to other samples.
+        UserError: The file cannot be read or is damaged, or belongs to other samples.
     """
-    from safetensors import SafetensorError, safe_open
-
+    file = BankFile(path)
     try:
-        with safe_open(path, framework="np") as file:
-            names = set(file.keys())
-            saved = {name: file.get_tensor(name) for name in names - {"rows"}}
-            facts = file.metadata()
-        rows = open_rows(path)
-        classes = json.loads(facts["class_names"])
-        ids, given = saved["ids"], saved["given_labels"]
-        history = {name: saved[name] for name in COLUMNS}
-        fingerprint = facts["sample_fingerprint"]
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read as a label bank ({error_text(error)}); train again, or pass "
-            "another run"
-        ) from error
-    part = _matching(path, split, ids, classes, fingerprint)
-    index = replace(part.index, labels=given, clean_labels=saved.get("clean_labels"))
-    return _issues(method, replace(part, index=index), history, rows)
+        index = _index_of(file, path, find_split)
+        history = {
+            name: file.columns.array(name, torch.empty(0, dtype=dtype).numpy().dtype, len(index))
+            for name, dtype in COLUMNS.items()
+        }
+    except (ValueError, KeyError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise unreadable(path, error_text(error)) from error
+    images = file.columns.metadata.get("samples") != "features"
+    return _issues(method, index, history, file.read, has_images=images)
+
+
+def _index_of(file: BankFile, path: Path, find_split: FindSplit | None) -> SampleIndex:
+    columns, names = file.columns, strings(file.columns.metadata, "class_names")
+    if len(names) != file.num_classes:
+        raise ValueError(f"{len(names)} class_names for {file.num_classes} classes")
+    if columns.has_checksum:
+        index = read_index(columns, names)
+    elif find_split is None:
+        raise ValueError("it has no paths")
+    else:  # of an earlier version
+        fingerprint = columns.metadata["sample_fingerprint"]
+        split = _matching(path, find_split(), checked_ids(columns), names, fingerprint)
+        paths = sample_tensors(split.index)
+        for name in ("paths", "path_offsets"):
+            columns.arrays[name] = paths[name].numpy()
+        index = read_index(columns, names)
+    if len(index) != file.num_samples:
+        raise ValueError(f"{len(index)} ids for {file.num_samples} rows")
+    return index
 
 
 def _issues(
     method: str,
-    split: Split,
+    index: SampleIndex,
     history: dict[str, NDArray[Any]],
     read: Callable[[slice], NDArray[np.float32]],
     *,
+    has_images: bool,
     complete: bool = True,
 ) -> LabelIssues:
-    """The samples of a split with their rows of a label bank and their images."""
-    index, images = split.index, split.images
-
-    def image(row: int) -> NDArray[np.uint8] | bytes:
-        return images.read(row) if images.array is None else images.array[row]
-
+    """The samples with their rows of a label bank; `open_run` finds the images."""
     return LabelIssues(
         sample_ids=index.sample_ids,
         labels=index.labels,
@@ -91,20 +115,28 @@ def _issues(
         clean_labels=index.clean_labels,
         method=method,
         complete=complete,
-        images=None if isinstance(images, FeatureRows) else image,
+        images=_not_opened if has_images else None,
     )
 
 
+def _not_opened(row: int) -> NoReturn:
+    raise BrokenImage("images are not opened")
+
+
 def _matching(
-    path: Path, split: Split, sample_ids: NDArray[np.int64], classes: list[str], fingerprint: str
+    path: Path,
+    split: Split,
+    sample_ids: NDArray[np.int64],
+    classes: tuple[str, ...],
+    fingerprint: str,
 ) -> Split:
-    """The samples of a split, [M], that belong to the label bank in a file.
+    """The samples of a split, [M], that belong to a label bank without paths.
 
     Raises:
         UserError: The data set has other classes or samples than the bank.
     """
     remedy = "pass the data of that run: --data-root DIR"
-    if list(split.index.class_names) != classes:
+    if split.index.class_names != classes:
         raise UserError(
             f"{path}: was made with {len(classes)} classes ({some_names(classes)}), the data set "
             f"has {split.index.num_classes} ({some_names(split.index.class_names)}); {remedy}"
@@ -137,11 +169,14 @@ def _read_options(run: Path) -> Config:
     remedy = "use the version of alr_fast that wrote it"
     try:
         options = read_config(run)
+        root = options["data_root"]
+        if not isinstance(root, str | None):
+            raise TypeError("data_root is no path")
         return Config(
             data=DataConfig(**options["data"]),
             noise=NoiseConfig(**options["noise"]),
-            data_root=options["data_root"],
-            methods=list(options["methods"]),
+            data_root=root,
+            methods=_names_of_methods(options["methods"]),
         )
     except UserError as error:
         raise UserError(f"{error}; {remedy}") from error
@@ -149,10 +184,27 @@ def _read_options(run: Path) -> Config:
         raise UserError(f"{run / CONFIG}: cannot be read ({error}); {remedy}") from error
 
 
+def _names_of_methods(methods: Any) -> list[str]:
+    """The methods, which `--print_config` prints as a text with commas."""
+    if not isinstance(methods, str | list) or not all(isinstance(m, str) for m in methods):
+        raise TypeError("methods are no names")
+    names = words(methods)
+    for name in names:
+        if re.fullmatch(r"\w+", name) is None:  # a part of the names of files
+            raise TypeError(f"{name!r} is no name of a method")
+    return names
+
+
 def _train_split(options: Config) -> Split:
     """All training samples of the data set, with its own labels."""
     with naming_options(root="data-root"):
-        dataset = open_dataset(options.data.name, options.data_root, column=options.data.column)
+        dataset = open_dataset(
+            options.data.name,
+            options.data_root,
+            column=options.data.column,
+            columns=options.data.columns,
+            images=options.data.images,
+        )
     return dataset.split(options.data.train_split)
 
 
@@ -167,6 +219,9 @@ def open_run(
     """Opens the refined labels of a run: of its last epoch, or of the newest checkpoint of an
     unfinished run.
 
+    The data set is not needed, except for runs of earlier versions. ``images`` of the result looks
+    for each image where the data is now, by its path.
+
     Args:
         run: Folder of the run.
         method: Method with the label bank; None for the last method that keeps one.
@@ -174,12 +229,30 @@ def open_run(
         log: Takes a line of text.
 
     Raises:
-        UserError: The run has no label bank yet, its files cannot be read, or the data set is not
-            the one that it was trained on.
+        UserError: The run has no label bank yet, its files cannot be read or are damaged, or
+            ``data_root`` has none of its samples.
     """
     options = _read_options(run)
     if data_root is not None:
         options.data_root = data_root
+    with _without_images(run, method, options, log) as labels:
+        if labels.images is None and data_root is None:
+            yield labels
+            return
+        assert isinstance(labels.paths, PathTable)
+        paths, ids, root = labels.paths, labels.sample_ids, options.data_root
+        asked = data_root is not None
+        find = cache(lambda: find_images(paths, ids, options.data, root, asked=asked))
+        if asked:
+            find()  # an error comes before anything is written
+        yield labels if labels.images is None else replace(labels, images=lambda row: find()(row))
+
+
+@contextmanager
+def _without_images(
+    run: Path, method: str | None, options: Config, log: Callable[[str], None]
+) -> Iterator[LabelIssues]:
+    """`open_run`, without opening images."""
     methods = words(options.methods)
     if method is not None and method not in methods:
         raise UserError(f"--method {method}: not trained by {run}; it has {', '.join(methods)}")
@@ -187,9 +260,11 @@ def open_run(
     if method is None and saved:
         method = saved[-1]
     if method is not None and method in saved:
-        yield from_bank_file(run / f"{method}{BANK}", method, _train_split(options))
+        yield from_bank_file(run / f"{method}{BANK}", method, lambda: _train_split(options))
         return
     checkpoint = None if is_finished(run) else newest_checkpoint(run / CHECKPOINTS)
+    if checkpoint is not None:
+        check_progress(checkpoint)
     if checkpoint is None or method not in (None, checkpoint.progress["method"]):
         what = f"method {method} has" if method else "it has"
         remedy = "train with a method that keeps one, alr for instance"
@@ -217,7 +292,13 @@ def _from_checkpoint(
             f"{checkpoint.path}: method {method} keeps no label bank; wait for one that does, or "
             "train with alr"
         )
-    (size, classes), dtype = saved["bank.rows"]
+    shape, dtype = saved["bank.rows"]
+    if len(shape) != 2 or 0 in shape or dtype not in BANK_DTYPES:
+        raise UserError(
+            f"{checkpoint.path}: its label bank is {dtype} {list(shape)}, which is none; train "
+            "again, or pass another run"
+        )
+    size, classes = shape
     ids, given = torch.empty(size, dtype=torch.int64), torch.empty(size, dtype=torch.int64)
     history = SampleHistory(given, torch.device("cpu"))
     rows = allocate_rows(size, classes, dtype=dtype, device="cpu", placement="file", folder=run)
@@ -230,23 +311,57 @@ def _from_checkpoint(
     log(f"{method}: from {checkpoint.path}, in epoch {epoch + 1} after step {step}")
     # The rows of a checkpoint are in the order of the processes that own them.
     order = torch.argsort(ids)
-    facts = checkpoint.progress["data"]
-    split, sample_ids = _train_split(options), ids[order].numpy()
-    split = _matching(checkpoint.path, split, sample_ids, facts["classes"], facts["samples"])
-    clean = split.index.clean_labels
-    if clean is None and options.noise.kind != "none":
-        clean = split.index.labels  # noise was injected into them
-    index = replace(split.index, labels=given[order].numpy(), clean_labels=clean)
+    sample_ids, labels = ids[order].numpy(), given[order].numpy()
+    index, has_images = _samples_of(checkpoint, options, run, sample_ids)
+    if index.num_classes != classes or (labels < 0).any() or (labels >= classes).any():
+        raise UserError(
+            f"{checkpoint.path}: its label bank has {classes} classes and given labels up to "
+            f"{labels.max()}, the run has {index.num_classes} classes; train again, or pass "
+            "another run"
+        )
+
+    def read(some: slice) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = rows[order[some]].float().numpy()
+        problem = improbable(values, some.start or 0, most_excess(dtype))
+        if problem is not None:
+            raise unreadable(checkpoint.path, problem)
+        return values
+
     return _issues(
         method,
-        replace(split, index=index),
+        replace(index, labels=labels),
         {name: column[order].numpy() for name, column in history.means().items()},
-        lambda some: rows[order[some]].float().numpy(),
+        read,
+        has_images=has_images,
         complete=False,
     )
 
 
-NEEDED = ("pyarrow", "safetensors", "yaml")  # of the extra train
+def _samples_of(
+    checkpoint: Checkpoint, options: Config, run: Path, sample_ids: NDArray[np.int64]
+) -> tuple[SampleIndex, bool]:
+    """The samples of a checkpoint, ascending by id, and whether they are images."""
+    facts = checkpoint.progress["data"]
+    found = load_samples(run, facts["samples"])
+    if found is not None:
+        index, kind = found
+        if not np.array_equal(index.sample_ids, sample_ids):
+            raise UserError(
+                f"{checkpoint.path}: its label bank has other samples than "
+                f"{samples_file(run, facts['samples'])}; train again, or pass another run"
+            )
+        return index, kind != "features"
+    # Of an earlier version: the data set has the samples.
+    classes = tuple(facts["classes"])
+    split = _matching(checkpoint.path, _train_split(options), sample_ids, classes, facts["samples"])
+    clean = split.index.clean_labels
+    if clean is None and options.noise.kind != "none":
+        clean = split.index.labels  # noise was injected into them
+    has_images = not isinstance(split.images, FeatureRows)
+    return replace(split.index, clean_labels=clean), has_images
+
+
+NEEDED = ("pyarrow", "yaml")  # of the extra train
 
 
 def add_run_arguments(parser: CommandParser) -> None:

@@ -1,5 +1,8 @@
 """Profile of the training step: a trace of torch.profiler, and the share of each phase."""
 
+import gzip
+import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -10,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile, record_function, schedule
 
 from alr_fast.training.run import Run
 from alr_fast.training.trainer import Trainer
-from alr_fast.utils.files import writing
+from alr_fast.utils.files import replacing
 
 # In the order of a step. "data" waits for the next batch, "wait" for processes that reach the
 # backward pass later; "backward" includes the communication of the gradients.
@@ -75,8 +78,10 @@ class Profile:
         path = run.path / TRACE
 
         def write(folder: object) -> None:
-            with writing(path):
-                profiler.export_chrome_trace(str(path))
+            with replacing(path) as fresh, tempfile.NamedTemporaryFile(suffix=".json") as plain:
+                profiler.export_chrome_trace(plain.name)
+                with gzip.open(fresh, "wb") as packed:
+                    shutil.copyfileobj(plain, packed)
 
         run.in_folder(write)
         run.console.shares(f"One step of {TRACED}, traced in {path}", _shares(profiler))

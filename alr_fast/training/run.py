@@ -22,6 +22,7 @@ from alr_fast.training.output.loggers import make_loggers
 from alr_fast.training.output.records import EpochRecord
 from alr_fast.training.output.run_folder import CHECKPOINTS, RunFolder
 from alr_fast.training.resume import Start
+from alr_fast.training.samples import save_samples
 from alr_fast.training.signals import StopSignals
 
 
@@ -93,6 +94,7 @@ class Run:
     def _open_folder(self) -> Path:
         folder = self.start.folder
         self._folder = RunFolder.create(self.config) if folder is None else RunFolder.open(folder)
+        save_samples(self._folder.path, self.loaders.train.split)
         self._folder.log_to(make_loggers(self.config, self._folder.path, self.records))
         return self._folder.path
 

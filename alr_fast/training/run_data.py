@@ -91,7 +91,7 @@ def prepare_data(
     return world.on_all_ranks(lambda: hold_out(leave_out(data), share, seed=seed)), noise
 
 
-@naming_options(column="data.column")
+@naming_options(column="data.column", columns="data.columns", images="data.images")
 def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None]) -> RunData:
     """Finds a data set and lists its splits; opens no image.
 
@@ -104,7 +104,13 @@ def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None
         UserError: The data cannot be used; the message names the input and how to fix it.
     """
     with naming_options(name="data", root="data-root"):
-        dataset = open_dataset(config.name, root, column=config.column)
+        dataset = open_dataset(
+            config.name,
+            root,
+            column=config.column,
+            columns=config.columns,
+            images=config.images,
+        )
     if root is not None:
         log(f"{dataset.layout.name}: {dataset.found.what}")
     train = dataset.split(config.train_split)

@@ -1,6 +1,5 @@
 """The label bank of a run, sharded: each process has the rows of the samples that it owns."""
 
-import json
 import shutil
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from alr_fast.bank import LabelBank
 from alr_fast.bank.file import BankFileWriter
 from alr_fast.bank.history import COLUMNS, SampleHistory
 from alr_fast.bank.placement import PlacementChoice, check_placement, choose_placement
+from alr_fast.data.datasets import Split
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.label_table import read_probabilities
 from alr_fast.errors import UserError, naming_options
@@ -24,6 +24,7 @@ from alr_fast.training.config.schema import BankConfig, Config, soft_labels
 from alr_fast.training.distributed import World
 from alr_fast.training.output.records import Histogram
 from alr_fast.training.run import Run
+from alr_fast.training.samples import sample_facts, sample_tensors
 from alr_fast.utils.text import readable
 
 _OPTIONS = {name: f"bank.{name}" for name in ("placement", "folder", "dtype")}
@@ -185,43 +186,39 @@ def export_bank(
     path: Path,
     bank: LabelBank,
     history: SampleHistory,
-    index: SampleIndex,
+    split: Split,
     rows: NDArray[np.int64],
     world: World,
 ) -> None:
     """Writes the rows of all processes into one file, ascending by sample id, in process 0.
 
+    The file has all that `alr_fast.training.open_run` needs: ids, paths and labels, too.
+
     Args:
         path: The file.
         bank: Bank of this process.
         history: Sample history of this process.
-        index: All training samples.
-        rows: Rows of ``index`` that this process owns, int64 [n].
+        split: All training samples.
+        rows: Rows of ``split`` that this process owns, int64 [n].
         world: The processes.
 
     Raises:
         SharedError: The file cannot be written.
     """
     parts = world.gather((rows, history.means()))
-    order = torch.from_numpy(np.argsort(np.concatenate([rank_rows for rank_rows, _ in parts])))
-    tensors = {name: torch.cat([means[name] for _, means in parts])[order] for name in COLUMNS}
-    tensors["ids"] = torch.from_numpy(index.sample_ids)
-    tensors["given_labels"] = torch.from_numpy(index.labels)
-    if index.clean_labels is not None:
-        tensors["clean_labels"] = torch.from_numpy(index.clean_labels)
-    writer = BankFileWriter(
-        path,
-        num_samples=len(index),
-        num_classes=index.num_classes,
-        dtype=bank.rows.dtype,
-        tensors=tensors,
-        metadata={
-            "sample_fingerprint": index.sample_fingerprint(),
-            "label_fingerprint": index.label_fingerprint(),
-            "class_names": json.dumps(index.class_names),
-        },
-    )
-    with bank.host_access(), ExitStack() as stack:  # entered in process 0
+    with bank.host_access(), ExitStack() as stack:
+        if world.main:
+            order = torch.from_numpy(np.argsort(np.concatenate([own for own, _ in parts])))
+            columns = {name: torch.cat([means[name] for _, means in parts]) for name in COLUMNS}
+            writer = BankFileWriter(
+                path,
+                num_samples=len(split),
+                num_classes=split.index.num_classes,
+                dtype=bank.rows.dtype,
+                tensors={name: column[order] for name, column in columns.items()}
+                | sample_tensors(split.index),
+                metadata=sample_facts(split),
+            )
         world.on_all_ranks(lambda: world.main and stack.enter_context(writer))
         for some_rows, bank_rows in world.collect_rows(torch.from_numpy(rows), bank.rows):
             writer.write(some_rows, bank_rows)

@@ -32,6 +32,8 @@ def load_model(weights: Path, *, num_classes: int, input_shape: tuple[int, ...])
     """
     try:
         name = read_config(weights.parent)["model"]["name"]
+        if not isinstance(name, str):
+            raise TypeError("the name of its model is not a text")
         saved = load_file(weights)
     except (UserError, OSError, SafetensorError, KeyError, TypeError) as error:
         problem = (
@@ -39,10 +41,10 @@ def load_model(weights: Path, *, num_classes: int, input_shape: tuple[int, ...])
             "its config.yaml beside them"
         )
         raise UserError(problem, argument="weights", value=weights) from error
-    model = build_model(name, num_classes=num_classes, input_shape=input_shape)
     try:
+        model = build_model(name, num_classes=num_classes, input_shape=input_shape)
         model.load_state_dict(saved)
-    except RuntimeError as error:
+    except RuntimeError as error:  # also if the memory is too small for the model
         images = len(input_shape) == 3
         inputs = f"images of {input_shape[0]} channels" if images else f"{input_shape[0]} features"
         problem = (

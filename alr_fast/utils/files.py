@@ -115,7 +115,7 @@ class Temporary(NamedTuple):
         try:
             with contextlib.suppress(OSError):  # a file system without modes
                 os.fchmod(handle, self.mode)
-            flush(handle)  # network file systems report a full disk only here
+            flush_to_disk(handle)  # network file systems report a full disk only here
         finally:
             os.close(handle)
         os.replace(self.path, self.target)
@@ -145,7 +145,7 @@ def temporary(path: Path) -> Iterator[Temporary]:
         os.close(handle)  # last: until then the lock protects the file from `_remove_leftovers`
 
 
-def flush(handle: int) -> None:
+def flush_to_disk(handle: int) -> None:
     """Waits until a file or folder is on the disk, if its file system can tell.
 
     Raises:
@@ -158,10 +158,15 @@ def flush(handle: int) -> None:
             raise
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replaces a file, as `replacing` does."""
+    with replacing(path) as fresh:
+        fresh.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replaces a file with a text, as `replacing` does."""
-    with replacing(path) as fresh:
-        fresh.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -6,6 +6,7 @@ completes an interrupted grid. A line counts only for a cell with the same optio
 """
 
 import contextlib
+import io
 import json
 import shutil
 import statistics
@@ -21,6 +22,8 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+
+from alr_fast.utils.files import open_appending, write_text
 
 ROWS = "rows.jsonl"
 CHECKPOINT_MINUTES = "2"
@@ -100,7 +103,7 @@ def run_cell(cell: Cell, folder: Path, extra: Sequence[str], device: str, thread
         "--log.to", "csv", "--checkpoint.minutes", CHECKPOINT_MINUTES, *extra,
     ]  # fmt: skip
     with (
-        output.open("a", encoding="utf-8") as file,
+        io.TextIOWrapper(open_appending(output), encoding="utf-8") as file,
         contextlib.redirect_stdout(file),
         contextlib.redirect_stderr(file),
     ):
@@ -138,7 +141,7 @@ def read_rows(folder: Path, cells: Iterable[Cell]) -> dict[str, dict]:
     text = path.read_text(encoding="utf-8")
     whole, _, rest = text.rpartition("\n")
     if rest:  # the process was killed while writing
-        path.write_text(whole + "\n" if whole else "", encoding="utf-8")
+        write_text(path, whole + "\n" if whole else "")
     wanted = {cell.key: cell.command() for cell in cells}
     found = {}
     for number, line in enumerate(whole.splitlines(), start=1):
@@ -190,8 +193,8 @@ def run_grid(
     display = _Display(cells, rows, title, log)
     with display if missing else contextlib.nullcontext():
         for row in _finished(missing, jobs, folder, extra, device, threads):
-            with (folder / ROWS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            with open_appending(folder / ROWS) as file:
+                file.write(json.dumps(row).encode() + b"\n")
             rows[_key_of(row)] = row
             display.update()
     return [rows[cell.key] for cell in cells]

@@ -6,10 +6,11 @@ A row contains the name of its benchmark as `suite` and its environment as `envi
 import contextlib
 import itertools
 import json
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+
+from alr_fast.utils.files import write_text
 
 FOLDER = Path(__file__).parents[1] / "results"
 
@@ -61,15 +62,13 @@ class ResultFile:
         """Writes all rows measured so far, so that an interrupted run keeps them.
 
         Raises:
-            OSError: The file cannot be written.
+            UserError: The file cannot be written.
         """
         if self._json:
-            Path(self._json).write_text(as_text(rows), encoding="utf-8")
+            write_text(Path(self._json), as_text(rows))
         elif self._folder:
             self.path = self.path or _new_path(self._folder, rows[0]["environment"])
-            unfinished = self.path.with_suffix(".part")
-            unfinished.write_text(as_text(rows), encoding="utf-8")
-            os.replace(unfinished, self.path)
+            write_text(self.path, as_text(rows))
 
     def finish(self, rows: Sequence[dict]) -> None:
         """Writes all rows, and prints the path of the result file, if there is one."""

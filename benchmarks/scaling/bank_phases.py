@@ -1,7 +1,6 @@
 """The phases of a label bank from its creation to its export, timed and checked."""
 
 import ctypes
-import json
 import os
 import shutil
 import time
@@ -30,6 +29,7 @@ from alr_fast.training.checkpoint.shards import shard
 from alr_fast.training.checkpoint.store import CheckpointStore, load
 from alr_fast.training.distributed import World
 from alr_fast.training.open_run import from_bank_file
+from alr_fast.training.samples import sample_facts, sample_tensors
 from benchmarks.harness.compare import check_step
 from benchmarks.harness.memory import MemoryWatch
 from benchmarks.tables.scaling import PHASES
@@ -181,15 +181,9 @@ class BankRun:
                 num_samples=case.samples,
                 num_classes=case.classes,
                 dtype=case.dtype,
-                tensors={
-                    "given_labels": self._labels,
-                    "ids": torch.arange(case.samples),
-                    **SampleHistory(self._labels, world.device).means(),
-                },
-                metadata={
-                    "class_names": json.dumps(self._split.index.class_names),
-                    "sample_fingerprint": self._split.index.sample_fingerprint(),
-                },
+                tensors=SampleHistory(self._labels, world.device).means()
+                | sample_tensors(self._split.index),
+                metadata=sample_facts(self._split),
             )
             with bank.host_access(), writer:
                 for positions, rows in world.collect_rows(self._positions, bank.rows):
@@ -209,7 +203,7 @@ class BankRun:
 
         table = path.with_name("labels.parquet")
         with self._timed("table"):
-            export(from_bank_file(path, "alr", self._split), table)
+            export(from_bank_file(path, "alr"), table)
         self.sizes["table_bytes"] = table.stat().st_size
         given = ParquetFile(table).read(["given_label"]).column(0).to_numpy()
         assert (given == self._labels.numpy()).all(), "table"

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from alr_fast.utils.files import replacing
+
 
 def draw_panels(
     path: Path,
@@ -40,5 +42,6 @@ def draw_panels(
     for axes, (title, content) in zip(every_axes, panels, strict=True):
         draw(axes, content)
         axes.set_title(title)
-    figure.savefig(path, dpi=dpi, metadata={"Software": None})
+    with replacing(path) as fresh:
+        figure.savefig(fresh, dpi=dpi, format="png", metadata={"Software": None})
     return True

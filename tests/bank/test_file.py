@@ -4,7 +4,9 @@ import errno
 import json
 import os
 import stat
+import zlib
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -19,6 +21,10 @@ METADATA = {"sample_fingerprint": "abc", "class_names": json.dumps(["häuschen",
 
 def rows_of(dtype=torch.float32, samples=N):
     return torch.rand(samples, K, generator=torch.Generator().manual_seed(1)).to(dtype)
+
+
+def bytes_of(rows):
+    return [bytes(row.view(torch.uint8).tolist()) for row in rows]
 
 
 def small_tensors():
@@ -60,12 +66,15 @@ def test_pieces_in_any_order_give_the_file_that_the_library_writes(
                 writer.write(piece.to(device), rows[piece].to(device))
         save_file({"rows": rows, **small_tensors()}, tmp_path / "library", metadata=METADATA)
         found, wanted = load_file(path), load_file(tmp_path / "library")
+        checksums = found.pop("row_checksums").numpy().view(np.uint32)
+        assert checksums.tolist() == [zlib.crc32(row) for row in bytes_of(rows)]
         assert found.keys() == wanted.keys()
         for name, tensor in wanted.items():
             assert found[name].dtype == tensor.dtype
             assert torch.equal(found[name], tensor)
         with safe_open(path, "pt") as file:
-            assert file.metadata() == METADATA
+            assert METADATA.items() <= file.metadata().items()
+            assert file.metadata().keys() - METADATA.keys() == {"sha256"}
             assert torch.equal(file.get_slice("rows")[2:4], rows[2:4])
         os.unlink(path)
 
@@ -84,6 +93,7 @@ def test_every_tensor_starts_at_a_multiple_of_its_item_size(tmp_path, text):
     path = tmp_path / "bank"
     rows = write_all(path, dtype=torch.bfloat16, tensors=tensors, metadata={"text": text})
     found = load_file(path)
+    del found["row_checksums"]
     assert found.keys() == {"rows", *tensors}
     for name, tensor in {"rows": rows, **tensors}.items():
         assert torch.equal(found[name], tensor)
@@ -175,6 +185,7 @@ def test_a_wrong_piece_is_refused_and_changes_nothing(tmp_path, case):
     [
         (dict(samples=0), ValueError, "at least one sample and one class, got 0 and 5"),
         (dict(tensors={"rows": torch.zeros(1)}), ValueError, "'rows' is taken"),
+        (dict(tensors={"row_checksums": torch.zeros(1)}), ValueError, "'row_checksums' is taken"),
         (dict(tensors={"__metadata__": torch.zeros(1)}), ValueError, "'__metadata__' is taken"),
         (dict(tensors={"z": torch.zeros(1).cfloat()}), TypeError, "z is torch.complex64"),
         (dict(dtype=torch.complex64), TypeError, "rows is torch.complex64"),

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from alr_fast.labels.report import content, views
 from alr_fast.labels.report.thumbnails import SIZES, thumbnail
@@ -18,6 +16,7 @@ from alr_fast.labels.report.views import Views
 from alr_fast.report import about_run, main
 from alr_fast.train import main as train
 from alr_fast.training.open_run import open_run
+from helpers.exported_runs import rewrite_bank
 from helpers.image_folder import write_folder
 
 LARGEST = 15_000_000
@@ -68,7 +67,7 @@ def with_doubts(photographs, tmp_path):
     config = run / "config.yaml"
     config.write_text(config.read_text().replace(str(photographs[0]), str(root)))
 
-    def doubt(bank):
+    def doubt(bank, facts):
         given, rows = bank["given_labels"], bank["rows"]
         rows.fill_(0.05)
         rows[torch.arange(25), given] = 0.9
@@ -77,16 +76,6 @@ def with_doubts(photographs, tmp_path):
 
     rewrite_bank(run, doubt)
     return root, run
-
-
-def rewrite_bank(run, change):
-    """Changes the content of the bank file of a run."""
-    path = run / "alr_bank.safetensors"
-    with safe_open(path, "pt") as file:
-        facts = file.metadata()
-    bank = {name: tensor.clone() for name, tensor in load_file(path).items()}
-    change(bank)
-    save_file(bank, path, metadata=facts)
 
 
 def read_page(path):
@@ -208,7 +197,7 @@ def test_most_limits_the_suspects_and_a_note_counts_them(run):
 
 
 def test_a_run_without_suspicious_labels(run):
-    def believe(bank):
+    def believe(bank, facts):
         bank["rows"] = torch.eye(10)[bank["given_labels"]]
 
     rewrite_bank(run, believe)
@@ -322,7 +311,7 @@ def test_a_full_page_stays_small(with_doubts, monkeypatch):
 def test_a_class_without_samples(with_doubts):
     _, run = with_doubts
 
-    def rename(bank):
+    def rename(bank, facts):
         bank["given_labels"][bank["given_labels"] == 2] = 0
 
     rewrite_bank(run, rename)
@@ -339,9 +328,16 @@ def test_a_class_without_samples(with_doubts):
 def test_other_places_of_the_page_and_the_data(with_doubts, tmp_path, capsys):
     root, run = with_doubts
     moved, output = root.rename(tmp_path / "moved"), tmp_path / "mine.html"
-    assert main([str(run), "--output", str(output)]) == 2
-    assert str(root) in capsys.readouterr().err and not output.exists()
+    assert main([str(run), "--output", str(output)]) == 0
+    assert "\n0 of 13 images found\n" in capsys.readouterr().out
+    _, data, _, notes = read_page(output)
+    assert not any(s["image"] for s in data["suspects"])
+    assert notes == [
+        f"13 of 13 images cannot be shown (first: {root}: no such file or folder). If the "
+        "data was moved, pass --data-root DIR."
+    ]
     assert main([str(run), "--output", str(output), "--data-root", str(moved)]) == 0
+    assert "\n13 of 13 images found\n" in capsys.readouterr().out
     assert all(s["image"] for s in read_page(output)[1]["suspects"])
     assert not (run / "report.html").exists()
 
@@ -384,7 +380,7 @@ def test_a_folder_that_is_no_run(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "extra"), [("plotly", "report"), ("itables", "report"), ("safetensors", "train")]
+    ("name", "extra"), [("plotly", "report"), ("itables", "report"), ("yaml", "train")]
 )
 def test_missing_packages_are_named(run, monkeypatch, capsys, name, extra):
     find = importlib.util.find_spec

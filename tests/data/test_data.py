@@ -325,7 +325,7 @@ def test_impossible_sizes(tmp_path):
         make_transform(replace(FOLDER, crop="resized"), digits)
     for path in (tmp_path / "train").rglob("*.png"):
         path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"a/000\.png cannot be read as an image .*nor can those"):
+    with pytest.raises(UserError, match=r"a/000\.png cannot be read as an image .*nor can the"):
         make_transform(FOLDER, train)
 
 

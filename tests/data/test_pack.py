@@ -179,7 +179,7 @@ def test_a_killed_packing_resumes(root, tmp_path, monkeypatch, capsys):
     assert "was interrupted" in refused(capsys, "verify", out)
     begun = sorted(path.name for path in out.glob("*.tar"))
     assert 1 <= len(begun) < len(list(whole.glob("*.tar")))
-    (out / "train-000099.tar.part").write_bytes(b"partial")
+    (out / f".train-{len(begun):06}.tar.0123456789abcdef.tmp").write_bytes(b"of a killed call")
     times = {name: (out / name).stat().st_mtime_ns for name in begun}
     assert pack(root, out) == 0
     assert {name: (out / name).stat().st_mtime_ns for name in begun} == times
@@ -195,7 +195,7 @@ def test_a_changed_shard_is_named_and_written_again(root, tmp_path, capsys, harm
     data = shard.read_bytes()
     if harm == "delete":
         os.remove(shard)
-        (out / "train-000001.tar.part").write_bytes(data[:1000])
+        (out / f".{shard.name}.0123456789abcdef.tmp").write_bytes(data[:1000])
     elif harm == "shorten":
         shard.write_bytes(data[:-1])
     elif harm == "flip":

@@ -4,7 +4,11 @@ import csv
 import shutil
 
 import pyarrow.parquet as pq
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from alr_fast.bank.file import CHECKSUMS, DIGEST, BankFileWriter
 from alr_fast.export import main
 from alr_fast.train import main as train
 from helpers.image_folder import write_folder
@@ -57,3 +61,42 @@ def moved_copy(images, run, folder):
     config = copy / "config.yaml"
     config.write_text(config.read_text().replace(str(images), str(folder / "nowhere")))
     return root, copy
+
+
+def content_of_bank(path):
+    """Tensors and metadata of a bank file, without checksums."""
+    with safe_open(path, "pt") as file:
+        facts = file.metadata()
+    facts.pop(DIGEST)
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    del tensors[CHECKSUMS]
+    return tensors, facts
+
+
+def rewrite_bank(run, change, method="alr"):
+    """Changes the content of the bank file of a run, with checksums made anew.
+
+    ``change(tensors, facts)`` changes both in place.
+    """
+    path = run / f"{method}_bank.safetensors"
+    tensors, facts = content_of_bank(path)
+    change(tensors, facts)
+    rows = tensors.pop("rows")
+    n, k = rows.shape
+    writer = BankFileWriter(
+        path, num_samples=n, num_classes=k, dtype=rows.dtype, tensors=tensors, metadata=facts
+    )
+    with writer:
+        writer.write(torch.arange(n), rows)
+
+
+def make_old(run, change=lambda tensors, facts: None, method="alr"):
+    """Makes the files of a run those of a version without paths and checksums in them."""
+    path = run / f"{method}_bank.safetensors"
+    tensors, facts = content_of_bank(path)
+    for name in ("paths", "path_offsets"):
+        del tensors[name]
+    change(tensors, facts)
+    save_file(tensors, path, metadata=facts)
+    for samples in run.glob("samples-*.safetensors"):
+        samples.unlink()

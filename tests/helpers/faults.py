@@ -6,6 +6,7 @@ import signal
 import pytest
 import torch
 
+from alr_fast.training.checkpoint import store
 from alr_fast.training.checkpoint.store import load
 from alr_fast.training.distributed import process_group
 
@@ -53,12 +54,9 @@ def same(found, expected):
 
 def saved_tensors(checkpoint):
     """All tensors of a checkpoint, with their shards joined."""
-    from torch.distributed.checkpoint import FileSystemReader
-
-    entries = FileSystemReader(checkpoint.path).read_metadata().state_dict_metadata
     tensors = {
-        name: torch.empty(tuple(entry.size), dtype=entry.properties.dtype)
-        for name, entry in entries.items()
+        name: torch.empty(shape, dtype=dtype)
+        for name, (shape, dtype) in store.saved_tensors(checkpoint).items()
     }
     with process_group("cpu"):
         load(checkpoint, tensors)

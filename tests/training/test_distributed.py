@@ -317,10 +317,10 @@ def test_all_processes_fail_if_the_bank_cannot_be_written(tmp_path):
 
 def _export(world, path):
     loader = loader_of(world.rank, world.size)
-    index, rows = loader.split.index, loader.sampler.rows
-    bank = LabelBank.from_labels(torch.from_numpy(index.labels[rows]), CLASSES)
+    split, rows = loader.split, loader.sampler.rows
+    bank = LabelBank.from_labels(torch.from_numpy(split.index.labels[rows]), CLASSES)
     try:
-        export_bank(path, bank, SampleHistory(bank.given_labels, CPU), index, rows, world)
+        export_bank(path, bank, SampleHistory(bank.given_labels, CPU), split, rows, world)
     except SharedError as error:
         return str(error)
     return "written"

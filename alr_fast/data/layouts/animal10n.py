@@ -134,4 +134,5 @@ LAYOUT = Layout(
     "train/0 to 9 and test/0 to 9",
     find,
     read,
+    marks=tuple(_FLAT.values()),
 )

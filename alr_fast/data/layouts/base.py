@@ -5,7 +5,6 @@ A reader lists samples and opens no image. To add a layout, write a file here wi
 add it to `alr_fast.data.datasets`.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,9 @@ from numpy.typing import NDArray
 
 from alr_fast.data.images import Images
 from alr_fast.data.index import PathTable, SampleIndex
+from alr_fast.data.inventory import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from alr_fast.data.inventory import scan
 from alr_fast.errors import UserError
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 class NoSplit(UserError):
@@ -34,12 +33,15 @@ class Found:
         lists: The files that list the samples, if the user names them: several such data sets may
             share a root.
         column: Name of the vectors in a file of features; None for the only ones.
+        detail: What else the reader of the layout must know; its `repr` is part of the key of the
+            cache.
     """
 
     root: Path
     what: str
     lists: tuple[Path, ...] = ()
     column: str | None = None
+    detail: object = None
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,22 @@ class Layout:
     Attributes:
         name: Its name for ``--data.name``.
         looked_for: Files and folders that the root must contain, one line for messages.
-        find: ``find(root)`` checks names only; returns None if the folder has another layout.
+        find: ``find(root)`` looks at few files, however large the data set is; returns None if the
+            folder has another layout. It takes each of ``options`` by name, too.
         read: ``read(found, split)`` lists one split; raises `NoSplit` if the data set lacks it, and
             `UserError` if it cannot be read.
         splits: Names that a split of this layout may have, ``train`` and ``test`` among them.
+        marks: Files and folders that a folder of this layout contains, for messages.
+        options: Options of `open_dataset` that the layout takes: column, columns, images.
     """
 
     name: str
     looked_for: str
-    find: Callable[[Path], Found | None]
+    find: Callable[..., Found | None]
     read: Callable[[Found, str], Listing]
     splits: tuple[str, ...] = ("train", "test")
+    marks: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 def present(path: Path, remedy: str = "restore it from the download") -> Path:
@@ -92,13 +99,7 @@ def present(path: Path, remedy: str = "restore it from the download") -> Path:
 
 def list_images(folder: Path) -> list[str]:
     """Sorted names of the image files in a folder, without hidden files."""
-    return sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.name.lower().endswith(IMAGE_SUFFIXES)
-        and not entry.name.startswith(".")
-        and not entry.is_dir()  # a broken link counts: reading it reports a missing image
-    )
+    return scan(folder).images
 
 
 def numbered_paths(names: Sequence[str], counts: Sequence[int]) -> PathTable:

@@ -3,12 +3,13 @@
 ``cifar-10-batches-py/{data_batch_1..5,test_batch}`` and ``cifar-100-python/{train,test}``
 """
 
-import pickle
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal, NoReturn
+from pickle import UnpicklingError
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,9 @@ from alr_fast.data.layouts.base import (
 )
 from alr_fast.data.layouts.lists import checked_names
 from alr_fast.errors import UserError
+from alr_fast.utils import pickles
+from alr_fast.utils.files import open_regular
+from alr_fast.utils.pickles import Global, Instance
 from alr_fast.utils.text import error_text
 
 CIFAR10_CLASSES = (
@@ -46,6 +50,7 @@ _CIFAR100_NAMES = """
 CIFAR100_CLASSES = tuple(_CIFAR100_NAMES.split())
 SHAPE = (3, 32, 32)
 _RESTORE = "restore it from the download"
+_MOST_BYTES = 1 << 28  # the largest file, train of CIFAR-100, has 155 MB
 
 
 @dataclass(frozen=True)
@@ -177,16 +182,16 @@ def read_pickle(path: Path) -> Any:
         UserError: The file cannot be read, is damaged, or contains other things.
     """
     try:
-        with open(path, "rb") as file:
-            return unpickle(file, path)
+        with open_regular(path, _MOST_BYTES) as file:
+            return unpickle(file, path, _MOST_BYTES)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; {_RESTORE}") from error
 
 
-def unpickle(file: IO[bytes], path: Path) -> Any:
-    """The next pickle in an open file; see `read_pickle`."""
+def unpickle(file: IO[bytes], path: Path, limit: int) -> Any:
+    """The next pickle, of at most ``limit`` bytes, in an open file; see `read_pickle`."""
     try:
-        return _plain(_Unpickler(file, encoding="latin1").load())
+        return _plain(pickles.load(file, limit=limit, known=_MAKERS.__contains__), {})
     except OSError:
         raise
     except Exception as error:  # a damaged pickle can raise almost any exception
@@ -195,83 +200,69 @@ def unpickle(file: IO[bytes], path: Path) -> Any:
         ) from error
 
 
-class _Dtype:
-    """Stand-in for ``numpy.dtype`` in a pickle."""
-
-    def __init__(self, name: str, align: Any = False, copy: Any = True) -> None:
-        self.name = name
-        self.order = "<"
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.order = state[1]
-
-    def numeric(self) -> np.dtype[Any]:
-        if not re.fullmatch(r"[biuf][1248]", self.name) or self.order not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError(f"an array of type {self.name}")
-        return np.dtype(self.order + self.name)
+def _dtype(value: Any) -> np.dtype[Any]:
+    """A type of numbers, from what would be called for a ``numpy.dtype``."""
+    if type(value) is not Instance or value.maker != _DTYPE:
+        raise UnpicklingError("an array without a type")
+    name, order = value.arguments[0], "<" if value.state is None else value.state[1]
+    if not re.fullmatch(r"[biuf][1248]", name) or order not in ("<", ">", "|", "="):
+        raise UnpicklingError(f"an array of type {name}")
+    return np.dtype(order + name)
 
 
-@dataclass(eq=False)
-class _Array:
-    """Stand-in for ``numpy.ndarray`` in a pickle: numpy's own unpickling would trust the state in
-    the file."""
-
-    dtype: Any = None
-    raw: Any = b""
-    shape: Any = ()
-    order: Literal["C", "F"] = "C"
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        _, self.shape, self.dtype, fortran, self.raw = state
-        self.order = "F" if fortran else "C"
-
-    def value(self) -> NDArray[Any] | int | float | bool:
-        if type(self.dtype) is not _Dtype:
-            raise pickle.UnpicklingError("an array without a type")
-        raw = self.raw.encode("latin1") if isinstance(self.raw, str) else self.raw
-        array = np.frombuffer(raw, self.dtype.numeric()).reshape(self.shape, order=self.order)
-        return array if array.ndim else array.item()
+def _array(raw: Any, dtype: Any, shape: Any = (), order: Any = "C") -> Any:
+    """An array, or the number that it is; numpy's own unpickling would trust its state."""
+    raw = raw.encode("latin1") if isinstance(raw, str) else _plain(raw, {})
+    array = np.frombuffer(raw, _dtype(dtype)).reshape(shape, order="F" if order == "F" else "C")
+    return array if array.ndim else array.item()
 
 
-# numpy 2 has renamed its modules; both names occur. Protocols below 3 call a function for bytes.
-_KNOWN: dict[tuple[str, str], Any] = {
-    ("numpy", "dtype"): _Dtype,
-    ("numpy", "ndarray"): "ndarray",
-    ("_codecs", "encode"): lambda text, encoding: text.encode("latin1"),
-    ("builtins", "bytes"): lambda: b"",
-    ("__builtin__", "bytes"): lambda: b"",
+def _reconstructed(value: Instance) -> Any:
+    _, shape, dtype, fortran, raw = value.state
+    return _array(raw, dtype, shape, "F" if fortran else "C")
+
+
+# What a pickle may ask to be called, and what it then gets. numpy 2 has renamed its modules; both
+# names occur. Protocols below 3 call a function for bytes.
+_DTYPE = Global("numpy", "dtype")
+_MAKERS: dict[Global, Callable[[Instance], Any] | None] = {
+    _DTYPE: None,  # a part of an array
+    Global("numpy", "ndarray"): None,
+    Global("_codecs", "encode"): lambda value: value.arguments[0].encode("latin1"),
+    Global("builtins", "bytes"): lambda value: b"",
+    Global("__builtin__", "bytes"): lambda value: b"",
 }
 for _core in ("numpy.core", "numpy._core"):
-    _KNOWN |= {
-        (f"{_core}.multiarray", "_reconstruct"): lambda kind, shape, dtype: _Array(),
-        (f"{_core}.multiarray", "scalar"): lambda dtype, raw: _Array(dtype, raw),
-        (f"{_core}.numeric", "_frombuffer"): lambda raw, dtype, shape, order: _Array(
-            dtype, raw, shape, order
-        ),
+    _MAKERS |= {
+        Global(f"{_core}.multiarray", "_reconstruct"): _reconstructed,
+        Global(f"{_core}.multiarray", "scalar"): lambda value: _array(*value.arguments[1::-1]),
+        Global(f"{_core}.numeric", "_frombuffer"): lambda value: _array(*value.arguments),
     }
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _KNOWN[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
+def _plain(value: Any, known: dict[int, Any]) -> Any:
+    """The value with arrays in place of what would be called for them.
 
-    def persistent_load(self, pid: Any) -> NoReturn:
-        raise pickle.UnpicklingError("it contains torch tensors")
-
-
-def _plain(value: Any) -> Any:
-    if type(value) is _Array:
-        return value.value()
-    if type(value) is dict:
-        return {key: _plain(item) for key, item in value.items()}
-    if type(value) is list:
-        return [_plain(item) for item in value]
-    if value is None or type(value) in (bool, int, float, str, bytes, bytearray):
+    Args:
+        value: From `pickles.load`.
+        known: Results by the identity of the value: parts that occur often are converted once.
+    """
+    if value is None or type(value) in (bool, int, float, str, bytes):
         return value
-    raise pickle.UnpicklingError(f"it contains a {type(value).__name__}")
+    if id(value) in known:
+        return known[id(value)]
+    result: Any
+    if type(value) is dict:
+        result = known[id(value)] = {}
+        result.update((key, _plain(item, known)) for key, item in value.items())
+    elif type(value) is list:
+        result = known[id(value)] = []
+        result.extend(_plain(item, known) for item in value)
+    elif type(value) is Instance and (make := _MAKERS[value.maker]) is not None:
+        result = known[id(value)] = make(value)
+    else:
+        raise UnpicklingError(f"it contains a {type(value).__name__}")
+    return result
 
 
 def _layout(name: str, variant: _Variant) -> Layout:

@@ -60,7 +60,7 @@ def read(found: Found, split: str) -> Listing:
                 f"{kv}, line {number}: {shown(name)} has label {label} here and {earlier} on an "
                 "earlier line; remove one of the two"
             )
-    samples = SampleList(keys)
+    samples = SampleList(keys, root=found.root)
     for number, name in numbered_lines(keys):
         if name not in label_of:
             raise UserError(

@@ -7,7 +7,6 @@ columns ``label``, optionally ``clean_label``, ``path`` (or ``id``). Either may 
 instead of a test part: train, test or val. `NAMES` lists other names.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.array_file import ArrayFile, open_arrays
+from alr_fast.data.classes import ClassMap, alike, check_clean, distinct, mixed, names_of_labels
 from alr_fast.data.images import FeatureRows
 from alr_fast.data.index import PathTable
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index
@@ -38,7 +38,6 @@ TEST_SHARE = 0.2
 _TEST = 0x74657374  # an independent stream of random numbers, the same for every seed of a run
 _SPLITS = ("train", "test", "val")
 _ROWS = 1 << 14  # checked at once
-_WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
 
 
 def _name(file: ArrayFile, role: str, part: str, only: Sequence[str] | None = None) -> str | None:
@@ -74,28 +73,29 @@ def is_file_of_features(path: Path) -> bool:
         return False  # the layout of lists describes the problem
 
 
-def find(root: Path) -> Found | None:
-    """A file of features."""
+def find(root: Path, column: str | None = None) -> Found | None:
+    """A file of features; ``column`` names those that are meant, None for the only ones."""
     if not is_file_of_features(root):
         return None
     file = open_arrays(root)
     if "split" in file.names or any(_name(file, role, "test") for role in ("features", "labels")):
-        return Found(root.parent, f"features in {root}", (root,))
+        return Found(root.parent, f"features in {root}", (root,), column)
     return Found(
         root.parent,
         f"features in {root}, without a test part: {TEST_SHARE:.0%} of each class, the same for "
         "every seed, are held out for testing",
         (root,),
+        column,
     )
 
 
 def read(found: Found, split: str) -> Listing:
     """Reads one split in the order of its file; everything is kept in memory.
 
-    Classes are ``class_names``, and labels their positions or names. Without class names, each
-    label that occurs in training is a class: integers from 0, in the order of their values, or
-    names, in alphabetical order. The labels of a test part are the clean ones if it has them.
-    Without a test part, 20 % of each class are held out.
+    Classes are ``class_names``, and labels their names, or positions where no name is meant, see
+    `ClassMap.resolve`. Without class names, each label that occurs in training is a class, ordered
+    by value if all are integers, else as texts. The labels of a test part are the clean ones if it
+    has them. Without a test part, 20 % of each class are held out.
 
     Raises:
         NoSplit: It has splits, but no test rows.
@@ -121,7 +121,7 @@ def read(found: Found, split: str) -> Listing:
         elif splits is not None:
             rows = _rows_of_split(path, splits, split)
         else:
-            rows = _rows_with_held_out(path, classes.codes(labels.best, "label"), split)
+            rows = _rows_with_held_out(path, classes.codes(labels.best), split)
     values = _checked_features(file.read(name), path, name)
     if len(labels.given) != len(values):
         raise UserError(
@@ -131,14 +131,17 @@ def read(found: Found, split: str) -> Listing:
     paths = _read_paths(file, part, len(values))
     if len(rows) < len(values):
         values, labels = values[rows], labels.take(rows)
-    given = classes.codes(labels.given, "label", rows)
-    clean = None if labels.clean is None else classes.codes(labels.clean, "clean label", rows)
-    if split == "test" and clean is not None:
-        given = clean
-    index = new_index(
-        PathTable.of(paths[row] for row in rows.tolist()), given, classes.names, clean
+    given = classes.codes(labels.given, rows)
+    clean = (
+        None if labels.clean is None else classes.codes(labels.clean, rows, " of the clean labels")
     )
-    return Listing(index, found.lists, FeatureRows(path, values))
+    if clean is not None:
+        check_clean(given, clean, str(path))
+        given = clean if split == "test" else given
+    names = classes.map.names
+    remarks = alike(names) + ([] if classes.listed else mixed(names))
+    index = new_index(PathTable.of(paths[row] for row in rows.tolist()), given, names, clean)
+    return Listing(index, found.lists, FeatureRows(path, values), tuple(remarks))
 
 
 # Features.
@@ -204,7 +207,7 @@ def _checked_features(array: NDArray[Any], path: Path, name: str) -> NDArray[Any
 
 @dataclass(frozen=True)
 class _Labels:
-    """Labels as they are written: integers, or texts of dtype object, [N].
+    """Labels as they are written: numbers, or texts of dtype object, [N].
 
     Attributes:
         given: Given labels.
@@ -244,25 +247,13 @@ def _read_column(file: ArrayFile, role: str, part: str) -> NDArray[Any] | None:
     path, labels = file.path, file.read(name)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "iuUSO":
+    if labels.ndim != 1 or labels.dtype.kind not in "biufUSO":
         shape = " x ".join(map(str, labels.shape)) or "a single value"
         raise UserError(
             f"{path}: {name} is {labels.dtype} of shape {shape}; must be one integer or one "
             "name for each sample"
         )
-    if labels.dtype.kind in "iu":
-        outside = np.flatnonzero((labels < 0) | (labels > np.iinfo(np.int64).max))
-        if len(outside):
-            raise UserError(
-                f"{path}: {name} has {labels[outside[0]]} in row {outside[0]}; labels are from 0 "
-                "to 2^63 - 1, or names"
-            )
-        return labels.astype(np.int64)
-    texts = _texts(file, name, labels)
-    empty = np.flatnonzero(texts == "")
-    if len(empty):
-        raise UserError(f"{path}: {name} is empty in row {empty[0]}; fill it in or remove the row")
-    return texts
+    return labels if labels.dtype.kind in "biuf" else _texts(file, name, labels)
 
 
 def _texts(file: ArrayFile, name: str, values: NDArray[Any]) -> NDArray[np.object_]:
@@ -283,32 +274,24 @@ class _Classes:
 
     Attributes:
         path: The file.
-        names: Their names.
-        written: Label as it is written, an integer or a text -> class.
-        whole: Whether texts stand for the integers that they spell.
+        map: Its classes.
+        listed: Whether the file lists their names; else they are the labels of training.
     """
 
     path: Path
-    names: tuple[str, ...]
-    written: dict[Any, int]
-    whole: bool
+    map: ClassMap
+    listed: bool
 
     def codes(
-        self, labels: NDArray[Any], what: str, rows: NDArray[np.int64] | None = None
+        self, labels: NDArray[Any], rows: NDArray[np.int64] | None = None, of: str = ""
     ) -> NDArray[np.int64]:
         """Class of each label, int64 [N]; ``rows`` are their rows in the file, None for all."""
-        values, inverse = np.unique(labels, return_inverse=True)
-        plain = [int(value) if self.whole and _is_whole(value) else value for value in values]
-        code_of_value = np.array([self.written.get(value, -1) for value in plain], dtype=np.int64)
-        codes = code_of_value[inverse.reshape(-1)]
-        unknown = np.flatnonzero(codes < 0)
-        if len(unknown):
-            row = unknown[0] if rows is None else rows[unknown[0]]
-            raise UserError(
-                f"{self.path}: {what} {labels.tolist()[unknown[0]]!r} of row {row} is not one of "
-                f"the {len(self.names)} training classes; correct it"
-            )
-        return codes
+        return self.map.codes(
+            labels,
+            where=lambda k: f"{self.path}, row {k if rows is None else rows[k]}{of}",
+            argument=None,
+            positions=self.listed,
+        )
 
 
 def _read_classes(file: ArrayFile, labels: _Labels) -> _Classes:
@@ -318,24 +301,16 @@ def _read_classes(file: ArrayFile, labels: _Labels) -> _Classes:
         names = tuple(_texts(file, name, np.atleast_1d(file.read(name))).tolist())
         if len(set(names)) < len(names):
             raise UserError(f"{path}: {name} has a name twice; give each class its own")
-        written: dict[Any, int] = {k: k for k in range(len(names))}
-        written |= {class_name: k for k, class_name in enumerate(names)}
-        return _Classes(path, names, written, whole=False)
-    values = {value for part in (labels.given, labels.best) for value in part.tolist()}
-    whole = all(_is_whole(value) for value in values)
-    if whole:
-        values = {int(value) for value in values}
-    elif not all(isinstance(value, str) for value in values):
-        raise UserError(f"{path}: labels are integers and names; use one of them everywhere")
-    if len(values) < 2:
+        return _Classes(path, ClassMap(names), listed=True)
+    written: dict[str, int] = {}
+    for part in (labels.given, labels.best):
+        for text, row in zip(*distinct(part)[:2], strict=True):
+            written.setdefault(text, row)
+    places = list(written.values())
+    names = names_of_labels(list(written), where=lambda k: f"{path}, row {places[k]}")
+    if len(names) < 2:
         raise UserError(f"{path}: fewer than two classes; training needs two or more")
-    ordered = sorted(values)
-    written = {value: k for k, value in enumerate(ordered)}
-    return _Classes(path, tuple(map(str, ordered)), written, whole)
-
-
-def _is_whole(value: object) -> bool:
-    return not isinstance(value, str) or _WHOLE.fullmatch(value) is not None
+    return _Classes(path, ClassMap(names), listed=False)
 
 
 # Splits and paths.
@@ -413,4 +388,5 @@ LAYOUT = Layout(
     "a file .npz with arrays X and y, or .parquet with a column of vectors and a column label",
     find,
     read,
+    options=("column",),
 )

@@ -46,7 +46,7 @@ def read(found: Found, split: str) -> Listing:
 
     label_of = {os.fsencode(name): k for k, name in enumerate(class_names)}
     prefix = os.fsencode(images)
-    samples = SampleList(path, prefix=prefix)
+    samples = SampleList(path, prefix=prefix, root=root)
     for number, line in lines:
         name = line.split(b"\t", 1)[0].rstrip()
         label = label_of.get(name.split(b"/", 1)[0]) if b"/" in name else None
@@ -87,4 +87,5 @@ LAYOUT = Layout(
     "food-101 in or beside it",
     find,
     read,
+    marks=(_TRAIN, _CLASSES, "images"),
 )

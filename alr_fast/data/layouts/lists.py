@@ -9,12 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.index import PathTable
+from alr_fast.data.paths import WrittenPaths
 from alr_fast.errors import UserError
 from alr_fast.utils.text import shown
 
 
 def read_list(
-    path: Path, num_classes: int, *, prefix: str = "", keep: int | None = None
+    path: Path,
+    num_classes: int,
+    *,
+    root: Path | None = None,
+    prefix: str = "",
+    keep: int | None = None,
 ) -> tuple[PathTable, NDArray[np.int64]]:
     """Reads a list of ``relative path, white space, label`` lines in order.
 
@@ -24,6 +30,7 @@ def read_list(
     Args:
         path: The list.
         num_classes: Number of classes K.
+        root: Folder of the data; None for the folder of the list.
         prefix: Inserted before every path.
         keep: Number of classes to keep; lines of the others are checked, too.
 
@@ -35,7 +42,7 @@ def read_list(
             an earlier one; the message names file and line.
     """
     folder = os.fsencode(prefix)
-    samples = SampleList(path, prefix=folder)
+    samples = SampleList(path, prefix=folder, root=root)
     for number, name, label in labelled_lines(path, num_classes):
         if keep is None or label < keep:
             samples.add(folder + name, label, number)
@@ -97,10 +104,14 @@ class SampleList:
         path: The list, for messages.
         prefix: Beginning of every path that is added, which is not in the list.
         unit: Unit of the numbers: ``line`` or ``row``.
+        root: Folder of the data, without the prefix; None for the folder of the list.
     """
 
-    def __init__(self, path: Path, *, prefix: bytes = b"", unit: str = "line") -> None:
+    def __init__(
+        self, path: Path, *, prefix: bytes = b"", unit: str = "line", root: Path | None = None
+    ) -> None:
         self._path = path
+        self._root = path.parent if root is None else root
         self._prefix = prefix
         self._unit = unit
         self._blob = bytearray()
@@ -138,40 +149,26 @@ class SampleList:
         """All paths, normalised.
 
         Raises:
-            UserError: A path is absolute, leaves the root, contains a zero byte or is listed twice;
-                the message names list and line.
+            UserError: A path is not below the root, is an address, contains a zero byte or is
+                listed twice; the message names list and line. See `WrittenPaths`.
         """
-        samples = self._normalised() if self._needs_normalising() else self
+        odd = self._blob.count(0) != len(self._ends) or WrittenPaths.any_odd(self._blob)
+        samples = self._normalised() if odd else self
         ends = np.frombuffer(samples._ends, dtype=np.int64)
         starts = np.concatenate([[0], ends])[:-1]
         table = PathTable(np.frombuffer(samples._blob, dtype=np.uint8), starts, ends)
         samples._refuse_duplicates(table)
         return table
 
-    def _needs_normalising(self) -> bool:
-        blob = self._blob
-        parts = (b"..", b"//", b"\0/", b"\0./", b"/./")
-        return (
-            blob.count(0) != len(self._ends)
-            or blob.startswith((b"/", b"./"))
-            or any(part in blob for part in parts)
-        )
-
     def _normalised(self) -> "SampleList":
-        fresh = SampleList(self._path, prefix=self._prefix, unit=self._unit)
+        fresh = SampleList(self._path, prefix=self._prefix, unit=self._unit, root=self._root)
+        written = WrittenPaths(self._root / os.fsdecode(self._prefix))
         start = 0
         for end, label, number in zip(self._ends, self._labels, self._numbers, strict=True):
             name = bytes(self._blob[start + len(self._prefix) : end - 1])
-            normal = os.path.normpath(name)
-            where = f"{self._path}, {self._unit} {number}"
-            if b"\0" in name:
-                raise UserError(f"{where}: {shown(name)} contains a zero byte; correct the path")
-            if os.path.isabs(normal) or normal.split(b"/", 1)[0] in (b"..", b"."):
-                raise UserError(
-                    f"{where}: {shown(name)} leads out of the data folder; paths in a list must be "
-                    "relative to the folder of the data set and stay below it"
-                )
-            fresh.add(self._prefix + normal, label, number)
+            if written.is_odd(name):
+                name = written.relative(name, f"{self._path}, {self._unit} {number}")
+            fresh.add(self._prefix + name, label, number)
             start = end
         return fresh
 

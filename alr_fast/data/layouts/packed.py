@@ -68,7 +68,7 @@ def read(found: Found, split: str) -> Listing:
             f"{root / INDEX_FOLDER}: the index of the split {split} is damaged ({error}); call "
             f"`{_PACK}` again"
         ) from error
-    _allow_open_files(len(shards))
+    allow_open_files(len(shards))
     left_out = dict(plan["left_out"].values())
     images = ShardImages(shards, shard, offset, size, index.paths, left_out)
     return Listing(index, images=images)
@@ -160,7 +160,7 @@ def column_file(folder: Path, split: str, name: str) -> Path:
     return folder / f"{split}.{name}.npy"
 
 
-def _allow_open_files(shards: int) -> None:
+def allow_open_files(shards: int) -> None:
     """Raises the limit of open files, often 1024, as every shard stays open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = shards + _SPARE_FILES

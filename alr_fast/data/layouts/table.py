@@ -5,79 +5,70 @@ and ``split``. One file, or a folder with ``train.csv`` and ``test.csv`` (or ``v
 column ``split`` all rows of the file are training samples.
 """
 
-import re
 from array import array
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alr_fast.data.classes import ClassMap, alike, check_clean, mixed, names_of_labels
+from alr_fast.data.inventory import LIST_SUFFIXES
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index
+from alr_fast.data.layouts.listed import COLUMNS, Form, find, open_list
 from alr_fast.data.layouts.lists import SampleList, shown
-from alr_fast.data.tables import TableError, as_text, open_table
+from alr_fast.data.tables import TableError, as_text
 from alr_fast.errors import UserError
 
-SUFFIXES = (".csv", ".tsv", ".parquet")
 _TESTS = ("test", "val")  # the first one that exists is used
-_COLUMNS = ("path", "label", "clean_label", "split")
-_DELIMITERS = ",\t;"
 _BATCH_ROWS = 1 << 12
-_WHOLE = re.compile(r"[+-]?[0-9]+")
-_FRACTION = re.compile(r"[+-]?[0-9]+\.[0-9]*")
-
-
-def find(root: Path) -> Found | None:
-    """A table, or a folder with one for training and one for testing."""
-    if root.is_file():
-        if root.suffix.lower() not in SUFFIXES:
-            return None
-        return Found(root.parent, f"table {root}", (root,))
-    train, test = _first(root, ("train",)), _first(root, _TESTS)
-    if train is None or test is None:
-        return None
-    return Found(root, f"tables {train} and {test}", (train, test))
-
-
-def _first(root: Path, names: Sequence[str]) -> Path | None:
-    files = (root / f"{name}{suffix}" for name in names for suffix in SUFFIXES)
-    return next((file for file in files if file.is_file()), None)
 
 
 def read(found: Found, split: str) -> Listing:
     """Lists one split in the order of its table; a million rows take seconds.
 
-    Labels are integers from 0, or class names, which are numbered in sorted order; the first row
-    decides which. Both splits have the classes of the training rows. Rows of a split ``val`` are
-    the test images if there is no split ``test``, and are ignored otherwise.
+    Labels are names of classes, numbers too: the classes are those of the training rows, ordered by
+    value if all are integers, else as texts. Rows of a split ``val`` are the test images if there
+    is no split ``test``, and are ignored otherwise.
 
     Raises:
         NoSplit: There are no test rows.
         UserError: A table cannot be read, or lacks a column or training rows. Or, with the line: a
-            field is empty, a path leaves the folder or is listed twice, a label is a name among
-            integers, leaves a gap between them, or is not one of the training classes.
+            field is empty, a path leaves the folder or is listed twice, a label is missing, a
+            fraction or negative among numbers, or not one of the training classes.
     """
-    if len(found.lists) == 2:
-        parts: dict[str, _Part] = {}
-        for name, path in zip(("train", "test"), found.lists, strict=True):
-            parts |= _read_parts(path, name)
-            if name not in parts:
-                raise UserError(f"{path}: no rows below the header; add some")
-    else:
-        (table,) = found.lists
-        parts = _read_parts(table)
-        if "train" not in parts:
-            raise UserError(f"{table}: no row has split train; add some")
-        if split != "train" and not any(name in parts for name in _TESTS):
-            raise NoSplit(f"{table}: no row has split {' or '.join(_TESTS)}")
-    class_names, whole = _classes(parts["train"])
-    part = parts["train"] if split == "train" else next(parts[n] for n in _TESTS if n in parts)
-    label_of_code = part.labels_of_codes(class_names, whole)
+    forms = cast(tuple[Form, ...], found.detail)
+    parts: dict[str, _Part] = {}
+    for form in forms:
+        parts |= _read_parts(form, found.root)
+        if form.split is not None and form.split not in parts:
+            raise UserError(f"{form.path}: no rows below the header; add some")
+    if "train" not in parts:
+        raise UserError(f"{forms[0].path}: no row has split train; add some")
+    wanted = (*dict.fromkeys((split, *(_TESTS if split == "test" else ()))),)
+    chosen = next((name for name in wanted if name in parts), None)
+    if chosen is None:
+        where = f"{forms[0].path}: no row" if len(forms) == 1 else f"{found.root}: no list"
+        raise NoSplit(f"{where} has split {' or '.join(wanted)}")
+    remarks = [remark for form in forms for remark in form.remarks]
+    if split == "train" and all(name in parts for name in _TESTS):
+        remarks.append(
+            f"not used: {len(parts['val'].samples):,} rows of split val, as the split test is for "
+            "testing"
+        )
+    classes = ClassMap(_class_names(parts["train"]))
+    part = parts[chosen]
+    label_of_code = part.labels_of_codes(classes)
     labels = label_of_code[part.samples.labels()]
     clean = label_of_code[np.frombuffer(part.clean, dtype=np.int64)] if part.clean else None
-    return Listing(new_index(part.samples.paths(), labels, class_names, clean), found.lists)
+    if clean is not None:
+        check_clean(labels, clean, str(part.path))
+    remarks += [*alike(classes.names), *mixed(classes.names)]
+    index = new_index(part.samples.paths(), labels, classes.names, clean)
+    return Listing(index, found.lists, remarks=tuple(remarks))
 
 
 class _Part:
@@ -126,65 +117,30 @@ class _Part:
         """File and line of the first row with this label."""
         return f"{self.path}, {self.unit} {self.numbers[label]}"
 
-    def labels_of_codes(self, class_names: tuple[str, ...], whole: bool) -> NDArray[np.int64]:
-        """The label of each code, int64 [codes]; ``whole`` if labels are written as integers."""
-        label_of = {name: k for k, name in enumerate(class_names)}
-        labels = np.empty(len(self.codes), dtype=np.int64)
-        for label, code in self.codes.items():
-            name = str(int(label)) if whole and _WHOLE.fullmatch(label) else label
-            if name not in label_of:
-                raise UserError(
-                    f"{self.where(label)}: label {shown(label)} is not one of the "
-                    f"{len(class_names)} training classes; correct it or add training rows of it"
-                )
-            labels[code] = label_of[name]
-        return labels
+    def labels_of_codes(self, classes: ClassMap) -> NDArray[np.int64]:
+        """The label of each code, int64 [codes]."""
+        labels = list(self.codes)
+        numbers, _ = classes.resolve(labels, where=lambda k: self.where(labels[k]), positions=False)
+        return numbers
 
 
-def _classes(train: _Part) -> tuple[tuple[str, ...], bool]:
-    """Names of the classes, and whether they are integers."""
+def _class_names(train: _Part) -> tuple[str, ...]:
+    """Names of the classes: the labels of the training rows."""
     labels = list(train.codes)
-    for label in labels:
-        if _FRACTION.fullmatch(label):
-            raise UserError(
-                f"{train.where(label)}: label {shown(label)} is a fraction; write integers or "
-                "class names"
-            )
-    if len(labels) < 2:
+    names = names_of_labels(labels, where=lambda k: train.where(labels[k]))
+    if len(names) < 2:
         raise UserError(
-            f"{train.path}: only one class ({labels[0]}); training needs two or more classes"
+            f"{train.path}: only one class ({names[0]}); training needs two or more classes"
         )
-    if not _WHOLE.fullmatch(labels[0]):
-        return tuple(sorted(labels)), False
-    first: dict[int, str] = {}  # a label may also be written 01
-    for label in labels:
-        if not _WHOLE.fullmatch(label):
-            raise UserError(
-                f"{train.where(label)}: label {shown(label)} is not an integer, but the first "
-                f"one, {labels[0]}, is; use integers or names in all rows"
-            )
-        value = int(label)
-        if value < 0:
-            raise UserError(
-                f"{train.where(label)}: label {value} is out of range, labels are 0 or more; "
-                "correct or remove it"
-            )
-        first.setdefault(value, label)
-    largest = max(first)
-    if len(first) <= largest:
-        missing = next(k for k in range(largest) if k not in first)
-        raise UserError(
-            f"{train.where(first[largest])}: label {largest}, but no row has label {missing}; "
-            "number the classes from 0 without gaps, or write their names"
-        )
-    return tuple(map(str, range(largest + 1))), True
+    return names
 
 
-def _read_parts(path: Path, only: str | None = None) -> dict[str, _Part]:
-    """The splits in a table; ``only`` is the split of all rows, instead of a column."""
+def _read_parts(form: Form, root: Path) -> dict[str, _Part]:
+    """The splits in a table; without a column ``split`` all rows are for training."""
+    path, only = form.path, form.split
     parts: dict[str, _Part] = {}
     try:
-        with open_table(path, _DELIMITERS) as table:
+        with open_list(form, root) as table:
             names = _used_columns(path, table.columns)
             if only is not None:
                 names = [name for name in names if name != "split"]
@@ -223,16 +179,18 @@ def _used_columns(path: Path, header: Sequence[str]) -> list[str]:
                 f"and clean_label and split if there are any; found {shown(', '.join(header))}"
                 f"{remedy}"
             )
-    for name in _COLUMNS:
+    for name in COLUMNS:
         if header.count(name) > 1:
             raise UserError(f"{path}: several columns {name}; keep one")
-    return [name for name in _COLUMNS if name in header]
+    return [name for name in COLUMNS if name in header]
 
 
 LAYOUT = Layout(
     "table",
-    f"a file {', '.join(SUFFIXES)} with columns path, label, split, or a folder with such files "
-    "train and test (or val)",
+    f"a file {', '.join(LIST_SUFFIXES)} with a column of names of images and one of labels, or a "
+    "folder with such a file and the images",
     find,
     read,
+    ("train", "test", "val"),
+    options=("columns", "images"),
 )

@@ -70,7 +70,7 @@ def read(found: Found, split: str, mini: bool = False) -> Listing:
         prefix = f"{_VAL_IMAGES}/" if part == "test" else ""
         present(root / (prefix or part), "unpack the images there")
         keep = MINI_CLASSES if mini else None
-        table, values = read_list(path, len(names), prefix=prefix, keep=keep)
+        table, values = read_list(path, len(names), root=root, prefix=prefix, keep=keep)
         tables.append(table)
         labels.append(values)
         sources.append(path)
@@ -205,7 +205,7 @@ def _target_list(root: Path, folder: Path) -> Path:
 def _target_lines(
     path: Path, folder: Path, label_of: dict[str, int], class_names: tuple[str, ...]
 ) -> Listing:
-    samples = SampleList(path)
+    samples = SampleList(path, root=folder)
     beside = os.fsencode(folder.name) + b"/"
     for number, line in numbered_lines(path):
         name, *target = line.rsplit(None, 1)
@@ -228,10 +228,12 @@ WEBVISION = Layout(
     find,
     read,
     ("train", "test", "google", "flickr"),
+    ("info", "google", "flickr", _VAL_IMAGES),
 )
 MINI = Layout(
     "webvision-mini",
     "info/train_filelist_google.txt, with google/ and val_images_256/",
     find_mini,
     partial(read, mini=True),
+    marks=("info", "google", _VAL_IMAGES),
 )

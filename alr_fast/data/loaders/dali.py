@@ -21,14 +21,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alr_fast.data.decode import Encoded, prepare
+from alr_fast.data.decode import decode_rgb, prepare, resize_part
 from alr_fast.data.images import BrokenImage
 from alr_fast.data.loaders.base import Loader, SamplerT
-from alr_fast.data.transform import Draws
+from alr_fast.data.transform import Box, Draws
 
 _IN_FLIGHT = 3  # batches that DALI works on while the model trains
 _READ_AHEAD = 2  # further batches that are being read
-_BLANK = Encoded(b"P6 1 1 255\n\0\0\0", 1, 1)  # replaces a broken file
+_BLANK = np.frombuffer(b"P6 1 1 255\n\0\0\0", np.uint8)  # replaces a broken file
 
 
 @dataclass
@@ -66,7 +66,7 @@ class _Input:
 
     def leave_out(self, position: int, reason: str) -> None:
         self.broken[position] = reason
-        self.data[position] = np.frombuffer(_BLANK.data, np.uint8)
+        self.data[position] = _BLANK
         self.boxes[position] = (0, 0, 1, 1)
 
 
@@ -135,15 +135,30 @@ class DaliLoader(Loader[SamplerT]):
             try:
                 if row in self._undecodable:
                     raise BrokenImage(self._undecodable[row])
-                encoded = prepare(self.split.images.read(row))
+                data = self.split.images.read(row)
+                batch.data[position], batch.boxes[position] = self._input(
+                    data, draws.place[position], draws.shape[position]
+                )
             except BrokenImage as error:
                 batch.leave_out(position, str(error))
-                continue
-            batch.data[position] = np.frombuffer(encoded.data, np.uint8)
-            batch.boxes[position] = self.transform.box(
-                encoded.height, encoded.width, draws.place[position], draws.shape[position]
-            )
         return batch
+
+    def _input(
+        self, data: bytes, place: NDArray[np.float64], shape: NDArray[np.float64]
+    ) -> tuple[NDArray[np.uint8], Box]:
+        """Encoded image and box for the pipeline.
+
+        An image that decoders treat differently is decoded and cut here: the pipeline receives the
+        finished square, which needs less memory than its pixels.
+        """
+        encoded = prepare(data)
+        box = self.transform.box(encoded.height, encoded.width, place, shape)
+        if not encoded.simple:
+            size = self.transform.size
+            square = resize_part(decode_rgb(encoded), box, size).permute(1, 2, 0)
+            ppm = b"P6 %d %d 255\n" % (size, size) + square.contiguous().numpy().tobytes()
+            return np.frombuffer(ppm, np.uint8), (0, 0, size, size)
+        return np.frombuffer(encoded.data, np.uint8), box
 
     # Decoding.
 
@@ -244,6 +259,7 @@ def _pipeline_definition():
             start=source("start", types.INT32, 1),
             shape=source("shape", types.INT32, 1),
             axes=(0, 1),
+            adjust_orientation=False,  # what is turned does not come here
             device="mixed" if on_gpu else "cpu",
             output_type=types.RGB,
         )

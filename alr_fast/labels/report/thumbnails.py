@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.decode import prepare
-from alr_fast.data.images import BrokenImage
-from alr_fast.utils.text import error_text
+from alr_fast.data.decode import decode_rgb, eight_bits, open_image, prepare, to_rgb, turned
+from alr_fast.data.headers import JPEG, kind_of
+from alr_fast.data.images import BrokenImage, read_image_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -53,7 +53,7 @@ def _image(value: Any, side: int) -> "Image":
     if isinstance(value, (tuple, list)) and value:
         value = value[0]  # (image, label, ...)
     if isinstance(value, (str, os.PathLike)):
-        value = _file(value)
+        value = read_image_file(value)
     if isinstance(value, (bytes, bytearray)):
         return _decoded(bytes(value), side)
     if isinstance(value, Image.Image):
@@ -68,39 +68,25 @@ def _image(value: Any, side: int) -> "Image":
     return _pixels(array, channels_first=False)
 
 
-def _file(path: str | os.PathLike[str]) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise BrokenImage("no such file") from None
-    except OSError as error:
-        raise BrokenImage(error_text(error)) from None
-
-
 def _decoded(data: bytes, side: int) -> "Image":
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     encoded = prepare(data)
-    try:
-        with Image.open(io.BytesIO(encoded.data)) as image:
-            image.draft("RGB", (side, side))  # a JPEG is decoded at a smaller size
-            return _plain(ImageOps.exif_transpose(image))
-    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, ...
-        raise BrokenImage(error_text(error)) from None
+    if kind_of(encoded.data) == JPEG:
+        with open_image(encoded.data) as image:
+            image.draft("RGB", (side, side))  # decoded at a smaller size
+            pixels = turned(np.asarray(to_rgb(image)), encoded.orientation)
+    else:
+        pixels = decode_rgb(encoded).permute(1, 2, 0).numpy()
+    if (pixels == pixels[:, :, :1]).all():
+        pixels = pixels[:, :, 0]
+    return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def _plain(image: "Image") -> "Image":
-    """Grey or RGB, on white where it is transparent."""
-    from PIL import Image
-
-    if image.mode.startswith(("I", "F")):
-        return _pixels(np.asarray(image), channels_first=False)
-    if "A" in image.mode or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(ground, layer).convert("RGB")
-    return image.copy() if image.mode in ("L", "RGB") else image.convert("RGB")
+    """A copy in grey or RGB, with the colours that training sees."""
+    pixels = to_rgb(image)
+    return pixels.convert("L") if image.mode == "L" else pixels
 
 
 def _pixels(array: NDArray[Any], *, channels_first: bool) -> "Image":
@@ -123,11 +109,5 @@ def _pixels(array: NDArray[Any], *, channels_first: bool) -> "Image":
     if array.ndim != 2 and array.ndim != 3:
         raise BrokenImage(f"an array of shape {array.shape} is no image")
     if array.dtype != np.uint8:
-        array = np.nan_to_num(array.astype(np.float32))
-        low, high = float(array.min()), float(array.max())
-        if low >= 0 and high <= 1:
-            low, high = 0.0, 1.0
-        elif low >= 0 and 64 <= high <= 255:
-            low, high = 0.0, 255.0
-        array = np.round((array - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+        array = eight_bits(np.nan_to_num(array.astype(np.float32)))
     return _plain(Image.fromarray(np.ascontiguousarray(array)))

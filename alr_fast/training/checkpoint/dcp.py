@@ -1,9 +1,10 @@
 """torch.distributed.checkpoint (DCP), with errors that all ranks share."""
 
+import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 
 from alr_fast.errors import UserError
 from alr_fast.training import distributed
+from alr_fast.training.checkpoint.metadata import check_archives
 
 _T = TypeVar("_T")
 
@@ -64,10 +66,17 @@ def save_tensors(tensors: dict[str, Tensor], folder: Path, group: dist.ProcessGr
         raise writer.failure
 
 
-def load_tensors(tensors: dict[str, Tensor], folder: Path) -> None:
-    """Reads tensors from a folder, in place; each rank reads independently of the others."""
-    planner = dcp.DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-    reader = dcp.FileSystemReader(folder)
+def load_tensors(tensors: dict[str, Tensor], folder: Path, metadata: dcp.Metadata) -> None:
+    """Reads tensors from a folder, in place; each rank reads independently of the others.
+
+    Args:
+        tensors: By name.
+        folder: The folder.
+        metadata: From `read_metadata`: DCP's own reader would run what the file asks for.
+    """
+    check_archives(metadata, set(tensors), folder)
+    planner = _TensorPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+    reader = _Reader(folder, metadata)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no_dist warns that it is intended for a single process
         _call_dcp(lambda: dcp.load(tensors, storage_reader=reader, planner=planner, no_dist=True))
@@ -82,6 +91,24 @@ def _call_dcp(call: Callable[[], object]) -> None:
         failures = [failure for failure, _ in error.failures.values()]
     # Outside of the handler, which would overwrite the failure's own context.
     raise min(failures, key=lambda failure: isinstance(failure, Exception))
+
+
+class _Reader(dcp.FileSystemReader):
+    """DCP's reader with metadata that have been read and checked."""
+
+    def __init__(self, folder: Path, metadata: dcp.Metadata) -> None:
+        super().__init__(folder)
+        self._metadata = metadata
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> dcp.Metadata:
+        return self._metadata
+
+
+class _TensorPlanner(dcp.DefaultLoadPlanner):
+    """DCP's planner without objects, which it would unpickle."""
+
+    def load_bytes(self, read_item: dcp.ReadItem, value: io.BytesIO) -> None:
+        raise UserError("the checkpoint contains an object that is not a tensor")
 
 
 class _Writer(dcp.FileSystemWriter):

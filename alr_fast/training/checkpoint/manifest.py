@@ -13,11 +13,23 @@ import torch.distributed as dist
 
 from alr_fast.errors import UserError
 from alr_fast.training.checkpoint.dcp import on_all_ranks, reason
+from alr_fast.training.checkpoint.metadata import DATA_FILE, METADATA
+from alr_fast.utils.files import flush_to_disk, open_regular
 
 MANIFEST = "manifest.json"
 NUMBER = "[0-9]{9,}"  # name of a checkpoint folder
 Files = dict[str, tuple[int, str]]  # size in bytes and SHA-256 of each file
 _FORMAT = 1
+_KINDS: dict[str, type] = {
+    "format": int,
+    "number": int,
+    "created": str,
+    "world_size": int,
+    "torch_version": str,
+    "progress": object,  # any JSON value
+    "files": dict,
+}
+_MOST_BYTES = 1 << 30
 _BLOCK_BYTES = 1 << 20
 
 
@@ -97,10 +109,10 @@ def write_manifest(checkpoint: Checkpoint) -> None:
     """Writes the manifest into the folder of a checkpoint and flushes it to the disk."""
     fields = {"format": _FORMAT, **vars(checkpoint)}
     del fields["path"]
-    with (checkpoint.path / MANIFEST).open("wb") as stream:
+    with (checkpoint.path / MANIFEST).open("xb") as stream:
         stream.write(_encode(fields))
         stream.flush()
-        os.fsync(stream.fileno())
+        flush_to_disk(stream.fileno())
 
 
 def check_files(checkpoint: Checkpoint) -> None:
@@ -121,9 +133,9 @@ def check_files(checkpoint: Checkpoint) -> None:
 def size_and_digest(file: Path, *, flush: bool = False) -> tuple[int, str]:
     """Returns size in bytes and SHA-256 of a file, optionally flushed to the disk first."""
     size, digest = 0, hashlib.sha256()
-    with file.open("rb", buffering=0) as stream:
+    with open_regular(file) as stream:
         if flush:
-            os.fsync(stream.fileno())
+            flush_to_disk(stream.fileno())
         while block := stream.read(_BLOCK_BYTES):
             size += len(block)
             digest.update(block)
@@ -160,7 +172,8 @@ def _parse(path: Path) -> Checkpoint:
     """Parses the manifest in a folder; its `UserError` offers no older checkpoint."""
     file = path / MANIFEST
     try:
-        raw = file.read_bytes()
+        with open_regular(file, _MOST_BYTES) as stream:
+            raw = stream.read()
     except OSError as error:
         raise UserError(f"{path} is not a complete checkpoint: {reason(error)}") from None
     try:
@@ -171,10 +184,28 @@ def _parse(path: Path) -> Checkpoint:
         intact = False
     if not intact:
         raise UserError(f"{file} was changed after it was written (SHA-256 differs)")
-    if fields.pop("format") != _FORMAT:
+    if type(fields.get("format")) is int and fields["format"] > _FORMAT:
         raise UserError(f"{file} is of a newer alr_fast: resume with the version that wrote it")
+    if wrong := _wrong_field(fields):
+        raise UserError(f"{file} is not a manifest of alr_fast: {wrong}")
+    del fields["format"]
     files = {name: (size, digest) for name, (size, digest) in fields.pop("files").items()}
     return Checkpoint(path=path, files=files, **fields)
+
+
+def _wrong_field(fields: dict[str, Any]) -> str | None:
+    """What is wrong with the fields of a manifest that is as it was written, by anyone."""
+    if different := fields.keys() ^ _KINDS.keys():
+        return f"{min(different)} is {'missing' if min(different) in _KINDS else 'unknown'}"
+    for name, kind in _KINDS.items():
+        if kind is not object and type(fields[name]) is not kind:
+            return f"{name} is a {type(fields[name]).__name__}, not a {kind.__name__}"
+    for name, entry in fields["files"].items():
+        if name != METADATA and re.fullmatch(DATA_FILE, name) is None:
+            return f"{name!r} is no file of a checkpoint"
+        if not (type(entry) is list and [type(part) for part in entry] == [int, str]):
+            return f"{name} has no size and SHA-256"
+    return None
 
 
 def _encode(fields: dict[str, Any]) -> bytes:

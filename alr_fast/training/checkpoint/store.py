@@ -10,7 +10,9 @@ The manifest is written last. Then everything is flushed to the disk, and then t
 renamed. A killed process therefore leaves only hidden folders, which the next `CheckpointStore`
 removes.
 
-Load only checkpoints that you trust: the checksums detect damage, but `.metadata` is a pickle.
+The checksums detect damage, not intent: whoever can write a checkpoint can write its manifest. A
+checkpoint from a stranger runs nothing (`alr_fast.training.checkpoint.metadata`), but its numbers
+are what they are.
 """
 
 import json
@@ -28,7 +30,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader, TensorStorageMetadata
+from torch.distributed.checkpoint import Metadata, TensorStorageMetadata
 from torch.distributed.device_mesh import DeviceMesh
 
 from alr_fast.errors import UserError
@@ -41,12 +43,13 @@ from alr_fast.training.checkpoint.manifest import (
     size_and_digest,
     write_manifest,
 )
+from alr_fast.training.checkpoint.metadata import METADATA, read_metadata
 from alr_fast.training.checkpoint.shards import dtype_of, host_copy, without_empty_shards
 from alr_fast.training.distributed import gather
+from alr_fast.utils.files import flush_to_disk, own_folder
 
 # Ranks wait for the slowest disk; torch's default of 30 minutes is short for a large label bank.
 _TIMEOUT = timedelta(hours=3)
-_METADATA = ".metadata"
 Tensors = dict[str, Tensor]  # by name
 
 
@@ -193,7 +196,7 @@ class CheckpointStore:
         save_tensors(tensors, folder, self._group)
         names = [file.name for file in folder.glob(f"__{self._rank}_*.distcp")]
         if self._rank == 0:
-            names.append(_METADATA)
+            names.append(METADATA)
         # DCP of torch 2.11 flushes a file before the last of it has left Python's buffer.
         return {name: size_and_digest(folder / name, flush=True) for name in sorted(names)}
 
@@ -238,7 +241,7 @@ class CheckpointStore:
 
     def _prepare_folder(self) -> None:
         if self._rank == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            own_folder(self.folder)
             self._clean_up()
 
     def _clean_up(self) -> None:
@@ -259,7 +262,7 @@ def _flush_folder(folder: Path) -> None:
     """Makes the names in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        flush_to_disk(descriptor)
     finally:
         os.close(descriptor)
 
@@ -279,7 +282,9 @@ def load(checkpoint: Checkpoint, tensors: Tensors) -> None:
             tensor was changed. Or a file cannot be read.
     """
     on_all_ranks(lambda: _check_tensors(checkpoint, tensors))
-    on_all_ranks(lambda: load_tensors(without_empty_shards(tensors), checkpoint.path))
+    on_all_ranks(
+        lambda: load_tensors(without_empty_shards(tensors), checkpoint.path, _metadata(checkpoint))
+    )
 
 
 def _check_tensors(checkpoint: Checkpoint, tensors: Tensors) -> None:
@@ -302,16 +307,20 @@ def _check_tensors(checkpoint: Checkpoint, tensors: Tensors) -> None:
 
 def saved_tensors(checkpoint: Checkpoint) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Returns shape and dtype of each tensor in a checkpoint."""
-    try:
-        metadata = FileSystemReader(checkpoint.path).read_metadata()
-    except Exception as error:
-        # torch 2.11 cannot read a file of torch 2.15, for instance: too many values to unpack.
-        raise UserError(
-            f"torch {torch.__version__} cannot read {checkpoint.path / _METADATA}, written by "
-            f"torch {checkpoint.torch_version} ({reason(error)}): resume with that version"
-        ) from None
     return {
         name: (tuple(entry.size), entry.properties.dtype)
-        for name, entry in metadata.state_dict_metadata.items()
+        for name, entry in _metadata(checkpoint).state_dict_metadata.items()
         if isinstance(entry, TensorStorageMetadata)
     }
+
+
+def _metadata(checkpoint: Checkpoint) -> Metadata:
+    try:
+        return read_metadata(
+            checkpoint.path, {name: size for name, (size, _) in checkpoint.files.items()}
+        )
+    except UserError as error:
+        raise UserError(
+            f"{error}: resume with torch {checkpoint.torch_version}, which wrote it, or from "
+            "another checkpoint"
+        ) from None

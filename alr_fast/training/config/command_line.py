@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -47,17 +48,19 @@ def parse(argv: Sequence[str]) -> schema.Config:
         SystemExit: Status 0 after ``--help`` or ``--print_config``.
     """
     given, left = _scan(_spelled_out(argv))
-    given.config = expanded_path(given.config)
+    given.config = expanded_path(given.config, "config")
     files = [_read_config_file(path) for path in given.config]
     in_files = {name: value for file in files for name, value in file.items()}
+    _check_plugins(given, in_files)
     with naming_options(plugins="plugins"):
         plugins = schema.words(given.plugins or in_files.get("plugins") or "")
-        load_plugins(expanded_path(plugins))
-    root = expanded_path(given.data_root or in_files.get("data_root"))
+        load_plugins(expanded_path(plugins, "plugins"))
+    root = expanded_path(given.data_root or in_files.get("data_root"), "data_root")
     recipe = str(given.recipe or in_files.get("recipe") or _default_recipe(root))
     # A single ~ would be null in YAML.
-    given_root = expanded_path(given.data_root)
-    scanned = {"recipe": recipe, "data_root": given_root, "plugins": given.plugins}
+    given.data_root = expanded_path(given.data_root, "data_root")
+    scanned = vars(given) | {"recipe": recipe}
+    del scanned["config"]
     left = [
         # Files first: the parser lets the later word win, but an option wins wherever it stands.
         *(f"--config={path}" for path in given.config),
@@ -78,6 +81,23 @@ def parse(argv: Sequence[str]) -> schema.Config:
             "add --noise.kind symmetric"
         )
     return resolve(config)
+
+
+def _check_plugins(given: argparse.Namespace, in_files: dict[str, Any]) -> None:
+    """Checks that the plugins of a resumed run, which are programs, are named by the user.
+
+    A run and its config.yaml may come from somebody else.
+    """
+    plugins = in_files.get("plugins") or ""
+    if not isinstance(plugins, str | list) or not all(isinstance(name, str) for name in plugins):
+        raise UserError("--config: plugins must be names of files or modules")
+    resume = given.resume or in_files.get("resume") or "none"
+    if resume != "none" and given.plugins is None and schema.words(plugins):
+        names = ",".join(schema.words(plugins))
+        raise UserError(
+            f"--resume {resume}: --config names plugins, which are programs that would run; name "
+            f"them yourself if you trust them: --plugins {shlex.quote(names)}"
+        )
 
 
 def _default_recipe(root: str | None) -> str:
@@ -190,6 +210,7 @@ def _scan(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     scan.add_argument("--config", action="append", default=[])
     scan.add_argument("--data_root")
     scan.add_argument("--plugins")
+    scan.add_argument("--resume")
     return scan.parse_known_args(argv)
 
 

@@ -51,12 +51,19 @@ class DataConfig(Bounded):
 
     name: DatasetName = "digits"
     """Data set: digits (part of scikit-learn), a download as it is, folder
-    (root/{train,test|val}/<class>/*), table (a CSV or Parquet list), packed (written by python
-    -m alr_fast.data pack), or features (an .npz file with arrays X and y, or a Parquet file with a
-    column of vectors); auto detects the layout of data_root."""
+    (<class>/* in root, or in root/train and root/test), table (a list of images and labels),
+    packed (written by python -m alr_fast.data pack), huggingface (Parquet files with images, or a
+    folder of save_to_disk), webdataset (tar files), idx (MNIST and the like), or features (an .npz
+    file with arrays X and y, or a Parquet file with a column of vectors); auto detects the layout
+    of data_root."""
     column: str | None = None
     """Of a file of features, the array or column that contains them; null for X, features,
     embeddings or embedding, or the only column of vectors."""
+    columns: str | None = None
+    """Of a list or a Parquet file with images, the names of its columns: path=NAME,label=NAME, also
+    clean_label and split; null to recognise them."""
+    images: PathText | None = None
+    """Of a list, the folder of its images; null to look for it."""
     train_split: str = "train"
     """Split to train on; clothing1m also has clean_train, webvision also has google and flickr."""
     test_split: str = "test"

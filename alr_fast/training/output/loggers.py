@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import io
 import os
 import secrets
 import socket
@@ -16,7 +17,7 @@ from typing import Any
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config
 from alr_fast.training.output.records import EpochRecord, Histogram
-from alr_fast.utils.files import replacing, write_text, writing
+from alr_fast.utils.files import open_appending, own_folder, replacing, write_text, writing
 from alr_fast.utils.text import error_text
 
 LOGGER_NAMES = ("csv", "tensorboard", "wandb")
@@ -60,8 +61,10 @@ class CsvLogger(Logger):
 
     def epoch(self, record: EpochRecord, histograms: dict[str, Histogram]) -> None:
         # Opened and closed for each line: closing reports a line that could not be written.
-        with writing(self._path), self._path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(astuple(record))
+        line = io.StringIO(newline="")
+        csv.writer(line).writerow(astuple(record))
+        with writing(self._path), open_appending(self._path) as file:
+            file.write(line.getvalue().encode())
 
 
 class TensorBoardLogger(Logger):
@@ -98,8 +101,8 @@ class TensorBoardLogger(Logger):
             folder = self._folder / method
             # TensorBoard reads the files of a folder in the order of their names.
             name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-            with writing(folder):
-                folder.mkdir(parents=True, exist_ok=True)
+            own_folder(self._folder)
+            own_folder(folder)
             _write_event(folder / name, 0, file_version="brain.Event:2")
             start = SessionLog(status=SessionLog.START)
             _write_event(folder / name, self._last_epoch.get(method, 0) + 1, session_log=start)
@@ -113,7 +116,7 @@ def _write_event(path: Path, step: int, **content: Any) -> None:
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     event = Event(step=step, wall_time=time.time(), **content)
-    with writing(path), path.open("ab") as file:
+    with writing(path), open_appending(path) as file:
         RecordWriter(file).write(event.SerializeToString())
 
 
@@ -134,6 +137,7 @@ class WandbLogger(Logger):
     def __init__(self, folder: Path, config: Config) -> None:
         import wandb
 
+        own_folder(folder / "wandb")
         self._wandb = wandb
         silent = config.log.show in ("quiet", "json")
         try:

@@ -38,7 +38,7 @@ from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config, flat, overlaid
 from alr_fast.training.output.loggers import Logger
 from alr_fast.training.output.records import EpochRecord, Histogram, plot_records
-from alr_fast.utils.files import locked, replace_link, replacing, write_text
+from alr_fast.utils.files import locked, replace_link, write_bytes, write_text
 from alr_fast.utils.text import error_text
 
 CONFIG = "config.yaml"
@@ -110,9 +110,8 @@ class RunFolder:
         from safetensors.torch import save
 
         weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-        with replacing(self.path / f"{method}.safetensors") as fresh:
-            # Not save_file, whose error for a full disk is no OSError.
-            fresh.write_bytes(save(weights))
+        # Not save_file, whose error for a full disk is no OSError.
+        write_bytes(self.path / f"{method}.safetensors", save(weights))
 
     def save_broken(self, broken: BrokenSamples) -> None:
         """Writes the list of the training samples with unreadable images, if there are any."""

@@ -1,0 +1,371 @@
+"""Data sets of Hugging Face: Parquet files with the bytes of the images, and the folders that
+``Dataset.save_to_disk`` writes, which the library `datasets` reads.
+
+A column contains the images, as bytes or with a path beside them, another one the labels.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from alr_fast.data.classes import ClassMap, alike, distinct, names_of_labels
+from alr_fast.data.images import ColumnImages
+from alr_fast.data.index import PathTable
+from alr_fast.data.inventory import scan
+from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index
+from alr_fast.data.layouts.splits import role_in, role_of
+from alr_fast.errors import UserError
+from alr_fast.utils.text import error_text, some_names
+
+LABELS = ("label", "labels", "fine_label", "class", "target", "category")
+CLEAN_LABELS = ("clean_label", "clean_labels", "true_label")
+_SPLITS = ("train", "test", "val")
+_DISK = ("dataset_dict.json", "state.json")
+_MOST_FOLDERS = 20
+_LARGE_GROUP = 200  # rows, above which random reading is slow enough to say so
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Files of one data set.
+
+    Attributes:
+        files: Split -> Parquet files, or the one folder of `save_to_disk`.
+        image: Column of the images.
+        label: Column of the labels.
+        clean: Column of the clean labels; None without one.
+        on_disk: Whether these are folders of `save_to_disk`.
+    """
+
+    files: tuple[tuple[str, tuple[Path, ...]], ...]
+    image: str
+    label: str
+    clean: str | None
+    on_disk: bool
+
+
+def find(root: Path, columns: Mapping[str, str] | None = None) -> Found | None:
+    """Parquet files with images, in the folder or in one in it; or a folder of `save_to_disk`.
+
+    Raises:
+        UserError: The library `datasets` is missing; or the columns are not there; or several data
+            sets lie in the folder.
+    """
+    if root.is_dir() and any((root / name).is_file() for name in _DISK):
+        files = _folders_on_disk(root)
+        schema = _on_disk(files["train"][0]).schema if "train" in files else None
+    else:
+        files = _parquet_files(root)
+        schema = _schema(files["train"][0]) if "train" in files else None
+    if schema is None:
+        return None
+    columns = dict(columns or {})
+    image = _column(schema, columns.get("path"), _image_columns(schema), root)
+    if image is None:
+        return None
+    names = [name for name in schema.names if name != image]
+    label = columns.get("label") or next((name for name in LABELS if name in names), None)
+    if label is None or label not in names:
+        raise UserError(
+            f"{root}: has images, but no column {label or ' or '.join(LABELS[:2])} of labels; name "
+            f"one of {some_names(names) or 'none'} (label=NAME)",
+            argument="columns" if label else None,
+            value=label,
+        )
+    clean = columns.get("clean_label") or next((n for n in CLEAN_LABELS if n in names), None)
+    on_disk = any((root / name).is_file() for name in _DISK)
+    source = _Source(tuple(files.items()), image, label, clean, on_disk)
+    kind = "Arrow files of save_to_disk" if on_disk else "Parquet files with images"
+    what = f"{kind} in {root} (columns {image} and {label}); splits {', '.join(files)}"
+    lists = tuple(path for paths in files.values() for path in paths)
+    return Found(root if root.is_dir() else root.parent, what, lists, detail=source)
+
+
+def _column(schema: Any, asked: str | None, images: list[str], root: Path) -> str | None:
+    if asked is None:
+        return images[0] if images else None
+    if asked not in images:
+        return None  # a list of paths
+    return asked
+
+
+def _image_columns(schema: Any) -> list[str]:
+    """Columns of bytes, or of bytes and a path."""
+    from pyarrow import types
+
+    def is_bytes(kind: Any) -> bool:
+        return types.is_binary(kind) or types.is_large_binary(kind)
+
+    return [
+        field.name
+        for field in schema
+        if is_bytes(field.type)
+        or (types.is_struct(field.type)
+            and any(child.name == "bytes" and is_bytes(child.type) for child in field.type))
+    ]  # fmt: skip
+
+
+def _parquet_files(root: Path) -> dict[str, tuple[Path, ...]]:
+    """Split -> files with images."""
+    if root.is_file():
+        return {"train": (root,)} if root.suffix.lower() == ".parquet" else {}
+    places = [root, *(root / name for name in _names(root).folders[:_MOST_FOLDERS])]
+    by_place: dict[Path, dict[str, list[Path]]] = {}
+    for place in places:
+        files = [place / n for n in _names(place).others if n.lower().endswith(".parquet")]
+        role = role_of(place.name) if place != root else None
+        for path in files:
+            split = role or role_in(path.stem) or "train"
+            key = root if role else place
+            by_place.setdefault(key, {}).setdefault(split, []).append(path)
+    usable = {
+        place: files
+        for place, files in by_place.items()
+        if "train" in files and (schema := _schema(files["train"][0])) and _image_columns(schema)
+    }
+    if len(usable) > 1:
+        raise UserError(
+            f"{root}: several data sets lie in it ({some_names([p.name for p in usable])}); pass "
+            "the folder of one"
+        )
+    chosen = next(iter(usable.values())) if usable else {}
+    return {split: tuple(chosen[split]) for split in _SPLITS if split in chosen}
+
+
+def _names(folder: Path) -> Any:
+    try:
+        return scan(folder, most=100_000)
+    except OSError:
+        return scan(folder, most=0)
+
+
+def _schema(path: Path) -> Any:
+    """Arrow schema of a Parquet file; None if it cannot be read."""
+    try:
+        from pyarrow.parquet import read_schema
+
+        return read_schema(path)
+    except (ImportError, OSError, ValueError):
+        return None  # the layout of lists describes the problem
+
+
+def _folders_on_disk(root: Path) -> dict[str, tuple[Path, ...]]:
+    if (root / "state.json").is_file():
+        return {"train": (root,)}
+    try:
+        content = json.loads((root / "dataset_dict.json").read_text(encoding="utf-8"))
+        names = [name for name in content["splits"] if isinstance(name, str) and "/" not in name]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{root / 'dataset_dict.json'}: cannot be read; save the data again"
+        ) from error
+    files = {role: (root / name,) for name in names if (role := role_of(name)) is not None}
+    if "train" not in files and len(names) == 1:
+        files = {"train": (root / names[0],)}
+    if "train" not in files:
+        raise UserError(f"{root}: no split train, only {some_names(names) or 'none'}; rename one")
+    return {split: files[split] for split in _SPLITS if split in files}
+
+
+@lru_cache(maxsize=8)
+def _on_disk(folder: Path) -> Any:
+    """The Arrow table in a folder of `save_to_disk`, mapped into memory.
+
+    Raises:
+        UserError: The library is missing, or the folder cannot be read.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(
+            f"{folder}: was written by the library datasets; pip install datasets"
+        ) from error
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+        return loaded.data.table
+    except Exception as error:  # the library raises errors of many types
+        raise UserError(f"{folder}: cannot be read ({error_text(error)}); save it again") from error
+
+
+def read(found: Found, split: str) -> Listing:
+    """Lists the samples of a split in the order of their files; reads labels, but no images.
+
+    Classes are those of the feature ``ClassLabel``, or the labels of the training samples. The path
+    of a sample is the name that is stored with its image if these names differ, else its file and
+    its position in it: ``train-00000-of-00002/00042``.
+
+    Raises:
+        NoSplit: There are no labelled samples for this split.
+        UserError: A file cannot be read or lacks a column; or a label is missing or no class.
+    """
+    source = cast(_Source, found.detail)
+    files = dict(source.files)
+    wanted = (split, "val") if split == "test" else (split,)
+    chosen = next((name for name in wanted if name in files), None)
+    if chosen is None:
+        raise NoSplit(f"{found.root}: no file of split {' or '.join(wanted)}")
+    names, remarks = _class_names(source, files["train"])
+    parts = [_read_part(source, path) for path in files[chosen]]
+    given = np.concatenate([part.labels for part in parts])
+    if split != "train" and len(given) and all(str(value) == "-1" for value in given.tolist()):
+        raise NoSplit(f"{found.root}: the labels of split {chosen} are hidden (-1)")
+    classes = ClassMap(names)
+    where = f"{found.root}, row {{}} of split {chosen}".format
+    labels = classes.codes(given, where=where, argument=None)
+    clean = None
+    if source.clean is not None:
+        values = np.concatenate([cast(Any, part.clean) for part in parts])
+        clean = classes.codes(values, where=where, argument=None)
+    index = new_index(_paths(parts), labels, names, clean)
+    images = ColumnImages(
+        list(files[chosen]),
+        partial(_group_on_disk if source.on_disk else _group_of_parquet, column=source.image),
+        np.repeat(np.arange(len(parts), dtype=np.int32), [len(part.labels) for part in parts]),
+        np.concatenate([np.repeat(np.arange(len(p.groups), dtype=np.int32), p.groups)
+                        for p in parts]),
+        np.concatenate([np.arange(rows) for part in parts for rows in part.groups]),
+        index.paths,
+    )  # fmt: skip
+    largest = max((rows for part in parts for rows in part.groups), default=0)
+    if not source.on_disk and largest > _LARGE_GROUP:
+        remarks.append(
+            f"split {chosen}: the Parquet files hold up to {largest:,} images in a group, which is "
+            "read whole for each image; packed, they load faster"
+        )
+    return Listing(index, found.lists, images, tuple(remarks))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Labels and names of the images in one file; ``groups`` are the numbers of rows of each."""
+
+    path: Path
+    labels: Any
+    clean: Any
+    names: list[str | None]
+    groups: list[int]
+
+
+def _read_part(source: _Source, path: Path) -> _Part:
+    wanted = [source.label, *([source.clean] if source.clean else [])]
+    if source.on_disk:
+        table = _on_disk(path)
+        groups = [len(chunk) for chunk in table.column(source.image).chunks]
+        names = _stored_names(table.column(source.image))
+    else:
+        try:
+            from pyarrow.parquet import ParquetFile
+
+            with ParquetFile(path) as file:
+                groups = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
+                kind = file.schema_arrow.field(source.image).type
+                nested = any(child.name == "path" for child in kind) if kind.num_fields else False
+                table = file.read([*wanted, *([f"{source.image}.path"] if nested else [])])
+                names = _stored_names(table.column(source.image)) if nested else []
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path}: cannot be read ({error_text(error)})") from error
+    for name in wanted:
+        if name not in table.column_names:
+            raise UserError(f"{path}: no column {name}, which other files have")
+        _check_type(path, name, table.schema.field(name).type)
+    labels = [_values(table.column(name)) for name in wanted]
+    clean = labels[1] if source.clean else None
+    return _Part(path, labels[0], clean, names or [None] * len(labels[0]), groups)
+
+
+def _check_type(path: Path, name: str, kind: Any) -> None:
+    from pyarrow import types
+
+    is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_dictionary(kind)
+    if not (is_text or types.is_integer(kind)):
+        raise UserError(f"{path}: the column {name} is {kind}; labels are integers or texts")
+
+
+def _values(column: Any) -> Any:
+    values = np.empty(len(column), dtype=object)
+    values[:] = column.to_pylist()
+    return values
+
+
+def _stored_names(column: Any) -> list[str | None]:
+    from pyarrow import compute, types
+
+    if not types.is_struct(column.type):
+        return []
+    if not any(child.name == "path" for child in column.type):
+        return []
+    return compute.struct_field(column, "path").to_pylist()
+
+
+def _paths(parts: Sequence[_Part]) -> PathTable:
+    names = [Path(name).name if name else "" for part in parts for name in part.names]
+    if "" not in names and len(set(names)) == len(names) and not any("\0" in n for n in names):
+        return PathTable.of(names)
+
+    def numbered() -> Iterator[str]:
+        for part in parts:
+            yield from (f"{part.path.stem}/{row:05d}" for row in range(len(part.labels)))
+
+    return PathTable.of(numbered())
+
+
+def _class_names(source: _Source, files: Sequence[Path]) -> tuple[tuple[str, ...], list[str]]:
+    """Names of the classes, and lines about them."""
+    schema = _on_disk(files[0]).schema if source.on_disk else _schema(files[0])
+    names = _names_of_feature(schema, source.label)
+    if names is None:
+        texts: list[str] = []
+        for path in files:
+            texts += distinct(_read_part(source, path).labels)[0]
+        texts = list(dict.fromkeys(texts))
+        where = f"{files[0].parent}, column {source.label}"
+        names = names_of_labels(texts, where=lambda k: where)
+    if len(names) < 2:
+        raise UserError(f"{files[0].parent}: fewer than two classes; training needs two or more")
+    return names, alike(names)
+
+
+def _names_of_feature(schema: Any, label: str) -> tuple[str, ...] | None:
+    """Names in the metadata of `datasets`: the feature ``ClassLabel``."""
+    try:
+        info = json.loads((schema.metadata or {})[b"huggingface"])["info"]
+        names = info["features"][label]["names"]
+    except (KeyError, ValueError, TypeError):
+        return None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names) if len(set(names)) == len(names) else None
+
+
+def _group_of_parquet(path: Path, group: int, *, column: str) -> Any:
+    """The bytes of the images of a row group."""
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path, memory_map=True) as file:
+        kind = file.schema_arrow.field(column).type
+        name = f"{column}.bytes" if kind.num_fields else column
+        table = file.read_row_group(group, [name], use_threads=False)
+    return _bytes_of(table.column(0).combine_chunks())
+
+
+def _group_on_disk(path: Path, group: int, *, column: str) -> Any:
+    return _bytes_of(_on_disk(path).column(column).chunk(group))
+
+
+def _bytes_of(array: Any) -> Any:
+    return array.field("bytes") if array.type.num_fields else array
+
+
+LAYOUT = Layout(
+    "huggingface",
+    "Parquet files with the bytes of the images and a column label, or a folder of save_to_disk",
+    find,
+    read,
+    _SPLITS,
+    options=("columns",),
+)

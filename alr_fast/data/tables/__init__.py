@@ -1,0 +1,114 @@
+"""Reads tables in batches of columns: lists, labels, exclusions, annotations.
+
+CSV (comma, semicolon, tab), JSON lines or a list of objects, Parquet, and arrays in .npz or .npy
+files. The first bytes decide, not the name. Nothing is converted silently: cells are texts or
+numbers as they are written; which label a text is, `alr_fast.data.classes` decides. Non-UTF-8 bytes
+of paths become lone surrogates, as in the names of files, see `os.fsdecode`.
+"""
+
+import importlib.util
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from alr_fast.data.npz import NPY_MAGIC, ZIP_MAGIC
+from alr_fast.data.tables.arrays import open_arrays
+from alr_fast.data.tables.base import Batch, Table, TableError, as_text
+from alr_fast.data.tables.csv_text import CsvFile
+from alr_fast.data.tables.encoding import mark_of
+from alr_fast.data.tables.json_text import JsonFile
+from alr_fast.data.tables.parquet import open_parquet
+from alr_fast.utils.text import error_text
+
+__all__ = ["Batch", "Table", "TableError", "as_text", "is_parquet", "open_table"]
+
+_START = 1 << 12  # bytes that are looked at to recognise a format
+_PARQUET = b"PAR1"
+# Formats that people try, and how to make a table of them.
+_REFUSED = {
+    b"\x1f\x8b": "is compressed by gzip; unpack it first",
+    b"BZh": "is compressed by bzip2; unpack it first",
+    b"\xfd7zXZ": "is compressed by xz; unpack it first",
+    b"\x28\xb5\x2f\xfd": "is compressed by zstd; unpack it first",
+    b"\xd0\xcf\x11\xe0": "is an Excel workbook; save the sheet as CSV UTF-8",
+    b"ARROW1": "is an Arrow file; write it as Parquet",
+    b"\x89HDF": "is an HDF5 file; write the table as Parquet or CSV",
+    b"SQLite format 3": "is an SQLite database; write the table as CSV",
+    b"%PDF": "is a PDF; write the table as CSV",
+    **{
+        bytes((0x80, version)): "is a pickle, which may run code and is not read; write Parquet"
+        for version in range(2, 6)
+    },
+}
+
+
+@contextmanager
+def open_table(path: Path, columns: Mapping[str, str] | None = None) -> Iterator[Table]:
+    """Opens a table.
+
+    Args:
+        path: The file.
+        columns: Role -> column that the user chose for it, see `Table.find`.
+
+    Raises:
+        TableError: The file cannot be read or is not a table.
+    """
+    chosen = dict(columns or {})
+    try:
+        with open(path, "rb") as file, _opened(file, path, chosen) as table:
+            yield table
+    except OSError as error:
+        raise TableError(path, f"{error_text(error)}; name a readable file") from error
+
+
+@contextmanager
+def _opened(file: IO[bytes], path: Path, chosen: dict[str, str]) -> Iterator[Table]:
+    start = file.read(_START)
+    for magic, problem in _REFUSED.items():
+        if start.startswith(magic):
+            raise TableError(path, problem)
+    file.seek(0)
+    if start.startswith(_PARQUET):
+        _need_pyarrow(path, "Parquet")
+        with open_parquet(file, path, chosen) as table:
+            yield table
+        return
+    if start.startswith((NPY_MAGIC, *ZIP_MAGIC)):
+        if b"[Content_Types].xml" in start or b"_rels/.rels" in start:
+            raise TableError(path, "is an Excel workbook; save the sheet as CSV UTF-8")
+        with open_arrays(file, path, chosen) as table:
+            yield table
+        return
+    encoding, length = mark_of(start)
+    if encoding in (None, "utf-8") and b"\0" in start:
+        raise TableError(
+            path,
+            "contains zero bytes, so it is no table in UTF-8; save it as UTF-8, or as UTF-16 with "
+            "a byte order mark",
+        )
+    beginning = start[length:]
+    if encoding not in (None, "utf-8"):
+        beginning = beginning.replace(b"\0", b"")  # enough to recognise brackets
+    if beginning.lstrip()[:1] in (b"{", b"["):
+        json_file = JsonFile(file, path, encoding=encoding, start=length)
+        yield Table(path, json_file.unit, json_file.columns, json_file.batches, chosen=chosen)
+        return
+    _need_pyarrow(path, "CSV")
+    paths = [chosen["path"]] if "path" in chosen else ()
+    text = CsvFile(file, path, encoding=encoding, start=length, paths=paths)
+    yield Table(path, "line", text.columns, text.batches, chosen=chosen, remarks=text.remarks)
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether this is a Parquet file, by its first bytes; False if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_PARQUET)) == _PARQUET
+    except OSError:
+        return False
+
+
+def _need_pyarrow(path: Path, what: str) -> None:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise TableError(path, f"{what} needs pyarrow, not installed: pip install pyarrow")

@@ -1,0 +1,61 @@
+"""Arrays of one dimension as the columns of a table: .npz files, and .npy files of labels."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alr_fast.data.npz import Arrays, ArraysError
+from alr_fast.data.tables.base import Batch, Table, TableError, texts
+
+_LARGEST = 1 << 31  # bytes of a column
+_KINDS = "iufUS"
+
+
+@contextmanager
+def open_arrays(file: IO[bytes], path: Path, chosen: dict[str, str]) -> Iterator[Table]:
+    """Opens a file of arrays; see `open_table`. The only array of an .npy file is ``label``."""
+    try:
+        arrays = Arrays(path, file)
+        headers = {name or "label": header for name, header in arrays.headers.items()}
+        names = {name or "label": name for name in arrays.headers}
+
+        def batches(columns: Sequence[str], rows: int) -> Iterator[Batch]:
+            for name in columns:
+                if headers[name].dtype.kind not in _KINDS or len(headers[name].shape) not in (1, 2):
+                    _refuse(path, name, headers[name].shape, headers[name].dtype)
+                if len(headers[name].shape) == 2 and name not in vectors:
+                    _refuse(path, name, headers[name].shape, headers[name].dtype)
+            lengths = {name: headers[name].shape[0] for name in columns}
+            if len(set(lengths.values())) > 1:
+                found = ", ".join(f"{count:,} of {name}" for name, count in lengths.items())
+                raise TableError(path, f"the arrays differ in length: {found}; store one for each")
+            read = {name: _column(arrays.read(names[name], _LARGEST)) for name in columns}
+            for first in range(0, max(lengths.values()), rows):
+                some = {name: array[first : first + rows] for name, array in read.items()}
+                count = len(next(iter(some.values())))
+                yield Batch(np.arange(first + 1, first + 1 + count), some)
+
+        vectors = [
+            name
+            for name, header in headers.items()
+            if len(header.shape) == 2 and header.dtype.kind in "iuf" and header.shape[1] > 1
+        ]
+        yield Table(path, "row", list(headers), batches, vectors=vectors, chosen=chosen)
+    except ArraysError as error:
+        raise TableError(path, str(error).removeprefix(f"{path}: ")) from error
+
+
+def _column(array: NDArray[Any]) -> NDArray[Any]:
+    return texts(array.tolist()) if array.dtype.kind in "US" else array
+
+
+def _refuse(path: Path, name: str, shape: tuple[int, ...], dtype: Any) -> None:
+    raise TableError(
+        path,
+        f"{name} is {dtype} of shape {' x '.join(map(str, shape)) or 'a single value'}; must be "
+        "one number or one text for each sample",
+    )

@@ -1,0 +1,136 @@
+"""Reads Parquet files with pyarrow; the type of each column is checked before its values."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alr_fast.data.tables.base import Batch, Table, TableError, texts
+from alr_fast.data.tables.roles import role_of
+from alr_fast.utils.text import error_text
+
+_AS_BYTES = ("path", None)  # roles of columns that may contain bytes that are not UTF-8
+
+
+@contextmanager
+def open_parquet(file: IO[bytes], path: Path, chosen: dict[str, str]) -> Iterator[Table]:
+    """Opens a Parquet file; see `open_table`."""
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(file) as opened:
+            schema = opened.schema_arrow
+
+            def batches(columns: Sequence[str], rows: int) -> Iterator[Batch]:
+                kinds = {name: schema.field(name).type for name in columns}
+                roles = {name: _role(name, chosen) for name in columns}
+                for name, kind in kinds.items():
+                    _check_type(path, name, kind, roles[name])
+                first = 1
+                for batch in opened.iter_batches(rows, columns=list(columns)):
+                    numbers = np.arange(first, first + batch.num_rows)
+                    arrays = {
+                        name: _from_arrow(batch.column(name), path, name, roles[name], first)
+                        for name in columns
+                    }
+                    yield Batch(numbers, arrays)
+                    first += batch.num_rows
+
+            vectors = [field.name for field in schema if _is_vector(field.type)]
+            metadata = schema.metadata or {}
+            yield Table(path, "row", schema.names, batches, metadata, vectors, chosen)
+    except (pyarrow.ArrowException, OSError) as error:  # the latter of wrong bytes, too
+        raise TableError(
+            path, f"cannot be read as Parquet ({error_text(error)}); write it again"
+        ) from error
+
+
+def _role(name: str, chosen: dict[str, str]) -> str | None:
+    return next((role for role, column in chosen.items() if column == name), role_of(name))
+
+
+def _check_type(path: Path, name: str, kind: Any, role: str | None) -> None:
+    """Checks that a column contains texts or numbers; without a role also lists of numbers."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    plain = (
+        types.is_integer(kind)
+        or types.is_floating(kind)
+        or types.is_decimal(kind)
+        or _is_text(kind)
+        or _is_bytes(kind)
+        or types.is_null(kind)
+    )
+    if not plain and not (_is_vector(kind) and role is None):
+        what = "texts or numbers" + (", or lists of numbers" if role is None else "")
+        raise TableError(
+            path,
+            f"column {name} is of type {str(kind)[:80]}; it must contain {what}: write it as such, "
+            "or choose another column",
+        )
+
+
+def _from_arrow(column: Any, path: Path, name: str, role: str | None, first: int) -> NDArray[Any]:
+    """Values of a column that `_check_type` passed; ``first`` is the number of its first row."""
+    from pyarrow import types
+
+    if types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    if types.is_decimal(kind):
+        return texts([None if value is None else f"{value:f}" for value in column.to_pylist()])
+    if _is_bytes(kind) and role not in _AS_BYTES:
+        for number, value in enumerate(column.to_pylist(), first):
+            if value is not None and not _is_utf8(value):
+                raise TableError(
+                    f"{path}, row {number}",
+                    f"column {name} contains bytes that are not UTF-8; write texts or numbers",
+                )
+    if column.null_count or types.is_null(kind):
+        return texts(column.to_pylist())
+    if types.is_integer(kind) or types.is_floating(kind):
+        return column.to_numpy(zero_copy_only=False)
+    if _is_vector(kind):
+        lengths = np.unique(column.value_lengths().to_numpy(zero_copy_only=False))
+        if len(lengths) == 1:
+            return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, lengths[0])
+        return texts(column.to_pylist())
+    return texts(column.to_numpy(zero_copy_only=False).tolist())  # faster than to_pylist
+
+
+def _is_utf8(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+
+
+def _is_bytes(kind: Any) -> bool:
+    from pyarrow import types
+
+    return (
+        types.is_binary(kind)
+        or types.is_large_binary(kind)
+        or types.is_binary_view(kind)
+        or types.is_fixed_size_binary(kind)
+    )
+
+
+def _is_vector(kind: Any) -> bool:
+    from pyarrow import types
+
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return is_list and (types.is_floating(kind.value_type) or types.is_integer(kind.value_type))

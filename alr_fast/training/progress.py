@@ -1,0 +1,67 @@
+"""The part of a checkpoint that is no tensor: what it must contain, since it may be anybody's."""
+
+from typing import Any
+
+from alr_fast.errors import UserError
+from alr_fast.training.checkpoint.manifest import MANIFEST, Checkpoint
+from alr_fast.training.output.records import EpochRecord
+
+_NUMBER = (int, float)
+# Fields and their types; a dictionary has fields of its own.
+_FIELDS: dict[str, Any] = {
+    "method": str,
+    "position": {"epoch": int, "step": int, "steps_made": int, "scheduler": dict, "scaler": dict},
+    "seconds": _NUMBER,
+    "records": list,
+    "finished": list,
+    "broken": dict,
+    "device": str,
+    "data": {"count": int, "classes": list, "samples": str, "labels": str},
+}
+
+
+def check_progress(checkpoint: Checkpoint) -> None:
+    """Checks the progress in a manifest before it is used.
+
+    Raises:
+        UserError: A field is missing or has another type.
+    """
+    progress = checkpoint.progress
+    problem = _problem(progress, _FIELDS, "progress") or _problem_of_lists(progress)
+    if problem is not None:
+        raise UserError(
+            f"{checkpoint.path / MANIFEST}: {problem}; pass another checkpoint, or start a new run"
+        )
+
+
+def _problem(found: Any, fields: dict[str, Any], where: str) -> str | None:
+    if not isinstance(found, dict):
+        return f"{where} is no object"
+    for name, kind in fields.items():
+        if name not in found:
+            return f"{where} has no {name}"
+        value = found[name]
+        if isinstance(kind, dict):
+            problem = _problem(value, kind, f"{where}.{name}")
+            if problem is not None:
+                return problem
+        elif not isinstance(value, kind) or isinstance(value, bool):
+            return f"{where}.{name} is a {type(value).__name__}"
+        elif kind in (int, _NUMBER) and value < 0:
+            return f"{where}.{name} is negative"
+    return None
+
+
+def _problem_of_lists(progress: dict[str, Any]) -> str | None:
+    texts = [*progress["finished"], *progress["data"]["classes"]]
+    if not all(isinstance(text, str) for text in texts):
+        return "progress.finished and progress.data.classes are not lists of names"
+    for sample_id, entry in progress["broken"].items():
+        if not sample_id.isdecimal() or not isinstance(entry, list):
+            return "progress.broken does not list samples"
+    try:
+        for record in progress["records"]:
+            EpochRecord.from_json(record)
+    except (KeyError, TypeError, ValueError):
+        return "progress.records are not those of epochs"
+    return None

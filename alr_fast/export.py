@@ -29,9 +29,9 @@ exported from its newest checkpoint. The bank is read in pieces.
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from alr_fast.data.label_table import SUFFIXES
+from alr_fast.data.paths import path_option
 from alr_fast.errors import UserError, naming_options
 from alr_fast.labels.table import export, save_transition, summary_lines
 from alr_fast.training.open_run import NEEDED, add_run_arguments, open_run
@@ -80,14 +80,14 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--output",
         metavar="FILE",
-        type=Path,
+        type=path_option,
         help="file to write, .parquet or .csv (default RUN/labels.parquet)",
     )
     parser.add_argument("--csv", action="store_true", help="write RUN/labels.csv")
     parser.add_argument(
         "--transition",
         metavar="FILE",
-        type=Path,
+        type=path_option,
         help="also write the estimated transition matrix, a .csv for --transition.source of "
         "training",
     )

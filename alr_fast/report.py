@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from alr_fast.data.paths import path_option
 from alr_fast.errors import UserError, naming_options
 from alr_fast.labels.issues import LARGEST, LabelIssues
 from alr_fast.labels.report.model import Panel
@@ -168,7 +169,7 @@ def _parser() -> CommandParser:
     parser = CommandParser(prog="python -m alr_fast.report", description=__doc__.splitlines()[0])
     add_run_arguments(parser)
     parser.add_argument(
-        "--output", metavar="FILE", type=Path, help="file to write (default RUN/report.html)"
+        "--output", metavar="FILE", type=path_option, help="file to write (default RUN/report.html)"
     )
     parser.add_argument(
         "--most",

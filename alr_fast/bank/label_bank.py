@@ -1,16 +1,24 @@
 """The label bank: one row of class probabilities for every training sample."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from alr_fast._inputs import as_labels
+from alr_fast.bank.checks import (
+    check_counts,
+    check_dtype,
+    check_rows,
+    checked_corrections,
+    checked_labels,
+    wrong_label,
+)
 from alr_fast.bank.history import SampleHistory
 from alr_fast.bank.placement import allocate_rows, check_placement, read_in_order
+from alr_fast.bank.reindexing import copy_known, new_labels, source_rows
 from alr_fast.bank.sharding import (
     RowUse,
     Shard,
@@ -28,17 +36,10 @@ from alr_fast.errors import UserError
 if TYPE_CHECKING:
     from alr_fast.labels import LabelIssues
 
-BANK_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-
 # Entries of the status tensor, as the kernels count them (csrc/alr_params.h).
 _NONFINITE, _OUT_OF_RANGE, _WRONG_LABEL = 0, 1, 2
 _COUNTERS = 3
 _STATUS_SIZE = 5  # the rest is scratch of the kernels
-
-_LABEL_ADVICE = (
-    "is index shifted? Pass the sample's own index. If the label was corrected, call "
-    "LabelBank.correct_labels(index, labels) first; check_labels=False turns this check off"
-)
 
 _CHUNK_ELEMENTS = 1 << 24  # elements of the bank that are filled or summarised at a time
 
@@ -102,7 +103,7 @@ class LabelBank:
                 device that `device` and `placement` require.
             UserError: The placement is unknown, or not possible with the device.
         """
-        _check_dtype(rows.dtype)
+        check_dtype(rows.dtype)
         if rows.ndim != 2 or 0 in rows.shape or not rows.is_contiguous():
             raise ValueError(
                 "bank rows must be a contiguous [samples, classes] tensor with at least one of "
@@ -119,7 +120,7 @@ class LabelBank:
         self.rows = rows
         self.placement = placement
         self._folder = folder
-        self.given_labels = _checked_labels(given_labels, rows.shape[1])
+        self.given_labels = checked_labels(given_labels, rows.shape[1])
         if len(self.given_labels) != len(rows):
             raise ValueError(
                 f"given_labels has {len(self.given_labels)} entries for {len(rows)} bank rows"
@@ -175,11 +176,11 @@ class LabelBank:
             UserError: The placement is unknown or not possible with the device, or its memory or
                 file cannot be allocated.
         """
-        _check_dtype(dtype)
+        check_dtype(dtype)
         if device is None:
             device = labels.device if isinstance(labels, Tensor) else "cpu"
         device = torch.device(device)
-        labels = _checked_labels(labels, num_classes)
+        labels = checked_labels(labels, num_classes)
         rows = allocate_rows(
             len(labels),
             num_classes,
@@ -188,9 +189,6 @@ class LabelBank:
             placement=placement,
             folder=folder,
         )
-        size = _chunk_rows(num_classes)
-        for chunk, given in zip(torch.split(rows, size), torch.split(labels, size), strict=True):
-            chunk.scatter_(1, given.to(rows.device)[:, None], int(one_hot))
         bank = cls(
             rows,
             labels,
@@ -201,7 +199,15 @@ class LabelBank:
             folder=folder,
         )
         bank.one_hot = one_hot
+        bank._start_rows()
         return bank
+
+    def _start_rows(self) -> None:
+        """Sets rows of zeros to the one-hot given labels, unless the bank starts at zero."""
+        size = _chunk_rows(self.num_classes)
+        if self.one_hot:
+            for chunk, given in zip(self._chunks(), self.given_labels.split(size), strict=True):
+                chunk.scatter_(1, given.to(chunk.device)[:, None], 1)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -275,32 +281,13 @@ class LabelBank:
         """
         counts: list[int] = self.status[:_COUNTERS].tolist()
         self.status[:_COUNTERS].zero_()
-        if counts[_OUT_OF_RANGE] and self._shard is not None:
-            raise IndexError(
-                f"the index of {counts[_OUT_OF_RANGE]} batch rows {self._shard.explanation}"
-            )
-        if counts[_OUT_OF_RANGE]:
-            raise IndexError(
-                f"{counts[_OUT_OF_RANGE]} batch rows had an index beyond the bank's {len(self)} "
-                "rows: index must be that of the sample in the training set that the bank was made "
-                "for"
-            )
-        if counts[_WRONG_LABEL]:
-            raise ValueError(
-                f"{counts[_WRONG_LABEL]} batch rows had another label than the given label of "
-                f"their sample; {_LABEL_ADVICE}"
-            )
+        shard = None if self._shard is None else self._shard.explanation
+        check_counts(counts[_OUT_OF_RANGE], counts[_WRONG_LABEL], len(self), shard)
         if not self.owned:
             self._use.compare(self.given_labels)
         return counts[_NONFINITE]
 
-    @staticmethod
-    def wrong_label(row: int, index: int, label: int, given: int) -> ValueError:
-        """The error about a batch row whose label is not the given label of its sample."""
-        return ValueError(
-            f"labels[{row}] is {label}, but sample {index} (index[{row}]) has the given label "
-            f"{given}; {_LABEL_ADVICE}"
-        )
+    wrong_label = staticmethod(wrong_label)
 
     def correct_labels(self, index: Any, labels: Any, *, reset: bool = True) -> None:
         """Replaces given labels by corrected ones, after which batches have to carry these.
@@ -316,25 +303,12 @@ class LabelBank:
             ValueError: An index or a label is out of range, or an index occurs twice; nothing has
                 changed then.
         """
-        index, labels = as_labels(index, "index").cpu().long(), as_labels(labels, "labels").cpu()
-        if len(index) != len(labels):
-            raise UserError(
-                f"must have {len(index)} entries, one for each index",
-                argument="labels",
-                value=f"with {len(labels)} entries",
-            )
+        index, labels = checked_corrections(index, labels, self.num_classes)
         if not len(index):
             return
-        labels = _checked_labels(labels, self.num_classes)
         if self._shard is not None:
             index = self._shard.to_local(index)
-        low, high = int(index.min()), int(index.max())
-        if low < 0 or high >= len(self):
-            raise UserError(
-                f"must lie in [0, {len(self)})", argument="index", value=f"from {low} to {high}"
-            )
-        if len(index.unique()) < len(index):
-            raise UserError("names a sample twice; pass each once", argument="index")
+        check_rows(index, len(self))
         self.given_labels[index] = labels
         self.labels_on_device[index.to(self.device)] = labels.to(self.device, torch.int32)
         if not reset:
@@ -449,6 +423,58 @@ class LabelBank:
         if self.history is not None:
             whole.history = gather_history(self.history, shard_rows, given_labels, self.device)
         return whole
+
+    def reindexed(
+        self,
+        old: Sequence[Hashable] | None,
+        new: Any,
+        labels: Any = None,
+        *,
+        reset: bool = True,
+        sample_fingerprint: str | None = None,
+    ) -> "LabelBank":
+        """The bank of a data set that has grown, shrunk or been put into another order.
+
+        Known samples keep their row and history, unless their label has changed; new ones start
+        from their label. Of a shard, all processes call this, and each gets the whole bank: shard
+        it by the rows of a new sampler.
+
+            bank = bank.reindexed(old_paths, new_paths, labels=new_labels)
+
+        Args:
+            old: [N] a key for each row of the whole bank, a path or an id for instance, each once.
+                None if ``new`` are rows.
+            new: [M] the keys of the samples now; with ``old=None`` the row that each sample has in
+                this bank, -1 for a new one.
+            labels: [M] given label of each sample now, in [0, K); None to keep them if no sample is
+                new.
+            reset: Whether a known sample with another label starts again; False keeps its row.
+            sample_fingerprint: Name of the new sample list.
+
+        Returns:
+            A bank of M rows, stored as this one.
+
+        Raises:
+            UserError: An argument is wrong, or the new bank cannot be allocated.
+        """
+        num_samples = len(self) if self._shard is None else self._shard.num_samples
+        source = source_rows(old, new, num_samples)
+        whole = self if self._shard is None else self.gather()
+        given = new_labels(labels, source, whole.given_labels, self.num_classes)
+        bank = whole._like(len(source), given)
+        bank.sample_fingerprint = sample_fingerprint
+        changed = given != whole.given_labels[source]
+        if reset:
+            source[changed] = -1
+        bank._start_rows()
+        with whole.host_access(), bank.host_access():
+            copy_known(bank.rows, whole._chunks(), source)
+        if whole.history is not None:
+            bank.history = SampleHistory(given, self.device)
+            for name, sums in whole.history.tensors().items():
+                copy_known(getattr(bank.history, name), [sums], source)
+            bank.history.forget(changed)
+        return bank
 
     @property
     def shard_rows(self) -> Tensor | None:
@@ -644,25 +670,3 @@ class LabelBank:
 
 def _chunk_rows(num_classes: int) -> int:
     return max(1, _CHUNK_ELEMENTS // num_classes)
-
-
-def _check_dtype(dtype: torch.dtype) -> None:
-    if dtype not in BANK_DTYPES:
-        raise TypeError(f"bank dtype {dtype} is not supported: use float32, float16 or bfloat16")
-
-
-def _checked_labels(labels: Any, num_classes: int) -> Tensor:
-    """A copy of the labels as int64 on the CPU."""
-    labels = as_labels(labels, "labels")
-    if len(labels) == 0:
-        raise UserError("there are none; pass one for each sample", argument="labels")
-    copied: Tensor = labels.detach().to("cpu", torch.int64, copy=True)
-    low, high = int(copied.min()), int(copied.max())
-    if low < 0 or high >= num_classes:
-        raise UserError(
-            f"must lie in [0, {num_classes}); check num_classes, and drop samples without a label "
-            "before making the bank",
-            argument="labels",
-            value=f"from {low} to {high}",
-        )
-    return copied

@@ -43,7 +43,7 @@ class Columns:
 
     @property
     def has_checksum(self) -> bool:
-        """Whether the tensors were compared with a checksum; files of earlier versions have none."""
+        """Whether the tensors were compared with a checksum: not in files of earlier versions."""
         return DIGEST in self.metadata
 
     def array(self, name: str, dtype: Any, *shape: int) -> NDArray[Any]:

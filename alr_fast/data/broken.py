@@ -1,7 +1,5 @@
 """Unreadable images: named once, counted, limited to a share of a split, and listed in files."""
 
-import contextlib
-import csv
 import hashlib
 import os
 from collections.abc import Callable, Iterable
@@ -10,9 +8,12 @@ from pathlib import Path
 from alr_fast.data.cache import cache_folder
 from alr_fast.data.datasets import Split
 from alr_fast.data.index import SampleIndex
+from alr_fast.data.matching import match_table
 from alr_fast.data.tables import TableError, as_text, open_table
+from alr_fast.data.tables.cells import CsvWriter
 from alr_fast.errors import UserError
 from alr_fast.utils.files import replacing, writing
+from alr_fast.utils.text import is_utf8
 
 EXCLUSION_COLUMNS = ("id", "path", "reason")
 _BATCH_ROWS = 1 << 16
@@ -149,45 +150,45 @@ def write_exclusions(path: Path, samples: Iterable[tuple[int, str, str]]) -> Non
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+    rows = list(samples)
+    all_utf8 = all(map(is_utf8, (text for _, *texts in rows for text in texts)))
     with (
         replacing(path) as fresh,
-        open(fresh, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        fresh.open("wb") as file,
+        CsvWriter(file, all_utf8=all_utf8) as writer,
     ):
-        writer = csv.writer(file)
-        writer.writerow(EXCLUSION_COLUMNS)
-        writer.writerows(samples)
+        writer.write_row(EXCLUSION_COLUMNS)
+        for row in rows:
+            writer.write_row(row)
 
 
-def read_exclusions(table: Path, index: SampleIndex) -> dict[int, str]:
+def read_exclusions(
+    table: Path, index: SampleIndex, log: Callable[[str], None] = lambda text: None
+) -> dict[int, str]:
     """Reads an exclusion list: row -> reason, rows ascending.
 
     Args:
-        table: CSV file with the columns id and path, and usually reason.
+        table: Table with a column path, and usually id and reason.
         index: The whole split.
+        log: Takes a line about samples that are unknown.
 
     Raises:
-        UserError: The file cannot be read, or lists a sample that is not in the split.
+        UserError: The file cannot be read, or most of its samples are not in the split.
     """
-    reasons: dict[int, str] = {}
     try:
         with open_table(table) as listed:
-            names = [name for name in EXCLUSION_COLUMNS if name in listed.columns]
-            if names[:2] != ["id", "path"]:
-                raise TableError(
-                    table, f"is no exclusion list, it lacks the columns id and path; {_REMEDY}"
-                )
-            for batch in listed.batches(names, _BATCH_ROWS):
-                columns = (as_text(batch.columns[name]) for name in names)
-                for sample_id, path, *reason in zip(*columns, strict=True):
-                    reasons[_row_of(sample_id, path, index, table)] = "".join(reason)
+            if listed.find("path") is None:
+                raise TableError(table, f"is no exclusion list, it has no column path; {_REMEDY}")
+            matched = match_table(listed, index)
+            reasons = [""] * len(matched.rows)
+            if "reason" in listed.columns:
+                batches = listed.batches(["reason"], _BATCH_ROWS)
+                reasons = [
+                    text for batch in batches for text in as_text(batch.columns["reason"]).tolist()
+                ]
     except TableError as error:
         raise UserError(str(error), argument="table", value=error.where) from error
-    return dict(sorted(reasons.items()))
-
-
-def _row_of(sample_id: str, path: str, index: SampleIndex, table: Path) -> int:
-    with contextlib.suppress(KeyError, ValueError):
-        row = int(index.rows_of([int(sample_id)])[0])
-        if index.paths[row] == path:
-            return row
-    raise TableError(table, f"its sample {sample_id} ({path}) is not in this data set; {_REMEDY}")
+    for remark in matched.remarks:
+        log(remark)
+    rows = zip(matched.rows.tolist(), reasons, strict=True)
+    return dict(sorted((row, reason) for row, reason in rows if row >= 0))

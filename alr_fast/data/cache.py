@@ -68,9 +68,9 @@ class CacheEntry:
 
     def __init__(self, layout: str, found: Found, split: str) -> None:
         # All that a reader depends on; `what` describes it.
-        place = dataclasses.replace(found, what="", root=found.root.absolute())
-        lists = [os.fsencode(path.absolute()) for path in found.lists]
-        key = repr((layout, split, dataclasses.astuple(place), lists))
+        lists = tuple(path.absolute() for path in found.lists)
+        place = dataclasses.replace(found, what="", root=found.root.absolute(), lists=lists)
+        key = repr((layout, split, place))
         name = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:32]
         try:
             self._folder: Path | None = cache_folder() / "index" / name

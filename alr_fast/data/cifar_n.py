@@ -15,10 +15,11 @@ from alr_fast.data.layouts.base import check_labels
 from alr_fast.data.layouts.cifar import integers, unpickle
 from alr_fast.errors import UserError
 from alr_fast.utils.files import open_regular
+from alr_fast.utils.text import readable
 
 _LEGACY_HEADERS = 3  # torch.save before 1.6: pickles of magic number, version and machine
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_MOST_BYTES = 1 << 26  # unpacked; the files have some 3 MB
+_MOST_BYTES = 1 << 24  # unpacked; the files have some 3 MB
 
 
 def read_cifar_n(path: Path, key: str, clean: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -89,6 +90,12 @@ def _load(path: Path) -> Any:
                     inner = next((n for n in names if n.endswith("/data.pkl")), None)
                     if inner is None:
                         raise zipfile.BadZipFile("no data.pkl in it")
+                    size = archive.getinfo(inner).file_size
+                    if size > _MOST_BYTES:
+                        raise zipfile.BadZipFile(
+                            f"it unpacks to {readable(size)}, labels need {readable(_MOST_BYTES)} "
+                            "at most"
+                        )
                     with archive.open(inner) as pickled:
                         return unpickle(pickled, path, _MOST_BYTES)
             file.seek(0)

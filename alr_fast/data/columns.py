@@ -57,9 +57,9 @@ def check_paths(path: Path, offsets: NDArray[np.int64]) -> None:
         raise ValueError("the offsets of the paths do not ascend from 0")
     ends = offsets[1:] - 1  # the zero byte of each path
     with open_regular(path) as file:
-        count, _ = _header(path, file)
-        if offsets[-1] != count:
-            raise ValueError(f"the paths have {count:,} bytes, their offsets {offsets[-1]:,}")
+        count, found = _header(path, file)
+        if found != np.uint8 or offsets[-1] != count:
+            raise ValueError(f"{path.name} holds {count:,} {found}, expected {offsets[-1]:,} uint8")
         begin = done = 0
         while block := file.read(_BLOCK):
             zeros = begin + np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == 0)
@@ -67,7 +67,7 @@ def check_paths(path: Path, offsets: NDArray[np.int64]) -> None:
                 break
             begin, done = begin + len(block), done + len(zeros)
     if done != len(ends):
-        raise ValueError(f"path {done} does not end where its offset says")
+        raise ValueError(f"path {done} of {path.name} does not end where its offset says")
 
 
 def _header(path: Path, file: BinaryIO) -> tuple[int, np.dtype]:

@@ -208,5 +208,5 @@ def _refuse_useless(layouts: Iterable[Layout], given: Mapping[str, object]) -> N
             raise UserError(
                 f"{_USE[option]}, for {' or '.join(takers)}; leave it out with {layouts[0].name}",
                 argument=option,
-                value=value if isinstance(value, str) else None,
+                value=None if isinstance(value, Mapping) else value,
             )

@@ -108,8 +108,8 @@ def decode_rgb(encoded: Encoded) -> Tensor:
         pixels = turned(_stored_pixels(encoded.data), encoded.orientation)
         if pixels.shape != (encoded.height, encoded.width, 3):
             raise BrokenImage("the decoder found another size than the header says")
-    if not (pixels.flags.c_contiguous and pixels.flags.writeable):
-        pixels = pixels.copy()
+    if encoded.orientation != 1 or not (pixels.flags.c_contiguous and pixels.flags.writeable):
+        pixels = pixels.copy(order="C")
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 

@@ -1,5 +1,6 @@
 """Strict checks of one image file, for `verify`."""
 
+import contextlib
 import os
 import re
 import zlib
@@ -85,17 +86,22 @@ def _decode_strictly(data: bytes) -> None:
     """Decodes a JPEG; releases the interpreter lock meanwhile."""
     import simplejpeg
 
+    # Gray and fast: reads all coefficients, although it does not use all of them.
+    options = {"fastdct": True, "fastupsample": True, "min_factor": 8}
     try:
-        # Gray and fast: reads all coefficients, although it does not use all of them.
-        simplejpeg.decode_jpeg(data, "GRAY", fastdct=True, fastupsample=True, min_factor=8)
+        simplejpeg.decode_jpeg(data, "GRAY", **options)
     except ValueError as error:
         reason = error_text(error)
-        if _HARMLESS.search(reason):
-            simplejpeg.decode_jpeg(data, "GRAY", min_factor=8, strict=False)
-        elif "subsampling" in reason:  # simplejpeg supports only some
-            decode_with_pillow(data)
-        else:
-            raise Broken(PIXELS, reason) from None
+    else:
+        return
+    if "subsampling" in reason:  # simplejpeg supports only some
+        decode_with_pillow(data)
+        return
+    if _HARMLESS.search(reason):
+        with contextlib.suppress(ValueError):
+            simplejpeg.decode_jpeg(data, "GRAY", strict=False, **options)
+            return
+    raise Broken(PIXELS, reason)
 
 
 def _count_png_pixels(data: bytes) -> None:

@@ -107,6 +107,22 @@ class FileImages:
         return read_image_file(self.name(row))
 
 
+class _OpenFile:
+    """A file that is closed with the last reference to it.
+
+    Attributes:
+        handle: File descriptor.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.handle = -1
+        self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        if self.handle >= 0:
+            close(self.handle)
+
+
 @dataclass(frozen=True, eq=False)
 class ShardImages:
     """Encoded images, records of tar files. Some may have been left out when they were packed.
@@ -126,7 +142,7 @@ class ShardImages:
     size: NDArray[np.int64]
     paths: PathTable
     left_out: dict[str, str] = field(default_factory=dict)
-    _files: dict[int, int] = field(default_factory=dict, init=False)
+    _files: dict[int, _OpenFile] = field(default_factory=dict, init=False)
     array = None
 
     def __getstate__(self) -> dict:
@@ -161,11 +177,11 @@ class ShardImages:
         if not size:
             raise BrokenImage(f"{LEFT_OUT}: {self.left_out.get(self.paths[row], 'no reason kept')}")
         try:
-            if shard not in self._files:
-                opened = os.open(self.shards[shard], os.O_RDONLY)
-                if self._files.setdefault(shard, opened) != opened:
-                    os.close(opened)  # another thread was faster
-            data = os.pread(self._files[shard], size, int(self.offset[row]))
+            opened = self._files.get(shard)
+            if opened is None:
+                # Of two threads, that of the slower one is closed.
+                opened = self._files.setdefault(shard, _OpenFile(self.shards[shard]))
+            data = os.pread(opened.handle, size, int(self.offset[row]))
         except OSError as error:
             raise BrokenImage(error.strerror or str(error)) from None
         if len(data) < size:
@@ -229,9 +245,6 @@ class ColumnImages:
     _groups: "_Groups" = field(default_factory=lambda: _Groups(), init=False)
     array = None
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_groups": _Groups()}
-
     def take(self, rows: NDArray[np.int64]) -> "ColumnImages":
         """The images of these rows."""
         columns = (self.file[rows], self.group[rows], self.position[rows], self.paths.take(rows))
@@ -270,6 +283,9 @@ class _Groups:
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._known: dict[tuple[Path, int], Future] = {}
+
+    def __reduce__(self) -> tuple:
+        return _Groups, ()  # each worker process reads its own
 
     def get(self, key: tuple[Path, int], read: Callable[[], Any]) -> Any:
         if self._process != os.getpid():  # forked: the lock may be held by a thread that is gone

@@ -20,7 +20,10 @@ IMAGE_SUFFIXES = (
 LIST_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 # Written by operating systems, file servers and tools; compared in lower case.
 SYSTEM_NAMES = frozenset(
-    "@eadir #recycle __macosx lost+found thumbs.db desktop.ini $recycle.bin __pycache__".split()
+    (
+        *("@eadir", "#recycle", "__macosx", "lost+found", "thumbs.db", "desktop.ini"),
+        *("$recycle.bin", "system volume information", "__pycache__"),
+    )
 )
 _IMAGES = frozenset(IMAGE_SUFFIXES)
 _MOST_ENTRIES = 100_000  # that an inventory for a message looks at

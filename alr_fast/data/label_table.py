@@ -1,7 +1,8 @@
-"""Tables of labels by sample id, as `python -m alr_fast.export` and the report write them: labels
-to train on, hard or soft, or samples to leave out.
+"""Tables of labels to train on, hard or soft, or of samples to leave out, as `python -m
+alr_fast.export` and the report write them, or as people keep them.
 
-CSV or Parquet, with the columns ``id`` and ``path``, which identify the sample, and for each use:
+CSV or Parquet, with a column ``path`` (`alr_fast.data.matching`: how samples are found) and for
+each use:
 
     labels to train on   ``label``, set by a person (empty: unchanged), else ``refined_label``; or
                          the column that --data.label_key names
@@ -9,20 +10,27 @@ CSV or Parquet, with the columns ``id`` and ``path``, which identify the sample,
     samples to leave out ``mark``: all marked samples except keep; else ``score``: those above a
                          limit
 
+A label is the name of a class. Tables of a run write numbers, with the names in a column beside
+them or, in Parquet, in the metadata: then the name counts. Other numbers are class numbers of the
+data set only where no name is meant, see `ClassMap.resolve`.
+
 Samples that a table does not list are left unchanged.
 """
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alr_fast.data.classes import ClassMap, distinct
 from alr_fast.data.index import SampleIndex
+from alr_fast.data.matching import check_twice, match_table
+from alr_fast.data.numbering import Numbering
 from alr_fast.data.tables import Table, TableError, as_text, open_table
 from alr_fast.errors import UserError
 
@@ -30,15 +38,35 @@ SUFFIXES = (".csv", ".parquet")
 PROBABILITIES = "probabilities"
 KEEP = "keep"  # a mark of the report
 _LABELS = ("label", "refined_label")  # the first one in the table is used
-_NAMED = (
-    *(("given", "given_name"), ("refined", "refined_name")),
-    *(("given_label", "given_name"), ("refined_label", "refined_name")),
-    ("label", "label_name"),
-)
-_SURROGATES = re.compile("[\ud800-\udfff]")  # non-UTF-8 bytes, see os.fsdecode
+# Columns of class numbers, and those with the names of these classes.
+NAME_COLUMNS = {
+    "label": "label_name",
+    "given_label": "given_name",
+    "refined_label": "refined_name",
+    "given": "given_name",
+    "refined": "refined_name",
+}
+_NUMBERED = ("given_label", "refined_label", "clean_label")  # never edited by people
 _BATCH_VALUES = 10 << 16  # probabilities in a batch of rows
+_ROWS = 1 << 16  # of labels that are read at once
 
 Columns = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class LabelsRead:
+    """Labels in a table.
+
+    Attributes:
+        labels: The label of each sample of the index, int64 [N]; that of the data set if the table
+            has none.
+        listed: Number of samples with a label in the table.
+        remarks: Lines for the user: what was not used, or read in a way that may surprise.
+    """
+
+    labels: NDArray[np.int64]
+    listed: int
+    remarks: tuple[str, ...]
 
 
 def is_label_table(path: str) -> bool:
@@ -46,10 +74,8 @@ def is_label_table(path: str) -> bool:
     return path.lower().endswith(SUFFIXES)
 
 
-def read_labels(
-    table: str | Path, index: SampleIndex, key: str | None
-) -> tuple[NDArray[np.int64], int]:
-    """Labels of all samples of an index, and the number of samples with a label in the table.
+def read_labels(table: str | Path, index: SampleIndex, key: str | None) -> LabelsRead:
+    """Labels of all samples of an index.
 
     Args:
         table: The file.
@@ -60,26 +86,19 @@ def read_labels(
     Raises:
         UserError: The table cannot be read, lacks a column, or does not fit the samples or classes.
     """
-    labels = index.labels.copy()
-    listed = 0
-    if key == PROBABILITIES:
-        for rows, p in read_probabilities(table, index):
-            labels[rows] = p.argmax(1)
-            listed += len(rows)
-        return labels, listed
     with _open(table, index) as samples:
-        name = key or next((name for name in _LABELS if name in samples.columns), _LABELS[-1])
-        for rows, columns in samples.batches([name]):
-            filled, values = samples.labels(name, columns)
-            outside = values[(values < 0) | (values >= index.num_classes)]
-            if len(outside):
-                samples.fail(
-                    f"column {name} has the label {outside[0]}; the data set has "
-                    f"{index.num_classes} classes, 0 to {index.num_classes - 1}"
-                )
-            labels[rows[filled]] = values
-            listed += len(values)
-    return labels, listed
+        if key == PROBABILITIES:
+            codes = np.full(len(samples.rows), -1)
+            for position, p in samples.probabilities():
+                codes[position] = p.argmax(1)
+        else:
+            codes = samples.labels(key or samples.column_of_labels())
+        samples.check_twice(codes, "label")
+        told = (samples.rows >= 0) & (codes >= 0)
+        labels = index.labels.copy()
+        labels[samples.rows[told]] = codes[told]
+        listed = len(np.unique(samples.rows[told]))
+        return LabelsRead(labels, listed, tuple(samples.remarks))
 
 
 def read_probabilities(
@@ -92,71 +111,55 @@ def read_probabilities(
         index: All or some of the samples; other samples in the table are ignored.
 
     Raises:
-        UserError: As for `read_labels`; or a row is not a distribution.
+        UserError: As for `read_labels`; or a row is not a distribution, a sample is listed twice,
+            or no sample is in the index.
     """
-    k = index.num_classes
-    with _open(table, index) as samples:
-        names = [PROBABILITIES]
-        if PROBABILITIES not in samples.columns:
-            names = [f"p{label}" for label in range(k)]
-        if names[0] not in samples.columns or f"p{k}" in samples.columns:
-            samples.fail(
-                f"has no probabilities of {k} classes; export it with --soft from a run on this "
-                "data"
-            )
-        for rows, columns in samples.batches(names, ignore_unknown=True):
-            p = _probabilities(samples, [columns[name] for name in names])
-            if p.shape[1] != k:
-                samples.fail(f"has {p.shape[1]} probabilities a row, the data set {k} classes")
-            sums = p.sum(1, keepdims=True)
-            wrong = ~(np.isfinite(p).all(1) & (p >= 0).all(1) & (np.abs(sums[:, 0] - 1) < 0.02))
-            if wrong.any():
-                sample_id = index.sample_ids[rows[wrong][0]]
-                samples.fail(f"the probabilities of sample {sample_id} are not a distribution")
-            yield rows, p / sums
+    with _open(table, index, part=True) as samples:
+        samples.check_twice(np.arange(len(samples.rows)), "distribution")
+        for position, p in samples.probabilities():
+            rows = samples.rows[position]
+            if (rows >= 0).any():
+                yield rows[rows >= 0], p[rows >= 0]
 
 
-def _probabilities(samples: "_Samples", columns: list[NDArray[Any]]) -> NDArray[np.float32]:
-    """Probabilities, float32 [M, L], from a column of lists or from L columns."""
-    if len(columns) == 1 and columns[0].ndim == 1:
-        samples.fail(f"column {PROBABILITIES} does not contain lists of one length")
-    try:
-        if len(columns) == 1:
-            return columns[0].astype(np.float32)
-        return np.stack([column.astype(np.float32) for column in columns], axis=1)
-    except ValueError as error:
-        samples.fail(f"its probabilities are not numbers ({error})")
-
-
-def read_left_out(table: Path, index: SampleIndex, above: float) -> NDArray[np.int64] | None:
+def read_left_out(
+    table: Path,
+    index: SampleIndex,
+    above: float,
+    log: Callable[[str], None] = lambda text: None,
+) -> NDArray[np.int64] | None:
     """Rows to leave out, int64 ascending; None for a CSV file without marks and scores.
 
     Args:
         table: The file.
         index: The whole split.
         above: Score above which a sample is left out, in a table without marks.
+        log: Takes a line about samples that are unknown.
 
     Raises:
         UserError: As for `read_labels`.
     """
-    found = [np.empty(0, dtype=np.int64)]
-    with _open(table, index) as samples:
+    with _open(table, index, match=False) as samples:
         name = next((name for name in ("mark", "score") if name in samples.columns), None)
         if name is None:
             if table.suffix.lower() == ".csv":
                 return None
             samples.fail("has neither a column score nor a column mark to leave samples out by")
-        for rows, columns in samples.batches([name]):
+        samples.match()
+        out = np.empty(len(samples.rows), dtype=np.int64)
+        for position, columns in samples.batches([name]):
             if name == "mark":
                 marks = [text.strip() for text in as_text(columns[name])]
-                out = np.array([mark not in (KEEP, "") for mark in marks], dtype=bool)
+                out[position] = [mark not in (KEEP, "") for mark in marks]
             else:
                 try:
-                    out = columns[name].astype(np.float64) > above
+                    out[position] = columns[name].astype(np.float64) > above
                 except ValueError as error:
                     samples.fail(f"column score does not contain numbers ({error})")
-            found.append(rows[out])
-    return np.unique(np.concatenate(found))
+        samples.check_twice(out, name)
+        for remark in samples.remarks:
+            log(remark)
+        return np.unique(samples.rows[(samples.rows >= 0) & (out == 1)])
 
 
 class _Samples:
@@ -164,136 +167,222 @@ class _Samples:
 
     Attributes:
         columns: Names of the columns of the table.
+        rows: Row of the index for each row of the table, int64 [M]; -1 for an unknown sample.
+        remarks: Lines for the user.
     """
 
-    def __init__(self, table: Table, index: SampleIndex) -> None:
+    def __init__(self, table: Table, index: SampleIndex, *, part: bool) -> None:
         self.columns = table.columns
+        self.remarks: list[str] = []
         self._table = table
         self._index = index
-        self._class_names = np.array(index.class_names, dtype=object)
+        self._part = part
+        self._classes = ClassMap(index.class_names)
+
+    def match(self) -> None:
+        """Finds the samples."""
+        self._matched = match_table(self._table, self._index, part=self._part)
+        self.rows = self._matched.rows
+        self.remarks += [*self._table.remarks, *self._matched.remarks]
 
     def fail(self, message: str) -> NoReturn:
         """Raises a `UserError` about the table."""
         raise UserError(message, argument="table", value=self._table.path)
 
-    def batches(
-        self, columns: Sequence[str], *, ignore_unknown: bool = False
-    ) -> Iterator[tuple[NDArray[np.int64], Columns]]:
-        """Rows of the index, int64 [M], and these columns of the table for them.
+    def where(self, line: int) -> str:
+        """A place of the table, for messages."""
+        return f"{self._table.path}, {self._table.unit} {line}"
 
-        Args:
-            columns: Names of columns other than id and path.
-            ignore_unknown: Skip samples whose id is not in the index; else they are an error.
+    def check_twice(self, values: NDArray[np.int64], what: str) -> None:
+        """Checks that rows about the same sample agree, see `matching.check_twice`."""
+        check_twice(self._table.path, self._table.unit, self._matched, values, what)
+
+    def batches(self, columns: Sequence[str], size: int = _ROWS) -> Iterator[tuple[slice, Columns]]:
+        """Positions in ``rows``, and these columns of the table for them."""
+        self._check_columns(columns)
+        first = 0
+        for batch in self._table.batches(columns, size):
+            yield slice(first, first + len(batch.numbers)), batch.columns
+            first += len(batch.numbers)
+
+    def column_of_labels(self) -> str:
+        """The column of labels to train on."""
+        for name in _LABELS:
+            if name in self.columns:
+                return name
+        return self._table.find("label") or _LABELS[0]
+
+    def labels(self, name: str) -> NDArray[np.int64]:
+        """Classes of the labels in this column, int64 [M]; -1 for an empty one.
+
+        A cell that is empty in a column of numbers may be NaN.
         """
-        self._check_columns([*columns, "id", "path"])
-        self._check_classes()
-        # A Parquet file of a run lists the class names once, other tables in columns.
-        named = [pair for pair in _NAMED if set(pair) <= set(self.columns)]
-        if b"class_names" in self._table.metadata:
-            named = []
-        wanted = dict.fromkeys(["id", "path", *columns, *(name for pair in named for name in pair)])
-        seen = np.zeros(len(self._index), dtype=bool)
-        size = max(_BATCH_VALUES // self._index.num_classes, 1)
-        for batch in self._table.batches(list(wanted), size):
-            found = batch.columns
-            rows = self._index.find_rows(self._integers("id", found["id"]))
-            if ignore_unknown:
-                found = {name: column[rows >= 0] for name, column in found.items()}
-                rows = rows[rows >= 0]
-            self._check_samples(rows, found)
-            for label, name in named:
-                self._check_names(label, name, found)
-            if seen[rows].any() or len(np.unique(rows)) < len(rows):
-                self.fail("lists a sample twice; keep one line of each")
-            seen[rows] = True
-            if len(rows):
-                yield rows, found
+        self._check_columns([name])
+        numbering = self._numbering(other_than=name)
+        beside = NAME_COLUMNS.get(name)
+        pairs = _Pairs()
+        for _, columns in self.batches(
+            [name, beside] if beside and beside in self.columns else [name]
+        ):
+            pairs.add(columns[name], columns.get(beside or ""))
+        filled = [pair != ("", "") for pair in pairs.texts]
+        lines = self._matched.lines[pairs.first].tolist()
+        classes = np.full(len(filled), -1)
+        classes[filled], positions = numbering.resolve(
+            [pair for pair in pairs.texts if pair != ("", "")],
+            [line for line, here in zip(lines, filled, strict=True) if here],
+            numbered=name in _NUMBERED and numbering.known,
+        )
+        if numbering.known and numbering.differs:
+            self.remarks.append("its classes have other numbers in the data set; the names count")
+        if positions and not numbering.known:
+            names = self._classes.names
+            few = ", ".join(f"{k} is {name}" for k, name in enumerate(names[:2]))
+            self.remarks.append(f"its labels are read as class numbers: {few}, ...")
+        return classes[pairs.codes]
 
-    def labels(self, name: str, columns: Columns) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-        """Rows of a batch with a label in this column, bool [M], and the labels, int64 [<= M]."""
-        filled = np.array([text.strip() != "" for text in as_text(columns[name])], dtype=bool)
-        return filled, self._integers(name, columns[name][filled])
+    def _numbering(self, other_than: str | None = None) -> Numbering:
+        """What the numbers of the table stand for, by the metadata, or else all pairs of columns
+        but that of one label."""
+        stored = self._table.metadata.get(b"class_names")
+        numbering = Numbering(
+            self._classes,
+            where=self.where,
+            argument="table",
+            names=None if stored is None else json.loads(stored),
+        )
+        for name, beside in NAME_COLUMNS.items() if stored is None else ():
+            if name == other_than or not {name, beside} <= set(self.columns):
+                continue
+            pairs = _Pairs()
+            for _, columns in self.batches([name, beside]):
+                pairs.add(columns[name], columns[beside])
+            lines = self._matched.lines[pairs.first].tolist()
+            for (label, text), line in zip(pairs.texts, lines, strict=True):
+                numbering.add(label, text, line)
+        return numbering
 
-    def _integers(self, name: str, column: NDArray[Any]) -> NDArray[np.int64]:
+    def probabilities(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Positions in ``rows``, and probabilities of the classes of the data set, [M, K]."""
+        names = [PROBABILITIES]
+        if PROBABILITIES not in self.columns:
+            names = []
+            while f"p{len(names)}" in self.columns:
+                names.append(f"p{len(names)}")
+        if not names:
+            self.fail("has no probabilities; export it with --soft from a run on this data")
+        numbering = self._numbering()
+        order: NDArray[np.int64] | None = None
+        k = self._index.num_classes
+        for position, columns in self.batches(names, max(_BATCH_VALUES // k, 1)):
+            p = self._distributions([columns[name] for name in names], position)
+            if order is None:
+                order = self._order(numbering, p.shape[1])
+            mapped = np.zeros((len(p), k), dtype=np.float32)
+            mapped[:, order] = p
+            yield position, mapped
+
+    def _order(self, numbering: Numbering, width: int) -> NDArray[np.int64]:
+        """The class of each column of probabilities, int64 [width]."""
+        own = self._classes.names
+        if not (numbering.known and (numbering.differs or width != len(own))):
+            if width != len(own):
+                self.fail(
+                    f"has {width} probabilities a row, the data set {len(own)} classes; export it "
+                    "with --soft from a run on this data"
+                )
+            return np.arange(width)
+        order = [numbering.find(number) for number in range(width)]
+        for number, place in enumerate(order):
+            if place is None or place in order[:number]:
+                name = numbering.name(number)
+                self.fail(
+                    f"column {number} of its probabilities has no class name, and other classes "
+                    "have other numbers in the data set; export it as Parquet, with all names"
+                    if name is None
+                    else f"has probabilities of the class {name}, which the data set has not; "
+                    "export it again from a run on this data"
+                )
+        return np.array(order, dtype=np.int64)
+
+    def _distributions(self, columns: list[NDArray[Any]], position: slice) -> NDArray[np.float32]:
+        """Probabilities, float32 [M, L], from a column of lists or from L columns."""
+        if len(columns) == 1 and columns[0].ndim == 1:
+            self.fail(f"column {PROBABILITIES} does not contain lists of one length")
         try:
-            numbers = column.astype(np.float64)  # columns with empty cells often contain 1.0
+            if len(columns) == 1:
+                p = columns[0].astype(np.float32)
+            else:
+                p = np.stack([column.astype(np.float32) for column in columns], axis=1)
         except ValueError as error:
-            self.fail(f"column {name} does not contain integers ({error})")
-        wrong = ~(np.abs(numbers) < 2**53) | (numbers != np.floor(numbers))
-        if wrong.any() or column.ndim > 1:
-            self.fail(f"column {name} does not contain integers ({column[wrong][:1].tolist()})")
-        return numbers.astype(np.int64)
+            self.fail(f"its probabilities are not numbers ({error})")
+        sums = p.sum(1, keepdims=True)
+        right = np.isfinite(p).all(1) & (p >= 0).all(1) & (np.abs(sums[:, 0] - 1) < 0.02)
+        right |= self.rows[position] < 0
+        if not right.all():
+            line = self._matched.lines[position][~right][0]
+            self.fail(f"the probabilities of {self._table.unit} {line} are not a distribution")
+        return p / np.where(sums > 0, sums, np.float32(1))
 
     def _check_columns(self, names: Sequence[str]) -> None:
         for name in names:
             if name not in self.columns:
-                remedy = (
-                    "or of find_issues with paths"
-                    if name == "path"
-                    else "or the name of another column of labels"
-                )
                 self.fail(
                     f"has no column {name}; it has {', '.join(self.columns[:20])}; pass a table "
-                    f"of python -m alr_fast.export, {remedy}"
+                    "of python -m alr_fast.export, or the name of another column of labels"
                 )
 
-    def _check_classes(self) -> None:
-        """Compares the class names in the metadata, which a run writes, with the data set."""
-        stored = self._table.metadata.get(b"class_names")
-        names = list(self._index.class_names)
-        if stored is not None and json.loads(stored) != names:
-            self.fail(
-                f"was made with the classes {', '.join(json.loads(stored)[:3])}, ..., the data "
-                f"set has {', '.join(names[:3])}, ...; pass the data that it was made from"
-            )
 
-    def _check_samples(self, rows: NDArray[np.int64], columns: Columns) -> None:
-        wrong = np.flatnonzero(rows < 0)
-        if not len(wrong):
-            nameless = np.flatnonzero(as_text(columns["path"]) == "")
-            if len(nameless):
-                self.fail(
-                    f"has no path of sample {columns['id'][nameless[0]]}, so it may be another "
-                    "sample; pass the paths to find_issues (paths=)"
-                )
-            wrong = differing(as_text(columns["path"]), self._index.paths.take(rows))
-        if len(wrong):
-            sample_id, path = (as_text(columns[name])[wrong[0]] for name in ("id", "path"))
-            self.fail(
-                f"its sample {sample_id} ({path}) is not in this data set; pass the data that it "
-                "was made from"
-            )
+class _Pairs:
+    """The different pairs of label and name in two columns, which are read in batches.
 
-    def _check_names(self, label: str, name: str, columns: Columns) -> None:
-        """Compares the class name beside each label with the data set."""
-        filled, labels = self.labels(label, columns)
-        names = as_text(columns[name])[filled]
-        outside = np.flatnonzero((labels < 0) | (labels >= len(self._class_names)))
-        if len(outside):
-            k = outside[0]
-            self.fail(f"calls class {labels[k]} {names[k]}, the data set has no such class")
-        known = self._class_names[labels]
-        for k in differing(names, known)[:1]:
-            self.fail(f"calls class {labels[k]} {names[k]}, the data set {known[k]}")
-
-
-def differing(written: NDArray[np.object_], known: Iterable[str]) -> NDArray[np.int64]:
-    """Positions of texts of a table, dtype object, that do not stand for the known ones.
-
-    The report puts an apostrophe before a text that a spreadsheet would read as a formula, and a
-    browser writes U+FFFD for each non-UTF-8 byte.
+    Attributes:
+        texts: Label and name of each, blanks around them removed; empty for none.
+        first: Position of its first row.
     """
-    texts = np.array(list(known), dtype=object)
-    positions = np.flatnonzero(written != texts)
-    shown = [_SURROGATES.sub("\ufffd", text) for text in texts[positions]]
-    unquoted = [text.removeprefix("'") for text in written[positions]]
-    return positions[np.array(unquoted, dtype=object) != np.array(shown, dtype=object)]
+
+    def __init__(self) -> None:
+        self.texts: list[tuple[str, str]] = []
+        self.first: list[int] = []
+        self._known: dict[tuple[str, str], int] = {}
+        self._codes: list[NDArray[np.int64]] = []
+        self._rows = 0
+
+    @property
+    def codes(self) -> NDArray[np.int64]:
+        """Position in ``texts`` for each row, int64 [M]."""
+        return np.concatenate([np.empty(0, dtype=np.int64), *self._codes])
+
+    def add(self, labels: NDArray[Any], names: NDArray[Any] | None) -> None:
+        """Adds the cells of some rows, [M] each."""
+        texts, _, codes = distinct(labels)
+        if labels.dtype.kind == "f":  # an empty cell in a column of numbers
+            texts = ["" if text == "nan" else text for text in texts]
+        named, _, codes_of_names = distinct(np.full(len(codes), "") if names is None else names)
+        both, first, inverse = np.unique(
+            codes * max(len(named), 1) + codes_of_names, return_index=True, return_inverse=True
+        )
+        numbers = np.empty(len(both), dtype=np.int64)
+        for k, (code, row) in enumerate(zip(both.tolist(), first.tolist(), strict=True)):
+            label, name = divmod(code, len(named))
+            pair = texts[label].strip(), named[name].strip()
+            numbers[k] = self._known.setdefault(pair, len(self.texts))
+            if numbers[k] == len(self.texts):
+                self.texts.append(pair)
+                self.first.append(self._rows + row)
+        self._codes.append(numbers[inverse.reshape(-1)])
+        self._rows += len(codes)
 
 
 @contextmanager
-def _open(table: str | Path, index: SampleIndex) -> Iterator[_Samples]:
+def _open(
+    table: str | Path, index: SampleIndex, *, part: bool = False, match: bool = True
+) -> Iterator[_Samples]:
     try:
         with open_table(Path(table)) as opened:
-            yield _Samples(opened, index)
+            samples = _Samples(opened, index, part=part)
+            if match:
+                samples.match()
+            yield samples
     except TableError as error:
         raise UserError(str(error), argument="table", value=error.where) from error

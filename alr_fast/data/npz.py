@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from alr_fast.errors import UserError
+from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import error_text, readable
 
 NPY_MAGIC = b"\x93NUMPY"
@@ -165,7 +166,7 @@ def open_npz(path: Path) -> Iterator[Arrays]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(open(path, "rb"))
+            file = stack.enter_context(open_regular(path))
         except OSError as error:
             raise ArraysError.about(path, error_text(error), "name a readable file") from error
         yield Arrays(path, file)

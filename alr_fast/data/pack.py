@@ -9,7 +9,6 @@ Two packings of the same files are byte-identical.
 out; all samples keep their ids.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -22,17 +21,19 @@ from numpy.typing import NDArray
 
 from alr_fast.data.broken import find_exclusions, read_exclusions
 from alr_fast.data.datasets import Dataset, Split
-from alr_fast.data.layouts.packed import (
+from alr_fast.data.layouts.packed import SPLITS
+from alr_fast.data.packed_format import (
     INDEX_FOLDER,
     MANIFEST,
-    SPLITS,
-    VERSION,
+    DamagedManifest,
     column_file,
     read_manifest,
+    records_digest,
+    write_manifest,
 )
 from alr_fast.data.shards import PLAN_KEYS, Shard, ShardPlan, ShardWriter
 from alr_fast.errors import UserError
-from alr_fast.utils.files import locked, own_folder, replacing, write_json
+from alr_fast.utils.files import locked, own_folder, replacing
 from alr_fast.utils.threads import map_ahead
 
 
@@ -80,8 +81,10 @@ class Packer:
         self.shard_bytes = shard_mb << 20
         self.workers = workers
         self.track = track
-        empty: dict[str, Any] = {"version": VERSION, "splits": {}}
-        self.manifest = read_manifest(out) if has_manifest else empty
+        try:
+            self.known: dict[str, Any] = read_manifest(out)["splits"] if has_manifest else {}
+        except DamagedManifest:  # written again, if the shards are those of the data set
+            self.known = {}
 
     def check(
         self, dataset: Dataset, splits: dict[str, Split], exclude: str
@@ -123,18 +126,29 @@ class Packer:
         return plans
 
     def _check_manifest(self, plan: ShardPlan) -> None:
-        for other, known in self.manifest["splits"].items():
+        for other, known in self.known.items():
             if known["class_names"] != plan.facts["class_names"]:
                 raise UserError(
                     f"{self.out}: its split {other} has other classes than {plan.name}: it belongs "
                     "to another data set; name a new folder"
                 )
-        known = self.manifest["splits"].get(plan.name, plan.facts)
+        if plan.name not in self.known:
+            self._refuse_other_shards(plan)
+        known = self.known.get(plan.name, plan.facts)
         for key, difference in PLAN_KEYS.items():
             if known[key] != plan.facts[key]:
                 raise UserError(
                     f"{self.out}: its split {plan.name} was packed {difference}; pack as before, "
                     "or name a new folder"
+                )
+
+    def _refuse_other_shards(self, plan: ShardPlan) -> None:
+        """A split that no manifest lists has no shards but those of this plan."""
+        for path in sorted(self.out.glob(f"{plan.name}-*.tar")):
+            if Shard.plan_of(path) != plan.digest:
+                raise UserError(
+                    f"{path}: this shard was packed from other data or with other options, and "
+                    f"{self.out / MANIFEST} does not list it; pack as before, or name a new folder"
                 )
 
     def pack(self, plan: ShardPlan) -> Packed:
@@ -156,9 +170,9 @@ class Packer:
             ) from error
 
     def _pack(self, plan: ShardPlan) -> Packed:
-        known = self.manifest["splits"].get(plan.name)
+        known = self.known.get(plan.name)
         if known is None or known["shards"] is None:
-            self._write_manifest(plan, shards=None, left_out={})
+            self._write_manifest(plan, {"shards": None, "left_out": {}})
         n = len(plan.split)
         columns: dict[str, NDArray] = {
             "shard": np.full(n, -1, np.int32),
@@ -185,8 +199,14 @@ class Packer:
                 f"{path}: is unreadable ({reason}), and so is every other image of the split "
                 f"{plan.name}; restore them, or pack other splits"
             )
+        index = plan.split.index
+        if index.clean_labels is not None:
+            columns["clean_labels"] = index.clean_labels
+        entry = {"shards": shards, "left_out": left_out, "records": records_digest(columns)}
+        blob, offsets = index.paths.compact()
+        columns |= {"paths": blob, "offsets": offsets, "labels": index.labels}
         self._write_index(plan, columns)
-        self._write_manifest(plan, shards=shards, left_out=left_out)
+        self._write_manifest(plan, entry)
         size = sum(shard["bytes"] for shard in shards)
         return Packed(len(shards), written, size, len(left_out))
 
@@ -209,17 +229,6 @@ class Packer:
             yield shard
 
     def _write_index(self, plan: ShardPlan, columns: dict[str, NDArray]) -> None:
-        index = plan.split.index
-        blob = b"".join(os.fsencode(path) + b"\0" for path in index.paths)
-        lengths = index.paths.ends - index.paths.starts
-        columns = {
-            **columns,
-            "paths": np.frombuffer(blob, np.uint8),
-            "offsets": np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-            "labels": index.labels,
-        }
-        if index.clean_labels is not None:
-            columns["clean_labels"] = index.clean_labels
         for name, column in columns.items():
             with (
                 replacing(column_file(self.out / INDEX_FOLDER, plan.name, name)) as fresh,
@@ -227,12 +236,9 @@ class Packer:
             ):
                 np.save(file, column)
 
-    def _write_manifest(
-        self, plan: ShardPlan, *, shards: list[dict] | None, left_out: dict[str, tuple[str, str]]
-    ) -> None:
-        entry = {**plan.facts, "shards": shards, "left_out": left_out}
-        self.manifest["splits"][plan.name] = entry
-        write_json(self.out / MANIFEST, self.manifest)
+    def _write_manifest(self, plan: ShardPlan, entry: dict[str, Any]) -> None:
+        self.known[plan.name] = {**plan.facts, **entry}
+        write_manifest(self.out, self.known)
 
 
 def _excluded(split: Split, exclude: str) -> dict[int, str]:

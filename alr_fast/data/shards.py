@@ -18,8 +18,8 @@ from alr_fast.data.datasets import Split
 from alr_fast.data.decode import open_image, prepare
 from alr_fast.data.headers import kind_of
 from alr_fast.data.images import LEFT_OUT, MAX_BYTES, BrokenImage, ShardImages
-from alr_fast.data.layouts.packed import INDEX_FOLDER, sha256_of
-from alr_fast.utils.files import temporary, write_json, write_text
+from alr_fast.data.packed_format import INDEX_FOLDER, check_records, is_reasons, sha256_of
+from alr_fast.utils.files import open_regular, temporary, write_json, write_text
 
 _SUFFIXES = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}  # others: the name of the format
 
@@ -177,19 +177,51 @@ class Shard:
     @classmethod
     def load(cls, out: Path, plan: ShardPlan, number: int) -> "Shard | None":
         """The shard of an earlier call; None if it is missing, damaged or of another plan."""
+        path = out / plan.shard_name(number)
         try:
-            shard = cls(**json.loads(_sidecar(out, plan, number).read_text(encoding="utf-8")))
-            path = out / shard.name
-            valid = shard.plan == plan.digest and shard.name == plan.shard_name(number)
-            if valid and shard.rows:
-                valid = (
-                    path.stat().st_size == shard.bytes
-                    and path.with_suffix(".idx").is_file()
-                    and sha256_of(path) == shard.sha256
-                )
-        except (OSError, ValueError, TypeError):
+            shard = cls(**_read_sidecar(path))
+            if not shard._belongs_to(plan, number):
+                return None
+            if shard.rows and not (
+                stat.S_ISREG(path.lstat().st_mode)  # links are refused when it is read
+                and path.stat().st_size == shard.bytes
+                and path.with_suffix(".idx").is_file()
+                and sha256_of(path) == shard.sha256
+            ):
+                return None
+        except (OSError, ValueError, TypeError, OverflowError, RecursionError):
             return None
-        return shard if valid else None
+        return shard
+
+    def _belongs_to(self, plan: ShardPlan, number: int) -> bool:
+        """Whether it is what a plan makes of the rows of this shard.
+
+        Raises:
+            TypeError, ValueError, OverflowError: It holds something else than a shard does.
+        """
+        if self.plan != plan.digest or self.name != plan.shard_name(number):
+            return False
+        if not is_reasons(self.left_out):
+            return False
+        ids = plan.split.index.sample_ids
+        left_out = {int(key) for key in self.left_out}
+        expected = [row for row in plan.rows(number) if int(ids[row]) not in left_out]
+        if self.rows != expected or len(left_out) != len(plan.rows(number)) - len(expected):
+            return False
+        offsets, sizes = (np.array(column, np.int64) for column in (self.offsets, self.sizes))
+        if not offsets.shape == sizes.shape == (len(expected),):
+            return False
+        room = [self.bytes] if expected else []
+        check_records(np.zeros(len(expected), np.int32), offsets, sizes, room)
+        return True
+
+    @staticmethod
+    def plan_of(path: Path) -> str | None:
+        """Digest of the plan that a shard was written for; None if it is unknown."""
+        try:
+            return str(_read_sidecar(path)["plan"])
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return None
 
 
 class ShardWriter:
@@ -198,7 +230,6 @@ class ShardWriter:
     def __init__(self, out: Path, plan: ShardPlan, number: int) -> None:
         self._plan = plan
         self._path = out / plan.shard_name(number)
-        self._sidecar = _sidecar(out, plan, number)
         self._closing = contextlib.ExitStack()
         self._part = self._closing.enter_context(temporary(self._path))
         self._file = self._closing.enter_context(self._part.path.open("r+b"))
@@ -237,12 +268,13 @@ class ShardWriter:
         self._file.flush()
         shard = replace(self._shard, bytes=self._file.tell(), sha256=sha256_of(self._part.path))
         # In this order: a shard under its final name has an index, a sidecar means it is complete.
-        self._sidecar.unlink(missing_ok=True)
+        sidecar = _sidecar(self._path)
+        sidecar.unlink(missing_ok=True)
         if shard.rows:
             text = f"v1.2 {len(self._lines)}\n" + "".join(f"{line}\n" for line in self._lines)
             write_text(self._path.with_suffix(".idx"), text)
             self._part.publish()
-        write_json(self._sidecar, {k: v for k, v in vars(shard).items() if k != "fresh"})
+        write_json(sidecar, {k: v for k, v in vars(shard).items() if k != "fresh"})
         return shard
 
     def close(self) -> None:
@@ -250,5 +282,10 @@ class ShardWriter:
         self._closing.close()
 
 
-def _sidecar(out: Path, plan: ShardPlan, number: int) -> Path:
-    return (out / INDEX_FOLDER / plan.shard_name(number)).with_suffix(".json")
+def _sidecar(path: Path) -> Path:
+    return (path.parent / INDEX_FOLDER / path.name).with_suffix(".json")
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    with open_regular(_sidecar(path)) as file:
+        return json.load(file)

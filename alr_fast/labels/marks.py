@@ -5,7 +5,6 @@ bank.correct_labels(sample_ids, labels)
 """
 
 import contextlib
-import csv
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -15,10 +14,15 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.label_table import differing
+from alr_fast.data.classes import ClassMap
+from alr_fast.data.label_table import NAME_COLUMNS
+from alr_fast.data.numbering import Numbering
+from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.errors import UserError
 from alr_fast.labels.label_studio import CHOICE, ID
 from alr_fast.utils.text import distinct_names, printable, some_names
+
+_ROWS = 1 << 16  # of a table that are read at once
 
 Marks = tuple[NDArray[np.int64], NDArray[np.int64]]
 
@@ -28,7 +32,7 @@ def read_marks(path: str | os.PathLike[str], class_names: Sequence[str]) -> Mark
 
     Args:
         path: The CSV file.
-        class_names: Names of the classes, in order.
+        class_names: Names of the classes, in order. A label is found by the name beside it.
 
     Returns:
         Sample ids, int64 [M] ascending, and the label that was chosen for each: the given one for
@@ -37,31 +41,41 @@ def read_marks(path: str | os.PathLike[str], class_names: Sequence[str]) -> Mark
     Raises:
         UserError: The file is no such table, or was made with other classes.
     """
+    columns, lines = _read_columns(path)
+    numbering = Numbering(
+        ClassMap(class_names), where=lambda line: f"{path}, line {line}", argument="path"
+    )
+    for number, name in NAME_COLUMNS.items():
+        if number != "label":
+            for pair in zip(columns.get(number, ()), columns.get(name, ()), lines, strict=False):
+                numbering.add(*pair)
+    names = columns.get("label_name", [""] * len(lines))
+    pairs = list(zip(columns["label"], names, strict=True))
+    marked = [k for k, pair in enumerate(pairs) if any(pair)]
+    labels, _ = numbering.resolve([pairs[k] for k in marked], [lines[k] for k in marked])
     chosen: dict[int, int] = {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            lines = csv.DictReader(file)
-            missing = {"id", "label"} - set(lines.fieldnames or ())
-            if missing:
-                _fail(path, f"has no column {', '.join(sorted(missing))}; export the marks again")
-            for line in lines:
-                if (line["label"] or "").strip():
-                    _set(path, chosen, _integer(path, line["id"]), _class(path, line, class_names))
-    except OSError as error:
-        _fail(path, f"{error.strerror or error}; pass a readable file")
-    except csv.Error as error:
-        _fail(path, f"is no CSV file ({error}); export the marks again")
+    for k, label in zip(marked, labels.tolist(), strict=True):
+        _set(path, chosen, _integer(path, columns["id"][k]), label)
     return _sorted(chosen)
 
 
-def _class(path: object, line: dict[str, str], class_names: Sequence[str]) -> int:
-    label = _integer(path, line["label"])
-    if not 0 <= label < len(class_names):
-        _fail(path, f"has the label {label}; there are {len(class_names)} class names")
-    name, known = line.get("label_name"), class_names[label]
-    if name is not None and len(differing(np.array([name], dtype=object), [known])):
-        _fail(path, f"calls class {label} {printable(name)}, class_names has {known}")
-    return label
+def _read_columns(path: str | os.PathLike[str]) -> tuple[dict[str, list[str]], list[int]]:
+    """The columns of a table of marks, without blanks around the texts, and its line numbers."""
+    wanted = {"id", "label", *NAME_COLUMNS, *NAME_COLUMNS.values()}
+    lines: list[int] = []
+    try:
+        with open_table(Path(path)) as table:
+            missing = {"id", "label"} - set(table.columns)
+            if missing:
+                _fail(path, f"has no column {', '.join(sorted(missing))}; export the marks again")
+            columns: dict[str, list[str]] = {n: [] for n in table.columns if n in wanted}
+            for batch in table.batches(list(columns), _ROWS):
+                lines += batch.numbers.tolist()
+                for name, texts in columns.items():
+                    texts += map(str.strip, as_text(batch.columns[name]))
+    except TableError as error:
+        raise UserError(str(error), argument="path", value=error.where) from error
+    return columns, lines
 
 
 def _integer(path: object, text: object) -> int:

@@ -1,6 +1,5 @@
 """The labels with their scores as a table: CSV, or Parquet with pyarrow."""
 
-import csv
 import json
 import os
 from collections.abc import Iterable
@@ -10,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alr_fast.data.tables.cells import CsvWriter
 from alr_fast.errors import UserError
 from alr_fast.labels.scored import ScoredLabels
 from alr_fast.utils.command import need
 from alr_fast.utils.files import replacing
+from alr_fast.utils.text import is_utf8
 
 _GROUP_ROWS = 1 << 16  # of a row group in a Parquet file
 
@@ -41,27 +42,19 @@ def export(
         if parquet:
             _write_parquet(fresh, labels, pieces, soft=soft)
         else:
-            _write_csv(fresh, pieces)
+            _write_csv(fresh, labels, pieces)
 
 
-def _write_csv(path: Path, pieces: Iterable[dict[str, Any]]) -> None:
-    # Non-UTF-8 bytes of a path are written as they are.
-    with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.writer(file)
+def _write_csv(path: Path, labels: ScoredLabels, pieces: Iterable[dict[str, Any]]) -> None:
+    all_utf8 = _are_utf8(labels.paths or ()) and _are_utf8(labels.class_names)
+    with path.open("wb") as file, CsvWriter(file, all_utf8=all_utf8) as writer:
         for number, columns in enumerate(pieces):
             rows = columns.pop("probabilities", None)
             if rows is not None:
                 columns |= {f"p{k}": rows[:, k] for k in range(rows.shape[1])}
             if number == 0:
-                writer.writerow(columns)
-            writer.writerows(zip(*map(_csv_values, columns.values()), strict=True))
-
-
-def _csv_values(column: Any) -> Iterable[Any]:
-    """The values of a column; float32 with the fewest digits that identify the number."""
-    if isinstance(column, list):
-        return column
-    return map(str, column) if column.dtype == np.float32 else column.tolist()
+                writer.write_row(columns)
+            writer.write_columns(columns.values())
 
 
 def _write_parquet(
@@ -104,12 +97,7 @@ def _arrow_table(columns: dict[str, Any], as_bytes: set[str]) -> Any:
 
 
 def _are_utf8(texts: Iterable[str]) -> bool:
-    try:
-        for text in texts:
-            text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+    return all(map(is_utf8, texts))
 
 
 def write_marks(
@@ -147,7 +135,7 @@ def write_marks(
         numbers = columns["given_label" if name == "given" else name]
         columns[f"{name}_name"] = [labels.class_names[k] for k in numbers]
     with replacing(path) as fresh:
-        _write_csv(fresh, [columns])
+        _write_csv(fresh, labels, [columns])
 
 
 def save_transition(labels: ScoredLabels, path: Path) -> None:

@@ -125,7 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--columns", metavar="PATH=..,LABEL=..", help="of a list, the names of its columns"
     )
-    parser.add_argument("--images", metavar="DIR", help="of a list, the folder of its images")
+    parser.add_argument(
+        "--images", type=path_option, metavar="DIR", help="of a list, the folder of its images"
+    )
     parser.add_argument(
         "--kind", required=True, choices=NOISE_MODELS, metavar="KIND", help=", ".join(NOISE_MODELS)
     )

@@ -1,31 +1,36 @@
 """Files of noisy labels and of transition matrices.
 
 Noisy labels are a numpy archive (.npz) without pickles. It has one entry for each sample in
-``ids``, ``labels`` (noisy) and ``original`` (before), all int64 [N], and ``class_names`` [K],
-``kind``, ``requested_rate``, ``realised_rate``, ``seed``, ``sample_fingerprint`` and ``format``.
+``ids``, ``labels`` (noisy) and ``original`` (before), all int64 [N], its ``paths``, uint8, each
+followed by a zero byte, and ``class_names`` [K], ``kind``, ``requested_rate``, ``realised_rate``,
+``seed``, ``sample_fingerprint`` and ``format``.
 
-Labels are found by id, so that the file of a whole data set serves every subset of it. Reading
-checks that it is the same data set: the class names and the original label of each sample must
-agree, and, if the index has as many samples as the file, the sample fingerprint (ids and paths).
-The fingerprint of a subset cannot be compared with that of the whole.
+Labels are found by path, the id breaks ties, and classes by name, so that the file of a whole data
+set serves every subset of it, and the data set after images or classes were added. Reading checks
+that the original label of each sample is that of the data set. Files of format 1 have no paths:
+their labels are found by id, and if the index has as many samples as the file, the fingerprints of
+ids and paths must agree; that of a subset cannot be compared with that of the whole.
 """
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.index import SampleIndex
+from alr_fast.data.classes import ClassMap
+from alr_fast.data.index import PathTable, SampleIndex
 from alr_fast.data.npz import NPY_MAGIC, ArraysError, open_npz
 from alr_fast.errors import UserError
 from alr_fast.noise.injection import InjectedNoise, describe
-from alr_fast.utils.files import replacing
-from alr_fast.utils.text import error_text
+from alr_fast.utils.files import open_regular, replacing
+from alr_fast.utils.text import error_text, printable
 
-FORMAT = "alr_fast noisy labels 1"
+FORMAT = "alr_fast noisy labels 2"
+_WITHOUT_PATHS = "alr_fast noisy labels 1"
 FIELDS = {  # name: (kinds of dtype, number of dimensions)
     "format": ("U", 0),
     "ids": ("i", 1),
@@ -40,6 +45,7 @@ FIELDS = {  # name: (kinds of dtype, number of dimensions)
 }
 # More than any array of the file needs; the file of the whole data set also serves small parts.
 _BYTES_PER_SAMPLE = 16
+_BYTES_PER_PATH = 1 << 10
 _SAMPLES = 1 << 24
 _LARGEST_MATRIX = 1 << 31  # bytes: of 16,384 classes
 _LARGEST_LINE = 1 << 20
@@ -75,6 +81,7 @@ def save_labels(
         "ids": index.sample_ids.astype(np.int64),
         "labels": noise.labels,
         "original": noise.original,
+        "paths": np.frombuffer(b"".join(index.paths.chunks()), dtype=np.uint8),
         "class_names": np.array(index.class_names, dtype=np.str_),
         "kind": noise.kind,
         "requested_rate": float(noise.requested_rate),
@@ -102,17 +109,23 @@ def check_output(path: str | os.PathLike, *, overwrite: bool) -> None:
         raise UserError(f"{path}: no folder {path.parent}; make it first")
 
 
-def load_labels(path: str | os.PathLike, index: SampleIndex) -> NDArray[np.int64]:
+def load_labels(
+    path: str | os.PathLike, index: SampleIndex, log: Callable[[str], None] = lambda text: None
+) -> NDArray[np.int64]:
     """Noisy labels, int64 [N], of the rows of ``index``; see `load_noise`."""
-    return load_noise(path, index).labels
+    return load_noise(path, index, log).labels
 
 
-def load_noise(path: str | os.PathLike, index: SampleIndex) -> InjectedNoise:
+def load_noise(
+    path: str | os.PathLike, index: SampleIndex, log: Callable[[str], None] = lambda text: None
+) -> InjectedNoise:
     """Reads noisy labels for the samples of an index.
 
     Args:
         path: File from `save_labels`.
-        index: The data set of the file or a part of it, with the labels of the data set.
+        index: The data set of the file or a part of it, with the labels of the data set. It may
+            have some samples more, which keep these labels.
+        log: Takes a line about samples that are not in the file.
 
     Returns:
         Labels row by row. Realised rate and counts are those of these samples alone, the other
@@ -122,50 +135,75 @@ def load_noise(path: str | os.PathLike, index: SampleIndex) -> InjectedNoise:
         UserError: The file is missing, is not from `save_labels`, or has other samples or classes.
     """
     saved = _read(path, len(index))
-    names = tuple(saved["class_names"].tolist())
-    if len(names) != index.num_classes:
-        raise UserError(
-            f"{path}: made for {len(names)} classes, the data set has {index.num_classes}; "
-            "pass the data set of the file"
-        )
-    for k, (there, here) in enumerate(zip(names, index.class_names, strict=True)):
-        if there != here:
+    rows = _rows_in_file(path, saved, index)
+    known = rows >= 0
+    missing = len(index) - np.count_nonzero(known)
+    if missing:
+        row = int(np.flatnonzero(~known)[0])
+        if 2 * missing > len(index) or "paths" not in saved:
             raise UserError(
-                f"{path}: made for other classes (class {k} is {there}, in the data set {here}); "
-                "pass the data set of the file"
+                f"{path}: has no label for {missing:,} of {len(index):,} samples (first: id "
+                f"{index.sample_ids[row]}, {printable(index.paths[row])}); make the file from the "
+                "whole data set"
             )
-
-    ids, wanted = saved["ids"], np.asarray(index.sample_ids)
-    rows = np.searchsorted(ids, wanted)
-    found = rows < len(ids)
-    found[found] = ids[rows[found]] == wanted[found]
-    if not found.all():
-        raise UserError(
-            f"{path}: has no label for {np.count_nonzero(~found)} of {len(wanted)} samples (first: "
-            f"id {wanted[~found][0]}); make the file from the whole data set"
+        log(
+            f"{len(index) - missing:,} of {len(index):,} samples; {missing:,} of the data set are "
+            f"not in the file and keep their label (first: {printable(index.paths[row])})"
         )
-    if len(wanted) == len(ids) and saved["sample_fingerprint"].item() != index.sample_fingerprint():
+    names = saved["class_names"].tolist()
+    classes = ClassMap(index.class_names)
+    numbers = [classes.find(name) for name in names]
+    here = np.array([-1 if number is None else number for number in numbers], dtype=np.int64)
+    original, labels = (saved[name][rows[known]] for name in ("original", "labels"))
+    gone = np.flatnonzero(here[np.concatenate([labels, original])] < 0)
+    if len(gone):
+        name = names[np.concatenate([labels, original])[gone[0]]]
         raise UserError(
-            f"{path}: made for other samples (their paths differ); pass the data set of the file, "
-            "or make the file again"
+            f"{path}: has labels of the class {name}, which the data set has not; pass the data "
+            "set of the file, or make the file again"
         )
-    original = saved["original"][rows]
-    changed = np.flatnonzero(original != index.labels)
+    changed = np.flatnonzero(here[original] != index.labels[known])
     if len(changed):
-        row = changed[0]
+        row = int(np.flatnonzero(known)[changed[0]])
         raise UserError(
-            f"{path}: made from other labels (first: id {wanted[row]} was {names[original[row]]}, "
-            f"in the data set {names[index.labels[row]]}); pass the data set of the file, or make "
-            "the file again"
+            f"{path}: made from other labels (first: {printable(index.paths[row])} was "
+            f"{names[original[changed[0]]]}, in the data set "
+            f"{index.class_names[index.labels[row]]}); pass the data set of the file, or make the "
+            "file again"
         )
+    noisy = index.labels.copy()
+    noisy[known] = here[labels]
     return describe(
-        saved["labels"][rows],
-        original,
-        num_classes=len(names),
+        noisy,
+        index.labels.copy(),
+        num_classes=index.num_classes,
         kind=saved["kind"].item(),
         requested_rate=saved["requested_rate"].item(),
         seed=saved["seed"].item(),
     )
+
+
+def _rows_in_file(
+    path: str | os.PathLike, saved: dict[str, NDArray[Any]], index: SampleIndex
+) -> NDArray[np.int64]:
+    """Position in the file for each row of the index, int64 [N]; -1 for none."""
+    ids = saved["ids"]
+    if "paths" in saved:
+        ends = np.flatnonzero(saved["paths"] == 0) + 1
+        paths = PathTable(saved["paths"], np.append(0, ends)[:-1], ends)
+        names = tuple(saved["class_names"].tolist())
+        there = SampleIndex(ids, paths, saved["labels"], None, names)
+        return there.match(index.paths, index.sample_ids)
+    fingerprint = saved["sample_fingerprint"].item()
+    if len(index) == len(ids) and fingerprint != index.sample_fingerprint():
+        raise UserError(
+            f"{path}: made for other samples (their paths differ); pass the data set of the file, "
+            "or make the file again"
+        )
+    rows = np.searchsorted(ids, index.sample_ids)
+    found = rows < len(ids)
+    found[found] = ids[rows[found]] == index.sample_ids[found]
+    return np.where(found, rows, -1)
 
 
 def _read(path: str | os.PathLike, num_samples: int) -> dict[str, NDArray[Any]]:
@@ -182,12 +220,14 @@ def _read(path: str | os.PathLike, num_samples: int) -> dict[str, NDArray[Any]]:
             if missing:
                 raise _wrong_file(path, f"it lacks {', '.join(missing)}")
             saved = {name: archive.read(name, most) for name in FIELDS}
+            if "paths" in archive.headers:
+                saved["paths"] = archive.read("paths", most // _BYTES_PER_SAMPLE * _BYTES_PER_PATH)
     except ArraysError as error:
         raise _wrong_file(path, error.problem) from error
     for name, (kinds, dimensions) in FIELDS.items():
         if saved[name].dtype.kind not in kinds or saved[name].ndim != dimensions:
             raise _wrong_file(path, f"{name} is {saved[name].dtype} of shape {saved[name].shape}")
-    if saved["format"].item() != FORMAT:
+    if saved["format"].item() != (FORMAT if "paths" in saved else _WITHOUT_PATHS):
         raise _wrong_file(path, f"format {saved['format'].item()}, this version reads {FORMAT}")
     ids, names = saved["ids"], saved["class_names"]
     for name in ("labels", "original"):
@@ -198,7 +238,18 @@ def _read(path: str | os.PathLike, num_samples: int) -> dict[str, NDArray[Any]]:
             raise _wrong_file(path, f"{name} holds labels of more than {len(names)} classes")
     if (np.diff(ids) <= 0).any():
         raise _wrong_file(path, "ids do not ascend")
+    if "paths" in saved and not _are_paths(saved["paths"], len(ids)):
+        raise _wrong_file(path, f"paths are not {len(ids)} texts that end with a zero byte")
     return saved
+
+
+def _are_paths(blob: NDArray[Any], count: int) -> bool:
+    ends = np.flatnonzero(blob == 0)
+    if blob.dtype != np.uint8 or blob.ndim != 1 or len(ends) != count:
+        return False
+    return bool((np.diff(ends, prepend=-1) > 1).all()) and len(blob) == (
+        ends[-1] + 1 if count else 0
+    )
 
 
 def _wrong_file(path: str | os.PathLike, reason: str) -> UserError:
@@ -217,7 +268,7 @@ def read_matrix(path: str | os.PathLike) -> NDArray[np.float64]:
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             is_npy = file.read(len(NPY_MAGIC)) == NPY_MAGIC
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; pass a transition matrix") from error

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from alr_fast.bank.checks import BANK_DTYPES
 from alr_fast.bank.history import COLUMNS, SampleHistory
-from alr_fast.bank.label_bank import BANK_DTYPES
 from alr_fast.bank.placement import allocate_rows, read_in_order
 from alr_fast.bank.read_file import BankFile, improbable, most_excess, strings, unreadable
 from alr_fast.data.datasets import Split, open_dataset
 from alr_fast.data.images import BrokenImage, FeatureRows
 from alr_fast.data.index import PathTable, SampleIndex
+from alr_fast.data.paths import path_option
 from alr_fast.errors import UserError, naming_options
 from alr_fast.labels.issues import LabelIssues
 from alr_fast.training.checkpoint.manifest import Checkpoint, check_files, newest_checkpoint
@@ -367,7 +368,9 @@ NEEDED = ("pyarrow", "yaml")  # of the extra train
 def add_run_arguments(parser: CommandParser) -> None:
     """Adds the arguments that name a run."""
     parser.add_argument(
-        "run", metavar="RUN", type=Path, help="folder of a run, for example runs/latest"
+        "run", metavar="RUN", type=path_option, help="folder of a run, for example runs/latest"
     )
     parser.add_argument("--method", metavar="METHOD", help="default: the last with a label bank")
-    parser.add_argument("--data-root", metavar="DIR", help="folder of the data if it was moved")
+    parser.add_argument(
+        "--data-root", type=path_option, metavar="DIR", help="folder of the data if it was moved"
+    )

@@ -210,14 +210,16 @@ def _with_labels_of_file(
         raise UserError(f"--data.label_file {file}: no such file")
     if is_label_table(file):
         with naming_options(table="data.label_file"):
-            labels, listed = read_labels(file, index, key)
-        differing = int((labels != index.labels).sum())
+            read = read_labels(file, index, key)
+        differing = int((read.labels != index.labels).sum())
         log(
-            f"labels: from {file} for {listed:,} of {len(index):,} samples; {differing:,} differ "
-            "from those of the data set"
+            f"labels: from {file} for {read.listed:,} of {len(index):,} samples; {differing:,} "
+            "differ from those of the data set"
         )
+        for remark in read.remarks:
+            log(f"labels: {remark}")
         # These are corrections, not noise: the clean labels stay unknown.
-        return replace(index, labels=labels)
+        return replace(index, labels=read.labels)
     log(f"labels: from {file}")
     if not file.endswith(".npz"):
         if key is None:
@@ -230,7 +232,7 @@ def _with_labels_of_file(
         raise UserError(
             f"--data.label_key {key}: is for the labels of CIFAR-N; leave it out with {file}"
         )
-    return index.with_noisy_labels(load_labels(file, index))
+    return index.with_noisy_labels(load_labels(file, index, lambda text: log(f"labels: {text}")))
 
 
 def _excluded_rows(
@@ -243,14 +245,15 @@ def _excluded_rows(
         if len(excluded):
             log(f"{len(excluded):,} samples were left out when the data set was packed")
     listed = None
+    told = lambda text: log(f"left out: {text}")  # noqa: E731
     with naming_options(exclude="data.exclude", table="data.exclude"):
         path = find_exclusions(split, exclude)
         if path is None:
             return excluded
         if is_label_table(exclude):
-            listed = read_left_out(path, split.index, config.exclude_above)
+            listed = read_left_out(path, split.index, config.exclude_above, told)
         if listed is None:
-            listed = np.array(list(read_exclusions(path, split.index)), dtype=np.int64)
+            listed = np.array(list(read_exclusions(path, split.index, told)), dtype=np.int64)
     if len(listed):
         log(f"{len(listed):,} samples are left out, listed in {path}")
     return np.union1d(excluded, listed)

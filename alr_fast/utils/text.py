@@ -16,6 +16,15 @@ def printable(text: str) -> str:
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it has no lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_encodable(text: str) -> bool:
     """Whether a text stands for bytes: no lone surrogates but those of `os.fsdecode`."""
     return _LONE_SURROGATE.search(text) is None

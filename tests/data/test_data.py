@@ -192,17 +192,13 @@ def test_limit_keeps_ids_and_files(root):
         (lambda r: None, "no such file or folder"),
         (
             lambda r: r.write_text(""),
-            "is not a folder, no list and no file of features; looked for",
+            "is not a folder, no list and no file of features",
         ),
-        (lambda r: r.mkdir(), "the folder is empty; looked for .*train/<class>"),
-        (lambda r: (r / "images").mkdir(parents=True), r"none of .*\(found: images\); looked for"),
-        (
-            lambda r: write_folder(r, train={"a": 1, "b": 1}, test={"a": 1}, test_name="eval"),
-            r"none of the known layouts in it \(found: eval, train; is .*val/ missing",
-        ),
+        (lambda r: r.mkdir(), r"the folder is empty; pass (.|\n)*train/<class>"),
+        (lambda r: (r / "images").mkdir(parents=True), r"\(found: images/\)\n(.|\n)*missing"),
         (
             lambda r: [(r / s).mkdir(parents=True) for s in ("train", "test")],
-            r"none of the known layouts in it \(found: test, train\)",
+            r"\(found: test/, train/\)\n(.|\n)*missing: images",
         ),
         (lambda r: write_folder(r, train={"a": 2}, test={"a": 1}), r"only one class \(a\)"),
         (
@@ -211,7 +207,7 @@ def test_limit_keeps_ids_and_files(root):
         ),
         (
             lambda r: write_folder(r, train={"a": 1, "b": 0}, test={"a": 1}),
-            "train/b: no images in this class folder",
+            r"train: only one class \(a\)",
         ),
     ],
 )
@@ -221,7 +217,7 @@ def test_wrong_folder_is_named_with_a_remedy(tmp_path, prepare, message, name):
     with pytest.raises(UserError, match=message) as error:
         load(tmp_path / "set", name=name)
     assert str(tmp_path / "set") in str(error.value)
-    assert "\n" not in str(error.value)
+    assert len(str(error.value).splitlines()) <= 10
 
 
 def test_flat_folders_are_not_class_folders(tmp_path):
@@ -232,12 +228,7 @@ def test_flat_folders_are_not_class_folders(tmp_path):
     assert open_dataset("auto", tmp_path).layout.name == "table"
 
 
-def test_auto_lists_all_layouts_that_it_tried(tmp_path):
-    (tmp_path / "notes").mkdir()
-    with pytest.raises(UserError) as error:
-        open_dataset("auto", tmp_path)
-    assert all(f"{layout.name}: {layout.looked_for}" in str(error.value)
-               for layout in datasets.LAYOUTS.values())  # fmt: skip
+def test_names_of_data_sets_and_splits_are_checked(tmp_path):
     with pytest.raises(UserError, match="has no split nosuch; choose from train, test"):
         open_dataset("digits", None).split("nosuch")
     with pytest.raises(UserError, match=r"^root: data set folder needs a folder"):

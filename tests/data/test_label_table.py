@@ -1,7 +1,9 @@
 """Tables of labels by sample id: training on tables of a run, and every error message."""
 
 import csv
+import json
 import os
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -133,7 +135,7 @@ def test_distillation_from_a_table(tables, tmp_path, capsys):
     pq.write_table(pq.read_table(table).drop_columns("probabilities"), tmp_path / "hard.parquet")
     hard = tmp_path / "hard.parquet"
     message = message_of(capsys, *argv, "--distillation.teacher", str(hard))
-    assert f"--distillation.teacher {hard}: has no probabilities of 10 classes; export" in message
+    assert f"--distillation.teacher {hard}: has no probabilities; export it with" in message
 
 
 def test_suspicious_samples_are_left_out(tables, columns, trained):
@@ -259,8 +261,12 @@ def write(request, tmp_path):
 
 
 def labels_of(path, index=None, key=None):
-    labels, listed = read_labels(str(path), index or small_index(), key)
-    return labels.tolist(), listed
+    read = read_labels(str(path), index or small_index(), key)
+    return read.labels.tolist(), read.listed
+
+
+def remarks_of(path, index=None, key=None):
+    return read_labels(str(path), index or small_index(), key).remarks
 
 
 def probabilities_of(path, index=None):
@@ -288,23 +294,101 @@ def test_a_label_set_by_a_person_overrides_the_refined_one(write):
         labels_of(path, key="mine")
 
 
-def test_names_of_classes_are_compared_where_there_is_a_label(write):
+def test_names_beside_numbers_count(write):
     lines = {"id": [0, 2], "path": ["p0", "p2"], "refined_label": ["", "1"]}
-    assert labels_of(write(lines | {"refined_name": ["of none", "b"]})) == ([0, 1, 2, 0], 1)
-    with pytest.raises(UserError, match="calls class 1 c, the data set b"):
-        labels_of(write(lines | {"refined_name": ["a", "c"]}))
-    # The given label is compared, too, although it is not used.
-    given = {"given": [0, 1], "given_name": ["a", "c"]}
-    with pytest.raises(UserError, match="calls class 1 c, the data set b"):
-        labels_of(write(lines | given))
-    with pytest.raises(UserError, match="calls class 7 c, the data set has no such class"):
-        labels_of(write(lines | given | {"given": [0, 7]}))
+    assert labels_of(write(lines | {"refined_name": ["", "b"]})) == ([0, 1, 2, 0], 1)
+    path = write(lines | {"refined_name": ["", "c"]})  # the classes had another order
+    assert labels_of(path) == ([0, 2, 2, 0], 1)
+    assert remarks_of(path) == ("its classes have other numbers in the data set; the names count",)
+    with pytest.raises(UserError, match=r"(line 3|row 2): label 'd' is not one of the 3 classes"):
+        labels_of(write(lines | {"refined_name": ["", "d"]}))
+
+
+def test_a_name_that_does_not_belong_to_its_number_is_refused(write):
+    """As when a person changes only one of the two."""
+    lines = {"path": ["p0", "p2"], "given": [0, 1], "given_name": ["a", "b"]}
+    remedy = "write the same class in both columns, or empty one of them"
+    for label, name, message in (
+        (["", "0"], ["", "b"], "calls class 0 'b', .*(line 2|row 1) 'a'; "),
+        (["", "2"], ["", "b"], "gives 'b' the number 2, .*(line 3|row 2) the number 1; "),
+        (["", "c"], ["", "b"], "has the label 'c' with the name 'b'; "),
+    ):
+        path = write(lines | {"label": label, "label_name": name})
+        with pytest.raises(UserError, match=rf"^table {path}, (line 3|row 2): {message}{remedy}"):
+            labels_of(path)
+    for label, name in (("2", "c"), ("c", ""), ("", "c"), ("c", "c")):
+        path = write(lines | {"label": ["", label], "label_name": ["", name]})
+        assert labels_of(path) == ([0, 2, 2, 0], 1)
+
+
+def numeric_index():
+    return SampleIndex(np.arange(3), ["1/x", "2/x", "3/x"], np.arange(3), None, ("1", "2", "3"))
+
+
+def test_a_number_is_a_name_first(write):
+    """Folders 1, 2, 3: the label 2 is the class 2, which stands at 1."""
+    index = numeric_index()
+    path = write({"path": ["1/x", "3/x"], "label": [2, 3]})
+    assert labels_of(path, index) == ([1, 1, 2], 2)
+    assert remarks_of(path, index) == ()
+    path = write({"path": ["1/x", "2/x"], "label": [0, 1]})
+    with pytest.raises(UserError) as error:
+        labels_of(path, index)
+    assert "label '0' is no class name, so labels would be numbers from 0; but 1 is class '1' " in (
+        str(error.value)
+    )
+    assert "by name and class '2' by number; write class names" in str(error.value)
+    assert labels_of(write({"path": ["2/x"], "label": [0]}), index) == ([0, 0, 2], 1)
+
+
+def test_twelve_folders(write):
+    names = tuple(map(str, range(12)))
+    index = SampleIndex(np.arange(12), [f"{k}/x" for k in names], np.arange(12), None, names)
+    assert labels_of(write({"path": ["0/x"], "label": [10]}), index)[0][0] == 10
+
+
+def test_exported_numbers_of_numeric_names(write):
+    """The table of a run on folders 1, 2, 3 has the number 1 for the class 2."""
+    numbers = {"path": ["1/x", "2/x"], "refined_label": [1, 2]}
+    names = {"refined_name": ["2", "3"]}
+    assert labels_of(write(numbers | names), numeric_index()) == ([1, 2, 2], 2)
+    with pytest.raises(UserError, match="label '2' is a class by name, and the table calls class"):
+        labels_of(write(numbers | names | {"label": ["", "2"]}), numeric_index())
+
+
+def test_classes_by_name(write):
+    path = write({"path": ["p0", "p2", "p3"], "label": ["c", " a", ""]})
+    assert labels_of(path) == ([2, 0, 2, 0], 2)
+    path = write({"path": ["p0", "p2"], "label": ["C", "b"]})
+    with pytest.raises(UserError, match=r"'C' is not one of the 3 classes \(a, b, c\); 'c' is one"):
+        labels_of(path)
+
+
+def test_numbers_that_are_no_names_are_read_as_positions_and_this_is_said(write):
+    path = write({"path": ["p0"], "label": [2]})
+    assert labels_of(path) == ([2, 1, 2, 0], 1)
+    assert remarks_of(path) == ("its labels are read as class numbers: 0 is a, 1 is b, ...",)
+
+
+@pytest.mark.parametrize("word", ["nan", "None", "NA", "N/A", "null", "NaN"])
+def test_words_for_missing_values_are_no_labels(write, word):
+    path = write({"path": ["p0", "p2"], "label": ["1", word]})
+    message = f"^table {path}, (line 3|row 2): label '{word}' is a missing value; fill it in"
+    with pytest.raises(UserError, match=message):
+        labels_of(path)
+
+
+def test_empty_cells_of_a_column_of_numbers(tmp_path):
+    path = tmp_path / "a.parquet"
+    for column in (pa.array([1.0, np.nan]), pa.array([1.0, None]), pa.array([1, None])):
+        pq.write_table(pa.table({"path": ["p0", "p2"], "label": column}), path)
+        assert labels_of(path) == ([1, 1, 2, 0], 1)
 
 
 def test_integers_written_with_a_decimal_point(write):
     path = write({"id": ["0.0", "2"], "path": ["p0", "p2"], "label": ["1.0", "2.0"]})
     assert labels_of(path) == ([1, 2, 2, 0], 2)
-    with pytest.raises(UserError, match=r"column label does not contain integers .*1\.5"):
+    with pytest.raises(UserError, match=r"label '1\.5' is not one of the 3 classes"):
         labels_of(write(GOOD | {"label": ["1.5", "2"]}))
 
 
@@ -348,8 +432,8 @@ def test_long_tables_are_read_in_batches(write, monkeypatch):
     assert labels_of(path, index) == (((ids + 1) % 3).tolist(), 20)
     assert read_left_out(path, index, 0.74).tolist() == [15, 16, 17, 18, 19]
     again = [*lines["id"][:-1], 0], [*lines["path"][:-1], "p0"]  # in another batch
-    path = write({"id": again[0], "path": again[1], "label": [0] * 20})
-    with pytest.raises(UserError, match="lists a sample twice; keep one line of each"):
+    path = write({"id": again[0], "path": again[1], "label": [0] * 19 + [1]})
+    with pytest.raises(UserError, match=r"(line 21|row 20): has another label for the sample of"):
         labels_of(path, index)
 
 
@@ -396,33 +480,86 @@ GOOD = {"id": [0, 2], "path": ["p0", "p2"], "label": [1, 2]}
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ({"path": ["p0"], "label": [1]}, "has no column id; it has path, label; pass a table of"),
+        ({"where": ["p0"], "label": [1]}, "has no column path; it has where, label; name a"),
+        ({"id": [0], "label": [1]}, "has no paths, and its ids are not exactly those of the 4 sam"),
+        ({"id": [0], "path": ["p0"]}, "has no column label; it has id, path"),
         (
-            {"id": [0], "label": [1]},
-            "has no column path; it has id.* or of find_issues with paths",
+            GOOD | {"path": ["q0", "q2"]},
+            r"2 of its 2 samples are not in this data set \(first: q0; the data set has p0, ...\); "
+            "pass the data that it was made from, or write paths relative to the folder of the",
         ),
-        ({"id": [0], "path": ["p0"]}, "has no column refined_label; it has id, path"),
-        (GOOD | {"id": [0, 1]}, r"its sample 1 \(p2\) is not in this data set; pass the data"),
-        (GOOD | {"id": [0, 8]}, r"its sample 8 \(p2\) is not in this data set"),
-        (GOOD | {"id": [-1, 2]}, r"its sample -1 \(p0\) is not in this data set"),
-        (GOOD | {"path": ["p0", "q2"]}, r"its sample 2 \(q2\) is not in this data set"),
-        (GOOD | {"path": ["''p0", "p2"]}, r"its sample 0 \(''p0\) is not in this data set"),
-        (GOOD | {"id": ["0", "x"]}, "column id does not contain integers .*'x'"),
-        (GOOD | {"id": ["0", "1" + 20 * "0"]}, "column id does not contain integers"),
-        (GOOD | {"id": [2, 2], "path": ["p2", "p2"]}, "lists a sample twice; keep one line"),
         (
-            GOOD | {"label": [1, 3]},
-            "column label has the label 3; the data set has 3 classes, 0 to",
+            {"path": ["p2", "p0", "p2"], "label": [1, 1, 2]},
+            "(line 4|row 3): has another label for the sample of (line 2|row 1); remove one of the",
         ),
-        (GOOD | {"label": [-1, 2]}, "column label has the label -1; the data set has 3 classes"),
-        (GOOD | {"label": ["cat", "2"]}, "column label does not contain integers .*'cat'"),
-        (GOOD | {"label": ["1" + 20 * "0", "2"]}, "column label does not contain integers"),
+        (GOOD | {"label": [1, 3]}, "(line 3|row 2): label '3' is not one of the 3 classes"),
+        (GOOD | {"label": [-1, 2]}, "(line 2|row 1): label '-1' is not one of the 3 classes"),
+        (GOOD | {"label": ["cat", "2"]}, "(line 2|row 1): label 'cat' is not one of the 3 classes"),
+        (GOOD | {"label": ["1" + 20 * "0", "2"]}, "(line 2|row 1): label '10+' is not one of the"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(write, lines, message):
     path = write(lines)
-    with pytest.raises(UserError, match=f"^table {path}: {message}"):
+    with pytest.raises(UserError, match=f"^table {path}(: |, ){message}"):
         labels_of(path)
+
+
+def test_a_sample_is_its_path(write):
+    # An image was added in front of the others, one was removed, one is new in the table.
+    path = write({"id": [1, 3, 4], "path": ["p0", "p2", "p5"], "label": [1, 2, 1]})
+    assert labels_of(path) == ([1, 2, 2, 0], 2)
+    assert re.fullmatch(
+        r"2 of 4 samples; 1 in the table is unknown \(first: (line 4|row 3), p5\), 2 of the data "
+        "set are not listed",
+        remarks_of(path)[0],
+    )
+
+
+def test_a_table_without_ids_or_with_other_ids(write):
+    lines = {"path": ["p7", "p2"], "label": [2, 0]}
+    assert labels_of(write(lines)) == ([0, 0, 2, 2], 2)
+    assert labels_of(write(lines | {"id": ["x", ""]})) == ([0, 0, 2, 2], 2)
+
+
+def test_a_table_without_paths_of_exactly_the_samples(write):
+    path = write({"id": [7, 0, 2, 3], "label": [1, 1, 1, 2]})
+    assert labels_of(path) == ([1, 1, 2, 1], 4)
+    assert remarks_of(path)[0] == "samples are found by id alone"
+    path = write({"id": [7, 0, 2, 3], "path": ["", "p0", "p2", "p3"], "label": [1, 1, 1, 2]})
+    with pytest.raises(UserError, match=r"(line 2|row 1): has no path; fill it in or remove"):
+        labels_of(path)
+
+
+def test_the_id_breaks_ties_of_paths(write):
+    index = small_index(names=["p", "p", "q", "p"])
+    path = write({"id": [7, 0], "path": ["p", "p"], "label": [1, 2]})
+    assert labels_of(path, index) == ([2, 1, 2, 1], 2)
+
+
+def test_a_sample_listed_twice_with_the_same_label(write):
+    path = write({"path": ["p0", "p2", "p0"], "label": [2, 0, 2]})
+    assert labels_of(path) == ([2, 0, 2, 0], 2)
+
+
+@pytest.mark.parametrize(
+    ("own", "written", "remark"),
+    [
+        ("train/{}.jpg", "/home/x/data/train/{}.jpg", "without '/home/x/data/' before them"),
+        ("{}.jpg", "data/{}.jpg", "without 'data/' before them"),
+        ("train/a/{}.jpg", "a/{}.jpg", "with 'train/' before them"),
+    ],
+)
+def test_paths_below_another_folder(write, own, written, remark):
+    index = small_index(names=[own.format(k) for k in range(4)])
+    path = write({"path": [written.format(k) for k in (0, 2, 9)], "label": [1, 1, 1]})
+    assert labels_of(path, index) == ([1, 1, 1, 0], 2)
+    assert remarks_of(path, index)[0] == f"its paths are read {remark}"
+
+
+def test_paths_in_another_spelling(write):
+    index = small_index(names=["a/\u00e91.jpg", "a/2.jpg", "a/3.jpg", "b"])
+    path = write({"path": ["a\\e\u03011.jpg", "./a/2.jpg", "a\\3.jpg"], "label": [1, 2, 1]})
+    assert labels_of(path, index) == ([1, 2, 1, 0], 3)
 
 
 SURE = [[1.0, 0, 0], [0, 0.5, 0.5]]
@@ -431,12 +568,12 @@ SURE = [[1.0, 0, 0], [0, 0.5, 0.5]]
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([[1.0, 0, 0], [0.5, 0.5, 0.1]], "the probabilities of sample 2 are not a distribution"),
-        ([[0.0, 0, 0], [1, 0, 0]], "the probabilities of sample 0 are not a distribution"),
-        ([[1.2, -0.2, 0], [1, 0, 0]], "the probabilities of sample 0 are not a distribution"),
-        ([[np.nan, 0.5, 0.5], [1, 0, 0]], "the probabilities of sample 0 are not a distribution"),
-        ([[1.0, 0], [0, 1]], "has (2 probabilities a row, the data set 3 classes|no column p2)"),
-        ([[1.0, 0, 0, 0]] * 2, "has (4 probabilities a row|no probabilities of 3 classes)"),
+        ([[1.0, 0, 0], [0.5, 0.5, 0.1]], "the probabilities of (line 3|row 2) are not a dis"),
+        ([[0.0, 0, 0], [1, 0, 0]], "the probabilities of (line 2|row 1) are not a dis"),
+        ([[1.2, -0.2, 0], [1, 0, 0]], "the probabilities of (line 2|row 1) are not a dis"),
+        ([[np.nan, 0.5, 0.5], [1, 0, 0]], "the probabilities of (line 2|row 1) are not a dis"),
+        ([[1.0, 0], [0, 1]], "has 2 probabilities a row, the data set 3 classes"),
+        ([[1.0, 0, 0, 0]] * 2, "has 4 probabilities a row, the data set 3 classes"),
     ],
 )
 def test_probabilities_that_do_not_fit_are_refused(write, rows, message):
@@ -448,17 +585,31 @@ def test_probabilities_that_do_not_fit_are_refused(write, rows, message):
 
 def test_a_table_without_probabilities(write):
     path = write(GOOD)
-    with pytest.raises(UserError, match=f"{path}: has no probabilities of 3 classes; export it"):
+    with pytest.raises(UserError, match=f"{path}: has no probabilities; export it with --soft"):
         probabilities_of(path)
     assert probabilities_of(write({"id": [0, 2], "path": ["p0", "p2"], "probabilities": SURE}))
 
 
 @pytest.mark.parametrize("column", ["score", "mark"])
 def test_a_list_of_samples_to_leave_out_that_does_not_fit(write, column):
-    lines = {"id": [0, 5], "path": ["p0", "p5"], column: ["0.7", "0.8"]}
+    lines = {"id": [5, 6], "path": ["p5", "p6"], column: ["0.7", "0.8"]}
     path = write(lines)
-    with pytest.raises(UserError, match=rf"table {path}: its sample 5 \(p5\) is not"):
+    with pytest.raises(UserError, match=f"table {path}: 2 of its 2 samples are not in this data"):
         read_left_out(path, small_index(), 0.5)
+    path = write({"path": ["p0", "p0"], column: ["0.7", "keep" if column == "mark" else "0.1"]})
+    with pytest.raises(UserError, match=f"(line 3|row 2): has another {column} for the sample of"):
+        read_left_out(path, small_index(), 0.5)
+
+
+def test_samples_to_leave_out_are_found_by_path(write):
+    lines = {"id": [5, 1, 0], "path": ["p2", "p5", "p7"], "mark": ["fix", "fix", "fix"]}
+    log = []
+    path = write(lines)
+    assert read_left_out(path, small_index(), 0.5, log.append).tolist() == [1, 3]
+    assert len(log) == 1 and log[0].startswith("2 of 4 samples; 1 in the table is unknown")
+    path = write({"path": ["p5", "p7", "p0"], "reason": ["x", "y", "z"]})
+    assert read_exclusions(path, small_index(), log.append) == {0: "z", 3: "y"}
+    assert len(log) == 2 and log[1].startswith("2 of 4 samples; 1 in the table is unknown")
 
 
 def test_scores_that_are_not_numbers(write):
@@ -494,26 +645,70 @@ def test_probabilities_that_are_not_lists_of_one_length(tmp_path, column):
 @pytest.mark.parametrize(
     ("paths", "message"),
     [
-        ([None, "p2"], "has no path of sample 0"),
-        ([0, 2], "its sample 0 .* is not in this data set"),
+        ([None, "p2"], ", row 1: has no path"),
+        ([0, 2], ": 2 of its 2 samples are not in this data set"),
     ],
 )
 def test_paths_that_are_not_text(tmp_path, paths, message):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table(GOOD | {"path": paths}), path)
-    with pytest.raises(UserError, match=f"{path}: {message}"):
+    with pytest.raises(UserError, match=f"{path}{message}"):
         labels_of(path)
 
 
-def test_other_classes_are_refused(tmp_path):
+def write_with_names(path, names, **columns):
+    table = pa.table({"id": [0, 2], "path": ["p0", "p2"]} | columns)
+    pq.write_table(table.replace_schema_metadata({"class_names": json.dumps(names)}), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["a", "b", "c"], [1, 2]),
+        (["c", "a", "b"], [0, 1]),  # in another order
+        (["x", "b", "c"], [1, 2]),  # x, which no label uses, is gone
+        (["b", "c"], [2]),  # the data set has more classes now
+    ],
+)
+def test_numbers_of_a_table_that_lists_its_classes(tmp_path, names, labels):
+    path = write_with_names(tmp_path / "a.parquet", names, refined_label=[1, len(names) - 1])
+    wanted = [small_index().class_names.index(names[k]) for k in (1, len(names) - 1)]
+    assert labels_of(path)[0] == [*wanted, 2, 0]
+
+
+def test_a_class_that_is_gone_is_refused_by_name(tmp_path):
+    path = write_with_names(tmp_path / "a.parquet", ["a", "b", "x"], label=[1, 2])
+    with pytest.raises(UserError, match=rf"{path}, row 2: label 'x' is not one of the 3 classes"):
+        labels_of(path)
+
+
+def test_probabilities_by_name(tmp_path):
     path = tmp_path / "a.parquet"
-    table = pa.table(GOOD).replace_schema_metadata({"class_names": '["a", "b", "x"]'})
-    pq.write_table(table, path)
-    message = "made with the classes a, b, x, ..., the data set has a, b, c, ...; pass the data"
-    with pytest.raises(UserError, match=f"{path}: was {message}"):
-        labels_of(str(path))
-    pq.write_table(table.replace_schema_metadata({"class_names": '["a", "b", "c"]'}), path)
-    assert labels_of(str(path)) == ([1, 2, 2, 0], 2)
+    rows = [[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]]
+    write_with_names(path, ["c", "a", "b"], probabilities=rows)
+    assert probabilities_of(path)[1].tolist() == [[0.25, 0.25, 0.5], [0.125, 0.75, 0.125]]
+    assert labels_of(path, key="probabilities") == ([2, 1, 2, 0], 2)
+    write_with_names(path, ["c", "a"], probabilities=[[0.25, 0.75], [0, 1]])
+    assert probabilities_of(path)[1].tolist() == [[0.75, 0, 0.25], [1, 0, 0]]
+    write_with_names(path, ["a", "b", "x"], probabilities=rows)
+    with pytest.raises(UserError, match=f"^table {path}: has probabilities of the class x, which"):
+        probabilities_of(path)
+
+
+def test_probabilities_of_a_csv_file_by_the_names_in_it(tmp_path):
+    path = tmp_path / "a.csv"
+    text = "path,given_label,given_name,refined_label,refined_name,p0,p1,p2\n"
+    path.write_text(f"{text}p0,0,c,1,a,0.5,0.25,0.25\np2,2,b,2,b,0.125,0.125,0.75\n")
+    assert probabilities_of(path)[1].tolist() == [[0.25, 0.25, 0.5], [0.125, 0.75, 0.125]]
+    path.write_text(f"{text}p0,0,c,1,a,0.5,0.25,0.25\n")
+    with pytest.raises(UserError, match="column 2 of its probabilities has no class name"):
+        probabilities_of(path)
+
+
+def test_scores_need_no_classes(tmp_path):
+    path = write_with_names(tmp_path / "a.parquet", ["x", "y"], score=[0.7, 0.2])
+    assert read_left_out(path, small_index(), 0.5).tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -538,7 +733,7 @@ def test_a_csv_file_of_a_spreadsheet(tmp_path):
     assert labels_of(str(path)) == ([1, 1, 2, 0], 1)
 
 
-@pytest.mark.parametrize("keep", [0, 20, -10])
+@pytest.mark.parametrize("keep", [4, 20, -10])
 def test_a_broken_parquet_file(tmp_path, keep):
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table(GOOD), path)

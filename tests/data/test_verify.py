@@ -293,7 +293,7 @@ def test_arrays_need_no_verification(capsys):
     ("extra", "message"),
     [
         (["--output", "x.csv"], "name one with --split"),
-        (["--split", "val"], "folder has no split val"),
+        (["--split", "val"], "no folder val with class folders"),
         (["--split", "train", "--output", "no/such/x.csv"], "no file can be written there"),
         (["--data", "nonsense"], "--data nonsense: no such data set"),
         (["--workers", "0"], "--workers 0: must be 1 or more"),

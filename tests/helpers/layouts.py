@@ -330,3 +330,88 @@ def write_table(root: Path, *, names: bool = False) -> Expected:
         expected[split].append((path, label))
     write_lines(root / "all.csv", lines)
     return expected
+
+
+def write_tree(root: Path, content: dict[str, object]) -> Path:
+    """Files as people keep them.
+
+    Args:
+        root: Folder to create.
+        content: Path below it -> the class of an image (an integer, of six), a text, or bytes; None
+            for an empty folder. The suffix selects the format of an image.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    for number, (name, value) in enumerate(content.items()):
+        path = root / name
+        if value is None:
+            path.mkdir(parents=True, exist_ok=True)
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(value, int):
+            path.write_bytes(image_bytes(value, number, path.suffix))
+        else:
+            path.write_bytes(value if isinstance(value, bytes) else str(value).encode())
+    return root
+
+
+def image_bytes(label: int, number: int = 0, suffix: str = ".png") -> bytes:
+    """A small image of one of six classes."""
+    buffer = io.BytesIO()
+    kind = Image.registered_extensions().get(suffix.lower(), "PNG")
+    image = Image.fromarray(pixels(label, 6, number, 12, 16))
+    image.convert("1" if suffix == ".pbm" else "L" if suffix == ".pgm" else "RGB").save(
+        buffer, kind
+    )
+    return buffer.getvalue()
+
+
+def write_idx(path: Path, array: np.ndarray, *, kind: int = 8) -> None:
+    """An idx file as of MNIST, compressed if its name ends with .gz."""
+    import gzip
+
+    head = bytes((0, 0, kind, array.ndim)) + b"".join(struct.pack(">i", n) for n in array.shape)
+    data = head + array.tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+def write_shard(path: Path, members: list[tuple[str, bytes]], **options) -> None:
+    """A tar file of these members."""
+    import tarfile
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", **options) as tar:
+        for name, data in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def write_parquet_images(
+    path: Path, labels: list, *, names=None, group: int = 3, plain: bool = False, **columns
+) -> None:
+    """A Parquet file as on Hugging Face: a column image of bytes and paths, a column label.
+
+    Args:
+        path: The file.
+        labels: Labels, integers or texts; the image shows the class ``label % 6`` of an integer.
+        names: Class names in the metadata; None for none.
+        group: Rows in a row group.
+        plain: Whether the column contains bytes only.
+        columns: Other columns.
+    """
+    import json
+
+    import pyarrow
+    from pyarrow import parquet
+
+    data = [image_bytes(k % 6 if isinstance(k, int) else 0, n) for n, k in enumerate(labels)]
+    images = data if plain else [{"bytes": d, "path": f"{path.stem}_{n}.png"}
+                                 for n, d in enumerate(data)]  # fmt: skip
+    table = pyarrow.table({"image": images, "label": labels, **columns})
+    if names is not None:
+        features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+        info = json.dumps({"info": {"features": features}})
+        table = table.replace_schema_metadata({"huggingface": info})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(table, path, row_group_size=group)

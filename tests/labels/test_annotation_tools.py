@@ -289,7 +289,7 @@ def test_marks_of_the_page(marks):
     path = marks(NEW + lines)
     ids, labels = read_marks(path, index.class_names)
     assert (ids.tolist(), labels.tolist()) == ([1, 3], [0, 2])
-    assert read_labels(path, index, None)[0].tolist() == [0, 0, 0, 2]
+    assert read_labels(path, index, None).labels.tolist() == [0, 0, 0, 2]
     assert read_left_out(path, index, 0.5).tolist() == [0, 3]
 
 
@@ -298,14 +298,14 @@ def test_marks_of_earlier_pages(marks):
     path = marks(
         OLD + '3,"d",0,1,0.9,"fix",1,"cat","dog"\r\n2,"c",0,1,0.9,"unsure",,"cat","dog"\r\n'
     )
-    assert read_labels(path, index, None)[0].tolist() == [0, 0, 0, 1]
+    assert read_labels(path, index, None).labels.tolist() == [0, 0, 0, 1]
     assert [column.tolist() for column in read_marks(path, index.class_names)] == [[3], [1]]
 
 
 def test_marks_without_paths_are_refused_for_training(marks):
     index = small_index()
     path = marks(NEW + '3,"",0,1,0.9,"fix",2,"cat","dog","\'=frog"\r\n')
-    with pytest.raises(UserError, match=r"has no path of sample 3, .*paths="):
+    with pytest.raises(UserError, match=r"has no paths, and its ids are not exactly .*paths="):
         read_labels(path, index, None)
     assert read_marks(path, index.class_names)[0].tolist() == [3]
 
@@ -316,24 +316,40 @@ def test_marks_of_a_class_whose_name_is_not_utf_8(tmp_path, marks):
     assert [column.tolist() for column in read_marks(path, names)] == [[2], [1]]
     find_issues([0], np.eye(3)[:1], class_names=names).write_marks(path, [0], [1])
     assert [column.tolist() for column in read_marks(path, names)] == [[0], [1]]
-    with pytest.raises(UserError, match="calls class 1 dog"):
-        read_marks(marks("id,label,label_name\r\n2,1,dog\r\n"), names)
+    path = marks("id,label,label_name\r\n2,1,dog\r\n")  # the classes had another order
+    assert [column.tolist() for column in read_marks(path, names)] == [[2], [2]]
 
 
 def test_marks_with_other_classes_are_refused(marks):
     index = small_index()
     path = marks(NEW + '3,"d",0,1,0.9,"fix",2,"cat","dog","toad"\r\n')
-    with pytest.raises(UserError, match="calls class 2 toad, the data set =frog"):
+    message = r", line 2: label 'toad' is not one of the 3 classes \(cat, dog, =frog\)"
+    with pytest.raises(UserError, match=message):
         read_labels(path, index, None)
-    with pytest.raises(UserError, match="calls class 2 toad, class_names has =frog"):
+    with pytest.raises(UserError, match=message):
         read_marks(path, index.class_names)
+
+
+def test_marks_made_with_the_classes_in_another_order(marks):
+    names = ("=frog", "cat", "dog")
+    path = marks(NEW + '3,"d",0,1,0.9,"fix",2,"cat","dog","\'=frog"\r\n')
+    assert [column.tolist() for column in read_marks(path, names)] == [[3], [0]]
+
+
+def test_a_label_that_was_changed_without_its_name_is_refused(marks):
+    path = marks(NEW + '3,"d",0,1,0.9,"fix",0,"cat","dog","dog"\r\n')
+    for read in (read_marks, lambda path, _: read_labels(path, small_index(), None)):
+        with pytest.raises(
+            UserError, match=r"line 2: calls class 0 'dog', .*line 2 'cat'; write the"
+        ):
+            read(path, small_index().class_names)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("id,mark\r\n1,keep\r\n", "has no column label; export the marks again"),
-        ("id,label\r\n1,7\r\n", "has the label 7; there are 3 class names"),
+        ("id,label\r\n1,7\r\n", "label '7' is not one of the 3 classes"),
         ("id,label\r\nx,1\r\n", "has 'x' where an integer belongs"),
         ("id,label\r\n9223372036854775808,1\r\n", "has '9223372036854775808' where an integer"),
         ("id,label\r\n1,1\r\n1,2\r\n", "has two labels for sample 1; keep one of them"),
@@ -358,7 +374,7 @@ def test_marks_are_written_for_training(tmp_path, issues):
         "label_name": NAMES[2],
     }
     index = SampleIndex(issues.sample_ids, list(issues.paths), issues.labels, None, NAMES)
-    assert read_labels(path, index, None)[0].tolist() == [1, 0, 2, 2]
+    assert read_labels(path, index, None).labels.tolist() == [1, 0, 2, 2]
     assert [column.tolist() for column in read_marks(path, NAMES)] == [[10, 40], [1, 2]]
     for arguments, message in (
         (([11], [0]), "sample_ids: there is no sample 11"),

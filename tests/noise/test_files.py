@@ -64,10 +64,11 @@ def test_content_of_the_file(saved):
     with np.load(path, allow_pickle=False) as archive:
         content = {name: archive[name].tolist() for name in archive.files}
     assert content == {
-        "format": "alr_fast noisy labels 1",
+        "format": "alr_fast noisy labels 2",
         "ids": list(range(30)),
         "labels": noise.labels.tolist(),
         "original": index.labels.tolist(),
+        "paths": list(b"".join(path.encode() + b"\0" for path in index.paths)),
         "class_names": ["a", "b", "ü"],
         "kind": "symmetric-exclusive",
         "requested_rate": 0.4,
@@ -92,19 +93,27 @@ def test_a_file_of_a_subset_is_for_that_subset_alone(tmp_path):
     noise = inject(part.labels, num_classes=3, kind="pair", rate=0.5, seed=0)
     save_labels(tmp_path / "part.npz", noise, part)
     assert load_labels(tmp_path / "part.npz", part).tolist() == noise.labels.tolist()
-    with pytest.raises(UserError, match=r"part\.npz: has no label for 20 of 30 .*id 0\).*whole"):
+    with pytest.raises(
+        UserError, match=r"part\.npz: has no label for 20 of 30 .*id 0, train/000.png\).*whole"
+    ):
         load_labels(tmp_path / "part.npz", index)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda index: make_index(names=tuple("abcd")), "made for 3 classes, .* has 4; pass"),
-        (lambda index: make_index(names=tuple("axü")), "class 1 is b, in the data set x\\); pass"),
-        (lambda index: make_index(31), r"no label for 1 of 31 samples \(first: id 30\)"),
-        (lambda index: make_index(prefix="other"), "made for other samples"),
-        (relabelled, r"id 4 was b, in the data set ü\)"),
-        (lambda index: relabelled(index).take(np.arange(3, 9)), r"id 4 was b, in the data set ü"),
+        (
+            lambda index: make_index(names=tuple("abcd")),
+            "labels of the class ü, which the data set",
+        ),
+        (lambda index: make_index(names=tuple("axü")), "labels of the class b, which the data set"),
+        (lambda index: make_index(61), r"no label for 31 of 61 samples \(first: id 30, train/030"),
+        (lambda index: make_index(prefix="other"), "no label for 30 of 30 samples"),
+        (relabelled, r"first: train/004.png was b, in the data set ü\)"),
+        (
+            lambda index: relabelled(index).take(np.arange(3, 9)),
+            r"004.png was b, in the data set ü",
+        ),
     ],
     ids=["class-count", "class-names", "more-samples", "paths", "labels", "labels-of-a-subset"],
 )
@@ -112,6 +121,48 @@ def test_another_data_set_is_refused(saved, change, message):
     path, _, index = saved
     with pytest.raises(UserError, match=rf"noisy\.npz: .*{message}"):
         load_labels(path, change(index))
+
+
+def reordered(index, first, names):
+    """The same samples with ids from ``first`` on, and the classes in this order."""
+    labels = np.array([names.index(index.class_names[k]) for k in index.labels])
+    return SampleIndex(index.sample_ids + first, index.paths, labels, None, names)
+
+
+def test_a_data_set_that_grew(saved):
+    """An image was added in front of the others, which moves all ids, and a class."""
+    path, noise, index = saved
+    names = ("0", "ü", "b", "a")
+    moved = reordered(index, 1, names)
+    grown = SampleIndex(
+        np.arange(31),
+        ["train/+.png", *index.paths],
+        np.array([0, *moved.labels]),
+        None,
+        names,
+    )
+    log = []
+    loaded = load_noise(path, grown, log.append)
+    assert [names[k] for k in loaded.labels[1:]] == [index.class_names[k] for k in noise.labels]
+    assert loaded.labels[0] == 0
+    assert loaded.original.tolist() == grown.labels.tolist()
+    assert loaded.counts.shape == (4, 4)
+    assert log == [
+        "30 of 31 samples; 1 of the data set are not in the file and keep their label (first: "
+        "train/+.png)"
+    ]
+
+
+def test_a_file_of_earlier_versions(saved):
+    """It has no paths: ids count, and of the whole data set the fingerprint."""
+    path, noise, index = saved
+    with_arrays(paths=None, format=np.array("alr_fast noisy labels 1"))(path)
+    assert load_labels(path, index).tolist() == noise.labels.tolist()
+    assert load_labels(path, index.take(np.arange(3, 9))).tolist() == noise.labels[3:9].tolist()
+    with pytest.raises(UserError, match="made for other samples"):
+        load_labels(path, make_index(prefix="other"))
+    with pytest.raises(UserError, match=r"no label for 1 of 31 samples \(first: id 30, train/030"):
+        load_labels(path, make_index(31))
 
 
 def test_an_existing_file_stays(saved):
@@ -192,9 +243,13 @@ def with_arrays(**changes):
         (with_arrays(labels=np.zeros(29, int)), "labels has 29 entries, ids has 30"),
         (with_arrays(ids=np.arange(30)[::-1]), "ids do not ascend"),
         (
-            with_arrays(format=np.array("alr_fast noisy labels 2")),
-            "format .* 2, this version reads",
+            with_arrays(format=np.array("alr_fast noisy labels 3")),
+            "format .* 3, this version reads",
         ),
+        (with_arrays(paths=None), "format .* 2, this version reads"),
+        (with_arrays(paths=np.zeros(30, np.uint8)), "paths are not 30 texts"),
+        (with_arrays(paths=np.frombuffer(b"a\0" * 29, np.uint8)), "paths are not 30 texts"),
+        (with_arrays(paths=np.frombuffer(b"a\0" * 30 + b"b", np.uint8)), "paths are not 30 texts"),
     ],
 )
 def test_files_without_noisy_labels(saved, spoil, message):

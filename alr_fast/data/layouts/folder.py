@@ -35,8 +35,10 @@ from alr_fast.utils.text import printable, some_names
 LOOKED_FOR = "train/<class>/* and test/<class>/* (or val), or <class>/* without a test split"
 # Folders that hold parts of a data set, not a class.
 _PARTS = frozenset(
-    "images image imgs img jpegimages photos pictures data labels label annotations annotation "
-    "masks mask segmentations meta".split()
+    (
+        *("images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "data", "labels"),
+        *("label", "annotations", "annotation", "masks", "mask", "segmentations", "meta"),
+    )
 )
 _LOOK = 100_000  # entries of one folder that `find` looks at
 _DEEPEST = 3  # folders around a data set, as archives contain them

@@ -117,8 +117,9 @@ def _read(path: Path, dimensions: tuple[int, ...]) -> NDArray[np.uint8]:
                     f"{path}: has type {head[2]} and {head[3]} dimensions; must be unsigned bytes "
                     f"(8) of {' or '.join(map(str, dimensions))} dimensions"
                 )
-            shape = np.frombuffer(file.read(4 * head[3]), ">i4").astype(np.int64)
-            size = int(np.prod(shape.astype(object))) if len(shape) == head[3] else -1
+            sizes = file.read(4 * head[3]).ljust(4 * head[3], b"\0")
+            shape = np.frombuffer(sizes, ">i4").astype(np.int64)
+            size = int(np.prod(shape.astype(object)))
             if not 0 < size <= _MOST_BYTES or (shape < 1).any():
                 raise UserError(f"{path}: its dimensions are damaged; download it again")
             data = bytearray()

@@ -21,6 +21,8 @@ from alr_fast.data.inventory import IMAGE_SUFFIXES, LIST_SUFFIXES, scan, suffix_
 from alr_fast.data.layouts.base import Found
 from alr_fast.data.layouts.splits import role_in, role_of
 from alr_fast.data.tables import Batch, Table, TableError, as_text, open_table
+from alr_fast.data.tables.roles import find_column
+from alr_fast.data.tables.roles import role_of as role_of_column
 from alr_fast.errors import UserError
 from alr_fast.utils.text import some_names
 
@@ -42,19 +44,8 @@ _FLAGS = {
     "is_training": ("train", "test"),
     "is_training_image": ("train", "test"),
 }
-_NAMES = {
-    "path": (
-        *("path", "file_name", "filename", "file", "filepath", "file_path", "image", "image_path"),
-        *("img_path", "image_name", "img_name", "image_file", "img", "image_id", "img_id"),
-        *("id", "id_code", "name"),
-    ),
-    "label": (
-        *("label", "labels", "class", "class_name", "classname", "class_label", "class_id"),
-        *("category", "category_name", "target", "noisy_label", "noisy_labels_0", "y"),
-    ),
-    "clean_label": ("clean_label", "clean_labels", "true_label"),
-    "split": ("split", "set", "subset", "partition"),
-}
+_IDS = ("id", "id_code", "name")  # may be names of images, too
+_TRUE_OF_NOISY = "noisy_labels_0"
 _NOISY = re.compile(r"noisy_labels_\d+")  # of noisy Imagenette, ..._0 are the true ones
 
 
@@ -218,6 +209,7 @@ class _Asked:
     root: Path
     columns: dict[str, str]
     images: Path | None
+    problem: UserError | None = None
 
     def __post_init__(self) -> None:
         if self.images is not None:
@@ -228,6 +220,8 @@ class _Asked:
 
     def found(self, forms: list[Form]) -> Found | None:
         if not forms:
+            if self.problem is not None:
+                raise self.problem
             return None
         root = self._base()
         kind = "table" if len(forms) == 1 else "tables"
@@ -246,6 +240,9 @@ class _Asked:
         try:
             return self.form(path, split, sure=False)
         except (_NoList, TableError):
+            return None
+        except UserError as error:  # a column that the user named; another list may have it
+            self.problem = self.problem or error
             return None
 
     def form(self, path: Path, split: str | None, *, sure: bool) -> Form:
@@ -279,10 +276,13 @@ class _Asked:
 
     def _form(self, table: Table, path: Path, split: str | None, sure: bool) -> Form:
         rows = _first_rows(table)
-        roles, flag = self._known_columns(table.columns, path)
+        unclear: list[str] = []
+        roles, flag = self._known_columns(table.columns, path, unclear)
         if split is not None:
             roles.pop("split", None)
         place = self._place(path, table.columns, roles, rows)
+        if unclear and (sure or place is not None):
+            raise UserError(f"{path}: {unclear[0]}", argument="columns")
         if "label" not in roles:
             left = [name for name in table.columns if name not in roles.values() and name]
             if len(left) != 1:
@@ -308,10 +308,10 @@ class _Asked:
         )
 
     def _known_columns(
-        self, header: list[str], path: Path
+        self, header: list[str], path: Path, unclear: list[str]
     ) -> tuple[dict[str, str], tuple[str, str] | None]:
         """Columns by their roles, without those of the names of images that the user did not name;
-        and see `Form.flag`."""
+        and see `Form.flag`. Adds to ``unclear`` what several columns may be."""
         roles = dict(self.columns)
         for role, name in roles.items():
             if name not in header:
@@ -319,11 +319,17 @@ class _Asked:
                     f"{path} has no column {name} for {role}; it has {', '.join(header[:9])}",
                     argument="columns",
                 )
-        lower = _lower(header)
         for role in ("label", "clean_label", "split"):
-            known = next((lower[name] for name in _NAMES[role] if name in lower), None)
-            if role not in roles and known is not None and known not in roles.values():
+            try:
+                known = find_column(role, header, self.columns)
+            except ValueError as error:
+                unclear.append(str(error))
+                continue
+            if known is not None:
                 roles[role] = known
+        lower = _lower(header)
+        if "label" not in roles and not unclear and _TRUE_OF_NOISY in lower:
+            roles["label"] = lower[_TRUE_OF_NOISY]
         if "split" not in roles:
             known = next((lower[name] for name in _FLAGS if name in lower), None)
             if known is not None:
@@ -335,7 +341,8 @@ class _Asked:
     ) -> "_Place | None":
         """Finds the images, and the column that names them, which it adds to ``roles``."""
         lower = _lower(header)
-        known = [lower[name] for name in _NAMES["path"] if name in lower]
+        known = [name for name in header if role_of_column(name) == "path"]
+        known += [lower[name] for name in _IDS if name in lower]
         candidates = [name for name in dict.fromkeys([*known, *header]) if name]
         if "path" in roles:
             candidates = [roles["path"]]
@@ -369,7 +376,7 @@ def _choose_noisy(roles: dict[str, str], header: Sequence[str], path: Path) -> l
     if roles["label"] not in noisy or len(noisy) < 2:
         return []
     others = [name for name in noisy if name != roles["label"]]
-    if "clean_label" not in roles and others[0] == noisy[0] == "noisy_labels_0":
+    if "clean_label" not in roles and others[0] == noisy[0] == _TRUE_OF_NOISY:
         roles["clean_label"] = noisy[0]
     return [f"{path.name}: labels are those of {roles['label']}; others: {', '.join(others)}"]
 
@@ -528,7 +535,7 @@ def open_list(form: Form, root: Path) -> Iterator[Table]:
     Raises:
         TableError: The file cannot be read or is not a table.
     """
-    with open_table(form.path) as table:
+    with open_table(form.path, dict(form.columns)) as table:
         if not form.columns:
             yield table
             return
@@ -554,8 +561,8 @@ def _batches(
         taken = {role: batch.columns[columns[role]] for role in wanted if role in columns}
         if "path" in taken and (form.folder or form.suffix or names is not None):
             taken["path"] = _objects(
-                form.folder + (_slashes(text) + form.suffix if names is None
-                               else names.get(_slashes(text), text)) if text else text
+                os.path.join(form.folder, _slashes(text) + form.suffix if names is None
+                             else names.get(_slashes(text), text)) if text else text
                 for text in _stripped(taken["path"])
             )  # fmt: skip
         if form.by_path and "split" in wanted:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from alr_fast.data.index import PathTable
 from alr_fast.data.paths import WrittenPaths
 from alr_fast.errors import UserError
+from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import shown
 
 
@@ -81,7 +82,7 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """
     empty = True
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             for number, line in enumerate(file, 1):
                 line = line.strip()
                 if line:

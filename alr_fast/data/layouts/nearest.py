@@ -102,7 +102,7 @@ def _for_table(root: Path, inventory: Inventory) -> list[str]:
     lines = []
     for name in inventory.lists[:_MOST_LISTS]:
         try:
-            with open_table(root / name, ",\t;") as table:
+            with open_table(root / name) as table:
                 columns = ", ".join(table.columns)
         except TableError as error:
             lines.append(f"{printable(name)} cannot be read: {error}")

@@ -6,27 +6,39 @@ Ids, paths and labels are those of the original data set. Its fingerprint stays 
 exclusion lists, label files and label banks remain valid.
 """
 
-import hashlib
-import json
 import resource
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from alr_fast.data.columns import read_column
 from alr_fast.data.images import ShardImages
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit
+from alr_fast.data.packed_format import (
+    INDEX_FOLDER,
+    MANIFEST,
+    PACK,
+    changed,
+    check_members,
+    check_records,
+    check_sizes,
+    column_file,
+    read_manifest,
+    records_digest,
+    sha256_of,
+)
 from alr_fast.errors import UserError
+from alr_fast.utils.text import error_text
 
-MANIFEST = "packed.json"
-VERSION = 1
-INDEX_FOLDER = "index"
 # The splits of all layouts; the manifest lists those that were packed.
 SPLITS = ("train", "test", "val", "clean_train", "google", "flickr")
-_PACK = "python -m alr_fast.data pack"
+# Shard, int32 [N], offset and size, int64 [N], of each row's record.
+Records = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]
 _SPARE_FILES = 256  # files that a process opens in addition to the shards
 
 
@@ -48,71 +60,63 @@ def read(found: Found, split: str) -> Listing:
     if plan is None:
         raise NoSplit(
             f"{root}: the split {split} was not packed, the folder has "
-            f"{', '.join(manifest['splits'])}; add it with `{_PACK} ROOT {root} --split {split}`"
+            f"{', '.join(manifest['splits'])}; add it with `{PACK} --split {split}`"
         )
     if plan["shards"] is None:
         raise UserError(
-            f"{root}: packing of the split {split} was interrupted; call `{_PACK}` again"
+            f"{root}: packing of the split {split} was interrupted; call `{PACK}` again"
         )
     shards = check_sizes(root, plan["shards"])
-    file = partial(column_file, root / INDEX_FOLDER, split)
-    try:
-        index = SampleIndex.load(file, plan["class_names"], has_clean_labels=plan["clean_labels"])
-        shard, offset, size = (np.load(file(name)) for name in ("shard", "offset", "size"))
-        if any(column.shape != (plan["count"],) for column in (index.labels, shard, offset, size)):
-            raise ValueError("columns of another length")
-        if index.label_fingerprint() != plan["label_fingerprint"]:
-            raise ValueError("labels that are not those that were packed")
-    except (OSError, EOFError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{root / INDEX_FOLDER}: the index of the split {split} is damaged ({error}); call "
-            f"`{_PACK}` again"
-        ) from error
+    index, records = _index_of(root, split, plan)
     allow_open_files(len(shards))
     left_out = dict(plan["left_out"].values())
-    images = ShardImages(shards, shard, offset, size, index.paths, left_out)
-    return Listing(index, images=images)
+    return Listing(index, images=ShardImages(shards, *records, index.paths, left_out))
 
 
-def read_manifest(root: Path) -> dict[str, Any]:
-    """The manifest of a packed folder.
+def _damaged_index(root: Path, split: str, error: Exception) -> UserError:
+    return UserError(
+        f"{root / INDEX_FOLDER}: the index of the split {split} is damaged ({error_text(error)}); "
+        f"restore it, or call `{PACK}` as before, which writes it again"
+    )
 
-    Raises:
-        UserError: It cannot be read, or a later version of this library wrote it.
-    """
-    path = root / MANIFEST
+
+def _index_of(root: Path, split: str, plan: dict[str, Any]) -> tuple[SampleIndex, Records]:
+    """As `_read_index`; raises `UserError`."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        version, splits = manifest["version"], manifest["splits"]
-        known = isinstance(splits, dict) and isinstance(version, int)
-    except (OSError, ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        raise UserError(f"{path}: cannot be read as a manifest; pack the data set again")
-    if version != VERSION:
-        raise UserError(
-            f"{path}: is of version {version}, this library reads {VERSION}; pack the data again"
-        )
-    return manifest
+        return _read_index(root, split, plan)
+    except (OSError, ValueError) as error:
+        raise _damaged_index(root, split, error) from error
 
 
-def check_sizes(root: Path, shards: list[dict[str, Any]]) -> list[Path]:
-    """Paths of the shards, after a check of their sizes.
+def _read_index(root: Path, split: str, plan: dict[str, Any]) -> tuple[SampleIndex, Records]:
+    """Samples of a split, and the shard, offset and size of their records.
 
     Raises:
-        UserError: One is missing or has another size.
+        OSError: A file is missing or cannot be read.
+        ValueError: A file is damaged, or does not belong to the shards.
     """
-    paths = []
-    for shard in shards:
-        path = root / shard["name"]
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise _changed(path, error.strerror or str(error)) from error
-        if size != shard["bytes"]:
-            raise _changed(path, f"{size:,} bytes, {shard['bytes']:,} were written")
-        paths.append(path)
-    return paths
+    file = partial(column_file, root / INDEX_FOLDER, split)
+    index = SampleIndex.load(file, plan["class_names"], has_clean_labels=plan["clean_labels"])
+    shard = read_column(file("shard"), np.int32)
+    offset, size = (read_column(file(name), np.int64) for name in ("offset", "size"))
+    if any(len(column) != plan["count"] for column in (index.labels, shard, offset, size)):
+        raise ValueError("its columns have different lengths")
+    check_records(shard, offset, size, [known["bytes"] for known in plan["shards"]])
+    left_out = [int(sample_id) for sample_id in plan["left_out"]]
+    if sorted(left_out) != np.flatnonzero(shard < 0).tolist():
+        raise ValueError(f"other samples lack a record than {MANIFEST} says")
+    if any(index.paths[int(key)] != path for key, (path, _) in plan["left_out"].items()):
+        raise ValueError(f"its paths are not those in {MANIFEST}")
+    if index.sample_fingerprint() != plan["sample_fingerprint"]:
+        raise ValueError("samples that are not those that were packed")
+    if index.label_fingerprint() != plan["label_fingerprint"]:
+        raise ValueError("labels that are not those that were packed")
+    columns = {"shard": shard, "offset": offset, "size": size}
+    if index.clean_labels is not None:
+        columns["clean_labels"] = index.clean_labels
+    if plan.get("records", digest := records_digest(columns)) != digest:
+        raise ValueError("records that are not those that were packed")
+    return index, (shard, offset, size)
 
 
 def check_shards(
@@ -126,38 +130,44 @@ def check_shards(
         progress: Wraps the iteration over the shards.
 
     Raises:
-        UserError: A shard has changed.
+        UserError: A shard has changed, or the index does not fit it.
     """
-    manifest = read_manifest(found.root)
-    names = list(splits) or manifest["splits"]
-    plans = [manifest["splits"].get(name) or {} for name in names]
-    shards = [shard for plan in plans for shard in plan.get("shards") or ()]
-    check_sizes(found.root, shards)
-    for shard in progress(shards):
-        path = found.root / shard["name"]
-        if sha256_of(path) != shard["sha256"]:
-            raise _changed(path, "its checksum has changed")
+    manifest = read_manifest(found.root)["splits"]
+    work: list[_ShardCheck] = []
+    for name in list(splits) or manifest:
+        plan = manifest.get(name)
+        if plan is not None and plan["shards"] is not None:
+            work += _shard_checks(found.root, name, plan)
+    for check in progress(work):
+        try:
+            if sha256_of(check.path) != check.sha256:
+                raise changed(check.path, "its checksum has changed")
+        except OSError as error:
+            raise changed(check.path, error_text(error)) from error
+        try:
+            check_members(check.path, check.rows, check.offset, check.size)
+        except (OSError, ValueError) as error:
+            raise _damaged_index(found.root, check.split, error) from error
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
+class _ShardCheck(NamedTuple):
+    """A shard, and the rows, offsets and sizes of its records according to the index."""
+
+    split: str
+    path: Path
+    sha256: str
+    rows: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    size: NDArray[np.int64]
 
 
-def _changed(path: Path, change: str) -> UserError:
-    return UserError(
-        f"{path}: {change}; restore the shard, or delete it and call `{_PACK}` as before, which "
-        "writes it again"
-    )
-
-
-def column_file(folder: Path, split: str, name: str) -> Path:
-    """File of one column of a split's index."""
-    return folder / f"{split}.{name}.npy"
+def _shard_checks(root: Path, split: str, plan: dict[str, Any]) -> Iterator[_ShardCheck]:
+    paths = check_sizes(root, plan["shards"])
+    _, (shard, offset, size) = _index_of(root, split, plan)
+    rows = np.flatnonzero(shard >= 0)
+    parts = np.split(rows, np.flatnonzero(np.diff(shard[rows])) + 1)
+    for path, known, part in zip(paths, plan["shards"], parts, strict=True):
+        yield _ShardCheck(split, path, known["sha256"], part, offset[part], size[part])
 
 
 def allow_open_files(shards: int) -> None:
@@ -169,4 +179,4 @@ def allow_open_files(shards: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
-LAYOUT = Layout("packed", f"{MANIFEST} of `{_PACK}`", find, read, SPLITS)
+LAYOUT = Layout("packed", f"{MANIFEST} of `{PACK}`", find, read, SPLITS)

@@ -41,9 +41,10 @@ def read(found: Found, split: str) -> Listing:
             fraction or negative among numbers, or not one of the training classes.
     """
     forms = cast(tuple[Form, ...], found.detail)
+    remarks = [remark for form in forms for remark in form.remarks]
     parts: dict[str, _Part] = {}
     for form in forms:
-        parts |= _read_parts(form, found.root)
+        parts |= _read_parts(form, found.root, remarks)
         if form.split is not None and form.split not in parts:
             raise UserError(f"{form.path}: no rows below the header; add some")
     if "train" not in parts:
@@ -53,7 +54,6 @@ def read(found: Found, split: str) -> Listing:
     if chosen is None:
         where = f"{forms[0].path}: no row" if len(forms) == 1 else f"{found.root}: no list"
         raise NoSplit(f"{where} has split {' or '.join(wanted)}")
-    remarks = [remark for form in forms for remark in form.remarks]
     if split == "train" and all(name in parts for name in _TESTS):
         remarks.append(
             f"not used: {len(parts['val'].samples):,} rows of split val, as the split test is for "
@@ -76,6 +76,7 @@ class _Part:
 
     Args:
         path, unit: The table, and the unit of the row numbers.
+        root: Folder that paths are relative to.
 
     Attributes:
         samples: Paths of the rows and codes of their labels.
@@ -84,10 +85,10 @@ class _Part:
         numbers: Label as written -> number of its first row, for messages.
     """
 
-    def __init__(self, path: Path, unit: str) -> None:
+    def __init__(self, path: Path, unit: str, root: Path) -> None:
         self.path = path
         self.unit = unit
-        self.samples = SampleList(path, unit=unit)
+        self.samples = SampleList(path, unit=unit, root=root)
         self.clean = array("q")
         self.codes: defaultdict[str, int] = defaultdict(count().__next__)
         self.numbers: dict[str, int] = {}
@@ -135,8 +136,8 @@ def _class_names(train: _Part) -> tuple[str, ...]:
     return names
 
 
-def _read_parts(form: Form, root: Path) -> dict[str, _Part]:
-    """The splits in a table; without a column ``split`` all rows are for training."""
+def _read_parts(form: Form, root: Path, remarks: list[str]) -> dict[str, _Part]:
+    """The splits in a table; without a column ``split`` all rows are for training. Adds remarks."""
     path, only = form.path, form.split
     parts: dict[str, _Part] = {}
     try:
@@ -159,8 +160,9 @@ def _read_parts(form: Form, root: Path) -> dict[str, _Part]:
                             f"{path}, {table.unit} {numbers[0]}: split {shown(split)} is not one "
                             "of train, test, val; correct or remove it"
                         )
-                    part = parts.setdefault(split, _Part(path, table.unit))
+                    part = parts.setdefault(split, _Part(path, table.unit, root))
                     part.extend(numbers, {n: c[rows].tolist() for n, c in columns.items()})
+            remarks += table.remarks
     except TableError as error:
         raise UserError(f"{error.where}: {error}") from error
     return parts

@@ -78,6 +78,8 @@ def members(path: Path) -> Iterator[_Member]:
                         yield _Member(os.fsdecode(name), data, size)
                     long_name, extended = None, {}
                 position = data + -(-size // _BLOCK) * _BLOCK
+            if position < length:
+                raise UserError(f"{path}: ends within a header; restore the shard")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; restore the shard") from error
 

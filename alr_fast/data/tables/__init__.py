@@ -19,6 +19,7 @@ from alr_fast.data.tables.csv_text import CsvFile
 from alr_fast.data.tables.encoding import mark_of
 from alr_fast.data.tables.json_text import JsonFile
 from alr_fast.data.tables.parquet import open_parquet
+from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import error_text
 
 __all__ = ["Batch", "Table", "TableError", "as_text", "is_parquet", "open_table"]
@@ -56,7 +57,7 @@ def open_table(path: Path, columns: Mapping[str, str] | None = None) -> Iterator
     """
     chosen = dict(columns or {})
     try:
-        with open(path, "rb") as file, _opened(file, path, chosen) as table:
+        with open_regular(path) as file, _opened(file, path, chosen) as table:
             yield table
     except OSError as error:
         raise TableError(path, f"{error_text(error)}; name a readable file") from error
@@ -103,7 +104,7 @@ def _opened(file: IO[bytes], path: Path, chosen: dict[str, str]) -> Iterator[Tab
 def is_parquet(path: Path) -> bool:
     """Whether this is a Parquet file, by its first bytes; False if it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return file.read(len(_PARQUET)) == _PARQUET
     except OSError:
         return False

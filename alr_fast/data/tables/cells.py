@@ -50,9 +50,7 @@ class CsvWriter:
 
     def __init__(self, file: IO[bytes], *, all_utf8: bool = True) -> None:
         encoding = "utf-8" if all_utf8 else "utf-8-sig"
-        self._text = io.TextIOWrapper(
-            file, encoding=encoding, errors="surrogateescape", newline="", write_through=False
-        )
+        self._text = io.TextIOWrapper(file, encoding=encoding, errors="surrogateescape", newline="")
         self._writer = csv.writer(self._text)
 
     def write_columns(self, columns: Iterable[Any]) -> None:
@@ -65,9 +63,11 @@ class CsvWriter:
             [harmless(value) if isinstance(value, str) else value for value in row]
         )
 
-    def flush(self) -> None:
+    def __enter__(self) -> "CsvWriter":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """Hands everything to the file, which stays open."""
-        self._text.flush()
         self._text.detach()
 
 

@@ -249,7 +249,9 @@ class CheckpointStore:
         for path in list(self.folder.iterdir()):
             if match := re.fullmatch(rf"\.({NUMBER})\.(tmp|old|del)", path.name):
                 final = self.folder / match[1]
-                if match[2] == "old" and not final.exists():
+                if path.is_symlink():
+                    path.unlink()  # not ours
+                elif match[2] == "old" and not final.exists():
                     path.rename(final)
                 else:
                     shutil.rmtree(path, ignore_errors=True)

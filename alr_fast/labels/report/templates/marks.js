@@ -65,13 +65,13 @@ class Marks {
   }
 }
 
-// A spreadsheet would run a text with this start as a formula, or drop a leading apostrophe.
-const FORMULA_START = /^['=+\-@\t\r\n＝＋－＠]/;
+// A spreadsheet would run a text with this start as a formula; those that have an apostrophe before it
+// get one more. `alr_fast/data/tables/cells.py` writes and reads the same.
+const FORMULA_START = /^'*[=+\-@\t\r\n＝＋－＠]/;
 
 /**
  * A value as a field of a CSV file (RFC 4180): numbers are unquoted, texts quoted. A text that a
- * spreadsheet might run, or that starts with an apostrophe, gets an apostrophe in front. Programs that
- * read the file remove one leading apostrophe.
+ * spreadsheet might run gets an apostrophe in front, which programs that read the file remove.
  */
 function csvField(value) {
   if (typeof value !== "string") return value === null ? "" : String(value);

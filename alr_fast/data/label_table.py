@@ -31,11 +31,17 @@ from alr_fast.data.classes import ClassMap, distinct
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.matching import check_twice, match_table
 from alr_fast.data.numbering import Numbering
-from alr_fast.data.tables import Table, TableError, as_text, open_table
+from alr_fast.data.tables import (
+    Table,
+    TableError,
+    as_text,
+    is_parquet,
+    is_table,
+    open_table,
+)
 from alr_fast.errors import UserError
 
 SUFFIXES = (".csv", ".parquet")  # of the tables that are written
-_TABLES = (*SUFFIXES, ".tsv", ".json", ".jsonl", ".ndjson", ".npy")
 PROBABILITIES = "probabilities"
 KEEP = "keep"  # a mark of the report
 _LABELS = ("label", "refined_label")  # the first one in the table is used
@@ -71,16 +77,8 @@ class LabelsRead:
 
 
 def is_label_table(path: str) -> bool:
-    """Whether a file is a table, by its name; one of arrays, .npz, unless it has the content of a
-    file of noisy labels, see `alr_fast.noise.files`.
-    """
-    if not path.lower().endswith(".npz"):
-        return path.lower().endswith(_TABLES)
-    try:
-        with open_table(Path(path)) as table:
-            return "original" not in table.columns
-    except TableError:
-        return False
+    """Whether a file is a table, see `is_table`."""
+    return is_table(Path(path))
 
 
 def read_labels(table: str | Path, index: SampleIndex, key: str | None) -> LabelsRead:
@@ -137,7 +135,7 @@ def read_left_out(
     above: float,
     log: Callable[[str], None] = lambda text: None,
 ) -> NDArray[np.int64] | None:
-    """Rows to leave out, int64 ascending; None for a CSV file without marks and scores.
+    """Rows to leave out, int64 ascending; None for a list without marks and scores.
 
     Args:
         table: The file.
@@ -151,7 +149,7 @@ def read_left_out(
     with _open(table, index, match=False) as samples:
         name = next((name for name in ("mark", "score") if name in samples.columns), None)
         if name is None:
-            if table.suffix.lower() == ".csv":
+            if not is_parquet(table):
                 return None
             samples.fail("has neither a column score nor a column mark to leave samples out by")
         samples.match()
@@ -233,6 +231,8 @@ class _Samples:
         for _, columns in self.batches(
             [name, beside] if beside and beside in self.columns else [name]
         ):
+            if any(column.ndim > 1 for column in columns.values()):
+                self.fail(f"column {name} contains lists; name a column with one label a row")
             pairs.add(columns[name], columns.get(beside or ""))
         filled = [pair != ("", "") for pair in pairs.texts]
         lines = self._matched.lines[pairs.first].tolist()

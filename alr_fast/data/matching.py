@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from alr_fast.data.index import PathTable, SampleIndex
 from alr_fast.data.tables import Table, TableError, as_text
+from alr_fast.data.tables.encoding import from_windows
 from alr_fast.utils.text import printable, shown
 
 _ROWS = 1 << 16  # of a table that are read at once
@@ -51,6 +52,10 @@ def match_table(table: Table, index: SampleIndex, *, part: bool = False) -> Matc
         TableError: Most of the samples are unknown, or a row has no path.
     """
     columns = {role: name for role in ("path", "id") if (name := table.find(role)) is not None}
+    if table.in_order:
+        return _in_order(table, index, part=part)
+    if "path" not in columns and "id" in columns and not _are_integers(table, columns["id"]):
+        columns["path"] = columns.pop("id")
     if not columns:
         raise TableError(
             table.path,
@@ -86,6 +91,24 @@ def match_table(table: Table, index: SampleIndex, *, part: bool = False) -> Matc
     return Matched(rows, lines, tuple(remarks))
 
 
+def _in_order(table: Table, index: SampleIndex, *, part: bool) -> Matched:
+    """The samples of a table of labels alone: the ids are the rows, from 0."""
+    batches = table.batches([table.find("label") or ""], _ROWS)
+    lines = np.concatenate([np.empty(0, dtype=np.int64), *(batch.numbers for batch in batches)])
+    size = int(index.sample_ids.max(initial=-1)) + 1
+    if len(lines) < size or (len(lines) > size and not part):
+        raise TableError(
+            table.path,
+            f"has {len(lines):,} labels without paths, and the data set {size:,} samples; store a "
+            "label for each sample, in the order of the data set, or a table with a column path",
+        )
+    return Matched(
+        index.find_rows(np.arange(len(lines))),
+        lines,
+        ("samples are those of the data set in its order, as there are no paths",),
+    )
+
+
 def _read(
     table: Table, columns: dict[str, str]
 ) -> tuple[PathTable, NDArray[np.int64] | None, NDArray[np.int64], list[int]]:
@@ -109,6 +132,13 @@ def _read(
 
     listed = PathTable.of(paths())
     return listed, np.concatenate(ids) if "id" in columns else None, np.concatenate(lines), empty
+
+
+def _are_integers(table: Table, column: str) -> bool:
+    """Whether the first rows of a column of ids are integers, not names of files."""
+    for batch in table.batches([column], _ROWS):
+        return bool((_ids(as_text(batch.columns[column]).tolist()) >= 0).all())
+    return True
 
 
 def _ids(texts: list[str]) -> NDArray[np.int64]:
@@ -149,22 +179,42 @@ def _match_others(
         known[key] = -1 if key in known else row  # -1: several
     texts = [_loose(path.removeprefix("'")) for path in paths.take(unknown)]
     found = np.array([known.get(text, -1) for text in texts])
+    for k in np.flatnonzero(found < 0).tolist():
+        if "\ufffd" in texts[k]:  # as a spreadsheet saves it, not as the name of a file
+            found[k] = known.get(_loose(from_windows(paths[int(unknown[k])])), -1)
     rows[unknown] = found
     lost = np.flatnonzero(found < 0)
     if (part and len(lost) < len(rows)) or 2 * len(lost) <= len(rows):
         return rows, None
-    moved = _other_root([texts[k] for k in lost.tolist()], known)
+    others = [texts[k] for k in lost.tolist()]
+    for there, remark in (_below_other_root(others, known), _by_name(others, known)):
+        if 2 * there.count(-1) <= len(rows):
+            rows[unknown[lost]] = there
+            return rows, remark
+    return rows, None
+
+
+def _by_name(texts: list[str], known: dict[str, int]) -> tuple[list[int], str]:
+    """Rows of samples that are listed by the name of their file alone, or without its suffix."""
+    names: dict[str, int] = {}
+    for path, row in known.items():
+        name = path.rsplit("/", 1)[-1]
+        for key in dict.fromkeys((name, name.rsplit(".", 1)[0])):
+            names[key] = -1 if key in names else row  # -1: several
+    return [names.get(text, -1) for text in texts], "samples are found by the names of their files"
+
+
+def _below_other_root(texts: list[str], known: dict[str, int]) -> tuple[list[int], str]:
+    """Rows of samples whose paths have another folder before them."""
+    moved = _other_root(texts, known)
     if moved is None:
-        return rows, None
+        return [-1] * len(texts), ""
     cut, put, remark = moved
     there = [
         known.get(put + text.removeprefix(cut), -1) if text.startswith(cut) else -1
-        for text in (texts[k] for k in lost.tolist())
+        for text in texts
     ]
-    if 2 * there.count(-1) > len(rows):
-        return rows, None
-    rows[unknown[lost]] = there
-    return rows, remark
+    return there, remark
 
 
 def _other_root(lost: list[str], known: dict[str, int]) -> tuple[str, str, str] | None:

@@ -730,6 +730,23 @@ def test_numbers_of_a_table_that_lists_its_classes(tmp_path, names, labels):
     assert labels_of(path)[0] == [*wanted, 2, 0]
 
 
+@pytest.mark.parametrize("stored", ["[1, 2]", "{", '"abc"', "[" * 100_000])
+def test_metadata_that_are_no_names(tmp_path, stored):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table(GOOD).replace_schema_metadata({"class_names": stored}), path)
+    with pytest.raises(UserError, match=f"^table {path}: its metadata class_names are no list"):
+        labels_of(path)
+
+
+def test_a_class_that_is_gone_with_its_samples(tmp_path, write):
+    path = write({"path": ["p0", "p2", "p5"], "label": ["b", "c", "gone"]})
+    assert labels_of(path) == ([1, 2, 2, 0], 2)
+    table = pa.table({"path": ["p0", "p2", "p5"], "label": [0, 1, 2]})
+    names = {"class_names": '["b", "c", "gone"]'}
+    pq.write_table(table.replace_schema_metadata(names), tmp_path / "a.parquet")
+    assert labels_of(tmp_path / "a.parquet") == ([1, 2, 2, 0], 2)
+
+
 def test_a_class_that_is_gone_is_refused_by_name(tmp_path):
     path = write_with_names(tmp_path / "a.parquet", ["a", "b", "x"], label=[1, 2])
     with pytest.raises(UserError, match=rf"{path}, row 2: label 'x' is not one of the 3 classes"):

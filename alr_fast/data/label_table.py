@@ -220,8 +220,10 @@ class _Samples:
         return self._table.find("label") or _LABELS[0]
 
     def labels(self, name: str) -> NDArray[np.int64]:
-        """Classes of the labels in this column, int64 [M]; -1 for an empty one, which in a column of
-        numbers may be NaN, and for unknown samples, whose classes may be unknown, too.
+        """Classes of the labels in this column, int64 [M].
+
+        They are -1 for an empty cell, NaN in a column of numbers, and for unknown samples, whose
+        classes may be unknown, too.
         """
         self._check_columns([name])
         numbering = self._numbering(other_than=name)

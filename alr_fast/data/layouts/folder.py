@@ -6,7 +6,7 @@ lists the names that a folder of a split may have.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,6 +40,7 @@ _PARTS = frozenset(
         *("label", "annotations", "annotation", "masks", "mask", "segmentations", "meta"),
     )
 )
+_UNLABELLED = ("unknown", "unlabeled", "unlabelled", "all", "test")  # of images without labels
 _LOOK = 100_000  # entries of one folder that `find` looks at
 _DEEPEST = 3  # folders around a data set, as archives contain them
 _PROBE = 2_000  # entries of a class folder that `find` looks at
@@ -123,14 +124,11 @@ def _places(root: Path) -> _Places | None:
         places.unused.extend(name for name in top.folders if role_of(name) is None)
     else:
         # Without a folder for training, one called train may be a class: bus, car, train.
-        classes = _class_folders(root, "", 2)
-        if len(classes) < 2:
-            return None
-        inner = _inner_splits(root, classes)
-        if inner is None:
+        if len(_class_folders(root, "", 2)) < 2:
             return None
         places.classes["train"] = ""
-        places.inner.update(inner)
+        places.inner.update(_inner_splits(root))
+        places.unused.extend(name for name in top.folders if name.lower() in _PARTS)
     for role in ("train", "test", "val"):
         for name in by_role.get(role, ()):
             if name == taken or (role == "train" and taken is None):
@@ -156,7 +154,7 @@ def _class_folders(root: Path, path: str, enough: int) -> list[str]:
         return []
     roles = () if path else ("test", "val")
     names = [name for name in folders if role_of(name) not in roles or role_of(name) is None]
-    if names and all(name.lower() in _PARTS for name in names):
+    if names and all(name.lower() in _PARTS or name.lower() in _UNLABELLED for name in names):
         return []
     for name in names:
         if name.lower() in _PARTS and not path:
@@ -168,16 +166,17 @@ def _class_folders(root: Path, path: str, enough: int) -> list[str]:
     return found
 
 
-def _inner_splits(root: Path, classes: Sequence[str]) -> dict[str, str] | None:
-    """Split -> its folder within the class folders, if these consist of splits; None if they are
-    no classes but parts of a data set, as ``images`` and ``labels`` with ``train`` in each are."""
-    first = scan(root, classes[0], _PROBE)
-    if first.images or not first.folders:
-        return {}
-    roles = {role_of(name): name for name in first.folders}
-    if None in roles or "train" not in roles:
-        return {}
-    return {role: name for role, name in roles.items() if role is not None}
+def _inner_splits(root: Path) -> dict[str, str]:
+    """Split -> its folder within the class folders; empty unless all of them consist of splits,
+    train among them."""
+    inner: dict[str, str] = {}
+    for name in _candidates(root, ""):
+        folder = scan(root, name, _PROBE)
+        roles = {role_of(inside): inside for inside in reversed(folder.folders)}
+        if folder.images or None in roles or "train" not in roles:
+            return {}
+        inner |= {role: inside for role, inside in roles.items() if role is not None}
+    return inner
 
 
 def read(found: Found, split: str) -> Listing:
@@ -234,29 +233,50 @@ def _test_place(root: Path, places: _Places, split: str) -> tuple[str, str]:
 def _beside(root: Path, places: _Places) -> list[str]:
     """Lines about what lies beside the splits that are used."""
     lines = []
-    used = set(places.classes.values())
+
+    def add(images: Counter[str], where: str) -> None:
+        if images:
+            lines.append(f"not used: {counted(images)} {where}")
+
     for name in places.unlabelled:
-        inventory = take_inventory(root / name)
-        lines.append(
-            f"not used: {counted(inventory.images)} in {printable(name)}, which has no class "
-            "folders"
-        )
+        add(_images(root, name), f"in {printable(name)}, which has no class folders")
     if "test" in places.classes and "val" in places.classes:
         val, test = places.classes["val"], places.classes["test"]
-        lines.append(
-            f"not used: the images in {printable(val)}, as {printable(test)} is for testing; the "
-            "split val has them"
+        add(
+            _images(root, val),
+            f"in {printable(val)}, as {printable(test)} is for testing; the split val has them",
         )
+    for name in _unused_inner(root, places):
+        images = sum((_images(root, f"{k}/{name}") for k in _candidates(root, "")), Counter())
+        add(images, f"in {printable(name)} of the class folders")
     for name in places.unused:
-        images = take_inventory(root / name).images
-        if images:
-            lines.append(f"not used: {counted(images)} in {printable(name)}, which is no split")
-    if "" not in used:
-        top = scan(root, most=_LOOK)
-        if top.images:
-            images = Counter(map(suffix_of, top.images))
-            lines.append(f"not used: {counted(images)} in no folder of a split")
+        add(_images(root, name), f"in {printable(name)}, which is no split")
+    top = scan(root, most=_LOOK)
+    if places.classes["train"]:
+        where = "in no folder of a split"
+        if has_list(root):
+            lines.append(
+                f"not read: a list in {printable(str(root))} with labels of these images; the "
+                "layout table reads it"
+            )
+    else:
+        where = "beside the class folders"
+    add(Counter(map(suffix_of, top.images)), where)
     return lines
+
+
+def _unused_inner(root: Path, places: _Places) -> list[str]:
+    """Names of folders within the class folders that are neither for training nor for testing."""
+    if not places.inner:
+        return []
+    used = [places.inner["train"], places.inner.get("test", places.inner.get("val"))]
+    names = (name for k in _candidates(root, "") for name in scan(root, k).folders)
+    return [name for name in dict.fromkeys(names) if name not in used]
+
+
+def _images(root: Path, name: str) -> Counter[str]:
+    folder = root / name
+    return take_inventory(folder, most=None).images if folder.is_dir() else Counter()
 
 
 def list_class_folders(
@@ -396,6 +416,8 @@ class _Lister:
                 f"in {where} is the class, those in it are no classes"
             )
         others = self._inventory.others
+        if self.base:
+            others = others + Counter(map(suffix_of, self._beside.others))
         if others:
             lines.append(f"{where}: not taken: {counted(others)}, which are no images")
         if self._beside.images and self.base:

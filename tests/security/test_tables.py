@@ -46,7 +46,7 @@ def test_long_texts_that_a_small_file_repeats(tmp_path, before, role, stored):
 
 
 def test_columns_that_do_not_fit_into_the_memory(tmp_path, before, monkeypatch):
-    label = pa.array(np.zeros(1_000_000, dtype=np.int64))
+    label = pa.array(np.arange(1_000_000) % 2)
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(8_000_000, np.float32)), 8)
     pq.write_table(pa.table({"label": label, "v": vectors}), tmp_path / "t.parquet")
     assert (tmp_path / "t.parquet").stat().st_size < 1_000_000

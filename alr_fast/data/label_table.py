@@ -41,7 +41,7 @@ from alr_fast.data.tables import (
 )
 from alr_fast.errors import UserError
 
-SUFFIXES = (".csv", ".parquet")
+SUFFIXES = (".csv", ".parquet")  # of the tables that are written
 PROBABILITIES = "probabilities"
 KEEP = "keep"  # a mark of the report
 _LABELS = ("label", "refined_label")  # the first one in the table is used

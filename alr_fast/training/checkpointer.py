@@ -69,6 +69,7 @@ class Checkpointer:
 
     def _save(self, seconds: float, *, wait: bool) -> None:
         run, trainer = self._run, self._trainer
+        run.check_folder()
         trainer.share_statistics()
         progress = {
             "method": self._method,

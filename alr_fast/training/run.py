@@ -124,9 +124,30 @@ class Run:
         """
 
         def action() -> None:
+            self._check_in_place()
             try:
                 write(self._folder, *arguments)
             except UserError as error:
                 raise UserError(f"{error} with --resume auto, which resumes this run") from error
 
         self.world.from_main(action)
+
+    def check_folder(self) -> None:
+        """Checks that the folder of the run is still there, before something is written into it.
+
+        Raises:
+            SharedError: It was removed, moved or replaced.
+        """
+        self.world.from_main(self._check_in_place)
+
+    @property
+    def folder_is_gone(self) -> bool:
+        """Whether the folder was removed, moved or replaced; known to process 0."""
+        return self._folder is not None and not self._folder.in_place
+
+    def _check_in_place(self) -> None:
+        if self.folder_is_gone:
+            raise UserError(
+                f"{self.path}: the folder of this run was removed, moved or replaced while it "
+                "trained, so the run has stopped; put it back to resume it with --resume auto"
+            )

@@ -18,8 +18,16 @@ from alr_fast.data.label_table import is_label_table, read_labels, read_left_out
 from alr_fast.data.layouts.base import NoSplit
 from alr_fast.data.layouts.webvision import read_ilsvrc12, wnids
 from alr_fast.data.loaders.memory import decode_all
+from alr_fast.data.npz import is_npz
 from alr_fast.errors import UserError, naming_options
-from alr_fast.noise import InjectedNoise, inject, load_labels, needs_features, read_matrix
+from alr_fast.noise import (
+    InjectedNoise,
+    class_numbers_line,
+    inject,
+    load_labels,
+    needs_features,
+    read_matrix,
+)
 from alr_fast.training.config.schema import (
     FOLDER_RECIPE,
     Config,
@@ -85,6 +93,9 @@ def prepare_data(
         log(f"recipe {layout} has a schedule for this data set: --recipe {layout}")
     noise = world.from_main(lambda: inject_noise(config.noise, config.data, data, track))
     if noise.kind != "none":
+        numbers = class_numbers_line(noise.kind, data.train.index.class_names)
+        if numbers is not None:
+            log(numbers)
         data = with_labels(data, noise.labels)
     # After the noise, so that excluding a sample does not change the labels of others.
     share, seed = config.data.validation, config.seed
@@ -97,17 +108,16 @@ def find_dataset(config: DataConfig, root: str | None) -> Dataset:
     Raises:
         UserError: It is not there.
     """
-    with naming_options(name="data", root="data-root"):
-        return open_dataset(
-            config.name,
-            root,
-            column=config.column,
-            columns=config.columns,
-            images=config.images,
-        )
+    with naming_options(
+        name="data",
+        root="data-root",
+        column="data.column",
+        columns="data.columns",
+        images="data.images",
+    ):
+        return open_dataset(config.name, root, **config.reading)
 
 
-@naming_options(column="data.column", columns="data.columns", images="data.images")
 def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None]) -> RunData:
     """Finds a data set and lists its splits; opens no image.
 
@@ -230,7 +240,7 @@ def _with_labels_of_file(
         # These are corrections, not noise: the clean labels stay unknown.
         return replace(index, labels=read.labels)
     log(f"labels: from {file}")
-    if not file.endswith(".npz"):
+    if not is_npz(Path(file)) and not file.endswith(".npz"):
         if key is None:
             raise UserError(
                 f"--data.label_file {file}: holds several sets of labels; name one with "

@@ -49,17 +49,17 @@ def parse(argv: Sequence[str]) -> schema.Config:
         SystemExit: Status 0 after ``--help`` or ``--print_config``.
     """
     given, left = _scan(_spelled_out(argv))
-    given.config = expanded_path(given.config)
+    given.config = expanded_path(given.config, "config")
     files = [_read_config_file(path) for path in given.config]
     in_files = {name: value for file in files for name, value in file.items()}
     _check_plugins(given, in_files)
     with naming_options(plugins="plugins"):
         plugins = schema.words(given.plugins or in_files.get("plugins") or "")
-        load_plugins(expanded_path(plugins))
-    root = expanded_path(given.data_root or in_files.get("data_root"))
+        load_plugins(expanded_path(plugins, "plugins"))
+    root = expanded_path(given.data_root or in_files.get("data_root"), "data_root")
     recipe = str(given.recipe or in_files.get("recipe") or _default_recipe(root))
     # A single ~ would be null in YAML.
-    given.data_root = expanded_path(given.data_root)
+    given.data_root = expanded_path(given.data_root, "data_root")
     scanned = vars(given) | {"recipe": recipe}
     del scanned["config"]
     left = [

@@ -39,7 +39,7 @@ from alr_fast.training.config.schema import Config, flat, overlaid
 from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.output.loggers import Logger
 from alr_fast.training.output.records import EpochRecord, Histogram, plot_records
-from alr_fast.utils.files import locked, replace_link, write_bytes, write_text
+from alr_fast.utils.files import KnownFolder, locked, replace_link, write_bytes, write_text
 from alr_fast.utils.text import error_text
 
 CONFIG = "config.yaml"
@@ -66,6 +66,12 @@ class RunFolder:
             busy=f"{path}: another process is still training there; stop it first, or leave "
             "--resume out to start a new run",
         )
+        self._known = KnownFolder(path)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the folder has not been removed, moved or replaced since."""
+        return self._known.in_place()
 
     @classmethod
     def create(cls, config: Config) -> "RunFolder":
@@ -116,13 +122,13 @@ class RunFolder:
 
     def save_broken(self, broken: BrokenSamples) -> None:
         """Writes the list of the training samples with unreadable images, if there are any."""
-        if broken.reasons:
+        if broken.reasons and self.in_place:
             rows = [(sample, *broken.reasons[sample]) for sample in sorted(broken.reasons)]
             write_exclusions(self.path / "broken.csv", rows)
 
     def finish(self, summary: dict[str, Any], records: list[EpochRecord]) -> None:
         """Writes plot and summary, then points ``latest`` to this folder."""
-        self.close()
+        self._close_loggers()
         plot_records(records, self.path / "metrics.png")
         text = json.dumps(summary, indent=2, allow_nan=False)
         write_text(self.path / "summary.json", text + "\n")
@@ -131,6 +137,10 @@ class RunFolder:
     def close(self) -> None:
         """Closes the loggers and releases the lock; a second call does nothing."""
         self._lock.close()
+        self._known.close()
+        self._close_loggers()
+
+    def _close_loggers(self) -> None:
         loggers, self._loggers = self._loggers, []
         with contextlib.ExitStack() as stack:  # closes the others even if one of them fails
             for logger in loggers:

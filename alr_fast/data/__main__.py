@@ -265,8 +265,7 @@ def _print_table(
     table.columns[1].justify = "right"
     for kind, count, fate, examples in rows:
         shown = examples[:most] + ["..."] * (most is not None and len(examples) > most)
-        # As `Text`: a path may contain markup. And it may contain bytes that are not UTF-8.
-        text = Text("\n".join(map(printable, shown)))
+        text = Text("\n".join(map(printable, shown)))  # as `Text`: it may contain markup
         table.add_row(Text(kind), f"{count:,}", fate, text)
     console.terminal.print(table)
 

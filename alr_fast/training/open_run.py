@@ -199,13 +199,7 @@ def _names_of_methods(methods: Any) -> list[str]:
 def _train_split(options: Config) -> Split:
     """All training samples of the data set, with its own labels."""
     with naming_options(root="data-root"):
-        dataset = open_dataset(
-            options.data.name,
-            options.data_root,
-            column=options.data.column,
-            columns=options.data.columns,
-            images=options.data.images,
-        )
+        dataset = open_dataset(options.data.name, options.data_root, **options.data.reading)
     return dataset.split(options.data.train_split)
 
 

@@ -48,7 +48,7 @@ def find_images(
             return files
     try:
         with naming_options(root="data-root"):
-            dataset = open_dataset(options.name, root, column=options.column)
+            dataset = open_dataset(options.name, root, **options.reading)
             files = _files(dataset.found.root, paths)
             split = None if files is not None else dataset.split(options.train_split)
     except UserError as error:

@@ -62,7 +62,7 @@ class DataConfig(Bounded):
     columns: str | None = None
     """Of a list or a Parquet file with images, the names of its columns: path=NAME,label=NAME, also
     clean_label and split; null to recognise them."""
-    images: str | None = None
+    images: PathText | None = None
     """Of a list, the folder of its images; null to look for it."""
     train_split: str = "train"
     """Split to train on; clothing1m also has clean_train, webvision also has google and flickr."""
@@ -128,6 +128,11 @@ class DataConfig(Bounded):
     workers: NonNegativeInt | None = None
     """Worker processes or threads that read and decode, for each process of the run; null for one
     for each available core, at most 16."""
+
+    @property
+    def reading(self) -> dict[str, str | None]:
+        """The options of `open_dataset`."""
+        return {"column": self.column, "columns": self.columns, "images": self.images}
 
     def __post_init__(self) -> None:
         super().__post_init__()

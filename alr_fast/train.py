@@ -116,7 +116,7 @@ def train(config: "Config", world: "World", stop: StopSignals) -> None:
     if config.data.image_size is None and start.image_size is not None:
         config = config.with_value("data.image_size", start.image_size)
     data, noise = prepare_data(config, world, log=console.log, track=console.track)
-    world.on_all_ranks(lambda: check_data(config, start, data.train.index))
+    start = world.on_all_ranks(lambda: check_data(config, start, data.train.index))
     loaders = world.on_all_ranks(lambda: set_up(config, data, world, console))
     loaders.share_broken(world)
     config = with_image_size(config, loaders.train)

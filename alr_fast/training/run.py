@@ -87,9 +87,11 @@ class Run:
         progress = checkpoint.progress
         self.records = [EpochRecord.from_json(plain) for plain in progress["records"]]
         self.finished = progress["finished"]
-        self.loaders.train.broken.reasons.update(
-            {int(sample_id): tuple(entry) for sample_id, entry in progress["broken"].items()}
-        )
+        broken = {int(sample): tuple(entry) for sample, entry in progress["broken"].items()}
+        if self.start.change is not None:
+            ids = self.start.change.ids_now(self.index)
+            broken = {ids[sample]: entry for sample, entry in broken.items() if sample in ids}
+        self.loaders.train.broken.reasons.update(broken)
 
     def _open_folder(self) -> Path:
         folder = self.start.folder

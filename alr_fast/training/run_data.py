@@ -102,7 +102,22 @@ def prepare_data(
     return world.on_all_ranks(lambda: hold_out(leave_out(data), share, seed=seed)), noise
 
 
-@naming_options(column="data.column", columns="data.columns", images="data.images")
+def find_dataset(config: DataConfig, root: str | None) -> Dataset:
+    """The data set of a configuration in a folder or file; lists no samples yet.
+
+    Raises:
+        UserError: It is not there.
+    """
+    with naming_options(
+        name="data",
+        root="data-root",
+        column="data.column",
+        columns="data.columns",
+        images="data.images",
+    ):
+        return open_dataset(config.name, root, **config.reading)
+
+
 def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None]) -> RunData:
     """Finds a data set and lists its splits; opens no image.
 
@@ -114,8 +129,7 @@ def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None
     Raises:
         UserError: The data cannot be used; the message names the input and how to fix it.
     """
-    with naming_options(name="data", root="data-root"):
-        dataset = open_dataset(config.name, root, **config.reading)
+    dataset = find_dataset(config, root)
     if root is not None:
         log(f"{dataset.layout.name}: {dataset.found.what}")
     train = dataset.split(config.train_split)

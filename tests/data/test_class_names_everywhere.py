@@ -34,7 +34,7 @@ def usable(name: str) -> bool:
         not name.startswith((".", "$", "@", "'"))
         and len(name.encode()) < 60
         and not is_missing(name)
-        and (name.isascii() and name.isdigit() or not number.isdigit())
+        and ((name.isascii() and name.isdigit()) or not number.isdigit())
     )
 
 

@@ -31,6 +31,8 @@ def own_cache(tmp_path, monkeypatch):
 def table(tmp_path):
     """A list of 12 training samples, without a column ``split``."""
     path = tmp_path / "list.csv"
+    for k in range(12):
+        (tmp_path / f"{k}.png").touch()
     write_lines(path, ["path,label", *(f"{k}.png,{k % 3}" for k in range(12))])
     return path
 
@@ -45,7 +47,7 @@ def loaded(root, **options):
 def test_a_data_set_may_lack_test_samples(table):
     data, lines = loaded(table)
     assert (len(data.train), data.tests, data.test) == (12, (), None)
-    assert lines == [f"table: table {table}", UNTESTED.format(table)]
+    assert lines[0].startswith(f"table: table {table}") and lines[1:] == [UNTESTED.format(table)]
 
 
 def test_held_out_samples_take_their_place(table):

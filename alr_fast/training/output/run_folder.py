@@ -36,6 +36,7 @@ from torch import nn
 from alr_fast.data.broken import BrokenSamples, write_exclusions
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config, flat, overlaid
+from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.output.loggers import Logger
 from alr_fast.training.output.records import EpochRecord, Histogram, plot_records
 from alr_fast.utils.files import KnownFolder, locked, replace_link, write_bytes, write_text
@@ -159,18 +160,20 @@ def read_config(run: Path, *, asked: bool = False) -> dict[str, Any]:
     options = _read_options(run / CONFIG)
     if asked or not (run / RESOLVED).is_file():  # a run of an earlier version has one file
         return options
-    return overlaid(options, flat(_read_options(run / RESOLVED)))
+    try:
+        return overlaid(options, flat(_read_options(run / RESOLVED)))
+    except TypeError:
+        raise UserError(f"{run / CONFIG}: cannot be read (does not fit {RESOLVED})") from None
 
 
 def _read_options(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = error_text(error)
-        raise UserError(f"{path}: cannot be read ({reason})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: cannot be read (no options in it)")
-    return content
+        options = read_options(path)
+        if not options:
+            raise ValueError("no options in it")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error_text(error)})") from error
+    return options
 
 
 def is_finished(path: Path) -> bool:

@@ -25,6 +25,7 @@ from alr_fast.data.verify import KnownFiles, VerifyReport, verify_split
 from alr_fast.errors import UserError, naming_options
 from alr_fast.utils.command import CommandParser, exit_status
 from alr_fast.utils.machine import usable_cores
+from alr_fast.utils.text import printable
 
 if TYPE_CHECKING:
     from alr_fast.utils.console import Console  # needs rich, which --help does not
@@ -227,8 +228,7 @@ def _print_report(
     for kind, rows in findings.items():
         paths = [report.index.paths[row] for row in rows[:most]]
         paths += ["..."] * (len(rows) > len(paths))
-        # As `Text`: a path may contain markup. And it may contain bytes that are not UTF-8.
-        examples = Text("\n".join(paths).encode("utf-8", "replace").decode())
+        examples = Text("\n".join(map(printable, paths)))  # as `Text`: it may contain markup
         fate = "excluded" if kind in KINDS else "kept"
         table.add_row(Text(kind), f"{len(rows):,}", fate, examples)
     console.terminal.print(table)

@@ -188,7 +188,7 @@ def read_exclusions(
                 ]
     except TableError as error:
         raise UserError(str(error), argument="table", value=error.where) from error
-    for remark in matched.remarks:
+    for remark in (*listed.remarks, *matched.remarks):
         log(remark)
     rows = zip(matched.rows.tolist(), reasons, strict=True)
     return dict(sorted((row, reason) for row, reason in rows if row >= 0))

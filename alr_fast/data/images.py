@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,22 +107,6 @@ class FileImages:
         return read_image_file(self.name(row))
 
 
-class _OpenFile:
-    """A file that is closed with the last reference to it.
-
-    Attributes:
-        handle: File descriptor.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.handle = -1
-        self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        if self.handle >= 0:
-            close(self.handle)
-
-
 @dataclass(frozen=True, eq=False)
 class ShardImages:
     """Encoded images, records of tar files. Some may have been left out when they were packed.
@@ -142,7 +126,7 @@ class ShardImages:
     size: NDArray[np.int64]
     paths: PathTable
     left_out: dict[str, str] = field(default_factory=dict)
-    _files: dict[int, _OpenFile] = field(default_factory=dict, init=False)
+    _files: dict[int, BinaryIO] = field(default_factory=dict, init=False)
     array = None
 
     def __getstate__(self) -> dict:
@@ -171,19 +155,23 @@ class ShardImages:
         """The bytes of a row.
 
         Raises:
-            BrokenImage: It was left out, or its shard is missing or too short.
+            BrokenImage: It was left out or is larger than `MAX_BYTES`, or its shard is missing, too
+                short or not a regular file.
         """
         shard, size = int(self.shard[row]), int(self.size[row])
         if not size:
             raise BrokenImage(f"{LEFT_OUT}: {self.left_out.get(self.paths[row], 'no reason kept')}")
+        if size > MAX_BYTES:
+            raise BrokenImage(
+                f"a record of {size:,} bytes, more than the {MAX_BYTES:,} that are read"
+            )
         try:
-            opened = self._files.get(shard)
-            if opened is None:
-                # Of two threads, that of the slower one is closed.
-                opened = self._files.setdefault(shard, _OpenFile(self.shards[shard]))
-            data = os.pread(opened.handle, size, int(self.offset[row]))
+            file = self._files.get(shard)
+            if file is None:  # if another thread is faster, its file is kept
+                file = self._files.setdefault(shard, open_regular(self.shards[shard]))
+            data = os.pread(file.fileno(), size, int(self.offset[row]))
         except OSError as error:
-            raise BrokenImage(error.strerror or str(error)) from None
+            raise BrokenImage(error_text(error)) from None
         if len(data) < size:
             raise BrokenImage("the shard ends before this record")
         return data
@@ -228,17 +216,17 @@ class ColumnImages:
     of its group.
 
     Attributes:
-        files: The files.
-        group_of: ``group_of(file, group)`` returns the bytes of a group's images, a pyarrow array.
-        file: Number of each row's file, int32 [N].
+        shards: The files, or folders of Arrow files.
+        group_of: ``group_of(shard, group)`` returns the bytes of a group's images, a pyarrow array.
+        shard: Number of each row's file, int32 [N].
         group: Number of each row's group in its file, int32 [N].
         position: Position of each row in its group, int64 [N].
         paths: Path of each row, for messages.
     """
 
-    files: list[Path]
+    shards: list[Path]
     group_of: Callable[[Path, int], Any]
-    file: NDArray[np.int32]
+    shard: NDArray[np.int32]
     group: NDArray[np.int32]
     position: NDArray[np.int64]
     paths: PathTable
@@ -247,17 +235,17 @@ class ColumnImages:
 
     def take(self, rows: NDArray[np.int64]) -> "ColumnImages":
         """The images of these rows."""
-        columns = (self.file[rows], self.group[rows], self.position[rows], self.paths.take(rows))
-        return ColumnImages(self.files, self.group_of, *columns)
+        columns = (self.shard[rows], self.group[rows], self.position[rows], self.paths.take(rows))
+        return ColumnImages(self.shards, self.group_of, *columns)
 
     @property
     def root(self) -> Path:
         """Folder of the files."""
-        return self.files[0].parent
+        return self.shards[0].parent
 
     def name(self, row: int) -> str:
         """File and path of a row, for messages."""
-        return f"{self.files[self.file[row]]}:{self.paths[row]}"
+        return f"{self.shards[self.shard[row]]}:{self.paths[row]}"
 
     def read(self, row: int) -> bytes:
         """The bytes of a row.
@@ -265,15 +253,29 @@ class ColumnImages:
         Raises:
             BrokenImage: Its file is missing or damaged, or has no bytes for it.
         """
-        path, group = self.files[self.file[row]], int(self.group[row])
+        path, group = self.shards[self.shard[row]], int(self.group[row])
         try:
             images = self._groups.get((path, group), lambda: self.group_of(path, group))
-            data = images[int(self.position[row])].as_py()
+            data = images[int(self.position[row])]
         except (OSError, ValueError, IndexError) as error:  # pyarrow's errors are among them
             raise BrokenImage(error_text(error)) from None
-        if data is None:
+        if not data.is_valid:
             raise BrokenImage("no bytes, only a path")
-        return data
+        if len(data.as_buffer()) > MAX_BYTES:
+            raise BrokenImage(f"above {MAX_BYTES >> 20} MiB")
+        return data.as_py()
+
+    def sizes(self) -> NDArray[np.int64]:
+        """Bytes of each row, int64 [N]; 0 where there are none. Reads every image once."""
+        from pyarrow import compute
+
+        sizes = np.zeros(len(self.shard), dtype=np.int64)
+        groups = np.stack([self.shard, self.group], axis=1)
+        for shard, group in np.unique(groups, axis=0).tolist():
+            rows = np.flatnonzero((self.shard == shard) & (self.group == group))
+            lengths = compute.binary_length(self.group_of(self.shards[shard], group))
+            sizes[rows] = lengths.fill_null(0).to_numpy(zero_copy_only=False)[self.position[rows]]
+        return sizes
 
 
 class _Groups:

@@ -14,8 +14,9 @@ from alr_fast.utils.text import printable
 
 # Suffixes of the formats in `alr_fast.data.decode.FORMATS`.
 IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib"),
-    *(".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm"),
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".avif", ".avifs"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
 )
 LIST_SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson")
 # Written by operating systems, file servers and tools; compared in lower case.

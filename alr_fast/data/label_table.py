@@ -31,7 +31,14 @@ from alr_fast.data.classes import ClassMap, distinct
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.matching import check_twice, match_table
 from alr_fast.data.numbering import Numbering
-from alr_fast.data.tables import Table, TableError, as_text, open_table
+from alr_fast.data.tables import (
+    Table,
+    TableError,
+    as_text,
+    is_parquet,
+    is_table,
+    open_table,
+)
 from alr_fast.errors import UserError
 
 SUFFIXES = (".csv", ".parquet")
@@ -70,8 +77,8 @@ class LabelsRead:
 
 
 def is_label_table(path: str) -> bool:
-    """Whether the name of a file is that of a table."""
-    return path.lower().endswith(SUFFIXES)
+    """Whether a file is a table, see `is_table`."""
+    return is_table(Path(path))
 
 
 def read_labels(table: str | Path, index: SampleIndex, key: str | None) -> LabelsRead:
@@ -128,7 +135,7 @@ def read_left_out(
     above: float,
     log: Callable[[str], None] = lambda text: None,
 ) -> NDArray[np.int64] | None:
-    """Rows to leave out, int64 ascending; None for a CSV file without marks and scores.
+    """Rows to leave out, int64 ascending; None for a list without marks and scores.
 
     Args:
         table: The file.
@@ -142,7 +149,7 @@ def read_left_out(
     with _open(table, index, match=False) as samples:
         name = next((name for name in ("mark", "score") if name in samples.columns), None)
         if name is None:
-            if table.suffix.lower() == ".csv":
+            if not is_parquet(table):
                 return None
             samples.fail("has neither a column score nor a column mark to leave samples out by")
         samples.match()

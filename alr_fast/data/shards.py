@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from alr_fast.data.datasets import Split
 from alr_fast.data.decode import open_image, prepare
 from alr_fast.data.headers import kind_of
-from alr_fast.data.images import LEFT_OUT, MAX_BYTES, BrokenImage, ShardImages
+from alr_fast.data.images import LEFT_OUT, MAX_BYTES, BrokenImage, ColumnImages, ShardImages
 from alr_fast.data.packed_format import INDEX_FOLDER, check_records, is_reasons, sha256_of
 from alr_fast.utils.files import open_regular, temporary, write_json, write_text
 
@@ -130,6 +130,8 @@ def _sizes(split: Split) -> NDArray[np.int64]:
         return np.full(len(split), pixels + pixels // 8 + 1024, dtype=np.int64)
     if isinstance(images, ShardImages):
         return np.asarray(images.size, dtype=np.int64)
+    if isinstance(images, ColumnImages):
+        return images.sizes()
     sizes = np.zeros(len(split), dtype=np.int64)
     for row in range(len(split)):
         with contextlib.suppress(OSError):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from alr_fast.data.cache import cache_folder
 from alr_fast.data.datasets import Split
 from alr_fast.data.examine import KINDS, MISSING, NOTES, UNREADABLE, Broken, examine
-from alr_fast.data.images import LEFT_OUT, BrokenImage, ShardImages
+from alr_fast.data.images import LEFT_OUT, BrokenImage, ColumnImages, ShardImages
 from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
 from alr_fast.utils.files import locked, open_appending, replacing
@@ -193,7 +193,7 @@ class _Scanner:
         self.images = split.images
         self.paths = split.index.paths
         self._shard_stamps: list[Stamp] = []
-        if isinstance(split.images, ShardImages):
+        if isinstance(split.images, ShardImages | ColumnImages):
             self._shard_stamps = [_stamp_of(path) for path in split.images.shards]
 
     def scan(self, records: NDArray, workers: int) -> Generator[_Result, None, None]:
@@ -220,7 +220,7 @@ class _Scanner:
             return _Result(row, (*stamp, 0, 0), broken)
 
     def _stamp(self, row: int) -> Stamp:
-        if isinstance(self.images, ShardImages):
+        if isinstance(self.images, ShardImages | ColumnImages):
             return self._shard_stamps[self.images.shard[row]]
         try:
             return _stamp_of(self.images.name(row))

@@ -18,8 +18,16 @@ from alr_fast.data.label_table import is_label_table, read_labels, read_left_out
 from alr_fast.data.layouts.base import NoSplit
 from alr_fast.data.layouts.webvision import read_ilsvrc12, wnids
 from alr_fast.data.loaders.memory import decode_all
+from alr_fast.data.npz import is_npz
 from alr_fast.errors import UserError, naming_options
-from alr_fast.noise import InjectedNoise, inject, load_labels, needs_features, read_matrix
+from alr_fast.noise import (
+    InjectedNoise,
+    class_numbers_line,
+    inject,
+    load_labels,
+    needs_features,
+    read_matrix,
+)
 from alr_fast.training.config.schema import (
     FOLDER_RECIPE,
     Config,
@@ -85,13 +93,31 @@ def prepare_data(
         log(f"recipe {layout} has a schedule for this data set: --recipe {layout}")
     noise = world.from_main(lambda: inject_noise(config.noise, config.data, data, track))
     if noise.kind != "none":
+        numbers = class_numbers_line(noise.kind, data.train.index.class_names)
+        if numbers is not None:
+            log(numbers)
         data = with_labels(data, noise.labels)
     # After the noise, so that excluding a sample does not change the labels of others.
     share, seed = config.data.validation, config.seed
     return world.on_all_ranks(lambda: hold_out(leave_out(data), share, seed=seed)), noise
 
 
-@naming_options(column="data.column", columns="data.columns", images="data.images")
+def find_dataset(config: DataConfig, root: str | None) -> Dataset:
+    """The data set of a configuration in a folder or file; lists no samples yet.
+
+    Raises:
+        UserError: It is not there.
+    """
+    with naming_options(
+        name="data",
+        root="data-root",
+        column="data.column",
+        columns="data.columns",
+        images="data.images",
+    ):
+        return open_dataset(config.name, root, **config.reading)
+
+
 def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None]) -> RunData:
     """Finds a data set and lists its splits; opens no image.
 
@@ -103,14 +129,7 @@ def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None
     Raises:
         UserError: The data cannot be used; the message names the input and how to fix it.
     """
-    with naming_options(name="data", root="data-root"):
-        dataset = open_dataset(
-            config.name,
-            root,
-            column=config.column,
-            columns=config.columns,
-            images=config.images,
-        )
+    dataset = find_dataset(config, root)
     if root is not None:
         log(f"{dataset.layout.name}: {dataset.found.what}")
     train = dataset.split(config.train_split)
@@ -221,7 +240,7 @@ def _with_labels_of_file(
         # These are corrections, not noise: the clean labels stay unknown.
         return replace(index, labels=read.labels)
     log(f"labels: from {file}")
-    if not file.endswith(".npz"):
+    if not is_npz(Path(file)) and not file.endswith(".npz"):
         if key is None:
             raise UserError(
                 f"--data.label_file {file}: holds several sets of labels; name one with "

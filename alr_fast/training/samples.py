@@ -33,7 +33,7 @@ def samples_file(run: Path, fingerprint: str) -> Path:
 
 
 def save_samples(run: Path, split: Split) -> None:
-    """Writes the samples of a run into its folder, unless they are there.
+    """Writes the samples of a run into its folder.
 
     Args:
         run: The folder.
@@ -43,8 +43,7 @@ def save_samples(run: Path, split: Split) -> None:
         UserError: They cannot be written.
     """
     path = samples_file(run, split.index.sample_fingerprint())
-    if not path.exists():
-        write_tensors(path, sample_tensors(split.index), sample_facts(split))
+    write_tensors(path, sample_tensors(split.index), sample_facts(split))
 
 
 def load_samples(run: Path, fingerprint: str) -> tuple[SampleIndex, str] | None:

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from alr_fast.data import inventory
+from alr_fast.data.decode import FORMATS
 from alr_fast.data.inventory import IMAGE_SUFFIXES, holds_image, scan, take_inventory, walk
 from helpers.layouts import write_tree
 
@@ -42,9 +43,10 @@ def test_everything_is_counted(tmp_path):
     assert "lists: labels.csv" in text and "3 hidden" in text and "\n" not in text
 
 
-def test_every_suffix_is_one_of_a_format_that_pillow_opens():
+def test_the_suffixes_are_those_of_the_formats_that_the_decoder_opens():
     known = Image.registered_extensions()
-    assert all(known.get(suffix) in Image.OPEN for suffix in IMAGE_SUFFIXES)
+    assert {known[suffix] for suffix in IMAGE_SUFFIXES if suffix in known} == set(FORMATS)
+    assert {s for s, name in known.items() if name in FORMATS} == set(IMAGE_SUFFIXES)
 
 
 def test_circles_of_links_end(tmp_path):

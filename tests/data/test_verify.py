@@ -47,6 +47,7 @@ EXPECTED = {
     "png of zeros": "damaged",
     "png damaged pixels": "damaged",
     "png of few pixels": "truncated",
+    "png without an end of its pixels": "damaged pixels",
     "webp truncated": "truncated",
     "webp slightly truncated": "truncated",
     "webp damaged pixels": "damaged",

@@ -388,7 +388,14 @@ def write_shard(path: Path, members: list[tuple[str, bytes]], **options) -> None
 
 
 def write_parquet_images(
-    path: Path, labels: list, *, names=None, group: int = 3, plain: bool = False, **columns
+    path: Path,
+    labels: list,
+    *,
+    names=None,
+    group: int = 3,
+    plain: bool = False,
+    data: list[bytes] | None = None,
+    **columns,
 ) -> None:
     """A Parquet file as on Hugging Face: a column image of bytes and paths, a column label.
 
@@ -398,6 +405,7 @@ def write_parquet_images(
         names: Class names in the metadata; None for none.
         group: Rows in a row group.
         plain: Whether the column contains bytes only.
+        data: The images; None for small ones of the classes.
         columns: Other columns.
     """
     import json
@@ -405,7 +413,8 @@ def write_parquet_images(
     import pyarrow
     from pyarrow import parquet
 
-    data = [image_bytes(k % 6 if isinstance(k, int) else 0, n) for n, k in enumerate(labels)]
+    if data is None:
+        data = [image_bytes(k % 6 if isinstance(k, int) else 0, n) for n, k in enumerate(labels)]
     images = data if plain else [{"bytes": d, "path": f"{path.stem}_{n}.png"}
                                  for n, d in enumerate(data)]  # fmt: skip
     table = pyarrow.table({"image": images, "label": labels, **columns})
@@ -414,4 +423,44 @@ def write_parquet_images(
         info = json.dumps({"info": {"features": features}})
         table = table.replace_schema_metadata({"huggingface": info})
     path.parent.mkdir(parents=True, exist_ok=True)
-    parquet.write_table(table, path, row_group_size=group)
+    # So that the bytes of an image occur once.
+    plainly = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    parquet.write_table(table, path, row_group_size=group, **plainly)
+
+
+SOURCE_LABELS = [k % 3 for k in range(12)]
+
+
+def write_source(root: Path, form: str) -> Path:
+    """The same twelve images of three classes, without a test split, in one of the forms `SOURCES`;
+    returns the root of the data set."""
+    data = [image_bytes(label, number) for number, label in enumerate(SOURCE_LABELS)]
+    names = [f"{number:02d}" for number in range(len(data))]
+    if form == "list":
+        rows = [f"{n},{'abc'[k]}" for n, k in zip(names, SOURCE_LABELS, strict=True)]
+        write_lines(root / "labels.csv", ["id,breed", *rows])
+        write_tree(root, {f"pictures/{n}.png": d for n, d in zip(names, data, strict=True)})
+    elif form == "parquet":
+        for part in (0, 1):
+            chosen = slice(6 * part, 6 * part + 6)
+            path = root / "data" / f"train-{part}.parquet"
+            write_parquet_images(
+                path, SOURCE_LABELS[chosen], names=list("abc"), group=4, data=data[chosen]
+            )
+    elif form == "arrow":
+        import datasets
+
+        kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list("abc"))}
+        rows = {"image": [{"bytes": d, "path": None} for d in data], "label": SOURCE_LABELS}
+        saved = datasets.Dataset.from_dict(rows, features=datasets.Features(kinds))
+        saved.save_to_disk(str(root), num_shards=2)
+    else:
+        triples = list(zip(names, data, SOURCE_LABELS, strict=True))
+        for part in (0, 1):
+            members = [m for n, d, k in triples[6 * part : 6 * part + 6]
+                       for m in ((f"{n}.png", d), (f"{n}.cls", b"%d" % k))]  # fmt: skip
+            write_shard(root / f"train-{part}.tar", members)
+    return root
+
+
+SOURCES = ("list", "parquet", "arrow", "tar")

@@ -1,37 +1,29 @@
-"""Lists of images as people keep them, in the form that `alr_fast.data.layouts.table` reads.
+"""Finds lists of images as people keep them.
 
-A list is any table with a column of image names and a column of labels; its names may lack their
+A list is any table with a column of names of images and one of labels; the names may lack their
 folder or their suffix. This file finds the list of each split, its columns and its images;
-`open_list` then presents it as a table with the columns path, label, clean_label and split.
+`alr_fast.data.layouts.list_form` presents it to the reader of tables.
 """
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from alr_fast.data.inventory import IMAGE_SUFFIXES, LIST_SUFFIXES, scan, suffix_of, walk
+from alr_fast.data.inventory import LIST_SUFFIXES, scan, suffix_of
 from alr_fast.data.layouts.base import Found
+from alr_fast.data.layouts.list_form import COLUMNS, Form, stripped
+from alr_fast.data.layouts.places import Finder, Place, folders_in
 from alr_fast.data.layouts.splits import role_in, role_of
-from alr_fast.data.tables import Batch, Table, TableError, as_text, open_table
+from alr_fast.data.tables import Table, TableError, open_table
 from alr_fast.data.tables.roles import find_column
-from alr_fast.data.tables.roles import role_of as role_of_column
+from alr_fast.data.tables.roles import role_of as column_role
 from alr_fast.errors import UserError
 from alr_fast.utils.text import some_names
 
-COLUMNS = ("path", "label", "clean_label", "split")
 _ORDER = ("train", "test", "val")
 _SAMPLE = 256  # rows that are looked at
-_TRIED = 16  # of them, those whose files are looked for
-_MOST_FOLDERS = 64  # in which they are looked for
-_MOST_NAMES = 1_000_000  # images that are found by their names alone
 _MOST_LISTS = 20  # of one folder
 _LOOK = 100_000  # entries of one folder
 _TRUE, _FALSE = frozenset(("true", "1", "1.0", "yes", "t")), ("false", "0", "0.0", "no", "f", "")
@@ -45,45 +37,7 @@ _FLAGS = {
     "is_training_image": ("train", "test"),
 }
 _IDS = ("id", "id_code", "name")  # may be names of images, too
-_TRUE_OF_NOISY = "noisy_labels_0"
-_NOISY = re.compile(r"noisy_labels_\d+")  # of noisy Imagenette, ..._0 are the true ones
-
-
-@dataclass(frozen=True)
-class Form:
-    """How a list names images and labels.
-
-    Attributes:
-        path: The list.
-        columns: Of `COLUMNS` those that it has, and their names in it; empty to take it as it is.
-        split: Split of all rows; None if a column or the paths decide, or none does.
-        flag: Splits of yes and no in the column ``split``; None if it contains names.
-        by_path: Whether the first folder of a path is its split.
-        folder: Folder of the images below the root, with a slash behind it, or empty.
-        suffix: What the names of the images lack at their end.
-        by_name: Whether images are found by their names anywhere in ``folder``.
-        remarks: Lines for the user.
-    """
-
-    path: Path
-    columns: tuple[tuple[str, str], ...] = ()
-    split: str | None = None
-    flag: tuple[str, str] | None = None
-    by_path: bool = False
-    folder: str = ""
-    suffix: str = ""
-    by_name: bool = False
-    remarks: tuple[str, ...] = ()
-
-    def describe(self, root: Path) -> str:
-        """Columns and images, for the user."""
-        renamed = [f"{role} = {name}" for role, name in self.columns if role != name]
-        parts = [", ".join(renamed)] if renamed else []
-        if self.by_name:
-            parts.append(f"images found by name below {root / self.folder}")
-        elif self.folder or self.suffix:
-            parts.append(f"images {root / self.folder}/*{self.suffix}".replace("//", "/"))
-        return f" ({'; '.join(parts)})" if parts else ""
+_NOISY, _TRUE_NOISY = re.compile(r"noisy_labels_\d+"), "noisy_labels_0"  # of noisy Imagenette
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -134,7 +88,7 @@ def _lists_of_splits(asked: "_Asked") -> list[Form]:
         split = role_in(path.stem)
         if split is not None and not _is_submission(path):
             by_split.setdefault(split, []).append(path)
-    for name in _folders(asked.root):
+    for name in folders_in(asked.root):
         split = role_of(name)
         if split is not None:
             by_split.setdefault(split, []).extend(_lists(asked.root / name))
@@ -193,13 +147,6 @@ def _lists(folder: Path) -> list[Path]:
         return []
     names = [name for name in others if suffix_of(name) in LIST_SUFFIXES]
     return [folder / name for name in names[:_MOST_LISTS]]
-
-
-def _folders(folder: Path) -> list[str]:
-    try:
-        return scan(folder, most=_LOOK).folders
-    except OSError:
-        return []
 
 
 @dataclass
@@ -277,10 +224,10 @@ class _Asked:
     def _form(self, table: Table, path: Path, split: str | None, sure: bool) -> Form:
         rows = _first_rows(table)
         unclear: list[str] = []
-        roles, flag = self._known_columns(table.columns, path, unclear)
+        roles, flag = self._known_columns(table, unclear)
         if split is not None:
             roles.pop("split", None)
-        place = self._place(path, table.columns, roles, rows)
+        place = self._place(table, roles, rows)
         if unclear and (sure or place is not None):
             raise UserError(f"{path}: {unclear[0]}", argument="columns")
         if "label" not in roles:
@@ -293,7 +240,7 @@ class _Asked:
             if not sure:
                 raise _NoList("no images at the names in its first rows")
             remarks.append(f"{path.name}: the images of its first rows do not exist")
-            place = _Place()
+            place = Place()
         texts = [os.path.normpath(place.folder + text) for text in rows[roles["path"]] if text]
         by_path = (
             split is None
@@ -308,50 +255,48 @@ class _Asked:
         )
 
     def _known_columns(
-        self, header: list[str], path: Path, unclear: list[str]
+        self, table: Table, unclear: list[str]
     ) -> tuple[dict[str, str], tuple[str, str] | None]:
         """Columns by their roles, without those of the names of images that the user did not name;
         and see `Form.flag`. Adds to ``unclear`` what several columns may be."""
         roles = dict(self.columns)
         for role, name in roles.items():
-            if name not in header:
+            if name not in table.columns:
                 raise UserError(
-                    f"{path} has no column {name} for {role}; it has {', '.join(header[:9])}",
+                    f"{table.path} has no column {name} for {role}; it has "
+                    f"{', '.join(table.columns[:20])}",
                     argument="columns",
                 )
         for role in ("label", "clean_label", "split"):
             try:
-                known = find_column(role, header, self.columns)
+                known = find_column(role, table.columns, self.columns)
             except ValueError as error:
                 unclear.append(str(error))
                 continue
             if known is not None:
                 roles[role] = known
-        lower = _lower(header)
-        if "label" not in roles and not unclear and _TRUE_OF_NOISY in lower:
-            roles["label"] = lower[_TRUE_OF_NOISY]
+        lower = {name.lower(): name for name in table.columns}
         if "split" not in roles:
             known = next((lower[name] for name in _FLAGS if name in lower), None)
             if known is not None:
                 roles["split"] = known
+        if "label" not in roles and not unclear and _TRUE_NOISY in table.columns:
+            roles["label"] = _TRUE_NOISY
         return roles, _FLAGS.get(roles.get("split", "").lower())
 
     def _place(
-        self, path: Path, header: list[str], roles: dict[str, str], rows: dict[str, list[str]]
-    ) -> "_Place | None":
+        self, table: Table, roles: dict[str, str], rows: dict[str, list[str]]
+    ) -> Place | None:
         """Finds the images, and the column that names them, which it adds to ``roles``."""
-        lower = _lower(header)
-        known = [name for name in header if role_of_column(name) == "path"]
-        known += [lower[name] for name in _IDS if name in lower]
-        candidates = [name for name in dict.fromkeys([*known, *header]) if name]
+        known = [name for name in table.columns if column_role(name) == "path"]
+        known.sort(key=lambda name: name.lower() != "path")
+        known += [name for name in table.columns if name.lower() in _IDS]
+        candidates = [name for name in dict.fromkeys([*known, *table.columns]) if name]
         if "path" in roles:
             candidates = [roles["path"]]
-        candidates = [
-            name
-            for name in candidates
-            if not any(name == other for role, other in roles.items() if role != "path")
-        ]
-        finder = _Finder(self._base(), self.images, path)
+        taken = [name for role, name in roles.items() if role != "path"]
+        candidates = [name for name in candidates if name not in taken]
+        finder = Finder(self._base(), self.images, table.path)
         for look in (finder.in_folders, finder.by_name):
             for name in candidates:
                 place = look([text for text in rows[name] if text])
@@ -365,19 +310,14 @@ class _Asked:
         return None
 
 
-def _lower(header: Sequence[str]) -> dict[str, str]:
-    """Name of a column in lower case -> the first that is called so."""
-    return {name.lower(): name for name in reversed(header)}
-
-
 def _choose_noisy(roles: dict[str, str], header: Sequence[str], path: Path) -> list[str]:
     """Adds the true labels of noisy Imagenette; returns a line if there are several noisy ones."""
     noisy = [name for name in header if _NOISY.fullmatch(name)]
     if roles["label"] not in noisy or len(noisy) < 2:
         return []
     others = [name for name in noisy if name != roles["label"]]
-    if "clean_label" not in roles and others[0] == noisy[0] == _TRUE_OF_NOISY:
-        roles["clean_label"] = noisy[0]
+    if "clean_label" not in roles and _TRUE_NOISY in others:
+        roles["clean_label"] = _TRUE_NOISY
     return [f"{path.name}: labels are those of {roles['label']}; others: {', '.join(others)}"]
 
 
@@ -385,206 +325,10 @@ class _NoList(Exception):
     """A table does not list images with labels."""
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where the images of a list lie; see `Form`."""
-
-    folder: str = ""
-    suffix: str = ""
-    by_name: bool = False
-
-
 def _first_rows(table: Table) -> dict[str, list[str]]:
     """The first rows as texts, column by column."""
     if len(table.columns) < 2 or len(set(table.columns)) < len(table.columns):
         raise _NoList("fewer than two columns, or two of one name")
     for batch in table.batches(table.columns, _SAMPLE):
-        return {name: _stripped(batch.columns[name]) for name in table.columns}
+        return {name: stripped(batch.columns[name]) for name in table.columns}
     raise _NoList("no rows")
-
-
-def _stripped(column: NDArray[Any]) -> list[str]:
-    return [text.strip() for text in as_text(column).tolist()]
-
-
-class _Finder:
-    """Looks for the images that a list names.
-
-    Args:
-        root: Folder that the paths will be relative to.
-        images: The folder of the images, if the user named it.
-        path: The list.
-    """
-
-    def __init__(self, root: Path, images: Path | None, path: Path) -> None:
-        self.root = root
-        self.images = images
-        self.path = path
-        self._names: dict[str, str] | None = None
-
-    def in_folders(self, texts: Sequence[str]) -> _Place | None:
-        """One folder that contains most of these names, perhaps with a suffix behind them."""
-        tried = _spread(texts)
-        if not tried:
-            return None
-        for folder in self._folders():
-            for suffix in self._suffixes(tried, folder):
-                exist = sum(
-                    os.path.isfile(os.path.join(self.root, folder, f"{_slashes(text)}{suffix}"))
-                    for text in tried
-                )
-                if 2 * exist > len(tried):
-                    return _Place(f"{folder}/" if folder else "", suffix)
-        return None
-
-    def by_name(self, texts: Sequence[str]) -> _Place | None:
-        """Whether most names are those of images anywhere below the root."""
-        tried = _spread(texts)
-        start = (
-            self._below(self.images) if self.images is not None else self._below(self.path.parent)
-        )
-        if start is None or not tried:
-            return None
-        if self._names is None:
-            self._names = names_of_images(self.root, start)
-        exist = sum(_slashes(text) in self._names for text in tried)
-        if 2 * exist > len(tried):
-            return _Place(f"{start}/" if start else "", "", True)
-        return None
-
-    def _below(self, folder: Path) -> str | None:
-        try:
-            path = folder.resolve().relative_to(self.root.resolve()).as_posix()
-        except ValueError:
-            return None
-        return "" if path == "." else path
-
-    def _folders(self) -> Iterator[str]:
-        """Folders to look in, the most probable first."""
-        if self.images is not None:
-            path = self._below(self.images)
-            if path is not None:
-                yield path
-            return
-        base = self._below(self.path.parent) or ""
-        yield base
-        first = [name for name in _folders(self.root / base)]
-        stem = self.path.stem.lower()
-        first.sort(key=lambda name: (name.lower() != stem, role_of(name) != role_in(stem)))
-        level = [f"{base}/{name}" if base else name for name in first]
-        number = 0
-        for _ in range(2):
-            for folder in level:
-                number += 1
-                if number > _MOST_FOLDERS:
-                    return
-                yield folder
-            level = [f"{folder}/{name}" for folder in level[:_MOST_FOLDERS]
-                     for name in _folders(self.root / folder)[:_MOST_FOLDERS]]  # fmt: skip
-
-    def _suffixes(self, tried: Sequence[str], folder: str) -> list[str]:
-        if all(suffix_of(text) in IMAGE_SUFFIXES for text in tried):
-            return [""]
-        try:
-            images = scan(self.root, folder, 1000).images
-        except OSError:
-            return [""]
-        return ["", *dict.fromkeys(os.path.splitext(name)[1] for name in images)]
-
-
-def _spread(texts: Sequence[str]) -> list[str]:
-    """At most `_TRIED` of the texts, from the first to the last."""
-    rows = np.linspace(0, len(texts) - 1, min(_TRIED, len(texts))).astype(int)
-    return [text for text in (texts[row] for row in rows) if "\0" not in text]
-
-
-def _slashes(text: str) -> str:
-    return text.replace("\\", "/")
-
-
-def names_of_images(root: Path, start: str) -> dict[str, str]:
-    """Name, with and without its suffix, -> path below ``start`` of each image whose name occurs
-    once."""
-    names: dict[str, str] = {}
-    twice: set[str] = set()
-    skip = len(start) + 1 if start else 0
-    try:
-        for folder in walk(root, start):
-            for name in folder.images:
-                for key in {name, os.path.splitext(name)[0]}:
-                    if key in names:
-                        twice.add(key)
-                    names[key] = folder.below(name)[skip:]
-            if len(names) > 2 * _MOST_NAMES:
-                return {}
-    except OSError:
-        return {}
-    for key in twice:
-        del names[key]
-    return names
-
-
-@contextmanager
-def open_list(form: Form, root: Path) -> Iterator[Table]:
-    """Opens a list as a table with the columns of `COLUMNS` that it has.
-
-    Args:
-        form: The list.
-        root: Folder that its paths are relative to.
-
-    Raises:
-        TableError: The file cannot be read or is not a table.
-    """
-    with open_table(form.path, dict(form.columns)) as table:
-        if not form.columns:
-            yield table
-            return
-        columns = dict(form.columns)
-        names = names_of_images(root, form.folder.rstrip("/")) if form.by_name else None
-        shown = [*columns, *(["split"] if form.by_path else [])]
-        batches: Callable[[Sequence[str], int], Iterator[Batch]] = partial(
-            _batches, table, form, columns, names
-        )
-        yield replace(table, columns=shown, batches=batches)
-
-
-def _batches(
-    table: Table,
-    form: Form,
-    columns: dict[str, str],
-    names: dict[str, str] | None,
-    wanted: Sequence[str],
-    rows: int,
-) -> Iterator[Batch]:
-    needed = list(dict.fromkeys(columns[role] for role in wanted if role in columns))
-    for batch in table.batches(needed, rows):
-        taken = {role: batch.columns[columns[role]] for role in wanted if role in columns}
-        if "path" in taken and (form.folder or form.suffix or names is not None):
-            taken["path"] = _objects(
-                os.path.join(form.folder, _slashes(text) + form.suffix if names is None
-                             else names.get(_slashes(text), text)) if text else text
-                for text in _stripped(taken["path"])
-            )  # fmt: skip
-        if form.by_path and "split" in wanted:
-            taken["split"] = _objects(
-                role_of(os.path.normpath(text).split("/")[0]) or "train"
-                for text in _stripped(taken["path"])
-            )
-        elif "split" in taken:
-            taken["split"] = _objects(map(partial(_split_of, form.flag), _stripped(taken["split"])))
-        yield Batch(batch.numbers, taken)
-
-
-def _split_of(flag: tuple[str, str] | None, text: str) -> str:
-    if flag is None:
-        return role_of(text) or text
-    if text.lower() in _TRUE:
-        return flag[0]
-    return flag[1] if text.lower() in _FALSE else text
-
-
-def _objects(texts: Any) -> NDArray[np.object_]:
-    values = list(texts)
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from alr_fast.data.classes import ClassMap, alike, check_clean, mixed, names_of_labels
 from alr_fast.data.inventory import LIST_SUFFIXES
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index
-from alr_fast.data.layouts.listed import COLUMNS, Form, find, open_list
+from alr_fast.data.layouts.list_form import COLUMNS, Form, open_list
+from alr_fast.data.layouts.listed import find
 from alr_fast.data.layouts.lists import SampleList, shown
 from alr_fast.data.tables import TableError, as_text
 from alr_fast.errors import UserError

@@ -27,7 +27,7 @@ def open_parquet(file: IO[bytes], path: Path, chosen: dict[str, str]) -> Iterato
 
             def batches(columns: Sequence[str], rows: int) -> Iterator[Batch]:
                 kinds = {name: schema.field(name).type for name in columns}
-                roles = {name: _role(name, chosen) for name in columns}
+                roles = {name: role_of(name, chosen) for name in columns}
                 for name, kind in kinds.items():
                     _check_type(path, name, kind, roles[name])
                 first = 1
@@ -47,10 +47,6 @@ def open_parquet(file: IO[bytes], path: Path, chosen: dict[str, str]) -> Iterato
         raise TableError(
             path, f"cannot be read as Parquet ({error_text(error)}); write it again"
         ) from error
-
-
-def _role(name: str, chosen: dict[str, str]) -> str | None:
-    return next((role for role, column in chosen.items() if column == name), role_of(name))
 
 
 def _check_type(path: Path, name: str, kind: Any, role: str | None) -> None:

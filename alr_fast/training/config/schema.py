@@ -129,6 +129,11 @@ class DataConfig(Bounded):
     """Worker processes or threads that read and decode, for each process of the run; null for one
     for each available core, at most 16."""
 
+    @property
+    def reading(self) -> dict[str, str | None]:
+        """The options of `open_dataset`."""
+        return {"column": self.column, "columns": self.columns, "images": self.images}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.label_key is not None and self.label_file is None:

@@ -1,0 +1,156 @@
+"""Where the images of a list lie: one folder before their names, a suffix behind them, or anywhere
+below a folder, found by name."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from alr_fast.data.inventory import IMAGE_SUFFIXES, scan, suffix_of, walk
+from alr_fast.data.layouts.splits import role_in, role_of
+
+_TRIED = 16  # names of a list whose files are looked for
+_MOST_FOLDERS = 64  # in which they are looked for
+_MOST_NAMES = 1_000_000  # images that are found by their names alone
+_LOOK = 100_000  # entries of one folder
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the images of a list lie; see `alr_fast.data.layouts.list_form.Form`."""
+
+    folder: str = ""
+    suffix: str = ""
+    by_name: bool = False
+
+
+class Finder:
+    """Looks for the images that a list names.
+
+    Args:
+        root: Folder that the paths will be relative to.
+        images: The folder of the images, if the user named it.
+        path: The list.
+    """
+
+    def __init__(self, root: Path, images: Path | None, path: Path) -> None:
+        self.root = root
+        self.images = images
+        self.path = path
+        self._names: dict[str, str] | None = None
+
+    def in_folders(self, texts: Sequence[str]) -> Place | None:
+        """One folder that contains most of these names, perhaps with a suffix behind them."""
+        tried = _spread(texts)
+        if not tried:
+            return None
+        # An absolute path has its folder.
+        absolute = any(text.startswith(("/", "~", "file:")) for text in tried)
+        for folder in [""] if absolute else self._folders():
+            for suffix in self._suffixes(tried, folder):
+                place = os.path.join(self.root, folder)
+                if 2 * sum(_exists(place, text + suffix) for text in tried) > len(tried):
+                    return Place(f"{folder}/" if folder else "", suffix)
+        return None
+
+    def by_name(self, texts: Sequence[str]) -> Place | None:
+        """Whether most names are those of images anywhere below the root."""
+        tried = _spread(texts)
+        start = (
+            self._below(self.images) if self.images is not None else self._below(self.path.parent)
+        )
+        if start is None or not tried:
+            return None
+        if self._names is None:
+            self._names = names_of_images(self.root, start)
+        if 2 * sum(base_name(text) in self._names for text in tried) > len(tried):
+            return Place(f"{start}/" if start else "", "", True)
+        return None
+
+    def _below(self, folder: Path) -> str | None:
+        try:
+            path = folder.resolve().relative_to(self.root.resolve()).as_posix()
+        except ValueError:
+            return None
+        return "" if path == "." else path
+
+    def _folders(self) -> Iterator[str]:
+        """Folders to look in, the most probable first."""
+        if self.images is not None:
+            path = self._below(self.images)
+            if path is not None:
+                yield path
+            return
+        base = self._below(self.path.parent) or ""
+        yield base
+        first = [name for name in folders_in(self.root / base)]
+        stem = self.path.stem.lower()
+        first.sort(key=lambda name: (name.lower() != stem, role_of(name) != role_in(stem)))
+        level = [f"{base}/{name}" if base else name for name in first]
+        number = 0
+        for _ in range(2):
+            for folder in level:
+                number += 1
+                if number > _MOST_FOLDERS:
+                    return
+                yield folder
+            level = [f"{folder}/{name}" for folder in level[:_MOST_FOLDERS]
+                     for name in folders_in(self.root / folder)[:_MOST_FOLDERS]]  # fmt: skip
+
+    def _suffixes(self, tried: Sequence[str], folder: str) -> list[str]:
+        if all(suffix_of(text) in IMAGE_SUFFIXES for text in tried):
+            return [""]
+        try:
+            images = scan(self.root, folder, 1000).images
+        except OSError:
+            return [""]
+        return ["", *dict.fromkeys(os.path.splitext(name)[1] for name in images)]
+
+
+def _spread(texts: Sequence[str]) -> list[str]:
+    """At most `_TRIED` of the texts, from the first to the last."""
+    rows = np.linspace(0, len(texts) - 1, min(_TRIED, len(texts))).astype(int)
+    return [text for text in (texts[row] for row in rows) if "\0" not in text]
+
+
+def folders_in(folder: Path) -> list[str]:
+    """Names of the folders in a folder; none if it cannot be read."""
+    try:
+        return scan(folder, most=_LOOK).folders
+    except OSError:
+        return []
+
+
+def _exists(folder: str, text: str) -> bool:
+    """Whether there is a file at a path as it is written in a list."""
+    paths = dict.fromkeys((text, text.replace("\\", "/"), text.removeprefix("file://")))
+    return any(os.path.isfile(os.path.join(folder, os.path.expanduser(p))) for p in paths)
+
+
+def base_name(text: str) -> str:
+    """The name at the end of a path."""
+    return text.replace("\\", "/").rpartition("/")[2]
+
+
+def names_of_images(root: Path, start: str) -> dict[str, str]:
+    """Name, with and without its suffix, -> path below ``start`` of each image whose name occurs
+    once."""
+    names: dict[str, str] = {}
+    twice: set[str] = set()
+    skip = len(start) + 1 if start else 0
+    try:
+        for folder in walk(root, start):
+            for name in folder.images:
+                for key in {name, os.path.splitext(name)[0]}:
+                    if key in names:
+                        twice.add(key)
+                    names[key] = folder.below(name)[skip:]
+            if len(names) > 2 * _MOST_NAMES:
+                return {}
+    except OSError:
+        return {}
+    for key in twice:
+        del names[key]
+    return names

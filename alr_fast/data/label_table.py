@@ -200,9 +200,9 @@ class _Samples:
         """Raises a `UserError` about the table."""
         raise UserError(message, argument="table", value=self._table.path)
 
-    def where(self, line: int) -> str:
-        """A place of the table, for messages."""
-        return f"{self._table.path}, {self._table.unit} {line}"
+    def where(self, line: int | None) -> str:
+        """A place of the table, for messages; for None the table."""
+        return f"{self._table.path}" + (f", {self._table.unit} {line}" if line else "")
 
     def check_twice(self, values: NDArray[np.int64], what: str) -> None:
         """Checks that rows about the same sample agree, see `matching.check_twice`."""
@@ -317,6 +317,7 @@ class _Samples:
                     "with --soft from a run on this data"
                 )
             return np.arange(width)
+        numbering.check()
         order = [numbering.find(number) for number in range(width)]
         for number, place in enumerate(order):
             if place is None or place in order[:number]:

@@ -388,6 +388,23 @@ def test_exported_numbers_of_numeric_names(write):
         labels_of(write(numbers | names | {"label": ["", "2"]}), numeric_index())
 
 
+def test_names_that_are_only_numbers_are_ambiguous(write):
+    """As find_issues writes them without class_names: is 1 the class 1 or the second class?"""
+    lines = {"path": ["1/x", "2/x"], "given_label": [0, 1], "given_name": ["0", "1"]}
+    message = (
+        "calls its classes by their numbers: 1 is class '1' of the data set by name and class '2' "
+        r"by number; write the names of the classes \(find_issues takes class_names=\)"
+    )
+    path = write(lines)
+    with pytest.raises(UserError, match=f"^table {path}: {message}"):
+        labels_of(path, numeric_index(), "given_label")
+    path = write(lines | {"label": ["2", "3"]})  # a person wrote names
+    assert labels_of(path, numeric_index()) == ([1, 2, 2], 2)
+    path = write(lines | {"probabilities": [[0.5, 0.25, 0.25]] * 2})
+    with pytest.raises(UserError, match=f"^table {path}: {message}"):
+        probabilities_of(path, numeric_index())
+
+
 def test_classes_by_name(write):
     path = write({"path": ["p0", "p2", "p3"], "label": ["c", " a", ""]})
     assert labels_of(path) == ([2, 0, 2, 0], 2)

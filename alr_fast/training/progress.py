@@ -1,5 +1,6 @@
 """The part of a checkpoint that is no tensor: what it must contain, since it may be anybody's."""
 
+import re
 from typing import Any
 
 from alr_fast.errors import UserError
@@ -56,6 +57,8 @@ def _problem_of_lists(progress: dict[str, Any]) -> str | None:
     names = [*progress["finished"], *progress["data"]["classes"]]
     if not all(isinstance(name, str) for name in names):
         return "progress.finished and progress.data.classes are not lists of names"
+    if re.fullmatch("[0-9a-f]+", progress["data"]["samples"]) is None:  # part of a file's name
+        return "progress.data.samples is no fingerprint"
     for sample_id, entry in progress["broken"].items():
         texts = isinstance(entry, list) and [type(part) for part in entry] == [str, str]
         if not sample_id.isdecimal() or not texts:

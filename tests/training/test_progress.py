@@ -64,6 +64,7 @@ def changed(path, value):
         ("records", [{"epoch": 1}], "progress.records are not those of epochs"),
         ("finished", [3], "lists of names"),
         ("data.classes", [["a"]], "lists of names"),
+        ("data.samples", "../../x", "progress.data.samples is no fingerprint"),
         ("broken", {"x": ["a", "b"]}, "progress.broken does not list samples"),
         ("broken", {"3": "gone"}, "progress.broken does not list samples"),
         ("broken", {"3": [1, 2]}, "progress.broken does not list samples"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.broken import find_exclusions, read_exclusions
+from alr_fast.data.broken import find_exclusions, read_exclusions, verify_command
 from alr_fast.data.cifar_n import read_cifar_n
 from alr_fast.data.datasets import Dataset, Split, open_dataset
 from alr_fast.data.images import FeatureRows, FileImages, ShardImages
@@ -37,10 +37,10 @@ from alr_fast.training.config.schema import (
 )
 from alr_fast.training.distributed import World
 from alr_fast.utils.machine import usable_cores
+from alr_fast.utils.random import stream
 from alr_fast.utils.text import percent
 
 MOST_DEFAULT_WORKERS = 16
-_HOLD_OUT = 0x686F6C64  # an independent stream of random numbers
 FEATURE_SIZE = 32  # side of the images that instance-dependent noise is computed from
 
 
@@ -291,8 +291,9 @@ def leave_out(data: RunData) -> RunData:
     rows = np.flatnonzero(np.isin(data.train.index.sample_ids, data.excluded))
     if len(rows) == len(data.train):
         raise UserError(
-            f"all {len(rows):,} training samples are left out, see the lines above; correct the "
-            "list of --data.exclude, or pass --data.exclude none"
+            f"all {len(rows):,} training samples are left out, see the lines above; restore their "
+            f"files and write the list again with `{verify_command(data.train)}`, or pass another "
+            "list, or none, as --data.exclude"
         )
     return replace(data, train=_without(data.train, rows))
 
@@ -319,7 +320,7 @@ def hold_out(data: RunData, share: float, *, seed: int) -> RunData:
             f"--data.validation {share}: holds out {size} of {len(data.train):,} training samples; "
             "pass a share that leaves some on both sides"
         )
-    order = np.random.default_rng([seed, _HOLD_OUT]).permutation(len(data.train))
+    order = stream("hold-out", seed).permutation(len(data.train))
     rows = np.sort(order[:size])
     return replace(data, train=_without(data.train, rows), validation=data.train.take(rows))
 

@@ -31,6 +31,9 @@ from alr_fast.utils.text import duration, error_text, percent
 
 _MOST_BYTES = 64 << 20  # of summary.json and metrics.csv
 
+# Of a file that is unreadable or has another shape.
+_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error)
+
 # Panels of curves: title, unit, name in the records. The share of changed labels is shown only if
 # the label accuracy is unknown.
 _PANELS = (
@@ -112,15 +115,7 @@ def _naming(file: Path) -> Iterator[None]:
     """Names the file that has another content than a run writes."""
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        csv.Error,
-    ) as error:
+    except _ERRORS as error:
         raise UserError(
             f"{file}: is damaged ({error_text(error)}); restore it, or move it away to make the "
             "report without it"

@@ -25,8 +25,9 @@ from alr_fast.data.paths import path_option, text_option
 from alr_fast.data.verify import KnownFiles, VerifyReport, verify_split
 from alr_fast.errors import UserError, naming_options
 from alr_fast.utils.command import CommandParser, exit_status
-from alr_fast.utils.files import writing
+from alr_fast.utils.files import reading, writing
 from alr_fast.utils.machine import usable_cores
+from alr_fast.utils.shell import quoted
 from alr_fast.utils.text import printable
 
 if TYPE_CHECKING:
@@ -73,11 +74,12 @@ def run_verify(options: argparse.Namespace) -> int:
     console.log(f"{dataset.layout.name}: {dataset.found.what}")
     if dataset.layout.name == packed.LAYOUT.name:
         # Before anything else: in a changed shard every result would be wrong.
-        packed.check_shards(
-            dataset.found,
-            options.split,
-            lambda shards: track(shards, description="Comparing checksums", total=len(shards)),
-        )
+        with reading(dataset.found.root):
+            packed.check_shards(
+                dataset.found,
+                options.split,
+                lambda shards: track(shards, description="Comparing checksums", total=len(shards)),
+            )
     splits = _chosen_splits(dataset, options.split, console.log)
     for name in [name for name, split in splits.items() if split.values is not None]:
         console.log(f"{name}: {_in_memory(splits[name])}, there is nothing to verify")
@@ -170,7 +172,7 @@ def run_pack(options: argparse.Namespace) -> int:
             f"{name}: {len(plan.split):,} samples{remark}, in {result.shards:,} shards of "
             f"{result.size / 2**20:,.0f} MiB; {result.written:,} of them written now"
         )
-    console.log(f"train on them with --data-root {out}")
+    console.log(f"train on them with --data-root {quoted(out)}")
     return 0
 
 

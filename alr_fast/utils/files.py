@@ -81,6 +81,23 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns an `OSError` in the block into a `UserError` with the file and how to fix it.
+
+    Args:
+        path: What is named if the error names no file.
+    """
+    try:
+        yield
+    except OSError as error:
+        known = isinstance(error.filename, str | bytes)
+        where = os.fsdecode(error.filename) if known else path
+        denied = error.errno in (errno.EACCES, errno.EPERM)
+        remedy = "make it readable" if denied else "check the disk"
+        raise UserError(f"{where}: {error.strerror or error}; {remedy} and try again") from error
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields the path of an empty temporary file, which replaces ``path`` at the end of the block.
 

@@ -90,11 +90,21 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        known = isinstance(error.filename, str | bytes)
-        where = os.fsdecode(error.filename) if known else path
+        if isinstance(error.filename, str | bytes):
+            path = Path(os.fsdecode(error.filename))
         denied = error.errno in (errno.EACCES, errno.EPERM)
+        where = _closed(path) if denied else path
         remedy = "make it readable" if denied else "check the disk"
         raise UserError(f"{where}: {error.strerror or error}; {remedy} and try again") from error
+
+
+def _closed(path: Path) -> Path:
+    """The folder that keeps a path from being read; the path itself if no folder does."""
+    effective = os.access in os.supports_effective_ids
+    for folder in reversed(path.parents):
+        if os.path.isdir(folder) and not os.access(folder, os.X_OK, effective_ids=effective):
+            return folder
+    return path
 
 
 @contextlib.contextmanager

@@ -37,10 +37,10 @@ from alr_fast.training.config.schema import (
 )
 from alr_fast.training.distributed import World
 from alr_fast.utils.machine import usable_cores
+from alr_fast.utils.random import stream
 from alr_fast.utils.text import percent
 
 MOST_DEFAULT_WORKERS = 16
-_HOLD_OUT = 0x686F6C64  # an independent stream of random numbers
 FEATURE_SIZE = 32  # side of the images that instance-dependent noise is computed from
 
 
@@ -320,7 +320,7 @@ def hold_out(data: RunData, share: float, *, seed: int) -> RunData:
             f"--data.validation {share}: holds out {size} of {len(data.train):,} training samples; "
             "pass a share that leaves some on both sides"
         )
-    order = np.random.default_rng([seed, _HOLD_OUT]).permutation(len(data.train))
+    order = stream("hold-out", seed).permutation(len(data.train))
     rows = np.sort(order[:size])
     return replace(data, train=_without(data.train, rows), validation=data.train.take(rows))
 

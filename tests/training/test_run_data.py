@@ -12,7 +12,7 @@ from alr_fast.data.layouts.base import Listing, NoSplit
 from alr_fast.errors import UserError
 from alr_fast.noise.__main__ import main as noise_main
 from alr_fast.training.config.schema import DataConfig
-from alr_fast.training.run_data import hold_out, leave_out, load_data
+from alr_fast.training.run_data import hold_out, label_accuracy, leave_out, load_data
 from helpers.image_folder import write_folder
 from helpers.layouts import write_lines
 
@@ -149,3 +149,13 @@ def test_commands_for_data_expand_home_and_variables(tmp_path, monkeypatch):
         "packed",
         "noise.npz",
     }
+
+
+def test_a_limit_takes_right_and_wrong_labels_alike(tmp_path):
+    file = tmp_path / "noise.npz"
+    noise = ["--data", "digits", "--kind", "pair", "--rate", "0.4", "--output", str(file)]
+    assert noise_main(noise) == 0
+    config = DataConfig(label_file=str(file), limit=500)
+    index = load_data(config, None, log=lambda line: None).train.index
+    assert len(index) == 500
+    assert label_accuracy(index) == pytest.approx(0.6, abs=0.06)

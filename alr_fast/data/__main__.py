@@ -25,7 +25,7 @@ from alr_fast.data.paths import path_option, text_option
 from alr_fast.data.verify import KnownFiles, VerifyReport, verify_split
 from alr_fast.errors import UserError, naming_options
 from alr_fast.utils.command import CommandParser, exit_status
-from alr_fast.utils.files import reading, writing
+from alr_fast.utils.files import reading
 from alr_fast.utils.machine import usable_cores
 from alr_fast.utils.shell import quoted
 from alr_fast.utils.text import printable
@@ -116,26 +116,28 @@ def run_verify(options: argparse.Namespace) -> int:
                 f"{name}: list written to {lists[name]}; training on this split leaves out these "
                 + ("files by default" if output is None else f"files with --data.exclude {output}")
             )
-    _report_duplicates(console, find_duplicates(reports), next(iter(splits.values())), most)
+    _report_duplicates(console, find_duplicates(reports), splits, most)
     return 1 if any(report.broken for report in reports.values()) else 0
 
 
 def _report_duplicates(
-    console: "Console", found: Duplicates, first: Split, most: int | None
+    console: "Console", found: Duplicates, splits: dict[str, Split], most: int | None
 ) -> None:
-    """Prints the images that occur several times, and writes their list."""
-    counts, path = found.counts(), duplicates_file(first)
-    if not counts:
-        with writing(path):
-            path.unlink(missing_ok=True)
-        return
+    """Prints the images that occur several times, and writes a list of those of each split."""
     rows = []
-    for kind, count in counts.items():
+    for kind, count in found.counts().items():
         examples = found.examples(kind, None if most is None else most + 1)
         rows.append((kind, count, "kept", examples))
     _print_table(console, rows, most)
-    found.write(path)
-    console.log(f"duplicates: list written to {path}; training uses these files")
+    for name, split in splits.items():
+        path = duplicates_file(split)
+        count = found.write(path, name)
+        if count:
+            console.log(
+                f"{name}: the {count:,} images that occur several times are listed in {path}; "
+                "training keeps them; those of a list that you make of it are left out with "
+                "--data.exclude"
+            )
 
 
 def run_pack(options: argparse.Namespace) -> int:

@@ -102,22 +102,21 @@ def prepare_data(
     return world.on_all_ranks(lambda: hold_out(leave_out(data), share, seed=seed)), noise
 
 
+# Errors about what is read name these options, when the data set is found and when it is listed.
+_READING = {"column": "data.column", "columns": "data.columns", "images": "data.images"}
+
+
 def find_dataset(config: DataConfig, root: str | None) -> Dataset:
     """The data set of a configuration in a folder or file; lists no samples yet.
 
     Raises:
         UserError: It is not there.
     """
-    with naming_options(
-        name="data",
-        root="data-root",
-        column="data.column",
-        columns="data.columns",
-        images="data.images",
-    ):
+    with naming_options(name="data", root="data-root", **_READING):
         return open_dataset(config.name, root, **config.reading)
 
 
+@naming_options(**_READING)
 def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None]) -> RunData:
     """Finds a data set and lists its splits; opens no image.
 

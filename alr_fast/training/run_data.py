@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.broken import find_exclusions, read_exclusions
+from alr_fast.data.broken import find_exclusions, read_exclusions, verify_command
 from alr_fast.data.cifar_n import read_cifar_n
 from alr_fast.data.datasets import Dataset, Split, open_dataset
 from alr_fast.data.images import FeatureRows, FileImages, ShardImages
@@ -290,8 +290,9 @@ def leave_out(data: RunData) -> RunData:
     rows = np.flatnonzero(np.isin(data.train.index.sample_ids, data.excluded))
     if len(rows) == len(data.train):
         raise UserError(
-            f"all {len(rows):,} training samples are left out, see the lines above; correct the "
-            "list of --data.exclude, or pass --data.exclude none"
+            f"all {len(rows):,} training samples are left out, see the lines above; restore their "
+            f"files and write the list again with `{verify_command(data.train)}`, or pass another "
+            "list, or none, as --data.exclude"
         )
     return replace(data, train=_without(data.train, rows))
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.broken import find_exclusions, read_exclusions, verify_command
-from alr_fast.data.cifar_n import read_cifar_n
+from alr_fast.data.cifar_n import is_torch_file, read_cifar_n
 from alr_fast.data.datasets import Dataset, Split, open_dataset
 from alr_fast.data.images import FeatureRows, FileImages, ShardImages
 from alr_fast.data.index import SampleIndex, balanced_rows
@@ -240,6 +240,11 @@ def _with_labels_of_file(
         return replace(index, labels=read.labels)
     log(f"labels: from {file}")
     if not is_npz(Path(file)) and not file.endswith(".npz"):
+        if not is_torch_file(Path(file)):
+            raise UserError(
+                f"--data.label_file {file}: is no table (CSV, JSON lines, Parquet), no array of "
+                "labels (.npy, .npz) and no file of CIFAR-N (.pt); pass one of them"
+            )
         if key is None:
             raise UserError(
                 f"--data.label_file {file}: holds several sets of labels; name one with "

@@ -33,7 +33,7 @@ from alr_fast.data.packed_format import (
 )
 from alr_fast.data.shards import PLAN_KEYS, Shard, ShardPlan, ShardWriter
 from alr_fast.errors import UserError
-from alr_fast.utils.files import locked, own_folder, replacing
+from alr_fast.utils.files import locked, own_folder, reading, replacing
 from alr_fast.utils.threads import map_ahead
 
 
@@ -72,11 +72,14 @@ class Packer:
     ) -> None:
         if shard_mb < 1:
             raise UserError("must be 1 or more", argument="shard_mb", value=shard_mb)
-        if out.exists() and not out.is_dir():
-            raise UserError(f"{out}: is a file; name a folder")
-        has_manifest = (out / MANIFEST).is_file()
-        if out.is_dir() and not has_manifest and any(out.iterdir()):
-            raise UserError(f"{out}: is not empty, and not a packed data set; name a new folder")
+        with reading(out):
+            if out.exists() and not out.is_dir():
+                raise UserError(f"{out}: is a file; name a folder")
+            has_manifest = (out / MANIFEST).is_file()
+            if out.is_dir() and not has_manifest and any(out.iterdir()):
+                raise UserError(
+                    f"{out}: is not empty, and not a packed data set; name a new folder"
+                )
         self.out = out
         self.shard_bytes = shard_mb << 20
         self.workers = workers

@@ -133,6 +133,16 @@ def test_another_column_of_labels(tables, columns, trained):
     assert bank["given_labels"].tolist() == columns["given_label"]
 
 
+def test_distillation_from_a_table_of_some_samples(tables, tmp_path, capsys):
+    part = tmp_path / "part.parquet"
+    pq.write_table(pq.read_table(tables / "labels.parquet").slice(100, 50), part)
+    argv = ["--methods", "distillation", "--optim.epochs", "1", "--runs", str(tmp_path / "runs")]
+    argv += ["--log.to", "csv", "--noise.kind", "none", "--distillation.teacher", str(part)]
+    assert train(argv) == 0
+    line = f"{part}: 50 of 1,437 samples are listed; the others keep their given label"
+    assert capsys.readouterr().out.splitlines().count(line) == 1
+
+
 def test_distillation_from_a_table(tables, tmp_path, capsys):
     argv = ["--methods", "distillation", "--optim.epochs", "1", "--runs", str(tmp_path / "runs")]
     argv += ["--log.to", "csv", "--log.show", "quiet", "--noise.kind", "none"]

@@ -230,7 +230,7 @@ def test_a_missing_table_is_named(tmp_path, capsys):
     message = message_of(capsys, *argv, "--labels", str(path))
     assert f"--data.label_file {path}: no such file" in message
     message = message_of(capsys, *argv, "--data.exclude", str(path))
-    assert f"--data.exclude {path}: no such file; pass a list of" in message
+    assert f"--data.exclude {path}: no such file; pass a table of" in message
     message = message_of(
         capsys, *argv, "--methods", "distillation", "--distillation.teacher", str(path)
     )

@@ -35,8 +35,7 @@ from alr_fast.data.paths import path_option
 from alr_fast.errors import UserError, naming_options
 from alr_fast.labels.table import export, save_transition, summary_lines
 from alr_fast.training.open_run import NEEDED, add_run_arguments, open_run
-from alr_fast.utils.command import CommandParser, exit_status, need
-from alr_fast.utils.text import printable
+from alr_fast.utils.command import CommandParser, exit_status, need, show
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,15 +62,15 @@ def run(options: argparse.Namespace) -> None:
     if options.transition and options.transition.suffix != ".csv":
         raise UserError(f"--transition {options.transition}: name a file that ends with .csv")
     with open_run(
-        options.run, method=options.method, data_root=options.data_root, log=print
+        options.run, method=options.method, data_root=options.data_root, log=show
     ) as labels:
         if options.transition:
             with naming_options(path="transition"):
                 save_transition(labels, options.transition)
         export(labels, output, soft=options.soft)
         for line in summary_lines(labels):
-            print(line)
-    print(printable(str(output)))
+            show(line)
+    show(str(output))
 
 
 def _parser() -> CommandParser:

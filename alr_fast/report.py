@@ -25,9 +25,9 @@ from alr_fast.labels.issues import LARGEST, LabelIssues
 from alr_fast.labels.report.model import Panel
 from alr_fast.labels.table import summary_lines
 from alr_fast.training.open_run import NEEDED, add_run_arguments, open_run
-from alr_fast.utils.command import CommandParser, exit_status, need
+from alr_fast.utils.command import CommandParser, exit_status, need, show
 from alr_fast.utils.files import write_text, writing
-from alr_fast.utils.text import duration, error_text, percent, printable
+from alr_fast.utils.text import duration, error_text, percent
 
 # Panels of curves: title, unit, name in the records. The share of changed labels is shown only if
 # the label accuracy is unknown.
@@ -65,18 +65,18 @@ def run(options: argparse.Namespace) -> None:
     from alr_fast.labels.report.views import NO_ROOM, Views
 
     with open_run(
-        options.run, method=options.method, data_root=options.data_root, log=print
+        options.run, method=options.method, data_root=options.data_root, log=show
     ) as labels:
         report = make_report(
             labels, Views(labels.images), **about_run(options.run, labels), most=options.most
         )
         for line in summary_lines(labels):
-            print(line)
+            show(line)
         if labels.images is not None:
             found = sum(s.image_problem in ("", NO_ROOM) for s in report.suspects)
-            print(f"{found:,} of {len(report.suspects):,} images found")
+            show(f"{found:,} of {len(report.suspects):,} images found")
     write_text(output, render(report))
-    print(printable(str(output)))
+    show(str(output))
 
 
 def about_run(folder: Path, labels: LabelIssues) -> dict[str, Any]:

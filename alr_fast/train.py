@@ -22,9 +22,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from alr_fast.errors import UserError, naming_options
+from alr_fast.errors import SharedError, UserError, naming_options
 from alr_fast.training.signals import EXIT_STOPPED, Stopped, StopSignals
-from alr_fast.utils.command import exit_status, need
+from alr_fast.utils.command import exit_status, need, show
 
 if TYPE_CHECKING:
     from alr_fast.training.config.schema import Config
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 train(config, world, stop)
             except Stopped as stopped:
                 if world.main:
-                    print(stopped, file=sys.stderr)
+                    show(str(stopped), file=sys.stderr)
                 return EXIT_STOPPED
         return 0
 
@@ -94,7 +94,7 @@ def train(config: "Config", world: "World", stop: StopSignals) -> None:
     from alr_fast.training.loop import set_up, train_method
     from alr_fast.training.output.display import RunDisplay
     from alr_fast.training.output.loggers import check_loggers
-    from alr_fast.training.output.records import run_summary
+    from alr_fast.training.output.records import method_summaries, run_summary
     from alr_fast.training.output.run_folder import RunFolder, check_runs
     from alr_fast.training.resume import Start, check_data, find_checkpoint
     from alr_fast.training.run import Run
@@ -116,15 +116,24 @@ def train(config: "Config", world: "World", stop: StopSignals) -> None:
     if config.data.image_size is None and start.image_size is not None:
         config = config.with_value("data.image_size", start.image_size)
     data, noise = prepare_data(config, world, log=console.log, track=console.track)
-    world.on_all_ranks(lambda: check_data(config, start, data.train.index))
+    start = world.on_all_ranks(lambda: check_data(config, start, data.train.index))
     loaders = world.on_all_ranks(lambda: set_up(config, data, world, console))
     loaders.share_broken(world)
     config = with_image_size(config, loaders.train)
     console.log(describe(config, data, noise, world))
     with Run(config, world, loaders, console, stop, start) as run:
-        for method in config.methods:
-            if method not in run.finished:
-                train_method(method, run)
+        try:
+            for method in config.methods:
+                if method not in run.finished:
+                    train_method(method, run)
+        except SharedError:
+            if run.folder_is_gone and run.records:  # all that is left of the run
+                console.table(
+                    method_summaries(run.records, data.train.index),
+                    epochs=run.records[-1].epoch,
+                    folder=run.path,
+                )
+            raise
         summary = run_summary(config, world, data, noise, loaders, run.records, started=started)
         run.in_folder(RunFolder.finish, summary, run.records)
         console.table(summary["methods"], epochs=config.optim.epochs, folder=run.path)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,7 +67,7 @@ def check_rows(index: Tensor, num_rows: int) -> None:
         raise UserError(
             f"must lie in [0, {num_rows})", argument="index", value=f"from {low} to {high}"
         )
-    if len(index.unique()) < len(index):
+    if len(np.unique(index.numpy())) < len(index):
         raise UserError("names a sample twice; pass each once", argument="index")
 
 

@@ -206,7 +206,9 @@ class LabelBank:
         """Sets rows of zeros to the one-hot given labels, unless the bank starts at zero."""
         size = _chunk_rows(self.num_classes)
         if self.one_hot:
-            for chunk, given in zip(self._chunks(), self.given_labels.split(size), strict=True):
+            for chunk, given in zip(
+                self._chunks(), torch.split(self.given_labels, size), strict=True
+            ):
                 chunk.scatter_(1, given.to(chunk.device)[:, None], 1)
 
     def __len__(self) -> int:

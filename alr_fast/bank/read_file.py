@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from alr_fast.bank.file import CHECKSUMS, DIGEST, DTYPES, ROWS, digest_of, row_checksums
 from alr_fast.errors import UserError
+from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import error_text
 
 _LONGEST_HEADER = 1 << 26  # bytes
@@ -68,19 +69,18 @@ def read_columns(path: Path) -> Columns:
     Raises:
         OSError, ValueError: The file cannot be read, or is damaged; the text says why.
     """
-    if not path.is_file():  # opening a pipe would wait for its writer
-        raise OSError(errno.ENOENT, "no such file")
     try:
-        metadata, layout, offsets = _read_header(path)
-        arrays = {}
-        for name, (dtype, shape) in layout.items():
-            if name == ROWS:
-                continue
-            if dtype not in _COLUMN_TYPES:
-                raise ValueError(f"{name} is of the type {dtype}")
-            count, kind = math.prod(shape), _COLUMN_TYPES[dtype]
-            flat = np.fromfile(path, dtype=kind, count=count, offset=offsets[name])
-            arrays[name] = flat.reshape(shape)
+        with open_regular(path) as file:
+            metadata, layout, offsets = _read_header(file)
+            arrays = {}
+            for name, (dtype, shape) in layout.items():
+                if name == ROWS:
+                    continue
+                if dtype not in _COLUMN_TYPES:
+                    raise ValueError(f"{name} is of the type {dtype}")
+                file.seek(offsets[name])
+                count, kind = math.prod(shape), _COLUMN_TYPES[dtype]
+                arrays[name] = np.fromfile(file, dtype=kind, count=count).reshape(shape)
     except (TypeError, KeyError, AttributeError, MemoryError, RecursionError) as error:
         raise ValueError("it is no safetensors file") from error
     saved = metadata.get(DIGEST)
@@ -92,19 +92,18 @@ def read_columns(path: Path) -> Columns:
     return Columns(arrays, metadata, layout, offsets)
 
 
-def _read_header(path: Path) -> tuple[dict[str, str], dict[str, Any], dict[str, int]]:
+def _read_header(file: BinaryIO) -> tuple[dict[str, str], dict[str, Any], dict[str, int]]:
     """Metadata, layout, and the first byte of each tensor, of a safetensors file.
 
     Raises:
         ValueError, TypeError, KeyError, AttributeError, RecursionError: It is none.
     """
-    size = os.path.getsize(path)
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        start = 8 + length
-        if length > _LONGEST_HEADER or start > size:
-            raise ValueError("it is no safetensors file, or has been cut off")
-        header = json.loads(file.read(length))
+    size = os.fstat(file.fileno()).st_size
+    length = int.from_bytes(file.read(8), "little")
+    start = 8 + length
+    if length > _LONGEST_HEADER or start > size:
+        raise ValueError("it is no safetensors file, or has been cut off")
+    header = json.loads(file.read(length))
     metadata = header.pop("__metadata__", {})
     if not all(isinstance(text, str) for text in metadata.values()):
         raise TypeError("metadata are texts")

@@ -24,15 +24,15 @@ def source_rows(old: Sequence[Hashable] | None, new: Any, num_samples: int) -> T
         UserError: There are not N old keys, or a sample occurs twice.
     """
     if old is None:
-        source = as_labels(new, "new").detach().to("cpu", torch.int64, copy=True)
+        source: Tensor = as_labels(new, "new").detach().to("cpu", torch.int64, copy=True)
         if len(source) and (int(source.max()) >= num_samples or int(source.min()) < -1):
             raise UserError(
                 f"must lie in [0, {num_samples}), or be -1 for a new sample; pass the keys of the "
                 "rows as old if these are keys",
                 argument="new",
             )
-        known = source[source >= 0]
-        if len(known.unique()) < len(known):
+        known = source[source >= 0].numpy()
+        if len(np.unique(known)) < len(known):
             raise UserError("has a row twice; pass each once", argument="new")
         return source
     old, new = _keys(old), _keys(new)
@@ -72,15 +72,16 @@ def new_labels(labels: Any, source: Tensor, given_labels: Tensor, num_classes: i
                 "missing; pass the label of each sample, since some are new",
                 argument="labels",
             )
-        return given_labels[source]
-    labels = checked_labels(labels, num_classes)
-    if len(labels) != len(source):
+        kept: Tensor = given_labels[source]
+        return kept
+    checked = checked_labels(labels, num_classes)
+    if len(checked) != len(source):
         raise UserError(
             f"must have {len(source):,} entries, one for each sample",
             argument="labels",
-            value=f"with {len(labels):,} entries",
+            value=f"with {len(checked):,} entries",
         )
-    return labels
+    return checked
 
 
 def copy_known(target: Tensor, pieces: Iterable[Tensor], source: Tensor, *, first: int = 0) -> None:

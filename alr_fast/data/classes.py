@@ -213,6 +213,11 @@ def alike(names: Iterable[str]) -> list[str]:
     return lines
 
 
+def are_numbered_otherwise(names: Iterable[str]) -> bool:
+    """Whether a class has a number other than its position as its name."""
+    return any(_whole(name) not in (None, k) for k, name in enumerate(names))
+
+
 def mixed(names: Iterable[str]) -> list[str]:
     """A line for the user if the labels that name the classes are integers and texts."""
     names = tuple(names)

@@ -75,11 +75,13 @@ class Split:
         index: Ids, labels and class names.
         images: Encoded image files, an array of pixels, or rows of features.
         remarks: Lines for the user about how the split was read.
+        arguments: Arguments of the commands that open its data set, see `Dataset`.
     """
 
     index: SampleIndex
     images: Images
     remarks: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -109,10 +111,12 @@ class Dataset:
     Attributes:
         layout: Its layout.
         found: Its place, and a description for the user.
+        arguments: Arguments with which ``verify`` and ``pack`` open it, from any folder.
     """
 
     layout: Layout
     found: Found
+    arguments: tuple[str, ...] = ()
 
     def split(self, name: str) -> Split:
         """Reads one split; takes the list from the cache if its sources have not changed.
@@ -138,7 +142,7 @@ class Dataset:
         images = listing.images
         if images is None:
             images = FileImages(self.found.root, listing.index.paths)
-        return Split(listing.index, images, listing.remarks)
+        return Split(listing.index, images, listing.remarks, self.arguments)
 
 
 def open_dataset(
@@ -195,8 +199,18 @@ def open_dataset(
     for layout in candidates:
         found = layout.find(path, **given)
         if found is not None:
-            return Dataset(layout, found)
+            return Dataset(layout, found, _arguments(name, path, given))
     raise not_recognised(path, candidates)
+
+
+def _arguments(name: str, root: Path, given: Mapping[str, Any]) -> tuple[str, ...]:
+    words = [os.fspath(root.absolute())]
+    words += [] if name == "auto" else ["--data", name]
+    if "columns" in given:
+        words += ["--columns", ",".join(f"{key}={name}" for key, name in given["columns"].items())]
+    if "images" in given:
+        words += ["--images", os.path.abspath(given["images"])]
+    return tuple(words)
 
 
 def _refuse_useless(layouts: Iterable[Layout], given: Mapping[str, object]) -> None:

@@ -105,7 +105,8 @@ def _decode_strictly(data: bytes) -> None:
 
 
 def _count_png_pixels(data: bytes) -> None:
-    """Refuses a PNG with too few pixels and valid checksums: Pillow fills the rest with black."""
+    """Refuses a PNG with too few pixels, or without their end, and valid checksums: Pillow fills
+    the rest with black, others fail."""
     header = png_header(data)
     bits = header.depth * header.channels
     expected = sum(
@@ -113,14 +114,18 @@ def _count_png_pixels(data: bytes) -> None:
         for rows, columns in png_passes(header)
     )
     stream, rest, found = zlib.decompressobj(), png_stream(data), 0
-    while found < expected:
+    while not stream.eof and found <= expected + _PART:
         try:
             part = stream.decompress(rest, _PART)
         except zlib.error as error:
             raise Broken(PIXELS, str(error)) from None
         if not part:
-            raise Broken(TRUNCATED, f"{found:,} of {expected:,} bytes of pixels")
+            break
         found, rest = found + len(part), stream.unconsumed_tail
+    if found < expected:
+        raise Broken(TRUNCATED, f"{found:,} of {expected:,} bytes of pixels")
+    if not stream.eof:
+        raise Broken(PIXELS, f"no end after the {expected:,} bytes of pixels")
 
 
 def _kind(data: bytes, reason: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,22 +107,6 @@ class FileImages:
         return read_image_file(self.name(row))
 
 
-class _OpenFile:
-    """A file that is closed with the last reference to it.
-
-    Attributes:
-        handle: File descriptor.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.handle = -1
-        self.handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
-        if self.handle >= 0:
-            close(self.handle)
-
-
 @dataclass(frozen=True, eq=False)
 class ShardImages:
     """Encoded images, records of tar files. Some may have been left out when they were packed.
@@ -142,7 +126,7 @@ class ShardImages:
     size: NDArray[np.int64]
     paths: PathTable
     left_out: dict[str, str] = field(default_factory=dict)
-    _files: dict[int, _OpenFile] = field(default_factory=dict, init=False)
+    _files: dict[int, BinaryIO] = field(default_factory=dict, init=False)
     array = None
 
     def __getstate__(self) -> dict:
@@ -171,19 +155,23 @@ class ShardImages:
         """The bytes of a row.
 
         Raises:
-            BrokenImage: It was left out, or its shard is missing or too short.
+            BrokenImage: It was left out or is larger than `MAX_BYTES`, or its shard is missing, too
+                short or not a regular file.
         """
         shard, size = int(self.shard[row]), int(self.size[row])
         if not size:
             raise BrokenImage(f"{LEFT_OUT}: {self.left_out.get(self.paths[row], 'no reason kept')}")
+        if size > MAX_BYTES:
+            raise BrokenImage(
+                f"a record of {size:,} bytes, more than the {MAX_BYTES:,} that are read"
+            )
         try:
-            opened = self._files.get(shard)
-            if opened is None:
-                # Of two threads, that of the slower one is closed.
-                opened = self._files.setdefault(shard, _OpenFile(self.shards[shard]))
-            data = os.pread(opened.handle, size, int(self.offset[row]))
+            file = self._files.get(shard)
+            if file is None:  # if another thread is faster, its file is kept
+                file = self._files.setdefault(shard, open_regular(self.shards[shard]))
+            data = os.pread(file.fileno(), size, int(self.offset[row]))
         except OSError as error:
-            raise BrokenImage(error.strerror or str(error)) from None
+            raise BrokenImage(error_text(error)) from None
         if len(data) < size:
             raise BrokenImage("the shard ends before this record")
         return data

@@ -31,10 +31,17 @@ from alr_fast.data.classes import ClassMap, distinct
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.matching import check_twice, match_table
 from alr_fast.data.numbering import Numbering
-from alr_fast.data.tables import Table, TableError, as_text, open_table
+from alr_fast.data.tables import (
+    Table,
+    TableError,
+    as_text,
+    is_parquet,
+    is_table,
+    open_table,
+)
 from alr_fast.errors import UserError
 
-SUFFIXES = (".csv", ".parquet")
+SUFFIXES = (".csv", ".parquet")  # of the tables that are written
 PROBABILITIES = "probabilities"
 KEEP = "keep"  # a mark of the report
 _LABELS = ("label", "refined_label")  # the first one in the table is used
@@ -70,8 +77,8 @@ class LabelsRead:
 
 
 def is_label_table(path: str) -> bool:
-    """Whether the name of a file is that of a table."""
-    return path.lower().endswith(SUFFIXES)
+    """Whether a file is a table, see `is_table`."""
+    return is_table(Path(path))
 
 
 def read_labels(table: str | Path, index: SampleIndex, key: str | None) -> LabelsRead:
@@ -98,7 +105,7 @@ def read_labels(table: str | Path, index: SampleIndex, key: str | None) -> Label
         labels = index.labels.copy()
         labels[samples.rows[told]] = codes[told]
         listed = len(np.unique(samples.rows[told]))
-        return LabelsRead(labels, listed, tuple(samples.remarks))
+        return LabelsRead(labels, listed, samples.remarks)
 
 
 def read_probabilities(
@@ -128,7 +135,7 @@ def read_left_out(
     above: float,
     log: Callable[[str], None] = lambda text: None,
 ) -> NDArray[np.int64] | None:
-    """Rows to leave out, int64 ascending; None for a CSV file without marks and scores.
+    """Rows to leave out, int64 ascending; None for a list without marks and scores.
 
     Args:
         table: The file.
@@ -142,7 +149,7 @@ def read_left_out(
     with _open(table, index, match=False) as samples:
         name = next((name for name in ("mark", "score") if name in samples.columns), None)
         if name is None:
-            if table.suffix.lower() == ".csv":
+            if not is_parquet(table):
                 return None
             samples.fail("has neither a column score nor a column mark to leave samples out by")
         samples.match()
@@ -168,22 +175,26 @@ class _Samples:
     Attributes:
         columns: Names of the columns of the table.
         rows: Row of the index for each row of the table, int64 [M]; -1 for an unknown sample.
-        remarks: Lines for the user.
     """
 
     def __init__(self, table: Table, index: SampleIndex, *, part: bool) -> None:
         self.columns = table.columns
-        self.remarks: list[str] = []
+        self._remarks: list[str] = []
         self._table = table
         self._index = index
         self._part = part
         self._classes = ClassMap(index.class_names)
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Lines for the user, so far."""
+        return (*self._table.remarks, *self._remarks)
+
     def match(self) -> None:
         """Finds the samples."""
         self._matched = match_table(self._table, self._index, part=self._part)
         self.rows = self._matched.rows
-        self.remarks += [*self._table.remarks, *self._matched.remarks]
+        self._remarks += self._matched.remarks
 
     def fail(self, message: str) -> NoReturn:
         """Raises a `UserError` about the table."""
@@ -234,11 +245,11 @@ class _Samples:
             numbered=name in _NUMBERED and numbering.known,
         )
         if numbering.known and numbering.differs:
-            self.remarks.append("its classes have other numbers in the data set; the names count")
+            self._remarks.append("its classes have other numbers in the data set; the names count")
         if positions and not numbering.known:
             names = self._classes.names
             few = ", ".join(f"{k} is {name}" for k, name in enumerate(names[:2]))
-            self.remarks.append(f"its labels are read as class numbers: {few}, ...")
+            self._remarks.append(f"its labels are read as class numbers: {few}, ...")
         return classes[pairs.codes]
 
     def _numbering(self, other_than: str | None = None) -> Numbering:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from alr_fast.data.index import PathTable, SampleIndex
 from alr_fast.data.tables import Table, TableError, as_text
+from alr_fast.data.tables.encoding import from_windows
 from alr_fast.utils.text import printable, shown
 
 _ROWS = 1 << 16  # of a table that are read at once
@@ -51,6 +52,8 @@ def match_table(table: Table, index: SampleIndex, *, part: bool = False) -> Matc
         TableError: Most of the samples are unknown, or a row has no path.
     """
     columns = {role: name for role in ("path", "id") if (name := table.find(role)) is not None}
+    if table.in_order:
+        return _in_order(table, index, part=part)
     if not columns:
         raise TableError(
             table.path,
@@ -84,6 +87,24 @@ def match_table(table: Table, index: SampleIndex, *, part: bool = False) -> Matc
                 "not listed"
             )
     return Matched(rows, lines, tuple(remarks))
+
+
+def _in_order(table: Table, index: SampleIndex, *, part: bool) -> Matched:
+    """The samples of a table of labels alone: the ids are the rows, from 0."""
+    batches = table.batches([table.find("label") or ""], _ROWS)
+    lines = np.concatenate([np.empty(0, dtype=np.int64), *(batch.numbers for batch in batches)])
+    size = int(index.sample_ids.max(initial=-1)) + 1
+    if len(lines) < size or (len(lines) > size and not part):
+        raise TableError(
+            table.path,
+            f"has {len(lines):,} labels without paths, and the data set {size:,} samples; store a "
+            "label for each sample, in the order of the data set, or a table with a column path",
+        )
+    return Matched(
+        index.find_rows(np.arange(len(lines))),
+        lines,
+        ("samples are those of the data set in its order, as there are no paths",),
+    )
 
 
 def _read(
@@ -149,6 +170,9 @@ def _match_others(
         known[key] = -1 if key in known else row  # -1: several
     texts = [_loose(path.removeprefix("'")) for path in paths.take(unknown)]
     found = np.array([known.get(text, -1) for text in texts])
+    for k in np.flatnonzero(found < 0).tolist():
+        if "\ufffd" in texts[k]:  # as a spreadsheet saves it, not as the name of a file
+            found[k] = known.get(_loose(from_windows(paths[int(unknown[k])])), -1)
     rows[unknown] = found
     lost = np.flatnonzero(found < 0)
     if (part and len(lost) < len(rows)) or 2 * len(lost) <= len(rows):

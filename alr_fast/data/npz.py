@@ -157,6 +157,25 @@ class Arrays:
             raise ArraysError.about(self._path, problem, remedy) from error
 
 
+def names_of_arrays(file: IO[bytes]) -> list[str]:
+    """Names of the arrays in an open archive; empty if it is another one, or damaged."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except Exception:  # BadZipFile, OSError, ValueError, NotImplementedError, ...
+        return []
+    return [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
+
+
+def is_npz(path: Path) -> bool:
+    """Whether a file is an archive of arrays."""
+    try:
+        with open_regular(path) as file:
+            return bool(names_of_arrays(file))
+    except OSError:
+        return False
+
+
 @contextmanager
 def open_npz(path: Path) -> Iterator[Arrays]:
     """Opens an .npy or .npz file and reads the headers.

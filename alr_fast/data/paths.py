@@ -19,9 +19,12 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
 _ADDRESS = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]+):(?=//)|(file):(?=/)", re.IGNORECASE)
 _DRIVE = re.compile(rb"[A-Za-z]:[\\/]|\\\\")
 # What may have to be changed or refused, besides bytes that are not UTF-8.
-_ODD = re.compile(rb"\.\.|//|^/|^\./|/\./|/$|\\|^~|:/|\0")
+_ODD = re.compile(rb"\.\.|//|^/|^\.(/|$)|/\.(/|$)|/$|\\|^~|:/|\0")
 # The same in many paths, each followed by a zero byte; finding texts is faster than a pattern.
-_ODD_PARTS = (b"..", b"//", b"\0/", b"\0./", b"/./", b"/\0", b"\\", b"\0~", b":/", b"\0\0")
+_ODD_PARTS = (
+    *(b"..", b"//", b"\0/", b"\0./", b"\0.\0", b"/./", b"/.\0", b"/\0"),
+    *(b"\\", b"\0~", b":/", b"\0\0"),
+)
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -108,7 +111,9 @@ class WrittenPaths:
     @staticmethod
     def any_odd(blob: bytes | bytearray) -> bool:
         """Whether `is_odd` holds for one of the paths in a blob, each followed by a zero byte."""
-        if blob.startswith((b"/", b"./", b"~", b"\0")) or any(part in blob for part in _ODD_PARTS):
+        if blob.startswith((b"/", b"./", b".\0", b"~", b"\0")) or any(
+            part in blob for part in _ODD_PARTS
+        ):
             return True
         return not _is_utf8(blob)
 
@@ -120,8 +125,6 @@ class WrittenPaths:
     def relative(self, text: bytes, where: str) -> bytes:
         """See `relative_path`."""
         name = text
-        if b"\0" in name:
-            raise UserError(f"{where}: {shown(text)} contains a zero byte; correct the path")
         address = _ADDRESS.match(name)
         if address and (address[2] or address[1].lower() == b"file"):
             name = self._of_address(name)
@@ -132,6 +135,8 @@ class WrittenPaths:
             )
         elif name.startswith((b"~/", b"~\\")):
             name = os.path.expanduser(name)
+        if b"\0" in name:
+            raise UserError(f"{where}: {shown(text)} contains a zero byte; correct the path")
         name = self._with_slashes(self._in_utf8(name))
         if os.path.isabs(name):
             name = self._below_root(name) or name

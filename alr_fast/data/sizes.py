@@ -11,12 +11,12 @@ LARGEST_DEFAULT_SIZE = 224
 _SAMPLE = 64  # images that are looked at
 
 
-def typical_size(split: Split) -> int:
-    """Side in pixels to which images of this split are best resized, if nobody chose one.
+def median_side(split: Split) -> tuple[int, int]:
+    """The median of the shorter side of images in pixels, and the number of images looked at.
 
-    The median of the shorter side over up to 64 images that can be read, spread evenly over the
-    split: classes and sources lie one after another there. At most `LARGEST_DEFAULT_SIZE`. The
-    same split has the same size.
+    It is the size that they are best resized to if nobody chose one. Looked at are up to 64 images
+    that can be read, spread evenly over the split: classes and sources lie one after another there.
+    The same split has the same result.
 
     Args:
         split: Samples with images in files or shards.
@@ -36,4 +36,4 @@ def typical_size(split: Split) -> int:
     if not sides:
         others = ", nor can the others that were tried" if len(rows) > 1 else ""
         raise UserError(f"{reason}{others}; replace or remove the files")
-    return min(sorted(sides)[(len(sides) - 1) // 2], LARGEST_DEFAULT_SIZE)
+    return sorted(sides)[(len(sides) - 1) // 2], len(sides)

@@ -20,7 +20,7 @@ from alr_fast.errors import UserError
 from alr_fast.labels.scored import ScoredLabels
 from alr_fast.labels.sources import by_row
 from alr_fast.utils.files import own_folder, replacing, write_json
-from alr_fast.utils.text import distinct_names, printable
+from alr_fast.utils.text import distinct_names, encodable
 
 _ATTRIBUTES = ("score", "given_probability", "margin", "entropy", "changes", "given_loss")
 
@@ -38,7 +38,7 @@ def write_dataset(labels: ScoredLabels, folder: Path, *, images: object, most: i
             "there are no files to show; pass the file of each image", argument="images"
         )
     of_row = by_row(source, labels, "images")
-    names = [printable(name) for name in distinct_names(labels.class_names)]
+    names = distinct_names(labels.class_names)
     shown = labels.order[:most]
     files = {}
     for row in shown.tolist():
@@ -49,7 +49,7 @@ def write_dataset(labels: ScoredLabels, folder: Path, *, images: object, most: i
                 "FiftyOne reads them itself",
                 argument="images",
             )
-        files[str(labels.sample_ids[row])] = printable(os.path.abspath(file))
+        files[str(labels.sample_ids[row])] = encodable(os.path.abspath(file))
     own_folder(folder)
     samples = itertools.chain.from_iterable(labels.samples(rows) for rows in labels.ranked_pieces())
     write_json(folder / "data.json", files)

@@ -14,7 +14,7 @@ from alr_fast.errors import UserError
 from alr_fast.labels.scored import ScoredLabels
 from alr_fast.labels.sources import by_row
 from alr_fast.utils.files import replacing
-from alr_fast.utils.text import distinct_names, printable
+from alr_fast.utils.text import distinct_names, encodable
 
 CHOICE, SAMPLE = "label", "sample"  # names of the tags of the interface
 ID = "sample_id"  # field of a task
@@ -33,8 +33,7 @@ def interface(class_names: Sequence[str], kind: str = "image") -> str:
     if kind not in ("image", "text"):
         raise UserError("must be image or text", argument="kind", value=kind)
     choices = "".join(
-        f"    <Choice value={quoteattr(printable(name))}/>\n"
-        for name in distinct_names(class_names)
+        f"    <Choice value={quoteattr(name)}/>\n" for name in distinct_names(class_names)
     )
     return (
         f'<View>\n  <{kind.title()} name="{SAMPLE}" value="${kind}"/>\n'
@@ -78,18 +77,18 @@ def _task(
 ) -> dict[str, Any]:
     refined = names[sample["refined_label"]]
     data = {
-        kind: printable(shown),
+        kind: encodable(shown),
         ID: int(sample["id"]),
-        "given_label": printable(names[sample["given_label"]]),
+        "given_label": names[sample["given_label"]],
         "suspicion": float(sample["score"]),
     }
     if "path" in sample:
-        data["path"] = printable(sample["path"])
+        data["path"] = encodable(sample["path"])
     choice = {
         "from_name": CHOICE,
         "to_name": SAMPLE,
         "type": "choices",
-        "value": {"choices": [printable(refined)]},
+        "value": {"choices": [refined]},
     }
     prediction = {
         "model_version": f"alr_fast {method}".strip(),

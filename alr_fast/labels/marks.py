@@ -20,7 +20,7 @@ from alr_fast.data.numbering import Numbering
 from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.errors import UserError
 from alr_fast.labels.label_studio import CHOICE, ID
-from alr_fast.utils.text import distinct_names, printable, some_names
+from alr_fast.utils.text import distinct_names, some_names
 
 _ROWS = 1 << 16  # of a table that are read at once
 
@@ -118,7 +118,7 @@ def read_label_studio(
         _fail(path, f"is no JSON ({error}); export the project as JSON or JSON-MIN")
     if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
         _fail(path, "is no list of tasks; export the project as JSON or JSON-MIN")
-    numbers = {printable(name): k for k, name in enumerate(distinct_names(class_names))}
+    numbers = {name: k for k, name in enumerate(distinct_names(class_names))}
     newest: dict[int, tuple[str, int]] = {}
     for task in tasks:
         number = task.get("id", "?")

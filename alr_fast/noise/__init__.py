@@ -21,6 +21,7 @@ from alr_fast.noise.injection import (
     NOISE_MODELS,
     InjectedNoise,
     check_noise,
+    class_numbers_line,
     inject,
     needs_features,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "InjectedNoise",
     "check_noise",
     "check_output",
+    "class_numbers_line",
     "inject",
     "load_labels",
     "load_noise",

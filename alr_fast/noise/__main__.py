@@ -17,8 +17,14 @@ from alr_fast.data.loaders.memory import decode_all
 from alr_fast.data.paths import path_option
 from alr_fast.errors import UserError, naming_options
 from alr_fast.noise.files import check_output, read_matrix, save_labels
-from alr_fast.noise.injection import NOISE_MODELS, check_noise, inject, needs_features
-from alr_fast.utils.command import CommandParser, exit_status
+from alr_fast.noise.injection import (
+    NOISE_MODELS,
+    check_noise,
+    class_numbers_line,
+    inject,
+    needs_features,
+)
+from alr_fast.utils.command import CommandParser, exit_status, show
 
 PROG = "python -m alr_fast.noise"
 RATELESS = ("none", "matrix")
@@ -26,7 +32,7 @@ RATELESS = ("none", "matrix")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, 2 for a wrong input, 130 when interrupted."""
-    return exit_status(lambda: print(run(_parser().parse_args(argv))))
+    return exit_status(lambda: show(run(_parser().parse_args(argv))))
 
 
 @naming_options(
@@ -59,7 +65,7 @@ def run(options: argparse.Namespace) -> str:
         images=options.images,
     ).split("train")
     for line in split.remarks:
-        print(line)
+        show(line)
     index = split.index
     features, remark = None, ""
     if needs_features(options.kind):
@@ -79,6 +85,9 @@ def run(options: argparse.Namespace) -> str:
         features=features,
         matrix=matrix,
     )
+    numbers = class_numbers_line(options.kind, index.class_names)
+    if numbers is not None:
+        show(numbers)
     save_labels(options.output, noise, index, overwrite=options.overwrite)
     return (
         f"{noise.kind}: {noise.requested_rate:.2%} requested, {noise.realised_rate:.2%} of "

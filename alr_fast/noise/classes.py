@@ -1,4 +1,13 @@
-"""Look-alike classes of known data sets, for asymmetric noise."""
+"""Classes by name: look-alikes of known data sets, for asymmetric noise, and which classes the
+numbers of other noise stand for.
+"""
+
+from collections.abc import Sequence
+
+from alr_fast.data.classes import are_numbered_otherwise
+from alr_fast.utils.text import printable
+
+_MOST_SHOWN = 4  # classes in a line
 
 # Confusions that people make, too (Patrini et al., CVPR 2017), by class names, for CIFAR-10 and
 # handwritten digits.
@@ -37,3 +46,36 @@ CIFAR100_SUPERCLASSES = {
     "vehicles_1": ("bicycle", "bus", "motorcycle", "pickup_truck", "train"),
     "vehicles_2": ("lawn_mower", "rocket", "streetcar", "tank", "tractor"),
 }
+
+
+def flips_line(kind: str, names: Sequence[str], targets: Sequence[int]) -> str | None:
+    """A line about the classes that noise flips, ``pair: class 1 -> 2, 2 -> 3, ...``; None unless a
+    class has a number other than its position as its name.
+
+    Args:
+        kind: Kind of noise.
+        names: Names of the K classes.
+        targets: The class that each class is flipped to, K numbers.
+    """
+    if not are_numbered_otherwise(names):
+        return None
+    pairs = [f"{printable(names[k])} -> {printable(names[to])}" for k, to in enumerate(targets)]
+    return f"{kind}: class {_some(pairs)}"
+
+
+def rows_line(what: str, names: Sequence[str]) -> str | None:
+    """A line about the classes that the rows and columns of a matrix stand for; None unless a class
+    has a number other than its position as its name.
+
+    Args:
+        what: The matrix.
+        names: Names of the K classes.
+    """
+    if not are_numbered_otherwise(names):
+        return None
+    rows = [f"{k} is class {printable(name)}" for k, name in enumerate(names)]
+    return f"{what}: rows and columns count from 0: {_some(rows)}"
+
+
+def _some(parts: Sequence[str]) -> str:
+    return ", ".join(parts[:_MOST_SHOWN]) + (", ..." if len(parts) > _MOST_SHOWN else "")

@@ -8,8 +8,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from alr_fast.errors import UserError
 from alr_fast.noise import models
+from alr_fast.noise.classes import flips_line, rows_line
 from alr_fast.noise.instance import instance
 from alr_fast.noise.models import NoiseModel, NoiseRequest
+from alr_fast.utils.random import stream
 
 # The keys are the names in configurations.
 NOISE_MODELS: dict[str, NoiseModel] = {
@@ -29,6 +31,18 @@ ROW_SUM_TOLERANCE = 1e-6  # for rows that a file rounds to decimals
 def needs_features(kind: str) -> bool:
     """Whether this kind of noise needs the samples' features, see `inject`."""
     return kind == "instance"
+
+
+def class_numbers_line(kind: str, class_names: Sequence[str]) -> str | None:
+    """A line about the classes that the numbers of a kind of noise stand for; None if it has none,
+    or no class has a number other than its position as its name.
+    """
+    if kind == "matrix":
+        return rows_line("transition matrix", class_names)
+    if kind in models.FLIPS_BY_NUMBER:
+        targets = models.FLIPS_BY_NUMBER[kind](len(class_names)).tolist()
+        return flips_line(kind, class_names, targets)
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +123,7 @@ def inject(
         num_classes=num_classes,
         kind=kind,
         rate=rate,
-        rng=np.random.default_rng(seed),
+        rng=stream("noise", seed),
         class_names=None if class_names is None else tuple(class_names),
         features=None if features is None else np.asarray(features),
         matrix=matrix,

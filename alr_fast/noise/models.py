@@ -114,8 +114,7 @@ def asymmetric_blocks5(request: NoiseRequest) -> NDArray[np.int64]:
             f"needs a number of classes divisible by five, the data set has {k}; "
             f"{_kinds_that_fit(request)}",
         )
-    ids = np.arange(k)
-    return _flip_classes(request, ids // 5 * 5 + (ids + 1) % 5)
+    return _flip_classes(request, _next_in_block(k))
 
 
 def asymmetric_superclass(request: NoiseRequest) -> NDArray[np.int64]:
@@ -142,7 +141,20 @@ def asymmetric_superclass(request: NoiseRequest) -> NDArray[np.int64]:
 def pair(request: NoiseRequest) -> NDArray[np.int64]:
     """Every class k to ``(k + 1) % K`` (Han et al., NeurIPS 2018)."""
     need_two_classes(request)
-    return _flip_classes(request, (np.arange(request.num_classes) + 1) % request.num_classes)
+    return _flip_classes(request, _next(request.num_classes))
+
+
+def _next(num_classes: int) -> NDArray[np.int64]:
+    return (np.arange(num_classes) + 1) % num_classes
+
+
+def _next_in_block(num_classes: int) -> NDArray[np.int64]:
+    ids = np.arange(num_classes)
+    return ids // 5 * 5 + (ids + 1) % 5
+
+
+# Kinds that go by the numbers of the classes -> the class that each one is flipped to.
+FLIPS_BY_NUMBER = {"pair": _next, "asymmetric-blocks5": _next_in_block}
 
 
 def matrix(request: NoiseRequest) -> NDArray[np.int64]:

@@ -69,6 +69,7 @@ class Checkpointer:
 
     def _save(self, seconds: float, *, wait: bool) -> None:
         run, trainer = self._run, self._trainer
+        run.check_folder()
         trainer.share_statistics()
         progress = {
             "method": self._method,
@@ -110,10 +111,11 @@ class Checkpointer:
         if checkpoint is None or checkpoint.progress["method"] != self._method:
             return 0.0
         position, rank = checkpoint.progress["position"], f"rank{run.world.rank}."
-        same_size = checkpoint.world_size == run.world.size
+        change, same_size = run.start.change, checkpoint.world_size == run.world.size
+        same_batches = same_size and change is None
         trainer.warm_up_ddp()
         tensors, bank = trainer.tensors(), trainer.criterion.bank
-        if not same_size:
+        if not same_batches:
             tensors = {name: t for name, t in tensors.items() if not name.startswith(rank)}
         elif checkpoint.progress["device"] != "cuda":
             tensors.pop(f"{rank}random.cuda", None)  # written on a CPU, resumed on a GPU
@@ -122,31 +124,40 @@ class Checkpointer:
         else:
             self._load_with_bank(checkpoint, tensors, bank)
         own = {n.removeprefix(rank): t for n, t in tensors.items() if n.startswith(rank)}
-        trainer.restore(position, own if same_size else None)
+        trainer.restore(position, own if same_batches else None)
         where = f"in epoch {trainer.epoch + 1} after step {trainer.step}"
         if trainer.epoch == run.config.optim.epochs:
             where = "after its last epoch"
         run.console.log(f"{self._method}: resumes {where}, from {checkpoint.path}")
-        if not same_size and position["step"]:
+        if change is not None:
+            again = f"; epoch {trainer.epoch + 1} starts anew" if position["step"] else ""
+            run.console.warn(f"{change}{again}")
+        elif not same_size and position["step"]:
             run.console.warn(
                 "the checkpoint was written in the middle of an epoch by another number of "
                 f"processes ({checkpoint.world_size}, now {run.world.size}); that epoch starts "
                 "again"
             )
-        return checkpoint.progress["seconds"] if same_size else 0.0
+        return checkpoint.progress["seconds"] if same_batches else 0.0
 
     def _load_with_bank(
         self, checkpoint: Checkpoint, tensors: dict[str, Tensor], bank: LabelBank
     ) -> None:
-        ids, given = torch.empty_like(self._sample_ids), torch.empty_like(self._sample_ids)
-        load(checkpoint, self._sharded({"bank.ids": ids, "bank.given": given}))
-        if not all(self._run.world.gather(torch.equal(ids, self._sample_ids))):
-            raise SharedError(
-                f"{checkpoint.path}: its label bank has its rows in another order than this run; "
-                "leave --resume out to start a new run"
-            )
-        with bank.host_access():
-            load(checkpoint, {**tensors, **self._sharded(self._learned(bank))})
+        run, learned = self._run, self._learned(bank)
+        if run.start.change is not None:
+            with bank.host_access():
+                given = run.start.change.load(checkpoint, learned, run.rows, run.world)
+            load(checkpoint, tensors)
+        else:
+            ids, given = torch.empty_like(self._sample_ids), torch.empty_like(self._sample_ids)
+            load(checkpoint, self._sharded({"bank.ids": ids, "bank.given": given}))
+            if not all(run.world.gather(torch.equal(ids, self._sample_ids))):
+                raise SharedError(
+                    f"{checkpoint.path}: its label bank has its rows in another order than this "
+                    "run; leave --resume out to start a new run"
+                )
+            with bank.host_access():
+                load(checkpoint, {**tensors, **self._sharded(learned)})
         if self._trainer.history is not None:
             self._trainer.history.forget(given != bank.given_labels)
 

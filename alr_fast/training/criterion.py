@@ -14,6 +14,7 @@ from alr_fast.data.label_table import is_label_table, read_probabilities
 from alr_fast.errors import UserError, naming_options
 from alr_fast.losses import Loss
 from alr_fast.noise import read_matrix
+from alr_fast.noise.classes import rows_line
 from alr_fast.noise.transition import (
     estimate_anchor,
     estimate_confident,
@@ -77,6 +78,8 @@ def make_loss(name: str, run: Run) -> Loss:
     """
     options, loss = run.config.options[name], METHODS[name]
     world, index = run.world, run.index
+    for option in file_options(name):
+        _log_rows(str(getattr(options, option)), run)
     providers: dict[str, Callable[[], Any]] = {
         "bank": lambda: new_bank(run, one_hot=not loss.bank_at_zero),
         "transition": lambda: torch.from_numpy(_find_transition(run, name)),
@@ -115,11 +118,20 @@ def _find_transition(run: Run, method: str) -> NDArray[np.float64]:
             np.savetxt(fresh, matrix, delimiter=",", fmt="%.9g")
 
     run.in_folder(write)
+    if source not in (*ESTIMATES, "known"):
+        _log_rows(source, run)
     if index.clean_labels is not None and source != "known":
         known = known_transition(index.clean_labels, index.labels, index.num_classes)
         error = transition_error(matrix, known)
         run.console.log(f"{method}: transition matrix ({source}) with an error of {error:.3f}")
     return matrix
+
+
+def _log_rows(file: str, run: Run) -> None:
+    """Logs which classes the rows of a file of numbers stand for, unless they are called so."""
+    line = rows_line(file, run.index.class_names)
+    if line is not None:
+        run.console.log(line)
 
 
 def _transition(run: Run) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from alr_fast.data.loaders.base import Loader
 from alr_fast.data.loaders.choose import LoaderChoice, choose_loader, make_loader
 from alr_fast.data.loaders.memory import Decoded, decode_all
 from alr_fast.data.sampler import Sampler, SequentialSampler, ShuffledSampler
-from alr_fast.data.sizes import LARGEST_DEFAULT_SIZE, typical_size
+from alr_fast.data.sizes import LARGEST_DEFAULT_SIZE, median_side
 from alr_fast.data.transform import Transform, for_evaluation
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config, DataConfig
@@ -55,12 +55,7 @@ def make_transform(
         if ops:
             raise UserError(f"--data.randaugment_ops {ops}: {problem}; leave it out")
     else:
-        size = config.image_size or typical_size(split)
-        if config.image_size is None:
-            log(
-                f"training at {size} x {size} pixels, the size of the images up to "
-                f"{LARGEST_DEFAULT_SIZE}; --data.image_size changes it"
-            )
+        size = config.image_size or _chosen_size(split, log)
         resize = config.resize
         if resize is None:
             resize = size if config.crop in ("center", "pad") else round(size * 256 / 224)
@@ -79,6 +74,16 @@ def make_transform(
         mean=tuple(config.mean or (0.5,)),
         std=tuple(config.std or (0.5,)),
     )
+
+
+def _chosen_size(split: Split, log: Callable[[str], None]) -> int:
+    side, sample = median_side(split)
+    size = min(side, LARGEST_DEFAULT_SIZE)
+    log(
+        f"images: {side:,} pixels on the shorter side (median of {sample}): training at {size} x "
+        f"{size}; --data.image_size changes it"
+    )
+    return size
 
 
 def with_image_size(config: Config, loader: Loader) -> Config:

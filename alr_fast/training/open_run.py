@@ -16,11 +16,11 @@ from alr_fast.bank.checks import BANK_DTYPES
 from alr_fast.bank.history import COLUMNS, SampleHistory
 from alr_fast.bank.placement import allocate_rows, read_in_order
 from alr_fast.bank.read_file import BankFile, improbable, most_excess, strings, unreadable
-from alr_fast.data.datasets import Split, open_dataset
+from alr_fast.data.datasets import Split
 from alr_fast.data.images import BrokenImage, FeatureRows
 from alr_fast.data.index import PathTable, SampleIndex
 from alr_fast.data.paths import path_option
-from alr_fast.errors import UserError, naming_options
+from alr_fast.errors import UserError
 from alr_fast.labels.issues import LabelIssues
 from alr_fast.training.checkpoint.manifest import Checkpoint, check_files, newest_checkpoint
 from alr_fast.training.checkpoint.shards import shard
@@ -35,6 +35,7 @@ from alr_fast.training.output.run_folder import (
     read_config,
 )
 from alr_fast.training.progress import check_progress
+from alr_fast.training.run_data import find_dataset
 from alr_fast.training.run_images import find_images
 from alr_fast.training.samples import (
     checked_ids,
@@ -198,9 +199,7 @@ def _names_of_methods(methods: Any) -> list[str]:
 
 def _train_split(options: Config) -> Split:
     """All training samples of the data set, with its own labels."""
-    with naming_options(root="data-root"):
-        dataset = open_dataset(options.data.name, options.data_root, **options.data.reading)
-    return dataset.split(options.data.train_split)
+    return find_dataset(options.data, options.data_root).split(options.data.train_split)
 
 
 @contextmanager

@@ -80,8 +80,9 @@ class Profile:
         def write(folder: object) -> None:
             with replacing(path) as fresh, tempfile.NamedTemporaryFile(suffix=".json") as plain:
                 profiler.export_chrome_trace(plain.name)
-                with gzip.open(fresh, "wb") as packed:
-                    shutil.copyfileobj(plain, packed)
+                # Not through ``plain``: the export makes a file of its own there.
+                with open(plain.name, "rb") as trace, gzip.open(fresh, "wb") as packed:
+                    shutil.copyfileobj(trace, packed)
 
         run.in_folder(write)
         run.console.shares(f"One step of {TRACED}, traced in {path}", _shares(profiler))

@@ -1,7 +1,7 @@
 """Finds the checkpoint that a run resumes from, and checks that it fits the run."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from alr_fast.errors import UserError
 from alr_fast.training.checkpoint.manifest import Checkpoint, newest_checkpoint, read_manifest
 from alr_fast.training.config.check import lasting_path, path_names, with_default_options
 from alr_fast.training.config.schema import Config, flat
+from alr_fast.training.data_change import DataChange
 from alr_fast.training.methods import METHODS
 from alr_fast.training.output.run_folder import (
     CHECKPOINTS,
@@ -18,6 +19,8 @@ from alr_fast.training.output.run_folder import (
     is_finished,
     read_config,
 )
+from alr_fast.training.progress import check_progress
+from alr_fast.training.samples import load_samples
 from alr_fast.utils.text import some_names
 
 _MISSING = object()  # value of an option that does not exist
@@ -50,11 +53,13 @@ class Start:
     Attributes:
         folder: Folder of the earlier run, None for a new run.
         checkpoint: Where to resume; None for a new run, and if the earlier run has finished.
+        change: How the training samples differ from those of the checkpoint; None if they do not.
         image_size: Side of the images in the earlier run, None if unknown.
     """
 
     folder: Path | None = None
     checkpoint: Checkpoint | None = None
+    change: DataChange | None = None
     image_size: int | None = None
 
     @property
@@ -125,7 +130,13 @@ def find_checkpoint(
 
 
 def _start(run: Path, checkpoint: Checkpoint | None) -> Start:
-    return Start(run, checkpoint, image_size=read_config(run)["data"].get("image_size"))
+    return Start(run, checkpoint, image_size=_image_size(run))
+
+
+def _image_size(run: Path) -> int | None:
+    """Side of the images of a run; None if its files do not say it."""
+    size = flat(read_config(run)).get("data.image_size")
+    return size if isinstance(size, int) else None
 
 
 def _find_newest(config: Config, log: Callable[[str], None], warn: Callable[[str], None]) -> Start:
@@ -160,19 +171,23 @@ def _difference(differing: dict[str, tuple[Any, Any]]) -> str:
     return f"differs in {'; '.join(parts[:3])}{more}"
 
 
-def check_data(config: Config, start: Start, index: SampleIndex) -> None:
-    """Checks that a checkpoint belongs to the training samples of this run.
+def check_data(config: Config, start: Start, index: SampleIndex) -> Start:
+    """Checks that a checkpoint belongs to the training samples of this run, or to most of them.
 
     Args:
         config: Resolved configuration, which may accept other given labels.
         start: Where the run starts; nothing is checked for a new run.
         index: Training samples, with the labels to train on.
 
+    Returns:
+        ``start``, with the change if the samples have changed.
+
     Raises:
-        UserError: Classes, samples or labels differ.
+        UserError: The checkpoint is not that of a run, or classes, most samples or labels differ.
     """
-    if start.checkpoint is None:
-        return
+    if start.checkpoint is None or start.folder is None:
+        return start
+    check_progress(start.checkpoint)
     path, saved = start.checkpoint.path, start.checkpoint.progress["data"]
     now = describe_data(index)
     if saved["classes"] != now["classes"]:
@@ -182,18 +197,30 @@ def check_data(config: Config, start: Start, index: SampleIndex) -> None:
             f"({some_names(now['classes'])}); pass the --data-root of that run, or leave "
             "--resume out"
         )
+    change, other_labels = None, saved["labels"] != now["labels"]
     if saved["samples"] != now["samples"]:
-        raise UserError(
-            f"{path}: was made with other training samples ({saved['count']:,}, now "
-            f"{now['count']:,}), or with the same in another order; its label bank does not fit "
-            "them; pass the --data-root, lists and --data.exclude of that run, or leave --resume "
-            "out"
-        )
-    if saved["labels"] != now["labels"] and not config.checkpoint.other_labels:
+        change = _change(start.folder, saved, index)
+        if change is None or 2 * change.known < len(change.old):
+            common = "" if change is None else f", {change.known:,} of them the same"
+            raise UserError(
+                f"{path}: was made with other training samples ({saved['count']:,}, now "
+                f"{now['count']:,}{common}); its label bank does not fit them; pass the "
+                "--data-root, lists and --data.exclude of that run, or leave --resume out"
+            )
+        other_labels = change.relabelled > 0
+    if other_labels and not config.checkpoint.other_labels:
         raise UserError(
             f"{path}: was made with other given labels of the same samples; if they were corrected "
             "on purpose, pass --checkpoint.other_labels true, else the labels of that run"
         )
+    return replace(start, change=change)
+
+
+def _change(run: Path, saved: dict[str, Any], index: SampleIndex) -> DataChange | None:
+    """The change since a checkpoint; None for a run of an earlier version, which has no list of its
+    samples."""
+    found = load_samples(run, saved["samples"])
+    return None if found is None else DataChange.between(found[0], index)
 
 
 def describe_data(index: SampleIndex) -> dict[str, Any]:

@@ -87,9 +87,11 @@ class Run:
         progress = checkpoint.progress
         self.records = [EpochRecord.from_json(plain) for plain in progress["records"]]
         self.finished = progress["finished"]
-        self.loaders.train.broken.reasons.update(
-            {int(sample_id): tuple(entry) for sample_id, entry in progress["broken"].items()}
-        )
+        broken = {int(sample): tuple(entry) for sample, entry in progress["broken"].items()}
+        if self.start.change is not None:
+            ids = self.start.change.ids_now(self.index)
+            broken = {ids[sample]: entry for sample, entry in broken.items() if sample in ids}
+        self.loaders.train.broken.reasons.update(broken)
 
     def _open_folder(self) -> Path:
         folder = self.start.folder
@@ -122,9 +124,30 @@ class Run:
         """
 
         def action() -> None:
+            self._check_in_place()
             try:
                 write(self._folder, *arguments)
             except UserError as error:
                 raise UserError(f"{error} with --resume auto, which resumes this run") from error
 
         self.world.from_main(action)
+
+    def check_folder(self) -> None:
+        """Checks that the folder of the run is still there, before something is written into it.
+
+        Raises:
+            SharedError: It was removed, moved or replaced.
+        """
+        self.world.from_main(self._check_in_place)
+
+    @property
+    def folder_is_gone(self) -> bool:
+        """Whether the folder was removed, moved or replaced; known to process 0."""
+        return self._folder is not None and not self._folder.in_place
+
+    def _check_in_place(self) -> None:
+        if self.folder_is_gone:
+            raise UserError(
+                f"{self.path}: the folder of this run was removed, moved or replaced while it "
+                "trained, so the run has stopped; put it back to resume it with --resume auto"
+            )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.broken import find_exclusions, read_exclusions
+from alr_fast.data.broken import find_exclusions, read_exclusions, verify_command
 from alr_fast.data.cifar_n import read_cifar_n
 from alr_fast.data.datasets import Dataset, Split, open_dataset
 from alr_fast.data.images import FeatureRows, FileImages, ShardImages
@@ -18,8 +18,16 @@ from alr_fast.data.label_table import is_label_table, read_labels, read_left_out
 from alr_fast.data.layouts.base import NoSplit
 from alr_fast.data.layouts.webvision import read_ilsvrc12, wnids
 from alr_fast.data.loaders.memory import decode_all
+from alr_fast.data.npz import is_npz
 from alr_fast.errors import UserError, naming_options
-from alr_fast.noise import InjectedNoise, inject, load_labels, needs_features, read_matrix
+from alr_fast.noise import (
+    InjectedNoise,
+    class_numbers_line,
+    inject,
+    load_labels,
+    needs_features,
+    read_matrix,
+)
 from alr_fast.training.config.schema import (
     FOLDER_RECIPE,
     Config,
@@ -29,10 +37,10 @@ from alr_fast.training.config.schema import (
 )
 from alr_fast.training.distributed import World
 from alr_fast.utils.machine import usable_cores
+from alr_fast.utils.random import stream
 from alr_fast.utils.text import percent
 
 MOST_DEFAULT_WORKERS = 16
-_HOLD_OUT = 0x686F6C64  # an independent stream of random numbers
 FEATURE_SIZE = 32  # side of the images that instance-dependent noise is computed from
 
 
@@ -85,13 +93,31 @@ def prepare_data(
         log(f"recipe {layout} has a schedule for this data set: --recipe {layout}")
     noise = world.from_main(lambda: inject_noise(config.noise, config.data, data, track))
     if noise.kind != "none":
+        numbers = class_numbers_line(noise.kind, data.train.index.class_names)
+        if numbers is not None:
+            log(numbers)
         data = with_labels(data, noise.labels)
     # After the noise, so that excluding a sample does not change the labels of others.
     share, seed = config.data.validation, config.seed
     return world.on_all_ranks(lambda: hold_out(leave_out(data), share, seed=seed)), noise
 
 
-@naming_options(column="data.column", columns="data.columns", images="data.images")
+def find_dataset(config: DataConfig, root: str | None) -> Dataset:
+    """The data set of a configuration in a folder or file; lists no samples yet.
+
+    Raises:
+        UserError: It is not there.
+    """
+    with naming_options(
+        name="data",
+        root="data-root",
+        column="data.column",
+        columns="data.columns",
+        images="data.images",
+    ):
+        return open_dataset(config.name, root, **config.reading)
+
+
 def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None]) -> RunData:
     """Finds a data set and lists its splits; opens no image.
 
@@ -103,8 +129,7 @@ def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None
     Raises:
         UserError: The data cannot be used; the message names the input and how to fix it.
     """
-    with naming_options(name="data", root="data-root"):
-        dataset = open_dataset(config.name, root, **config.reading)
+    dataset = find_dataset(config, root)
     if root is not None:
         log(f"{dataset.layout.name}: {dataset.found.what}")
     train = dataset.split(config.train_split)
@@ -215,7 +240,7 @@ def _with_labels_of_file(
         # These are corrections, not noise: the clean labels stay unknown.
         return replace(index, labels=read.labels)
     log(f"labels: from {file}")
-    if not file.endswith(".npz"):
+    if not is_npz(Path(file)) and not file.endswith(".npz"):
         if key is None:
             raise UserError(
                 f"--data.label_file {file}: holds several sets of labels; name one with "
@@ -266,8 +291,9 @@ def leave_out(data: RunData) -> RunData:
     rows = np.flatnonzero(np.isin(data.train.index.sample_ids, data.excluded))
     if len(rows) == len(data.train):
         raise UserError(
-            f"all {len(rows):,} training samples are left out, see the lines above; correct the "
-            "list of --data.exclude, or pass --data.exclude none"
+            f"all {len(rows):,} training samples are left out, see the lines above; restore their "
+            f"files and write the list again with `{verify_command(data.train)}`, or pass another "
+            "list, or none, as --data.exclude"
         )
     return replace(data, train=_without(data.train, rows))
 
@@ -294,7 +320,7 @@ def hold_out(data: RunData, share: float, *, seed: int) -> RunData:
             f"--data.validation {share}: holds out {size} of {len(data.train):,} training samples; "
             "pass a share that leaves some on both sides"
         )
-    order = np.random.default_rng([seed, _HOLD_OUT]).permutation(len(data.train))
+    order = stream("hold-out", seed).permutation(len(data.train))
     rows = np.sort(order[:size])
     return replace(data, train=_without(data.train, rows), validation=data.train.take(rows))
 

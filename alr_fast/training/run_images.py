@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.datasets import Split, open_dataset
+from alr_fast.data.datasets import Split
 from alr_fast.data.images import BrokenImage, FileImages
 from alr_fast.data.index import PathTable
-from alr_fast.errors import UserError, naming_options
+from alr_fast.errors import UserError
 from alr_fast.training.config.schema import DataConfig
+from alr_fast.training.run_data import find_dataset
 from alr_fast.utils.text import printable, some_names
 
 Image = NDArray[np.uint8] | bytes
@@ -47,10 +48,9 @@ def find_images(
         if files is not None:
             return files
     try:
-        with naming_options(root="data-root"):
-            dataset = open_dataset(options.name, root, **options.reading)
-            files = _files(dataset.found.root, paths)
-            split = None if files is not None else dataset.split(options.train_split)
+        dataset = find_dataset(options, root)
+        files = _files(dataset.found.root, paths)
+        split = None if files is not None else dataset.split(options.train_split)
     except UserError as error:
         if asked:
             raise

@@ -33,7 +33,7 @@ def samples_file(run: Path, fingerprint: str) -> Path:
 
 
 def save_samples(run: Path, split: Split) -> None:
-    """Writes the samples of a run into its folder, unless they are there.
+    """Writes the samples of a run into its folder.
 
     Args:
         run: The folder.
@@ -43,8 +43,7 @@ def save_samples(run: Path, split: Split) -> None:
         UserError: They cannot be written.
     """
     path = samples_file(run, split.index.sample_fingerprint())
-    if not path.exists():
-        write_tensors(path, sample_tensors(split.index), sample_facts(split))
+    write_tensors(path, sample_tensors(split.index), sample_facts(split))
 
 
 def load_samples(run: Path, fingerprint: str) -> tuple[SampleIndex, str] | None:
@@ -73,8 +72,11 @@ def load_samples(run: Path, fingerprint: str) -> tuple[SampleIndex, str] | None:
 def sample_tensors(index: SampleIndex) -> dict[str, Tensor]:
     """The samples as tensors, the paths as bytes; inverse: `read_index`."""
     paths = index.paths
-    blob = np.frombuffer(bytearray().join(paths.chunks()), dtype=np.uint8)
     lengths = np.asarray(paths.ends) - np.asarray(paths.starts)
+    if (paths.starts[1:] == paths.ends[:-1]).all():  # of a whole split: not copied
+        blob = np.asarray(paths.blob[paths.starts[0] : paths.ends[-1]])
+    else:
+        blob = np.frombuffer(bytearray().join(paths.chunks()), dtype=np.uint8)
     columns = {
         "ids": index.sample_ids,
         "given_labels": index.labels,

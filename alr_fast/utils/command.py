@@ -5,9 +5,10 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from alr_fast.errors import SharedError, UserError
+from alr_fast.utils.text import printable_lines
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -35,6 +36,11 @@ def need(modules: Sequence[str], extra: str, *, what: str) -> None:
         )
 
 
+def show(text: str, *, file: TextIO | None = None) -> None:
+    """Prints a message, by default on standard output; see `printable_lines`."""
+    print(printable_lines(text), file=file)
+
+
 def exit_status(action: Callable[[], int | None], *, interrupted: str = "interrupted") -> int:
     """Runs a command.
 
@@ -50,9 +56,9 @@ def exit_status(action: Callable[[], int | None], *, interrupted: str = "interru
     except UserError as error:
         rank = os.environ.get("RANK", "0")  # set by torchrun
         if rank == "0":
-            print(f"error: {error}", file=sys.stderr)
+            show(f"error: {error}", file=sys.stderr)
         elif not isinstance(error, SharedError):
-            print(f"error in process {rank}: {error}", file=sys.stderr)
+            show(f"error in process {rank}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)

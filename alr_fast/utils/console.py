@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeVar
 from rich.console import Console as RichConsole
 from rich.progress import Progress
 
+from alr_fast.utils.text import printable_lines
+
 WIDTH = 100  # columns if the output is not a terminal
 
 T = TypeVar("T")
@@ -42,14 +44,14 @@ class Console:
         if self.json:
             self.event("message", text=text)
         elif self.bars or self.lines:
-            self.terminal.print(text, markup=False)
+            self.terminal.print(printable_lines(text), markup=False)
 
     def warn(self, text: str) -> None:
         """Prints a warning, in quiet, too; on standard error except in json."""
         if self.json:
             self.event("warning", text=text)
         elif self.main:
-            print(f"warning: {text}", file=sys.stderr, flush=True)
+            print(f"warning: {printable_lines(text)}", file=sys.stderr, flush=True)
 
     def track(
         self, items: Iterable[T], *, description: str, total: int, every: float = math.inf

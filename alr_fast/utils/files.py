@@ -213,6 +213,36 @@ def own_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+class KnownFolder:
+    """Notices that a folder was removed, moved or replaced since.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        # Some file systems give a file another number each time.
+        self._comparable = self._same()
+
+    def in_place(self) -> bool:
+        """Whether the path still leads to the folder."""
+        return self._same() if self._comparable else os.path.isdir(self._path)
+
+    def _same(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._handle), os.lstat(self._path))
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Forgets the folder; a second call does nothing."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+
 def open_appending(path: Path) -> BinaryIO:
     """Opens a file for appending, created if missing; never through a symbolic link.
 

@@ -6,14 +6,36 @@ from collections import Counter
 from collections.abc import Sequence
 
 _LONE_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # not of `os.fsdecode`
+# Controls of both kinds, separators of lines, marks of the direction of writing.
+_COMMANDS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff]"
+)
 
 
-def printable(text: str) -> str:
+def encodable(text: str) -> str:
     """A text whose non-UTF-8 bytes, which paths may contain, are written ``\\xNN``, and other lone
     surrogates, which come from broken JSON, ``\\udNNN``.
     """
     text = _LONE_SURROGATE.sub(lambda found: f"\\u{ord(found[0]):x}", text)
     return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
+def printable(text: str) -> str:
+    """A name as it may be shown: `encodable`, on one line, and without characters that command a
+    terminal or change the order of others, which are written ``\\xNN`` or ``\\uNNNN``.
+
+    Only for showing: what is read back is written as it is.
+    """
+    return _COMMANDS.sub(_escaped, encodable(text))
+
+
+def printable_lines(text: str) -> str:
+    """`printable` for a message, which may have several lines."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found[0].encode("unicode_escape").decode("ascii")
 
 
 def is_utf8(text: str) -> bool:
@@ -66,11 +88,12 @@ def shown(line: bytes | str) -> str:
 
 def some_names(names: Sequence[str]) -> str:
     """The first three names, for messages."""
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """Unambiguous class names: empty and duplicate names get the class number."""
+    """Class names to show, unambiguous: empty and duplicate ones get the class number."""
+    names = [printable(name) for name in names]
     counts = Counter(names)
 
     def shown(k: int, name: str) -> str:

@@ -233,6 +233,55 @@ def test_a_run_that_was_not_finished(run, capsys):
     assert "in a run that was not finished" in capsys.readouterr().out
 
 
+DAMAGED = {
+    "a list": ("summary.json", "[1, 2]"),
+    "no JSON": ("summary.json", "{"),
+    "nested": ("summary.json", "[" * 99_999),
+    "bytes": ("summary.json", b"\xff"),
+    "data": ("summary.json", '{"data": 3, "epochs": 1, "seconds": 1}'),
+    "no data": ("summary.json", '{"data": null, "epochs": 1, "seconds": 1}'),
+    "methods": ("summary.json", '{"methods": ["alr"], "epochs": 1, "seconds": 1}'),
+    "accuracy": ("summary.json", '{"methods": {"alr": 3}, "epochs": 1, "seconds": 1}'),
+    "text": (
+        "summary.json",
+        '{"methods": {"alr": {"test_accuracy_last": "high"}}, "epochs": 1, "seconds": 1}',
+    ),
+    "no epochs": ("summary.json", '{"seconds": 1}'),
+    "seconds": ("summary.json", '{"epochs": 1, "seconds": "long"}'),
+    "noise": ("summary.json", '{"noise": "none", "epochs": 1, "seconds": 1}'),
+    "no rate": ("summary.json", '{"noise": {"kind": "pair"}, "epochs": 1, "seconds": 1}'),
+    "number": ("metrics.csv", "method,epoch,test_accuracy\nce,1,high\n"),
+    "epoch": ("metrics.csv", "method,epoch,test_accuracy\nce,first,0.5\n"),
+    "no epoch": ("metrics.csv", "method,test_accuracy\nce,0.5\n"),
+    "no method": ("metrics.csv", "epoch,test_accuracy\n1,0.5\n"),
+    "no text": ("metrics.csv", b"method,epoch,test_accuracy\n\xff,1,0.5\n"),
+    "long": ("metrics.csv", "method,epoch,test_accuracy\n" + "x" * 200_000 + ",1,0.5\n"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_file_of_a_run_is_named(run, capsys, case):
+    name, content = DAMAGED[case]
+    (run / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert main([str(run)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {run / name}: is damaged (") and error.count("\n") == 1
+    assert "move it away to make the report without it" in error
+    assert not (run / "report.html").exists()
+    (run / name).unlink()
+    assert main([str(run)]) == 0
+
+
+def test_accuracies_that_were_not_measured_are_left_out(run):
+    summary = json.loads((run / "summary.json").read_text())
+    summary["methods"]["alr"]["test_accuracy_last"] = None
+    (run / "summary.json").write_text(json.dumps(summary))
+    (run / "metrics.csv").write_text("method,epoch,test_accuracy\nalr,1,nan\nalr,2,0.5\nce,1,\n")
+    _, data, facts, _ = page_of(run)
+    assert facts["test accuracy, alr"] == "not measured"
+    assert "NaN" not in json.dumps(data["figures"])
+
+
 def test_unreadable_images_are_reported(with_doubts, capsys):
     root, run = with_doubts
     shown = page_of(run)[1]["suspects"]

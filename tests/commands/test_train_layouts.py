@@ -111,7 +111,10 @@ def test_the_size_that_was_chosen_is_said_and_kept(train, tmp_path, capsys):
     write_two_classes(tmp_path / "set", size=(48, 40))
     options = ["--optim.epochs", "3", "--checkpoint.steps", "1"]
     train(tmp_path / "set", *options)
-    assert "training at 40 x 40 pixels" in capsys.readouterr().out
+    assert (
+        "images: 40 pixels on the shorter side (median of 12): training at 40 x 40"
+        in capsys.readouterr().out
+    )
     run = (tmp_path / "runs" / "latest").resolve()
     assert read_config(run)["data"]["image_size"] == 40
     assert read_config(run, asked=True)["data"]["image_size"] is None

@@ -16,9 +16,15 @@ from safetensors.torch import load_file
 from alr_fast.data.broken import read_exclusions, write_exclusions
 from alr_fast.data.datasets import open_dataset
 from alr_fast.data.index import SampleIndex
-from alr_fast.data.label_table import read_labels, read_left_out, read_probabilities
+from alr_fast.data.label_table import (
+    is_label_table,
+    read_labels,
+    read_left_out,
+    read_probabilities,
+)
 from alr_fast.errors import UserError
 from alr_fast.export import main as export
+from alr_fast.noise import inject, save_labels
 from alr_fast.train import main as train
 from alr_fast.training.sharded_bank import fill_rows
 from training.test_distributed import in_processes
@@ -221,6 +227,26 @@ def test_a_missing_table_is_named(tmp_path, capsys):
     assert f"--distillation.teacher {path}: neither a method" in message
     with pytest.raises(UserError, match=f"table {tmp_path}/none.parquet: .*; name a readable file"):
         read_labels(str(tmp_path / "none.parquet"), small_index(), None)
+
+
+def test_tables_of_other_formats(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"path": "p2", "label": "c"}\n{"path": "p0", "label": 1}\n')
+    (tmp_path / "a.tsv").write_text("file\tclass\np2\tc\np0\tb\n")
+    np.savez(tmp_path / "a.npz", path=np.array(["p2", "p0"]), label=np.array(["c", "b"]))
+    for name in ("a.jsonl", "a.tsv", "a.npz"):
+        assert is_label_table(str(tmp_path / name))
+        assert labels_of(tmp_path / name) == ([1, 2, 2, 0], 2)
+    np.save(tmp_path / "a.npy", np.array([0, 1, 2, 0]))
+    assert is_label_table(str(tmp_path / "a.npy"))
+    with pytest.raises(
+        UserError, match=r"a\.npy: has no column path; it has label; name a column of"
+    ):
+        labels_of(tmp_path / "a.npy")
+    index = small_index()
+    noise = inject(index.labels, num_classes=3, kind="pair", rate=1.0, seed=0)
+    save_labels(tmp_path / "b.npz", noise, index)
+    assert not is_label_table(str(tmp_path / "b.npz"))
+    assert not is_label_table(str(tmp_path / "missing.npz"))
 
 
 def small_index(classes=3, names=None):

@@ -3,6 +3,7 @@
 import ast
 import io
 import os
+import random
 import socket
 import time
 import tracemalloc
@@ -23,12 +24,13 @@ from alr_fast.data.datasets import Split, open_dataset
 from alr_fast.data.decode import FORMATS, MAX_PIXELS, decode_rgb, eight_bits, open_image, prepare
 from alr_fast.data.examine import Broken, examine
 from alr_fast.data.images import BrokenImage, FileImages, read_image_file
+from alr_fast.data.index import PathTable
 from alr_fast.data.layouts.base import new_index
 from alr_fast.data.loaders.choose import LOADERS, LoaderChoice, has_dali, make_loader
 from alr_fast.data.loaders.memory import decode_all
 from alr_fast.data.sampler import SequentialSampler
 from alr_fast.data.shards import ShardPlan
-from alr_fast.data.sizes import typical_size
+from alr_fast.data.sizes import median_side
 from alr_fast.data.transform import Transform
 from alr_fast.data.verify import verify_split
 from alr_fast.errors import UserError
@@ -373,6 +375,22 @@ def test_a_set_with_a_pipe_is_packed(tmp_path):
     assert images.read(2) == dataset.split("train").images.read(2)
 
 
+def test_records_are_read_from_regular_files_up_to_the_bound(tmp_path):
+    os.mkfifo(tmp_path / "a.tar")
+    (tmp_path / "b.tar").write_bytes(bytes(600))
+    shards = images.ShardImages(
+        [tmp_path / "a.tar", tmp_path / "b.tar"],
+        np.array([0, 1, 1], np.int32),
+        np.array([0, 0, 500]),
+        np.array([9, 9, 2**40]),
+        PathTable.of(["x", "y", "z"]),
+    )
+    assert shards.read(1) == bytes(9)
+    for row, reason in ((0, "not a regular file"), (2, "1,099,511,627,776 bytes")):
+        with pytest.raises(BrokenImage, match=reason):
+            shards.read(row)
+
+
 def test_the_bound_on_encoded_images(tmp_path, monkeypatch):
     path = tmp_path / "a.jpg"
     path.write_bytes(jpeg())
@@ -394,22 +412,21 @@ def _write_sizes(folder, sizes):
     )
 
 
-def test_the_typical_size_is_that_of_most_images(tmp_path):
-    sizes = [(9, 8)] + 60 * [(50, 40)] + 5 * [(70, 60)]
-    assert typical_size(_write_sizes(tmp_path, sizes)) == 40
-    assert typical_size(_write_sizes(tmp_path, [(500, 400)])) == 224
+def test_the_median_side_is_that_of_most_images(tmp_path):
+    sizes = [(9, 8)] + 60 * [(50, 40)] + 3 * [(70, 60)]
+    assert median_side(_write_sizes(tmp_path, sizes)) == (40, 64)
     # Sorted by source, as folders are: the first hundred say nothing about the rest.
-    assert typical_size(_write_sizes(tmp_path, 100 * [(9, 8)] + 300 * [(50, 40)])) == 40
-    assert typical_size(_write_sizes(tmp_path, [(0, 0), (0, 0), (50, 40)])) == 40
+    assert median_side(_write_sizes(tmp_path, 100 * [(9, 8)] + 300 * [(50, 40)])) == (40, 64)
+    assert median_side(_write_sizes(tmp_path, [(0, 0), (0, 0), (50, 40)])) == (40, 1)
     with pytest.raises(UserError, match=r"0\.jpg cannot be read as an image \(not an image\), nor"):
-        typical_size(_write_sizes(tmp_path, [(0, 0), (0, 0)]))
+        median_side(_write_sizes(tmp_path, [(0, 0), (0, 0)]))
 
 
-def test_the_typical_size_reads_few_images(tmp_path, monkeypatch):
+def test_the_median_side_reads_few_images(tmp_path, monkeypatch):
     split = _write_sizes(tmp_path, 200 * [(9, 8)])
     read = []
     monkeypatch.setattr(FileImages, "read", lambda self, row: read.append(row) or png(PICTURE, 2))
-    assert typical_size(split) == SIDE
+    assert median_side(split) == (SIDE, 64)
     assert len(set(read)) == len(read) == 64 and read[0] == 0 and read[-1] == 199
 
 
@@ -510,6 +527,36 @@ def test_any_bytes_are_an_image_or_broken(small_limit, data):
 @given(data=_files)
 def test_many_bytes_are_an_image_or_broken(small_limit, data):
     check_any_bytes(data)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, about damaged tags
+@pytest.mark.parametrize("count", [100, pytest.param(4000, marks=pytest.mark.slow)])
+def test_what_verify_keeps_looks_the_same_everywhere(small_limit, tmp_path, count):
+    """Files with a few wrong bytes that `verify` still keeps."""
+    rng = random.Random(count)
+    kept = []
+    while len(kept) < count:
+        edits = [
+            (rng.random() ** 2, rng.choice((0, 1, 128, 255)), rng.choice(("set", "delete")))
+            for _ in range(rng.randint(1, 2))
+        ]
+        data = edited(rng.choice(SEEDS), edits, 0, True)
+        try:
+            examine(data)
+        except Broken:
+            continue
+        encoded = prepare(data)
+        if max(encoded.height, encoded.width) < 200 and data not in SEEDS:
+            kept.append(data)
+    split = split_of(tmp_path, kept)
+    for name in LOADING:
+        found, broken = loaded(name, split)
+        assert not broken
+        for data, pixels in zip(kept, found, strict=True):
+            encoded = prepare(data)
+            box = WHOLE.box(encoded.height, encoded.width)
+            part = decode.resize_part(decode_rgb(encoded), box, SIDE).permute(1, 2, 0).numpy()
+            assert np.abs(pixels - part).max() < 4
 
 
 def test_the_limit_is_documented_where_it_is_used():

@@ -149,6 +149,17 @@ def _bad_png_stream() -> bytes:
     return data[:at] + chunk + data[-12:]
 
 
+def _endless_png_stream() -> bytes:
+    """A PNG with valid checksums whose compressed pixels are complete, but have no end."""
+    data = good_bytes("PNG")
+    at = data.index(b"IDAT") - 4
+    packer = zlib.compressobj()
+    pixels = packer.compress(zlib.decompress(data[at + 8 : -16])) + packer.flush(zlib.Z_SYNC_FLUSH)
+    chunk = b"IDAT" + pixels
+    chunk = struct.pack(">I", len(pixels)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return data[:at] + chunk + data[-12:]
+
+
 def _bad_webp() -> bytes:
     """A lossless WebP with damaged compressed pixels."""
     data = good_bytes("WEBP", lossless=True)
@@ -234,6 +245,7 @@ ONLY_VERIFY: dict[str, Callable[[Path], None]] = {
 
 DECODER_FAILS: dict[str, Callable[[Path], None]] = {
     "png of few pixels": _writes(_bad_png_stream),  # Pillow fills the rest with black
+    "png without an end of its pixels": _writes(_endless_png_stream),
     "webp damaged pixels": _writes(_bad_webp),
 }
 

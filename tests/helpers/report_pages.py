@@ -7,10 +7,12 @@ import numpy as np
 from PIL import Image
 
 from alr_fast.labels.report.model import ClassNoise, Panel, Report, Suspect
+from alr_fast.utils.text import printable
 
 ATTACK = (
     "</script><script>window.pwned=1</script><!--<img src=x onerror=window.pwned=1>\u2028&amp;\"'"
 )
+SHOWN = printable(ATTACK)
 NAMES = ("cat", "dog", "frog", ATTACK, "never seen")
 MISSING = "cats/0003.jpg: file is cut off after 12 bytes"
 

@@ -10,7 +10,7 @@ from selenium.webdriver.common.keys import Keys
 
 from alr_fast.labels.report.model import ClassNoise
 from helpers.report_browser import PAIR, by_score, emulate, resize
-from helpers.report_pages import ATTACK, MISSING, report, suspect, thumbnail
+from helpers.report_pages import MISSING, SHOWN, report, suspect, thumbnail
 
 
 def test_nothing_is_requested(page_with_curves):
@@ -43,12 +43,12 @@ def test_names_and_paths_are_text(page_with_curves):
     page = page_with_curves
     page.search("odd/")
     assert page.ids() == [5]
-    assert page.text('.card[data-id="5"] .path') == f"odd/{ATTACK}.png"
-    assert page.text('.card[data-id="5"] .name') == ATTACK
+    assert page.text('.card[data-id="5"] .path') == f"odd/{SHOWN}.png"
+    assert page.text('.card[data-id="5"] .name') == SHOWN
     assert page.js("window.pwned") is None
     for tag in ("h1 b", ".card script", ".card b", "#class-table script", "#class-table img"):
         assert page.all(tag) == []
-    assert ATTACK in page.text("#class-table")
+    assert SHOWN in page.text("#class-table")
     assert "<b>ce</b>" in page.js(
         "[...document.querySelectorAll('.legendtext')].map((t) => t.textContent)"
     )
@@ -113,7 +113,7 @@ def test_classes_are_sorted_and_may_be_empty(page):
     assert first()[0] == "dog" and first()[-1] == "never seen"  # most changed first
     assert page.text("#class-table tbody tr:last-child").count("no samples") == 2
     page.click("#class-table thead th:nth-child(2)")
-    page.until(lambda: first()[:2] == ["never seen", ATTACK])  # redrawn a little later
+    page.until(lambda: first()[:2] == ["never seen", SHOWN])  # redrawn a little later
 
 
 def test_missing_and_broken_images(open_page):

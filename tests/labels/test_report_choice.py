@@ -9,7 +9,7 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from helpers.report_browser import by_score, emulate, resize
-from helpers.report_pages import ATTACK, report, suspect
+from helpers.report_pages import SHOWN, report, suspect
 
 OTHER = '.card[data-id="{}"] .other'
 MANY = tuple(f"class number {k}" for k in range(200))
@@ -42,7 +42,7 @@ def chosen(page, id):
 def test_a_class_from_the_menu(page):
     # Sample 4 is given dog; frog and cat were predicted, the others follow by number.
     assert options_of(page, 4) == [
-        *("other class", "frog (93.0%)", "cat (1.0%)", ATTACK.replace("\u2028", " "), "never seen"),
+        *("other class", "frog (93.0%)", "cat (1.0%)", SHOWN, "never seen"),
     ]
     Select(page.one(OTHER.format(4))).select_by_visible_text("never seen")
     assert chosen(page, 4) == ["4", True]
@@ -83,7 +83,7 @@ def test_where_the_refined_label_is_the_given_one(open_page):
     card = page.card(0)
     assert [dt.text for dt in card.find_elements("css selector", ".labels dt")] == ["given", "next"]
     buttons = [b.text for b in card.find_elements("css selector", "button[data-mark]")]
-    assert buttons == ["keep", ATTACK.replace("\u2028", " "), "unsure"]
+    assert buttons == ["keep", SHOWN, "unsure"]
     page.focus(0)
     page.press("2")
     assert page.stored() == {"0": "fix 3"}
@@ -177,7 +177,7 @@ def test_marks_keep_their_class_when_the_predictions_change(open_page):
 def texts():
     long = "A long review. " * 60
     samples = [
-        suspect(0, image=None, path="", text=ATTACK),
+        suspect(0, image=None, path="", text=SHOWN),
         suspect(1, image=None, path="", text=long + "its end"),
         suspect(2, image=None, path="", text="", changes=None),
     ]
@@ -187,7 +187,7 @@ def texts():
 def rows():
     cells = tuple((f"column {k}", str(k * 1.5)) for k in range(12))
     samples = [
-        suspect(0, image=None, path="", cells=((ATTACK, ATTACK), *cells[:3])),
+        suspect(0, image=None, path="", cells=((SHOWN, SHOWN), *cells[:3])),
         suspect(1, image=None, path="", cells=cells),
     ]
     return report(suspects=samples, noun="samples")
@@ -197,7 +197,7 @@ def test_texts(open_page):
     page = open_page(texts())
     assert page.all(".picture") == []
     assert page.js("window.pwned") is None
-    assert page.text('[data-id="0"] .text') == ATTACK
+    assert page.text('[data-id="0"] .text') == SHOWN
     shown = page.text('[data-id="1"] .text')
     assert len(shown) <= 281 and shown.endswith("A long…")
     button = '[data-id="1"] .more'
@@ -217,7 +217,7 @@ def test_texts(open_page):
 def test_rows_of_a_table(open_page):
     page = open_page(rows())
     assert page.js("window.pwned") is None
-    assert page.text('[data-id="0"] th') == ATTACK
+    assert page.text('[data-id="0"] th') == SHOWN
     assert page.all('[data-id="0"] .more') == []
     visible = "[...document.querySelectorAll('[data-id=\"1\"] tr')].filter((r) => !r.hidden).length"
     assert page.js(visible) == 6

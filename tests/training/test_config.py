@@ -21,6 +21,8 @@ from helpers.features import write_digits
 def options(cls=Config, prefix="--"):
     for field in fields(cls):
         default = getattr(cls(), field.name)
+        if cls is Config and field.name == "asked":
+            continue
         if cls is Config and field.name == "options":
             for name, own in with_default_options(Config()).options.items():
                 yield from options(type(own), f"{prefix}{name}.")
@@ -299,6 +301,7 @@ def test_no_noise_has_no_rate():
 TEXTS = [
     "data.name",
     "data.column",
+    "data.columns",
     "data.train_split",
     "data.test_split",
     "data.label_key",
@@ -324,6 +327,7 @@ PATHS = [
     "runs",
     "resume",
     "plugins",
+    "data.images",
     "data.ilsvrc12",
     "data.label_file",
     "data.exclude",
@@ -340,7 +344,7 @@ def text_options(cls=Config, prefix=""):
         default = getattr(cls(), name)
         if is_dataclass(default):
             yield from text_options(type(default), f"{prefix}{name}.")
-        elif name != "options" and re.search(r"\bstr\b|Literal", str(hint)):
+        elif name not in ("options", "asked") and re.search(r"\bstr\b|Literal", str(hint)):
             yield prefix + name, "NamesPath" in str(hint)
 
 

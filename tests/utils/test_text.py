@@ -1,6 +1,15 @@
 import pytest
 
-from alr_fast.utils.text import duration, is_encodable, printable, rate
+from alr_fast.utils.text import (
+    distinct_names,
+    duration,
+    encodable,
+    is_encodable,
+    printable,
+    printable_lines,
+    rate,
+    some_names,
+)
 
 
 @pytest.mark.parametrize(
@@ -35,8 +44,23 @@ def test_rates():
         ("b\udcff", "b\\xff", True),  # a byte that is not UTF-8, as os.fsdecode writes it
         ("a\ud83d\udcff", "a\\ud83d\\xff", False),
         ("\udd00", "\\udd00", False),
+        ("a\x1b[31mb\x07\x9b2J", "a\\x1b[31mb\\x07\\x9b2J", True),  # commands of terminals
+        ("two\nlines\r\t", "two\\nlines\\r\\t", True),
+        ("\u202egpj.exe\u2066", "\\u202egpj.exe\\u2066", True),  # shown as exe.jpg
+        ("x\u2028y\u0085z", "x\\u2028y\\x85z", True),
     ],
 )
 def test_texts_that_are_not_unicode(text, shown, encodable):
     assert printable(text) == shown
     assert is_encodable(text) == encodable
+
+
+def test_only_what_is_shown_is_escaped():
+    assert encodable("a\x1b\nb\udcff") == "a\x1b\nb\\xff"
+    assert printable_lines("one\ntwo\x1b") == "one\ntwo\\x1b"
+    assert printable(printable("\x1b\udcff")) == printable("\x1b\udcff")
+    assert some_names(["\x1b", "b", "c", "d"]) == "\\x1b, b, c, ..."
+    # Two names that look alike are told apart.
+    assert distinct_names(["\x1b", "\\x1b", "\n"]) == [
+        "\\x1b (class 0)", "\\x1b (class 1)", "\\n",
+    ]  # fmt: skip

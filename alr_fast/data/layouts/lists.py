@@ -1,5 +1,6 @@
 """Text lists of paths and labels, which several data sets contain."""
 
+import codecs
 import os
 from array import array
 from collections.abc import Iterator, Sequence
@@ -84,6 +85,8 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with open_regular(path) as file:
             for number, line in enumerate(file, 1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 line = line.strip()
                 if line:
                     empty = False

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from alr_fast.data.npz import NPY_MAGIC, ZIP_MAGIC
+from alr_fast.data.npz import NPY_MAGIC, ZIP_MAGIC, names_of_arrays
 from alr_fast.data.tables.arrays import open_arrays
 from alr_fast.data.tables.base import Batch, Table, TableError, as_text
 from alr_fast.data.tables.csv_text import CsvFile
@@ -22,10 +22,11 @@ from alr_fast.data.tables.parquet import open_parquet
 from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import error_text
 
-__all__ = ["Batch", "Table", "TableError", "as_text", "is_parquet", "open_table"]
+__all__ = ["Batch", "Table", "TableError", "as_text", "is_parquet", "is_table", "open_table"]
 
 _START = 1 << 12  # bytes that are looked at to recognise a format
 _PARQUET = b"PAR1"
+_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".npy", ".parquet")
 # Formats that people try, and how to make a table of them.
 _REFUSED = {
     b"\x1f\x8b": "is compressed by gzip; unpack it first",
@@ -92,13 +93,30 @@ def _opened(file: IO[bytes], path: Path, chosen: dict[str, str]) -> Iterator[Tab
     if encoding not in (None, "utf-8"):
         beginning = beginning.replace(b"\0", b"")  # enough to recognise brackets
     if beginning.lstrip()[:1] in (b"{", b"["):
-        json_file = JsonFile(file, path, encoding=encoding, start=length)
-        yield Table(path, json_file.unit, json_file.columns, json_file.batches, chosen=chosen)
+        objects = JsonFile(file, path, encoding=encoding, start=length, chosen=chosen)
+        yield Table(path, objects.unit, objects.columns, objects.batches, chosen=chosen)
         return
     _need_pyarrow(path, "CSV")
-    paths = [chosen["path"]] if "path" in chosen else ()
-    text = CsvFile(file, path, encoding=encoding, start=length, paths=paths)
+    text = CsvFile(file, path, encoding=encoding, start=length, chosen=chosen)
     yield Table(path, "line", text.columns, text.batches, chosen=chosen, remarks=text.remarks)
+
+
+def is_table(path: Path) -> bool:
+    """Whether `open_table` is meant for a file: no model, no pickle, no file of noisy labels.
+
+    The first bytes decide; the name does if there is no such file.
+    """
+    try:
+        with open_regular(path) as file:
+            start = file.read(_START)
+            if start.startswith(ZIP_MAGIC):
+                names = names_of_arrays(file)
+                return bool(names) and not {"format", "original"} <= set(names)
+    except OSError:
+        return path.suffix.lower() in _SUFFIXES
+    if start.startswith((_PARQUET, NPY_MAGIC)) or mark_of(start)[0] is not None:
+        return True
+    return b"\0" not in start and not start.startswith(tuple(_REFUSED))
 
 
 def is_parquet(path: Path) -> bool:

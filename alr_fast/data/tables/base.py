@@ -51,6 +51,7 @@ class Table:
         metadata: Metadata of a Parquet file.
         vectors: Names of the columns with lists of numbers, in a Parquet file or an archive.
         chosen: Role -> column that the user named for it, see `find`.
+        in_order: Whether the rows are all samples in order: arrays of labels, without paths or ids.
         remarks: Lines for the user on how the file was read; complete after the last batch.
     """
 
@@ -61,6 +62,7 @@ class Table:
     metadata: dict[bytes, bytes] = field(default_factory=dict)
     vectors: Sequence[str] = ()
     chosen: Mapping[str, str] = field(default_factory=dict)
+    in_order: bool = False
     remarks: list[str] = field(default_factory=list)
 
     def find(self, role: str) -> str | None:
@@ -79,14 +81,9 @@ class Table:
 
 
 def as_text(column: NDArray[Any]) -> NDArray[np.object_]:
-    """A column as texts, dtype object [M]: integers without a fraction, "" for a missing value.
-
-    Raises:
-        ValueError: It contains lists.
-    """
-    if column.ndim != 1:
-        raise ValueError("a column of lists has no texts")
-    return column if column.dtype == object else texts(column.tolist())
+    """A column as texts, dtype object [M]; empty for a missing value."""
+    is_text = column.dtype == object and column.ndim == 1
+    return column if is_text else texts(column.tolist())
 
 
 def texts(values: list[Any]) -> NDArray[np.object_]:

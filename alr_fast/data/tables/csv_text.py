@@ -1,8 +1,7 @@
 """Reads CSV files with pyarrow: fields divided by comma, semicolon or tab, quoted by RFC 4180."""
 
 import csv
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -28,7 +27,7 @@ class CsvFile:
         path: Its name, for messages.
         encoding: That of its mark, None without one.
         start: Length of the mark.
-        paths: The columns of paths, if the user named them; else known by their names.
+        chosen: Role -> column that the user chose.
 
     Attributes:
         columns: Names of the columns.
@@ -42,7 +41,7 @@ class CsvFile:
         *,
         encoding: str | None,
         start: int,
-        paths: Sequence[str] = (),
+        chosen: Mapping[str, str],
     ) -> None:
         self._file, self._path, self._encoding, self._start = file, path, encoding, start
         self.remarks: list[str] = []
@@ -60,9 +59,7 @@ class CsvFile:
         self._padded = {
             column: name != column for column, name in zip(self.columns, header, strict=True)
         }
-        self._are_paths = {
-            name: name in paths if paths else role_of(name) == "path" for name in self.columns
-        }
+        self._are_paths = {name: role_of(name, chosen) == "path" for name in self.columns}
 
     def batches(self, columns: Sequence[str], rows: int) -> Iterator[Batch]:
         """See `Table`."""
@@ -116,7 +113,8 @@ class CsvFile:
             return "error"
 
         utf8 = _is_utf8(text)
-        kind = pyarrow.string() if utf8 else pyarrow.binary()
+        if not utf8:  # a character for each byte: pyarrow handles texts, and its errors quote them
+            text = text.decode("latin1").encode()
         keys = {name: str(self.columns.index(name)) for name in columns}
         names = [str(k) for k in range(len(self.columns))]
         try:
@@ -133,7 +131,7 @@ class CsvFile:
                 ),
                 # Texts as they are: nothing is a number, a date or a missing value here.
                 convert_options=ConvertOptions(
-                    column_types=dict.fromkeys(keys.values(), kind),
+                    column_types=dict.fromkeys(keys.values(), pyarrow.string()),
                     include_columns=list(dict.fromkeys(keys.values())),
                     check_utf8=False,
                 ),
@@ -153,22 +151,33 @@ class CsvFile:
                 "double quotes inside of quoted fields",
             )
         around = {mark for mark in (b"'", b' "', b'\t"') if mark in text}
-        arrays = {name: self._texts(name, table[key], around) for name, key in keys.items()}
+        arrays = {
+            name: self._texts(name, table[key].to_numpy().tolist(), around, utf8=utf8)
+            for name, key in keys.items()
+        }
         return numbers, arrays
 
-    def _texts(self, name: str, column: Any, around: set[bytes]) -> NDArray[np.object_]:
-        """Texts of a column as they were meant; ``around``: the marks to remove that occur."""
-        array = column.to_numpy(zero_copy_only=False)
-        values = array.tolist()
+    def _texts(
+        self, name: str, values: list[str], around: set[bytes], *, utf8: bool
+    ) -> NDArray[np.object_]:
+        """Texts of a column as they were meant.
+
+        Args:
+            name: The column.
+            values: Its cells; unless ``utf8``, a character for each byte.
+            around: The marks around texts that occur.
+            utf8: Whether all cells are UTF-8.
+        """
         is_path = self._are_paths[name]
-        if values and isinstance(values[0], bytes):
+        if not utf8:
             keep = is_path or self._encoding is not None
-            if not keep:
+            as_bytes = [text.encode("latin1") for text in values]
+            values = [decoded(text, keep=keep) for text in as_bytes]
+            if not keep and any(map(str.__ne__, values, map(_replaced, as_bytes))):
                 self._remark()
-            values = list(map(partial(decoded, keep=keep), values))
         if not is_path or self._padded[name]:
             if around - {b"'"}:
-                values = map(unquoted, values)
+                values = list(map(unquoted, values))
             values = [text.strip(BLANKS) for text in values]
         if b"'" in around:
             values = list(map(original, values))
@@ -293,11 +302,13 @@ def _spans_one_by_one(
 
 
 def _delimiter(rows: list[bytes]) -> str:
-    """The delimiter that divides the header into the most fields, and the next row likewise."""
+    """The delimiter that divides the header into names that are known, else into the most names,
+    and the next row likewise."""
 
-    def fit(mark: str) -> tuple[int, bool]:
-        counts = [len(_fields(row, mark)) for row in rows]
-        return counts[0], len(set(counts)) == 1
+    def fit(mark: str) -> tuple[int, int, bool]:
+        header, *others = [_fields(row, mark) for row in rows]
+        known = sum(role_of(name.decode("latin1")) is not None for name in header)
+        return known, len(header), all(len(row) == len(header) for row in others)
 
     return max(DELIMITERS, key=fit)
 
@@ -310,6 +321,10 @@ def _fields(row: bytes, delimiter: str) -> list[bytes]:
     except csv.Error:
         fields = text.split(delimiter)
     return [field.encode("latin1") for field in fields]
+
+
+def _replaced(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
 
 
 def _is_utf8(text: bytes) -> bool:

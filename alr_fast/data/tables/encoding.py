@@ -50,6 +50,11 @@ def utf8_pieces(file: IO[bytes], path: Path, encoding: str | None) -> Iterator[b
         ) from error
 
 
+def from_windows(text: str) -> str:
+    """A text whose bytes that are not UTF-8, see `os.fsdecode`, are taken for Windows-1252."""
+    return decoded(text.encode("utf-8", "surrogateescape"), keep=False)
+
+
 def decoded(text: bytes, *, keep: bool) -> str:
     """A text in UTF-8, else Windows-1252; with ``keep`` other bytes stay, as surrogates."""
     try:

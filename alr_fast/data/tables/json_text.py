@@ -1,7 +1,7 @@
 """Reads JSON: a line for each sample, or a list of objects."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -28,8 +28,17 @@ class JsonFile:
         unit: ``line``, or ``row`` of a list.
     """
 
-    def __init__(self, file: IO[bytes], path: Path, *, encoding: str | None, start: int) -> None:
+    def __init__(
+        self,
+        file: IO[bytes],
+        path: Path,
+        *,
+        encoding: str | None,
+        start: int,
+        chosen: Mapping[str, str],
+    ) -> None:
         self._file, self._path, self._encoding, self._start = file, path, encoding, start
+        self._chosen = chosen
         self._decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
         first = next((line for _, line in self._lines()), b"").lstrip()
         self.unit = "row" if first.startswith(b"[") else "line"
@@ -68,7 +77,7 @@ class JsonFile:
 
     def _array(self, name: str, values: list[Any], numbers: list[int]) -> NDArray[Any]:
         kinds = set(map(type, values))
-        if kinds == {list} and role_of(name) is None:
+        if kinds == {list} and role_of(name, self._chosen) is None:
             try:
                 return np.array(values, dtype=np.float64).reshape(len(values), -1)
             except (TypeError, ValueError):

@@ -73,9 +73,10 @@ def find_column(
     return candidates[0] if candidates else None
 
 
-def role_of(column: str) -> str | None:
-    """The role that a column has by its name; None without one."""
-    return _ROLES.get(_plain(column))
+def role_of(column: str, chosen: Mapping[str, str] | None = None) -> str | None:
+    """The role for which the user chose a column, else that of its name; None without one."""
+    roles = (role for role, name in (chosen or {}).items() if name == column)
+    return next(roles, _ROLES.get(_plain(column)))
 
 
 def _plain(column: str) -> str:

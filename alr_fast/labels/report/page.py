@@ -34,7 +34,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from alr_fast.labels.report.model import Panel, Report, Suspect
-from alr_fast.utils.text import distinct_names
+from alr_fast.utils.text import distinct_names, printable, printable_lines
 
 MATRIX_CLASSES = 30  # with more classes, the page lists pairs instead of a matrix
 MAX_PAIRS = 40
@@ -69,6 +69,7 @@ def render(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: printable_lines(value) if type(value) is str else value,
     )
     environment.filters |= {"thousands": _count, "percent": _percent}
     page = environment.from_string(_template("page.html")).render(
@@ -149,6 +150,7 @@ def _data(report: Report, figures: list[dict[str, Any] | None]) -> dict[str, Any
             {
                 "id": suspect.id,
                 "path": suspect.path,
+                "shownPath": printable(suspect.path),
                 "given": suspect.given,
                 "refined": suspect.refined,
                 "givenProbability": _finite(suspect.given_probability),

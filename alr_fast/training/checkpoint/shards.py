@@ -11,7 +11,9 @@ from torch.distributed.tensor._shards_wrapper import LocalShardsWrapper
 CHUNK_BYTES = 32 << 20  # the most that DCP copies into memory at once
 
 
-def shard(rows: Tensor, offset: int, total: int, mesh: DeviceMesh) -> DTensor:
+def shard(
+    rows: Tensor, offset: int, total: int, mesh: DeviceMesh, *, whole: bool = True
+) -> DTensor:
     """Declares rows of this process to be a part of a tensor that all processes hold together.
 
     Nothing is copied or sent: `load` reads into `rows` itself. The result is for
@@ -23,6 +25,8 @@ def shard(rows: Tensor, offset: int, total: int, mesh: DeviceMesh) -> DTensor:
         offset: Number of the first row.
         total: Number of rows of the whole tensor.
         mesh: 1-D mesh of all processes, on the device type of the rows.
+        whole: Whether the processes hold all rows together. False for a part to `load`, which may
+            be a part of other processes, too.
 
     Returns:
         A DTensor of shape [total, K] or [total], cut into views of at most CHUNK_BYTES bytes, or of
@@ -38,7 +42,7 @@ def shard(rows: Tensor, offset: int, total: int, mesh: DeviceMesh) -> DTensor:
         raise ValueError(
             f"rows must have shape [n] or [n, K], got {tuple(rows.shape)}: flatten them to [n, K]"
         )
-    if not 0 <= offset <= end <= total or (mesh.size() == 1 and len(rows) != total):
+    if not 0 <= offset <= end <= total or (whole and mesh.size() == 1 and len(rows) != total):
         raise ValueError(
             f"rows {offset} to {end} are not this process's part of {total} rows held by "
             f"{mesh.size()} processes: offset and total count rows of the whole tensor"

@@ -187,6 +187,8 @@ class CheckpointStore:
         if failure is not None:
             raise failure
         if self._rank == 0:
+            if self.folder.parent.is_dir():  # also if only the checkpoints were removed
+                own_folder(self.folder)
             self._clean_up()
             folder.mkdir()
 

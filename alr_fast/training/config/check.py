@@ -16,6 +16,8 @@ from alr_fast.training.config.schema import (
     ESTIMATES,
     WEIGHTS,
     Config,
+    DataConfig,
+    NoiseConfig,
     TransitionConfig,
     flat,
     words,
@@ -54,7 +56,7 @@ def resolve(config: Config) -> Config:
     asked = {"noise.rate": noise.rate, "noise.seed": noise.seed}
     for position, name in enumerate(methods):
         asked |= {f"{name}.{key}": value for key, value in asdict(options[name]).items()}
-        options[name] = _with_paths(options[name], path_options(name))
+        options[name] = _with_paths(options[name], path_options(name), group=name)
         options[name] = checked_options(name, options[name], epochs=config.optim.epochs)
         needs, earlier = METHODS[name].needs, methods[:position]
         if "teacher" in needs:
@@ -68,10 +70,10 @@ def resolve(config: Config) -> Config:
         config,
         methods=methods,
         data_root=lasting_path(config.data_root, links=True),
-        data=_with_paths(data),
-        transition=_with_paths(transition),
+        data=_with_paths(data, _paths_of(DataConfig)),
+        transition=_with_paths(transition, _paths_of(TransitionConfig)),
         log=replace(config.log, to=words(config.log.to)),
-        noise=replace(_with_paths(noise), rate=rate, seed=seed),
+        noise=replace(_with_paths(noise, _paths_of(NoiseConfig)), rate=rate, seed=seed),
         options=options,
     )
     values = flat(resolved.as_dict())
@@ -80,11 +82,10 @@ def resolve(config: Config) -> Config:
     return replace(resolved, asked={name: asked[name] for name in sorted(changed)})
 
 
-def _with_paths(options: Any, names: Iterable[str] | None = None) -> Any:
-    """The same dataclass with `lasting_path` of the options ``names``; of those marked without."""
-    names = _paths_of(type(options)) if names is None else names
-    paths = {name: lasting_path(expanded_path(getattr(options, name))) for name in names}
-    return replace(options, **paths)
+def _with_paths(options: Any, names: Iterable[str], group: str = "") -> Any:
+    """The same dataclass with `lasting_path` of these options."""
+    paths = {name: expanded_path(getattr(options, name), f"{group}.{name}") for name in names}
+    return replace(options, **{name: lasting_path(path) for name, path in paths.items()})
 
 
 def _paths_of(config: type) -> list[str]:

@@ -17,6 +17,7 @@ from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config import schema
 from alr_fast.training.config.check import resolve
 from alr_fast.training.config.ranges import expanded_path
+from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.methods import METHODS, load_plugins, options_of
 from alr_fast.utils.command import CommandParser
 from alr_fast.utils.text import error_text
@@ -48,17 +49,17 @@ def parse(argv: Sequence[str]) -> schema.Config:
         SystemExit: Status 0 after ``--help`` or ``--print_config``.
     """
     given, left = _scan(_spelled_out(argv))
-    given.config = expanded_path(given.config)
+    given.config = expanded_path(given.config, "config")
     files = [_read_config_file(path) for path in given.config]
     in_files = {name: value for file in files for name, value in file.items()}
     _check_plugins(given, in_files)
     with naming_options(plugins="plugins"):
         plugins = schema.words(given.plugins or in_files.get("plugins") or "")
-        load_plugins(expanded_path(plugins))
-    root = expanded_path(given.data_root or in_files.get("data_root"))
+        load_plugins(expanded_path(plugins, "plugins"))
+    root = expanded_path(given.data_root or in_files.get("data_root"), "data_root")
     recipe = str(given.recipe or in_files.get("recipe") or _default_recipe(root))
     # A single ~ would be null in YAML.
-    given.data_root = expanded_path(given.data_root)
+    given.data_root = expanded_path(given.data_root, "data_root")
     scanned = vars(given) | {"recipe": recipe}
     del scanned["config"]
     left = [
@@ -216,14 +217,6 @@ def _scan(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _read_config_file(path: str) -> dict[str, Any]:
     try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
-    except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path}: not valid YAML: {error_text(error)}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UserError(f"--config {path}: must contain options as 'name: value' lines")
-    return content
+        return read_options(Path(path))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config {path}: {error_text(error)}") from error

@@ -56,11 +56,11 @@ class Bounded:
         group = type(self).__name__.removesuffix("Config").lower()
         for name, marks in marks_of(type(self)).items():
             value = getattr(self, name)
+            option = f"{group}.{name}" if group else name
             for mark in marks:
                 if isinstance(mark, NamesPath):
-                    setattr(self, name, expanded_path(value))
+                    setattr(self, name, expanded_path(value, option))
                 elif value is not None and not mark.accepts(value):
-                    option = f"{group}.{name}" if group else name
                     raise UserError(f"--{option} {value}: {mark.requirement}")
 
 
@@ -76,10 +76,17 @@ def marks_of(config: type) -> dict[str, list[Any]]:
     }
 
 
-def expanded_path(value: Any) -> Any:
-    """A path, or each path of a list, with ``~`` and variables expanded."""
+def expanded_path(value: Any, option: str) -> Any:
+    """A path, or each path of a list, with ``~`` and variables expanded.
+
+    Raises:
+        UserError: There is no such variable or user; the message names the option.
+    """
     if isinstance(value, list):
-        return [expanded_path(path) for path in value]
+        return [expanded_path(path, option) for path in value]
     if not isinstance(value, str) or not set(value) & set("~$"):
         return value
-    return str(expanded(value))
+    try:
+        return str(expanded(value))
+    except UserError as error:
+        raise UserError(f"--{option} {error}") from error

@@ -247,7 +247,7 @@ class RunDisplay(Console):
                 *texts, score = sample.values()
                 table.add_row(*(Text(str(text)) for text in texts), f"{score:.3f}")
             self.terminal.print(table)
-            self.terminal.print(f"to review them: {report}", markup=False)
+            self.terminal.print(printable(f"to review them: {report}"), markup=False)
 
     def shares(self, title: str, phases: dict[str, tuple[float, float]]) -> None:
         """Prints a table of the phases of a step.

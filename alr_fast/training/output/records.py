@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from alr_fast.data.index import SampleIndex
 from alr_fast.noise import InjectedNoise
 from alr_fast.training.config.schema import Config
 from alr_fast.training.distributed import World
@@ -121,6 +122,19 @@ def method_summary(
     }
 
 
+def method_summaries(records: list[EpochRecord], index: SampleIndex) -> dict[str, dict[str, Any]]:
+    """The results of each method that has completed an epoch, in the order of training.
+
+    Args:
+        records: All epochs of all methods.
+        index: Samples with the labels to train on.
+    """
+    before, names = label_accuracy(index), dict.fromkeys(record.method for record in records)
+    return {
+        name: method_summary([r for r in records if r.method == name], before) for name in names
+    }
+
+
 def run_summary(
     config: Config,
     world: World,
@@ -142,11 +156,7 @@ def run_summary(
         records: All epochs of all methods.
         started: When the run started, ISO 8601.
     """
-    index, before = data.train.index, label_accuracy(data.train.index)
-    methods = {
-        method: method_summary([r for r in records if r.method == method], before)
-        for method in config.methods
-    }
+    index, methods = data.train.index, method_summaries(records, data.train.index)
     return {
         "methods": methods,
         "recipe": config.recipe,

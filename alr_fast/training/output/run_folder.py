@@ -36,9 +36,10 @@ from torch import nn
 from alr_fast.data.broken import BrokenSamples, write_exclusions
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config, flat, overlaid
+from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.output.loggers import Logger
 from alr_fast.training.output.records import EpochRecord, Histogram, plot_records
-from alr_fast.utils.files import locked, replace_link, write_bytes, write_text
+from alr_fast.utils.files import KnownFolder, locked, replace_link, write_bytes, write_text
 from alr_fast.utils.text import error_text
 
 CONFIG = "config.yaml"
@@ -65,6 +66,12 @@ class RunFolder:
             busy=f"{path}: another process is still training there; stop it first, or leave "
             "--resume out to start a new run",
         )
+        self._known = KnownFolder(path)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the folder has not been removed, moved or replaced since."""
+        return self._known.in_place()
 
     @classmethod
     def create(cls, config: Config) -> "RunFolder":
@@ -115,13 +122,13 @@ class RunFolder:
 
     def save_broken(self, broken: BrokenSamples) -> None:
         """Writes the list of the training samples with unreadable images, if there are any."""
-        if broken.reasons:
+        if broken.reasons and self.in_place:
             rows = [(sample, *broken.reasons[sample]) for sample in sorted(broken.reasons)]
             write_exclusions(self.path / "broken.csv", rows)
 
     def finish(self, summary: dict[str, Any], records: list[EpochRecord]) -> None:
         """Writes plot and summary, then points ``latest`` to this folder."""
-        self.close()
+        self._close_loggers()
         plot_records(records, self.path / "metrics.png")
         text = json.dumps(summary, indent=2, allow_nan=False)
         write_text(self.path / "summary.json", text + "\n")
@@ -130,6 +137,10 @@ class RunFolder:
     def close(self) -> None:
         """Closes the loggers and releases the lock; a second call does nothing."""
         self._lock.close()
+        self._known.close()
+        self._close_loggers()
+
+    def _close_loggers(self) -> None:
         loggers, self._loggers = self._loggers, []
         with contextlib.ExitStack() as stack:  # closes the others even if one of them fails
             for logger in loggers:
@@ -149,18 +160,20 @@ def read_config(run: Path, *, asked: bool = False) -> dict[str, Any]:
     options = _read_options(run / CONFIG)
     if asked or not (run / RESOLVED).is_file():  # a run of an earlier version has one file
         return options
-    return overlaid(options, flat(_read_options(run / RESOLVED)))
+    try:
+        return overlaid(options, flat(_read_options(run / RESOLVED)))
+    except TypeError:
+        raise UserError(f"{run / CONFIG}: cannot be read (does not fit {RESOLVED})") from None
 
 
 def _read_options(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = error_text(error)
-        raise UserError(f"{path}: cannot be read ({reason})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: cannot be read (no options in it)")
-    return content
+        options = read_options(path)
+        if not options:
+            raise ValueError("no options in it")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error_text(error)})") from error
+    return options
 
 
 def is_finished(path: Path) -> bool:

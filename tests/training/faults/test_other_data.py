@@ -5,6 +5,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from alr_fast.training.checkpoint.manifest import list_checkpoints, newest_checkpoint
@@ -53,18 +54,19 @@ def write_list(path, rows):
 @pytest.fixture
 def resume(server, stopped_table, tmp_path):
     """Resumes a copy of that run; returns status and output lines."""
-    folder, options, rows = stopped_table
+    folder, words, rows = stopped_table
     for name in ("set", "runs"):
         shutil.copytree(folder / name, tmp_path / name)
 
     numbers = []
 
-    def resume(*argv):
-        given = [*options, "--data-root", tmp_path / "set" / "all.csv", "--runs", tmp_path / "runs"]
+    def resume(*argv, **options):
+        given = [*words, "--data-root", tmp_path / "set" / "all.csv", "--runs", tmp_path / "runs"]
         numbers.append(None)
-        training = server.start(*given, *argv, log=tmp_path / f"log{len(numbers)}")
+        training = server.start(*given, *argv, log=tmp_path / f"log{len(numbers)}", **options)
         status = training.wait()
-        assert "Traceback" not in training.output
+        if "faults" not in options:  # torchrun itself writes one for a signal
+            assert "Traceback" not in training.output
         return status, training.output.splitlines()
 
     return SimpleNamespace(
@@ -88,8 +90,16 @@ def test_other_classes_are_refused(resume):
     refused(resume.resume("--resume", "auto"), "was made with 3 classes (a, b, c)", "--data-root")
 
 
-@pytest.mark.parametrize("change", ["another file", "another order", "fewer"])
-def test_other_samples_are_refused(resume, change):
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("another file", "23 continue, 1 is gone, 1 starts from its label"),
+        ("another order", "24 continue"),
+        ("fewer", "23 continue, 1 is gone"),
+    ],
+)
+@pytest.mark.parametrize("processes", [None, slow(2)])
+def test_other_samples_go_on(resume, change, said, processes):
     rows = resume.rows
     if change == "another file":
         old = resume.table.parent / rows[3][0]
@@ -100,7 +110,33 @@ def test_other_samples_are_refused(resume, change):
     else:
         del rows[2]
     write_list(resume.table, rows)
-    refused(resume.resume("--resume", "auto"), "was made with other training samples")
+    status, lines = resume.resume("--resume", "auto", processes=processes)
+    assert status == 0, lines
+    number = 23 if change == "fewer" else 24
+    wanted = f"the data set has {number} samples, the checkpoint 24: {said}; epoch 3 starts anew"
+    assert sum(line.endswith(wanted) for line in lines) == 1, lines
+    saved = load_file(run_folder(resume.runs) / "alr_bank.safetensors")
+    listed = [path for path, _, split in rows if split == "train"]
+    assert bytes(saved["paths"].tolist()).decode().split("\0")[:-1] == listed
+
+
+@pytest.mark.parametrize("processes", [None, slow(2)])
+def test_the_rows_of_known_samples_are_those_of_the_checkpoint(resume, processes):
+    """Whatever the number of processes then and now: after one step few rows have changed."""
+    before = saved_tensors(newest_checkpoint(checkpoints(resume.runs)))
+    place = {int(sample): k for k, sample in enumerate(before["bank.ids"])}
+    rows = resume.rows
+    train = [row for row in rows if row[2] == "train"][::-1]  # the ids are others
+    write_list(resume.table, [*train, *(row for row in rows if row[2] != "train")])
+    stop = {"signal_after": {"number": TERM, "steps": 1}}
+    status, lines = resume.resume("--resume", "auto", processes=processes, faults=stop)
+    assert status in (75, 1), lines
+    after = saved_tensors(newest_checkpoint(checkpoints(resume.runs)))
+    same_rows = sum(
+        bool(torch.equal(after["bank.rows"][k], before["bank.rows"][place[23 - int(sample)]]))
+        for k, sample in enumerate(after["bank.ids"])
+    )
+    assert same_rows >= 24 - 8 * (processes or 1)
 
 
 def test_other_labels_are_refused_or_accepted(resume):

@@ -61,7 +61,7 @@ function makeCard(sample) {
     ),
     ...(sample.path === ""
       ? []
-      : [element("p", { class: "path", title: sample.path }, element("bdi", {}, sample.path))]),
+      : [element("p", { class: "path", title: sample.shownPath }, element("bdi", {}, sample.shownPath))]),
     element(
       "div",
       { class: "choice", role: "group", "aria-label": `Mark of sample ${sample.id}` },

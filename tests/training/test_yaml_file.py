@@ -1,0 +1,82 @@
+"""Files of options that may be anybody's."""
+
+import os
+import time
+
+import pytest
+
+from alr_fast.errors import UserError
+from alr_fast.training.config.command_line import parse
+from alr_fast.training.config.yaml_file import read_options
+from alr_fast.training.output.run_folder import read_config
+
+NINE = ", ".join(["*{0}"] * 9)
+BOMB = "a: &a [1, 2, 3]\n" + "".join(
+    f"{name}: &{name} [{NINE.format(before)}]\n"
+    for before, name in zip("abcdefghi", "bcdefghij", strict=True)
+)
+MERGES = "a: &a {x: 1}\n" + "".join(
+    f"{name}: &{name}\n  <<: [{NINE.format(before)}]\n"
+    for before, name in zip("abcdefghi", "bcdefghij", strict=True)
+)
+REFUSED = {
+    "aliases": (BOMB, "its aliases stand for more than"),
+    "merged": (MERGES, "its aliases stand for more than"),
+    "in itself": ("a: &a [*a]", "its aliases stand for more than"),
+    "deep": ("a: " + "[" * 20_000, "not valid YAML"),
+    "long": ("a: " + "1" * 200_000, "config.yaml"),
+    "digits": ("a: " + "1" * 90_000, "integer string conversion"),
+    "object": ("a: !!python/object/apply:os.system [id]", "not valid YAML"),
+    "tag": ("a: !!binary 'x'", None),
+    "list": ("[1, 2]", "must contain options"),
+    "numbers": ("1: 2", "must contain options"),
+    "key": ("{[1]: 2}", None),
+    "dates": ("a: 2026-13-45", None),
+    "bytes": (b"a: \xff", "codec can't decode"),
+    "control": (b"a: \x00", "not valid YAML"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_files_that_are_no_options(tmp_path, case):
+    text, why = REFUSED[case]
+    (tmp_path / "config.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    began = time.perf_counter()
+    for read in (
+        lambda: read_config(tmp_path),
+        lambda: parse(["--config", str(tmp_path / "config.yaml")]),
+    ):
+        with pytest.raises(UserError) as caught:
+            read()
+        message = str(caught.value)
+        assert f"{tmp_path / 'config.yaml'}: " in message or why is None
+        assert "\n" not in message and (why is None or why in message)
+    assert time.perf_counter() - began < 20
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "config.yaml")
+    with pytest.raises(UserError, match=r"config\.yaml: cannot be read \("):
+        read_config(tmp_path)
+    with pytest.raises(UserError, match=r"--config .*config\.yaml: "):
+        parse(["--config", str(tmp_path / "config.yaml")])
+
+
+def test_anchors_are_read(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("a: &a {x: 1, y: [2]}\nb: *a\nc:\n  <<: *a\n  x: 3\n")
+    assert read_options(path) == {
+        "a": {"x": 1, "y": [2]},
+        "b": {"x": 1, "y": [2]},
+        "c": {"x": 3, "y": [2]},
+    }
+    path.write_text("")
+    assert read_options(path) == {}
+
+
+def test_a_long_number_of_base_sixty_takes_no_time(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("a: 1" + ":1" * 45_000)
+    began = time.perf_counter()
+    assert read_options(path)["a"] > 60
+    assert time.perf_counter() - began < 10

@@ -1,6 +1,7 @@
 """The label bank of a run, sharded: each process has the rows of the samples that it owns."""
 
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -70,7 +71,13 @@ def new_bank(run: Run, *, one_hot: bool) -> LabelBank:
     return bank
 
 
-def fill_rows(target: Tensor, table: str, index: SampleIndex, rows: NDArray[np.int64]) -> None:
+def fill_rows(
+    target: Tensor,
+    table: str,
+    index: SampleIndex,
+    rows: NDArray[np.int64],
+    log: Callable[[str], None] = lambda text: None,
+) -> None:
     """Writes the soft labels of the samples that a table lists.
 
     Args:
@@ -78,13 +85,14 @@ def fill_rows(target: Tensor, table: str, index: SampleIndex, rows: NDArray[np.i
         table: See `alr_fast.data.label_table`.
         index: All training samples.
         rows: Rows of ``index`` that this process owns, int64 [n].
+        log: Takes a line about samples that are not listed.
 
     Raises:
         UserError: The table cannot be read, or does not fit.
     """
     bank_index = np.full(len(index), -1)
     bank_index[rows] = np.arange(len(rows))
-    for listed, probabilities in read_probabilities(table, index):
+    for listed, probabilities in read_probabilities(table, index, log):
         found = bank_index[listed]
         own = found >= 0
         where = torch.from_numpy(found[own]).to(target.device)

@@ -166,7 +166,7 @@ def run_pack(options: argparse.Namespace) -> int:
                 f"{options.root}: is one file of features already; only images are packed"
             )
         splits = _chosen_splits(dataset, options.split, console.log)
-        plans = packer.check(dataset, splits, options.exclude)
+        plans = packer.check(dataset, splits, options.exclude, console.log)
     for name, plan in plans.items():
         result = packer.pack(plan)
         remark = f", {result.left_out:,} left out" if result.left_out else ""

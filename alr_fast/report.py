@@ -29,9 +29,13 @@ from alr_fast.utils.command import CommandParser, exit_status, need, show
 from alr_fast.utils.files import open_regular, write_text
 from alr_fast.utils.text import duration, error_text, percent
 
+_MOST_BYTES = 64 << 20  # of summary.json and metrics.csv
+
+# Of a file that is unreadable or has another shape.
+_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error)
+
 # Panels of curves: title, unit, name in the records. The share of changed labels is shown only if
 # the label accuracy is unknown.
-_MOST_BYTES = 1 << 28  # of a file that is read whole
 _PANELS = (
     ("test accuracy", "%", "test_accuracy"),
     ("accuracy on held-out samples", "%", "validation_accuracy"),
@@ -111,9 +115,7 @@ def _naming(file: Path) -> Iterator[None]:
     """Names the file that has another content than a run writes."""
     try:
         yield
-    except (
-        OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error
-    ) as error:  # fmt: skip
+    except _ERRORS as error:
         raise UserError(
             f"{file}: is damaged ({error_text(error)}); restore it, or move it away to make the "
             "report without it"

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from alr_fast.data.columns import check_paths, read_column
 from alr_fast.errors import UserError
+from alr_fast.utils.random import stream
 
 _CHUNK = 1 << 16  # paths that are converted at once
 
@@ -298,7 +299,7 @@ def balanced_rows(
         raise UserError(
             f"below the number of classes, {num_classes}; raise it", argument="limit", value=limit
         )
-    rng = np.random.default_rng(0)
+    rng = stream("subset", 0)
     chosen = []
     for k in range(num_classes):
         rows = rng.permutation(np.flatnonzero(labels == k))

@@ -11,25 +11,12 @@ LARGEST_DEFAULT_SIZE = 224
 _SAMPLE = 64  # images that are looked at
 
 
-def typical_size(split: Split) -> int:
-    """Side in pixels to which images of this split are best resized, if nobody chose one.
-
-    `median_side`, at most `LARGEST_DEFAULT_SIZE`.
-
-    Args:
-        split: Samples with images in files or shards.
-
-    Raises:
-        UserError: As for `median_side`.
-    """
-    return min(median_side(split)[0], LARGEST_DEFAULT_SIZE)
-
-
 def median_side(split: Split) -> tuple[int, int]:
     """The median of the shorter side of images in pixels, and the number of images looked at.
 
-    They are up to 64 images that can be read, spread evenly over the split: classes and sources lie
-    one after another there. The same split has the same result.
+    It is the size that they are best resized to if nobody chose one. Looked at are up to 64 images
+    that can be read, spread evenly over the split: classes and sources lie one after another there.
+    The same split has the same result.
 
     Args:
         split: Samples with images in files or shards.

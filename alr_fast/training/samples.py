@@ -72,8 +72,11 @@ def load_samples(run: Path, fingerprint: str) -> tuple[SampleIndex, str] | None:
 def sample_tensors(index: SampleIndex) -> dict[str, Tensor]:
     """The samples as tensors, the paths as bytes; inverse: `read_index`."""
     paths = index.paths
-    blob = np.frombuffer(bytearray().join(paths.chunks()), dtype=np.uint8)
     lengths = np.asarray(paths.ends) - np.asarray(paths.starts)
+    if (paths.starts[1:] == paths.ends[:-1]).all():  # of a whole split: not copied
+        blob = np.asarray(paths.blob[paths.starts[0] : paths.ends[-1]])
+    else:
+        blob = np.frombuffer(bytearray().join(paths.chunks()), dtype=np.uint8)
     columns = {
         "ids": index.sample_ids,
         "given_labels": index.labels,

@@ -30,7 +30,7 @@ from alr_fast.data.loaders.choose import LOADERS, LoaderChoice, has_dali, make_l
 from alr_fast.data.loaders.memory import decode_all
 from alr_fast.data.sampler import SequentialSampler
 from alr_fast.data.shards import ShardPlan
-from alr_fast.data.sizes import typical_size
+from alr_fast.data.sizes import median_side
 from alr_fast.data.transform import Transform
 from alr_fast.data.verify import verify_split
 from alr_fast.errors import UserError
@@ -412,22 +412,21 @@ def _write_sizes(folder, sizes):
     )
 
 
-def test_the_typical_size_is_that_of_most_images(tmp_path):
-    sizes = [(9, 8)] + 60 * [(50, 40)] + 5 * [(70, 60)]
-    assert typical_size(_write_sizes(tmp_path, sizes)) == 40
-    assert typical_size(_write_sizes(tmp_path, [(500, 400)])) == 224
+def test_the_median_side_is_that_of_most_images(tmp_path):
+    sizes = [(9, 8)] + 60 * [(50, 40)] + 3 * [(70, 60)]
+    assert median_side(_write_sizes(tmp_path, sizes)) == (40, 64)
     # Sorted by source, as folders are: the first hundred say nothing about the rest.
-    assert typical_size(_write_sizes(tmp_path, 100 * [(9, 8)] + 300 * [(50, 40)])) == 40
-    assert typical_size(_write_sizes(tmp_path, [(0, 0), (0, 0), (50, 40)])) == 40
+    assert median_side(_write_sizes(tmp_path, 100 * [(9, 8)] + 300 * [(50, 40)])) == (40, 64)
+    assert median_side(_write_sizes(tmp_path, [(0, 0), (0, 0), (50, 40)])) == (40, 1)
     with pytest.raises(UserError, match=r"0\.jpg cannot be read as an image \(not an image\), nor"):
-        typical_size(_write_sizes(tmp_path, [(0, 0), (0, 0)]))
+        median_side(_write_sizes(tmp_path, [(0, 0), (0, 0)]))
 
 
-def test_the_typical_size_reads_few_images(tmp_path, monkeypatch):
+def test_the_median_side_reads_few_images(tmp_path, monkeypatch):
     split = _write_sizes(tmp_path, 200 * [(9, 8)])
     read = []
     monkeypatch.setattr(FileImages, "read", lambda self, row: read.append(row) or png(PICTURE, 2))
-    assert typical_size(split) == SIDE
+    assert median_side(split) == (SIDE, 64)
     assert len(set(read)) == len(read) == 64 and read[0] == 0 and read[-1] == 199
 
 

@@ -131,6 +131,12 @@ def _jpegs() -> Iterator[Odd]:
         "EXIF of nothing": with_segments(jpeg(), segment(0xE1, b"Exif\0\0")),
         "orientation 0": with_exif(jpeg(), exif(0)),
         "orientation 9": with_exif(jpeg(), exif(9)),
+        "two orientations in one tag": with_exif(
+            jpeg(),
+            exif(6).replace(struct.pack("<HHI", 0x0112, 3, 1), struct.pack("<HHI", 0x0112, 3, 2)),
+        ),
+        "EXIF of another order": with_exif(jpeg(), b"XX" + exif(6)[2:]),
+        "EXIF without 42": with_exif(jpeg(), b"II\0\0" + exif(6)[4:]),
         "a profile of nothing": with_segments(jpeg(), segment(0xE2, icc)),
         "200 comments": with_segments(jpeg(), *[segment(0xFE, bytes(60000))] * 200),
         "fill bytes": jpeg()[:2] + b"\xff" * 9 + jpeg()[2:],

@@ -49,7 +49,12 @@ def check_methods(config: Config, index: SampleIndex, *, input_shape: tuple[int,
     def check_model(model: str, option: str) -> None:
         if model not in METHODS:  # a model of this run fits
             with naming_options(weights=option):
-                load_model(Path(model), num_classes=classes, input_shape=input_shape)
+                load_model(
+                    Path(model),
+                    num_classes=classes,
+                    input_shape=input_shape,
+                    class_names=index.class_names,
+                )
 
     for name in config.methods:
         options, needs = config.options[name], METHODS[name].needs

@@ -69,6 +69,9 @@ def from_bank_file(path: Path, method: str, find_split: FindSplit | None = None)
             name: file.columns.array(name, torch.empty(0, dtype=dtype).numpy().dtype, len(index))
             for name, dtype in COLUMNS.items()
         }
+        loss, changes = history["given_loss"], history["changes"]
+        if (loss < 0).any() or np.isinf(loss).any() or (changes < 0).any():  # NaN: never trained
+            raise ValueError("given_loss and changes are not those of a training")
     except (ValueError, KeyError) as error:
         if isinstance(error, UserError):
             raise

@@ -268,7 +268,10 @@ def _excluded_rows(
         if len(excluded):
             log(f"{len(excluded):,} samples were left out when the data set was packed")
     listed = None
-    told = lambda text: log(f"left out: {text}")  # noqa: E731
+
+    def told(text: str) -> None:
+        log(f"left out: {text}")
+
     with naming_options(exclude="data.exclude", table="data.exclude"):
         path = find_exclusions(split, exclude)
         if path is None:

@@ -272,6 +272,27 @@ def test_a_model_of_other_classes_is_no_teacher(tmp_path, capsys):
     assert not (tmp_path / "others").exists()
 
 
+def test_a_model_of_classes_in_another_order_is_no_teacher(tmp_path, capsys):
+    run = train(tmp_path, "--methods", "ce")
+    path = run / "summary.json"
+    results = json.loads(path.read_text())
+    words = ["--methods", "distillation", "--distillation.teacher", str(run / "ce.safetensors")]
+    words += ["--runs", str(tmp_path / "others")]
+    cases = {
+        "0213456789": "1 as class 2, in this data set it is class 1",
+        "1234567890": "0 as class 9, in this data set it is class 0",
+    }
+    for names, why in cases.items():
+        path.write_text(json.dumps(results | {"data": {"classes": list(names)}}))
+        assert main([*SMALL, *words]) == 2
+        message = capsys.readouterr().err
+        assert f"--distillation.teacher {run.resolve() / 'ce.safetensors'}: was trained " in message
+        assert why in message and "pass a model of the same classes in the same order" in message
+        assert not (tmp_path / "others").exists()
+    path.write_text(json.dumps(results | {"data": {"classes": list("abcdefghij")}}))
+    assert main([*SMALL, *words]) == 0  # names alone tell nothing
+
+
 def test_the_transition_is_unknown_without_true_labels(tmp_path, capsys):
     write_folder(tmp_path / "data", train={"a": 6, "b": 6}, test={"a": 2, "b": 2})
     words = ["--data-root", str(tmp_path / "data"), "--model.name", "conv-tiny"]

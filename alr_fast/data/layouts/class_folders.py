@@ -142,7 +142,8 @@ class _Lister:
         paths: list[str] = []
         inventory = Inventory(self.root)
         for folder in walk(self.root, start, inventory=inventory, seen=seen):
-            paths += [folder.below(name) for name in folder.images]
+            prefix = folder.below("")
+            paths += [prefix + name for name in folder.images]
             self._inventory.add(folder)
             self.sources.append(self.root / folder.path)
             if folder.images:
@@ -174,7 +175,7 @@ class _Lister:
         if others:
             lines.append(f"{where}: not taken: {counted(others)}, which are no images")
         if self._beside.images and self.base:
-            images = Counter(map(suffix_of, self._beside.images))
+            images = Counter(self._beside.kinds)
             lines.append(f"{where}: not used: {counted(images)} beside the class folders")
         skipped = self._inventory.skipped + Counter(
             name for name in self._beside.skipped if name.lower() in SYSTEM_NAMES

@@ -14,7 +14,6 @@ from alr_fast.data.inventory import (
     counted,
     holds_image,
     scan,
-    suffix_of,
     take_inventory,
 )
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit
@@ -244,7 +243,7 @@ def _beside(root: Path, places: _Places) -> list[str]:
             )
     else:
         where = "beside the class folders"
-    add(Counter(map(suffix_of, top.images)), where)
+    add(Counter(top.kinds), where)
     return lines
 
 

@@ -25,7 +25,7 @@ from alr_fast.training.config.schema import BankConfig, Config, soft_labels
 from alr_fast.training.distributed import World
 from alr_fast.training.output.records import Histogram
 from alr_fast.training.run import Run
-from alr_fast.training.samples import sample_facts, sample_tensors
+from alr_fast.training.samples import sample_columns, sample_facts
 from alr_fast.utils.text import readable
 
 _OPTIONS = {name: f"bank.{name}" for name in ("placement", "folder", "dtype")}
@@ -223,8 +223,10 @@ def export_bank(
                 num_samples=len(split),
                 num_classes=split.index.num_classes,
                 dtype=bank.rows.dtype,
-                tensors={name: column[order] for name, column in columns.items()}
-                | sample_tensors(split.index),
+                tensors={
+                    **{name: column[order] for name, column in columns.items()},
+                    **sample_columns(split.index),
+                },
                 metadata=sample_facts(split),
             )
         world.on_all_ranks(lambda: world.main and stack.enter_context(writer))

@@ -268,6 +268,7 @@ def with_value(row, column, value, dtype="f4"):
         (wrong(X_test=X[:5]), ["no labels", "y_test"]),
         (wrong(y_test=Y[:5]), ["y_test without features", "X_test"]),
         (wrong(X_test=X[:5], y_test=Y[:5] + 3), ["row 1: label '4' is not one of the 4 classes"]),
+        (wrong(y=Y + 1, X_test=X[:1], y_test=Y[:1]), ["row 0: label '0' is not one of the 4 cl"]),
         (wrong(X_test=X[:5], y_test=Y[:4]), ["4 labels for 5 rows of X_test"]),
         (wrong(split=np.array(["test"] * 40)), ["no row has split train"]),
         (wrong(split=np.array(["train"] * 39 + ["dev"])), ["split 'dev' of row 39"]),

@@ -20,6 +20,7 @@ from alr_fast.data.duplicates import Duplicates, duplicates_file, find_duplicate
 from alr_fast.data.examine import KINDS
 from alr_fast.data.images import FeatureRows
 from alr_fast.data.layouts import features, packed
+from alr_fast.data.layouts.base import NoSplit
 from alr_fast.data.pack import Packer
 from alr_fast.data.paths import path_option, text_option
 from alr_fast.data.verify import KnownFiles, VerifyReport, verify_split
@@ -192,7 +193,7 @@ def _chosen_splits(
         except UserError as error:
             if chosen or name == "train":
                 raise
-            if name != "val":  # which few data sets have
+            if name != "val" or not isinstance(error, NoSplit):  # few data sets have it
                 log(f"{name}: skipped ({error})")
             continue
         if not chosen and name == "val" and _same(splits.get("test"), splits["val"]):

@@ -115,6 +115,9 @@ def test_a_validation_split_is_not_verified_twice(tmp_path, capsys):
     assert main(["verify", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "test: 1 files" in text and "val:" not in text
+    write_tree(tmp_path, {"test/a/1.png": 0, "val/c/1.png": 1})
+    assert main(["verify", str(tmp_path)]) == 0
+    assert "val: skipped" in capsys.readouterr().out  # a class that is not in train
 
 
 @pytest.mark.parametrize("command", ["verify", "pack"])

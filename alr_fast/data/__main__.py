@@ -26,8 +26,9 @@ from alr_fast.data.paths import path_option, text_option
 from alr_fast.data.verify import KnownFiles, VerifyReport, verify_split
 from alr_fast.errors import UserError, naming_options
 from alr_fast.utils.command import CommandParser, exit_status
-from alr_fast.utils.files import writing
+from alr_fast.utils.files import reading
 from alr_fast.utils.machine import usable_cores
+from alr_fast.utils.shell import quoted
 from alr_fast.utils.text import printable
 
 if TYPE_CHECKING:
@@ -74,11 +75,12 @@ def run_verify(options: argparse.Namespace) -> int:
     console.log(f"{dataset.layout.name}: {dataset.found.what}")
     if dataset.layout.name == packed.LAYOUT.name:
         # Before anything else: in a changed shard every result would be wrong.
-        packed.check_shards(
-            dataset.found,
-            options.split,
-            lambda shards: track(shards, description="Comparing checksums", total=len(shards)),
-        )
+        with reading(dataset.found.root):
+            packed.check_shards(
+                dataset.found,
+                options.split,
+                lambda shards: track(shards, description="Comparing checksums", total=len(shards)),
+            )
     splits = _chosen_splits(dataset, options.split, console.log)
     for name in [name for name, split in splits.items() if split.values is not None]:
         console.log(f"{name}: {_in_memory(splits[name])}, there is nothing to verify")
@@ -115,26 +117,28 @@ def run_verify(options: argparse.Namespace) -> int:
                 f"{name}: list written to {lists[name]}; training on this split leaves out these "
                 + ("files by default" if output is None else f"files with --data.exclude {output}")
             )
-    _report_duplicates(console, find_duplicates(reports), next(iter(splits.values())), most)
+    _report_duplicates(console, find_duplicates(reports), splits, most)
     return 1 if any(report.broken for report in reports.values()) else 0
 
 
 def _report_duplicates(
-    console: "Console", found: Duplicates, first: Split, most: int | None
+    console: "Console", found: Duplicates, splits: dict[str, Split], most: int | None
 ) -> None:
-    """Prints the images that occur several times, and writes their list."""
-    counts, path = found.counts(), duplicates_file(first)
-    if not counts:
-        with writing(path):
-            path.unlink(missing_ok=True)
-        return
+    """Prints the images that occur several times, and writes a list of those of each split."""
     rows = []
-    for kind, count in counts.items():
+    for kind, count in found.counts().items():
         examples = found.examples(kind, None if most is None else most + 1)
         rows.append((kind, count, "kept", examples))
     _print_table(console, rows, most)
-    found.write(path)
-    console.log(f"duplicates: list written to {path}; training uses these files")
+    for name, split in splits.items():
+        path = duplicates_file(split)
+        count = found.write(path, name)
+        if count:
+            console.log(
+                f"{name}: the {count:,} images that occur several times are listed in {path}; "
+                "training keeps them; those of a list that you make of it are left out with "
+                "--data.exclude"
+            )
 
 
 def run_pack(options: argparse.Namespace) -> int:
@@ -163,7 +167,7 @@ def run_pack(options: argparse.Namespace) -> int:
                 f"{options.root}: is one file of features already; only images are packed"
             )
         splits = _chosen_splits(dataset, options.split, console.log)
-        plans = packer.check(dataset, splits, options.exclude)
+        plans = packer.check(dataset, splits, options.exclude, console.log)
     for name, plan in plans.items():
         result = packer.pack(plan)
         remark = f", {result.left_out:,} left out" if result.left_out else ""
@@ -171,7 +175,7 @@ def run_pack(options: argparse.Namespace) -> int:
             f"{name}: {len(plan.split):,} samples{remark}, in {result.shards:,} shards of "
             f"{result.size / 2**20:,.0f} MiB; {result.written:,} of them written now"
         )
-    console.log(f"train on them with --data-root {out}")
+    console.log(f"train on them with --data-root {quoted(out)}")
     return 0
 
 

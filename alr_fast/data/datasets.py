@@ -32,6 +32,7 @@ from alr_fast.data.layouts import (
 from alr_fast.data.layouts.base import Found, Layout
 from alr_fast.data.layouts.nearest import not_recognised
 from alr_fast.errors import UserError
+from alr_fast.utils.files import reading
 
 # `auto` takes the first layout that fits. Many data sets are folders of classes, so that layout
 # follows those with a file of their own; animal10n comes after it, because other data sets have
@@ -135,7 +136,8 @@ class Dataset:
         listing = entry.load()
         if listing is None:
             began = time.time_ns()
-            listing = self.layout.read(self.found, name)
+            with reading(self.found.root):
+                listing = self.layout.read(self.found, name)
             entry.store(listing, began)
         if not len(listing.index):
             raise UserError(f"{self.found.root}: the split {name} of {self.layout.name} is empty")
@@ -194,13 +196,16 @@ def open_dataset(
             f"data set {name} needs a folder of images or a file; pass one", argument="root"
         )
     path = Path(root)
-    if not path.exists():
-        raise UserError("no such file or folder", argument="root", value=root)
-    for layout in candidates:
-        found = layout.find(path, **given)
-        if found is not None:
-            return Dataset(layout, found, _arguments(name, path, given))
-    raise not_recognised(path, candidates)
+    with reading(path):
+        if not path.exists():
+            raise UserError("no such file or folder", argument="root", value=root)
+        if not path.is_dir() and not path.is_file():
+            raise UserError("is neither a file nor a folder", argument="root", value=root)
+        for layout in candidates:
+            found = layout.find(path, **given)
+            if found is not None:
+                return Dataset(layout, found, _arguments(name, path, given))
+        raise not_recognised(path, candidates)
 
 
 def _arguments(name: str, root: Path, given: Mapping[str, Any]) -> tuple[str, ...]:

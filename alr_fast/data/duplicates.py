@@ -4,9 +4,10 @@ An image in two classes has a wrong label in one of them, and an image in train 
 the test too easy. Neither is left out by itself: which of them is right, only a person can tell.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ TWO_LABELS = "same image under two labels"
 TRAIN_AND_TEST = "in train and in test"
 SAME_LABEL = "same image, same label"
 KINDS = (TWO_LABELS, TRAIN_AND_TEST, SAME_LABEL)
-COLUMNS = ("kind", "group", "split", "id", "path", "label")
+COLUMNS = ("id", "path", "label", "reason", "group", "same_as")
 _TESTS = ("test", "val")
 
 
@@ -58,34 +59,46 @@ class Duplicates:
         """The paths and labels of the first ``most`` groups of a kind, one text for each group."""
         groups = [number for number, kinds in enumerate(self.kinds) if kind in kinds]
         return [
-            " = ".join(f"{path} ({label})" for _, _, path, label in self.members(number))
-            for number in groups[:most]
+            " = ".join(member.shown for member in self.members(number)) for number in groups[:most]
         ]
 
-    def members(self, group: int) -> Iterator[tuple[str, int, str, str]]:
-        """Split, sample id, path and name of the given label of each image of a group."""
+    def members(self, group: int) -> list["Member"]:
+        """The images of a group."""
         names = list(self.reports)
-        for place in range(*np.searchsorted(self.group, [group, group + 1]).tolist()):
-            name, row = names[self.split[place]], self.row[place]
-            index = self.reports[name].index
+        first, end = np.searchsorted(self.group, [group, group + 1]).tolist()
+        members = []
+        for split, row in zip(
+            self.split[first:end].tolist(), self.row[first:end].tolist(), strict=True
+        ):
+            index = self.reports[names[split]].index
             label = index.class_names[index.labels[row]]
-            yield name, int(index.sample_ids[row]), index.paths[row], label
+            sample_id = int(index.sample_ids[row])
+            members.append(Member(names[split], sample_id, index.paths[row], label))
+        return members
 
-    def write(self, path: Path) -> None:
-        """Writes a CSV file with the columns `COLUMNS`, a row for each image and kind.
+    def write(self, path: Path, split: str) -> int:
+        """Writes the images of one split that occur several times as a CSV file with the columns
+        `COLUMNS`, which training can leave out like those of any exclusion list.
+
+        Returns:
+            Their number; if there are none, no file is left.
 
         Raises:
             UserError: It cannot be written.
         """
         rows = [
-            (kind, group, *member)
+            (*own[1:], ", ".join(kinds), group, " = ".join(m.shown for m in members if m != own))
             for group, kinds in enumerate(self.kinds)
-            for kind in kinds
-            for member in self.members(group)
+            for members in [self.members(group)]
+            for own in members
+            if own.split == split
         ]
-        all_utf8 = all(is_utf8(text) for row in rows for text in row if isinstance(text, str))
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if not rows:
+                path.unlink(missing_ok=True)
+                return 0
+        all_utf8 = all(is_utf8(text) for row in rows for text in row if isinstance(text, str))
         with (
             replacing(path) as fresh,
             fresh.open("wb") as file,
@@ -94,6 +107,21 @@ class Duplicates:
             writer.write_row(COLUMNS)
             for row in rows:
                 writer.write_row(row)
+        return len(rows)
+
+
+class Member(NamedTuple):
+    """One of several equal images."""
+
+    split: str
+    sample_id: int
+    path: str
+    label: str
+
+    @property
+    def shown(self) -> str:
+        """Path and label, for messages."""
+        return f"{self.path} ({self.label})"
 
 
 def find_duplicates(reports: Mapping[str, VerifyReport]) -> Duplicates:
@@ -146,9 +174,5 @@ def _listed_before(reports: Mapping[str, VerifyReport]) -> NDArray[np.bool_]:
 
 
 def duplicates_file(split: Split) -> Path:
-    """The file to which `verify` writes the duplicates of a data set.
-
-    Args:
-        split: Its first split.
-    """
+    """The file to which `verify` writes the images of a split that occur several times."""
     return cache_folder() / "duplicates" / default_exclusion_file(split).name

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.broken import find_exclusions, read_exclusions, verify_command
-from alr_fast.data.cifar_n import read_cifar_n
+from alr_fast.data.cifar_n import is_torch_file, read_cifar_n
 from alr_fast.data.datasets import Dataset, Split, open_dataset
 from alr_fast.data.images import FeatureRows, FileImages, ShardImages
 from alr_fast.data.index import SampleIndex, balanced_rows
@@ -102,22 +102,21 @@ def prepare_data(
     return world.on_all_ranks(lambda: hold_out(leave_out(data), share, seed=seed)), noise
 
 
+# Errors about what is read name these options, when the data set is found and when it is listed.
+_READING = {"column": "data.column", "columns": "data.columns", "images": "data.images"}
+
+
 def find_dataset(config: DataConfig, root: str | None) -> Dataset:
     """The data set of a configuration in a folder or file; lists no samples yet.
 
     Raises:
         UserError: It is not there.
     """
-    with naming_options(
-        name="data",
-        root="data-root",
-        column="data.column",
-        columns="data.columns",
-        images="data.images",
-    ):
+    with naming_options(name="data", root="data-root", **_READING):
         return open_dataset(config.name, root, **config.reading)
 
 
+@naming_options(**_READING)
 def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None]) -> RunData:
     """Finds a data set and lists its splits; opens no image.
 
@@ -241,6 +240,11 @@ def _with_labels_of_file(
         return replace(index, labels=read.labels)
     log(f"labels: from {file}")
     if not is_npz(Path(file)) and not file.endswith(".npz"):
+        if not is_torch_file(Path(file)):
+            raise UserError(
+                f"--data.label_file {file}: is no table (CSV, JSON lines, Parquet), no array of "
+                "labels (.npy, .npz) and no file of CIFAR-N (.pt); pass one of them"
+            )
         if key is None:
             raise UserError(
                 f"--data.label_file {file}: holds several sets of labels; name one with "
@@ -264,7 +268,10 @@ def _excluded_rows(
         if len(excluded):
             log(f"{len(excluded):,} samples were left out when the data set was packed")
     listed = None
-    told = lambda text: log(f"left out: {text}")  # noqa: E731
+
+    def told(text: str) -> None:
+        log(f"left out: {text}")
+
     with naming_options(exclude="data.exclude", table="data.exclude"):
         path = find_exclusions(split, exclude)
         if path is None:

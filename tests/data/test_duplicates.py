@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from alr_fast.data.__main__ import main
+from alr_fast.data.broken import read_exclusions
 from alr_fast.data.datasets import open_dataset
 from alr_fast.data.duplicates import (
     SAME_LABEL,
@@ -17,6 +18,8 @@ from alr_fast.data.duplicates import (
 )
 from alr_fast.data.index import PathTable, SampleIndex
 from alr_fast.data.verify import VerifyReport, verify_split
+from alr_fast.training.config.schema import DataConfig
+from alr_fast.training.run_data import leave_out, load_data
 from helpers.image_folder import write_folder
 
 
@@ -37,17 +40,13 @@ def copy(root, source, *targets):
         (root / target).write_bytes((root / source).read_bytes())
 
 
-def listed(root):
-    path = duplicates_file(open_dataset("auto", root).split("train"))
-    with open(path, newline="", encoding="utf-8") as file:
+def file_of(root, split="train"):
+    return duplicates_file(open_dataset("auto", root).split(split))
+
+
+def listed(root, split="train"):
+    with open(file_of(root, split), newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-def groups(rows):
-    found = {}
-    for row in rows:
-        found.setdefault((row["kind"], row["group"]), []).append((row["path"], row["label"]))
-    return [(kind, members) for (kind, _), members in found.items()]
 
 
 def test_every_kind_is_said_and_listed(root, capsys):
@@ -55,15 +54,17 @@ def test_every_kind_is_said_and_listed(root, capsys):
     copy(root, "train/a/004.jpg", "test/a/000.jpg", "test/a/002.jpg")
     copy(root, "train/b/000.jpg", "train/b/004.jpg", "train/b/005.jpg")
     copy(root, "train/a/005.jpg", "train/b/003.jpg", "test/b/001.jpg")
-    expected = [
-        (TWO_LABELS, [("train/a/001.jpg", "a"), ("train/b/002.jpg", "b")]),
-        (TRAIN_AND_TEST, [(f"{p}.jpg", "a") for p in ("train/a/004", "test/a/000", "test/a/002")]),
-        *(
-            (kind, [("train/a/005.jpg", "a"), ("train/b/003.jpg", "b"), ("test/b/001.jpg", "b")])
-            for kind in (TWO_LABELS, TRAIN_AND_TEST)
-        ),
-        (SAME_LABEL, [(f"train/b/00{k}.jpg", "b") for k in (0, 4, 5)]),
-    ]
+    both = f"{TWO_LABELS}, {TRAIN_AND_TEST}"
+    expected = {
+        "train/a/001.jpg": ("a", TWO_LABELS, "train/b/002.jpg (b)"),
+        "train/b/002.jpg": ("b", TWO_LABELS, "train/a/001.jpg (a)"),
+        "train/a/004.jpg": ("a", TRAIN_AND_TEST, "test/a/000.jpg (a) = test/a/002.jpg (a)"),
+        "train/a/005.jpg": ("a", both, "train/b/003.jpg (b) = test/b/001.jpg (b)"),
+        "train/b/003.jpg": ("b", both, "train/a/005.jpg (a) = test/b/001.jpg (b)"),
+        "train/b/000.jpg": ("b", SAME_LABEL, "train/b/004.jpg (b) = train/b/005.jpg (b)"),
+        "train/b/004.jpg": ("b", SAME_LABEL, "train/b/000.jpg (b) = train/b/005.jpg (b)"),
+        "train/b/005.jpg": ("b", SAME_LABEL, "train/b/000.jpg (b) = train/b/004.jpg (b)"),
+    }
     index = open_dataset("auto", root).split("train").index
     for _ in range(2):  # the second call reads no file
         assert main(["verify", str(root)]) == 0
@@ -73,17 +74,19 @@ def test_every_kind_is_said_and_listed(root, capsys):
             assert lines[kind][len(kind.split())] == count
             assert "kept" in lines[kind]
         assert "train/a/001.jpg (a) = train/b/002.jpg (b)" in output
-        assert groups(listed(root)) == expected
+        found = {r["path"]: (r["label"], r["reason"], r["same_as"]) for r in listed(root)}
+        assert found == expected
+        paths = [row["path"] for row in listed(root, "test")]
+        assert sorted(paths) == [f"test/{k}.jpg" for k in ("a/000", "a/002", "b/001")]
     assert "0 read in" in output and "12 known from before" in output
     for row in listed(root):
-        if row["split"] == "train":
-            assert index.paths[int(row["id"])] == row["path"]
+        assert index.paths[int(row["id"])] == row["path"]
 
 
 def test_without_duplicates_nothing_is_said(root, capsys):
     assert main(["verify", str(root)]) == 0
-    assert "duplicates:" not in capsys.readouterr().out
-    assert not duplicates_file(open_dataset("auto", root).split("train")).exists()
+    assert "several times" not in capsys.readouterr().out
+    assert not file_of(root).exists()
 
 
 def test_a_list_of_duplicates_that_are_gone_is_removed(root):
@@ -93,14 +96,26 @@ def test_a_list_of_duplicates_that_are_gone_is_removed(root):
     assert listed(root)
     (root / "train/b/002.jpg").write_bytes(kept)
     assert main(["verify", str(root)]) == 0
-    assert not duplicates_file(open_dataset("auto", root).split("train")).exists()
+    assert not file_of(root).exists()
 
 
 def test_broken_files_are_no_duplicates(root):
     for name in ("train/a/001.jpg", "train/b/001.jpg", "test/a/001.jpg"):
         (root / name).write_bytes(b"<html>")
     assert main(["verify", str(root)]) == 1
-    assert not duplicates_file(open_dataset("auto", root).split("train")).exists()
+    assert not file_of(root).exists()
+
+
+def test_a_list_made_of_it_is_left_out(root):
+    copy(root, "train/a/001.jpg", "train/b/002.jpg", "test/a/000.jpg", "test/a/001.jpg")
+    assert main(["verify", str(root)]) == 0
+    config = DataConfig(name="auto", exclude=str(file_of(root)))
+    data = leave_out(load_data(config, str(root), log=print))
+    assert data.train.index.sample_ids.tolist() == [0, 2, 3, 4, 5, 6, 7, 9, 10, 11]
+    assert read_exclusions(file_of(root), open_dataset("auto", root).split("train").index) == {
+        1: f"{TWO_LABELS}, {TRAIN_AND_TEST}",
+        8: f"{TWO_LABELS}, {TRAIN_AND_TEST}",
+    }
 
 
 def test_all_names_every_group(root, capsys):
@@ -160,7 +175,8 @@ def report_of(digests, labels=None, paths=None):
 
 
 def members(found):
-    return [[member[0::2] for member in found.members(group)] for group in range(len(found.kinds))]
+    groups = map(found.members, range(len(found.kinds)))
+    return [[(member.split, member.path) for member in group] for group in groups]
 
 
 def test_a_file_that_several_training_splits_list_counts_once():

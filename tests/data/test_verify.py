@@ -1,6 +1,7 @@
 """`python -m alr_fast.data verify`: excluded files, remarks on others, and resuming."""
 
 import csv
+import errno
 import os
 import re
 import shlex
@@ -522,3 +523,60 @@ def test_lists_follow_the_umask(tmp_path):
         os.umask(before)
     for path in (tmp_path / "cache").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path
+
+
+def forbid(monkeypatch, folder):
+    """Makes a folder unreadable, also for the tests of a superuser."""
+    inside = os.fspath(folder) + os.sep
+
+    def forbidding(function, of_folder):
+        def call(path=".", *args, **options):
+            name = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
+            name = os.path.abspath(name) if name else ""
+            if name.startswith(inside) or (of_folder and name + os.sep == inside):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+            return function(path, *args, **options)
+
+        return call
+
+    monkeypatch.setattr(os, "access", lambda path, *_, **__: Path(path).resolve() != folder)
+    for name, of_folder in (("stat", False), ("open", False), ("scandir", True), ("listdir", True)):
+        monkeypatch.setattr(os, name, forbidding(getattr(os, name), of_folder))
+
+
+@pytest.mark.parametrize("place", [".", "train", "train/a", "test"])
+@pytest.mark.parametrize("command", ["verify", "pack"])
+def test_an_unreadable_folder_is_named(tmp_path, monkeypatch, capsys, place, command):
+    root = small(tmp_path, 6)
+    call = [command, str(root), *([str(tmp_path / "out")] if command == "pack" else [])]
+    with monkeypatch.context() as patch:
+        forbid(patch, (root / place).resolve())
+        assert main(call) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "readable" in error
+        assert f"error: {root / place}: Permission denied; make" in error
+    assert main(call) == 0
+
+
+@pytest.mark.parametrize("place", ["packed.json", "index", "train-000000.tar"])
+def test_an_unreadable_part_of_a_packed_set_is_named(tmp_path, monkeypatch, capsys, place):
+    root = small(tmp_path, 6)
+    out = tmp_path / "out"
+    assert main(["pack", str(root), str(out)]) == 0
+    with monkeypatch.context() as patch:
+        if place == "index":
+            forbid(patch, out / place)
+        else:
+            real = os.open
+
+            def refusing(path, *args, **options):
+                if os.fspath(path) == str(out / place):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+                return real(path, *args, **options)
+
+            patch.setattr(os, "open", refusing)
+        assert main(["verify", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and str(out / place) in error
+        assert "Permission denied; make it readable" in error
+    assert main(["verify", str(out)]) == 0

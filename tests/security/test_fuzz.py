@@ -10,7 +10,6 @@ import csv
 import io
 import json
 import pickle
-import resource
 import zipfile
 
 import numpy as np
@@ -43,6 +42,7 @@ from alr_fast.training.checkpoint.store import CheckpointStore
 from alr_fast.training.distributed import process_group
 from alr_fast.training.open_run import from_bank_file
 from alr_fast.training.output.run_folder import read_config
+from helpers.forged import bounded
 from helpers.image_folder import write_folder
 
 SECONDS, GIGABYTES = 5, 2
@@ -81,12 +81,8 @@ ANY = st.one_of(_edits(), st.binary(max_size=200))
 @pytest.fixture(autouse=True)
 def _bounded_memory():
     """A read that needs much memory fails, with a MemoryError, which is no error for the user."""
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/statm") as file:
-        used = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + GIGABYTES * 10**9, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, limits)
+    with bounded(seconds=3600, gigabytes=GIGABYTES):
+        yield
 
 
 def fuzz(*, cases=()):

@@ -105,7 +105,7 @@ def _bounded(path: Path, file: Any, columns: Sequence[str], rows: int) -> Iterat
             if (_is_text(column.type) or _is_bytes(column.type)) and column.nbytes > _LARGEST_STEP:
                 raise TableError(
                     path,
-                    f"column {name} has texts of more than {readable(_LARGEST_STEP / _STEP)}; it "
+                    f"column {name} has texts of more than {readable(_LARGEST_STEP // _STEP)}; it "
                     "is no table of samples",
                 )
         if waiting and sum(map(len, waiting)) + len(step) > rows:

@@ -321,6 +321,26 @@ def test_a_chosen_column_is_checked_as_its_role(tmp_path):
     assert "column scores is of type list" in refused(path, ["scores"], chosen={"label": "scores"})
 
 
+def test_first_rows_leave_other_types_out(tmp_path):
+    path = parquet(tmp_path, path=["a", "b"], flag=[True, False], day=[DAY, DAY], n=[1, 2])
+    with open_table(path) as table:
+        rows = table.first_rows(1)
+    assert {name: column.tolist() for name, column in rows.items()} == {
+        "path": ["a"], "flag": [], "day": [], "n": ["1"]
+    }  # fmt: skip
+    path = written(tmp_path, '{"path": "a", "tags": ["x"]}\n{"path": "b", "tags": []}\n')
+    with open_table(path) as table:
+        assert [len(column) for column in table.first_rows(9).values()] == [2, 0]
+    path = written(tmp_path, "path,label\na\n")
+    with open_table(path) as table, pytest.raises(TableError, match="1 fields"):
+        table.first_rows(9)
+
+
+def test_columns_of_one_name_in_parquet(tmp_path):
+    pq.write_table(pa.Table.from_arrays([pa.array([1])] * 2, ["path", "path"]), tmp_path / "t")
+    assert "several columns path" in refused(tmp_path / "t", ["path"])
+
+
 def deep_parquet(depth):
     """A file whose schema nests groups; no writer writes it."""
 
@@ -393,6 +413,7 @@ def workbook():
         (gzip.compress(b"path,label\n"), "is compressed by gzip"),
         (workbook(), "is an Excel workbook"),
         (pickle.dumps([1]), "is a pickle"),
+        ("path,label\n".encode("utf-32"), "is UTF-32"),
         (b"SQLite format 3\0", "is an SQLite database"),
         (b"PK\x03\x04 junk", "as an .npz file cannot be read"),
         (bytes(range(256)), "contains zero bytes"),

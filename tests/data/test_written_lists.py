@@ -86,6 +86,17 @@ def test_forms_of_a_list(root, form, suffix):
         assert bool(said) == (form == "Windows-1252")
 
 
+def test_columns_of_other_types_are_no_obstacle(root):
+    columns = {"file_name": [row[0] for row in ROWS], "label": [row[1] for row in ROWS]}
+    others = {"tags": [["x"]] * 6, "seen": [True] * 6, "day": [datetime.date(2024, 1, 1)] * 6}
+    pq.write_table(pa.table(others | columns), root / "all.parquet")
+    records = [dict(zip(columns, row[:2], strict=True)) | {"objects": {"n": [1]}} for row in ROWS]
+    (root / "all.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    for name in ("all.parquet", "all.jsonl"):
+        listed = open_dataset("table", root / name).split("train")
+        assert list(listed.index.paths) == columns["file_name"]
+
+
 @pytest.mark.parametrize(
     ("path", "problem"),
     [

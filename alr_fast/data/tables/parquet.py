@@ -32,6 +32,8 @@ def open_parquet(file: IO[bytes], path: Path, chosen: dict[str, str]) -> Iterato
             def batches(columns: Sequence[str], rows: int) -> Iterator[Batch]:
                 roles = {name: role_of(name, chosen) for name in columns}
                 for name in columns:
+                    if schema.names.count(name) > 1:
+                        raise TableError(path, f"has several columns {name}; keep one")
                     _check_type(path, name, schema.field(name).type, roles[name])
                 _check_size(path, opened, columns)
                 first = 1

@@ -345,9 +345,10 @@ class _NoList(Exception):
 
 
 def _first_rows(table: Table) -> dict[str, list[str]]:
-    """The first rows as texts, column by column."""
+    """The first rows as texts, column by column; no texts of a column that contains others."""
     if len(table.columns) < 2 or len(set(table.columns)) < len(table.columns):
         raise _NoList("fewer than two columns, or two of one name")
-    for batch in table.batches(table.columns, _SAMPLE):
-        return {name: stripped(batch.columns[name]) for name in table.columns}
-    raise _NoList("no rows")
+    rows = table.first_rows(_SAMPLE)
+    if not any(map(len, rows.values())):
+        raise _NoList("no rows")
+    return {name: stripped(column) for name, column in rows.items()}

@@ -29,6 +29,8 @@ _PARQUET = b"PAR1"
 _SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".npy", ".parquet")
 # Formats that people try, and how to make a table of them.
 _REFUSED = {
+    b"\xff\xfe\0\0": "is UTF-32; save it as UTF-8",
+    b"\0\0\xfe\xff": "is UTF-32; save it as UTF-8",
     b"\x1f\x8b": "is compressed by gzip; unpack it first",
     b"BZh": "is compressed by bzip2; unpack it first",
     b"\xfd7zXZ": "is compressed by xz; unpack it first",

@@ -19,13 +19,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from alr_fast.data import decode, images
+from alr_fast.data import examine as examine_module
 from alr_fast.data.__main__ import main
 from alr_fast.data.datasets import Split, open_dataset
-from alr_fast.data.decode import FORMATS, MAX_PIXELS, decode_rgb, eight_bits, open_image, prepare
-from alr_fast.data.examine import Broken, examine
+from alr_fast.data.decode import FORMATS, decode_rgb, eight_bits, open_image, prepare
+from alr_fast.data.examine import NOTES, Broken, examine
 from alr_fast.data.images import BrokenImage, FileImages, read_image_file
 from alr_fast.data.index import PathTable
-from alr_fast.data.layouts.base import new_index
+from alr_fast.data.layouts.base import IMAGE_SUFFIXES, new_index
 from alr_fast.data.loaders.choose import LOADERS, LoaderChoice, has_dali, make_loader
 from alr_fast.data.loaders.memory import decode_all
 from alr_fast.data.sampler import SequentialSampler
@@ -36,7 +37,7 @@ from alr_fast.data.verify import verify_split
 from alr_fast.errors import UserError
 from alr_fast.labels.report.thumbnails import thumbnail
 from helpers.image_folder import write_folder
-from helpers.odd_images import PICTURE, SIDE, chunk, jpeg, odd_images, png, text_bomb, tiff
+from helpers.odd_images import PICTURE, SIDE, chunk, jpeg, odd_images, png, save, text_bomb, tiff
 
 ROOT = Path(__file__).parents[2]
 ODD = odd_images()
@@ -83,6 +84,30 @@ def test_there_are_odd_files_of_all_formats():
             found.add(image.format)
     assert found >= {name for name in FORMATS if name != "DIB"}
     assert len({odd.name for odd in ODD}) == len(ODD) > 300
+
+
+def test_the_name_of_a_format_is_no_remark():
+    """Every suffix that is taken for an image is one of a format that is opened."""
+    assert set(examine_module._FORMATS) >= set(IMAGE_SUFFIXES)
+    assert set(examine_module._FORMATS.values()) <= set(FORMATS)
+    remark = 1 << NOTES.index("format differs from the name")
+    for suffix, data in (
+        (".avif", save(PICTURE, "AVIF")),
+        (".jfif", jpeg()),
+        (".PGM", b"P5 1 1 255\n\0"),
+        (".jp2", save(PICTURE, "JPEG2000")),
+        (".dib", save(PICTURE, "DIB")),
+    ):
+        assert not examine(data, "a" + suffix) & remark
+        assert examine(data, "a.png") & remark
+
+
+def test_turned_images_of_every_format_are_a_remark():
+    remark = 1 << NOTES.index("rotated by EXIF")
+    for odd in ODD:
+        if " turned " in odd.name:
+            upright = odd.name.split(" turned ")[1][0] == "1"
+            assert bool(examine(odd.data) & remark) != upright, odd.name
 
 
 def test_odd_files_become_the_picture():
@@ -557,7 +582,3 @@ def test_what_verify_keeps_looks_the_same_everywhere(small_limit, tmp_path, coun
             box = WHOLE.box(encoded.height, encoded.width)
             part = decode.resize_part(decode_rgb(encoded), box, SIDE).permute(1, 2, 0).numpy()
             assert np.abs(pixels - part).max() < 4
-
-
-def test_the_limit_is_documented_where_it_is_used():
-    assert MAX_PIXELS == 178_956_970 and images.MAX_BYTES == 1 << 28

@@ -26,8 +26,13 @@ from alr_fast.labels.report.model import Panel
 from alr_fast.labels.table import summary_lines
 from alr_fast.training.open_run import NEEDED, add_run_arguments, open_run
 from alr_fast.utils.command import CommandParser, exit_status, need, show
-from alr_fast.utils.files import write_text, writing
+from alr_fast.utils.files import open_regular, write_text
 from alr_fast.utils.text import duration, error_text, percent
+
+_MOST_BYTES = 64 << 20  # of summary.json and metrics.csv
+
+# Of a file that is unreadable or has another shape.
+_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error)
 
 # Panels of curves: title, unit, name in the records. The share of changed labels is shown only if
 # the label accuracy is unknown.
@@ -110,7 +115,7 @@ def _naming(file: Path) -> Iterator[None]:
     """Names the file that has another content than a run writes."""
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
+    except _ERRORS as error:
         raise UserError(
             f"{file}: is damaged ({error_text(error)}); restore it, or move it away to make the "
             "report without it"
@@ -121,8 +126,8 @@ def _read(file: Path, parse: Callable[[str], Any], missing: Any) -> Any:
     """The content of a file, ``missing`` without it."""
     if not file.is_file():
         return missing
-    with _naming(file), writing(file):
-        return parse(file.read_text(encoding="utf-8"))
+    with _naming(file), open_regular(file, _MOST_BYTES) as opened:
+        return parse(opened.read().decode("utf-8"))
 
 
 def _facts(run: str, summary: Mapping[str, Any], labels: LabelIssues) -> list[tuple[str, str]]:

@@ -14,8 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alr_fast.data.broken import default_exclusion_file, write_exclusions
+from alr_fast.data.broken import default_exclusion_file, verify_command, write_exclusions
 from alr_fast.data.datasets import Dataset, Split, open_dataset
+from alr_fast.data.duplicates import Duplicates, duplicates_file, find_duplicates
 from alr_fast.data.examine import KINDS
 from alr_fast.data.images import FeatureRows
 from alr_fast.data.layouts import features, packed
@@ -24,7 +25,9 @@ from alr_fast.data.paths import path_option, text_option
 from alr_fast.data.verify import KnownFiles, VerifyReport, verify_split
 from alr_fast.errors import UserError, naming_options
 from alr_fast.utils.command import CommandParser, exit_status
+from alr_fast.utils.files import reading
 from alr_fast.utils.machine import usable_cores
+from alr_fast.utils.shell import quoted
 from alr_fast.utils.text import printable
 
 if TYPE_CHECKING:
@@ -71,11 +74,12 @@ def run_verify(options: argparse.Namespace) -> int:
     console.log(f"{dataset.layout.name}: {dataset.found.what}")
     if dataset.layout.name == packed.LAYOUT.name:
         # Before anything else: in a changed shard every result would be wrong.
-        packed.check_shards(
-            dataset.found,
-            options.split,
-            lambda shards: track(shards, description="Comparing checksums", total=len(shards)),
-        )
+        with reading(dataset.found.root):
+            packed.check_shards(
+                dataset.found,
+                options.split,
+                lambda shards: track(shards, description="Comparing checksums", total=len(shards)),
+            )
     splits = _chosen_splits(dataset, options.split, console.log)
     for name in [name for name, split in splits.items() if split.values is not None]:
         console.log(f"{name}: {_in_memory(splits[name])}, there is nothing to verify")
@@ -85,7 +89,8 @@ def run_verify(options: argparse.Namespace) -> int:
     output = options.output
     lists = _exclusion_lists(splits, output)
     known = KnownFiles() if len(splits) > 1 else None
-    excluded = 0
+    most = None if options.all else 3
+    reports = {}
     for name, split in splits.items():
         began = time.monotonic()
         report = verify_split(
@@ -96,16 +101,43 @@ def run_verify(options: argparse.Namespace) -> int:
             known=known,
             progress=partial(track, description=f"Verifying {name}", total=len(split)),
         )
+        reports[name] = report
+        _print_report(console, name, report, time.monotonic() - began, most)
+        if report.broken and len(report.broken) == len(report.index):
+            # Training on the rest is impossible; a list would only keep it from files that return.
+            console.log(
+                f"{name}: no file can be read, so no list is written; mount the disk or restore "
+                f"the files, and call `{verify_command(split)}` again"
+            )
+            continue
         write_exclusions(lists[name], report.exclusions())
-        seconds = time.monotonic() - began
-        _print_report(console, name, report, seconds, most=None if options.all else 3)
         if report.broken:
             console.log(
                 f"{name}: list written to {lists[name]}; training on this split leaves out these "
                 + ("files by default" if output is None else f"files with --data.exclude {output}")
             )
-        excluded += len(report.broken)
-    return 1 if excluded else 0
+    _report_duplicates(console, find_duplicates(reports), splits, most)
+    return 1 if any(report.broken for report in reports.values()) else 0
+
+
+def _report_duplicates(
+    console: "Console", found: Duplicates, splits: dict[str, Split], most: int | None
+) -> None:
+    """Prints the images that occur several times, and writes a list of those of each split."""
+    rows = []
+    for kind, count in found.counts().items():
+        examples = found.examples(kind, None if most is None else most + 1)
+        rows.append((kind, count, "kept", examples))
+    _print_table(console, rows, most)
+    for name, split in splits.items():
+        path = duplicates_file(split)
+        count = found.write(path, name)
+        if count:
+            console.log(
+                f"{name}: the {count:,} images that occur several times are listed in {path}; "
+                "training keeps them; those of a list that you make of it are left out with "
+                "--data.exclude"
+            )
 
 
 def run_pack(options: argparse.Namespace) -> int:
@@ -134,7 +166,7 @@ def run_pack(options: argparse.Namespace) -> int:
                 f"{options.root}: is one file of features already; only images are packed"
             )
         splits = _chosen_splits(dataset, options.split, console.log)
-        plans = packer.check(dataset, splits, options.exclude)
+        plans = packer.check(dataset, splits, options.exclude, console.log)
     for name, plan in plans.items():
         result = packer.pack(plan)
         remark = f", {result.left_out:,} left out" if result.left_out else ""
@@ -142,7 +174,7 @@ def run_pack(options: argparse.Namespace) -> int:
             f"{name}: {len(plan.split):,} samples{remark}, in {result.shards:,} shards of "
             f"{result.size / 2**20:,.0f} MiB; {result.written:,} of them written now"
         )
-    console.log(f"train on them with --data-root {out}")
+    console.log(f"train on them with --data-root {quoted(out)}")
     return 0
 
 
@@ -209,28 +241,36 @@ def _print_report(
     console: "Console", name: str, report: VerifyReport, seconds: float, most: int | None
 ) -> None:
     """Prints the findings in a split, with at most ``most`` paths each."""
+    total, broken = len(report.index), len(report.broken)
+    speed = f", {report.read / seconds:,.0f} a second" if report.read > 1000 else ""
+    before = f", {total - report.read:,} known from before" if report.read < total else ""
+    console.log(
+        f"{name}: {total:,} files, {total - broken:,} fine and {broken:,} excluded; "
+        f"{report.read:,} read in {seconds:.1f} s{speed}{before}"
+    )
+    paths = report.index.paths
+    rows = [
+        (kind, len(found), "excluded" if kind in KINDS else "kept", [paths[row] for row in found])
+        for kind, found in report.findings().items()
+    ]
+    _print_table(console, rows, most)
+
+
+def _print_table(
+    console: "Console", rows: list[tuple[str, int, str, list[str]]], most: int | None
+) -> None:
+    """Prints kind, number of files, what happens to them, and the first ``most`` examples."""
     from rich.table import Table
     from rich.text import Text
 
-    total, broken = len(report.index), len(report.broken)
-    speed = f", {report.read / seconds:,.0f} a second" if report.read > 1000 else ""
-    console.log(
-        f"{name}: {total:,} files, {broken:,} excluded; {report.read:,} read in "
-        f"{seconds:.1f} s{speed}, the others were fine before"
-        if report.read < total
-        else f"{name}: {total:,} files, {broken:,} excluded; read in {seconds:.1f} s{speed}"
-    )
-    findings = report.findings()
-    if not findings:
+    if not rows:
         return
     table = Table("found", "files", "", "for example", box=None, pad_edge=False)
     table.columns[1].justify = "right"
-    for kind, rows in findings.items():
-        paths = [report.index.paths[row] for row in rows[:most]]
-        paths += ["..."] * (len(rows) > len(paths))
-        examples = Text("\n".join(map(printable, paths)))  # as `Text`: it may contain markup
-        fate = "excluded" if kind in KINDS else "kept"
-        table.add_row(Text(kind), f"{len(rows):,}", fate, examples)
+    for kind, count, fate, examples in rows:
+        shown = examples[:most] + ["..."] * (most is not None and len(examples) > most)
+        text = Text("\n".join(map(printable, shown)))  # as `Text`: it may contain markup
+        table.add_row(Text(kind), f"{count:,}", fate, text)
     console.terminal.print(table)
 
 

@@ -13,11 +13,11 @@ from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.data.tables.cells import CsvWriter
 from alr_fast.errors import UserError
 from alr_fast.utils.files import replacing, writing
+from alr_fast.utils.shell import python_command
 from alr_fast.utils.text import is_utf8
 
 EXCLUSION_COLUMNS = ("id", "path", "reason")
 _BATCH_ROWS = 1 << 16
-_REMEDY = "write the list again with `python -m alr_fast.data verify`"
 
 
 class BrokenSamples:
@@ -90,11 +90,17 @@ class BrokenSamples:
         if self.too_many:
             raise UserError(
                 f"{len(self.reasons):,} of {len(self._split):,} files are broken, more than this "
-                f"share; {name} cannot be read as an image ({reason}); find them all with `python "
-                f"-m alr_fast.data verify {self._split.images.root}`, or accept a larger share",
+                f"share; {name} cannot be read as an image ({reason}); find them all with "
+                f"`{verify_command(self._split)}`, or accept a larger share",
                 argument="max_broken",
                 value=self._max_broken,
             )
+
+
+def verify_command(split: Split) -> str:
+    """The command that finds the broken files of a split, from any folder."""
+    arguments = split.arguments or (os.path.abspath(split.images.root),)
+    return python_command("alr_fast.data", "verify", *arguments)
 
 
 def default_exclusion_file(split: Split) -> Path:
@@ -130,8 +136,8 @@ def find_exclusions(split: Split, exclude: str) -> Path | None:
         return path if path.exists() else None
     if not Path(exclude).exists():
         raise UserError(
-            "no such file; pass a list of `python -m alr_fast.data verify` or a table of `python "
-            "-m alr_fast.export`, or auto",
+            f"no such file; pass a table of `python -m alr_fast.export`, a list that `--output` of "
+            f"`{verify_command(split)}` names, or auto",
             argument="exclude",
             value=exclude,
         )
@@ -178,7 +184,9 @@ def read_exclusions(
     try:
         with open_table(table) as listed:
             if listed.find("path") is None:
-                raise TableError(table, f"is no exclusion list, it has no column path; {_REMEDY}")
+                raise TableError(
+                    table, "is no exclusion list, it has no column path; name another, or pass none"
+                )
             matched = match_table(listed, index)
             reasons = [""] * len(matched.rows)
             if "reason" in listed.columns:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from alr_fast.data.layouts.base import check_labels
 from alr_fast.data.layouts.cifar import integers, unpickle
+from alr_fast.data.npz import ZIP_MAGIC
 from alr_fast.errors import UserError
 from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import readable
@@ -66,6 +67,12 @@ def read_cifar_n(path: Path, key: str, clean: NDArray[np.int64]) -> NDArray[np.i
     # Every class occurs among the true labels.
     check_labels(labels, int(true.max(initial=0)) + 1, f"{path}: '{name}'", "sample")
     return labels
+
+
+def is_torch_file(path: Path) -> bool:
+    """Whether a file begins as those of ``torch.save`` do: an archive, or a pickle before 1.6."""
+    with open_regular(path) as file:
+        return file.read(len(ZIP_MAGIC[0])).startswith((*ZIP_MAGIC, b"\x80"))
 
 
 def _annotations(content: Any) -> dict[str, str]:

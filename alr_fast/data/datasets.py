@@ -32,6 +32,7 @@ from alr_fast.data.layouts import (
 from alr_fast.data.layouts.base import Found, Layout
 from alr_fast.data.layouts.nearest import not_recognised
 from alr_fast.errors import UserError
+from alr_fast.utils.files import reading
 
 # `auto` takes the first layout that fits. Many data sets are folders of classes, so that layout
 # follows those with a file of their own; animal10n comes after it, because other data sets have
@@ -75,11 +76,13 @@ class Split:
         index: Ids, labels and class names.
         images: Encoded image files, an array of pixels, or rows of features.
         remarks: Lines for the user about how the split was read.
+        arguments: Arguments of the commands that open its data set, see `Dataset`.
     """
 
     index: SampleIndex
     images: Images
     remarks: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -109,10 +112,12 @@ class Dataset:
     Attributes:
         layout: Its layout.
         found: Its place, and a description for the user.
+        arguments: Arguments with which ``verify`` and ``pack`` open it, from any folder.
     """
 
     layout: Layout
     found: Found
+    arguments: tuple[str, ...] = ()
 
     def split(self, name: str) -> Split:
         """Reads one split; takes the list from the cache if its sources have not changed.
@@ -131,14 +136,15 @@ class Dataset:
         listing = entry.load()
         if listing is None:
             began = time.time_ns()
-            listing = self.layout.read(self.found, name)
+            with reading(self.found.root):
+                listing = self.layout.read(self.found, name)
             entry.store(listing, began)
         if not len(listing.index):
             raise UserError(f"{self.found.root}: the split {name} of {self.layout.name} is empty")
         images = listing.images
         if images is None:
             images = FileImages(self.found.root, listing.index.paths)
-        return Split(listing.index, images, listing.remarks)
+        return Split(listing.index, images, listing.remarks, self.arguments)
 
 
 def open_dataset(
@@ -190,13 +196,26 @@ def open_dataset(
             f"data set {name} needs a folder of images or a file; pass one", argument="root"
         )
     path = Path(root)
-    if not path.exists():
-        raise UserError("no such file or folder", argument="root", value=root)
-    for layout in candidates:
-        found = layout.find(path, **given)
-        if found is not None:
-            return Dataset(layout, found)
-    raise not_recognised(path, candidates)
+    with reading(path):
+        if not path.exists():
+            raise UserError("no such file or folder", argument="root", value=root)
+        if not path.is_dir() and not path.is_file():
+            raise UserError("is neither a file nor a folder", argument="root", value=root)
+        for layout in candidates:
+            found = layout.find(path, **given)
+            if found is not None:
+                return Dataset(layout, found, _arguments(name, path, given))
+        raise not_recognised(path, candidates)
+
+
+def _arguments(name: str, root: Path, given: Mapping[str, Any]) -> tuple[str, ...]:
+    words = [os.fspath(root.absolute())]
+    words += [] if name == "auto" else ["--data", name]
+    if "columns" in given:
+        words += ["--columns", ",".join(f"{key}={name}" for key, name in given["columns"].items())]
+    if "images" in given:
+        words += ["--images", os.path.abspath(given["images"])]
+    return tuple(words)
 
 
 def _refuse_useless(layouts: Iterable[Layout], given: Mapping[str, object]) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from alr_fast.data.columns import check_paths, read_column
 from alr_fast.errors import UserError
+from alr_fast.utils.random import stream
 
 _CHUNK = 1 << 16  # paths that are converted at once
 
@@ -265,14 +266,14 @@ class SampleIndex:
 
     def sample_fingerprint(self) -> str:
         """SHA-256 (hex) of ids and relative paths: equal for the same samples, on any machine."""
-        digest = hashlib.sha256(self.sample_ids.astype("<i8").tobytes())
+        digest = hashlib.sha256(np.ascontiguousarray(self.sample_ids, "<i8").data)
         for chunk in self.paths.chunks():
             digest.update(chunk)
         return digest.hexdigest()
 
     def label_fingerprint(self) -> str:
         """SHA-256 (hex) of the given labels."""
-        return hashlib.sha256(self.labels.astype("<i8").tobytes()).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(self.labels, "<i8").data).hexdigest()
 
 
 def balanced_rows(
@@ -298,7 +299,7 @@ def balanced_rows(
         raise UserError(
             f"below the number of classes, {num_classes}; raise it", argument="limit", value=limit
         )
-    rng = np.random.default_rng(0)
+    rng = stream("subset", 0)
     chosen = []
     for k in range(num_classes):
         rows = rng.permutation(np.flatnonzero(labels == k))

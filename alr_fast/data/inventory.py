@@ -37,6 +37,7 @@ class Folder:
     Attributes:
         path: Path below the root with forward slashes; empty for the root.
         images: Names of image files, sorted; broken links are among them.
+        kinds: Suffix -> number of image files.
         others: Names of other files, sorted.
         folders: Names of folders, sorted.
         skipped: Names of hidden and system entries, sorted.
@@ -44,6 +45,7 @@ class Folder:
 
     path: str = ""
     images: list[str] = field(default_factory=list)
+    kinds: dict[str, int] = field(default_factory=dict)
     others: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
@@ -76,17 +78,24 @@ def scan(root: Path, path: str = "", most: int | None = None) -> Folder:
     """
     folder = Folder(path)
     images, others, folders, skipped = folder.images, folder.others, folder.folders, folder.skipped
+    kinds = folder.kinds
     with os.scandir(os.path.join(root, path) if path else root) as entries:
         for number, entry in enumerate(entries):
             if number == most:
                 break
             name = entry.name
-            if is_skipped(name):
+            # First the millions of plain files, without a call of a function here.
+            suffix = name[name.rfind(".") :].lower()
+            if suffix in _IMAGES and name[0] != "." and entry.is_file(follow_symlinks=False):
+                images.append(name)
+                kinds[suffix] = kinds.get(suffix, 0) + 1
+            elif is_skipped(name):
                 skipped.append(name)
             elif _is_folder(entry):
                 folders.append(name)
             elif suffix_of(name) in _IMAGES:
                 images.append(name)
+                kinds[suffix] = kinds.get(suffix, 0) + 1
             else:
                 others.append(name)
     for names in (images, others, folders, skipped):
@@ -134,7 +143,7 @@ class Inventory:
     def add(self, folder: Folder) -> None:
         """Counts the content of a folder."""
         if folder.images:
-            self.images.update(map(suffix_of, folder.images))
+            self.images.update(folder.kinds)
             depth = folder.path.count("/") + 1 if folder.path else 0
             self.depths[depth] += len(folder.images)
             self.example = self.example or folder.below(folder.images[0])

@@ -41,7 +41,7 @@ from alr_fast.data.tables import (
 )
 from alr_fast.errors import UserError
 
-SUFFIXES = (".csv", ".parquet")
+SUFFIXES = (".csv", ".parquet")  # of the tables that are written
 PROBABILITIES = "probabilities"
 KEEP = "keep"  # a mark of the report
 _LABELS = ("label", "refined_label")  # the first one in the table is used
@@ -105,17 +105,18 @@ def read_labels(table: str | Path, index: SampleIndex, key: str | None) -> Label
         labels = index.labels.copy()
         labels[samples.rows[told]] = codes[told]
         listed = len(np.unique(samples.rows[told]))
-        return LabelsRead(labels, listed, tuple(samples.remarks))
+        return LabelsRead(labels, listed, samples.remarks)
 
 
 def read_probabilities(
-    table: str | Path, index: SampleIndex
+    table: str | Path, index: SampleIndex, log: Callable[[str], None] = lambda text: None
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Soft labels in batches: rows of the index, int64 [M], and probabilities, float32 [M, K].
 
     Args:
         table: The file.
         index: All or some of the samples; other samples in the table are ignored.
+        log: Takes a line about samples that are not listed.
 
     Raises:
         UserError: As for `read_labels`; or a row is not a distribution, a sample is listed twice,
@@ -123,6 +124,8 @@ def read_probabilities(
     """
     with _open(table, index, part=True) as samples:
         samples.check_twice(np.arange(len(samples.rows)), "distribution")
+        for remark in samples.remarks:
+            log(remark)
         for position, p in samples.probabilities():
             rows = samples.rows[position]
             if (rows >= 0).any():
@@ -175,30 +178,34 @@ class _Samples:
     Attributes:
         columns: Names of the columns of the table.
         rows: Row of the index for each row of the table, int64 [M]; -1 for an unknown sample.
-        remarks: Lines for the user.
     """
 
     def __init__(self, table: Table, index: SampleIndex, *, part: bool) -> None:
         self.columns = table.columns
-        self.remarks: list[str] = []
+        self._remarks: list[str] = []
         self._table = table
         self._index = index
         self._part = part
         self._classes = ClassMap(index.class_names)
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Lines for the user, so far."""
+        return (*self._table.remarks, *self._remarks)
+
     def match(self) -> None:
         """Finds the samples."""
         self._matched = match_table(self._table, self._index, part=self._part)
         self.rows = self._matched.rows
-        self.remarks += [*self._table.remarks, *self._matched.remarks]
+        self._remarks += self._matched.remarks
 
     def fail(self, message: str) -> NoReturn:
         """Raises a `UserError` about the table."""
         raise UserError(message, argument="table", value=self._table.path)
 
-    def where(self, line: int) -> str:
-        """A place of the table, for messages."""
-        return f"{self._table.path}, {self._table.unit} {line}"
+    def where(self, line: int | None) -> str:
+        """A place of the table, for messages; for None the table."""
+        return f"{self._table.path}" + (f", {self._table.unit} {line}" if line else "")
 
     def check_twice(self, values: NDArray[np.int64], what: str) -> None:
         """Checks that rows about the same sample agree, see `matching.check_twice`."""
@@ -220,20 +227,25 @@ class _Samples:
         return self._table.find("label") or _LABELS[0]
 
     def labels(self, name: str) -> NDArray[np.int64]:
-        """Classes of the labels in this column, int64 [M]; -1 for an empty one.
+        """Classes of the labels in this column, int64 [M].
 
-        A cell that is empty in a column of numbers may be NaN.
+        They are -1 for an empty cell, NaN in a column of numbers, and for unknown samples, whose
+        classes may be unknown, too.
         """
         self._check_columns([name])
         numbering = self._numbering(other_than=name)
         beside = NAME_COLUMNS.get(name)
         pairs = _Pairs()
-        for _, columns in self.batches(
+        known = self.rows >= 0
+        for position, columns in self.batches(
             [name, beside] if beside and beside in self.columns else [name]
         ):
-            pairs.add(columns[name], columns.get(beside or ""))
+            if any(column.ndim > 1 for column in columns.values()):
+                self.fail(f"column {name} contains lists; name a column with one label a row")
+            own = {key: column[known[position]] for key, column in columns.items()}
+            pairs.add(own[name], own.get(beside or ""))
         filled = [pair != ("", "") for pair in pairs.texts]
-        lines = self._matched.lines[pairs.first].tolist()
+        lines = self._matched.lines[known][pairs.first].tolist()
         classes = np.full(len(filled), -1)
         classes[filled], positions = numbering.resolve(
             [pair for pair in pairs.texts if pair != ("", "")],
@@ -241,23 +253,20 @@ class _Samples:
             numbered=name in _NUMBERED and numbering.known,
         )
         if numbering.known and numbering.differs:
-            self.remarks.append("its classes have other numbers in the data set; the names count")
+            self._remarks.append("its classes have other numbers in the data set; the names count")
         if positions and not numbering.known:
             names = self._classes.names
             few = ", ".join(f"{k} is {name}" for k, name in enumerate(names[:2]))
-            self.remarks.append(f"its labels are read as class numbers: {few}, ...")
-        return classes[pairs.codes]
+            self._remarks.append(f"its labels are read as class numbers: {few}, ...")
+        result = np.full(len(known), -1)
+        result[known] = classes[pairs.codes]
+        return result
 
     def _numbering(self, other_than: str | None = None) -> Numbering:
         """What the numbers of the table stand for, by the metadata, or else all pairs of columns
         but that of one label."""
-        stored = self._table.metadata.get(b"class_names")
-        numbering = Numbering(
-            self._classes,
-            where=self.where,
-            argument="table",
-            names=None if stored is None else json.loads(stored),
-        )
+        stored = self._names_in_metadata()
+        numbering = Numbering(self._classes, where=self.where, argument="table", names=stored)
         for name, beside in NAME_COLUMNS.items() if stored is None else ():
             if name == other_than or not {name, beside} <= set(self.columns):
                 continue
@@ -268,6 +277,18 @@ class _Samples:
             for (label, text), line in zip(pairs.texts, lines, strict=True):
                 numbering.add(label, text, line)
         return numbering
+
+    def _names_in_metadata(self) -> list[str] | None:
+        stored = self._table.metadata.get(b"class_names")
+        if stored is None:
+            return None
+        try:
+            names = json.loads(stored)
+        except (ValueError, RecursionError):
+            names = None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            self.fail("its metadata class_names are no list of names; export it again")
+        return names
 
     def probabilities(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Positions in ``rows``, and probabilities of the classes of the data set, [M, K]."""
@@ -299,6 +320,7 @@ class _Samples:
                     "with --soft from a run on this data"
                 )
             return np.arange(width)
+        numbering.check()
         order = [numbering.find(number) for number in range(width)]
         for number, place in enumerate(order):
             if place is None or place in order[:number]:

@@ -54,6 +54,8 @@ def match_table(table: Table, index: SampleIndex, *, part: bool = False) -> Matc
     columns = {role: name for role in ("path", "id") if (name := table.find(role)) is not None}
     if table.in_order:
         return _in_order(table, index, part=part)
+    if "path" not in columns and "id" in columns and not _are_integers(table, columns["id"]):
+        columns["path"] = columns.pop("id")
     if not columns:
         raise TableError(
             table.path,
@@ -72,9 +74,8 @@ def match_table(table: Table, index: SampleIndex, *, part: bool = False) -> Matc
     rows = index.match(paths, ids)
     rows, remark = _match_others(rows, paths, index, part=part)
     remarks = [] if remark is None else [remark]
-    unknown = np.flatnonzero(rows < 0)
+    unknown, known = np.flatnonzero(rows < 0), np.unique(rows[rows >= 0])
     if len(unknown):
-        known = np.unique(rows[rows >= 0])
         few = 2 * len(unknown) > len(rows) and 2 * len(known) < len(index)
         if not len(known) if part else few:
             raise TableError(table.path, _strangers(paths, unknown, index))
@@ -86,6 +87,11 @@ def match_table(table: Table, index: SampleIndex, *, part: bool = False) -> Matc
                 f"{printable(paths[unknown[0]])}), {len(index) - len(known):,} of the data set are "
                 "not listed"
             )
+    if part and len(known) < len(index):
+        remarks.append(
+            f"{len(known):,} of {len(index):,} samples are listed; the others keep their given "
+            "label"
+        )
     return Matched(rows, lines, tuple(remarks))
 
 
@@ -130,6 +136,13 @@ def _read(
 
     listed = PathTable.of(paths())
     return listed, np.concatenate(ids) if "id" in columns else None, np.concatenate(lines), empty
+
+
+def _are_integers(table: Table, column: str) -> bool:
+    """Whether the first rows of a column of ids are integers, not names of files."""
+    for batch in table.batches([column], _ROWS):
+        return bool((_ids(as_text(batch.columns[column]).tolist()) >= 0).all())
+    return True
 
 
 def _ids(texts: list[str]) -> NDArray[np.int64]:
@@ -177,18 +190,35 @@ def _match_others(
     lost = np.flatnonzero(found < 0)
     if (part and len(lost) < len(rows)) or 2 * len(lost) <= len(rows):
         return rows, None
-    moved = _other_root([texts[k] for k in lost.tolist()], known)
+    others = [texts[k] for k in lost.tolist()]
+    for there, remark in (_below_other_root(others, known), _by_name(others, known)):
+        if 2 * there.count(-1) <= len(rows):
+            rows[unknown[lost]] = there
+            return rows, remark
+    return rows, None
+
+
+def _by_name(texts: list[str], known: dict[str, int]) -> tuple[list[int], str]:
+    """Rows of samples that are listed by the name of their file alone, or without its suffix."""
+    names: dict[str, int] = {}
+    for path, row in known.items():
+        name = path.rsplit("/", 1)[-1]
+        for key in dict.fromkeys((name, name.rsplit(".", 1)[0])):
+            names[key] = -1 if key in names else row  # -1: several
+    return [names.get(text, -1) for text in texts], "samples are found by the names of their files"
+
+
+def _below_other_root(texts: list[str], known: dict[str, int]) -> tuple[list[int], str]:
+    """Rows of samples whose paths have another folder before them."""
+    moved = _other_root(texts, known)
     if moved is None:
-        return rows, None
+        return [-1] * len(texts), ""
     cut, put, remark = moved
     there = [
         known.get(put + text.removeprefix(cut), -1) if text.startswith(cut) else -1
-        for text in (texts[k] for k in lost.tolist())
+        for text in texts
     ]
-    if 2 * there.count(-1) > len(rows):
-        return rows, None
-    rows[unknown[lost]] = there
-    return rows, remark
+    return there, remark
 
 
 def _other_root(lost: list[str], known: dict[str, int]) -> tuple[str, str, str] | None:

@@ -33,7 +33,7 @@ from alr_fast.data.packed_format import (
 )
 from alr_fast.data.shards import PLAN_KEYS, Shard, ShardPlan, ShardWriter
 from alr_fast.errors import UserError
-from alr_fast.utils.files import locked, own_folder, replacing
+from alr_fast.utils.files import locked, own_folder, reading, replacing
 from alr_fast.utils.threads import map_ahead
 
 
@@ -72,11 +72,14 @@ class Packer:
     ) -> None:
         if shard_mb < 1:
             raise UserError("must be 1 or more", argument="shard_mb", value=shard_mb)
-        if out.exists() and not out.is_dir():
-            raise UserError(f"{out}: is a file; name a folder")
-        has_manifest = (out / MANIFEST).is_file()
-        if out.is_dir() and not has_manifest and any(out.iterdir()):
-            raise UserError(f"{out}: is not empty, and not a packed data set; name a new folder")
+        with reading(out):
+            if out.exists() and not out.is_dir():
+                raise UserError(f"{out}: is a file; name a folder")
+            has_manifest = (out / MANIFEST).is_file()
+            if out.is_dir() and not has_manifest and any(out.iterdir()):
+                raise UserError(
+                    f"{out}: is not empty, and not a packed data set; name a new folder"
+                )
         self.out = out
         self.shard_bytes = shard_mb << 20
         self.workers = workers
@@ -87,7 +90,11 @@ class Packer:
             self.known = {}
 
     def check(
-        self, dataset: Dataset, splits: dict[str, Split], exclude: str
+        self,
+        dataset: Dataset,
+        splits: dict[str, Split],
+        exclude: str,
+        log: Callable[[str], None] = lambda text: None,
     ) -> dict[str, ShardPlan]:
         """Plans the shards of these splits; writes nothing.
 
@@ -95,6 +102,7 @@ class Packer:
             dataset: The data set that the splits belong to.
             splits: Splits by name.
             exclude: ``auto``, ``none`` or a list, as in training.
+            log: Takes a line about samples on a list that are unknown.
 
         Raises:
             UserError: The folder contains something else, an exclusion list does not fit, or the
@@ -108,7 +116,9 @@ class Packer:
                 raise UserError(
                     f"cannot be packed, only {', '.join(SPLITS)} can", argument="split", value=name
                 )
-            plans[name] = ShardPlan.of(name, split, _excluded(split, exclude), self.shard_bytes)
+            plans[name] = ShardPlan.of(
+                name, split, _excluded(split, exclude, log), self.shard_bytes
+            )
             self._check_manifest(plans[name])
         needed = sum(
             plan.needed(shard)
@@ -241,12 +251,12 @@ class Packer:
         write_manifest(self.out, self.known)
 
 
-def _excluded(split: Split, exclude: str) -> dict[int, str]:
+def _excluded(split: Split, exclude: str, log: Callable[[str], None]) -> dict[int, str]:
     """Row -> reason of the samples on a list."""
     path = None if split.values is not None else find_exclusions(split, exclude)
     if path is None:
         return {}
-    reasons = read_exclusions(path, split.index)
+    reasons = read_exclusions(path, split.index, lambda text: log(f"left out: {text}"))
     return {row: f"excluded: {reason}" for row, reason in reasons.items()}
 
 

@@ -19,18 +19,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.errors import UserError
-from alr_fast.utils.files import open_regular, write_json
+from alr_fast.utils.files import open_regular, reading, write_json
+from alr_fast.utils.shell import python_command
 from alr_fast.utils.text import error_text
 
 MANIFEST = "packed.json"
 VERSION = 1
 INDEX_FOLDER = "index"
-PACK = "python -m alr_fast.data pack DIR OUT"
-_REMEDY = f"restore it, or call `{PACK}` as before, which writes it again"
 _CHECKSUM = "sha256"  # of the other fields of the manifest; the first releases wrote none
 _LARGEST_MANIFEST = 1 << 30  # bytes
 _BLOCK = tarfile.BLOCKSIZE
 _LABEL = 2 * _BLOCK  # header and text of a label
+
+
+def pack_command(root: Path, *words: str) -> str:
+    """The command that packed a folder; its user knows where DIR was."""
+    return python_command("alr_fast.data", "pack", "DIR", root.absolute(), *words)
+
+
+def remedy(root: Path) -> str:
+    """How to fix a damaged manifest or index of a folder."""
+    return f"restore it, or call `{pack_command(root)}` as before, which writes it again"
 
 
 class DamagedManifest(UserError):
@@ -84,13 +93,14 @@ def read_manifest(root: Path) -> dict[str, Any]:
     """The manifest of a packed folder; all of its fields have their types.
 
     Raises:
-        DamagedManifest: It cannot be read, or a field is not what it should be.
-        UserError: A later version of this library wrote it.
+        DamagedManifest: A field is not what it should be.
+        UserError: It cannot be read, or a later version of this library wrote it.
     """
     path = root / MANIFEST
+    with reading(path), open_regular(path, _LARGEST_MANIFEST) as file:
+        text = file.read()
     try:
-        with open_regular(path, _LARGEST_MANIFEST) as file:
-            manifest = json.load(file)
+        manifest = json.loads(text)
         if not isinstance(manifest, dict) or type(manifest.get("version")) is not int:
             raise ValueError("it has no version")
         if manifest["version"] != VERSION:
@@ -106,9 +116,9 @@ def read_manifest(root: Path) -> dict[str, Any]:
             _check_split(name, split)
     except UserError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedManifest(
-            f"{path}: cannot be read as a manifest ({error_text(error)}); {_REMEDY}"
+            f"{path}: cannot be read as a manifest ({error_text(error)}); {remedy(root)}"
         ) from error
     return manifest
 
@@ -159,14 +169,15 @@ def check_sizes(root: Path, shards: list[dict[str, Any]]) -> list[Path]:
 
     Raises:
         UserError: One is missing, is no regular file of this folder, or has another size.
+        OSError: The folder cannot be read.
     """
     paths = []
     for shard in shards:
         path = root / shard["name"]
         try:
             found = os.lstat(path)
-        except OSError as error:
-            raise changed(path, error.strerror or str(error)) from error
+        except FileNotFoundError as error:
+            raise changed(path, error_text(error)) from error
         if stat.S_ISLNK(found.st_mode):
             raise UserError(
                 f"{path}: is a link, and shards are read only from the folder of {MANIFEST}; "
@@ -183,8 +194,8 @@ def check_sizes(root: Path, shards: list[dict[str, Any]]) -> list[Path]:
 def changed(path: Path, change: str) -> UserError:
     """The error about a shard that is not the one that was written."""
     return UserError(
-        f"{path}: {change}; restore the shard, or delete it and call `{PACK}` as before, which "
-        "writes it again"
+        f"{path}: {change}; restore the shard, or delete it and call `{pack_command(path.parent)}` "
+        "as before, which writes it again"
     )
 
 
@@ -267,7 +278,7 @@ def records_digest(columns: Mapping[str, NDArray[Any]]) -> str:
     digest = hashlib.sha256()
     for name in ("shard", "offset", "size", "clean_labels"):
         if name in columns:
-            digest.update(columns[name].astype("<i8").tobytes())
+            digest.update(np.ascontiguousarray(columns[name], "<i8").data)
     return digest.hexdigest()
 
 

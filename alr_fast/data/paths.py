@@ -25,6 +25,7 @@ _ODD_PARTS = (
     *(b"..", b"//", b"\0/", b"\0./", b"\0.\0", b"/./", b"/.\0", b"/\0"),
     *(b"\\", b"\0~", b":/", b"\0\0"),
 )
+_MOST_KNOWN = 1 << 16  # folders
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -106,6 +107,7 @@ class WrittenPaths:
         self._root = os.fsencode(os.path.abspath(root))
         self._real_root = os.path.realpath(self._root)
         self._has_backslash = lru_cache(maxsize=1024)(_has_backslash)
+        self._known: dict[bytes, bytes] = {}
         self._real = lru_cache(maxsize=1024)(os.path.realpath)
 
     @staticmethod
@@ -124,6 +126,20 @@ class WrittenPaths:
 
     def relative(self, text: bytes, where: str) -> bytes:
         """See `relative_path`."""
+        cut = max(text.rfind(b"/"), text.rfind(b"\\")) + 1
+        folder, name = text[:cut], text[cut:]
+        # What is done to a path depends on its folder, but for the names of the exceptions.
+        plain = name not in (b"", b".", b"..") and b"\0" not in name and _is_utf8(name)
+        if plain and (known := self._known.get(folder)) is not None:
+            return known + name
+        result = self._relative(text, where)
+        if plain and _is_utf8(folder) and not _ADDRESS.match(text) and not _DRIVE.match(text):
+            if len(self._known) == _MOST_KNOWN:
+                self._known.clear()
+            self._known[folder] = result[: len(result) - len(name)]
+        return result
+
+    def _relative(self, text: bytes, where: str) -> bytes:
         name = text
         address = _ADDRESS.match(name)
         if address and (address[2] or address[1].lower() == b"file"):
@@ -179,15 +195,11 @@ class WrittenPaths:
 
     def _below_root(self, name: bytes) -> bytes | None:
         """An absolute path relative to the root; None if it is not below it."""
-        normal = os.path.normpath(name)
-        for root, path in (
-            (self._root, normal),
-            (self._real_root, normal),
-            (self._real_root, os.path.join(*map(self._real, os.path.split(normal)[:1]),
-                                           os.path.basename(normal))),
-        ):  # fmt: skip
-            if path.startswith(root.rstrip(b"/") + b"/"):
-                return path[len(root.rstrip(b"/")) + 1 :]
+        folder, last = os.path.split(os.path.normpath(name))
+        for root, path in ((self._root, folder), (self._real_root, self._real(folder))):
+            inside = root.rstrip(b"/") + b"/"
+            if (path + b"/").startswith(inside):
+                return os.path.join(path, last)[len(inside) :]
         return None
 
 

@@ -19,9 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data.distributed import DistributedSampler
 
 from alr_fast.errors import UserError
-
-# Independent streams of random numbers: np.random.default_rng([seed, stream, ...]).
-_SHARD, _ORDER, _AUGMENT = range(3)
+from alr_fast.utils.random import stream
 
 
 class Sampler(ABC):
@@ -72,7 +70,7 @@ class Sampler(ABC):
 
     def augmentation_rng(self, epoch: int, step: int) -> np.random.Generator:
         """The random numbers for one batch."""
-        return np.random.default_rng([self.seed, _AUGMENT, epoch, self.rank, step])
+        return stream("augmentation", self.seed, epoch, self.rank, step)
 
 
 class SequentialSampler(Sampler):
@@ -140,7 +138,7 @@ class ShuffledSampler(Sampler):
         super().__init__(num_samples, batch_size, seed=seed, rank=rank, world_size=world_size)
         if num_samples < world_size:
             raise ValueError(f"{num_samples} samples are too few for {world_size} ranks")
-        permutation = np.random.default_rng([seed, _SHARD]).permutation(num_samples)
+        permutation = stream("shards", seed).permutation(num_samples)
         starts = [num_samples * r // world_size for r in range(world_size + 1)]
         shards = [permutation[first:last] for first, last in pairwise(starts)]
         self.rows = shards[rank]
@@ -172,7 +170,7 @@ class ShuffledSampler(Sampler):
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Indices in the order of an epoch, int64, each at most once."""
-        rng = np.random.default_rng([self.seed, _ORDER, epoch, self.rank])
+        rng = stream("order", self.seed, epoch, self.rank)
         if self._classes is None:
             return rng.permutation(len(self.rows))
         drawn = [rng.permutation(indices)[: self._quota] for indices in self._classes]

@@ -166,7 +166,10 @@ class ScoredLabels:
         table: dict[str, Any] = {"id": self.sample_ids[rows]}
         if self.paths is not None:
             paths = self.paths
-            table["path"] = [paths[row] for row in np.arange(len(self))[rows].tolist()]
+            if isinstance(rows, slice):  # faster than one by one
+                table["path"] = list(paths[rows])
+            else:
+                table["path"] = [paths[row] for row in rows.tolist()]
         table |= {
             "given_label": given,
             "refined_label": refined,

@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> str:
     )
     numbers = class_numbers_line(options.kind, index.class_names)
     if numbers is not None:
-        print(numbers)
+        show(numbers)
     save_labels(options.output, noise, index, overwrite=options.overwrite)
     return (
         f"{noise.kind}: {noise.requested_rate:.2%} requested, {noise.realised_rate:.2%} of "

@@ -11,6 +11,7 @@ from alr_fast.noise import models
 from alr_fast.noise.classes import flips_line, rows_line
 from alr_fast.noise.instance import instance
 from alr_fast.noise.models import NoiseModel, NoiseRequest
+from alr_fast.utils.random import stream
 
 # The keys are the names in configurations.
 NOISE_MODELS: dict[str, NoiseModel] = {
@@ -122,7 +123,7 @@ def inject(
         num_classes=num_classes,
         kind=kind,
         rate=rate,
-        rng=np.random.default_rng(seed),
+        rng=stream("noise", seed),
         class_names=None if class_names is None else tuple(class_names),
         features=None if features is None else np.asarray(features),
         matrix=matrix,

@@ -186,6 +186,14 @@ def _ids_by_name(request: NoiseRequest) -> dict[str, int]:
         raise wrong_kind(request, "needs the names of the classes; pass class_names")
     # Folders are named by hand: "Aquarium fish" is the data set's class aquarium_fish.
     names = [name.casefold().replace(" ", "_").replace("-", "_") for name in request.class_names]
+    for k, name in enumerate(names):
+        if name in names[:k]:
+            twice = request.class_names[names.index(name)], request.class_names[k]
+            raise wrong_kind(
+                request,
+                f"finds classes by name, and {twice[0]} and {twice[1]} are the same name; rename "
+                f"one; {_kinds_that_fit(request)}",
+            )
     return {name: k for k, name in enumerate(names)}
 
 

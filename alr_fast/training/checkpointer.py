@@ -131,7 +131,9 @@ class Checkpointer:
         run.console.log(f"{self._method}: resumes {where}, from {checkpoint.path}")
         if change is not None:
             again = f"; epoch {trainer.epoch + 1} starts anew" if position["step"] else ""
-            run.console.warn(f"{change}{again}")
+            held_out = run.config.data.validation > 0
+            drawn = "; the held-out samples are drawn anew" if held_out else ""
+            run.console.warn(f"{change}{again}{drawn}")
         elif not same_size and position["step"]:
             run.console.warn(
                 "the checkpoint was written in the middle of an epoch by another number of "

@@ -24,6 +24,7 @@ from alr_fast.training.run import Run
 from alr_fast.training.run_data import RunData
 from alr_fast.training.sharded_bank import check_room, export_bank, label_statistics
 from alr_fast.training.trainer import Trainer
+from alr_fast.utils.random import stream
 
 
 def set_up(config: Config, data: RunData, world: World, console: RunDisplay) -> Loaders:
@@ -63,7 +64,7 @@ def _new_model(config: Config, split: Split, image_size: int, world: World) -> n
     if isinstance(model, FeatureModel) and split.values is not None:
         model.standardise(split.values)
     # The weights are the same in all processes, but each has its own dropout masks.
-    torch.manual_seed(config.seed + world.rank)
+    torch.manual_seed(int(stream("model", config.seed, world.rank).integers(1 << 63)))
     if config.model.sync_batchnorm:
         if world.device.type != "cuda":
             raise UserError(

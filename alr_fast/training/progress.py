@@ -1,5 +1,6 @@
 """The part of a checkpoint that is no tensor: what it must contain, since it may be anybody's."""
 
+import re
 from typing import Any
 
 from alr_fast.errors import UserError
@@ -53,11 +54,14 @@ def _problem(found: Any, fields: dict[str, Any], where: str) -> str | None:
 
 
 def _problem_of_lists(progress: dict[str, Any]) -> str | None:
-    texts = [*progress["finished"], *progress["data"]["classes"]]
-    if not all(isinstance(text, str) for text in texts):
+    names = [*progress["finished"], *progress["data"]["classes"]]
+    if not all(isinstance(name, str) for name in names):
         return "progress.finished and progress.data.classes are not lists of names"
+    if re.fullmatch("[0-9a-f]+", progress["data"]["samples"]) is None:  # part of a file's name
+        return "progress.data.samples is no fingerprint"
     for sample_id, entry in progress["broken"].items():
-        if not sample_id.isdecimal() or not isinstance(entry, list):
+        texts = isinstance(entry, list) and [type(part) for part in entry] == [str, str]
+        if not sample_id.isdecimal() or not texts:
             return "progress.broken does not list samples"
     try:
         for record in progress["records"]:

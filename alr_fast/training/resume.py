@@ -209,9 +209,12 @@ def check_data(config: Config, start: Start, index: SampleIndex) -> Start:
             )
         other_labels = change.relabelled > 0
     if other_labels and not config.checkpoint.other_labels:
+        drawn = ""
+        if change is not None and config.noise.kind != "none":
+            drawn = " (noise is drawn anew for a data set that has changed)"
         raise UserError(
-            f"{path}: was made with other given labels of the same samples; if they were corrected "
-            "on purpose, pass --checkpoint.other_labels true, else the labels of that run"
+            f"{path}: was made with other given labels of the same samples{drawn}; if they were "
+            "corrected on purpose, pass --checkpoint.other_labels true, else the labels of that run"
         )
     return replace(start, change=change)
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.broken import find_exclusions, read_exclusions
-from alr_fast.data.cifar_n import read_cifar_n
+from alr_fast.data.broken import find_exclusions, read_exclusions, verify_command
+from alr_fast.data.cifar_n import is_torch_file, read_cifar_n
 from alr_fast.data.datasets import Dataset, Split, open_dataset
 from alr_fast.data.images import FeatureRows, FileImages, ShardImages
 from alr_fast.data.index import SampleIndex, balanced_rows
@@ -37,10 +37,10 @@ from alr_fast.training.config.schema import (
 )
 from alr_fast.training.distributed import World
 from alr_fast.utils.machine import usable_cores
+from alr_fast.utils.random import stream
 from alr_fast.utils.text import percent
 
 MOST_DEFAULT_WORKERS = 16
-_HOLD_OUT = 0x686F6C64  # an independent stream of random numbers
 FEATURE_SIZE = 32  # side of the images that instance-dependent noise is computed from
 
 
@@ -102,22 +102,21 @@ def prepare_data(
     return world.on_all_ranks(lambda: hold_out(leave_out(data), share, seed=seed)), noise
 
 
+# Errors about what is read name these options, when the data set is found and when it is listed.
+_READING = {"column": "data.column", "columns": "data.columns", "images": "data.images"}
+
+
 def find_dataset(config: DataConfig, root: str | None) -> Dataset:
     """The data set of a configuration in a folder or file; lists no samples yet.
 
     Raises:
         UserError: It is not there.
     """
-    with naming_options(
-        name="data",
-        root="data-root",
-        column="data.column",
-        columns="data.columns",
-        images="data.images",
-    ):
+    with naming_options(name="data", root="data-root", **_READING):
         return open_dataset(config.name, root, **config.reading)
 
 
+@naming_options(**_READING)
 def load_data(config: DataConfig, root: str | None, *, log: Callable[[str], None]) -> RunData:
     """Finds a data set and lists its splits; opens no image.
 
@@ -241,6 +240,11 @@ def _with_labels_of_file(
         return replace(index, labels=read.labels)
     log(f"labels: from {file}")
     if not is_npz(Path(file)) and not file.endswith(".npz"):
+        if not is_torch_file(Path(file)):
+            raise UserError(
+                f"--data.label_file {file}: is no table (CSV, JSON lines, Parquet), no array of "
+                "labels (.npy, .npz) and no file of CIFAR-N (.pt); pass one of them"
+            )
         if key is None:
             raise UserError(
                 f"--data.label_file {file}: holds several sets of labels; name one with "
@@ -264,7 +268,10 @@ def _excluded_rows(
         if len(excluded):
             log(f"{len(excluded):,} samples were left out when the data set was packed")
     listed = None
-    told = lambda text: log(f"left out: {text}")  # noqa: E731
+
+    def told(text: str) -> None:
+        log(f"left out: {text}")
+
     with naming_options(exclude="data.exclude", table="data.exclude"):
         path = find_exclusions(split, exclude)
         if path is None:
@@ -291,8 +298,9 @@ def leave_out(data: RunData) -> RunData:
     rows = np.flatnonzero(np.isin(data.train.index.sample_ids, data.excluded))
     if len(rows) == len(data.train):
         raise UserError(
-            f"all {len(rows):,} training samples are left out, see the lines above; correct the "
-            "list of --data.exclude, or pass --data.exclude none"
+            f"all {len(rows):,} training samples are left out, see the lines above; restore their "
+            f"files and write the list again with `{verify_command(data.train)}`, or pass another "
+            "list, or none, as --data.exclude"
         )
     return replace(data, train=_without(data.train, rows))
 
@@ -319,7 +327,7 @@ def hold_out(data: RunData, share: float, *, seed: int) -> RunData:
             f"--data.validation {share}: holds out {size} of {len(data.train):,} training samples; "
             "pass a share that leaves some on both sides"
         )
-    order = np.random.default_rng([seed, _HOLD_OUT]).permutation(len(data.train))
+    order = stream("hold-out", seed).permutation(len(data.train))
     rows = np.sort(order[:size])
     return replace(data, train=_without(data.train, rows), validation=data.train.take(rows))
 

@@ -81,6 +81,33 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns an `OSError` in the block into a `UserError` with the file and how to fix it.
+
+    Args:
+        path: What is named if the error names no file.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error.filename, str | bytes):
+            path = Path(os.fsdecode(error.filename))
+        denied = error.errno in (errno.EACCES, errno.EPERM)
+        where = _closed(path) if denied else path
+        remedy = "make it readable" if denied else "check the disk"
+        raise UserError(f"{where}: {error.strerror or error}; {remedy} and try again") from error
+
+
+def _closed(path: Path) -> Path:
+    """The folder that keeps a path from being read; the path itself if no folder does."""
+    effective = os.access in os.supports_effective_ids
+    for folder in reversed(path.parents):
+        if os.path.isdir(folder) and not os.access(folder, os.X_OK, effective_ids=effective):
+            return folder
+    return path
+
+
+@contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yields the path of an empty temporary file, which replaces ``path`` at the end of the block.
 

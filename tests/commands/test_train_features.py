@@ -191,8 +191,8 @@ def test_options_of_images_have_no_effect_in_one_line(file, train, capsys):
         (["--model.pretrained", "true"], "--model.pretrained: mlp has no pretrained weights"),
         (["--data.loader", "torch"], "--data.loader torch: the features of this data set"),
         (["--data.column", "clip"], "--data.column clip: no such vectors in"),
-        (["--recipe", "cifar10", "--methods", "ce"], "looked for cifar10"),
-        (["--data.name", "table"], "looked for table"),
+        (["--recipe", "cifar10", "--methods", "ce"], "is not cifar10: "),
+        (["--data.name", "table"], "is not table: "),
     ],
 )
 def test_what_does_not_fit_is_refused_before_training(file, train, capsys, tmp_path, argv, message):

@@ -20,6 +20,7 @@ from helpers.features import write_digits
 from helpers.finished_runs import metrics_of, summary_of
 from helpers.image_folder import write_folder
 from helpers.layouts import (
+    SOURCE_LABELS,
     write_animal10n,
     write_cifar10,
     write_cifar100,
@@ -27,6 +28,7 @@ from helpers.layouts import (
     write_clothing1m,
     write_food101n,
     write_ilsvrc12,
+    write_source,
     write_table,
     write_webvision,
 )
@@ -265,3 +267,26 @@ def test_every_recipe_loads_its_data_set(train, tmp_path, recipe):
 def test_the_models_of_the_recipes_exist(name):
     with torch.device("meta"):
         assert build_model(name, num_classes=14, input_shape=(3, 227, 227))
+
+
+@pytest.mark.parametrize(
+    ("form", "layout", "options"),
+    [
+        ("list", "table", ["--data.columns", "path=id,label=breed", "--data.images", "pictures"]),
+        ("parquet", "huggingface", ["--data.crop", "resized", "--data.image_size", "16"]),
+        ("arrow", "huggingface", []),
+        ("tar", "webdataset", ["--data.crop", "resized", "--data.image_size", "16"]),
+    ],
+)
+def test_images_in_other_forms_train_without_a_test_split(
+    train, tmp_path, capsys, form, layout, options
+):
+    root = write_source(tmp_path / "set", form)
+    summary = train(root, *options)
+    text = capsys.readouterr().out
+    assert f"{layout}: " in text and "no test samples: accuracy is not measured" in text
+    assert f"loader: {FILES if 'resized' in options else 'memory'}" in text
+    assert summary["data"]["train_samples"] == 12
+    assert summary["data"]["broken_samples"] == 0
+    bank = load_file(tmp_path / "runs" / "latest" / "alr_bank.safetensors")
+    assert bank["given_labels"].tolist() == SOURCE_LABELS

@@ -264,16 +264,22 @@ def test_excluded_samples_shift_no_id(root, tmp_path, monkeypatch):
     assert [len(split) for split in load(root, exclude=str(tmp_path / "x.csv"))] == [8, 5]
 
 
-@pytest.mark.parametrize("row", [(11, "train/a/000.png"), (1, "train/a/000.png"), ("x", "y")])
-def test_exclusions_of_another_data_set_are_refused(root, tmp_path, row):
+@pytest.mark.parametrize("sample_id", [11, 1, "x"])
+def test_excluded_samples_are_found_by_path(root, tmp_path, sample_id):
     whole, _ = load(root)
-    write_exclusions(tmp_path / "x.csv", [(*row, "broken")])
-    with pytest.raises(UserError, match=r"^table .*x\.csv: its sample .* is not in this data set"):
+    write_exclusions(tmp_path / "x.csv", [(sample_id, "train/a/000.png", "broken")])
+    assert read_exclusions(tmp_path / "x.csv", whole.index) == {0: "broken"}
+
+
+def test_exclusions_of_another_data_set_are_refused(root, tmp_path):
+    whole, _ = load(root)
+    write_exclusions(tmp_path / "x.csv", [("x", "y", "broken")])
+    with pytest.raises(UserError, match=r"^table .*x\.csv: 1 of its 1 samples are not in this"):
         read_exclusions(tmp_path / "x.csv", whole.index)
     with pytest.raises(UserError, match=r"data\.exclude .*nosuch\.csv: no such file.*verify"):
         load(root, exclude=str(tmp_path / "nosuch.csv"))
     (tmp_path / "other.csv").write_text("name,label\na,1\n")
-    with pytest.raises(UserError, match=r"other\.csv: is no exclusion list, it lacks the columns"):
+    with pytest.raises(UserError, match=r"other\.csv: is no exclusion list, it has no column path"):
         load(root, exclude=str(tmp_path / "other.csv"))
 
 

@@ -1,8 +1,11 @@
 """Folders of classes as people keep them: every image is used, or said to be left out."""
 
 import os
+import re
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from alr_fast.data import inventory
 from alr_fast.data.datasets import open_dataset
@@ -52,6 +55,7 @@ def test_what_is_not_taken_is_said_in_a_line(tmp_path):
         "train/b/more/label.json": "x",
         "train/b/more/other.txt": "x",
         "train/stray.jpg": 0,
+        "train/readme.md": "x",
         "train/c": None,
         "train/d/only.txt": "x",
         "train/@eaDir/1.png": 0,
@@ -62,7 +66,7 @@ def test_what_is_not_taken_is_said_in_a_line(tmp_path):
     }
     train = opened(tmp_path, content).split("train")
     assert pairs(train) == [("train/a/1.png", "a"), ("train/b/1.png", "b")]
-    assert said(train, "not taken: 3 .txt, 1 .json")
+    assert said(train, "not taken: 3 .txt, 1 .json, 1 .md")
     assert said(train, "no images in the class folders c, d: left out")
     assert said(train, "1 .jpg beside the class folders")
     assert said(train, "skipped: 1 @eaDir, 1 __MACOSX") or said(train, "1 __MACOSX", "1 @eaDir")
@@ -95,7 +99,7 @@ def test_val_beside_test_is_said_and_can_be_used(tmp_path):
     dataset = opened(tmp_path, TRAIN | {"test/a/1.png": 0, "val/b/1.png": 1, "dev/b/2.png": 1})
     assert pairs(dataset.split("test")) == [("test/a/1.png", "a")]
     assert pairs(dataset.split("val")) == [("val/b/1.png", "b")]
-    assert said(dataset.split("train"), "the images in val", "test is for testing")
+    assert said(dataset.split("train"), "1 .png in val", "test is for testing")
     assert said(dataset.split("train"), "1 .png in dev")
 
 
@@ -213,6 +217,7 @@ def test_a_cached_listing_follows_changes_in_depth(tmp_path):
         ({"meta/imagelist.tsv": "x"}, ["food101n: ", "missing: meta/classes.txt, images"]),
         ({"list.csv": "who,what,why\na,b,c\n"}, ["table: ", "columns who, what, why"]),
         ({"list.csv": "path,label\nx.jpg,1\n"}, ["list.csv has the columns path, label"]),
+        ({"list.csv": "x.jpg,1\ny.jpg,0\n"}, ["list.csv has no header; write path,label"]),
         ({"@eaDir/1.jpg": 0}, ["empty but for 1 hidden or system"]),
     ],
 )
@@ -251,3 +256,60 @@ def test_options_for_lists_are_refused_elsewhere(tmp_path, options, message):
     write_tree(tmp_path, TRAIN)
     with pytest.raises(UserError, match=message):
         open_dataset("folder", tmp_path, **options)
+
+
+NAMES = st.sampled_from(
+    ["train", "Test", "val", "dev", "cat", "dog", "10", "9", "images", "@eaDir", ".cache", "deep"]
+)
+FILES = st.sampled_from(["1.png", "2.JPG", "3.bmp", "a.txt", "labels.csv", ".x.png"])
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sets(st.tuples(st.lists(NAMES, max_size=4), FILES).map(lambda p: "/".join([*p[0], p[1]])),
+               max_size=14))  # fmt: skip
+def test_every_image_of_any_tree_is_used_or_counted(tmp_path_factory, paths):
+    root = tmp_path_factory.mktemp("tree")
+    write_tree(root, dict.fromkeys(sorted(paths), b"x"))
+    images = {path for path in paths if path.lower().endswith((".png", ".jpg", ".bmp"))
+              and not any(part.startswith((".", "@")) for part in path.split("/"))}  # fmt: skip
+    try:
+        dataset = open_dataset("auto", root)
+        train = dataset.split("train")
+    except UserError as error:
+        assert len(str(error).splitlines()) <= 10
+        return
+    base = os.path.relpath(dataset.found.root, root)
+    used = {os.path.normpath(f"{base}/{path}") for path in train.index.paths}
+    assert used <= images and len(train.index.class_names) >= 2
+    remarks = train.remarks
+    try:
+        test = dataset.split("test")
+    except NoSplit:
+        pass
+    except UserError as error:
+        assert "not one of the training classes" in str(error)
+        return
+    else:
+        tests = {os.path.normpath(f"{base}/{path}") for path in test.index.paths}
+        assert tests <= images and not tests & used
+        used |= tests
+        remarks += test.remarks
+    said = [re.split(r" (?:in|beside) ", remark)[0] for remark in remarks
+            if "not used: " in remark]  # fmt: skip
+    count = sum(int(number) for text in said for number in re.findall(r"(\d+) \.", text))
+    assert len(used) + count == len(images), (sorted(images - used), remarks)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("train.tar", "train.csv", "train.parquet", "data/train.parquet", "dataset_dict.json"),
+        *("train-images-idx3-ubyte", "train-images-idx3-ubyte.gz", "train/a/1.png", "1.jpg"),
+    ],
+)
+def test_pipes_are_not_waited_for(tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(tmp_path / name)
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"")
+    with pytest.raises(UserError):
+        open_dataset("auto", tmp_path).split("train")

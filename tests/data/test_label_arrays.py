@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,8 +98,11 @@ def test_exclusions_are_read_back(tmp_path):
 
 def test_paths_that_a_spreadsheet_saved_as_windows_1252(tmp_path):
     path = tmp_path / "labels.csv"
-    path.write_bytes("path,label\nB\u00e4r.jpg,dog\nb,frog\n".encode("cp1252"))
-    read = read_labels(path, index(["B\u00e4r.jpg", "b"]), None)
+    path.write_bytes("path,label\nB\u00e4r.jpg,dog\nb,fr\u00f6g\n".encode("cp1252"))
+    names = ("cat", "dog", "fr\u00f6g")
+    read = read_labels(path, replace(index(["B\u00e4r.jpg", "b"]), class_names=names), None)
     assert read.labels.tolist() == [1, 2]
+    assert f"{path}: is not UTF-8; texts are read as Windows-1252" in read.remarks
     latin = os.fsdecode("B\u00e4r.jpg".encode("cp1252"))
-    assert read_labels(path, index([latin, "b"]), None).labels.tolist() == [1, 2]
+    read = read_labels(path, replace(index([latin, "b"]), class_names=names), None)
+    assert read.labels.tolist() == [1, 2]

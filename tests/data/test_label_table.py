@@ -16,9 +16,15 @@ from safetensors.torch import load_file
 from alr_fast.data.broken import read_exclusions, write_exclusions
 from alr_fast.data.datasets import open_dataset
 from alr_fast.data.index import SampleIndex
-from alr_fast.data.label_table import read_labels, read_left_out, read_probabilities
+from alr_fast.data.label_table import (
+    is_label_table,
+    read_labels,
+    read_left_out,
+    read_probabilities,
+)
 from alr_fast.errors import UserError
 from alr_fast.export import main as export
+from alr_fast.noise import inject, save_labels
 from alr_fast.train import main as train
 from alr_fast.training.sharded_bank import fill_rows
 from training.test_distributed import in_processes
@@ -127,6 +133,16 @@ def test_another_column_of_labels(tables, columns, trained):
     assert bank["given_labels"].tolist() == columns["given_label"]
 
 
+def test_distillation_from_a_table_of_some_samples(tables, tmp_path, capsys):
+    part = tmp_path / "part.parquet"
+    pq.write_table(pq.read_table(tables / "labels.parquet").slice(100, 50), part)
+    argv = ["--methods", "distillation", "--optim.epochs", "1", "--runs", str(tmp_path / "runs")]
+    argv += ["--log.to", "csv", "--noise.kind", "none", "--distillation.teacher", str(part)]
+    assert train(argv) == 0
+    line = f"{part}: 50 of 1,437 samples are listed; the others keep their given label"
+    assert capsys.readouterr().out.splitlines().count(line) == 1
+
+
 def test_distillation_from_a_table(tables, tmp_path, capsys):
     argv = ["--methods", "distillation", "--optim.epochs", "1", "--runs", str(tmp_path / "runs")]
     argv += ["--log.to", "csv", "--log.show", "quiet", "--noise.kind", "none"]
@@ -214,13 +230,32 @@ def test_a_missing_table_is_named(tmp_path, capsys):
     message = message_of(capsys, *argv, "--labels", str(path))
     assert f"--data.label_file {path}: no such file" in message
     message = message_of(capsys, *argv, "--data.exclude", str(path))
-    assert f"--data.exclude {path}: no such file; pass a list of" in message
+    assert f"--data.exclude {path}: no such file; pass a table of" in message
     message = message_of(
         capsys, *argv, "--methods", "distillation", "--distillation.teacher", str(path)
     )
     assert f"--distillation.teacher {path}: neither a method" in message
     with pytest.raises(UserError, match=f"table {tmp_path}/none.parquet: .*; name a readable file"):
         read_labels(str(tmp_path / "none.parquet"), small_index(), None)
+
+
+def test_tables_of_other_formats(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"path": "p2", "label": "c"}\n{"path": "p0", "label": 1}\n')
+    (tmp_path / "a.tsv").write_text("file\tclass\np2\tc\np0\tb\n")
+    np.savez(tmp_path / "a.npz", path=np.array(["p2", "p0"]), label=np.array(["c", "b"]))
+    for name in ("a.jsonl", "a.tsv", "a.npz"):
+        assert is_label_table(str(tmp_path / name))
+        assert labels_of(tmp_path / name) == ([1, 2, 2, 0], 2)
+    np.save(tmp_path / "a.npy", np.arange(8) % 3)  # in the order of the data set
+    assert is_label_table(str(tmp_path / "a.npy"))
+    assert labels_of(tmp_path / "a.npy") == ([0, 2, 0, 1], 4)
+    np.save(tmp_path / "a.npy", np.arange(7) % 3)
+    with pytest.raises(UserError, match=r"a\.npy: has 7 labels without paths, and the data set 8"):
+        labels_of(tmp_path / "a.npy")
+    index = small_index()
+    noise = inject(index.labels, num_classes=3, kind="pair", rate=1.0, seed=0)
+    save_labels(tmp_path / "b.npz", noise, index)
+    assert not is_label_table(str(tmp_path / "b.npz"))
 
 
 def small_index(classes=3, names=None):
@@ -321,6 +356,13 @@ def test_a_name_that_does_not_belong_to_its_number_is_refused(write):
         assert labels_of(path) == ([0, 2, 2, 0], 1)
 
 
+def test_a_number_without_a_name_beside_numbers_of_other_classes_is_refused(write):
+    lines = {"path": ["p0", "p2"], "given": ["0", "0"], "given_name": ["c", "c"]}
+    path = write(lines | {"label": ["", "1"], "label_name": ["", ""]})
+    with pytest.raises(UserError, match=r"(line 3|row 2): class 1 has no name in the table, whose"):
+        labels_of(path)
+
+
 def numeric_index():
     return SampleIndex(np.arange(3), ["1/x", "2/x", "3/x"], np.arange(3), None, ("1", "2", "3"))
 
@@ -354,6 +396,23 @@ def test_exported_numbers_of_numeric_names(write):
     assert labels_of(write(numbers | names), numeric_index()) == ([1, 2, 2], 2)
     with pytest.raises(UserError, match="label '2' is a class by name, and the table calls class"):
         labels_of(write(numbers | names | {"label": ["", "2"]}), numeric_index())
+
+
+def test_names_that_are_only_numbers_are_ambiguous(write):
+    """As find_issues writes them without class_names: is 1 the class 1 or the second class?"""
+    lines = {"path": ["1/x", "2/x"], "given_label": [0, 1], "given_name": ["0", "1"]}
+    message = (
+        "calls its classes by their numbers: 1 is class '1' of the data set by name and class '2' "
+        r"by number; write the names of the classes \(find_issues takes class_names=\)"
+    )
+    path = write(lines)
+    with pytest.raises(UserError, match=f"^table {path}: {message}"):
+        labels_of(path, numeric_index(), "given_label")
+    path = write(lines | {"label": ["2", "3"]})  # a person wrote names
+    assert labels_of(path, numeric_index()) == ([1, 2, 2], 2)
+    path = write(lines | {"probabilities": [[0.5, 0.25, 0.25]] * 2})
+    with pytest.raises(UserError, match=f"^table {path}: {message}"):
+        probabilities_of(path, numeric_index())
 
 
 def test_classes_by_name(write):
@@ -556,6 +615,27 @@ def test_paths_below_another_folder(write, own, written, remark):
     assert remarks_of(path, index)[0] == f"its paths are read {remark}"
 
 
+@pytest.mark.parametrize("column", ["path", "id", "image_id"])
+@pytest.mark.parametrize("written", ["{}.jpg", "{}"])
+def test_names_of_files_instead_of_paths(write, column, written):
+    names = ["train/a/x0.jpg", "train/b/x1.jpg", "train/b/x2.jpg", "train/b/same.jpg"]
+    index = small_index(names=names)
+    path = write({column: [written.format(f"x{k}") for k in (0, 2, 9)], "label": [1, 1, 1]})
+    assert labels_of(path, index) == ([1, 1, 1, 0], 2)
+    assert remarks_of(path, index)[0] == "samples are found by the names of their files"
+    index = small_index(names=[*names[:3], "train/a/x2.jpg"])  # two x2
+    path = write({column: [written.format(f"x{k}") for k in (0, 2)], "label": [1, 1]})
+    assert labels_of(path, index) == ([1, 1, 2, 0], 1)
+
+
+def test_columns_of_lists_are_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    for name in ("label", "path"):
+        pq.write_table(pa.table(GOOD | {name: [[1, 2], [3, 4]]}), path)
+        with pytest.raises(UserError, match=rf"^table {path}: .*{name}.* list"):
+            labels_of(path)
+
+
 def test_paths_in_another_spelling(write):
     index = small_index(names=["a/\u00e91.jpg", "a/2.jpg", "a/3.jpg", "b"])
     path = write({"path": ["a\\e\u03011.jpg", "./a/2.jpg", "a\\3.jpg"], "label": [1, 2, 1]})
@@ -675,6 +755,23 @@ def test_numbers_of_a_table_that_lists_its_classes(tmp_path, names, labels):
     path = write_with_names(tmp_path / "a.parquet", names, refined_label=[1, len(names) - 1])
     wanted = [small_index().class_names.index(names[k]) for k in (1, len(names) - 1)]
     assert labels_of(path)[0] == [*wanted, 2, 0]
+
+
+@pytest.mark.parametrize("stored", ["[1, 2]", "{", '"abc"', "[" * 100_000])
+def test_metadata_that_are_no_names(tmp_path, stored):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table(GOOD).replace_schema_metadata({"class_names": stored}), path)
+    with pytest.raises(UserError, match=f"^table {path}: its metadata class_names are no list"):
+        labels_of(path)
+
+
+def test_a_class_that_is_gone_with_its_samples(tmp_path, write):
+    path = write({"path": ["p0", "p2", "p5"], "label": ["b", "c", "gone"]})
+    assert labels_of(path) == ([1, 2, 2, 0], 2)
+    table = pa.table({"path": ["p0", "p2", "p5"], "label": [0, 1, 2]})
+    names = {"class_names": '["b", "c", "gone"]'}
+    pq.write_table(table.replace_schema_metadata(names), tmp_path / "a.parquet")
+    assert labels_of(tmp_path / "a.parquet") == ([1, 2, 2, 0], 2)
 
 
 def test_a_class_that_is_gone_is_refused_by_name(tmp_path):

@@ -103,6 +103,12 @@ def test_a_list_is_read_in_order(tmp_path):
     assert labels.dtype == np.int64
 
 
+def test_the_mark_of_utf_8_belongs_to_no_path(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"\xef\xbb\xbfa.jpg 0\nb.jpg 1\n")
+    assert list(read_list(path, 2)[0]) == ["a.jpg", "b.jpg"]
+
+
 def test_a_list_with_a_prefix_and_kept_classes(tmp_path):
     path = written(tmp_path, b"a.jpg 0\nb.jpg 2\n./x//c.jpg 1\n")
     table, labels = read_list(path, 3, prefix="images/", keep=2)

@@ -149,7 +149,9 @@ def imagenette(tmp_path):
 
 def test_noisy_imagenette(tmp_path):
     root = imagenette(tmp_path)
-    assert open_dataset("auto", root).layout.name == "folder"
+    folder = open_dataset("auto", root)
+    assert folder.layout.name == "folder"
+    assert any("the layout table reads it" in remark for remark in folder.split("train").remarks)
     dataset = open_dataset("auto", root / "noisy_imagenette.csv")
     assert rows(dataset) == [("train/n01/a.JPEG", "n01"), ("train/n02/b.JPEG", "n02")]
     assert rows(dataset, "test") == [("val/n02/c.JPEG", "n02")]

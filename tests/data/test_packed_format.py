@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -82,7 +84,7 @@ def refused(root):
     with pytest.raises(UserError) as caught:
         open_dataset("packed", root).split("train")
     text = str(caught.value)
-    assert "\n" not in text and str(root) in text and "alr_fast.data pack" in text
+    assert "\n" not in text and str(root) in text and "alr_fast.data pack DIR" in text
     return text
 
 
@@ -100,6 +102,7 @@ HARMS = [
     *(("offset", 4, value) for value in (-1, -512, 0, 511, 513, 1024)),
     *(("offset", 4, value) for value in (10**9, 2**40, 2**62, -(2**63))),
     *(("size", 4, value) for value in (-1, 0, 2**40, 2**62, 10**6, 10_000)),
+    *(("size", 15, value) for value in (1, 5_000)),  # the last one
     *(("shard", 4, value) for value in (-1, -2, 1, 3, 99, 2**31 - 1)),
     *(("shard", 2, value) for value in (0, 1, 99)),
     *(("size", 2, value) for value in (1, -1)),
@@ -234,6 +237,18 @@ def test_what_is_no_manifest_is_refused(packed, text):
     assert "packed.json: cannot be read as a manifest" in refused(packed)
 
 
+def test_a_split_is_added_with_the_command_that_is_named(tmp_path, capsys):
+    root = write_folder(tmp_path / "my set", train={"a": 2, "b": 2}, test={"a": 1, "b": 1})
+    out = tmp_path / "my shards"
+    assert main(["pack", str(root), str(out), "--split", "train"]) == 0
+    with pytest.raises(NoSplit) as caught:
+        open_dataset("packed", out).split("test")
+    (command,) = re.findall("`([^`]*)`", str(caught.value))
+    words = [str(root) if word == "DIR" else word for word in shlex.split(command)]
+    assert main(words[3:]) == 0
+    assert len(open_dataset("packed", out).split("test")) == 2
+
+
 def test_an_edit_by_hand_is_noticed(packed):
     path = packed / "packed.json"
     path.write_text(
@@ -287,8 +302,10 @@ def test_pack_as_before_mends_what_is_damaged(tmp_path, capsys, harm):
         (out / "train-000000.tar").symlink_to(tmp_path / "x.tar")
     capsys.readouterr()
     if harm in ("manifest", "offset"):
-        text = refused(out)
-        assert "`python -m alr_fast.data pack DIR OUT` as before" in text
+        (command,) = re.findall("call `([^`]*)` as before", refused(out))
+        words = [str(root) if word == "DIR" else word for word in shlex.split(command)]
+        assert words[1:4] == ["-m", "alr_fast.data", "pack"]
+        assert main(words[3:]) == 0
     assert main(["pack", str(root), str(out)]) == 0
     assert main(["verify", str(out)]) == 0
     if harm != "link":

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from alr_fast.data.__main__ import main as data_main
 from alr_fast.data.layouts.lists import SampleList
@@ -217,3 +219,31 @@ def test_one_odd_path_among_many_is_seen(name):
     assert WrittenPaths.any_odd(b"x\0" + name + b"\0y\0")
     assert WrittenPaths.any_odd(name + b"\0y\0")
     assert not name or WrittenPaths.is_odd(name)
+
+
+PIECES = st.sampled_from(
+    ["a", "b.jpg", "..", ".", "/", "\\", "~", "{root}/", "file://", "C:", "\udce4"]
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.lists(PIECES, min_size=1, max_size=6).map("".join), min_size=1, max_size=8))
+def test_what_is_remembered_of_folders_changes_nothing(tmp_path_factory, texts):
+    root = tmp_path_factory.getbasetemp() / "root"
+    (root / "a").mkdir(parents=True, exist_ok=True)
+    (root / "a" / "x\\y").touch()
+    names = [os.fsencode(text.format(root=root)) for text in texts]
+    written = WrittenPaths(root)
+    for name in names:
+        results = []
+        for paths in (written, WrittenPaths(root)):
+            try:
+                results.append(paths.relative(name, "line 1"))
+            except UserError as error:
+                results.append(str(error))
+        assert results[0] == results[1]
+        if isinstance(results[0], bytes):
+            full = os.path.realpath(os.path.join(os.fsencode(root), results[0]))
+            assert full.startswith(os.path.realpath(os.fsencode(root)) + b"/")
+            if not WrittenPaths.is_odd(name):
+                assert results[0] == name

@@ -8,9 +8,11 @@ import io
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import zipfile
+from importlib import resources
 
 import numpy as np
 import pyarrow as pa
@@ -117,6 +119,7 @@ def test_nothing_is_converted(tmp_path):
         ("\n\r\n", ": no header"),
         ("path,label\na,1\n".encode("utf-16-le"), ": contains zero bytes"),
         (b"\xff\xfep\0a\0t\0h\0,\0\0\xd8\n\0", ": is no valid utf-16-le text"),
+        (b"\xff\xfep\0,\0x\0\n\0a\0,\0b\0\n", ": is no valid utf-16-le text"),
     ],
 )
 def test_wrong_lines(tmp_path, text, problem):
@@ -486,6 +489,14 @@ def test_formulas_get_an_apostrophe_and_lose_it(text):
 @pytest.mark.parametrize("text", ["", "a", "'", "'a", "''", "'s-Hertogenbosch.jpg", "a=b"])
 def test_other_texts_stay(text):
     assert harmless(text) == text == original(text)
+
+
+def test_the_page_has_the_same_rule():
+    script = (resources.files("alr_fast.labels.report") / "templates" / "marks.js").read_text()
+    pattern = re.search("FORMULA_START = /(.*)/;", script)[1]
+    characters = [chr(code) for code in range(0xD800)] + ["\uff1d", "\uff0b", "\uff0d", "\uff20"]
+    for text in (f"{start}{c}" for c in characters for start in ("", "'", "a")):
+        assert (harmless(text) != text) == (re.match(pattern, text) is not None)
 
 
 FILE_NAMES = st.binary(min_size=1, max_size=12).map(lambda b: os.fsdecode(b.replace(b"\0", b"x")))

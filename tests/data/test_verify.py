@@ -1,18 +1,26 @@
 """`python -m alr_fast.data verify`: excluded files, remarks on others, and resuming."""
 
 import csv
+import errno
 import os
+import re
+import shlex
 import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from alr_fast.data import verify as module
 from alr_fast.data.__main__ import main
-from alr_fast.data.broken import default_exclusion_file
+from alr_fast.data.broken import default_exclusion_file, verify_command, write_exclusions
 from alr_fast.data.datasets import open_dataset
 from alr_fast.data.examine import KINDS, NOTES
 from alr_fast.data.verify import KnownFiles, verify_split
+from alr_fast.train import main as train_main
 from alr_fast.training.config.schema import DataConfig
 from alr_fast.training.run_data import leave_out, load_data
 from helpers import broken_files
@@ -151,7 +159,8 @@ def test_every_kind_of_file(zoo, capsys):
     assert set(EXPECTED) | set(broken_files.FINE) == set(broken_files.KINDS)
     assert listed(list_of(zoo, "test")) == []  # header alone
     output = capsys.readouterr().out
-    assert f"train: {len(index)} files, {len(found)} excluded" in output
+    fine = len(index) - len(found)
+    assert f"train: {len(index)} files, {fine} fine and {len(found)} excluded" in output
     assert str(list_of(zoo)) in output
 
 
@@ -234,8 +243,20 @@ def rot(path):
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-def test_again_reads_all_files(tmp_path):
+def test_a_change_that_leaves_size_and_time_is_noticed(tmp_path, monkeypatch):
     root = small(tmp_path)
+    assert main(["verify", str(root)]) == 0
+    rot(root / "train/a/007.jpg")
+    rows = examined(monkeypatch)
+    assert main(["verify", str(root)]) == 1
+    assert rows == [7]
+
+
+def test_again_reads_all_files(tmp_path, monkeypatch):
+    root = small(tmp_path)
+    stamp = module._stamp_of
+    # A mount whose times do not change.
+    monkeypatch.setattr(module, "_stamp_of", lambda path: (*stamp(path)[:1], 0, 0))
     assert main(["verify", str(root)]) == 0
     rot(root / "train/a/007.jpg")
     assert main(["verify", str(root)]) == 0
@@ -322,9 +343,240 @@ def test_all_names_every_unusual_file(tmp_path, capsys):
     names = [f"train/a/{number:03d}.jpg" for number in range(5)]
     for name in names:
         broken_files.write_broken(root / name, "gray")
+        with open(root / name, "ab") as file:  # not the same image five times
+            file.write(name.encode())
     assert main(["verify", str(root), "--split", "train"]) == 0
     few = capsys.readouterr().out
     assert [name in few for name in names] == [True] * 3 + [False] * 2
     assert main(["verify", str(root), "--split", "train", "--all"]) == 0
     every = capsys.readouterr().out
     assert all(name in every for name in names)
+
+
+def data_command(text):
+    """The command that a message names, without its interpreter: the arguments of `main`."""
+    (command,) = re.findall(r"`([^`]* -m alr_fast\.data verify [^`]*)`", text)
+    words = shlex.split(command)
+    assert words[1:3] == ["-m", "alr_fast.data"]
+    return words[3:]
+
+
+def train(root, *extra):
+    options = ["--methods", "ce", "--optim.epochs", "1", "--data.image_size", "8"]
+    runs = str(Path(root).parent / "runs")
+    return train_main(["--data-root", str(root), "--runs", runs, *options, *map(str, extra)])
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [("set", "folder"), ("it's", "list"), ("with blank", "columns"), ("$(touch x)", "folder")],
+)
+def test_the_command_that_training_names_makes_it_train(tmp_path, monkeypatch, capsys, place, kind):
+    """Message, command, success: whatever the folder is called, from any folder."""
+    root = write_folder(tmp_path / place, train={"a": 8, "b": 8}, test={"a": 2, "b": 2})
+    (root / "train/a/003.png").write_bytes(b"")
+    call = [root]
+    if kind != "folder":
+        columns = "path,label,split" if kind == "list" else "image,kind,part"
+        lines = [
+            f"{path.relative_to(root)},{path.parent.name},{path.parents[1].name}"
+            for path in sorted(root.rglob("*.png"))
+        ]
+        (root / "my list.csv").write_text("\n".join([columns, *lines]) + "\n")
+        call = [root / "my list.csv"]
+    if kind == "columns":
+        call += ["--data.columns", "path=image,label=kind,split=part"]
+    assert train(*call) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--data.max_broken" in error
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(data_command(error)) == 1
+    assert train(*call) == 0
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_the_command_runs_when_it_is_pasted(tmp_path, capsys):
+    root = write_folder(tmp_path / "my set", train={"a": 4, "b": 4}, test={"a": 1, "b": 1})
+    (root / "train/a/003.png").write_bytes(b"")
+    command = verify_command(open_dataset("auto", root).split("train"))
+    assert "'" in command
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1, done.stderr
+    assert "train: 8 files, 7 fine and 1 excluded" in done.stdout
+
+
+def test_when_nothing_can_be_read_no_list_is_written(tmp_path, capsys):
+    """A disk that is not mounted must not leave out every sample for good."""
+    root = small(tmp_path, 6)
+    gone = tmp_path / "gone"
+    dataset = open_dataset("auto", root)
+    split = dataset.split("train")
+    (root / "train").rename(gone)
+    assert verify_split(split, root, workers=1).broken.keys() == set(range(6))
+    gone.rename(root / "train")
+    for path in (root / "train").rglob("*.jpg"):
+        path.rename(path.with_suffix(".kept"))
+        path.write_bytes(b"")
+    assert main(["verify", str(root)]) == 1
+    output = capsys.readouterr().out
+    (line,) = [line for line in output.splitlines() if "no file can be read" in line]
+    assert "restore the files" in line
+    assert not list_of(root).exists() and list_of(root, "test").exists()
+    assert train(root) == 2  # says what to call, as for any broken files
+    assert data_command(capsys.readouterr().err) == data_command(line)
+    for path in (root / "train").rglob("*.kept"):
+        path.rename(path.with_suffix(".jpg"))
+    assert main(data_command(line)) == 0
+    assert train(root) == 0
+
+
+def test_a_list_of_all_samples_is_written_again(tmp_path, capsys):
+    root = small(tmp_path, 6)
+    index = open_dataset("auto", root).split("train").index
+    write_exclusions(list_of(root), [(i, index.paths[i], "missing") for i in range(6)])
+    assert train(root) == 2
+    error = capsys.readouterr().err
+    assert "all 6 training samples are left out" in error and error.count("\n") == 1
+    assert main(data_command(error)) == 0
+    assert train(root) == 0
+
+
+def test_a_list_of_exclusions_that_is_missing(tmp_path, capsys):
+    root = small(tmp_path, 6)
+    mine = tmp_path / "mine.csv"
+    call = [root, "--data.exclude", mine]
+    assert train(*call) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "no such file" in error
+    assert main([*data_command(error), "--split", "train", "--output", str(mine)]) == 0
+    assert train(*call) == 0
+
+
+def test_a_pipe_among_the_images_is_excluded(tmp_path, capsys):
+    root = small(tmp_path, 6)
+    (root / "train/a/000.jpg").unlink()
+    os.mkfifo(root / "train/a/000.jpg")
+    assert main(["verify", str(root)]) == 1
+    assert "train: 6 files, 5 fine and 1 excluded" in capsys.readouterr().out
+    (line,) = listed(list_of(root))
+    assert line["reason"] == "unreadable (not a regular file)"
+    assert train(root) == 0
+
+
+def counts(output):
+    """Files, fine, excluded, read and known of each split, from the lines of `verify`."""
+    pattern = (
+        r"(\w+): (\d+) files, (\d+) fine and (\d+) excluded; (\d+) read in [^,\n]*"
+        r"(?:, (\d+) known)?"
+    )
+    return {name: [int(n or 0) for n in numbers] for name, *numbers in re.findall(pattern, output)}
+
+
+def test_the_numbers_add_up(tmp_path, capsys):
+    root = small(tmp_path, 10)
+    for name, kind in (("train/a/001.jpg", "truncated"), ("test/b/001.jpg", "html")):
+        broken_files.write_broken(root / name, kind)
+    for expected in (
+        {"train": [10, 9, 1, 10, 0], "test": [4, 3, 1, 4, 0]},
+        {"train": [10, 9, 1, 1, 9], "test": [4, 3, 1, 1, 3]},
+    ):
+        assert main(["verify", str(root)]) == 1
+        found = counts(capsys.readouterr().out)
+        assert found == expected
+        for total, fine, excluded, read, known in found.values():
+            assert total == fine + excluded == read + known
+    assert [len(listed(list_of(root, name))) for name in ("train", "test")] == [1, 1]
+
+
+def test_a_user_without_a_home_folder_is_told_what_to_set(tmp_path, monkeypatch, capsys):
+    root = small(tmp_path, 6)
+    for name in ("ALR_FAST_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def home():
+        raise RuntimeError
+
+    monkeypatch.setattr(Path, "home", home)
+    assert train(root) == 0
+    assert main(["verify", str(root)]) == 2
+    error = capsys.readouterr().err
+    assert "set ALR_FAST_CACHE to a writable folder" in error and error.count("\n") == 1
+    monkeypatch.setenv("ALR_FAST_CACHE", str(tmp_path / "file"))
+    (tmp_path / "file").touch()
+    assert main(["verify", str(root)]) == 2
+    error = capsys.readouterr().err
+    assert "set ALR_FAST_CACHE to a writable folder" in error and error.count("\n") == 1
+    monkeypatch.setenv("ALR_FAST_CACHE", str(tmp_path / "cache"))
+    assert main(["verify", str(root)]) == 0
+
+
+def test_lists_follow_the_umask(tmp_path):
+    root = small(tmp_path, 6)
+    before = os.umask(0o022)
+    try:
+        assert main(["verify", str(root)]) == 0
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "cache").rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) == (0o755 if path.is_dir() else 0o644), path
+
+
+def forbid(monkeypatch, folder):
+    """Makes a folder unreadable, also for the tests of a superuser."""
+    inside = os.fspath(folder) + os.sep
+
+    def forbidding(function, of_folder):
+        def call(path=".", *args, **options):
+            name = os.fsdecode(path) if isinstance(path, str | bytes | os.PathLike) else ""
+            name = os.path.abspath(name) if name else ""
+            if name.startswith(inside) or (of_folder and name + os.sep == inside):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+            return function(path, *args, **options)
+
+        return call
+
+    monkeypatch.setattr(os, "access", lambda path, *_, **__: Path(path).resolve() != folder)
+    for name, of_folder in (("stat", False), ("open", False), ("scandir", True), ("listdir", True)):
+        monkeypatch.setattr(os, name, forbidding(getattr(os, name), of_folder))
+
+
+@pytest.mark.parametrize("place", [".", "train", "train/a", "test"])
+@pytest.mark.parametrize("command", ["verify", "pack"])
+def test_an_unreadable_folder_is_named(tmp_path, monkeypatch, capsys, place, command):
+    root = small(tmp_path, 6)
+    call = [command, str(root), *([str(tmp_path / "out")] if command == "pack" else [])]
+    with monkeypatch.context() as patch:
+        forbid(patch, (root / place).resolve())
+        assert main(call) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "readable" in error
+        assert f"error: {root / place}: Permission denied; make" in error
+    assert main(call) == 0
+
+
+@pytest.mark.parametrize("place", ["packed.json", "index", "train-000000.tar"])
+def test_an_unreadable_part_of_a_packed_set_is_named(tmp_path, monkeypatch, capsys, place):
+    root = small(tmp_path, 6)
+    out = tmp_path / "out"
+    assert main(["pack", str(root), str(out)]) == 0
+    with monkeypatch.context() as patch:
+        if place == "index":
+            forbid(patch, out / place)
+        else:
+            real = os.open
+
+            def refusing(path, *args, **options):
+                if os.fspath(path) == str(out / place):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+                return real(path, *args, **options)
+
+            patch.setattr(os, "open", refusing)
+        assert main(["verify", str(out)]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and str(out / place) in error
+        assert "Permission denied; make it readable" in error
+    assert main(["verify", str(out)]) == 0

@@ -7,7 +7,7 @@ import pytest
 
 from alr_fast.data.datasets import open_dataset
 from alr_fast.data.layouts.base import NoSplit
-from alr_fast.data.layouts.webdataset import members
+from alr_fast.data.tar_members import members
 from alr_fast.errors import UserError
 from helpers.layouts import image_bytes, write_shard
 

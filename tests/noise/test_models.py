@@ -126,6 +126,14 @@ def test_blocks5():
         inject([0], num_classes=7, kind="asymmetric-blocks5", rate=0.5, seed=0)
 
 
+def test_classes_that_are_the_same_by_name_are_refused():
+    names = (*CIFAR10[:-1], "Cat")
+    with pytest.raises(UserError, match="cat and Cat are the same name; rename one; kinds that"):
+        inject(
+            np.arange(10), num_classes=10, kind="asymmetric", rate=1.0, seed=0, class_names=names
+        )
+
+
 def test_superclass_table_is_that_of_the_data_set():
     coarse = [int(number) for number in CIFAR100_COARSE.split()]
     position = {

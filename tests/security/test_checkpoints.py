@@ -267,7 +267,7 @@ WRONG = {
 def test_metadata_are_compared_with_the_files(checkpoint, change, reason):
     change_metadata(checkpoint, change)
     found = manifest.read_manifest(checkpoint)
-    with bounded(seconds=5, megabytes=200), pytest.raises(UserError, match=reason) as caught:
+    with bounded(seconds=5, gigabytes=0.5), pytest.raises(UserError, match=reason) as caught:
         saved_tensors(found)
     assert "\n" not in str(caught.value)
 

@@ -184,3 +184,23 @@ def test_a_method_without_a_bank_goes_on_too(trained, tmp_path, capsys):
     capsys.readouterr()
     assert train([*OPTIONS, *words, "--checkpoint.steps", "1", "--resume", "auto"]) == 0
     assert "24 continue, 1 starts from its label; epoch 2 starts anew" in capsys.readouterr().err
+
+
+def test_noise_that_is_drawn_anew_gives_other_labels(trained, tmp_path, capsys):
+    root = shutil.copytree(trained[0], tmp_path / "set")
+    noise = ["--noise.kind", "symmetric", "--noise.rate", "0.5"]
+    _, run = _train(tmp_path, root, "alr", *noise, "--data.validation", "0.1")
+    for name in ("summary.json", "alr_bank.safetensors"):
+        (run / name).unlink()
+    for path in sorted((run / "checkpoints").iterdir())[5:]:
+        shutil.rmtree(path)
+    grow(root)
+    words = ["--data-root", str(root), "--runs", str(run.parent), "--methods", "alr", *noise]
+    words += ["--data.validation", "0.1", "--checkpoint.steps", "1", "--resume", "auto"]
+    capsys.readouterr()
+    assert train([*OPTIONS, *words]) == 2
+    error = capsys.readouterr().err
+    assert "other given labels of the same samples (noise is drawn anew" in error
+    assert train([*OPTIONS, *words, "--checkpoint.other_labels", "true"]) == 0
+    error = capsys.readouterr().err
+    assert " with another label; epoch 2 starts anew; the held-out samples are drawn anew" in error

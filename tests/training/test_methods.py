@@ -21,6 +21,7 @@ from alr_fast.training.config.schema import Config
 from alr_fast.training.methods import METHODS, keeps_bank, options_of
 from alr_fast.training.run_data import load_data
 from alr_fast.training.teacher import load_model
+from alr_fast.utils.random import stream
 from helpers.image_folder import write_folder
 
 SMALL = ["--data.limit", "200", "--data.test_limit", "50", "--optim.epochs", "2"]
@@ -224,7 +225,7 @@ def test_the_teacher_predicts_every_sample(tmp_path, monkeypatch):
     words = ["--methods", "ce,distillation", "--distillation.teacher", "ce"]
     run = train(tmp_path, *words)
     data = load_data(parse(SMALL).data, None, log=print)
-    order = np.random.default_rng([0, 0]).permutation(len(data.train))  # as the sampler shuffles
+    order = stream("shards", 0).permutation(len(data.train))  # as the sampler shuffles
     pixels = torch.from_numpy(data.train.images.array[order]).float()
     model = load_model(run / "ce.safetensors", num_classes=10, input_shape=(1, 8, 8))
     with torch.no_grad():
@@ -269,6 +270,27 @@ def test_a_model_of_other_classes_is_no_teacher(tmp_path, capsys):
     assert main([*SMALL, *words, "--runs", str(tmp_path / "others")]) == 2
     assert "does not fit 10 classes and images of 1 channels" in capsys.readouterr().err
     assert not (tmp_path / "others").exists()
+
+
+def test_a_model_of_classes_in_another_order_is_no_teacher(tmp_path, capsys):
+    run = train(tmp_path, "--methods", "ce")
+    path = run / "summary.json"
+    results = json.loads(path.read_text())
+    words = ["--methods", "distillation", "--distillation.teacher", str(run / "ce.safetensors")]
+    words += ["--runs", str(tmp_path / "others")]
+    cases = {
+        "0213456789": "1 as class 2, in this data set it is class 1",
+        "1234567890": "0 as class 9, in this data set it is class 0",
+    }
+    for names, why in cases.items():
+        path.write_text(json.dumps(results | {"data": {"classes": list(names)}}))
+        assert main([*SMALL, *words]) == 2
+        message = capsys.readouterr().err
+        assert f"--distillation.teacher {run.resolve() / 'ce.safetensors'}: was trained " in message
+        assert why in message and "pass a model of the same classes in the same order" in message
+        assert not (tmp_path / "others").exists()
+    path.write_text(json.dumps(results | {"data": {"classes": list("abcdefghij")}}))
+    assert main([*SMALL, *words]) == 0  # names alone tell nothing
 
 
 def test_the_transition_is_unknown_without_true_labels(tmp_path, capsys):

@@ -4,15 +4,17 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from alr_fast.data import datasets
 from alr_fast.data.__main__ import main as data_main
-from alr_fast.data.datasets import LAYOUTS
+from alr_fast.data.broken import default_exclusion_file, write_exclusions
+from alr_fast.data.datasets import LAYOUTS, open_dataset
 from alr_fast.data.layouts.base import Listing, NoSplit
 from alr_fast.errors import UserError
 from alr_fast.noise.__main__ import main as noise_main
 from alr_fast.training.config.schema import DataConfig
-from alr_fast.training.run_data import hold_out, leave_out, load_data
+from alr_fast.training.run_data import hold_out, label_accuracy, leave_out, load_data
 from helpers.image_folder import write_folder
 from helpers.layouts import write_lines
 
@@ -70,11 +72,16 @@ def test_a_split_that_was_asked_for_must_be_there(tmp_path, table):
         loaded(table, test_limit=5)
 
 
+def exclude_all(root, name):
+    """Lists all samples of a split as broken."""
+    split = open_dataset("auto", root).split(name)
+    rows = [(row, path, "empty") for row, path in enumerate(split.index.paths)]
+    write_exclusions(default_exclusion_file(split), rows)
+
+
 def test_test_samples_may_all_be_left_out(tmp_path):
     root = write_folder(tmp_path / "set", train={"a": 3, "b": 3}, test={"a": 1, "b": 1})
-    for path in (root / "test").rglob("*.png"):
-        path.write_bytes(b"")
-    assert data_main(["verify", str(root), "--split", "test"]) == 1
+    exclude_all(root, "test")
     data, lines = loaded(root)
     assert data.tests == ()
     assert lines[-1].endswith("; all 2 of them are left out")
@@ -82,12 +89,10 @@ def test_test_samples_may_all_be_left_out(tmp_path):
 
 def test_an_empty_training_set_is_named(tmp_path):
     root = write_folder(tmp_path / "set", train={"a": 2, "b": 2}, test={"a": 1, "b": 1})
-    for path in (root / "train").rglob("*.png"):
-        path.write_bytes(b"")
-    assert data_main(["verify", str(root)]) == 1
+    exclude_all(root, "train")
     data, lines = loaded(root)
     with pytest.raises(
-        UserError, match=r"^all 4 training samples are left out.*--data.exclude none"
+        UserError, match=r"^all 4 training samples are left out.*none, as --data.exclude"
     ):
         leave_out(data)
     assert any(line.startswith("4 samples are left out, listed in ") for line in lines)
@@ -149,3 +154,50 @@ def test_commands_for_data_expand_home_and_variables(tmp_path, monkeypatch):
         "packed",
         "noise.npz",
     }
+
+
+def test_a_limit_takes_right_and_wrong_labels_alike(tmp_path):
+    file = tmp_path / "noise.npz"
+    noise = ["--data", "digits", "--kind", "pair", "--rate", "0.4", "--output", str(file)]
+    assert noise_main(noise) == 0
+    config = DataConfig(label_file=str(file), limit=500)
+    index = load_data(config, None, log=lambda line: None).train.index
+    assert len(index) == 500
+    assert label_accuracy(index) == pytest.approx(0.6, abs=0.06)
+
+
+def test_the_kind_of_a_file_of_labels_is_seen_in_it(table, tmp_path):
+    """Not in its name: whoever saves an array calls it as they like."""
+    new = np.array([1, 2, 0] * 4)
+    np.save(tmp_path / "labels.npy", new)
+    np.savez(tmp_path / "arrays.npz", label=new)
+    lines = "".join(f'{{"path": "{k}.png", "label": {new[k]}}}\n' for k in range(12))
+    (tmp_path / "labels.jsonl").write_text(lines)
+    write_lines(tmp_path / "labels.csv", ["path,label", *(f"{k}.png,{new[k]}" for k in range(12))])
+    for kind in ("labels.npy", "arrays.npz", "labels.jsonl", "labels.csv"):
+        for name in (kind, "anything"):
+            file = (tmp_path / kind).rename(tmp_path / name)
+            data, lines = loaded(table, label_file=str(file))
+            assert data.train.index.labels.tolist() == new.tolist()
+            assert f"labels: from {file} for 12 of 12 samples; 12 differ" in "\n".join(lines)
+    torch.save({"clean_label": np.arange(12) % 3, "worse_label": new}, tmp_path / "human")
+    data, _ = loaded(table, label_file=str(tmp_path / "human"), label_key="worse")
+    assert data.train.index.labels.tolist() == new.tolist()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"\x89PNG\r\n\x1a\n" + bytes(20),
+            "is no table .*no array of labels .* no file of CIFAR-N",
+        ),
+        (b"\x80\x04K\x01.", "holds several sets of labels; name one with --data.label_key"),
+        (b"a,b\n1,2\n", "has no column path; it has a, b"),
+    ],
+)
+def test_a_file_without_labels_is_refused_for_what_it_is(table, tmp_path, content, message):
+    (tmp_path / "labels.pt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"--data.label_file .*labels.pt.*: {message}") as caught:
+        loaded(table, label_file=str(tmp_path / "labels.pt"))
+    assert "\n" not in str(caught.value)

@@ -79,7 +79,7 @@ def test_a_lock_that_cannot_be_made_is_an_error_of_one_line(folder):
     folder.close()
     (folder.path / LOCK).unlink()
     (folder.path / LOCK).mkdir()
-    with pytest.raises(UserError, match=rf"{folder.path / LOCK}: Is a directory; make it writable"):
+    with pytest.raises(UserError, match=rf"{folder.path / LOCK}: Is a directory; move the folder"):
         RunFolder.open(folder.path)
 
 
@@ -187,7 +187,11 @@ def writes():
             "matplotlib.figure.Figure.savefig",
             lambda f: f.finish({}, [record(1)]),
         ),
-        "summary": ("summary.json", "pathlib.Path.write_text", lambda f: f.finish({}, [record(1)])),
+        "summary": (
+            "summary.json",
+            "pathlib.Path.write_bytes",
+            lambda f: f.finish({}, [record(1)]),
+        ),
         "latest": ("latest", "pathlib.Path.symlink_to", lambda f: f.finish({}, [record(1)])),
     }
 

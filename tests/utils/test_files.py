@@ -15,6 +15,7 @@ from alr_fast.utils.files import (
     open_appending,
     open_regular,
     own_folder,
+    reading,
     replace_link,
     replacing,
     reserve_space,
@@ -437,3 +438,25 @@ def test_a_file_above_the_limit_is_refused_unread(tmp_path):
     with pytest.raises(OSError) as caught:
         open_regular(tmp_path / "sparse", limit=10**6)
     assert caught.value.strerror == "the file has 60.0 GB, more than the 1 MB that are read"
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.EACCES, "make it readable"), (errno.EPERM, "make it readable"), (errno.EIO, "check")],
+)
+@pytest.mark.parametrize("name", [str, os.fsencode, None])
+def test_a_file_that_cannot_be_read_is_an_error_of_one_line(tmp_path, number, remedy, name):
+    file = tmp_path / "a" / "b"
+    with pytest.raises(UserError) as caught, reading(tmp_path):
+        raise OSError(number, os.strerror(number), *(() if name is None else (name(str(file)),)))
+    where = tmp_path if name is None else file
+    assert str(caught.value).startswith(f"{where}: {os.strerror(number)}; {remedy}")
+
+
+def test_the_folder_that_is_closed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, *_, **__: path != tmp_path / "closed")
+    with pytest.raises(UserError) as caught, reading(tmp_path):
+        (tmp_path / "closed").mkdir()
+        name = str(tmp_path / "closed" / "a" / "b")
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+    assert str(caught.value).startswith(f"{tmp_path / 'closed'}: Permission denied")

@@ -22,7 +22,7 @@ from alr_fast.data.layouts.base import (
     numbered_paths,
     present,
 )
-from alr_fast.data.layouts.folder import list_class_folders
+from alr_fast.data.layouts.class_folders import list_class_folders
 from alr_fast.errors import UserError
 
 CLASSES = (

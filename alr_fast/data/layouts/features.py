@@ -22,6 +22,7 @@ from alr_fast.data.index import PathTable
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index
 from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.errors import UserError
+from alr_fast.utils.random import stream
 from alr_fast.utils.text import is_encodable, printable
 
 # Names of the arrays or columns; those of the test part end with _test or begin with test_, and
@@ -35,7 +36,6 @@ NAMES: dict[str, tuple[str, ...]] = {
     "splits": ("split",),
 }
 TEST_SHARE = 0.2
-_TEST = 0x74657374  # an independent stream of random numbers, the same for every seed of a run
 _SPLITS = ("train", "test", "val")
 _ROWS = 1 << 14  # checked at once
 
@@ -349,7 +349,7 @@ def _rows_of_split(path: Path, splits: NDArray[Any], split: str) -> NDArray[np.i
 
 def _rows_with_held_out(path: Path, labels: NDArray[np.int64], split: str) -> NDArray[np.int64]:
     """Ascending rows of ``train`` or ``test``, which gets a share of each class, rounded."""
-    rng = np.random.default_rng([0, _TEST])
+    rng = stream("features for testing", 0)  # the same for every seed of a run
     is_test = np.zeros(len(labels), dtype=bool)
     for k in range(int(labels.max()) + 1):
         members = rng.permutation(np.flatnonzero(labels == k))

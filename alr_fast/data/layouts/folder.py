@@ -6,40 +6,25 @@ lists the names that a folder of a split may have.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from alr_fast.data.classes import alike, sort_names
-from alr_fast.data.index import PathTable
 from alr_fast.data.inventory import (
-    SYSTEM_NAMES,
-    Folder,
-    Inventory,
     counted,
     holds_image,
-    identity_of,
     scan,
-    suffix_of,
     take_inventory,
-    walk,
 )
-from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index
+from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit
+from alr_fast.data.layouts.class_folders import PARTS, candidates, list_class_folders
 from alr_fast.data.layouts.listed import has_list
 from alr_fast.data.layouts.splits import ROLES, role_of
 from alr_fast.errors import UserError
-from alr_fast.utils.text import printable, some_names
+from alr_fast.utils.text import printable
 
 LOOKED_FOR = "train/<class>/* and test/<class>/* (or val), or <class>/* without a test split"
-# Folders that hold parts of a data set, not a class.
-_PARTS = frozenset(
-    (
-        *("images", "image", "imgs", "img", "jpegimages", "photos", "pictures", "data", "labels"),
-        *("label", "annotations", "annotation", "masks", "mask", "segmentations", "meta"),
-    )
-)
+_UNLABELLED = ("unknown", "unlabeled", "unlabelled", "all", "test")  # of images without labels
 _LOOK = 100_000  # entries of one folder that `find` looks at
 _DEEPEST = 3  # folders around a data set, as archives contain them
 _PROBE = 2_000  # entries of a class folder that `find` looks at
@@ -93,9 +78,7 @@ def _find_inside(root: Path, depth: int) -> Found | None:
         return None
     if has_list(root):
         return None
-    names = (
-        top.folders if len(top.folders) == 1 else [n for n in top.folders if n.lower() in _PARTS]
-    )
+    names = top.folders if len(top.folders) == 1 else [n for n in top.folders if n.lower() in PARTS]
     for name in names if depth < _DEEPEST and not top.images else ():
         inner = root / name
         found = find(inner) if _places(inner) is not None else _find_inside(inner, depth + 1)
@@ -123,14 +106,11 @@ def _places(root: Path) -> _Places | None:
         places.unused.extend(name for name in top.folders if role_of(name) is None)
     else:
         # Without a folder for training, one called train may be a class: bus, car, train.
-        classes = _class_folders(root, "", 2)
-        if len(classes) < 2:
-            return None
-        inner = _inner_splits(root, classes)
-        if inner is None:
+        if len(_class_folders(root, "", 2)) < 2:
             return None
         places.classes["train"] = ""
-        places.inner.update(inner)
+        places.inner.update(_inner_splits(root))
+        places.unused.extend(name for name in top.folders if name.lower() in PARTS)
     for role in ("train", "test", "val"):
         for name in by_role.get(role, ()):
             if name == taken or (role == "train" and taken is None):
@@ -156,10 +136,10 @@ def _class_folders(root: Path, path: str, enough: int) -> list[str]:
         return []
     roles = () if path else ("test", "val")
     names = [name for name in folders if role_of(name) not in roles or role_of(name) is None]
-    if names and all(name.lower() in _PARTS for name in names):
+    if names and all(name.lower() in PARTS or name.lower() in _UNLABELLED for name in names):
         return []
     for name in names:
-        if name.lower() in _PARTS and not path:
+        if name.lower() in PARTS and not path:
             continue  # images beside class folders
         if holds_image(root, f"{path}/{name}" if path else name, most=_PROBE):
             found.append(name)
@@ -168,16 +148,17 @@ def _class_folders(root: Path, path: str, enough: int) -> list[str]:
     return found
 
 
-def _inner_splits(root: Path, classes: Sequence[str]) -> dict[str, str] | None:
-    """Split -> its folder within the class folders, if these consist of splits; None if they are
-    no classes but parts of a data set, as ``images`` and ``labels`` with ``train`` in each are."""
-    first = scan(root, classes[0], _PROBE)
-    if first.images or not first.folders:
-        return {}
-    roles = {role_of(name): name for name in first.folders}
-    if None in roles or "train" not in roles:
-        return {}
-    return {role: name for role, name in roles.items() if role is not None}
+def _inner_splits(root: Path) -> dict[str, str]:
+    """Split -> its folder within the class folders; empty unless all of them consist of splits,
+    train among them."""
+    inner: dict[str, str] = {}
+    for name in candidates(root, ""):
+        folder = scan(root, name, _PROBE)
+        roles = {role_of(inside): inside for inside in reversed(folder.folders)}
+        if folder.images or None in roles or "train" not in roles:
+            return {}
+        inner |= {role: inside for role, inside in roles.items() if role is not None}
+    return inner
 
 
 def read(found: Found, split: str) -> Listing:
@@ -205,7 +186,7 @@ def read(found: Found, split: str) -> Listing:
     path, inner = _test_place(root, places, split)
     names = sort_names(
         name
-        for name in _candidates(root, train)
+        for name in candidates(root, train)
         if holds_image(root, "/".join(filter(None, (train, name, places.inner.get("train")))))
     )
     listing = list_class_folders(root, root / path, names, inner=inner)
@@ -234,185 +215,50 @@ def _test_place(root: Path, places: _Places, split: str) -> tuple[str, str]:
 def _beside(root: Path, places: _Places) -> list[str]:
     """Lines about what lies beside the splits that are used."""
     lines = []
-    used = set(places.classes.values())
+
+    def add(images: Counter[str], where: str) -> None:
+        if images:
+            lines.append(f"not used: {counted(images)} {where}")
+
     for name in places.unlabelled:
-        inventory = take_inventory(root / name)
-        lines.append(
-            f"not used: {counted(inventory.images)} in {printable(name)}, which has no class "
-            "folders"
-        )
+        add(_images(root, name), f"in {printable(name)}, which has no class folders")
     if "test" in places.classes and "val" in places.classes:
         val, test = places.classes["val"], places.classes["test"]
-        lines.append(
-            f"not used: the images in {printable(val)}, as {printable(test)} is for testing; the "
-            "split val has them"
+        add(
+            _images(root, val),
+            f"in {printable(val)}, as {printable(test)} is for testing; the split val has them",
         )
+    for name in _unused_inner(root, places):
+        images = sum((_images(root, f"{k}/{name}") for k in candidates(root, "")), Counter())
+        add(images, f"in {printable(name)} of the class folders")
     for name in places.unused:
-        images = take_inventory(root / name).images
-        if images:
-            lines.append(f"not used: {counted(images)} in {printable(name)}, which is no split")
-    if "" not in used:
-        top = scan(root, most=_LOOK)
-        if top.images:
-            images = Counter(map(suffix_of, top.images))
-            lines.append(f"not used: {counted(images)} in no folder of a split")
+        add(_images(root, name), f"in {printable(name)}, which is no split")
+    top = scan(root, most=_LOOK)
+    if places.classes["train"]:
+        where = "in no folder of a split"
+        if has_list(root):
+            lines.append(
+                f"not read: a list in {printable(str(root))} with labels of these images; the "
+                "layout table reads it"
+            )
+    else:
+        where = "beside the class folders"
+    add(Counter(top.kinds), where)
     return lines
 
 
-def list_class_folders(
-    root: Path, folder: Path, class_names: tuple[str, ...] | None = None, *, inner: str = ""
-) -> Listing:
-    """The images below ``folder/<class>``, sorted by path.
-
-    Args:
-        root: Folder that the paths of the samples are relative to.
-        folder: Folder, the root or below it, that contains the class folders.
-        class_names: The classes, of which the folder may lack some; None to take those of the
-            folder that contain images.
-        inner: Name of the folder within each class folder that contains the images.
-
-    Raises:
-        UserError: There are fewer than two classes, or there is a folder of another class than
-            ``class_names``, or no image at all; or a folder cannot be read.
-    """
-    base = "" if folder == root else folder.relative_to(root).as_posix()
-    lister = _Lister(root, base, inner)
-    table = PathTable.of(lister.paths())
-    used = {name: count for name, count in lister.counts.items() if count}
-    if class_names is None:
-        class_names = sort_names(used)
-        if len(class_names) < 2:
-            only = f"only one class ({printable(class_names[0])})" if used else "no images"
-            raise UserError(f"{folder}: {only}; training needs two or more classes")
-    unknown = sorted(set(used) - set(class_names))
-    if unknown:
-        raise UserError(
-            f"{folder / unknown[0]}: this class is not one of the training classes; remove it or "
-            "add training images of it"
-        )
-    if not used:
-        raise NoSplit(f"{folder}: no images in its class folders")
-    number = {name: k for k, name in enumerate(class_names)}
-    labels = np.repeat([number[name] for name in used], list(used.values()))
-    index = new_index(table, labels, class_names)
-    return Listing(index, tuple(lister.sources), None, tuple(lister.remarks()))
+def _unused_inner(root: Path, places: _Places) -> list[str]:
+    """Names of folders within the class folders that are neither for training nor for testing."""
+    if not places.inner:
+        return []
+    used = [places.inner["train"], places.inner.get("test", places.inner.get("val"))]
+    names = (name for k in candidates(root, "") for name in scan(root, k).folders)
+    return [name for name in dict.fromkeys(names) if name not in used]
 
 
-def _candidates(root: Path, path: str) -> list[str]:
-    """Names of the class folders at ``path``; at the root those of splits are none."""
-    names = _scanned(root, path).folders
-    if path:
-        return names
-    return [name for name in names if role_of(name) in (None, "train")
-            and name.lower() not in _PARTS]  # fmt: skip
-
-
-def _scanned(root: Path, path: str) -> Folder:
-    try:
-        return scan(root, path)
-    except OSError as error:
-        raise _unreadable(root / path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"{error.filename or path}: {error.strerror or error}; make the folder readable, or move "
-        "it away"
-    )
-
-
-class _Lister:
-    """Lists the images in the class folders at one place, and what else is there.
-
-    Args:
-        root: The root.
-        base: Folder of the class folders, below the root; empty for the root.
-        inner: Folder within each class folder.
-
-    Attributes:
-        counts: Class folder -> number of images, in the order of the paths.
-        sources: Folders that were read.
-    """
-
-    def __init__(self, root: Path, base: str, inner: str) -> None:
-        self.root = root
-        self.base = base
-        self.inner = inner
-        self.counts: dict[str, int] = {}
-        self.sources: list[Path] = []
-        self._inventory = Inventory(root)
-        self._deepest = 0
-        self._beside = Folder(base)
-
-    def paths(self) -> Iterator[str]:
-        """Paths below the root; holds those of one class in memory at a time."""
-        names = _candidates(self.root, self.base)
-        self._beside = _scanned(self.root, self.base)
-        self.sources.append(self.root / self.base)
-        places = [self._beside.below(name) for name in names]
-        try:
-            # A link in a class that leads to another one, or above, is not followed.
-            outside = {identity_of(self.root), identity_of(self.root, self.base)}
-            identities = [identity_of(self.root, place) for place in places]
-            for name, place, own in zip(names, places, identities, strict=True):
-                seen = outside | set(identities) - {own}
-                paths = list(self._images(place, seen))
-                self.counts[name] = len(paths)
-                yield from paths
-        except OSError as error:
-            raise _unreadable(self.root / self.base, error) from error
-
-    def _images(self, place: str, seen: set[tuple[int, int]]) -> Iterator[str]:
-        start = f"{place}/{self.inner}" if self.inner else place
-        if self.inner and not (self.root / start).is_dir():
-            return
-        paths: list[str] = []
-        inventory = Inventory(self.root)
-        for folder in walk(self.root, start, inventory=inventory, seen=seen):
-            paths += [folder.below(name) for name in folder.images]
-            self._inventory.add(folder)
-            self.sources.append(self.root / folder.path)
-            if folder.images:
-                self._deepest = max(self._deepest, folder.path.count("/") - start.count("/"))
-        self._inventory.links += inventory.links
-        for path, reason in inventory.unreadable.items():
-            raise UserError(
-                f"{self.root / path}: {reason}; make the folder readable, or move it away"
-            )
-        # Deeper ones are mixed in by name: sorted as whole paths.
-        yield from sorted(paths)
-
-    def remarks(self) -> list[str]:
-        """Lines about what was not taken, or read in a way that may surprise."""
-        where = printable(self.base or str(self.root))
-        lines = []
-        empty = [printable(name) for name, count in self.counts.items() if not count]
-        if empty:
-            what = "class folder" if len(empty) == 1 else "class folders"
-            lines.append(f"{where}: no images in the {what} {some_names(empty)}: left out")
-        if self._deepest:
-            lines.append(
-                f"{where}: images lie up to {self._deepest + 1} folders deep; the folder directly "
-                f"in {where} is the class, those in it are no classes"
-            )
-        others = self._inventory.others
-        if others:
-            lines.append(f"{where}: not taken: {counted(others)}, which are no images")
-        if self._beside.images and self.base:
-            images = Counter(map(suffix_of, self._beside.images))
-            lines.append(f"{where}: not used: {counted(images)} beside the class folders")
-        skipped = self._inventory.skipped + Counter(
-            name for name in self._beside.skipped if name.lower() in SYSTEM_NAMES
-        )
-        if skipped:
-            lines.append(f"{where}: skipped: {counted(skipped)} entries of the system")
-        links = self._inventory.links
-        if links:
-            lines.append(
-                f"{where}: not followed: {some_names(list(map(printable, links)))}, links to "
-                "folders that are listed already"
-            )
-        return lines
+def _images(root: Path, name: str) -> Counter[str]:
+    folder = root / name
+    return take_inventory(folder, most=None).images if folder.is_dir() else Counter()
 
 
 LAYOUT = Layout("folder", LOOKED_FOR, find, read, ("train", "test", "val"))

@@ -93,11 +93,7 @@ def _batches(
     for batch in table.batches(needed, rows):
         taken = {role: batch.columns[columns[role]] for role in wanted if role in columns}
         if "path" in taken and (form.folder or form.suffix or names is not None):
-            taken["path"] = _objects(
-                os.path.join(form.folder, text + form.suffix if names is None
-                             else names.get(base_name(text), text)) if text else text
-                for text in stripped(taken["path"])
-            )  # fmt: skip
+            taken["path"] = _objects(_full_paths(form, names, stripped(taken["path"])))
         if form.by_path and "split" in wanted:
             taken["split"] = _objects(
                 role_of(os.path.normpath(text).split("/")[0]) or "train"
@@ -106,6 +102,14 @@ def _batches(
         elif "split" in taken:
             taken["split"] = _objects(map(partial(_split_of, form.flag), stripped(taken["split"])))
         yield Batch(batch.numbers, taken)
+
+
+def _full_paths(form: Form, names: dict[str, str] | None, texts: list[str]) -> list[str]:
+    """Paths below the root; empty and absolute ones stay."""
+    folder, suffix = form.folder, form.suffix
+    if names is not None:
+        texts = [names.get(base_name(text), text) for text in texts]
+    return [folder + text + suffix if text and text[0] != "/" else text for text in texts]
 
 
 def _split_of(flag: tuple[str, str] | None, text: str) -> str:

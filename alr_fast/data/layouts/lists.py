@@ -1,5 +1,6 @@
 """Text lists of paths and labels, which several data sets contain."""
 
+import codecs
 import os
 from array import array
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from alr_fast.data.paths import WrittenPaths
 from alr_fast.errors import UserError
 from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import shown
+
+_CHUNK = 1 << 14  # paths that are normalised at once
 
 
 def read_list(
@@ -84,6 +87,8 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with open_regular(path) as file:
             for number, line in enumerate(file, 1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 line = line.strip()
                 if line:
                     empty = False
@@ -165,12 +170,17 @@ class SampleList:
         fresh = SampleList(self._path, prefix=self._prefix, unit=self._unit, root=self._root)
         written = WrittenPaths(self._root / os.fsdecode(self._prefix))
         start = 0
-        for end, label, number in zip(self._ends, self._labels, self._numbers, strict=True):
-            name = bytes(self._blob[start + len(self._prefix) : end - 1])
-            if written.is_odd(name):
-                name = written.relative(name, f"{self._path}, {self._unit} {number}")
-            fresh.add(self._prefix + name, label, number)
-            start = end
+        for first in range(0, len(self), _CHUNK):
+            some = slice(first, first + _CHUNK)
+            numbers = self._numbers[some].tolist()
+            names = []
+            for end, number in zip(self._ends[some], numbers, strict=True):
+                name = bytes(self._blob[start + len(self._prefix) : end - 1])
+                if written.is_odd(name):
+                    name = written.relative(name, f"{self._path}, {self._unit} {number}")
+                names.append(self._prefix + name)
+                start = end
+            fresh.extend(names, self._labels[some].tolist(), numbers)
         return fresh
 
     def _refuse_duplicates(self, table: PathTable) -> None:

@@ -22,14 +22,15 @@ from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit
 from alr_fast.data.packed_format import (
     INDEX_FOLDER,
     MANIFEST,
-    PACK,
     changed,
     check_members,
     check_records,
     check_sizes,
     column_file,
+    pack_command,
     read_manifest,
     records_digest,
+    remedy,
     sha256_of,
 )
 from alr_fast.errors import UserError
@@ -60,11 +61,12 @@ def read(found: Found, split: str) -> Listing:
     if plan is None:
         raise NoSplit(
             f"{root}: the split {split} was not packed, the folder has "
-            f"{', '.join(manifest['splits'])}; add it with `{PACK} --split {split}`"
+            f"{', '.join(manifest['splits'])}; add it with `{pack_command(root, '--split', split)}`"
         )
     if plan["shards"] is None:
         raise UserError(
-            f"{root}: packing of the split {split} was interrupted; call `{PACK}` again"
+            f"{root}: packing of the split {split} was interrupted; call `{pack_command(root)}` "
+            "again, as before"
         )
     shards = check_sizes(root, plan["shards"])
     index, records = _index_of(root, split, plan)
@@ -76,7 +78,7 @@ def read(found: Found, split: str) -> Listing:
 def _damaged_index(root: Path, split: str, error: Exception) -> UserError:
     return UserError(
         f"{root / INDEX_FOLDER}: the index of the split {split} is damaged ({error_text(error)}); "
-        f"restore it, or call `{PACK}` as before, which writes it again"
+        f"{remedy(root)}"
     )
 
 
@@ -84,6 +86,8 @@ def _index_of(root: Path, split: str, plan: dict[str, Any]) -> tuple[SampleIndex
     """As `_read_index`; raises `UserError`."""
     try:
         return _read_index(root, split, plan)
+    except PermissionError:
+        raise
     except (OSError, ValueError) as error:
         raise _damaged_index(root, split, error) from error
 
@@ -131,6 +135,7 @@ def check_shards(
 
     Raises:
         UserError: A shard has changed, or the index does not fit it.
+        OSError: A file cannot be read.
     """
     manifest = read_manifest(found.root)["splits"]
     work: list[_ShardCheck] = []
@@ -142,11 +147,10 @@ def check_shards(
         try:
             if sha256_of(check.path) != check.sha256:
                 raise changed(check.path, "its checksum has changed")
-        except OSError as error:
-            raise changed(check.path, error_text(error)) from error
-        try:
             check_members(check.path, check.rows, check.offset, check.size)
-        except (OSError, ValueError) as error:
+        except UserError:
+            raise
+        except ValueError as error:
             raise _damaged_index(found.root, check.split, error) from error
 
 
@@ -179,4 +183,4 @@ def allow_open_files(shards: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
-LAYOUT = Layout("packed", f"{MANIFEST} of `{PACK}`", find, read, SPLITS)
+LAYOUT = Layout("packed", f"{MANIFEST} of `python -m alr_fast.data pack`", find, read, SPLITS)

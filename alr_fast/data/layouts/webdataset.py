@@ -6,9 +6,10 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import numpy as np
 
@@ -19,105 +20,15 @@ from alr_fast.data.inventory import IMAGE_SUFFIXES, scan
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index
 from alr_fast.data.layouts.packed import allow_open_files
 from alr_fast.data.layouts.splits import role_in, role_of
+from alr_fast.data.tar_members import Member, members
 from alr_fast.errors import UserError
+from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import some_names
 
 _SPLITS = ("train", "test", "val")
-_BLOCK = 512
 _PROBE = 16  # members of a shard that `find` looks at
 _MOST_LABEL = 1 << 20  # bytes of a member with a label
 _KEYS = ("label", "cls", "class", "class_id", "class_name", "target", "category")
-
-
-class _Member(NamedTuple):
-    """A regular file in a tar file."""
-
-    name: str
-    offset: int
-    size: int
-
-
-def members(path: Path) -> Iterator[_Member]:
-    """Regular files of an uncompressed tar file in their order; reads headers only.
-
-    Raises:
-        UserError: It cannot be read, or a header is damaged.
-    """
-    try:
-        with open(path, "rb", buffering=0) as file:
-            length = os.fstat(file.fileno()).st_size
-            position, long_name = 0, None
-            extended: dict[str, bytes] = {}
-            while position + _BLOCK <= length:
-                header = os.pread(file.fileno(), _BLOCK, position)
-                if not header.strip(b"\0"):
-                    return  # the end: blocks of zeros
-                size = _number(header[124:136], path, position)
-                if _checksum(header) != _number(header[148:156], path, position):
-                    raise _damaged(path, position)
-                kind = header[156:157]
-                if "size" in extended and kind not in b"xgLK":
-                    size = int(extended["size"])
-                data = position + _BLOCK
-                if size < 0 or data + size > length:
-                    raise UserError(f"{path}: ends within a member; restore the shard")
-                if kind == b"L" and size <= _MOST_LABEL:
-                    long_name = os.pread(file.fileno(), size, data).rstrip(b"\0")
-                elif kind == b"x" and size <= _MOST_LABEL:
-                    extended = _extended(os.pread(file.fileno(), size, data), path, position)
-                elif kind not in b"gK":
-                    if kind in b"0\0":
-                        prefix = (
-                            header[345:500].rstrip(b"\0") if header[257:262] == b"ustar" else b""
-                        )
-                        if header[257:265] == b"ustar  \0":
-                            prefix = b""  # GNU tar uses these bytes for times
-                        name = header[:100].split(b"\0")[0]
-                        name = prefix + b"/" + name if prefix else name
-                        name = extended.get("path", long_name or name)
-                        yield _Member(os.fsdecode(name), data, size)
-                    long_name, extended = None, {}
-                position = data + -(-size // _BLOCK) * _BLOCK
-            if position < length:
-                raise UserError(f"{path}: ends within a header; restore the shard")
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}; restore the shard") from error
-
-
-def _number(field: bytes, path: Path, position: int) -> int:
-    """A number of a header: octal digits, or of GNU tar binary after a byte 0x80."""
-    if field[0] == 0x80:
-        return int.from_bytes(field[1:], "big")
-    try:
-        return int(field.strip(b" \0") or b"0", 8)
-    except ValueError:
-        raise _damaged(path, position) from None
-
-
-def _checksum(header: bytes) -> int:
-    return sum(header) - sum(header[148:156]) + 8 * 32
-
-
-def _extended(data: bytes, path: Path, position: int) -> dict[str, bytes]:
-    """Records ``length key=value`` of a pax header."""
-    records = {}
-    try:
-        while data:
-            length = int(data.split(b" ", 1)[0])
-            key, _, value = data[:length].split(b" ", 1)[1].partition(b"=")
-            if length < 1:
-                raise ValueError
-            records[key.decode()] = value[:-1]
-            data = data[length:]
-        if "size" in records:
-            int(records["size"])
-    except (ValueError, IndexError, UnicodeDecodeError):
-        raise _damaged(path, position) from None
-    return records
-
-
-def _damaged(path: Path, position: int) -> UserError:
-    return UserError(f"{path}: no tar header at byte {position:,}; restore the shard")
 
 
 def find(root: Path, columns: Mapping[str, str] | None = None) -> Found | None:
@@ -193,8 +104,8 @@ class _Samples:
 
     def add(self, number: int, path: Path, source: str) -> None:
         """Adds those of a shard."""
-        with open(path, "rb", buffering=0) as file:
-            key, sample = None, dict[str, _Member]()
+        with open_regular(path) as file:
+            key, sample = None, dict[str, Member]()
             for member in members(path):
                 own, suffix = _split_name(member.name)
                 if own != key:
@@ -209,7 +120,7 @@ class _Samples:
         path: Path,
         file: int,
         key: str | None,
-        sample: dict[str, _Member],
+        sample: dict[str, Member],
         source: str,
     ) -> None:
         if key is None:
@@ -225,7 +136,7 @@ class _Samples:
         self.labels.append(label)
 
 
-def _label(sample: dict[str, _Member], source: str, file: int) -> str | None:
+def _label(sample: dict[str, Member], source: str, file: int) -> str | None:
     """The label of a sample: the text of a member, or a value of its JSON; None without one."""
     direct = sample.get(source)
     if source != "json" and direct is not None:
@@ -243,7 +154,7 @@ def _label(sample: dict[str, _Member], source: str, file: int) -> str | None:
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
 
 
-def _content(member: _Member, file: int) -> bytes:
+def _content(member: Member, file: int) -> bytes:
     return os.pread(file, min(member.size, _MOST_LABEL), member.offset)
 
 
@@ -276,7 +187,7 @@ def read(found: Found, split: str) -> Listing:
         positions=False,
     )
     if len(set(samples.paths)) < len(samples.paths):
-        twice = next(p for k, p in enumerate(samples.paths) if p in set(samples.paths[:k]))
+        twice, _ = Counter(samples.paths).most_common(1)[0]
         raise UserError(
             f"{found.root}: two samples are called {twice}; rename a shard or one of them"
         )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from alr_fast.data.npz import Arrays, ArraysError
 from alr_fast.data.tables.base import Batch, Table, TableError, texts
 from alr_fast.data.tables.roles import role_of
+from alr_fast.utils.machine import available_memory
 
 _LARGEST = 1 << 31  # bytes of a column
 _KINDS = "iufUS"
@@ -31,11 +32,12 @@ def open_arrays(file: IO[bytes], path: Path, chosen: dict[str, str]) -> Iterator
                 is_vector = name in vectors and role_of(name, chosen) is None
                 if len(headers[name].shape) == 2 and not is_vector:
                     _refuse(path, name, headers[name].shape, headers[name].dtype)
+            most = min(_LARGEST, available_memory() // 2)
             lengths = {name: headers[name].shape[0] for name in columns}
             if len(set(lengths.values())) > 1:
                 found = ", ".join(f"{count:,} of {name}" for name, count in lengths.items())
                 raise TableError(path, f"the arrays differ in length: {found}; store one for each")
-            read = {name: _column(arrays.read(names[name], _LARGEST)) for name in columns}
+            read = {name: _column(arrays.read(names[name], most)) for name in columns}
             for first in range(0, max(lengths.values()), rows):
                 some = {name: array[first : first + rows] for name, array in read.items()}
                 count = len(next(iter(some.values())))

@@ -10,8 +10,12 @@ from numpy.typing import NDArray
 
 from alr_fast.data.tables.base import Batch, Table, TableError, texts
 from alr_fast.data.tables.roles import role_of
-from alr_fast.utils.text import error_text
+from alr_fast.utils.machine import available_memory
+from alr_fast.utils.text import error_text, readable
 
+_STEP = 256  # rows
+_LARGEST_STEP = 1 << 24  # bytes of a column of texts in that many rows
+_BYTES = 4  # of a value in memory, at least
 _AS_BYTES = ("path", None)  # roles of columns that may contain bytes that are not UTF-8
 
 
@@ -26,18 +30,17 @@ def open_parquet(file: IO[bytes], path: Path, chosen: dict[str, str]) -> Iterato
             schema = opened.schema_arrow
 
             def batches(columns: Sequence[str], rows: int) -> Iterator[Batch]:
-                kinds = {name: schema.field(name).type for name in columns}
                 roles = {name: role_of(name, chosen) for name in columns}
-                for name, kind in kinds.items():
-                    _check_type(path, name, kind, roles[name])
+                for name in columns:
+                    _check_type(path, name, schema.field(name).type, roles[name])
+                _check_size(path, opened, columns)
                 first = 1
-                for batch in opened.iter_batches(rows, columns=list(columns)):
-                    numbers = np.arange(first, first + batch.num_rows)
+                for batch in _bounded(path, opened, columns, rows):
                     arrays = {
                         name: _from_arrow(batch.column(name), path, name, roles[name], first)
                         for name in columns
                     }
-                    yield Batch(numbers, arrays)
+                    yield Batch(np.arange(first, first + batch.num_rows), arrays)
                     first += batch.num_rows
 
             vectors = [field.name for field in schema if _is_vector(field.type)]
@@ -72,13 +75,58 @@ def _check_type(path: Path, name: str, kind: Any, role: str | None) -> None:
         )
 
 
+def _check_size(path: Path, file: Any, columns: Sequence[str]) -> None:
+    """Checks that the values of the columns fit into the memory; a file of some kB may hold many
+    GB of equal ones."""
+    chunks = (
+        group.column(k)
+        for group in (file.metadata.row_group(k) for k in range(file.num_row_groups))
+        for k in range(group.num_columns)
+    )
+    wanted = (chunk for chunk in chunks if chunk.path_in_schema.split(".", 1)[0] in columns)
+    size = sum(max(_BYTES * chunk.num_values, chunk.total_uncompressed_size) for chunk in wanted)
+    if size > available_memory():
+        raise TableError(
+            path,
+            f"{', '.join(columns)} need {readable(size)}, more memory than there is; make the "
+            "table smaller",
+        )
+
+
+def _bounded(path: Path, file: Any, columns: Sequence[str], rows: int) -> Iterator[Any]:
+    """At most ``rows`` rows at a time; refuses texts that would fill the memory."""
+    import pyarrow
+
+    waiting: list[Any] = []
+    names = list(dict.fromkeys(columns))
+    for step in file.iter_batches(min(rows, _STEP), columns=names):
+        for name in names:
+            column = step.column(name)
+            if (_is_text(column.type) or _is_bytes(column.type)) and column.nbytes > _LARGEST_STEP:
+                raise TableError(
+                    path,
+                    f"column {name} has texts of more than {readable(_LARGEST_STEP // _STEP)}; it "
+                    "is no table of samples",
+                )
+        if waiting and sum(map(len, waiting)) + len(step) > rows:
+            yield pyarrow.Table.from_batches(waiting).combine_chunks().to_batches()[0]
+            waiting.clear()
+        waiting.append(step)
+    if waiting and sum(map(len, waiting)):
+        yield pyarrow.Table.from_batches(waiting).combine_chunks().to_batches()[0]
+
+
 def _from_arrow(column: Any, path: Path, name: str, role: str | None, first: int) -> NDArray[Any]:
     """Values of a column that `_check_type` passed; ``first`` is the number of its first row."""
     from pyarrow import types
 
-    if types.is_dictionary(column.type):
-        column = column.dictionary_decode()
     kind = column.type
+    if types.is_dictionary(kind):  # each text is in memory once
+        values = _from_arrow(column.dictionary, path, name, role, first)
+        if not column.null_count:
+            return values[column.indices.to_numpy(zero_copy_only=False)]
+        known = values.tolist()
+        return texts([None if code is None else known[code] for code in column.indices.to_pylist()])
     if types.is_decimal(kind):
         return texts([None if value is None else f"{value:f}" for value in column.to_pylist()])
     if _is_bytes(kind) and role not in _AS_BYTES:

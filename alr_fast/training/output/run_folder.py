@@ -6,7 +6,10 @@ runs/20260131-235959-digits/
     metrics.csv              a line for each method and epoch
     metrics.png              test accuracy and label accuracy per epoch
     METHOD.safetensors       weights of the last epoch
-    METHOD_bank.safetensors  label bank of the last epoch, with the sample ids of its rows
+    METHOD_bank.safetensors  label bank of the last epoch, with ids, paths, labels and names of
+                             classes, and a checksum of each row
+    samples-*.safetensors    ids, paths and labels of the training samples, and names of classes;
+                             another file after a change of the data set
     METHOD_transition.csv    transition matrix that the method corrects with
     tensorboard/METHOD/      events
     wandb/, wandb.id         files of Weights & Biases, and the id of the run there

@@ -1,0 +1,80 @@
+"""Tables from strangers: whatever they unpack to, memory stays bounded and the file is named."""
+
+import resource
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from alr_fast.data import open_dataset
+from alr_fast.data.array_file import open_arrays
+from alr_fast.data.tables import TableError, as_text, open_table
+from alr_fast.errors import UserError
+
+MB = 1 << 10  # of ru_maxrss
+
+
+def read(path, columns):
+    with open_table(path) as table:
+        return [batch for batch in table.batches(columns, 4096)]
+
+
+def grown(before):
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+
+@pytest.fixture
+def before():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("role", ["label", "path", "x"])
+def test_long_texts_that_a_small_file_repeats(tmp_path, before, role, stored):
+    """50 kB that stand for 20 GB."""
+    text = "x" * 1_000_000
+    long = pa.DictionaryArray.from_arrays(np.zeros(20_000, dtype=np.int32), [text])
+    pq.write_table(pa.table({role: long}), tmp_path / "t", store_schema=stored)
+    assert (tmp_path / "t").stat().st_size < 200_000
+    if stored:  # a categorical column: the text is in memory once
+        assert len(read(tmp_path / "t", [role])) == 5
+    else:
+        with pytest.raises(TableError, match=f"column {role} has texts of more than 66 kB"):
+            read(tmp_path / "t", [role])
+    assert grown(before) < 900 * MB
+
+
+def test_columns_that_do_not_fit_into_the_memory(tmp_path, before, monkeypatch):
+    label = pa.array(np.arange(1_000_000) % 2)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(8_000_000, np.float32)), 8)
+    pq.write_table(pa.table({"label": label, "v": vectors}), tmp_path / "t.parquet")
+    assert (tmp_path / "t.parquet").stat().st_size < 1_000_000
+    for module in ("alr_fast.data.tables.parquet", "alr_fast.data.array_file"):
+        monkeypatch.setattr(f"{module}.available_memory", lambda: 10_000_000)
+    assert len(read(tmp_path / "t.parquet", ["label"])) > 1
+    with pytest.raises(TableError, match="v need 32 MB, more memory than there is"):
+        read(tmp_path / "t.parquet", ["v"])
+    with pytest.raises(UserError, match=r"t\.parquet: v need 32 MB"):
+        open_dataset("features", tmp_path / "t.parquet").split("train")
+    np.savez_compressed(tmp_path / "t.npz", X=np.zeros((1_000_000, 8), np.float32), y=label)
+    with pytest.raises(UserError, match=r"t\.npz: X is float32 of shape 1000000 x 8, 32 MB"):
+        open_arrays(tmp_path / "t.npz").read("X")
+
+
+def test_a_million_brackets(tmp_path, before):
+    for start in ("[", '{"a":', "[[1],"):
+        (tmp_path / "t").write_text(start * 1_000_000)
+        with pytest.raises(TableError, match="is no JSON"):
+            read(tmp_path / "t", ["a"])
+    assert grown(before) < 300 * MB
+
+
+def test_control_characters_and_escapes_in_names_stay_in_their_cells(tmp_path):
+    names = ["\x1b[31mred", "a\x00b", "\x07", "\u202egpj.exe", "\u2028", "a\x0bb\x0c"]
+    # Zero bytes are refused at the beginning of a file, as those of another encoding.
+    rows = [f"x{k}" for k in range(2000)] + names
+    (tmp_path / "t").write_text("path,label\n" + "".join(f"{row},1\n" for row in rows))
+    with open_table(tmp_path / "t") as table:
+        (batch,) = table.batches(["path"], 10_000)
+    assert as_text(batch.columns["path"]).tolist() == rows

@@ -307,7 +307,7 @@ def _agree(world):
 def test_all_processes_fail_if_the_bank_cannot_be_written(tmp_path):
     path = tmp_path / "no such folder" / "alr_bank.safetensors"
     messages = in_processes(2, _export, path)
-    assert re.search(rf"{path} needs \d kB, which failed: No such file or directory", messages[0])
+    assert re.search(rf"{path}.*No such file or directory", messages[0])
     assert messages == messages[:1] * 2
     assert in_processes(2, _export, tmp_path / "alr_bank.safetensors") == ["written"] * 2
     saved = load_file(tmp_path / "alr_bank.safetensors")

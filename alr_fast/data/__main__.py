@@ -283,7 +283,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         help="find broken files and list them, for training to leave out",
         description="Reads every image file to its end and lists the unreadable and damaged ones, "
-        "for training to leave out; also compares the checksums of a packed data set. Resumes an "
+        "for training to leave out; names images that occur several times, under two labels or in "
+        "train and in test; compares the checksums of a packed data set. Resumes an "
         "interrupted call; a second call reads only files that have changed or were broken. Exit "
         "status: 0 nothing is broken, 1 something is, 2 a wrong input.",
     )

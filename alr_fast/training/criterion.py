@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alr_fast.data.index import SampleIndex
-from alr_fast.data.label_table import is_label_table, read_probabilities
+from alr_fast.data.label_table import read_probabilities
 from alr_fast.errors import UserError, naming_options
 from alr_fast.losses import Loss
 from alr_fast.noise import read_matrix
@@ -21,6 +21,7 @@ from alr_fast.noise.transition import (
     known_transition,
     transition_error,
 )
+from alr_fast.training.config.check import is_soft_labels
 from alr_fast.training.config.schema import ESTIMATES, Config, TransitionConfig
 from alr_fast.training.methods import METHODS, build_loss, file_options, stand_ins
 from alr_fast.training.run import Run
@@ -62,7 +63,7 @@ def check_methods(config: Config, index: SampleIndex, *, input_shape: tuple[int,
             check_model(config.transition.net, "transition.net")
         elif "transition" in needs:
             provided["transition"] = torch.from_numpy(_given_transition(config.transition, index))
-        if "teacher" in needs and is_label_table(options.teacher):
+        if "teacher" in needs and is_soft_labels(options.teacher):
             with naming_options(table=f"{name}.teacher"):
                 for _ in read_probabilities(options.teacher, index):
                     pass  # read to the end before other methods are trained

@@ -8,9 +8,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from alr_fast.data.label_table import is_label_table
 from alr_fast.data.loaders.base import Loader
 from alr_fast.errors import UserError
+from alr_fast.training.config.check import is_soft_labels
 from alr_fast.training.config.schema import WEIGHTS
 from alr_fast.training.methods import METHODS
 from alr_fast.training.models import build_model
@@ -127,11 +127,15 @@ def teacher_probabilities(teacher: str, run: Run) -> Tensor:
         SharedError: The teacher is not available, or does not fit.
     """
     dtype, device = getattr(torch, run.config.bank.dtype), run.world.device
-    if is_label_table(teacher):
+    if is_soft_labels(teacher):
         table = torch.zeros(len(run.rows), run.index.num_classes, dtype=dtype, device=device)
         given = torch.from_numpy(run.index.labels[run.rows]).to(device)
         table.scatter_(1, given[:, None], 1)
-        run.world.on_all_ranks(lambda: fill_rows(table, teacher, run.index, run.rows))
+
+        def log(text: str) -> None:
+            run.console.log(f"{teacher}: {text}")
+
+        run.world.on_all_ranks(lambda: fill_rows(table, teacher, run.index, run.rows, log))
         return table
     loader = run.loaders.in_order()
 

@@ -21,6 +21,7 @@ from alr_fast.training.config.schema import Config
 from alr_fast.training.methods import METHODS, keeps_bank, options_of
 from alr_fast.training.run_data import load_data
 from alr_fast.training.teacher import load_model
+from alr_fast.utils.random import stream
 from helpers.image_folder import write_folder
 
 SMALL = ["--data.limit", "200", "--data.test_limit", "50", "--optim.epochs", "2"]
@@ -224,7 +225,7 @@ def test_the_teacher_predicts_every_sample(tmp_path, monkeypatch):
     words = ["--methods", "ce,distillation", "--distillation.teacher", "ce"]
     run = train(tmp_path, *words)
     data = load_data(parse(SMALL).data, None, log=print)
-    order = np.random.default_rng([0, 0]).permutation(len(data.train))  # as the sampler shuffles
+    order = stream("shards", 0).permutation(len(data.train))  # as the sampler shuffles
     pixels = torch.from_numpy(data.train.images.array[order]).float()
     model = load_model(run / "ce.safetensors", num_classes=10, input_shape=(1, 8, 8))
     with torch.no_grad():

@@ -126,6 +126,11 @@ def _check_transition(transition: TransitionConfig, earlier: list[str]) -> None:
         )
 
 
+def is_soft_labels(teacher: str) -> bool:
+    """Whether a teacher is a table, and neither a method nor a file of weights."""
+    return teacher not in METHODS and not teacher.endswith(WEIGHTS) and is_label_table(teacher)
+
+
 def _check_model(option: str, model: str, earlier: list[str], *, tables: bool = False) -> None:
     """Checks that a method, a file of weights or, with `tables`, of soft labels will be there."""
     if model in METHODS:
@@ -135,7 +140,7 @@ def _check_model(option: str, model: str, earlier: list[str], *, tables: bool = 
             f"weights of a finished run, RUN/{model}{WEIGHTS}"
         )
     else:
-        is_table = tables and is_label_table(model)
+        is_table = tables and is_soft_labels(model)
         usable = Path(model).is_file() and (model.endswith(WEIGHTS) or is_table)
         problem = (
             f"neither a method ({', '.join(METHODS)}) nor a file of weights of a run, "

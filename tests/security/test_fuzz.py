@@ -421,7 +421,13 @@ def test_cifar_n(folder, change):
     attempt(lambda: read_cifar_n(path, "worse", np.arange(COUNT) % 3))
 
 
-@fuzz(cases=[b"", b"PK\x05\x06" + b"\x00" * 18])
+@fuzz(
+    cases=[
+        b"",
+        b"PK\x05\x06" + b"\x00" * 18,
+        [(0.4089895204457207, 4, b"\x00\x00\x05\x00")],  # zipfile quotes thousands of bytes
+    ]
+)
 def test_noise_file(folder, index, change):
     path = folder / "noisy.npz"
     if not hasattr(test_noise_file, "good"):

@@ -63,7 +63,7 @@ class BankFileWriter:
         num_samples: int,
         num_classes: int,
         dtype: torch.dtype,
-        tensors: Mapping[str, Tensor],
+        tensors: Mapping[str, Tensor | NDArray[Any]],
         metadata: Mapping[str, str],
     ) -> None:
         """Computes the layout of the file, which is created when the block is entered.
@@ -73,7 +73,7 @@ class BankFileWriter:
             num_samples: N, at least 1.
             num_classes: K, at least 1.
             dtype: Type of the rows.
-            tensors: Small tensors stored beside `rows`, by name.
+            tensors: Small tensors or arrays stored beside `rows`, by name.
             metadata: Texts stored with them.
 
         Raises:
@@ -94,7 +94,7 @@ class BankFileWriter:
         layout: Layout = {
             ROWS: (dtype, self._shape),
             CHECKSUMS: (torch.int32, (num_samples,)),
-            **{name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()},
+            **_layout_of(tensors),
         }
         self._header, self._offsets, self._size = _laid_out(layout, metadata, self._tensors)
         self._written = np.zeros(num_samples, dtype=bool)
@@ -208,19 +208,21 @@ class BankFileWriter:
 Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]  # type and shape of each tensor
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor | NDArray[Any]], metadata: Mapping[str, str]
+) -> None:
     """Writes a file without rows, with the same checksum of its tensors.
 
     Args:
         path: The file; an existing one is replaced.
-        tensors: Tensors by name.
+        tensors: Tensors or arrays by name.
         metadata: Texts stored with them.
 
     Raises:
         UserError: The file cannot be written.
     """
     columns = {name: _as_bytes(tensor) for name, tensor in tensors.items()}
-    layout = {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()}
+    layout = _layout_of(tensors)
     header, offsets, _ = _laid_out(layout, metadata, columns)
     with replacing(path) as part, open(part, "wb") as file:
         file.write(header)
@@ -256,8 +258,19 @@ def digest_of(
     return digest.hexdigest()
 
 
-def _as_bytes(tensor: Tensor) -> NDArray[np.uint8]:
+def _layout_of(tensors: Mapping[str, Tensor | NDArray[Any]]) -> Layout:
+    def dtype_of(tensor: Tensor | NDArray[Any]) -> torch.dtype:
+        if isinstance(tensor, Tensor):
+            return tensor.dtype
+        return torch.from_numpy(np.empty(0, dtype=tensor.dtype)).dtype
+
+    return {name: (dtype_of(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
+
+
+def _as_bytes(tensor: Tensor | NDArray[Any]) -> NDArray[np.uint8]:
     """The content of a tensor, uint8 [bytes]; numpy has no bfloat16."""
+    if not isinstance(tensor, Tensor):  # as it is: it may be a read-only mapping
+        return np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     data: NDArray[np.uint8] = flat.view(torch.uint8).numpy()
     return data

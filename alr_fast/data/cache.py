@@ -154,9 +154,9 @@ class CacheEntry:
 
 def _digest(index: SampleIndex) -> str:
     """SHA-256 (hex) of given and clean labels: a power cut may leave zeros in their files."""
-    digest = hashlib.sha256(index.labels.astype("<i8").tobytes())
+    digest = hashlib.sha256(np.ascontiguousarray(index.labels, "<i8").data)
     if index.clean_labels is not None:
-        digest.update(index.clean_labels.astype("<i8").tobytes())
+        digest.update(np.ascontiguousarray(index.clean_labels, "<i8").data)
     return digest.hexdigest()
 
 

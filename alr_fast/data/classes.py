@@ -168,7 +168,11 @@ def names_of_labels(
     fail = _Failures(texts, where, argument)
     for k, text in enumerate(texts):
         if is_missing(text):
-            raise fail(k, "is a missing value; fill it in or remove the row")
+            raise fail(
+                k,
+                "is a missing value; fill it in or remove the row, or rename the class if it is "
+                "one",
+            )
     values = list(map(_whole, texts))
     if all(_NUMBER.fullmatch(text.strip()) for text in texts):
         for k, value in enumerate(values):

@@ -199,6 +199,8 @@ def open_dataset(
     with reading(path):
         if not path.exists():
             raise UserError("no such file or folder", argument="root", value=root)
+        if not path.is_dir() and not path.is_file():
+            raise UserError("is neither a file nor a folder", argument="root", value=root)
         for layout in candidates:
             found = layout.find(path, **given)
             if found is not None:

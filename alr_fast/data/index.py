@@ -266,14 +266,14 @@ class SampleIndex:
 
     def sample_fingerprint(self) -> str:
         """SHA-256 (hex) of ids and relative paths: equal for the same samples, on any machine."""
-        digest = hashlib.sha256(self.sample_ids.astype("<i8").tobytes())
+        digest = hashlib.sha256(np.ascontiguousarray(self.sample_ids, "<i8").data)
         for chunk in self.paths.chunks():
             digest.update(chunk)
         return digest.hexdigest()
 
     def label_fingerprint(self) -> str:
         """SHA-256 (hex) of the given labels."""
-        return hashlib.sha256(self.labels.astype("<i8").tobytes()).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(self.labels, "<i8").data).hexdigest()
 
 
 def balanced_rows(

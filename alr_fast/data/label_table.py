@@ -109,13 +109,14 @@ def read_labels(table: str | Path, index: SampleIndex, key: str | None) -> Label
 
 
 def read_probabilities(
-    table: str | Path, index: SampleIndex
+    table: str | Path, index: SampleIndex, log: Callable[[str], None] = lambda text: None
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Soft labels in batches: rows of the index, int64 [M], and probabilities, float32 [M, K].
 
     Args:
         table: The file.
         index: All or some of the samples; other samples in the table are ignored.
+        log: Takes a line about samples that are not listed.
 
     Raises:
         UserError: As for `read_labels`; or a row is not a distribution, a sample is listed twice,
@@ -123,6 +124,8 @@ def read_probabilities(
     """
     with _open(table, index, part=True) as samples:
         samples.check_twice(np.arange(len(samples.rows)), "distribution")
+        for remark in samples.remarks:
+            log(remark)
         for position, p in samples.probabilities():
             rows = samples.rows[position]
             if (rows >= 0).any():
@@ -200,9 +203,9 @@ class _Samples:
         """Raises a `UserError` about the table."""
         raise UserError(message, argument="table", value=self._table.path)
 
-    def where(self, line: int) -> str:
-        """A place of the table, for messages."""
-        return f"{self._table.path}, {self._table.unit} {line}"
+    def where(self, line: int | None) -> str:
+        """A place of the table, for messages; for None the table."""
+        return f"{self._table.path}" + (f", {self._table.unit} {line}" if line else "")
 
     def check_twice(self, values: NDArray[np.int64], what: str) -> None:
         """Checks that rows about the same sample agree, see `matching.check_twice`."""
@@ -317,6 +320,7 @@ class _Samples:
                     "with --soft from a run on this data"
                 )
             return np.arange(width)
+        numbering.check()
         order = [numbering.find(number) for number in range(width)]
         for number, place in enumerate(order):
             if place is None or place in order[:number]:

@@ -74,9 +74,8 @@ def match_table(table: Table, index: SampleIndex, *, part: bool = False) -> Matc
     rows = index.match(paths, ids)
     rows, remark = _match_others(rows, paths, index, part=part)
     remarks = [] if remark is None else [remark]
-    unknown = np.flatnonzero(rows < 0)
+    unknown, known = np.flatnonzero(rows < 0), np.unique(rows[rows >= 0])
     if len(unknown):
-        known = np.unique(rows[rows >= 0])
         few = 2 * len(unknown) > len(rows) and 2 * len(known) < len(index)
         if not len(known) if part else few:
             raise TableError(table.path, _strangers(paths, unknown, index))
@@ -88,6 +87,11 @@ def match_table(table: Table, index: SampleIndex, *, part: bool = False) -> Matc
                 f"{printable(paths[unknown[0]])}), {len(index) - len(known):,} of the data set are "
                 "not listed"
             )
+    if part and len(known) < len(index):
+        remarks.append(
+            f"{len(known):,} of {len(index):,} samples are listed; the others keep their given "
+            "label"
+        )
     return Matched(rows, lines, tuple(remarks))
 
 

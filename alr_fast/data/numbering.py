@@ -22,7 +22,7 @@ class Numbering:
 
     Args:
         classes: The classes of the data set.
-        where: ``where(line)`` names a place of the table in messages.
+        where: ``where(line)`` names a place of the table in messages, or for None the table.
         argument: Name of the argument that the table is, for messages.
         names: Names by number, if the table lists them; else `add` learns them.
     """
@@ -31,7 +31,7 @@ class Numbering:
         self,
         classes: ClassMap,
         *,
-        where: Callable[[int], str],
+        where: Callable[[int | None], str],
         argument: str,
         names: Sequence[str] | None = None,
     ) -> None:
@@ -52,6 +52,25 @@ class Numbering:
     def differs(self) -> bool:
         """Whether a number stands for another class than in the data set."""
         return any(self.find(number) != number for number in self._names)
+
+    def check(self) -> None:
+        """Checks that the names are names.
+
+        Raises:
+            UserError: All of them are their own numbers, as in a table that was made without class
+                names, and the data set calls another class so.
+        """
+        by_name = {number: self.find(number) for number in self._names}
+        wrong = [k for k, found in by_name.items() if found not in (None, k)]
+        if wrong and all(name == str(number) for number, name in self._names.items()):
+            k = wrong[0]
+            number = shown(self._classes.names[k]) if k < len(self._classes.names) else "none"
+            raise self._error(
+                None,
+                f"calls its classes by their numbers: {k} is class {shown(str(k))} of the data set "
+                f"by name and class {number} by number; write the names of the classes "
+                "(find_issues takes class_names=)",
+            )
 
     def name(self, number: int) -> str | None:
         """The name of a number in the table; None without one."""
@@ -140,6 +159,8 @@ class Numbering:
         number = _number(label)
         if number is not None and self._is_named(number, name):
             return number
+        if number is not None:
+            self.check()
         named = self._class_named(name, line)
         if label and number is None and self._classes.find(label) != named:
             raise self._error(
@@ -150,6 +171,7 @@ class Numbering:
         return named
 
     def _class_of_number(self, label: str, line: int, *, numbered: bool) -> int:
+        self.check()
         number = _number(label) or 0
         name = self._names[number]
         found = self.find(number)
@@ -171,7 +193,7 @@ class Numbering:
     def _is_named(self, number: int, name: str) -> bool:
         return number < len(self._classes.names) and self._classes.names[number] == name
 
-    def _error(self, line: int, message: str) -> UserError:
+    def _error(self, line: int | None, message: str) -> UserError:
         return UserError(message, argument=self._argument, value=self._where(line))
 
 

@@ -278,7 +278,7 @@ def records_digest(columns: Mapping[str, NDArray[Any]]) -> str:
     digest = hashlib.sha256()
     for name in ("shard", "offset", "size", "clean_labels"):
         if name in columns:
-            digest.update(columns[name].astype("<i8").tobytes())
+            digest.update(np.ascontiguousarray(columns[name], "<i8").data)
     return digest.hexdigest()
 
 

@@ -195,15 +195,11 @@ class WrittenPaths:
 
     def _below_root(self, name: bytes) -> bytes | None:
         """An absolute path relative to the root; None if it is not below it."""
-        normal = os.path.normpath(name)
-        for root, path in (
-            (self._root, normal),
-            (self._real_root, normal),
-            (self._real_root, os.path.join(*map(self._real, os.path.split(normal)[:1]),
-                                           os.path.basename(normal))),
-        ):  # fmt: skip
-            if path.startswith(root.rstrip(b"/") + b"/"):
-                return path[len(root.rstrip(b"/")) + 1 :]
+        folder, last = os.path.split(os.path.normpath(name))
+        for root, path in ((self._root, folder), (self._real_root, self._real(folder))):
+            inside = root.rstrip(b"/") + b"/"
+            if (path + b"/").startswith(inside):
+                return os.path.join(path, last)[len(inside) :]
         return None
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from alr_fast.errors import UserError
+from alr_fast.utils.files import open_regular
 
 _BLOCK = 512
 _MOST_NAME = 1 << 20  # bytes of a header with a long name
@@ -29,7 +30,7 @@ def members(path: Path) -> Iterator[Member]:
         UserError: It cannot be read, or a header is damaged.
     """
     try:
-        with open(path, "rb", buffering=0) as file:
+        with open_regular(path) as file:
             length = os.fstat(file.fileno()).st_size
             position, long_name = 0, None
             extended: dict[str, bytes] = {}

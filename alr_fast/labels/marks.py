@@ -42,9 +42,11 @@ def read_marks(path: str | os.PathLike[str], class_names: Sequence[str]) -> Mark
         UserError: The file is no such table, or was made with other classes.
     """
     columns, lines = _read_columns(path)
-    numbering = Numbering(
-        ClassMap(class_names), where=lambda line: f"{path}, line {line}", argument="path"
-    )
+
+    def where(line: int | None) -> str:
+        return str(path) if line is None else f"{path}, line {line}"
+
+    numbering = Numbering(ClassMap(class_names), where=where, argument="path")
     for number, name in NAME_COLUMNS.items():
         if number != "label":
             for pair in zip(columns.get(number, ()), columns.get(name, ()), lines, strict=False):

@@ -41,7 +41,7 @@ from alr_fast.training.samples import (
     checked_ids,
     load_samples,
     read_index,
-    sample_tensors,
+    sample_columns,
     samples_file,
 )
 from alr_fast.utils.command import CommandParser
@@ -91,9 +91,9 @@ def _index_of(file: BankFile, path: Path, find_split: FindSplit | None) -> Sampl
     else:  # of an earlier version
         fingerprint = columns.metadata["sample_fingerprint"]
         split = _matching(path, find_split(), checked_ids(columns), names, fingerprint)
-        paths = sample_tensors(split.index)
+        paths = sample_columns(split.index)
         for name in ("paths", "path_offsets"):
-            columns.arrays[name] = paths[name].numpy()
+            columns.arrays[name] = paths[name]
         index = read_index(columns, names)
     if len(index) != file.num_samples:
         raise ValueError(f"{len(index)} ids for {file.num_samples} rows")

@@ -7,11 +7,10 @@ time.
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from alr_fast.bank.file import write_tensors
 from alr_fast.bank.read_file import Columns, read_columns, strings
@@ -43,7 +42,7 @@ def save_samples(run: Path, split: Split) -> None:
         UserError: They cannot be written.
     """
     path = samples_file(run, split.index.sample_fingerprint())
-    write_tensors(path, sample_tensors(split.index), sample_facts(split))
+    write_tensors(path, sample_columns(split.index), sample_facts(split))
 
 
 def load_samples(run: Path, fingerprint: str) -> tuple[SampleIndex, str] | None:
@@ -69,15 +68,15 @@ def load_samples(run: Path, fingerprint: str) -> tuple[SampleIndex, str] | None:
     return index, columns.metadata.get("samples", "images")
 
 
-def sample_tensors(index: SampleIndex) -> dict[str, Tensor]:
-    """The samples as tensors, the paths as bytes; inverse: `read_index`."""
+def sample_columns(index: SampleIndex) -> dict[str, NDArray[Any]]:
+    """The samples as arrays, the paths as bytes; inverse: `read_index`."""
     paths = index.paths
     lengths = np.asarray(paths.ends) - np.asarray(paths.starts)
     if (paths.starts[1:] == paths.ends[:-1]).all():  # of a whole split: not copied
         blob = np.asarray(paths.blob[paths.starts[0] : paths.ends[-1]])
     else:
         blob = np.frombuffer(bytearray().join(paths.chunks()), dtype=np.uint8)
-    columns = {
+    columns: dict[str, NDArray[Any]] = {
         "ids": index.sample_ids,
         "given_labels": index.labels,
         "paths": blob,
@@ -85,7 +84,7 @@ def sample_tensors(index: SampleIndex) -> dict[str, Tensor]:
     }
     if index.clean_labels is not None:
         columns["clean_labels"] = index.clean_labels
-    return {name: torch.from_numpy(np.ascontiguousarray(c)) for name, c in columns.items()}
+    return columns
 
 
 def sample_facts(split: Split) -> dict[str, str]:

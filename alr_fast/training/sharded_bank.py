@@ -1,6 +1,7 @@
 """The label bank of a run, sharded: each process has the rows of the samples that it owns."""
 
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -24,7 +25,7 @@ from alr_fast.training.config.schema import BankConfig, Config, soft_labels
 from alr_fast.training.distributed import World
 from alr_fast.training.output.records import Histogram
 from alr_fast.training.run import Run
-from alr_fast.training.samples import sample_facts, sample_tensors
+from alr_fast.training.samples import sample_columns, sample_facts
 from alr_fast.utils.text import readable
 
 _OPTIONS = {name: f"bank.{name}" for name in ("placement", "folder", "dtype")}
@@ -70,7 +71,13 @@ def new_bank(run: Run, *, one_hot: bool) -> LabelBank:
     return bank
 
 
-def fill_rows(target: Tensor, table: str, index: SampleIndex, rows: NDArray[np.int64]) -> None:
+def fill_rows(
+    target: Tensor,
+    table: str,
+    index: SampleIndex,
+    rows: NDArray[np.int64],
+    log: Callable[[str], None] = lambda text: None,
+) -> None:
     """Writes the soft labels of the samples that a table lists.
 
     Args:
@@ -78,13 +85,14 @@ def fill_rows(target: Tensor, table: str, index: SampleIndex, rows: NDArray[np.i
         table: See `alr_fast.data.label_table`.
         index: All training samples.
         rows: Rows of ``index`` that this process owns, int64 [n].
+        log: Takes a line about samples that are not listed.
 
     Raises:
         UserError: The table cannot be read, or does not fit.
     """
     bank_index = np.full(len(index), -1)
     bank_index[rows] = np.arange(len(rows))
-    for listed, probabilities in read_probabilities(table, index):
+    for listed, probabilities in read_probabilities(table, index, log):
         found = bank_index[listed]
         own = found >= 0
         where = torch.from_numpy(found[own]).to(target.device)
@@ -215,8 +223,10 @@ def export_bank(
                 num_samples=len(split),
                 num_classes=split.index.num_classes,
                 dtype=bank.rows.dtype,
-                tensors={name: column[order] for name, column in columns.items()}
-                | sample_tensors(split.index),
+                tensors={
+                    **{name: column[order] for name, column in columns.items()},
+                    **sample_columns(split.index),
+                },
                 metadata=sample_facts(split),
             )
         world.on_all_ranks(lambda: world.main and stack.enter_context(writer))

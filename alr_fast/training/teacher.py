@@ -131,7 +131,11 @@ def teacher_probabilities(teacher: str, run: Run) -> Tensor:
         table = torch.zeros(len(run.rows), run.index.num_classes, dtype=dtype, device=device)
         given = torch.from_numpy(run.index.labels[run.rows]).to(device)
         table.scatter_(1, given[:, None], 1)
-        run.world.on_all_ranks(lambda: fill_rows(table, teacher, run.index, run.rows))
+
+        def log(text: str) -> None:
+            run.console.log(f"{teacher}: {text}")
+
+        run.world.on_all_ranks(lambda: fill_rows(table, teacher, run.index, run.rows, log))
         return table
     loader = run.loaders.in_order()
 

@@ -29,7 +29,7 @@ from alr_fast.training.checkpoint.shards import shard
 from alr_fast.training.checkpoint.store import CheckpointStore, load
 from alr_fast.training.distributed import World
 from alr_fast.training.open_run import from_bank_file
-from alr_fast.training.samples import sample_facts, sample_tensors
+from alr_fast.training.samples import sample_columns, sample_facts
 from benchmarks.harness.compare import check_step
 from benchmarks.harness.memory import MemoryWatch
 from benchmarks.tables.scaling import PHASES
@@ -181,8 +181,10 @@ class BankRun:
                 num_samples=case.samples,
                 num_classes=case.classes,
                 dtype=case.dtype,
-                tensors=SampleHistory(self._labels, world.device).means()
-                | sample_tensors(self._split.index),
+                tensors={
+                    **SampleHistory(self._labels, world.device).means(),
+                    **sample_columns(self._split.index),
+                },
                 metadata=sample_facts(self._split),
             )
             with bank.host_access(), writer:

@@ -308,6 +308,17 @@ def test_damaged_arrays_are_read_again(tmp_path, cache, calls, name, harm):
         assert after.clean_labels.tolist() == before.clean_labels.tolist()
 
 
+def test_paths_that_end_elsewhere_are_read_again(root, cache, calls):
+    before = open_dataset("folder", root).split("train").index.paths[:]
+    (path,) = cache.glob("*/paths.npy")
+    blob = np.load(path)
+    end = np.flatnonzero(blob == 0)[3]
+    blob[end - 1 : end + 1] = blob[[end, end - 1]]
+    np.save(path, blob)
+    assert open_dataset("folder", root).split("train").index.paths == before
+    assert calls == ["train", "train"]
+
+
 @pytest.mark.parametrize("change", [{"version": 0}, {"class_names": 5}, {"sources": None},
                                     {"sources": [["x"]]}, {"arrays": 1}, {"remarks": 1},
                                     {"labels": ""}, "[]", "", "{", "1"])  # fmt: skip

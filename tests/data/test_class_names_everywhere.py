@@ -161,6 +161,7 @@ def test_tables_of_labels_by_name(suffix, names):
 @settings(max_examples=40, deadline=None)
 def test_exported_tables_after_the_classes_changed(suffix, names, shuffled, extra):
     """The data set has its classes in another order, and perhaps one more."""
+    assume(names != [str(k) for k in range(len(names))])  # these are ambiguous
     rows = rows_of(names)
     labels = np.array([names.index(name) for _, name in rows])
     issues = find_issues(

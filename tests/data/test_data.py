@@ -274,9 +274,7 @@ def test_excluded_samples_are_found_by_path(root, tmp_path, sample_id):
 def test_exclusions_of_another_data_set_are_refused(root, tmp_path):
     whole, _ = load(root)
     write_exclusions(tmp_path / "x.csv", [("x", "y", "broken")])
-    with pytest.raises(
-        UserError, match=r"^table .*x\.csv: 1 of its 1 samples are not in this data"
-    ):
+    with pytest.raises(UserError, match=r"^table .*x\.csv: 1 of its 1 samples are not in this"):
         read_exclusions(tmp_path / "x.csv", whole.index)
     with pytest.raises(UserError, match=r"data\.exclude .*nosuch\.csv: no such file.*verify"):
         load(root, exclude=str(tmp_path / "nosuch.csv"))

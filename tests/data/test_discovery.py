@@ -217,6 +217,7 @@ def test_a_cached_listing_follows_changes_in_depth(tmp_path):
         ({"meta/imagelist.tsv": "x"}, ["food101n: ", "missing: meta/classes.txt, images"]),
         ({"list.csv": "who,what,why\na,b,c\n"}, ["table: ", "columns who, what, why"]),
         ({"list.csv": "path,label\nx.jpg,1\n"}, ["list.csv has the columns path, label"]),
+        ({"list.csv": "x.jpg,1\ny.jpg,0\n"}, ["list.csv has no header; write path,label"]),
         ({"@eaDir/1.jpg": 0}, ["empty but for 1 hidden or system"]),
     ],
 )
@@ -297,3 +298,18 @@ def test_every_image_of_any_tree_is_used_or_counted(tmp_path_factory, paths):
             if "not used: " in remark]  # fmt: skip
     count = sum(int(number) for text in said for number in re.findall(r"(\d+) \.", text))
     assert len(used) + count == len(images), (sorted(images - used), remarks)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("train.tar", "train.csv", "train.parquet", "data/train.parquet", "dataset_dict.json"),
+        *("train-images-idx3-ubyte", "train-images-idx3-ubyte.gz", "train/a/1.png", "1.jpg"),
+    ],
+)
+def test_pipes_are_not_waited_for(tmp_path, name):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(tmp_path / name)
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(b"")
+    with pytest.raises(UserError):
+        open_dataset("auto", tmp_path).split("train")

@@ -133,6 +133,16 @@ def test_another_column_of_labels(tables, columns, trained):
     assert bank["given_labels"].tolist() == columns["given_label"]
 
 
+def test_distillation_from_a_table_of_some_samples(tables, tmp_path, capsys):
+    part = tmp_path / "part.parquet"
+    pq.write_table(pq.read_table(tables / "labels.parquet").slice(100, 50), part)
+    argv = ["--methods", "distillation", "--optim.epochs", "1", "--runs", str(tmp_path / "runs")]
+    argv += ["--log.to", "csv", "--noise.kind", "none", "--distillation.teacher", str(part)]
+    assert train(argv) == 0
+    line = f"{part}: 50 of 1,437 samples are listed; the others keep their given label"
+    assert capsys.readouterr().out.splitlines().count(line) == 1
+
+
 def test_distillation_from_a_table(tables, tmp_path, capsys):
     argv = ["--methods", "distillation", "--optim.epochs", "1", "--runs", str(tmp_path / "runs")]
     argv += ["--log.to", "csv", "--log.show", "quiet", "--noise.kind", "none"]
@@ -220,7 +230,7 @@ def test_a_missing_table_is_named(tmp_path, capsys):
     message = message_of(capsys, *argv, "--labels", str(path))
     assert f"--data.label_file {path}: no such file" in message
     message = message_of(capsys, *argv, "--data.exclude", str(path))
-    assert f"--data.exclude {path}: no such file; pass a list of" in message
+    assert f"--data.exclude {path}: no such file; pass a table of" in message
     message = message_of(
         capsys, *argv, "--methods", "distillation", "--distillation.teacher", str(path)
     )
@@ -386,6 +396,23 @@ def test_exported_numbers_of_numeric_names(write):
     assert labels_of(write(numbers | names), numeric_index()) == ([1, 2, 2], 2)
     with pytest.raises(UserError, match="label '2' is a class by name, and the table calls class"):
         labels_of(write(numbers | names | {"label": ["", "2"]}), numeric_index())
+
+
+def test_names_that_are_only_numbers_are_ambiguous(write):
+    """As find_issues writes them without class_names: is 1 the class 1 or the second class?"""
+    lines = {"path": ["1/x", "2/x"], "given_label": [0, 1], "given_name": ["0", "1"]}
+    message = (
+        "calls its classes by their numbers: 1 is class '1' of the data set by name and class '2' "
+        r"by number; write the names of the classes \(find_issues takes class_names=\)"
+    )
+    path = write(lines)
+    with pytest.raises(UserError, match=f"^table {path}: {message}"):
+        labels_of(path, numeric_index(), "given_label")
+    path = write(lines | {"label": ["2", "3"]})  # a person wrote names
+    assert labels_of(path, numeric_index()) == ([1, 2, 2], 2)
+    path = write(lines | {"probabilities": [[0.5, 0.25, 0.25]] * 2})
+    with pytest.raises(UserError, match=f"^table {path}: {message}"):
+        probabilities_of(path, numeric_index())
 
 
 def test_classes_by_name(write):

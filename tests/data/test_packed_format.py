@@ -102,6 +102,7 @@ HARMS = [
     *(("offset", 4, value) for value in (-1, -512, 0, 511, 513, 1024)),
     *(("offset", 4, value) for value in (10**9, 2**40, 2**62, -(2**63))),
     *(("size", 4, value) for value in (-1, 0, 2**40, 2**62, 10**6, 10_000)),
+    *(("size", 15, value) for value in (1, 5_000)),  # the last one
     *(("shard", 4, value) for value in (-1, -2, 1, 3, 99, 2**31 - 1)),
     *(("shard", 2, value) for value in (0, 1, 99)),
     *(("size", 2, value) for value in (1, -1)),

@@ -59,7 +59,7 @@ def test_verify_reads_every_image_once(tmp_path, capsys, form):
     root = write_source(tmp_path, form)
     assert main(["verify", str(root)]) == 0
     text = capsys.readouterr().out
-    assert "train: 12 files, 0 excluded; read in" in text
+    assert "train: 12 files, 12 fine and 0 excluded; 12 read in" in text
     assert "test: skipped" in text
     assert main(["verify", str(root)]) == 0
     assert "0 read in" in capsys.readouterr().out
@@ -77,7 +77,7 @@ def test_a_broken_image_is_excluded(tmp_path, capsys, form):
     split = open_dataset("auto", root).split("train")
     assert [k for k in range(12) if split.images.read(k) != image_bytes(k % 3, k)] == [7]
     assert main(["verify", str(root)]) == 1
-    assert "12 files, 1 excluded" in capsys.readouterr().out
+    assert "12 files, 11 fine and 1 excluded" in capsys.readouterr().out
     listed = default_exclusion_file(split).read_text()
     assert split.index.paths[7] in listed
 

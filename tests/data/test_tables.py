@@ -119,6 +119,7 @@ def test_nothing_is_converted(tmp_path):
         ("\n\r\n", ": no header"),
         ("path,label\na,1\n".encode("utf-16-le"), ": contains zero bytes"),
         (b"\xff\xfep\0a\0t\0h\0,\0\0\xd8\n\0", ": is no valid utf-16-le text"),
+        (b"\xff\xfep\0,\0x\0\n\0a\0,\0b\0\n", ": is no valid utf-16-le text"),
     ],
 )
 def test_wrong_lines(tmp_path, text, problem):

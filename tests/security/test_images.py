@@ -61,7 +61,7 @@ def trained(root, tmp_path, loader, *options):
 def test_an_eps_named_jpg_starts_no_program(root, tmp_path, ghostscript, capsys, loader):
     an_image(root).write_bytes(EPS)
     assert trained(root, tmp_path, loader) == 0
-    assert "broken: " in capsys.readouterr().err
+    assert "broken: " in capsys.readouterr().out
     assert report.main([str(tmp_path / "runs/latest")]) == 0
 
 
@@ -107,10 +107,10 @@ def test_what_is_no_image_is_broken_at_once(root, tmp_path, capsys, loader, kind
         path.symlink_to(path.name)
     else:
         path.mkdir()
-    with bounded(seconds=120, gigabytes=20):  # threads and pools reserve much
+    with bounded(seconds=120, gigabytes=100):  # threads and pools reserve much
         assert trained(root, tmp_path, loader) == 0
     if kind in ("pipe", "device", "sparse"):
-        assert path.name in capsys.readouterr().err
+        assert f"broken: {path} " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "sparse"])
@@ -181,8 +181,8 @@ def _huge(kind):
 def test_huge_dimensions_are_refused_in_our_words(kind):
     with bounded(seconds=10, gigabytes=1), pytest.raises(BrokenImage) as caught:
         decode_rgb(prepare(_huge(kind)))
-    assert "60,000" in str(caught.value) or "60000" in str(caught.value)
-    assert "DOS" not in str(caught.value)
+    assert str(caught.value).endswith(" pixels")
+    assert "attack" not in str(caught.value)
 
 
 def test_many_frames_cost_one():

@@ -20,6 +20,7 @@ from alr_fast.data.inventory import scan
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index
 from alr_fast.data.layouts.splits import role_in, role_of
 from alr_fast.errors import UserError
+from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import error_text, some_names
 
 LABELS = ("label", "labels", "fine_label", "class", "target", "category")
@@ -118,6 +119,7 @@ def _parquet_files(root: Path) -> dict[str, tuple[Path, ...]]:
     by_place: dict[Path, dict[str, list[Path]]] = {}
     for place in places:
         files = [place / n for n in _names(place).others if n.lower().endswith(".parquet")]
+        files = [path for path in files if path.is_file()]  # no pipe, which would be waited for
         role = role_of(place.name) if place != root else None
         for path in files:
             split = role or role_in(path.stem) or "train"
@@ -158,7 +160,8 @@ def _folders_on_disk(root: Path) -> dict[str, tuple[Path, ...]]:
     if (root / "state.json").is_file():
         return {"train": (root,)}
     try:
-        content = json.loads((root / "dataset_dict.json").read_text(encoding="utf-8"))
+        with open_regular(root / "dataset_dict.json", 1 << 20) as file:
+            content = json.load(file)
         names = [name for name in content["splits"] if isinstance(name, str) and "/" not in name]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(

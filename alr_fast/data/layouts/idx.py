@@ -9,8 +9,9 @@ import gzip
 import re
 import zlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from alr_fast.data.inventory import scan
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index, numbered_paths
 from alr_fast.data.layouts.splits import role_in
 from alr_fast.errors import UserError
+from alr_fast.utils.files import open_regular
 
 _NAME = re.compile(r"(.*)(images|labels)[.-]idx[1-4][.-]ubyte(\.gz)?")
 _MOST_BYTES = 1 << 34
@@ -108,7 +110,10 @@ def _read(path: Path, dimensions: tuple[int, ...]) -> NDArray[np.uint8]:
         UserError: It cannot be read, has another type or other dimensions, or another length.
     """
     try:
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+        with ExitStack() as stack:
+            file: Any = stack.enter_context(open_regular(path))
+            if path.suffix == ".gz":
+                file = stack.enter_context(gzip.GzipFile(fileobj=file))
             head = file.read(4)
             if len(head) < 4 or head[:2] != b"\0\0":
                 raise UserError(f"{path}: does not begin like an idx file; download it again")

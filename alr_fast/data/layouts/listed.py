@@ -146,7 +146,8 @@ def _lists(folder: Path) -> list[Path]:
     except OSError:
         return []
     names = [name for name in others if suffix_of(name) in LIST_SUFFIXES]
-    return [folder / name for name in names[:_MOST_LISTS]]
+    paths = (folder / name for name in names[:_MOST_LISTS])
+    return [path for path in paths if path.is_file()]  # no pipe, which would be waited for
 
 
 @dataclass

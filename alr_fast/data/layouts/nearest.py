@@ -4,7 +4,14 @@ is missing to be one of them."""
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from alr_fast.data.inventory import LIST_SUFFIXES, Inventory, scan, take_inventory
+from alr_fast.data.inventory import (
+    IMAGE_SUFFIXES,
+    LIST_SUFFIXES,
+    Inventory,
+    scan,
+    suffix_of,
+    take_inventory,
+)
 from alr_fast.data.layouts.base import Layout
 from alr_fast.data.layouts.splits import role_of
 from alr_fast.data.tables import TableError, open_table
@@ -106,6 +113,9 @@ def _for_table(root: Path, inventory: Inventory) -> list[str]:
                 columns = ", ".join(table.columns)
         except TableError as error:
             lines.append(f"{printable(name)} cannot be read: {error}")
+            continue
+        if any(suffix_of(column) in IMAGE_SUFFIXES for column in table.columns):
+            lines.append(f"{printable(name)} has no header; write path,label above its lines")
             continue
         lines.append(
             f"{printable(name)} has the columns {printable(columns[:100])}; missing: names of "

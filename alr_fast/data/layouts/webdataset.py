@@ -6,6 +6,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -21,6 +22,7 @@ from alr_fast.data.layouts.packed import allow_open_files
 from alr_fast.data.layouts.splits import role_in, role_of
 from alr_fast.data.tar_members import Member, members
 from alr_fast.errors import UserError
+from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import some_names
 
 _SPLITS = ("train", "test", "val")
@@ -102,7 +104,7 @@ class _Samples:
 
     def add(self, number: int, path: Path, source: str) -> None:
         """Adds those of a shard."""
-        with open(path, "rb", buffering=0) as file:
+        with open_regular(path) as file:
             key, sample = None, dict[str, Member]()
             for member in members(path):
                 own, suffix = _split_name(member.name)
@@ -185,7 +187,7 @@ def read(found: Found, split: str) -> Listing:
         positions=False,
     )
     if len(set(samples.paths)) < len(samples.paths):
-        twice = next(p for k, p in enumerate(samples.paths) if p in set(samples.paths[:k]))
+        twice, _ = Counter(samples.paths).most_common(1)[0]
         raise UserError(
             f"{found.root}: two samples are called {twice}; rename a shard or one of them"
         )

@@ -101,8 +101,8 @@ class DataConfig(Bounded):
     """Train each epoch on a new random subset of this many images, the same number from every
     class; null for all."""
     image_size: PositiveInt | None = None
-    """Side of the images in pixels; null takes the shorter side of the first training image, at
-    most 224. Has no effect on data sets that come as arrays."""
+    """Side of the images in pixels; null takes the median of the shorter side over 64 training
+    images, at most 224. Has no effect on data sets that come as arrays."""
     resize: PositiveInt | None = None
     """Length of the shorter side in pixels before a square is cut out; null for 256/224 of
     image_size with the crops random and resized, for image_size with the others."""

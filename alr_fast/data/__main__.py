@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alr_fast.data.broken import default_exclusion_file, verify_command, write_exclusions
+from alr_fast.data.checks.duplicates import Duplicates, duplicates_file, find_duplicates
+from alr_fast.data.checks.examine import KINDS
+from alr_fast.data.checks.verify import KnownFiles, VerifyReport, verify_split
 from alr_fast.data.datasets import Dataset, Split, open_dataset
-from alr_fast.data.duplicates import Duplicates, duplicates_file, find_duplicates
-from alr_fast.data.examine import KINDS
-from alr_fast.data.images import FeatureRows
+from alr_fast.data.images.sources import FeatureRows
 from alr_fast.data.layouts import features, packed
 from alr_fast.data.layouts.base import NoSplit
-from alr_fast.data.pack import Packer
+from alr_fast.data.packing.pack import Packer
 from alr_fast.data.paths import path_option, text_option
-from alr_fast.data.verify import KnownFiles, VerifyReport, verify_split
 from alr_fast.errors import UserError, naming_options
 from alr_fast.utils.command import CommandParser, exit_status
 from alr_fast.utils.files import reading

@@ -11,10 +11,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alr_fast.data import decode
-from alr_fast.data.decode import decode_rgb, prepare
-from alr_fast.data.examine import Broken, examine
-from alr_fast.data.images import BrokenImage
+from alr_fast.data.checks.examine import Broken, examine
+from alr_fast.data.images import decode
+from alr_fast.data.images.decode import decode_rgb, prepare
+from alr_fast.data.images.sources import BrokenImage
 from helpers.loaded import LOADING, WHOLE, loaded, split_of
 from helpers.odd_images import SIDE, odd_images
 

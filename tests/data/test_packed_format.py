@@ -15,13 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alr_fast.data import packed_format as module
 from alr_fast.data.__main__ import main
 from alr_fast.data.datasets import open_dataset
+from alr_fast.data.layouts import packed_format as module
 from alr_fast.data.layouts.base import Found, NoSplit
 from alr_fast.data.layouts.packed import check_shards
-from alr_fast.data.pack import Packer
-from alr_fast.data.packed_format import check_records
+from alr_fast.data.layouts.packed_format import check_records
+from alr_fast.data.packing.pack import Packer
 from alr_fast.errors import UserError
 from helpers import broken_files
 from helpers.image_folder import write_folder

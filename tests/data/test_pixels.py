@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alr_fast.data import decode
-from alr_fast.data import examine as examine_module
-from alr_fast.data.decode import FORMATS, decode_rgb, eight_bits, open_image, prepare
-from alr_fast.data.examine import NOTES, Broken, examine
-from alr_fast.data.images import BrokenImage
+from alr_fast.data.checks import examine as examine_module
+from alr_fast.data.checks.examine import NOTES, Broken, examine
+from alr_fast.data.images import decode
+from alr_fast.data.images.decode import FORMATS, decode_rgb, eight_bits, open_image, prepare
+from alr_fast.data.images.sources import BrokenImage
 from alr_fast.data.layouts.base import IMAGE_SUFFIXES
+from alr_fast.data.loaders.transform import Transform
+from alr_fast.data.packing.shards import ShardPlan
 from alr_fast.data.sampler import SequentialSampler
-from alr_fast.data.shards import ShardPlan
-from alr_fast.data.transform import Transform
 from alr_fast.labels.report.thumbnails import thumbnail
 from helpers.image_bytes import png, tiff
 from helpers.loaded import LOADING, loaded, pixels_of, split_of

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alr_fast.data import images
 from alr_fast.data.__main__ import main
+from alr_fast.data.checks.examine import Broken, examine
+from alr_fast.data.checks.verify import verify_split
 from alr_fast.data.datasets import open_dataset
-from alr_fast.data.decode import FORMATS, prepare
-from alr_fast.data.examine import Broken, examine
-from alr_fast.data.images import BrokenImage, FileImages, read_image_file
+from alr_fast.data.images import sources as images
+from alr_fast.data.images.decode import FORMATS, prepare
+from alr_fast.data.images.sources import BrokenImage, FileImages, read_image_file
 from alr_fast.data.index import PathTable
-from alr_fast.data.shards import ShardPlan
-from alr_fast.data.sizes import median_side
-from alr_fast.data.verify import verify_split
+from alr_fast.data.loaders.sizes import median_side
+from alr_fast.data.packing.shards import ShardPlan
 from alr_fast.errors import UserError
 from alr_fast.labels.report.thumbnails import thumbnail
 from helpers.image_bytes import chunk, png, text_bomb, tiff
@@ -79,7 +79,7 @@ def test_images_are_opened_in_one_place():
         for path in sorted((ROOT / folder).rglob("*.py"))
         if {"Image.open", "PIL.Image.open", "open", "ImageFile", "ImageGrab"} & set(_calls(path))
     ]
-    assert found == ["alr_fast/data/decode.py"]
+    assert found == ["alr_fast/data/images/decode.py"]
 
 
 def _sized(width, height):

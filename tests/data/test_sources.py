@@ -11,8 +11,8 @@ from alr_fast.data.broken import default_exclusion_file
 from alr_fast.data.datasets import open_dataset
 from alr_fast.data.loaders.choose import LoaderChoice, has_dali, make_loader
 from alr_fast.data.loaders.memory import decode_all
+from alr_fast.data.loaders.transform import Transform
 from alr_fast.data.sampler import ShuffledSampler
-from alr_fast.data.transform import Transform
 from helpers.layouts import SOURCE_LABELS, SOURCES, image_bytes, write_idx, write_source
 
 needs_dali = pytest.mark.skipif(not has_dali(), reason="NVIDIA DALI is not installed")

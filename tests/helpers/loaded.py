@@ -4,13 +4,13 @@ import numpy as np
 import torch
 
 from alr_fast.data.datasets import Split
-from alr_fast.data.decode import decode_rgb, prepare
-from alr_fast.data.images import FileImages
+from alr_fast.data.images.decode import decode_rgb, prepare
+from alr_fast.data.images.sources import FileImages
 from alr_fast.data.layouts.base import new_index
 from alr_fast.data.loaders.choose import LOADERS, LoaderChoice, has_dali, make_loader
 from alr_fast.data.loaders.memory import decode_all
+from alr_fast.data.loaders.transform import Transform
 from alr_fast.data.sampler import SequentialSampler
-from alr_fast.data.transform import Transform
 from helpers.odd_images import SIDE
 
 LOADING = [name for name in LOADERS if name != "dali" or has_dali()]

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from alr_fast.data.npz import NPY_MAGIC, ZIP_MAGIC, names_of_arrays
 from alr_fast.data.tables.arrays import open_arrays
 from alr_fast.data.tables.base import Batch, Table, TableError, as_text
 from alr_fast.data.tables.csv_text import CsvFile
 from alr_fast.data.tables.encoding import mark_of
 from alr_fast.data.tables.json_text import JsonFile
+from alr_fast.data.tables.npz import NPY_MAGIC, ZIP_MAGIC, names_of_arrays
 from alr_fast.data.tables.parquet import open_parquet
 from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import error_text

@@ -8,8 +8,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.npz import Arrays, ArraysError
 from alr_fast.data.tables.base import Batch, Table, TableError, texts
+from alr_fast.data.tables.npz import Arrays, ArraysError
 from alr_fast.data.tables.roles import FLAGS, role_of
 from alr_fast.utils.machine import available_memory
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from alr_fast.data.images import BrokenImage
+from alr_fast.data.images.sources import BrokenImage
 
 JPEG, PNG, WEBP = "JPEG", "PNG", "WEBP"
 _PNG_START = b"\x89PNG\r\n\x1a\n"

@@ -5,7 +5,7 @@ import os
 import re
 import zlib
 
-from alr_fast.data.decode import (
+from alr_fast.data.images.decode import (
     MAX_PIXELS,
     Encoded,
     decode_rgb,
@@ -13,7 +13,7 @@ from alr_fast.data.decode import (
     open_image,
     prepare,
 )
-from alr_fast.data.headers import (
+from alr_fast.data.images.headers import (
     JPEG,
     PNG,
     kind_of,
@@ -22,7 +22,7 @@ from alr_fast.data.headers import (
     png_passes,
     png_stream,
 )
-from alr_fast.data.images import LEFT_OUT, BrokenImage
+from alr_fast.data.images.sources import LEFT_OUT, BrokenImage
 from alr_fast.utils.text import error_text
 
 # Why a file is excluded, in the order of the table.

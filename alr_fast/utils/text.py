@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+LONGEST_ERROR = 300
 _LONE_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # not of `os.fsdecode`
 # Controls of both kinds, separators of lines, marks of the direction of writing.
 _COMMANDS = re.compile(
@@ -105,6 +106,9 @@ def distinct_names(names: Sequence[str]) -> list[str]:
 
 
 def error_text(error: BaseException) -> str:
-    """The text of an error on one line: that of the system for an `OSError`."""
+    """The text of an error on one line of at most `LONGEST_ERROR` characters: that of the system
+    for an `OSError`. Libraries quote damaged files at length.
+    """
     text = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return text or type(error).__name__
+    text = text or type(error).__name__
+    return text if len(text) <= LONGEST_ERROR else f"{text[: LONGEST_ERROR - 3]}..."

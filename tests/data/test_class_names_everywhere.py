@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from alr_fast.data.classes import is_missing, sort_names
 from alr_fast.data.datasets import open_dataset
 from alr_fast.data.index import SampleIndex
-from alr_fast.data.label_table import read_labels
+from alr_fast.data.label_files.label_table import read_labels
 from alr_fast.data.tables.cells import harmless
 from alr_fast.errors import UserError
 from alr_fast.labels import find_issues

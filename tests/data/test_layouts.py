@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from alr_fast.data.cifar_n import read_cifar_n
 from alr_fast.data.datasets import LAYOUTS, open_dataset
+from alr_fast.data.label_files.cifar_n import read_cifar_n
 from alr_fast.data.layouts import cifar, webvision
 from alr_fast.data.layouts.base import Found, NoSplit
 from alr_fast.data.layouts.lists import read_list

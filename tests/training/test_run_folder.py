@@ -287,3 +287,12 @@ def test_two_processes_never_train_in_one_folder(tmp_path):
     assert f"{folder.path}: another process is still training there" in output()
     folder.close()
     assert output() == ""
+
+
+def test_a_folder_of_runs_that_cannot_be_listed(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("pathlib.Path.iterdir", denied)  # root may read everywhere
+    with pytest.raises(UserError, match=f"{tmp_path}: Permission denied; make it readable"):
+        find_runs(tmp_path)

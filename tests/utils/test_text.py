@@ -4,6 +4,7 @@ from alr_fast.utils.text import (
     distinct_names,
     duration,
     encodable,
+    error_text,
     is_encodable,
     printable,
     printable_lines,
@@ -64,3 +65,12 @@ def test_only_what_is_shown_is_escaped():
     assert distinct_names(["\x1b", "\\x1b", "\n"]) == [
         "\\x1b (class 0)", "\\x1b (class 1)", "\\n",
     ]  # fmt: skip
+
+
+def test_the_text_of_an_error_is_one_short_line():
+    assert error_text(OSError(2, "No such file")) == "No such file"
+    assert error_text(ValueError("two\nlines")) == "two lines"
+    assert error_text(ValueError()) == "ValueError"
+    text = error_text(ValueError("x" * 100_000))
+    assert len(text) == 300
+    assert text.endswith("x...")

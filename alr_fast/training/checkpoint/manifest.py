@@ -14,7 +14,7 @@ import torch.distributed as dist
 from alr_fast.errors import UserError
 from alr_fast.training.checkpoint.dcp import on_all_ranks, reason
 from alr_fast.training.checkpoint.metadata import DATA_FILE, METADATA
-from alr_fast.utils.files import flush_to_disk, open_regular
+from alr_fast.utils.files import flush_to_disk, open_regular, reading
 
 MANIFEST = "manifest.json"
 NUMBER = "[0-9]{9,}"  # name of a checkpoint folder
@@ -57,11 +57,16 @@ class Checkpoint:
 
 
 def numbered_folders(folder: Path) -> list[Path]:
-    """Returns the folders with the name of a checkpoint and a manifest, ascending by number."""
-    if not folder.is_dir():
-        return []
-    paths = [folder / name for name in os.listdir(folder) if re.fullmatch(NUMBER, name)]
-    return sorted((p for p in paths if (p / MANIFEST).is_file()), key=lambda p: int(p.name))
+    """Returns the folders with the name of a checkpoint and a manifest, ascending by number.
+
+    Raises:
+        UserError: The folder cannot be read.
+    """
+    with reading(folder):
+        if not folder.is_dir():
+            return []
+        paths = [folder / name for name in os.listdir(folder) if re.fullmatch(NUMBER, name)]
+        return sorted((p for p in paths if (p / MANIFEST).is_file()), key=lambda p: int(p.name))
 
 
 def list_checkpoints(folder: Path) -> list[Checkpoint]:

@@ -219,7 +219,9 @@ class CheckpointStore:
         _flush_folder(self.folder)
 
     def _fail(self, number: int, why: str) -> None:
-        older = [p.name for p in numbered_folders(self.folder) if p not in self._passed_over]
+        older: list[str] = []
+        with suppress(UserError):  # a folder that can be written but not listed
+            older = [p.name for p in numbered_folders(self.folder) if p not in self._passed_over]
         self.last_error = (
             f"checkpoint {number} could not be written: {why}; training continues, "
             + (f"checkpoint {int(older[-1])} remains" if older else "no older checkpoint exists")
@@ -238,7 +240,7 @@ class CheckpointStore:
                 # Renamed first: a kill during the removal leaves no incomplete visible folder.
                 path.rename(self._hidden(int(path.name), "del"))
             self._clean_up()
-        except OSError as error:
+        except (OSError, UserError) as error:
             self._log(f"old checkpoints could not be removed: {reason(error)}")
 
     def _prepare_folder(self) -> None:

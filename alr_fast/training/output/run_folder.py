@@ -42,7 +42,7 @@ from alr_fast.training.config.schema import Config, flat, overlaid
 from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.output.loggers import Logger
 from alr_fast.training.output.records import EpochRecord, Histogram, plot_records
-from alr_fast.utils.files import KnownFolder, locked, replace_link, write_bytes, write_text
+from alr_fast.utils.files import KnownFolder, locked, reading, replace_link, write_bytes, write_text
 from alr_fast.utils.text import error_text
 
 CONFIG = "config.yaml"
@@ -188,12 +188,16 @@ def find_runs(runs: Path) -> list[Path]:
     """Returns the folders of runs in a folder, newest first by the time in their names.
 
     Renamed folders, whose time is unknown, come last. Links are left out.
+
+    Raises:
+        UserError: The folder cannot be read.
     """
-    if not runs.is_dir():
-        return []
-    # Not Path.is_file, which raises for a folder without permission.
-    found = (p for p in runs.iterdir() if not p.is_symlink() and os.path.isfile(p / CONFIG))
-    return sorted(found, key=_age_key, reverse=True)
+    with reading(runs):
+        if not runs.is_dir():
+            return []
+        # Not Path.is_file, which raises for a folder without permission.
+        found = (p for p in runs.iterdir() if not p.is_symlink() and os.path.isfile(p / CONFIG))
+        return sorted(found, key=_age_key, reverse=True)
 
 
 def _age_key(path: Path) -> tuple[str, int, str]:

@@ -1,6 +1,8 @@
 """Checkpoint folders are found by number. Any damage is detected, an older checkpoint offered."""
 
+import errno
 import json
+import os
 import shutil
 
 import pytest
@@ -102,3 +104,19 @@ def test_a_manifest_of_a_later_format_is_refused(make_store):
     (checkpoint.path / manifest.MANIFEST).write_bytes(manifest._encode(fields))
     with pytest.raises(UserError, match="newer alr_fast"):
         manifest.read_manifest(checkpoint.path)
+
+
+def test_checkpoints_that_cannot_be_listed(make_store, lines, monkeypatch):
+    store = make_store()
+    saved(store, 1)
+
+    def denied(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "listdir", denied)  # root may read everywhere
+    with pytest.raises(UserError, match=f"{store.folder}: Permission denied; make it readable"):
+        manifest.newest_checkpoint(store.folder)
+    store._remove_old(1)
+    store._fail(2, "the disk is full")
+    assert "old checkpoints could not be removed" in lines[0]
+    assert "no older checkpoint exists" in lines[1]

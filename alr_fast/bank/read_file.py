@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from alr_fast.bank.file import CHECKSUMS, DIGEST, DTYPES, ROWS, digest_of, row_checksums
 from alr_fast.errors import UserError
+from alr_fast.labels.arguments import most_excess
 from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import error_text
 
@@ -209,14 +210,6 @@ class BankFile:
         problem = improbable(values, start, most_excess(DTYPES[self._type]))
         if problem is not None:
             raise unreadable(self.path, problem)
-
-
-def most_excess(dtype: torch.dtype) -> float:
-    """Largest excess of the sum of a row over one.
-
-    Rows of 16 bits deviate, since small steps of the average are lost.
-    """
-    return {torch.bfloat16: 0.5, torch.float16: 0.25}.get(dtype, 0.02)
 
 
 def improbable(values: NDArray[np.float32], start: int, excess: float) -> str | None:

@@ -69,7 +69,8 @@ def read_probabilities(
 
     Args:
         value: [N, K]: a tensor on any device, an array, possibly memory-mapped, or lists.
-        scaled: Whether rows must sum to one, or to zero (a sample without a prediction).
+        scaled: Whether rows must sum to one, or to zero (a sample without a prediction). Else they
+            are those of a label bank, see `most_excess`.
 
     Raises:
         UserError: Another shape, or values that are not probabilities.
@@ -99,9 +100,20 @@ def read_probabilities(
             found = np.asarray(array[rows], dtype=np.float32)
         return found
 
+    excess = None if scaled else most_excess(array.dtype)
     for rows in _pieces(*array.shape):
-        _check_probabilities(read(rows), rows.start, scaled=scaled)
+        _check_probabilities(read(rows), rows.start, excess)
     return (array.shape[0], array.shape[1]), read
+
+
+def most_excess(dtype: object) -> float:
+    """Largest excess over one of the sum of a row of a label bank.
+
+    Rows of 16 bits deviate, since small steps of the average are lost.
+    """
+    if dtype == torch.bfloat16:
+        return 0.5
+    return 0.25 if dtype in (torch.float16, np.float16) else _LARGEST_DEVIATION
 
 
 def _pieces(num_samples: int, num_classes: int) -> Iterator[slice]:
@@ -110,16 +122,23 @@ def _pieces(num_samples: int, num_classes: int) -> Iterator[slice]:
         yield slice(first, min(first + step, num_samples))
 
 
-def _check_probabilities(p: NDArray[np.float32], first: int, *, scaled: bool) -> None:
-    """Refuses rows that are not probabilities; ``first`` is the number of the first one."""
+def _check_probabilities(p: NDArray[np.float32], first: int, excess: float | None) -> None:
+    """Refuses rows that are not probabilities.
+
+    Args:
+        p: Rows, float32 [M, K].
+        first: Number of the first one.
+        excess: How much their sums may exceed one; they may be below it then. None if they must sum
+            to one, or to zero.
+    """
     sums = p.sum(1)
     finite = np.isfinite(sums)
     low, high = p.min(1), p.max(1)
     negative = low < 0
-    # A bank's rows may be far below a sum of one; none is above, as logits often are.
-    off = (np.abs(sums - 1) > _LARGEST_DEVIATION) & (sums != 0)
-    if not scaled:
-        off &= sums > 1 + _LARGEST_DEVIATION
+    # A bank's rows may be far below a sum of one; none is far above, as logits often are.
+    off = sums > 1 + (excess or _LARGEST_DEVIATION)
+    if excess is None:
+        off |= (sums < 1 - _LARGEST_DEVIATION) & (sums != 0)
     for wrong, text in (
         (~finite, "has a NaN or infinite value"),
         (finite & negative, "has a negative value, {low:.4g}"),

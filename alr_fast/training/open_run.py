@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from alr_fast.bank.checks import BANK_DTYPES
 from alr_fast.bank.history import COLUMNS, SampleHistory
 from alr_fast.bank.placement import allocate_rows, read_in_order
-from alr_fast.bank.read_file import BankFile, improbable, most_excess, strings, unreadable
+from alr_fast.bank.read_file import BankFile, improbable, strings, unreadable
 from alr_fast.data.datasets import Split
 from alr_fast.data.images.sources import BrokenImage, FeatureRows
 from alr_fast.data.index import PathTable, SampleIndex
 from alr_fast.data.paths import path_option
 from alr_fast.errors import UserError
+from alr_fast.labels.arguments import most_excess
 from alr_fast.labels.issues import LabelIssues
 from alr_fast.training.checkpoint.manifest import Checkpoint, check_files, newest_checkpoint
 from alr_fast.training.checkpoint.shards import shard

@@ -88,3 +88,16 @@ def test_the_bank_of_early_learning_regularisation(data):
     issues = bank.issues()
     wrong = (given != true).numpy()
     assert wrong[issues.order[: wrong.sum()]].mean() > 0.9
+
+
+def test_rows_of_16_bits_whose_sums_drifted_are_read():
+    torch.manual_seed(0)
+    bank = LabelBank.from_labels(
+        torch.zeros(8, dtype=torch.int64), num_classes=1000, dtype=torch.bfloat16
+    )
+    criterion = ALRLoss(bank, momentum=0.99, warmup_epochs=0)
+    criterion.set_epoch(0)
+    for _ in range(400):
+        criterion.loss_and_grad(3 * torch.randn(8, 1000), bank.given_labels, torch.arange(8))
+    assert bank.rows.float().sum(1).max() > 1.02  # the limit for float32
+    assert len(bank.issues()) == 8

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alr_fast.data.broken import default_exclusion_file, verify_command, write_exclusions
+from alr_fast.data.checks.duplicates import Duplicates, duplicates_file, find_duplicates
+from alr_fast.data.checks.examine import KINDS
+from alr_fast.data.checks.verify import KnownFiles, VerifyReport, verify_split
 from alr_fast.data.datasets import Dataset, Split, open_dataset
-from alr_fast.data.duplicates import Duplicates, duplicates_file, find_duplicates
-from alr_fast.data.examine import KINDS
-from alr_fast.data.images import FeatureRows
+from alr_fast.data.images.sources import FeatureRows
 from alr_fast.data.layouts import features, packed
-from alr_fast.data.pack import Packer
+from alr_fast.data.layouts.base import NoSplit
+from alr_fast.data.packing.pack import Packer
 from alr_fast.data.paths import path_option, text_option
-from alr_fast.data.verify import KnownFiles, VerifyReport, verify_split
 from alr_fast.errors import UserError, naming_options
 from alr_fast.utils.command import CommandParser, exit_status
 from alr_fast.utils.files import reading
@@ -196,7 +197,7 @@ def _chosen_splits(
         except UserError as error:
             if chosen or name == "train":
                 raise
-            if name != "val":  # which few data sets have
+            if name != "val" or not isinstance(error, NoSplit):  # few data sets have it
                 log(f"{name}: skipped ({error})")
             continue
         if not chosen and name == "val" and _same(splits.get("test"), splits["val"]):
@@ -282,7 +283,8 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         help="find broken files and list them, for training to leave out",
         description="Reads every image file to its end and lists the unreadable and damaged ones, "
-        "for training to leave out; also compares the checksums of a packed data set. Resumes an "
+        "for training to leave out; names images that occur several times, under two labels or in "
+        "train and in test; compares the checksums of a packed data set. Resumes an "
         "interrupted call; a second call reads only files that have changed or were broken. Exit "
         "status: 0 nothing is broken, 1 something is, 2 a wrong input.",
     )

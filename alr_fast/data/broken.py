@@ -8,7 +8,7 @@ from pathlib import Path
 from alr_fast.data.cache import cache_folder
 from alr_fast.data.datasets import Split
 from alr_fast.data.index import SampleIndex
-from alr_fast.data.matching import match_table
+from alr_fast.data.label_files.matching import match_table
 from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.data.tables.cells import CsvWriter
 from alr_fast.errors import UserError

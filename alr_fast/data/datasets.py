@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.cache import CacheEntry
-from alr_fast.data.images import FeatureRows, FileImages, Images
+from alr_fast.data.images.sources import FeatureRows, FileImages, Images
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.layouts import (
     animal10n,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from alr_fast.utils.text import printable
 
-# Suffixes of the formats in `alr_fast.data.decode.FORMATS`.
+# Suffixes of the formats in `alr_fast.data.images.decode.FORMATS`.
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".avif", ".avifs"),

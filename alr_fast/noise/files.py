@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from alr_fast.data.classes import ClassMap
 from alr_fast.data.index import PathTable, SampleIndex
-from alr_fast.data.npz import NPY_MAGIC, ArraysError, open_npz
+from alr_fast.data.tables.npz import NPY_MAGIC, ArraysError, open_npz
 from alr_fast.errors import UserError
 from alr_fast.noise.injection import InjectedNoise, describe
 from alr_fast.utils.files import open_regular, replacing

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alr_fast.data.index import SampleIndex
-from alr_fast.data.label_table import read_probabilities
+from alr_fast.data.label_files.label_table import read_probabilities
 from alr_fast.errors import UserError, naming_options
 from alr_fast.losses import Loss
 from alr_fast.noise import read_matrix

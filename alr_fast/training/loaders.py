@@ -8,13 +8,13 @@ import torch
 
 from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split
-from alr_fast.data.images import ArrayImages, FeatureRows
+from alr_fast.data.images.sources import ArrayImages, FeatureRows
 from alr_fast.data.loaders.base import Loader
 from alr_fast.data.loaders.choose import LoaderChoice, choose_loader, make_loader
 from alr_fast.data.loaders.memory import Decoded, decode_all
+from alr_fast.data.loaders.sizes import LARGEST_DEFAULT_SIZE, median_side
+from alr_fast.data.loaders.transform import Transform, for_evaluation
 from alr_fast.data.sampler import Sampler, SequentialSampler, ShuffledSampler
-from alr_fast.data.sizes import LARGEST_DEFAULT_SIZE, median_side
-from alr_fast.data.transform import Transform, for_evaluation
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config, DataConfig
 from alr_fast.training.distributed import World

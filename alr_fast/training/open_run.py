@@ -17,7 +17,7 @@ from alr_fast.bank.history import COLUMNS, SampleHistory
 from alr_fast.bank.placement import allocate_rows, read_in_order
 from alr_fast.bank.read_file import BankFile, improbable, most_excess, strings, unreadable
 from alr_fast.data.datasets import Split
-from alr_fast.data.images import BrokenImage, FeatureRows
+from alr_fast.data.images.sources import BrokenImage, FeatureRows
 from alr_fast.data.index import PathTable, SampleIndex
 from alr_fast.data.paths import path_option
 from alr_fast.errors import UserError

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.broken import find_exclusions, read_exclusions, verify_command
-from alr_fast.data.cifar_n import is_torch_file, read_cifar_n
 from alr_fast.data.datasets import Dataset, Split, open_dataset
-from alr_fast.data.images import FeatureRows, FileImages, ShardImages
+from alr_fast.data.images.sources import FeatureRows, FileImages, ShardImages
 from alr_fast.data.index import SampleIndex, balanced_rows
-from alr_fast.data.label_table import is_label_table, read_labels, read_left_out
+from alr_fast.data.label_files.cifar_n import is_torch_file, read_cifar_n
+from alr_fast.data.label_files.label_table import is_label_table, read_labels, read_left_out
 from alr_fast.data.layouts.base import NoSplit
 from alr_fast.data.layouts.webvision import read_ilsvrc12, wnids
 from alr_fast.data.loaders.memory import decode_all
-from alr_fast.data.npz import is_npz
+from alr_fast.data.tables.npz import is_npz
 from alr_fast.errors import UserError, naming_options
 from alr_fast.noise import (
     InjectedNoise,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.datasets import Split
-from alr_fast.data.images import BrokenImage, FileImages
+from alr_fast.data.images.sources import BrokenImage, FileImages
 from alr_fast.data.index import PathTable
 from alr_fast.errors import UserError
 from alr_fast.training.config.schema import DataConfig

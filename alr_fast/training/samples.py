@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from alr_fast.bank.file import write_tensors
 from alr_fast.bank.read_file import Columns, read_columns, strings
 from alr_fast.data.datasets import Split
-from alr_fast.data.images import FeatureRows
+from alr_fast.data.images.sources import FeatureRows
 from alr_fast.data.index import PathTable, SampleIndex
 from alr_fast.errors import UserError
 from alr_fast.utils.text import error_text

@@ -19,7 +19,7 @@ from alr_fast.bank.history import COLUMNS, SampleHistory
 from alr_fast.bank.placement import PlacementChoice, check_placement, choose_placement
 from alr_fast.data.datasets import Split
 from alr_fast.data.index import SampleIndex
-from alr_fast.data.label_table import read_probabilities
+from alr_fast.data.label_files.label_table import read_probabilities
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import BankConfig, Config, soft_labels
 from alr_fast.training.distributed import World
@@ -82,7 +82,7 @@ def fill_rows(
 
     Args:
         target: [n, K], a row for each sample of this process.
-        table: See `alr_fast.data.label_table`.
+        table: See `alr_fast.data.label_files.label_table`.
         index: All training samples.
         rows: Rows of ``index`` that this process owns, int64 [n].
         log: Takes a line about samples that are not listed.

@@ -117,7 +117,8 @@ def teacher_probabilities(teacher: str, run: Run) -> Tensor:
 
     Args:
         teacher: A method that the run has trained, a file of weights, or a table of soft labels
-            (see `alr_fast.data.label_table`); samples that it does not list keep their given label.
+            (see `alr_fast.data.label_files.label_table`); samples that it does not list keep their
+            given label.
         run: The run.
 
     Returns:

@@ -50,8 +50,8 @@ def image_loader(
     """
     from alr_fast.data.loaders.choose import choose_loader, make_loader
     from alr_fast.data.loaders.memory import decode_all
+    from alr_fast.data.loaders.transform import for_evaluation
     from alr_fast.data.sampler import SequentialSampler
-    from alr_fast.data.transform import for_evaluation
     from alr_fast.training.loaders import evaluation_batch_size, make_transform
     from alr_fast.utils.machine import usable_cores
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from alr_fast.data.datasets import open_dataset
-from alr_fast.data.images import FileImages
+from alr_fast.data.images.sources import FileImages
 from benchmarks.harness.averages import percentiles
 from benchmarks.harness.environment import loading_environment
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from alr_fast.data.datasets import Dataset, Split, open_dataset
-from alr_fast.data.images import FileImages
+from alr_fast.data.images.sources import FileImages
 from alr_fast.data.index import PathTable
 from alr_fast.data.layouts import folder as folder_layout
 from alr_fast.data.layouts.base import Found, new_index
-from alr_fast.data.pack import Packer
-from alr_fast.data.transform import Transform
+from alr_fast.data.loaders.transform import Transform
+from alr_fast.data.packing.pack import Packer
 
 _NORMALISE = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 _CLASSES = 10

@@ -19,7 +19,7 @@ from alr_fast.bank import LabelBank
 from alr_fast.bank.file import BankFileWriter
 from alr_fast.bank.history import SampleHistory
 from alr_fast.data.datasets import Split
-from alr_fast.data.images import FileImages
+from alr_fast.data.images.sources import FileImages
 from alr_fast.data.index import PathTable, SampleIndex
 from alr_fast.data.sampler import ShuffledSampler
 from alr_fast.labels.table import export

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 
 from alr_fast.data import open_dataset
 from alr_fast.data.datasets import Split
-from alr_fast.data.images import ArrayImages
+from alr_fast.data.images.sources import ArrayImages
 from alr_fast.data.layouts.base import new_index
 from alr_fast.data.loaders.base import Loader
 from alr_fast.data.loaders.memory import MemoryLoader
+from alr_fast.data.loaders.transform import Transform
 from alr_fast.data.sampler import SequentialSampler
-from alr_fast.data.transform import Transform
 from alr_fast.train import TRAIN_EXTRA, main
 from alr_fast.training.loop import evaluate
 from alr_fast.training.models import build_model

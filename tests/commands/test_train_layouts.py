@@ -179,6 +179,16 @@ def test_a_data_set_without_test_samples(train, untested, tmp_path, capsys, monk
     assert titles == ["changed labels", "training loss"]
 
 
+@pytest.mark.parametrize("below", ["train", ""])
+def test_folders_of_classes_alone_just_train(train, tmp_path, capsys, below):
+    write_folder(tmp_path / "set", train={"a": 8, "b": 8}, test={})
+    summary = train(tmp_path / "set" / below, "--data.image_size", "16")
+    assert summary["data"]["train_samples"] == 16
+    assert summary["methods"]["alr"]["test_accuracy_last"] is None
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("no test samples: accuracy is not measured (--data.validation 0.1")
+
+
 def test_held_out_samples_instead_of_test_samples(train, untested, tmp_path, capsys):
     summary = train(untested, "--data.image_size", "16", "--data.validation", "0.25")
     text, run = capsys.readouterr().out, (tmp_path / "runs" / "latest").resolve()

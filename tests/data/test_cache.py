@@ -19,6 +19,7 @@ from alr_fast.data.index import PathTable
 from alr_fast.data.layouts.base import Found, Listing, new_index
 from alr_fast.errors import UserError
 from helpers.image_folder import write_folder
+from helpers.layouts import write_clothing1m, write_food101n
 
 ARRAYS = ("paths", "offsets", "labels", "clean_labels")
 
@@ -186,6 +187,24 @@ def test_a_test_split_depends_on_the_training_classes(tmp_path, cache, mount):
     (root / "test" / "b").mkdir(parents=True)
     (root / "test" / "b" / "y.png").write_bytes(b"")
     assert open_dataset("folder", root).split("test").index.paths == ["test/b/y.png"]
+
+
+def test_images_that_were_moved_have_other_paths(tmp_path, cache, mount):
+    """The lists stay the same; where the images lie decides how the paths begin."""
+    write_clothing1m(tmp_path / "c", "B")
+    before = open_dataset("clothing1m", tmp_path / "c").split("val").index.paths[:]
+    for folder in (tmp_path / "c" / "images").iterdir():
+        folder.rename(tmp_path / "c" / folder.name)
+    (tmp_path / "c" / "images").rmdir()
+    after = open_dataset("clothing1m", tmp_path / "c").split("val")
+    assert after.index.paths == [path.removeprefix("images/") for path in before]
+    assert after.images.read(0)
+
+    write_food101n(tmp_path / "f", "sibling")
+    before = open_dataset("food101n", tmp_path / "f").split("test").index.paths[:]
+    shutil.copytree(tmp_path / "food-101", tmp_path / "f" / "food-101")
+    after = open_dataset("food101n", tmp_path / "f").split("test").index.paths
+    assert after == [path.removeprefix("../") for path in before]
 
 
 def test_a_source_that_has_just_changed_is_not_cached(root, cache, calls, monkeypatch):

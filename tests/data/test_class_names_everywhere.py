@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from alr_fast.data.classes import is_missing, sort_names
 from alr_fast.data.datasets import open_dataset
 from alr_fast.data.index import SampleIndex
-from alr_fast.data.label_table import read_labels
+from alr_fast.data.label_files.label_table import read_labels
 from alr_fast.data.tables.cells import harmless
+from alr_fast.errors import UserError
 from alr_fast.labels import find_issues
 
 NUMBERS = st.integers(0, 40).map(str)
@@ -180,3 +181,33 @@ def test_exported_tables_after_the_classes_changed(suffix, names, shuffled, extr
         issues.write_marks(marks, issues.sample_ids, labels[issues.sample_ids])
         read = read_labels(marks, index, None)
     assert [now[label] for label in read.labels] == [name for _, name in rows]
+
+
+@pytest.mark.parametrize("write", [folder, list_csv, list_parquet, list_json, features])
+def test_names_that_look_alike_are_remarked(tmp_path, write):
+    split = open_dataset("auto", write(tmp_path, ["Cat", "cat", "dog"])).split("train")
+    assert any(line.startswith("classes 'Cat' and 'cat' differ in case") for line in split.remarks)
+
+
+@pytest.mark.parametrize("write", [list_csv, list_parquet, list_json, features])
+@pytest.mark.parametrize("word", ["nan", "None", "NA", "N/A", "null", ""])
+def test_missing_values_are_refused_with_their_row(tmp_path, write, word):
+    dataset = open_dataset("auto", write(tmp_path, ["cat", word, "dog"]))
+    with pytest.raises(UserError, match=r", (row|line) \d+: label.* (is empty|missing value)"):
+        dataset.split("train")
+
+
+def test_a_folder_may_be_called_like_a_missing_value(tmp_path):
+    split = open_dataset("auto", folder(tmp_path, ["cat", "nan"])).split("train")
+    assert split.index.class_names == ("cat", "nan")
+    assert any(line.startswith("class 'nan' has a name that tables") for line in split.remarks)
+    table = tmp_path / "labels.csv"
+    write_csv(table, ("path", "label"), [("train/cat/0.jpg", "nan")])
+    assert read_labels(table, split.index, None).labels.tolist() == [1, 0, 1, 1]
+
+
+@pytest.mark.parametrize("write", [folder, list_csv, list_parquet, list_json, features])
+def test_numbers_are_ordered_by_value(tmp_path, write):
+    names = [str(k) for k in (10, 2, 11, 1, 3)]
+    index = open_dataset("auto", write(tmp_path, names)).split("train").index
+    assert index.class_names == ("1", "2", "3", "10", "11")

@@ -9,7 +9,7 @@ import pytest
 from alr_fast.data import datasets
 from alr_fast.data.broken import default_exclusion_file, read_exclusions, write_exclusions
 from alr_fast.data.datasets import open_dataset
-from alr_fast.data.images import BrokenImage
+from alr_fast.data.images.sources import BrokenImage
 from alr_fast.data.index import PathTable, SampleIndex, balanced_rows
 from alr_fast.data.layouts.digits import read_digits
 from alr_fast.errors import UserError

@@ -8,16 +8,16 @@ import pytest
 
 from alr_fast.data.__main__ import main
 from alr_fast.data.broken import read_exclusions
-from alr_fast.data.datasets import open_dataset
-from alr_fast.data.duplicates import (
+from alr_fast.data.checks.duplicates import (
     SAME_LABEL,
     TRAIN_AND_TEST,
     TWO_LABELS,
     duplicates_file,
     find_duplicates,
 )
+from alr_fast.data.checks.verify import VerifyReport, verify_split
+from alr_fast.data.datasets import open_dataset
 from alr_fast.data.index import PathTable, SampleIndex
-from alr_fast.data.verify import VerifyReport, verify_split
 from alr_fast.training.config.schema import DataConfig
 from alr_fast.training.run_data import leave_out, load_data
 from helpers.image_folder import write_folder

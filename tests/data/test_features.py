@@ -6,12 +6,12 @@ import torch
 
 from alr_fast.data import open_dataset
 from alr_fast.data.__main__ import main as data_main
-from alr_fast.data.images import BrokenImage, FeatureRows
+from alr_fast.data.images.sources import BrokenImage, FeatureRows
 from alr_fast.data.layouts.base import NoSplit
 from alr_fast.data.layouts.features import is_file_of_features
 from alr_fast.data.loaders.choose import choose_loader, make_loader
+from alr_fast.data.loaders.transform import Transform
 from alr_fast.data.sampler import SequentialSampler, ShuffledSampler
-from alr_fast.data.transform import Transform
 from alr_fast.errors import UserError
 
 X = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
@@ -187,7 +187,7 @@ def test_parquet(tmp_path, fixed):
 
 
 def test_parquet_in_several_batches(tmp_path, monkeypatch):
-    monkeypatch.setattr("alr_fast.data.array_file._ROWS", 7)
+    monkeypatch.setattr("alr_fast.data.tables.array_file._ROWS", 7)
     train, _ = splits(save_table(tmp_path, embedding=X.tolist(), label=Y))
     rows = [int(path[-5:]) for path in train.index.paths]
     assert np.allclose(train.values, X[rows])
@@ -268,6 +268,7 @@ def with_value(row, column, value, dtype="f4"):
         (wrong(X_test=X[:5]), ["no labels", "y_test"]),
         (wrong(y_test=Y[:5]), ["y_test without features", "X_test"]),
         (wrong(X_test=X[:5], y_test=Y[:5] + 3), ["row 1: label '4' is not one of the 4 classes"]),
+        (wrong(y=Y + 1, X_test=X[:1], y_test=Y[:1]), ["row 0: label '0' is not one of the 4 cl"]),
         (wrong(X_test=X[:5], y_test=Y[:4]), ["4 labels for 5 rows of X_test"]),
         (wrong(split=np.array(["test"] * 40)), ["no row has split train"]),
         (wrong(split=np.array(["train"] * 39 + ["dev"])), ["split 'dev' of row 39"]),

@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from alr_fast.data.datasets import open_dataset
-from alr_fast.data.images import BrokenImage
+from alr_fast.data.images.sources import BrokenImage
 from alr_fast.data.layouts import huggingface
 from alr_fast.data.layouts.base import NoSplit
 from alr_fast.errors import UserError
@@ -141,7 +141,7 @@ def test_groups_are_read_once_in_order_and_forgotten(hub, monkeypatch):
     assert calls == [0, 1, 0]
     images.read(0)
     assert len(calls) == 3
-    monkeypatch.setattr("alr_fast.data.images._KEPT_BYTES", 0)
+    monkeypatch.setattr("alr_fast.data.images.sources._KEPT_BYTES", 0)
     images = pickle.loads(pickle.dumps(open_dataset("auto", hub).split("train").images))
     object.__setattr__(images, "group_of", count)
     for row in (0, 1, 3, 0):

@@ -4,8 +4,8 @@ import struct
 import numpy as np
 import pytest
 
-from alr_fast.data.decode import decode_rgb, decode_with_pillow, prepare
-from alr_fast.data.images import BrokenImage, FileImages, ShardImages
+from alr_fast.data.images.decode import decode_rgb, decode_with_pillow, prepare
+from alr_fast.data.images.sources import BrokenImage, FileImages, ShardImages
 from alr_fast.data.index import PathTable
 from helpers.broken_files import BROKEN, FINE, ONLY_VERIFY, good_bytes
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from alr_fast.data import inventory
-from alr_fast.data.decode import FORMATS
+from alr_fast.data.images.decode import FORMATS
 from alr_fast.data.inventory import IMAGE_SUFFIXES, holds_image, scan, take_inventory, walk
 from helpers.layouts import write_tree
 

@@ -9,7 +9,7 @@ import pytest
 
 from alr_fast.data.broken import read_exclusions, write_exclusions
 from alr_fast.data.index import SampleIndex
-from alr_fast.data.label_table import is_label_table, read_labels, read_left_out
+from alr_fast.data.label_files.label_table import is_label_table, read_labels, read_left_out
 from alr_fast.errors import UserError
 from alr_fast.train import main
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from alr_fast.data.broken import read_exclusions, write_exclusions
 from alr_fast.data.datasets import open_dataset
 from alr_fast.data.index import SampleIndex
-from alr_fast.data.label_table import (
+from alr_fast.data.label_files.label_table import (
     is_label_table,
     read_labels,
     read_left_out,
@@ -479,7 +479,7 @@ def test_soft_labels_of_excluded_samples_are_ignored(write):
 
 
 def test_long_tables_are_read_in_batches(write, monkeypatch):
-    monkeypatch.setattr("alr_fast.data.label_table._BATCH_VALUES", 10)
+    monkeypatch.setattr("alr_fast.data.label_files.label_table._BATCH_VALUES", 10)
     ids = np.arange(20)
     index = SampleIndex(ids, [f"p{i}" for i in ids], ids % 3, None, ("a", "b", "c"))
     rows = np.eye(3)[(ids + 1) % 3].tolist()

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from alr_fast.data.cifar_n import read_cifar_n
 from alr_fast.data.datasets import LAYOUTS, open_dataset
+from alr_fast.data.label_files.cifar_n import read_cifar_n
 from alr_fast.data.layouts import cifar, webvision
 from alr_fast.data.layouts.base import Found, NoSplit
 from alr_fast.data.layouts.lists import read_list
@@ -893,7 +893,10 @@ def test_features_in_columns_of_their_own_are_sent_to_a_file_of_features(tmp_pat
     assert ".npz" not in refused(path, "table")
 
 
-@pytest.mark.parametrize(("known", "unknown"), [("01", "2"), ("01", "cat"), ("xy", "z")])
+UNKNOWN = [("01", "2"), ("12", "0"), ("01", "cat"), ("xy", "z")]
+
+
+@pytest.mark.parametrize(("known", "unknown"), UNKNOWN)
 def test_a_test_class_that_is_not_a_training_class_is_named(tmp_path, known, unknown):
     path = tmp_path / "all.csv"
     train = [f"{k},{k},train" for k in known]

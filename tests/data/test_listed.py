@@ -258,3 +258,43 @@ def test_two_readings_of_one_list_have_separate_caches(tmp_path):
         assert open_dataset("auto", tmp_path).split("train").index.class_names == ("a", "b")
         other = open_dataset("auto", tmp_path, columns="label=other").split("train")
         assert other.index.class_names == ("c", "d")
+
+
+@pytest.mark.parametrize(
+    ("table", "folder"),
+    [
+        ("a.png,cat\nb.png,dog\nc.png,cat\n", "images/"),
+        ("a,cat\nb,dog\nc,cat\n", "images/"),
+        ("images/a.png,cat\nimages/b.png,dog\nimages/c.png,cat\n", "images/"),
+        ("a,cat\nb,dog\nc,cat\n", "{}/"),
+    ],
+)
+def test_a_first_line_that_is_a_sample_is_not_lost(tmp_path, table, folder):
+    images = {f"{folder.format(k % 2)}{name}.png": 0 for k, name in enumerate("abc")}
+    write_tree(tmp_path, {"list.csv": table, **images})
+    for root in (tmp_path, tmp_path / "list.csv"):
+        with pytest.raises(UserError, match=r"list\.csv: its first line is a sample, no header"):
+            open_dataset("auto", root)
+
+
+def test_paths_as_other_machines_write_them(tmp_path):
+    write_tree(tmp_path / "set", {"img/a.png": 0, "img/b.png": 1})
+    for start in ("img\\", f"{tmp_path}/set/img/", "C:\\data\\", "/home/x/", "./img/"):
+        table = lines("path,label", f"{start}a.png,cat", f"{start}b.png,dog")
+        write_tree(tmp_path / "set", {"l.csv": table})
+        dataset = open_dataset("auto", tmp_path / "set")
+        assert rows(dataset) == [("img/a.png", "cat"), ("img/b.png", "dog")]
+
+
+def test_a_list_of_json_objects(tmp_path):
+    table = json.dumps([{"file_name": "a.png", "label": "x"}, {"file_name": "b.png", "label": "y"}])
+    write_tree(tmp_path, {"l.json": table, "boxes.json": "{}", "a.png": 0, "b.png": 1})
+    assert rows(open_dataset("auto", tmp_path)) == [("a.png", "x"), ("b.png", "y")]
+
+
+def test_several_columns_of_labels_are_named(tmp_path):
+    table = lines("path,class_name,class_id", "a.png,x,1", "b.png,y,2")
+    write_tree(tmp_path, {"l.csv": table, "a.png": 0, "b.png": 1})
+    with pytest.raises(UserError, match="class_name and class_id may each be the label"):
+        open_dataset("auto", tmp_path)
+    assert rows(open_dataset("auto", tmp_path, columns="label=class_id"))[0] == ("a.png", "1")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split, open_dataset
-from alr_fast.data.images import ArrayImages, FileImages
+from alr_fast.data.images.sources import ArrayImages, FileImages
 from alr_fast.data.layouts.base import new_index
 from alr_fast.data.loaders.choose import (
     LOADERS,
@@ -23,8 +23,8 @@ from alr_fast.data.loaders.choose import (
     make_loader,
 )
 from alr_fast.data.loaders.memory import MemoryLoader, decode_all
+from alr_fast.data.loaders.transform import Transform, for_evaluation
 from alr_fast.data.sampler import SequentialSampler, ShuffledSampler
-from alr_fast.data.transform import Transform, for_evaluation
 from alr_fast.errors import UserError
 from helpers.broken_files import BROKEN, FINE
 from helpers.image_folder import write_folder
@@ -480,7 +480,7 @@ def test_too_many_broken_files_end_the_run(name, photos, tmp_path):
 @needs_dali
 def test_a_file_that_only_the_decoder_finds_broken(photos, monkeypatch):
     """A broken file that passes the check of its structure must not cost the whole batch."""
-    from alr_fast.data.decode import Encoded, prepare
+    from alr_fast.data.images.decode import Encoded, prepare
     from alr_fast.data.loaders import dali
 
     bad = {3, 17}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alr_fast.data.index import SampleIndex
-from alr_fast.data.npz import ArraysError, is_npz, open_npz
+from alr_fast.data.tables.npz import ArraysError, is_npz, open_npz
 from alr_fast.errors import UserError
 from alr_fast.noise.files import load_labels, read_matrix
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alr_fast.data import pack as module
 from alr_fast.data.__main__ import main
 from alr_fast.data.datasets import LAYOUTS, Dataset, Split, open_dataset
-from alr_fast.data.images import ArrayImages, BrokenImage
+from alr_fast.data.images.sources import ArrayImages, BrokenImage
 from alr_fast.data.layouts import packed
 from alr_fast.data.layouts.base import Found
-from alr_fast.data.pack import Packer
+from alr_fast.data.packing import pack as module
+from alr_fast.data.packing.pack import Packer
 from alr_fast.errors import UserError
 from alr_fast.training.config.schema import DataConfig
 from alr_fast.training.run_data import leave_out, load_data

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alr_fast.data import packed_format as module
 from alr_fast.data.__main__ import main
 from alr_fast.data.datasets import open_dataset
+from alr_fast.data.layouts import packed_format as module
 from alr_fast.data.layouts.base import Found, NoSplit
 from alr_fast.data.layouts.packed import check_shards
-from alr_fast.data.pack import Packer
-from alr_fast.data.packed_format import check_records
+from alr_fast.data.layouts.packed_format import check_records
+from alr_fast.data.packing.pack import Packer
 from alr_fast.errors import UserError
 from helpers import broken_files
 from helpers.image_folder import write_folder
@@ -102,7 +102,7 @@ HARMS = [
     *(("offset", 4, value) for value in (-1, -512, 0, 511, 513, 1024)),
     *(("offset", 4, value) for value in (10**9, 2**40, 2**62, -(2**63))),
     *(("size", 4, value) for value in (-1, 0, 2**40, 2**62, 10**6, 10_000)),
-    *(("size", 15, value) for value in (1, 5_000)),  # the last one
+    ("size", 15, 9_500),  # the last one
     *(("shard", 4, value) for value in (-1, -2, 1, 3, 99, 2**31 - 1)),
     *(("shard", 2, value) for value in (0, 1, 99)),
     *(("size", 2, value) for value in (1, -1)),

@@ -11,8 +11,8 @@ from alr_fast.data.broken import default_exclusion_file
 from alr_fast.data.datasets import open_dataset
 from alr_fast.data.loaders.choose import LoaderChoice, has_dali, make_loader
 from alr_fast.data.loaders.memory import decode_all
+from alr_fast.data.loaders.transform import Transform
 from alr_fast.data.sampler import ShuffledSampler
-from alr_fast.data.transform import Transform
 from helpers.layouts import SOURCE_LABELS, SOURCES, image_bytes, write_idx, write_source
 
 needs_dali = pytest.mark.skipif(not has_dali(), reason="NVIDIA DALI is not installed")
@@ -115,6 +115,9 @@ def test_a_validation_split_is_not_verified_twice(tmp_path, capsys):
     assert main(["verify", str(tmp_path)]) == 0
     text = capsys.readouterr().out
     assert "test: 1 files" in text and "val:" not in text
+    write_tree(tmp_path, {"test/a/1.png": 0, "val/c/1.png": 1})
+    assert main(["verify", str(tmp_path)]) == 0
+    assert "val: skipped" in capsys.readouterr().out  # a class that is not in train
 
 
 @pytest.mark.parametrize("command", ["verify", "pack"])

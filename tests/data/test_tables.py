@@ -202,9 +202,12 @@ def test_with_the_mark_of_utf_8_all_bytes_stay(tmp_path):
 
 
 def test_json_lines(tmp_path):
-    text = '{"path": "a", "label": 3}\n\n{"label": 3.0, "path": "b", "x": [1]}\n{"path": null}'
-    numbers, columns, _ = read(written(tmp_path, text), ["path", "label"])
-    assert columns == {"path": ["a", "b", ""], "label": ["3", "3.0", ""]}
+    text = '{"path": "a", "label": 3, "is_test": true}\n\n'
+    text += '{"label": 3.0, "path": "b", "x": [1]}\n{"path": null}'
+    numbers, columns, _ = read(written(tmp_path, text), ["path", "label", "is_test"])
+    assert columns == {
+        "path": ["a", "b", ""], "label": ["3", "3.0", ""], "is_test": ["True", "", ""]
+    }  # fmt: skip
     assert numbers == [1, 3, 4]
 
 
@@ -301,6 +304,9 @@ def test_types_of_parquet(tmp_path, values, texts):
 def test_types_that_are_refused_by_name(tmp_path, values, role):
     path = parquet(tmp_path, **{"x": ["a", "b"], role: values})
     is_bytes = "binary" in str(values.type)
+    if "bool" in str(values.type) and role == "split":  # a column like is_test
+        assert read(path)[1]["split"] == ["True", "False"]
+        return
     if is_bytes and role == "path":  # names of files on old disks
         assert len(read(path)[1]["path"]) == 2
         return
@@ -319,6 +325,26 @@ def test_vectors_of_parquet_stay_numbers(tmp_path):
 def test_a_chosen_column_is_checked_as_its_role(tmp_path):
     path = parquet(tmp_path, x=["a", "b"], scores=[[0.5], [0.0]])
     assert "column scores is of type list" in refused(path, ["scores"], chosen={"label": "scores"})
+
+
+def test_first_rows_leave_other_types_out(tmp_path):
+    path = parquet(tmp_path, path=["a", "b"], flag=[True, False], day=[DAY, DAY], n=[1, 2])
+    with open_table(path) as table:
+        rows = table.first_rows(1)
+    assert {name: column.tolist() for name, column in rows.items()} == {
+        "path": ["a"], "flag": ["True"], "day": [], "n": ["1"]
+    }  # fmt: skip
+    path = written(tmp_path, '{"path": "a", "tags": ["x"]}\n{"path": "b", "tags": []}\n')
+    with open_table(path) as table:
+        assert [len(column) for column in table.first_rows(9).values()] == [2, 0]
+    path = written(tmp_path, "path,label\na\n")
+    with open_table(path) as table, pytest.raises(TableError, match="1 fields"):
+        table.first_rows(9)
+
+
+def test_columns_of_one_name_in_parquet(tmp_path):
+    pq.write_table(pa.Table.from_arrays([pa.array([1])] * 2, ["path", "path"]), tmp_path / "t")
+    assert "several columns path" in refused(tmp_path / "t", ["path"])
 
 
 def deep_parquet(depth):
@@ -356,7 +382,7 @@ def test_arrays_as_columns(tmp_path):
     with path.open("wb") as file:
         np.savez(
             file, path=np.array(["a", "\u00e4"]), label=[1, 2], raw=[b"x", b"y"], p=np.eye(2),
-            flags=[True, False], classes=["u", "v", "w"],
+            flags=[True, False], times=np.array([1, 2], "M8[s]"), classes=["u", "v", "w"],
         )  # fmt: skip
     numbers, columns, _ = read(path, ["path", "label", "raw"], rows=1)
     assert columns == {"path": ["a", "\u00e4"], "label": ["1", "2"], "raw": ["x", "y"]}
@@ -365,7 +391,9 @@ def test_arrays_as_columns(tmp_path):
         assert table.vectors == ["p"]
         (batch,) = table.batches(["p", "label"], 10)
     assert batch.columns["p"].tolist() == [[1, 0], [0, 1]]
-    assert "flags is bool" in refused(path, ["flags"])
+    assert read(path, ["flags"])[1] == {"flags": ["True", "False"]}
+    assert "flags is bool" in refused(path, ["flags"], chosen={"label": "flags"})
+    assert "times is datetime64[s] of shape 2; must" in refused(path, ["times"])
     assert "differ in length: 2 of path, 3 of classes" in refused(path, ["path", "classes"])
 
 
@@ -393,6 +421,7 @@ def workbook():
         (gzip.compress(b"path,label\n"), "is compressed by gzip"),
         (workbook(), "is an Excel workbook"),
         (pickle.dumps([1]), "is a pickle"),
+        ("path,label\n".encode("utf-32"), "is UTF-32"),
         (b"SQLite format 3\0", "is an SQLite database"),
         (b"PK\x03\x04 junk", "as an .npz file cannot be read"),
         (bytes(range(256)), "contains zero bytes"),

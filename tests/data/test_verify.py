@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from alr_fast.data import verify as module
 from alr_fast.data.__main__ import main
 from alr_fast.data.broken import default_exclusion_file, verify_command, write_exclusions
+from alr_fast.data.checks import verify as module
+from alr_fast.data.checks.examine import KINDS, NOTES
+from alr_fast.data.checks.verify import KnownFiles, verify_split
 from alr_fast.data.datasets import open_dataset
-from alr_fast.data.examine import KINDS, NOTES
-from alr_fast.data.verify import KnownFiles, verify_split
 from alr_fast.train import main as train_main
 from alr_fast.training.config.schema import DataConfig
 from alr_fast.training.run_data import leave_out, load_data

@@ -118,3 +118,10 @@ def test_other_tar_files_are_no_shards(tmp_path):
     write_shard(tmp_path / "images.tar", [("a.jpg", b"x"), ("b.jpg", b"x")])
     with pytest.raises(UserError, match="none of the known layouts"):
         open_dataset("auto", tmp_path)
+
+
+def test_many_samples_are_said(tmp_path, monkeypatch):
+    write_shard(tmp_path / "x.tar", [*sample("a", 0), *sample("b", 1)])
+    assert open_dataset("auto", tmp_path).split("train").remarks == ()
+    monkeypatch.setattr("alr_fast.data.layouts.webdataset._MANY", 1)
+    assert "the index of 2 samples" in open_dataset("auto", tmp_path).split("train").remarks[0]

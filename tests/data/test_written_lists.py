@@ -86,6 +86,28 @@ def test_forms_of_a_list(root, form, suffix):
         assert bool(said) == (form == "Windows-1252")
 
 
+def test_a_column_of_yes_and_no_names_the_splits(root):
+    columns = {"path": [row[0] for row in ROWS], "label": [row[1] for row in ROWS]}
+    columns["is_test"] = [row[2] == "test" for row in ROWS]
+    pq.write_table(pa.table(columns), root / "all.parquet")
+    records = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    (root / "all.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    for name in ("all.parquet", "all.jsonl"):
+        listed = open_dataset("table", root / name).split("test")
+        assert list(listed.index.paths) == [row[0] for row in ROWS if row[2] == "test"]
+
+
+def test_columns_of_other_types_are_no_obstacle(root):
+    columns = {"file_name": [row[0] for row in ROWS], "label": [row[1] for row in ROWS]}
+    others = {"tags": [["x"]] * 6, "seen": [True] * 6, "day": [datetime.date(2024, 1, 1)] * 6}
+    pq.write_table(pa.table(others | columns), root / "all.parquet")
+    records = [dict(zip(columns, row[:2], strict=True)) | {"objects": {"n": [1]}} for row in ROWS]
+    (root / "all.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    for name in ("all.parquet", "all.jsonl"):
+        listed = open_dataset("table", root / name).split("train")
+        assert list(listed.index.paths) == columns["file_name"]
+
+
 @pytest.mark.parametrize(
     ("path", "problem"),
     [

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from alr_fast.data.index import SampleIndex
-from alr_fast.data.label_table import read_labels, read_left_out
+from alr_fast.data.label_files.label_table import read_labels, read_left_out
 from alr_fast.errors import UserError
 from alr_fast.labels import find_issues, read_label_studio, read_marks
 from alr_fast.labels.label_studio import interface

@@ -24,13 +24,13 @@ from PIL import Image
 
 from alr_fast.data.__main__ import main as data
 from alr_fast.data.broken import read_exclusions
-from alr_fast.data.cifar_n import read_cifar_n
+from alr_fast.data.checks.examine import Broken, examine
 from alr_fast.data.datasets import open_dataset
-from alr_fast.data.decode import decode_rgb, prepare
-from alr_fast.data.examine import Broken, examine
-from alr_fast.data.images import BrokenImage
+from alr_fast.data.images.decode import decode_rgb, prepare
+from alr_fast.data.images.sources import BrokenImage
 from alr_fast.data.index import PathTable, SampleIndex
-from alr_fast.data.label_table import read_labels, read_left_out, read_probabilities
+from alr_fast.data.label_files.cifar_n import read_cifar_n
+from alr_fast.data.label_files.label_table import read_labels, read_left_out, read_probabilities
 from alr_fast.data.layouts import cifar
 from alr_fast.errors import UserError
 from alr_fast.labels.marks import read_label_studio, read_marks

@@ -11,8 +11,8 @@ from PIL import Image, PngImagePlugin
 
 from alr_fast import report, train
 from alr_fast.data.__main__ import main as data
-from alr_fast.data.decode import decode_rgb, open_image, prepare
-from alr_fast.data.images import BrokenImage
+from alr_fast.data.images.decode import decode_rgb, open_image, prepare
+from alr_fast.data.images.sources import BrokenImage
 from alr_fast.data.loaders.choose import has_dali
 from helpers.forged import bounded
 from helpers.image_folder import write_folder

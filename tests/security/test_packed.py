@@ -9,7 +9,7 @@ import pytest
 
 from alr_fast import train
 from alr_fast.data.__main__ import main as data
-from alr_fast.data.packed_format import _checksum
+from alr_fast.data.layouts.packed_format import _checksum
 from helpers.forged import bounded
 from helpers.image_folder import write_folder
 

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from alr_fast.data.cifar_n import read_cifar_n
+from alr_fast.data.label_files.cifar_n import read_cifar_n
 from alr_fast.data.layouts import cifar
 from alr_fast.errors import UserError
 from alr_fast.utils import pickles

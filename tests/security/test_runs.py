@@ -156,7 +156,7 @@ def test_methods_are_no_paths(run, capsys, methods):
 
 def test_a_run_does_not_show_files_outside_of_its_data(tmp_path, monkeypatch):
     """Paths with ``..`` in the samples of a run lead nowhere."""
-    from alr_fast.data.images import BrokenImage
+    from alr_fast.data.images.sources import BrokenImage
     from alr_fast.data.index import PathTable
     from alr_fast.training.run_images import _files
     from helpers import broken_files

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from alr_fast.data import open_dataset
-from alr_fast.data.array_file import open_arrays
 from alr_fast.data.tables import TableError, as_text, open_table
+from alr_fast.data.tables.array_file import open_arrays
 from alr_fast.errors import UserError
 
 MB = 1 << 10  # of ru_maxrss
@@ -50,7 +50,7 @@ def test_columns_that_do_not_fit_into_the_memory(tmp_path, before, monkeypatch):
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(8_000_000, np.float32)), 8)
     pq.write_table(pa.table({"label": label, "v": vectors}), tmp_path / "t.parquet")
     assert (tmp_path / "t.parquet").stat().st_size < 1_000_000
-    for module in ("alr_fast.data.tables.parquet", "alr_fast.data.array_file"):
+    for module in ("alr_fast.data.tables.parquet", "alr_fast.data.tables.array_file"):
         monkeypatch.setattr(f"{module}.available_memory", lambda: 10_000_000)
     assert len(read(tmp_path / "t.parquet", ["label"])) > 1
     with pytest.raises(TableError, match="v need 32 MB, more memory than there is"):

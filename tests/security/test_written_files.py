@@ -18,7 +18,7 @@ FILES = "alr_fast/utils/files.py"
 ALLOWED = {
     ("alr_fast/bank/placement.py", "_unlinked_file"): "a new file of tempfile",
     ("alr_fast/data/cache.py", "_write"): "into a new folder",
-    ("alr_fast/data/shards.py", "__init__"): "a temporary file that `close` removes",
+    ("alr_fast/data/packing/shards.py", "__init__"): "a temporary file that `close` removes",
     ("alr_fast/training/checkpoint/manifest.py", "write_manifest"): "a new file, mode x",
     ("alr_fast/labels/table.py", "_write_csv"): "the caller replaces",
     ("alr_fast/labels/table.py", "_write_parquet"): "the caller replaces",

@@ -402,6 +402,14 @@ def test_home_and_variables_are_expanded_in_every_path(home, option, start):
     assert value_of(config, option) == ([expected] if option == "plugins" else expected)
 
 
+@pytest.mark.parametrize("option", [*PATHS, "distillation.teacher", "config", "data-root"])
+def test_a_variable_that_is_not_set_is_named_with_its_option(home, option):
+    with pytest.raises(UserError) as caught:
+        parse([*NEEDED.get(option, []), f"--{option}", "$NOWHERE/file.csv"])
+    name = option.replace("-", "_")
+    assert str(caught.value).startswith(f"--{name} $NOWHERE/file.csv: the variable NOWHERE is not")
+
+
 def test_home_is_expanded_in_files_of_options_and_their_names(home):
     assert parse(["--config", "~/options.yaml"]).runs == str(home / "from-file")
 

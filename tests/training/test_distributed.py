@@ -18,12 +18,12 @@ from alr_fast.bank import LabelBank
 from alr_fast.bank.history import SampleHistory
 from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split
-from alr_fast.data.images import ArrayImages
+from alr_fast.data.images.sources import ArrayImages
 from alr_fast.data.layouts.base import new_index
 from alr_fast.data.loaders.choose import LoaderChoice
 from alr_fast.data.loaders.memory import Decoded, MemoryLoader
+from alr_fast.data.loaders.transform import Transform
 from alr_fast.data.sampler import SequentialSampler, ShuffledSampler
-from alr_fast.data.transform import Transform
 from alr_fast.errors import SharedError, UserError, naming_options
 from alr_fast.losses import ALRLoss, ELRLoss, SATLoss
 from alr_fast.training.config.schema import Config, ModelConfig, OptimConfig
@@ -307,7 +307,7 @@ def _agree(world):
 def test_all_processes_fail_if_the_bank_cannot_be_written(tmp_path):
     path = tmp_path / "no such folder" / "alr_bank.safetensors"
     messages = in_processes(2, _export, path)
-    assert re.search(rf"{path} needs \d kB, which failed: No such file or directory", messages[0])
+    assert re.search(rf"{path}.*No such file or directory", messages[0])
     assert messages == messages[:1] * 2
     assert in_processes(2, _export, tmp_path / "alr_bank.safetensors") == ["written"] * 2
     saved = load_file(tmp_path / "alr_bank.safetensors")

@@ -7,7 +7,7 @@ import pytest
 
 from alr_fast.data.__main__ import main as data_command
 from alr_fast.data.datasets import open_dataset
-from alr_fast.data.images import BrokenImage
+from alr_fast.data.images.sources import BrokenImage
 from alr_fast.data.index import PathTable
 from alr_fast.errors import UserError
 from alr_fast.training.config.schema import DataConfig

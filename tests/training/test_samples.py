@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alr_fast.data.datasets import Split, open_dataset
-from alr_fast.data.images import FeatureRows, FileImages
+from alr_fast.data.images.sources import FeatureRows, FileImages
 from alr_fast.data.index import PathTable, SampleIndex
 from alr_fast.errors import UserError
 from alr_fast.training.samples import load_samples, samples_file, save_samples

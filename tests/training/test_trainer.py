@@ -12,11 +12,11 @@ from torch import nn
 
 from alr_fast.bank import LabelBank
 from alr_fast.data.datasets import Split
-from alr_fast.data.images import ArrayImages
+from alr_fast.data.images.sources import ArrayImages
 from alr_fast.data.layouts.base import new_index
 from alr_fast.data.loaders.memory import MemoryLoader
+from alr_fast.data.loaders.transform import Transform
 from alr_fast.data.sampler import ShuffledSampler
-from alr_fast.data.transform import Transform
 from alr_fast.errors import SharedError
 from alr_fast.losses import ALRLoss, CrossEntropyLoss
 from alr_fast.training.config.schema import Config, ModelConfig, OptimConfig

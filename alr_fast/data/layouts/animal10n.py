@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alr_fast.data.images import ArrayImages
+from alr_fast.data.images.sources import ArrayImages
 from alr_fast.data.index import PathTable
 from alr_fast.data.layouts.base import (
     IMAGE_SUFFIXES,

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.images import Images
+from alr_fast.data.images.sources import Images
 from alr_fast.data.index import PathTable, SampleIndex
 from alr_fast.data.inventory import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from alr_fast.data.inventory import scan

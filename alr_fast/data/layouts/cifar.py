@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.images import ArrayImages
+from alr_fast.data.images.sources import ArrayImages
 from alr_fast.data.layouts.base import (
     Found,
     Layout,

@@ -71,7 +71,8 @@ def read(found: Found, split: str) -> Listing:
         samples.add(path, label_of[name], number)
     clean = None if split == "train" else samples.labels()
     index = new_index(samples.paths(), samples.labels(), class_names, clean)
-    return Listing(index, (keys, kv, names))
+    # The root decides whether the paths begin with images/, see `_cut`.
+    return Listing(index, (keys, kv, names, found.root))
 
 
 def _text_folder(root: Path) -> Path | None:

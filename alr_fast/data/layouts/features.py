@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.array_file import ArrayFile, open_arrays
 from alr_fast.data.classes import ClassMap, alike, check_clean, distinct, mixed, names_of_labels
-from alr_fast.data.images import FeatureRows
+from alr_fast.data.images.sources import FeatureRows
 from alr_fast.data.index import PathTable
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index
 from alr_fast.data.tables import TableError, as_text, open_table
+from alr_fast.data.tables.array_file import ArrayFile, open_arrays
 from alr_fast.errors import UserError
 from alr_fast.utils.random import stream
 from alr_fast.utils.text import is_encodable, printable

@@ -57,7 +57,7 @@ def read(found: Found, split: str) -> Listing:
             )
         samples.add(prefix + name + suffix, label, number)
     index = new_index(samples.paths(), samples.labels(), class_names)
-    return Listing(index, (path, root / _CLASSES))
+    return Listing(index, (path, root / _CLASSES, root))  # Food-101 may lie in the root
 
 
 def _without_header(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from alr_fast.data.classes import ClassMap, alike, distinct, names_of_labels
-from alr_fast.data.images import ColumnImages
+from alr_fast.data.images.sources import ColumnImages
 from alr_fast.data.index import PathTable
 from alr_fast.data.inventory import scan
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.classes import sort_names
-from alr_fast.data.images import ArrayImages
+from alr_fast.data.images.sources import ArrayImages
 from alr_fast.data.inventory import scan
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index, numbered_paths
 from alr_fast.data.layouts.splits import role_in

@@ -20,12 +20,14 @@ from alr_fast.data.tables import Table, TableError, open_table
 from alr_fast.data.tables.roles import find_column
 from alr_fast.data.tables.roles import role_of as column_role
 from alr_fast.errors import UserError
+from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import some_names
 
 _ORDER = ("train", "test", "val")
 _SAMPLE = 256  # rows that are looked at
 _MOST_LISTS = 20  # of one folder
 _LOOK = 100_000  # entries of one folder
+_MOST_JSON = 1 << 26  # bytes
 _TRUE, _FALSE = frozenset(("true", "1", "1.0", "yes", "t")), ("false", "0", "0.0", "no", "f", "")
 # A column of yes and no, and the splits that these mean.
 _FLAGS = {
@@ -136,8 +138,8 @@ def _single_list(asked: "_Asked") -> list[Form]:
 def has_list(root: Path) -> bool:
     """Whether there is a list in a folder whose images are found."""
     asked = _Asked(root, {}, None)
-    return any(asked.usable(path, None) is not None for path in _lists(root)
-               if not _is_submission(path))  # fmt: skip
+    lists = (path for path in _lists(root) if not _is_submission(path))
+    return any(asked.usable(path, None) or asked.problem for path in lists)
 
 
 def _lists(folder: Path) -> list[Path]:
@@ -145,9 +147,20 @@ def _lists(folder: Path) -> list[Path]:
         others = scan(folder, most=_LOOK).others
     except OSError:
         return []
-    names = [name for name in others if suffix_of(name) in LIST_SUFFIXES]
+    names = [name for name in others if suffix_of(name) in (*LIST_SUFFIXES, ".json")]
     paths = (folder / name for name in names[:_MOST_LISTS])
-    return [path for path in paths if path.is_file()]  # no pipe, which would be waited for
+    return [path for path in paths if path.is_file() and not _is_other_json(path)]
+
+
+def _is_other_json(path: Path) -> bool:
+    """Whether this is JSON, but no list of objects: annotations of boxes may be large."""
+    if suffix_of(path.name) != ".json":
+        return False
+    try:
+        with open_regular(path, _MOST_JSON) as file:
+            return not file.read(64).lstrip().startswith(b"[")
+    except OSError:
+        return True
 
 
 @dataclass
@@ -302,6 +315,11 @@ class _Asked:
             for name in candidates:
                 place = look([text for text in rows[name] if text])
                 if place is not None:
+                    if finder.contains(place, name):
+                        raise UserError(
+                            f"{table.path}: its first line is a sample, no header; write the names "
+                            "of the columns above it: path,label"
+                        )
                     roles["path"] = name
                     return place
         named = next((name for name in candidates if name in (*known, roles.get("path"))), None)
@@ -327,9 +345,10 @@ class _NoList(Exception):
 
 
 def _first_rows(table: Table) -> dict[str, list[str]]:
-    """The first rows as texts, column by column."""
+    """The first rows as texts, column by column; no texts of a column that contains others."""
     if len(table.columns) < 2 or len(set(table.columns)) < len(table.columns):
         raise _NoList("fewer than two columns, or two of one name")
-    for batch in table.batches(table.columns, _SAMPLE):
-        return {name: stripped(batch.columns[name]) for name in table.columns}
-    raise _NoList("no rows")
+    rows = table.first_rows(_SAMPLE)
+    if not any(map(len, rows.values())):
+        raise _NoList("no rows")
+    return {name: stripped(column) for name, column in rows.items()}

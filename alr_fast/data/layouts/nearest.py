@@ -100,6 +100,8 @@ def _for_folder(root: Path, inventory: Inventory) -> list[str]:
     tests = [name for name in top.folders if role_of(name) is not None]
     if tests:
         return [f"missing: train/<class>/*, or two class folders beside {printable(tests[0])}"]
+    if len(top.folders) == 1:
+        return [f"missing: a second class folder beside {printable(top.folders[0])}"]
     return ["missing: two or more class folders; images and labels beside each other are none"]
 
 

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.columns import read_column
-from alr_fast.data.images import ShardImages
+from alr_fast.data.images.sources import ShardImages
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit
-from alr_fast.data.packed_format import (
+from alr_fast.data.layouts.packed_format import (
     INDEX_FOLDER,
     MANIFEST,
     changed,

@@ -69,6 +69,12 @@ class Finder:
             return Place(f"{start}/" if start else "", "", True)
         return None
 
+    def contains(self, place: Place, text: str) -> bool:
+        """Whether there is an image of this name at a place."""
+        if place.by_name:
+            return base_name(text) in (self._names or {})
+        return _exists(os.path.join(self.root, place.folder), text + place.suffix)
+
     def _below(self, folder: Path) -> str | None:
         try:
             path = folder.resolve().relative_to(self.root.resolve()).as_posix()

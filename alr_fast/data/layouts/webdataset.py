@@ -14,7 +14,7 @@ from typing import cast
 import numpy as np
 
 from alr_fast.data.classes import ClassMap, alike, distinct, names_of_labels
-from alr_fast.data.images import ShardImages
+from alr_fast.data.images.sources import ShardImages
 from alr_fast.data.index import PathTable
 from alr_fast.data.inventory import IMAGE_SUFFIXES, scan
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index
@@ -26,6 +26,7 @@ from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import some_names
 
 _SPLITS = ("train", "test", "val")
+_MANY = 200_000  # samples, whose index takes ten seconds
 _PROBE = 16  # members of a shard that `find` looks at
 _MOST_LABEL = 1 << 20  # bytes of a member with a label
 _KEYS = ("label", "cls", "class", "class_id", "class_name", "target", "category")
@@ -106,18 +107,19 @@ class _Samples:
         """Adds those of a shard."""
         with open_regular(path) as file:
             key, sample = None, dict[str, Member]()
+            prefix = f"{path.stem}/"
             for member in members(path):
                 own, suffix = _split_name(member.name)
                 if own != key:
-                    self._add(number, path, file.fileno(), key, sample, source)
+                    self._add(number, prefix, file.fileno(), key, sample, source)
                     key, sample = own, {}
                 sample.setdefault(suffix, member)
-            self._add(number, path, file.fileno(), key, sample, source)
+            self._add(number, prefix, file.fileno(), key, sample, source)
 
     def _add(
         self,
         number: int,
-        path: Path,
+        prefix: str,
         file: int,
         key: str | None,
         sample: dict[str, Member],
@@ -132,7 +134,7 @@ class _Samples:
         self.shard.append(number)
         self.offset.append(sample[image].offset)
         self.size.append(sample[image].size)
-        self.paths.append(f"{path.stem}/{key}.{image}")
+        self.paths.append(f"{prefix}{key}.{image}")
         self.labels.append(label)
 
 
@@ -204,6 +206,11 @@ def read(found: Found, split: str) -> Listing:
          if not size},
     )  # fmt: skip
     remarks = alike(names)
+    if len(table) > _MANY:
+        remarks.append(
+            f"split {chosen}: the index of {len(table):,} samples is built whenever the data is "
+            "opened; packed, it opens at once"
+        )
     if samples.others:
         remarks.append(
             f"split {chosen}: {samples.others:,} samples without an image or a label are left out"

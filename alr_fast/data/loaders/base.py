@@ -21,8 +21,8 @@ from torch import Tensor
 
 from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split
+from alr_fast.data.loaders.transform import Transform
 from alr_fast.data.sampler import Sampler
-from alr_fast.data.transform import Transform
 
 SamplerT = TypeVar("SamplerT", bound=Sampler)
 

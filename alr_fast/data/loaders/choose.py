@@ -9,13 +9,13 @@ import torch
 
 from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split
-from alr_fast.data.images import FeatureRows
+from alr_fast.data.images.sources import FeatureRows
 from alr_fast.data.loaders.base import Loader, SamplerT
 from alr_fast.data.loaders.dali import DaliLoader
 from alr_fast.data.loaders.features import FeatureLoader
 from alr_fast.data.loaders.memory import Decoded, MemoryLoader
 from alr_fast.data.loaders.torch import TorchLoader
-from alr_fast.data.transform import Transform
+from alr_fast.data.loaders.transform import Transform
 from alr_fast.errors import UserError
 
 LOADERS = ("memory", "dali", "torch")

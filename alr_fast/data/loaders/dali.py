@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alr_fast.data.decode import decode_rgb, prepare, resize_part
-from alr_fast.data.images import BrokenImage
+from alr_fast.data.images.decode import decode_rgb, prepare, resize_part
+from alr_fast.data.images.sources import BrokenImage
 from alr_fast.data.loaders.base import Loader, SamplerT
-from alr_fast.data.transform import Box, Draws
+from alr_fast.data.loaders.transform import Box, Draws
 
 _IN_FLIGHT = 3  # batches that DALI works on while the model trains
 _READ_AHEAD = 2  # further batches that are being read

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split
-from alr_fast.data.images import FeatureRows
+from alr_fast.data.images.sources import FeatureRows
 from alr_fast.data.loaders.base import Loader, SamplerT
-from alr_fast.data.transform import Transform
+from alr_fast.data.loaders.transform import Transform
 
 
 class FeatureLoader(Loader[SamplerT]):

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split
-from alr_fast.data.decode import decode_rgb, prepare, resize_part
-from alr_fast.data.images import BrokenImage
+from alr_fast.data.images.decode import decode_rgb, prepare, resize_part
+from alr_fast.data.images.sources import BrokenImage
 from alr_fast.data.loaders.base import Loader, Normalise, SamplerT
-from alr_fast.data.transform import Draws, Transform
+from alr_fast.data.loaders.transform import Draws, Transform
 from alr_fast.utils.threads import map_ahead
 
 

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from alr_fast.data.decode import decode_rgb, prepare, resize_part
-from alr_fast.data.images import BrokenImage, Images
+from alr_fast.data.images.decode import decode_rgb, prepare, resize_part
+from alr_fast.data.images.sources import BrokenImage, Images
 from alr_fast.data.loaders.base import Loader, Normalise, SamplerT
+from alr_fast.data.loaders.transform import Transform
 from alr_fast.data.sampler import Sampler
-from alr_fast.data.transform import Transform
 from alr_fast.errors import UserError
 
 

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from alr_fast.data.npz import NPY_MAGIC, ZIP_MAGIC, names_of_arrays
 from alr_fast.data.tables.arrays import open_arrays
 from alr_fast.data.tables.base import Batch, Table, TableError, as_text
 from alr_fast.data.tables.csv_text import CsvFile
 from alr_fast.data.tables.encoding import mark_of
 from alr_fast.data.tables.json_text import JsonFile
+from alr_fast.data.tables.npz import NPY_MAGIC, ZIP_MAGIC, names_of_arrays
 from alr_fast.data.tables.parquet import open_parquet
 from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import error_text
@@ -29,6 +29,8 @@ _PARQUET = b"PAR1"
 _SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".npy", ".parquet")
 # Formats that people try, and how to make a table of them.
 _REFUSED = {
+    b"\xff\xfe\0\0": "is UTF-32; save it as UTF-8",
+    b"\0\0\xfe\xff": "is UTF-32; save it as UTF-8",
     b"\x1f\x8b": "is compressed by gzip; unpack it first",
     b"BZh": "is compressed by bzip2; unpack it first",
     b"\xfd7zXZ": "is compressed by xz; unpack it first",

@@ -8,9 +8,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.npz import Arrays, ArraysError
 from alr_fast.data.tables.base import Batch, Table, TableError, texts
-from alr_fast.data.tables.roles import role_of
+from alr_fast.data.tables.npz import Arrays, ArraysError
+from alr_fast.data.tables.roles import FLAGS, role_of
 from alr_fast.utils.machine import available_memory
 
 _LARGEST = 1 << 31  # bytes of a column
@@ -27,11 +27,16 @@ def open_arrays(file: IO[bytes], path: Path, chosen: dict[str, str]) -> Iterator
 
         def batches(columns: Sequence[str], rows: int) -> Iterator[Batch]:
             for name in columns:
-                if headers[name].dtype.kind not in _KINDS or len(headers[name].shape) not in (1, 2):
-                    _refuse(path, name, headers[name].shape, headers[name].dtype)
-                is_vector = name in vectors and role_of(name, chosen) is None
-                if len(headers[name].shape) == 2 and not is_vector:
-                    _refuse(path, name, headers[name].shape, headers[name].dtype)
+                header, role = headers[name], role_of(name, chosen)
+                kinds = f"{_KINDS}b" if role in FLAGS else _KINDS
+                is_vector = name in vectors and role is None
+                if header.dtype.kind not in kinds or not (len(header.shape) == 1 or is_vector):
+                    shape = " x ".join(map(str, header.shape)) or "a single value"
+                    raise TableError(
+                        path,
+                        f"{name} is {header.dtype} of shape {shape}; must be one number or one "
+                        "text for each sample",
+                    )
             most = min(_LARGEST, available_memory() // 2)
             lengths = {name: headers[name].shape[0] for name in columns}
             if len(set(lengths.values())) > 1:
@@ -63,12 +68,4 @@ def open_arrays(file: IO[bytes], path: Path, chosen: dict[str, str]) -> Iterator
 
 
 def _column(array: NDArray[Any]) -> NDArray[Any]:
-    return texts(array.tolist()) if array.dtype.kind in "US" else array
-
-
-def _refuse(path: Path, name: str, shape: tuple[int, ...], dtype: Any) -> None:
-    raise TableError(
-        path,
-        f"{name} is {dtype} of shape {' x '.join(map(str, shape)) or 'a single value'}; must be "
-        "one number or one text for each sample",
-    )
+    return texts(array.tolist()) if array.dtype.kind in "USb" else array

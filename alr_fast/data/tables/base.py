@@ -79,6 +79,29 @@ class Table:
         except ValueError as error:
             raise TableError(self.path, str(error)) from error
 
+    def first_rows(self, rows: int) -> dict[str, NDArray[np.object_]]:
+        """The first rows as texts, all columns; none of a column of lists, dates and the like.
+
+        Raises:
+            TableError: No column can be read.
+        """
+        try:
+            batch = next(self.batches(self.columns, rows), None)
+            return {name: as_text(batch.columns[name]) if batch else texts([])
+                    for name in self.columns}  # fmt: skip
+        except TableError as error:
+            problem = error
+        found = {}
+        for name in self.columns:
+            try:
+                batch = next(self.batches([name], rows), None)
+            except TableError:
+                batch = None
+            found[name] = as_text(batch.columns[name]) if batch else texts([])
+        if not any(map(len, found.values())):
+            raise problem
+        return found
+
 
 def as_text(column: NDArray[Any]) -> NDArray[np.object_]:
     """A column as texts, dtype object [M]; empty for a missing value."""

@@ -173,7 +173,7 @@ class CsvFile:
             keep = is_path or self._encoding is not None
             as_bytes = [text.encode("latin1") for text in values]
             values = [decoded(text, keep=keep) for text in as_bytes]
-            if not keep and any(map(str.__ne__, values, map(_replaced, as_bytes))):
+            if not (keep or all(map(_is_utf8, as_bytes))):
                 self._remark()
         if not is_path or self._padded[name]:
             if around - {b"'"}:
@@ -321,10 +321,6 @@ def _fields(row: bytes, delimiter: str) -> list[bytes]:
     except csv.Error:
         fields = text.split(delimiter)
     return [field.encode("latin1") for field in fields]
-
-
-def _replaced(text: bytes) -> str:
-    return text.decode("utf-8", "replace")
 
 
 def _is_utf8(text: bytes) -> bool:

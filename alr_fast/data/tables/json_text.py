@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from alr_fast.data.tables.base import Batch, TableError
 from alr_fast.data.tables.encoding import utf8_pieces
-from alr_fast.data.tables.roles import role_of
+from alr_fast.data.tables.roles import FLAGS, role_of
 from alr_fast.utils.text import error_text
 
 _LARGEST = 1 << 28  # bytes of a list, which is kept in memory whole
@@ -76,18 +76,18 @@ class JsonFile:
         return Batch(np.array(numbers, dtype=np.int64), arrays)
 
     def _array(self, name: str, values: list[Any], numbers: list[int]) -> NDArray[Any]:
-        kinds = set(map(type, values))
-        if kinds == {list} and role_of(name, self._chosen) is None:
+        kinds, role = set(map(type, values)), role_of(name, self._chosen)
+        if kinds == {list} and role is None:
             try:
                 return np.array(values, dtype=np.float64).reshape(len(values), -1)
             except (TypeError, ValueError):
                 self._fail(f"{name} is no list of as many numbers as in other rows", numbers[0])
         for kind, found in ((list, "a list"), (dict, "an object"), (bool, "true or false")):
-            if kind in kinds:
+            if kind in kinds and not (kind is bool and role in FLAGS):
                 row = next(k for k, value in enumerate(values) if type(value) is kind)
                 self._fail(f"{name} is {found}; must be a text or a number", numbers[row])
         array = np.empty(len(values), dtype=object)
-        array[:] = ["" if value is None else value for value in values]
+        array[:] = ["" if value is None else str(value) for value in values]
         return array
 
     def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:

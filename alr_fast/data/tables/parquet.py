@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.tables.base import Batch, Table, TableError, texts
-from alr_fast.data.tables.roles import role_of
+from alr_fast.data.tables.roles import FLAGS, role_of
 from alr_fast.utils.machine import available_memory
 from alr_fast.utils.text import error_text, readable
 
@@ -32,6 +32,8 @@ def open_parquet(file: IO[bytes], path: Path, chosen: dict[str, str]) -> Iterato
             def batches(columns: Sequence[str], rows: int) -> Iterator[Batch]:
                 roles = {name: role_of(name, chosen) for name in columns}
                 for name in columns:
+                    if schema.names.count(name) > 1:
+                        raise TableError(path, f"has several columns {name}; keep one")
                     _check_type(path, name, schema.field(name).type, roles[name])
                 _check_size(path, opened, columns)
                 first = 1
@@ -65,6 +67,7 @@ def _check_type(path: Path, name: str, kind: Any, role: str | None) -> None:
         or _is_text(kind)
         or _is_bytes(kind)
         or types.is_null(kind)
+        or (types.is_boolean(kind) and role in FLAGS)
     )
     if not plain and not (_is_vector(kind) and role is None):
         what = "texts or numbers" + (", or lists of numbers" if role is None else "")
@@ -136,7 +139,7 @@ def _from_arrow(column: Any, path: Path, name: str, role: str | None, first: int
                     f"{path}, row {number}",
                     f"column {name} contains bytes that are not UTF-8; write texts or numbers",
                 )
-    if column.null_count or types.is_null(kind):
+    if column.null_count or types.is_null(kind) or types.is_boolean(kind):
         return texts(column.to_pylist())
     if types.is_integer(kind) or types.is_floating(kind):
         return column.to_numpy(zero_copy_only=False)

@@ -83,4 +83,6 @@ def _plain(column: str) -> str:
     return re.sub(r"[\s-]+", "_", column.strip().casefold())
 
 
+# Roles of columns that may say yes and no; None for columns without a role.
+FLAGS = ("split", None)
 _ROLES = {name: role for role, names in SYNONYMS.items() for name in names}

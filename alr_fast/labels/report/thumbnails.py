@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.decode import decode_rgb, eight_bits, open_image, prepare, to_rgb, turned
-from alr_fast.data.headers import JPEG, kind_of
-from alr_fast.data.images import BrokenImage, read_image_file
+from alr_fast.data.images.decode import decode_rgb, eight_bits, open_image, prepare, to_rgb, turned
+from alr_fast.data.images.headers import JPEG, kind_of
+from alr_fast.data.images.sources import BrokenImage, read_image_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.images import BrokenImage
+from alr_fast.data.images.sources import BrokenImage
 from alr_fast.errors import UserError
 from alr_fast.labels.report.thumbnails import SIZES, thumbnail
 from alr_fast.labels.scored import ScoredLabels

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from alr_fast.data.label_table import is_label_table
+from alr_fast.data.label_files.label_table import is_label_table
 from alr_fast.errors import UserError
 from alr_fast.training.config.ranges import NamesPath, expanded_path, marks_of
 from alr_fast.training.config.schema import (

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from alr_fast.data.broken import find_exclusions, read_exclusions
 from alr_fast.data.datasets import Dataset, Split
 from alr_fast.data.layouts.packed import SPLITS
-from alr_fast.data.packed_format import (
+from alr_fast.data.layouts.packed_format import (
     INDEX_FOLDER,
     MANIFEST,
     DamagedManifest,
@@ -31,7 +31,7 @@ from alr_fast.data.packed_format import (
     records_digest,
     write_manifest,
 )
-from alr_fast.data.shards import PLAN_KEYS, Shard, ShardPlan, ShardWriter
+from alr_fast.data.packing.shards import PLAN_KEYS, Shard, ShardPlan, ShardWriter
 from alr_fast.errors import UserError
 from alr_fast.utils.files import locked, own_folder, reading, replacing
 from alr_fast.utils.threads import map_ahead

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alr_fast.data.headers import (
+from alr_fast.data.images.headers import (
     JPEG,
     PNG,
     kind_of,
@@ -33,7 +33,7 @@ from alr_fast.data.headers import (
     read_header,
     without_extras,
 )
-from alr_fast.data.images import BrokenImage
+from alr_fast.data.images.sources import BrokenImage
 from alr_fast.utils.text import error_text
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def open_image(data: bytes | BinaryIO) -> "Image":
     """Opens an image with Pillow: one of `FORMATS`, of bounded size, its first frame.
 
     Everything here that opens images does it through this function. Text, profiles and EXIF of a
-    JPEG or PNG are left out: see `alr_fast.data.headers.without_extras`.
+    JPEG or PNG are left out: see `alr_fast.data.images.headers.without_extras`.
 
     Raises:
         BrokenImage: It is not an image of these formats, damaged, or larger than `MAX_PIXELS`.

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.datasets import Split
-from alr_fast.data.decode import open_image, prepare
-from alr_fast.data.headers import kind_of
-from alr_fast.data.images import LEFT_OUT, MAX_BYTES, BrokenImage, ColumnImages, ShardImages
-from alr_fast.data.packed_format import INDEX_FOLDER, check_records, is_reasons, sha256_of
+from alr_fast.data.images.decode import open_image, prepare
+from alr_fast.data.images.headers import kind_of
+from alr_fast.data.images.sources import LEFT_OUT, MAX_BYTES, BrokenImage, ColumnImages, ShardImages
+from alr_fast.data.layouts.packed_format import INDEX_FOLDER, check_records, is_reasons, sha256_of
 from alr_fast.utils.files import open_regular, temporary, write_json, write_text
 
 _SUFFIXES = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}  # others: the name of the format

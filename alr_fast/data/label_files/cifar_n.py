@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from alr_fast.data.layouts.base import check_labels
 from alr_fast.data.layouts.cifar import integers, unpickle
-from alr_fast.data.npz import ZIP_MAGIC
+from alr_fast.data.tables.npz import ZIP_MAGIC
 from alr_fast.errors import UserError
 from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import readable

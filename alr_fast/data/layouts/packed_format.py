@@ -265,11 +265,9 @@ def check_members(
         columns = (sample_ids.tolist(), offset.tolist(), size.tolist())
         for sample_id, start, length in zip(*columns, strict=True):
             header = os.pread(file.fileno(), _BLOCK, start - _BLOCK)
-            try:
-                member = tarfile.TarInfo.frombuf(header, "utf-8", "strict")
-            except (tarfile.HeaderError, ValueError):
-                member = tarfile.TarInfo()
-            if member.name.split(".")[0] != f"{sample_id:09d}" or member.size != length:
+            # Name and size of the member; `tarfile` would take ten times as long.
+            name, digits = header[:100].partition(b".")[0], header[124:136].rstrip(b" \0")
+            if name != b"%09d" % sample_id or digits != b"%011o" % length:
                 raise ValueError(f"byte {start:,} is not the image of sample {sample_id}")
 
 

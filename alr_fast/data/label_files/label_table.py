@@ -1,8 +1,7 @@
 """Tables of labels to train on, hard or soft, or of samples to leave out, as `python -m
 alr_fast.export` and the report write them, or as people keep them.
 
-CSV or Parquet, with a column ``path`` (`alr_fast.data.matching`: how samples are found) and for
-each use:
+CSV or Parquet, with a column ``path`` (`matching.py`: how samples are found) and for each use:
 
     labels to train on   ``label``, set by a person (empty: unchanged), else ``refined_label``; or
                          the column that --data.label_key names
@@ -29,8 +28,8 @@ from numpy.typing import NDArray
 
 from alr_fast.data.classes import ClassMap, distinct
 from alr_fast.data.index import SampleIndex
-from alr_fast.data.matching import check_twice, match_table
-from alr_fast.data.numbering import Numbering
+from alr_fast.data.label_files.matching import check_twice, match_table
+from alr_fast.data.label_files.numbering import Numbering
 from alr_fast.data.tables import (
     Table,
     TableError,

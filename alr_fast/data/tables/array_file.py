@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.npz import open_npz
 from alr_fast.data.tables import TableError, as_text, is_parquet, open_table
+from alr_fast.data.tables.npz import open_npz
 from alr_fast.errors import UserError
 from alr_fast.utils.machine import available_memory
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from alr_fast.data.broken import default_exclusion_file
 from alr_fast.data.cache import cache_folder
+from alr_fast.data.checks.verify import VerifyReport
 from alr_fast.data.datasets import Split
 from alr_fast.data.tables.cells import CsvWriter
-from alr_fast.data.verify import VerifyReport
 from alr_fast.utils.files import replacing, writing
 from alr_fast.utils.text import is_utf8
 

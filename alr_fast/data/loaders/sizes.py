@@ -3,8 +3,8 @@
 import numpy as np
 
 from alr_fast.data.datasets import Split
-from alr_fast.data.decode import prepare
-from alr_fast.data.images import BrokenImage
+from alr_fast.data.images.decode import prepare
+from alr_fast.data.images.sources import BrokenImage
 from alr_fast.errors import UserError
 
 LARGEST_DEFAULT_SIZE = 224

@@ -2,8 +2,8 @@
 shards; or rows of features in memory.
 
 Decoders react to broken files in different ways: some raise, some fill the rest with grey, some do
-either depending on the crop. So every file first passes `alr_fast.data.decode.prepare`, which
-checks its structure but not its pixels: every decoder here can decode its result.
+either depending on the crop. So every file first passes `prepare` in `decode.py`, which checks its
+structure but not its pixels: every decoder here can decode its result.
 """
 
 import io

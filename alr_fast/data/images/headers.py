@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from alr_fast.data.images import BrokenImage
+from alr_fast.data.images.sources import BrokenImage
 
 JPEG, PNG, WEBP = "JPEG", "PNG", "WEBP"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -130,6 +130,8 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if marker == 0xFF:  # fill byte
             position += 1
             continue
+        if marker < 0xC0 or 0xD0 <= marker <= 0xD9:  # of no segment, or not before the pixels
+            return
         end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
         if end < position + 4:
             return
@@ -141,13 +143,14 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 def _jpeg(data: bytes) -> Header:
     frame, exif, adobe, marker, end = b"", b"", None, 0, 2
+    progressive = False
     for marker, begin, end in _jpeg_segments(data):
         if end > len(data):
             break
         if marker in _FRAMES:
             if frame:
                 raise BrokenImage("the JPEG's headers are damaged")
-            frame = data[begin + 4 : end]
+            frame, progressive = data[begin + 4 : end], marker == _FRAMES[2]
         elif marker in _OTHER_FRAMES:
             raise BrokenImage("a kind of JPEG that decoders do not know (lossless, arithmetic)")
         elif marker == _APP1 and not exif and data[begin + 4 : begin + 10] == b"Exif\0\0":
@@ -170,6 +173,8 @@ def _jpeg(data: bytes) -> Header:
     simple = samplings in _SAMPLINGS if components == 3 else samplings == b"\x11"
     if components == 3:  # YCbCr by the rules of every decoder, not RGB
         simple = simple and adobe in (None, 1) and ids != b"RGB"
+    # Whole coefficients in one scan, or a progressive one: decoders may refuse what is neither.
+    simple = simple and (progressive or data[end - 3 : end] == b"\0\x3f\0")
     return Header(JPEG, data, height, width, orientation_of(exif), simple)
 
 
@@ -274,7 +279,7 @@ def _webp(data: bytes) -> Header:
         if first == b"VP8L" and data[20:21] == b"\x2f":
             (bits,) = struct.unpack("<I", data[21:25])
             width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-            return Header(WEBP, data, height, width, 1, simple=not bits >> 28 & 1)  # no alpha
+            return Header(WEBP, data, height, width, 1, simple=True)
         if first == b"VP8X":  # with alpha, animation, profile or EXIF
             width, height = (int.from_bytes(data[at : at + 3], "little") + 1 for at in (24, 27))
             return Header(WEBP, data, height, width, orientation_of(_webp_exif(data, end)), False)

@@ -5,7 +5,7 @@ import os
 import re
 import zlib
 
-from alr_fast.data.decode import (
+from alr_fast.data.images.decode import (
     MAX_PIXELS,
     Encoded,
     decode_rgb,
@@ -13,8 +13,16 @@ from alr_fast.data.decode import (
     open_image,
     prepare,
 )
-from alr_fast.data.headers import JPEG, PNG, kind_of, png_header, png_passes, png_stream
-from alr_fast.data.images import LEFT_OUT, BrokenImage
+from alr_fast.data.images.headers import (
+    JPEG,
+    PNG,
+    kind_of,
+    orientation_of,
+    png_header,
+    png_passes,
+    png_stream,
+)
+from alr_fast.data.images.sources import LEFT_OUT, BrokenImage
 from alr_fast.utils.text import error_text
 
 # Why a file is excluded, in the order of the table.
@@ -29,8 +37,18 @@ KINDS = (
 NOTES = ("CMYK", "gray", "16 bits", "format differs from the name", "rotated by EXIF")
 _CMYK, _GRAY, _DEEP, _FORMAT, _ROTATED = (1 << k for k in range(len(NOTES)))
 
-_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".png": "PNG", ".webp": "WEBP"}
-_FORMATS |= {".gif": "GIF", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF"}
+_SUFFIXES = {
+    "JPEG": ".jpg .jpeg .jpe .jfif .mpo",
+    "PNG": ".png .apng",
+    "WEBP": ".webp",
+    "GIF": ".gif",
+    "BMP": ".bmp .dib",
+    "TIFF": ".tif .tiff",
+    "PPM": ".ppm .pgm .pbm .pnm .pfm",
+    "AVIF": ".avif .avifs",
+    "JPEG2000": ".jp2 .j2k .j2c .jpc .jpf .jpx",
+}
+_FORMATS = {suffix: name for name, suffixes in _SUFFIXES.items() for suffix in suffixes.split()}
 _PART = 1 << 20  # bytes that are unpacked at a time
 # Warnings of libjpeg about headers: the pixels are correct.
 _HARMLESS = re.compile(
@@ -163,15 +181,18 @@ def _jpeg_notes(data: bytes, name: str, encoded: Encoded) -> int:
 
 def _notes(data: bytes, name: str, encoded: Encoded) -> int:
     with open_image(data) as image:
-        bits = getattr(image, "tag_v2", {}).get(258, (8,))  # a sample of a TIFF
-        deep = image.mode.startswith(("I", "F")) or max(bits) > 8
+        tags = getattr(image, "tag_v2", {})  # of a TIFF
+        deep = image.mode.startswith(("I", "F")) or max(tags.get(258, (8,))) > 8
         deep |= kind_of(data) == PNG and png_header(data).depth == 16
+        turned = encoded.orientation != 1 or tags.get(274, 1) in range(2, 9)
+        turned |= image.format == "AVIF" and orientation_of(image.info.get("exif", b"")) != 1
+        kind = (image.format or "").replace("DIB", "BMP")
         return (
             _CMYK * (image.mode == "CMYK")
             | _GRAY * (image.mode in ("1", "L", "LA") or image.mode.startswith(("I", "F")))
             | _DEEP * deep
-            | _ROTATED * (encoded.orientation != 1)
-            | _FORMAT * (_expected(name) not in (None, image.format))
+            | _ROTATED * turned
+            | _FORMAT * (_expected(name) not in (None, kind))
         )
 
 

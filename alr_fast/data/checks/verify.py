@@ -1,7 +1,7 @@
 """Finds unreadable and damaged images of a data set, for training to leave out.
 
-Every file is read, must pass `alr_fast.data.decode.prepare`, and is decoded strictly: JPEGs at an
-eighth of their size by libjpeg-turbo, where every warning about the pixels is an error, other
+Every file is read, must pass `alr_fast.data.images.decode.prepare`, and is decoded strictly: JPEGs
+at an eighth of their size by libjpeg-turbo, where every warning about the pixels is an error, other
 formats in full by Pillow.
 
 The cache folder records which files are fine, bound to the samples, their root, and size and
@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.cache import cache_folder
+from alr_fast.data.checks.examine import KINDS, MISSING, NOTES, UNREADABLE, Broken, examine
 from alr_fast.data.datasets import Split
-from alr_fast.data.examine import KINDS, MISSING, NOTES, UNREADABLE, Broken, examine
-from alr_fast.data.images import LEFT_OUT, BrokenImage, ColumnImages, ShardImages
+from alr_fast.data.images.sources import LEFT_OUT, BrokenImage, ColumnImages, ShardImages
 from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
 from alr_fast.utils.files import locked, open_appending, replacing

@@ -344,20 +344,18 @@ def limit_files(num_bytes: int, after_steps: int) -> None:
     _around_steps(after=limit)
 
 
-def full_disk(name: str, mode: str, at: int) -> None:
-    """The disk is full when a file is opened in a mode for the ``at``-th time."""
-    genuine, tried = Path.open, [0]
+def full_disk(name: str, at: int) -> None:
+    """The disk is full when a file is opened for appending for the ``at``-th time."""
+    genuine, tried = os.open, [0]
 
-    wanted = mode
-
-    def open_path(self, mode="r", *arguments, **options):
-        if self.name == name and mode == wanted:
+    def open_file(path, flags, *arguments, **options):
+        if flags & os.O_APPEND and os.path.basename(os.fspath(path)) == name:
             tried[0] += 1
             if tried[0] == at:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
-        return genuine(self, mode, *arguments, **options)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return genuine(path, flags, *arguments, **options)
 
-    Path.open = open_path
+    os.open = open_file
 
 
 def run_folder(runs: Path) -> Path:

@@ -52,7 +52,7 @@ def test_an_older_checkpoint_remains(start, runs, undisturbed, stop):
 
 
 def test_the_disk_is_full_when_an_epoch_is_logged(start, runs, undisturbed):
-    fault = {"full_disk": {"name": "metrics.csv", "mode": "a", "at": 2}}
+    fault = {"full_disk": {"name": "metrics.csv", "at": 2}}
     training = start(*FULL, faults=fault)
     assert training.wait() == 2
     errors = [line for line in training.output.splitlines() if "error" in line]

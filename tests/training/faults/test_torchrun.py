@@ -154,7 +154,7 @@ def children(pid):
 @pytest.mark.slow
 def test_an_error_of_the_first_process_ends_all(start, runs, undisturbed):
     """The disk is full when an epoch is logged: no process waits for the one that failed."""
-    fault = {"full_disk": {"name": "metrics.csv", "mode": "a", "at": 2}}
+    fault = {"full_disk": {"name": "metrics.csv", "at": 2}}
     training = start(*GROUP, processes=2, faults=fault)
     assert training.wait() == 1
     assert training.output.count("metrics.csv: No space left on device") == 1

@@ -224,8 +224,12 @@ def replace_link(link: Path, target: str) -> None:
             raise
 
 
-def own_folder(path: Path) -> None:
-    """Makes a folder, also its parents, if it is missing.
+def own_folder(path: Path, *, parents: bool = True) -> None:
+    """Makes a folder if it is missing.
+
+    Args:
+        path: The folder.
+        parents: Whether to make missing parents, too.
 
     Raises:
         UserError: It cannot be made, or its name is a symbolic link, through which files would be
@@ -237,7 +241,7 @@ def own_folder(path: Path) -> None:
             "it with a folder and try again"
         )
     with writing(path):
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=parents, exist_ok=True)
 
 
 class KnownFolder:

@@ -1,6 +1,7 @@
 """torch.distributed.checkpoint (DCP), with errors that all ranks share."""
 
 import io
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.storage import WriteResult
 
 from alr_fast.errors import UserError
@@ -58,6 +60,7 @@ def save_tensors(tensors: dict[str, Tensor], folder: Path, group: dist.ProcessGr
     """
     # No copies ahead: copies of GPU tensors need no stream of their own, the disk is slower.
     writer = _Writer(folder, sync_files=True, per_thread_copy_ahead=0)
+    writer.fs = _ExistingFolder()
     planner = dcp.DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     _call_dcp(
         lambda: dcp.save(tensors, storage_writer=writer, planner=planner, process_group=group)
@@ -109,6 +112,13 @@ class _TensorPlanner(dcp.DefaultLoadPlanner):
 
     def load_bytes(self, read_item: dcp.ReadItem, value: io.BytesIO) -> None:
         raise UserError("the checkpoint contains an object that is not a tensor")
+
+
+class _ExistingFolder(FileSystem):
+    """Files in a folder that exists: if it was moved away since, nothing is made in its place."""
+
+    def mkdir(self, path: str | os.PathLike[str]) -> None:
+        pass
 
 
 class _Writer(dcp.FileSystemWriter):

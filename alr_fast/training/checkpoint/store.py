@@ -188,7 +188,7 @@ class CheckpointStore:
             raise failure
         if self._rank == 0:
             if self.folder.parent.is_dir():  # also if only the checkpoints were removed
-                own_folder(self.folder)
+                own_folder(self.folder, parents=False)
             self._clean_up()
             folder.mkdir()
 

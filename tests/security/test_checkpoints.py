@@ -7,6 +7,7 @@ import pickle
 import shutil
 import zipfile
 from collections import OrderedDict
+from enum import Enum
 
 import pytest
 import torch
@@ -437,5 +438,27 @@ def test_other_versions_of_torch_append_to_the_properties(checkpoint):
     before = saved_tensors(manifest.read_manifest(checkpoint))
     change_metadata(checkpoint, change)
     (checkpoint / "longer").replace(checkpoint / ".metadata")
+    sign(checkpoint)
+    assert saved_tensors(manifest.read_manifest(checkpoint)) == before
+
+
+def test_members_of_an_enum_as_python_3_11_2_writes_them(checkpoint):
+    """``getattr(Enum, name)``, which is not called here either."""
+
+    class Pickler(pickle.Pickler):
+        def reducer_override(self, value):
+            if isinstance(value, Enum):
+                return getattr, (type(value), value.name)
+            return NotImplemented
+
+    def change(metadata):
+        buffer = io.BytesIO()
+        Pickler(buffer, protocol=4).dump(metadata)
+        (checkpoint / "other").write_bytes(buffer.getvalue())
+
+    before = saved_tensors(manifest.read_manifest(checkpoint))
+    change_metadata(checkpoint, change)
+    (checkpoint / "other").replace(checkpoint / ".metadata")
+    assert b"getattr" in (checkpoint / ".metadata").read_bytes()
     sign(checkpoint)
     assert saved_tensors(manifest.read_manifest(checkpoint)) == before

@@ -120,6 +120,7 @@ def _is_known(name: Global) -> bool:
 
 _SIZE = Global("torch", "Size")
 _KNOWN = {
+    Global("builtins", "getattr"),  # Python 3.11.0 to 3.11.3 writes members of an Enum so
     Global("torch.serialization", "_get_layout"),
     Global("collections", "OrderedDict"),
     Global("pathlib", "PosixPath"),

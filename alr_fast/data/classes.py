@@ -128,12 +128,14 @@ class ClassMap:
         if nameless:
             for text, number in zip(texts, numbers, strict=True):
                 value = _whole(text)
-                if value is not None and value != number and 0 <= value < len(self.names):
+                if value is not None and value != number:
+                    there = 0 <= value < len(self.names)
+                    by_number = f"class {shown(self.names[value])}" if there else "no class"
                     raise fail(
                         nameless[0],
                         f"is no class name, so labels would be numbers from 0; but {text} is class "
-                        f"{shown(self.names[number or 0])} by name and class "
-                        f"{shown(self.names[value])} by number; write class names",
+                        f"{shown(self.names[number or 0])} by name and {by_number} by number; "
+                        "write class names",
                     )
         return np.array(numbers, dtype=np.int64), bool(nameless)
 

@@ -28,7 +28,6 @@ _SAMPLE = 256  # rows that are looked at
 _MOST_LISTS = 20  # of one folder
 _LOOK = 100_000  # entries of one folder
 _MOST_JSON = 1 << 26  # bytes
-_TRUE, _FALSE = frozenset(("true", "1", "1.0", "yes", "t")), ("false", "0", "0.0", "no", "f", "")
 # A column of yes and no, and the splits that these mean.
 _FLAGS = {
     "is_test": ("test", "train"),

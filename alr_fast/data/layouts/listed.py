@@ -8,7 +8,7 @@ folder or their suffix. This file finds the list of each split, its columns and 
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from alr_fast.data.inventory import LIST_SUFFIXES, scan, suffix_of
@@ -170,6 +170,7 @@ class _Asked:
     columns: dict[str, str]
     images: Path | None
     problem: UserError | None = None
+    names: dict[str, dict[str, str]] = field(default_factory=dict)  # see `Finder`
 
     def __post_init__(self) -> None:
         if self.images is not None:
@@ -309,7 +310,7 @@ class _Asked:
             candidates = [roles["path"]]
         taken = [name for role, name in roles.items() if role != "path"]
         candidates = [name for name in candidates if name not in taken]
-        finder = Finder(self._base(), self.images, table.path)
+        finder = Finder(self._base(), self.images, table.path, self.names)
         for look in (finder.in_folders, finder.by_name):
             for name in candidates:
                 place = look([text for text in rows[name] if text])

@@ -33,13 +33,17 @@ class Finder:
         root: Folder that the paths will be relative to.
         images: The folder of the images, if the user named it.
         path: The list.
+        names: `names_of_images` by their folder, which all lists of a folder share: to collect them
+            takes seconds.
     """
 
-    def __init__(self, root: Path, images: Path | None, path: Path) -> None:
+    def __init__(
+        self, root: Path, images: Path | None, path: Path, names: dict[str, dict[str, str]]
+    ) -> None:
         self.root = root
         self.images = images
         self.path = path
-        self._names: dict[str, str] | None = None
+        self._names = names
 
     def in_folders(self, texts: Sequence[str]) -> Place | None:
         """One folder that contains most of these names, perhaps with a suffix behind them."""
@@ -63,16 +67,16 @@ class Finder:
         )
         if start is None or not tried:
             return None
-        if self._names is None:
-            self._names = names_of_images(self.root, start)
-        if 2 * sum(base_name(text) in self._names for text in tried) > len(tried):
+        if start not in self._names:
+            self._names[start] = names_of_images(self.root, start)
+        if 2 * sum(base_name(text) in self._names[start] for text in tried) > len(tried):
             return Place(f"{start}/" if start else "", "", True)
         return None
 
     def contains(self, place: Place, text: str) -> bool:
         """Whether there is an image of this name at a place."""
         if place.by_name:
-            return base_name(text) in (self._names or {})
+            return base_name(text) in self._names[place.folder.rstrip("/")]
         return _exists(os.path.join(self.root, place.folder), text + place.suffix)
 
     def _below(self, folder: Path) -> str | None:

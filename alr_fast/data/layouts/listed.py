@@ -8,13 +8,13 @@ folder or their suffix. This file finds the list of each split, its columns and 
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alr_fast.data.inventory import LIST_SUFFIXES, scan, suffix_of
 from alr_fast.data.layouts.base import Found
 from alr_fast.data.layouts.list_form import COLUMNS, Form, stripped
-from alr_fast.data.layouts.places import Finder, Place, folders_in
+from alr_fast.data.layouts.places import Contents, Finder, Place, folders_in
 from alr_fast.data.layouts.splits import role_in, role_of
 from alr_fast.data.tables import Table, TableError, open_table
 from alr_fast.data.tables.roles import find_column
@@ -170,7 +170,6 @@ class _Asked:
     columns: dict[str, str]
     images: Path | None
     problem: UserError | None = None
-    names: dict[str, dict[str, str]] = field(default_factory=dict)  # see `Finder`
 
     def __post_init__(self) -> None:
         if self.images is not None:
@@ -178,6 +177,7 @@ class _Asked:
             if not place.is_dir():
                 raise UserError("no such folder", argument="images", value=self.images)
             self.images = place
+        self._contents = Contents(self._base())
 
     def found(self, forms: list[Form]) -> Found | None:
         if not forms:
@@ -310,7 +310,7 @@ class _Asked:
             candidates = [roles["path"]]
         taken = [name for role, name in roles.items() if role != "path"]
         candidates = [name for name in candidates if name not in taken]
-        finder = Finder(self._base(), self.images, table.path, self.names)
+        finder = Finder(self._base(), self.images, table.path, self._contents)
         for look in (finder.in_folders, finder.by_name):
             for name in candidates:
                 place = look([text for text in rows[name] if text])

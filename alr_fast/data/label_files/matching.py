@@ -249,12 +249,13 @@ def _other_root(lost: list[str], known: dict[str, int]) -> tuple[str, str, str] 
             if known.get("/".join(parts[k:]), -1) >= 0:
                 votes["/".join(parts[:k]) + "/", ""] += 1
                 break
-    folders = {path.split("/", 1)[0] + "/" for path in known if "/" in path}
+    # Sorted: all processes must find the same.
+    folders = sorted({path.split("/", 1)[0] + "/" for path in known if "/" in path})
     if len(folders) <= _PROBES:
         for text in probes:
-            for folder in folders:
-                if known.get(folder + text, -1) >= 0:
-                    votes["", folder] += 1
+            there = [folder for folder in folders if folder + text in known]
+            if len(there) == 1:  # else a name that several folders have
+                votes["", there[0]] += 1
     if not votes:
         return None
     (cut, put), _ = votes.most_common(1)[0]

@@ -314,3 +314,18 @@ def test_lists_beside_class_folders_share_one_look_at_all_names(tmp_path, monkey
     monkeypatch.setattr(places, "names_of_images", counted)
     assert open_dataset("auto", tmp_path).layout.name == "folder"
     assert looks == [""]
+
+
+def test_images_of_a_list_in_several_folders_of_different_sizes(tmp_path):
+    images = {f"images/{'a' if k < 4 else 'b'}/x{k}.png": k % 2 for k in range(6)}
+    table = lines("name,class", *(f"x{k},{'ab'[k % 2]}" for k in range(6)))
+    write_tree(tmp_path, {"list.csv": table, **images})
+    assert [path for path, _ in rows(open_dataset("auto", tmp_path))] == list(images)
+
+
+def test_an_image_that_is_nowhere_does_not_change_where_the_others_are(tmp_path):
+    images = {f"images/{k}.png": k % 2 for k in range(6)}
+    table = lines("name,class", *(f"{k}.png,{'ab'[k % 2]}" for k in range(7)))
+    write_tree(tmp_path, {"list.csv": table, **images, "other/0.png": 1})
+    paths = open_dataset("auto", tmp_path).split("train").index.paths
+    assert list(paths) == [f"images/{k}.png" for k in range(7)]

@@ -313,8 +313,10 @@ class _Asked:
         finder = Finder(self._base(), self.images, table.path, self._contents)
         for look in (finder.in_folders, finder.by_name):
             for name in candidates:
-                place = look([text for text in rows[name] if text])
+                texts = [text for text in rows[name] if text]
+                place = look(texts)
                 if place is not None:
+                    place = finder.more_by_name(place, texts)
                     if finder.contains(place, name):
                         raise UserError(
                             f"{table.path}: its first line is a sample, no header; write the names "

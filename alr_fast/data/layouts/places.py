@@ -99,6 +99,17 @@ class Finder:
             return Place(f"{start}/" if start else "", "", True)
         return None
 
+    def more_by_name(self, place: Place, texts: Sequence[str]) -> Place:
+        """A place, or that of `by_name` if it lacks names without folders that others have."""
+        tried = _spread(texts)
+        missing = sum(not self.contains(place, text) for text in tried)
+        if place.by_name or not missing or any(base_name(text) != text for text in tried):
+            return place
+        other = self.by_name(texts)
+        if other is None or sum(not self.contains(other, text) for text in tried) >= missing:
+            return place
+        return other
+
     def contains(self, place: Place, text: str) -> bool:
         """Whether there is an image of this name at a place."""
         if place.by_name:

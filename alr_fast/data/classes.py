@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.errors import UserError
-from alr_fast.utils.text import shown, some_names
+from alr_fast.utils.text import cell_text, shown, some_names
 
 # Words that pandas reads or writes for a missing value, in lower case.
 MISSING = frozenset(
@@ -128,12 +128,14 @@ class ClassMap:
         if nameless:
             for text, number in zip(texts, numbers, strict=True):
                 value = _whole(text)
-                if value is not None and value != number and 0 <= value < len(self.names):
+                if value is not None and value != number:
+                    there = 0 <= value < len(self.names)
+                    by_number = f"class {shown(self.names[value])}" if there else "no class"
                     raise fail(
                         nameless[0],
                         f"is no class name, so labels would be numbers from 0; but {text} is class "
-                        f"{shown(self.names[number or 0])} by name and class "
-                        f"{shown(self.names[value])} by number; write class names",
+                        f"{shown(self.names[number or 0])} by name and {by_number} by number; "
+                        "write class names",
                     )
         return np.array(numbers, dtype=np.int64), bool(nameless)
 
@@ -266,7 +268,7 @@ def distinct(values: Any) -> tuple[list[str], NDArray[np.int64], NDArray[np.int6
         inverse = np.arange(len(values))
     known: dict[str, int] = {}
     codes = np.fromiter(
-        (known.setdefault(_text(value), len(known)) for value in values.tolist()),
+        (known.setdefault(cell_text(value), len(known)) for value in values.tolist()),
         dtype=np.int64,
         count=len(values),
     )[inverse]
@@ -293,12 +295,6 @@ class _Failures:
         if self.argument is None:
             return UserError(f"{self.where(k)}: {text}")
         return UserError(text, argument=self.argument, value=self.where(k))
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
-    return "" if value is None else str(value)
 
 
 def _whole(text: str) -> int | None:

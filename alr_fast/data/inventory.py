@@ -6,7 +6,7 @@ followed once, so circles of links end.
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -201,7 +201,7 @@ def walk(
     *,
     inventory: Inventory | None = None,
     most: int | None = None,
-    seen: set[tuple[int, int]] | None = None,
+    barred: Container[tuple[int, int]] = (),
 ) -> Iterator[Folder]:
     """The folder at ``path`` below the root and all folders in it, in sorted order.
 
@@ -211,19 +211,19 @@ def walk(
         inventory: Receives unreadable folders and links to folders that were seen; without it an
             unreadable folder raises.
         most: Number of entries to look at; None for all.
-        seen: Device and inode of folders that are not entered again; receives those entered.
+        barred: Device and inode of folders below the first one that are not entered.
 
     Raises:
         OSError: A folder cannot be read, and there is no inventory.
     """
-    seen = set() if seen is None else seen
+    seen: set[tuple[int, int]] = set()
     waiting = [path]
     left = most
     while waiting:
         place = waiting.pop()
         try:
             identity = identity_of(root, place)
-            if identity in seen:
+            if identity in seen or (seen and identity in barred):
                 if inventory is not None:
                     inventory.links.append(place)
                 continue
@@ -245,13 +245,7 @@ def walk(
         waiting += [folder.below(name) for name in reversed(folder.folders)]
 
 
-def holds_image(
-    root: Path,
-    path: str = "",
-    *,
-    most: int | None = None,
-    seen: set[tuple[int, int]] | None = None,
-) -> bool:
+def holds_image(root: Path, path: str = "", *, most: int | None = None) -> bool:
     """Whether there is an image in the folder at ``path`` below the root, at any depth.
 
     Stops at the first one; unreadable folders count as empty.
@@ -259,9 +253,9 @@ def holds_image(
     Args:
         root, path: The folder.
         most: Number of entries after which to give up; None for all.
-        seen: Folders that are not entered, see `walk`.
     """
-    seen, waiting, number = set(seen or ()), [path], 0
+    seen: set[tuple[int, int]] = set()
+    waiting, number = [path], 0
     while waiting:
         place = waiting.pop()
         try:

@@ -13,7 +13,7 @@ from typing import AnyStr
 from urllib.parse import unquote_to_bytes
 
 from alr_fast.errors import UserError
-from alr_fast.utils.text import printable, shown
+from alr_fast.utils.text import is_utf8_bytes, printable, shown
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
 _ADDRESS = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]+):(?=//)|(file):(?=/)", re.IGNORECASE)
@@ -117,23 +117,23 @@ class WrittenPaths:
             part in blob for part in _ODD_PARTS
         ):
             return True
-        return not _is_utf8(blob)
+        return not is_utf8_bytes(blob)
 
     @staticmethod
     def is_odd(name: bytes) -> bool:
         """Whether a path may be another one than `relative` returns, or be refused."""
-        return _ODD.search(name) is not None or not _is_utf8(name)
+        return _ODD.search(name) is not None or not is_utf8_bytes(name)
 
     def relative(self, text: bytes, where: str) -> bytes:
         """See `relative_path`."""
         cut = max(text.rfind(b"/"), text.rfind(b"\\")) + 1
         folder, name = text[:cut], text[cut:]
         # What is done to a path depends on its folder, but for the names of the exceptions.
-        plain = name not in (b"", b".", b"..") and b"\0" not in name and _is_utf8(name)
+        plain = name not in (b"", b".", b"..") and b"\0" not in name and is_utf8_bytes(name)
         if plain and (known := self._known.get(folder)) is not None:
             return known + name
         result = self._relative(text, where)
-        if plain and _is_utf8(folder) and not _ADDRESS.match(text) and not _DRIVE.match(text):
+        if plain and is_utf8_bytes(folder) and not _ADDRESS.match(text) and not _DRIVE.match(text):
             if len(self._known) == _MOST_KNOWN:
                 self._known.clear()
             self._known[folder] = result[: len(result) - len(name)]
@@ -179,7 +179,7 @@ class WrittenPaths:
 
     def _in_utf8(self, name: bytes) -> bytes:
         """A name whose bytes are not UTF-8 as that of a file: as it is, or from Windows-1252."""
-        if _is_utf8(name) or os.path.lexists(os.path.join(self._root, name)):
+        if is_utf8_bytes(name) or os.path.lexists(os.path.join(self._root, name)):
             return name
         try:
             other = name.decode("cp1252").encode()
@@ -210,13 +210,3 @@ def _has_backslash(folder: bytes) -> bool:
             return any(b"\\" in entry.name for entry in entries)
     except OSError:
         return False
-
-
-def _is_utf8(text: bytes | bytearray) -> bool:
-    if text.isascii():
-        return True
-    try:
-        str(text, "utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True

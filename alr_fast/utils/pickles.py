@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pickle import UnpicklingError
 from typing import IO, Any, NamedTuple
 
+from alr_fast.utils.text import error_text
+
 _LONGEST_NUMBER = 1 << 10  # bytes of an integer; converting long texts takes long
 _LONGEST_LINE = 1 << 20
 _NAMES = {op.code.encode("latin1"): op.name for op in pickletools.opcodes}
@@ -79,7 +81,10 @@ def load(file: IO[bytes], *, limit: int, known: Callable[[Global], bool]) -> Any
         UnpicklingError: The pickle is damaged, larger, or contains other things.
         OSError: The file cannot be read.
     """
-    return _Machine(file, limit, known).run()
+    try:
+        return _Machine(file, limit, known).run()
+    except ValueError as error:  # of numbers and texts that are none
+        raise UnpicklingError(error_text(error)) from error
 
 
 class _Machine:
@@ -232,11 +237,8 @@ class _Machine:
 
     def integer_line(self) -> None:
         line = self._line()
-        self._push(
-            {b"00": False, b"01": True}.get(line)
-            if len(line) == 2 and line[:1] == b"0"
-            else _integer(line)
-        )
+        flag = {b"00": False, b"01": True}.get(line)
+        self._push(_integer(line) if flag is None else flag)
 
     def string_line(self) -> None:
         line = self._line().strip()

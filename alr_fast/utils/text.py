@@ -48,6 +48,24 @@ def is_utf8(text: str) -> bool:
     return True
 
 
+def is_utf8_bytes(data: bytes | bytearray) -> bool:
+    """Whether bytes are UTF-8."""
+    if data.isascii():
+        return True
+    try:
+        str(data, "utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def cell_text(value: object) -> str:
+    """The value of a cell as a text: bytes as file names, see `os.fsdecode`, empty for None."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    return "" if value is None else str(value)
+
+
 def is_encodable(text: str) -> bool:
     """Whether a text stands for bytes: no lone surrogates but those of `os.fsdecode`."""
     return _LONE_SURROGATE.search(text) is None

@@ -80,6 +80,7 @@ def test_label_is_looked_up_by_name_first(names: tuple, labels: object, codes: l
         ),
         (("cat", "dog"), ["cat", ""], "row 1: label '' is a missing value; fill it in or remove"),
         (("1", "2"), np.array([1.0, np.nan]), "row 1: label 'nan' is a missing value"),
+        (("1", "2", "3"), [0, 3], "3 is class '3' by name and no class by number"),
         (("1", "2"), [1, None], "row 1: label '' is a missing value"),
         (("1", "2"), ["1", "N/A"], "row 1: label 'N/A' is a missing value"),
     ],

@@ -178,6 +178,22 @@ def test_links_are_followed_once(tmp_path):
     assert said(train, "not followed: train/a/b, train/a/loop")
 
 
+def test_a_link_to_its_own_class_does_not_make_test_images_training_ones(tmp_path):
+    write_tree(tmp_path, {f"{k}/{split}/1.png": 0 for k in "ab" for split in ("train", "test")})
+    (tmp_path / "a" / "train" / "back").symlink_to(tmp_path / "a")
+    train = open_dataset("auto", tmp_path).split("train")
+    assert [path for path, _ in pairs(train)] == ["a/train/1.png", "b/train/1.png"]
+    assert said(train, "not followed: a/train/back")
+
+
+def test_a_class_folder_that_leads_above_the_classes_is_not_entered(tmp_path):
+    write_tree(tmp_path, TRAIN)
+    (tmp_path / "train" / "c").symlink_to(tmp_path)
+    train = open_dataset("auto", tmp_path).split("train")
+    assert [path for path, _ in pairs(train)] == ["train/a/1.png", "train/b/1.png"]
+    assert said(train, "not followed: train/c")
+
+
 def test_an_unreadable_class_folder_is_named(tmp_path, monkeypatch):
     write_tree(tmp_path, TRAIN | {"train/b/deep/2.png": 1})
     scandir = os.scandir

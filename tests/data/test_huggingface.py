@@ -107,6 +107,27 @@ def test_wrong_labels_are_refused(tmp_path, labels, message):
         open_dataset("auto", tmp_path).split("train")
 
 
+@pytest.mark.parametrize("names", [["0", "1", "10", "2"], ["1", "2", "3", "4"], list("3210")])
+def test_integers_of_a_class_label_count_its_names(tmp_path, names):
+    labels = [3, 0, 1, 2]
+    write_parquet_images(tmp_path / "train.parquet", labels, names=names)
+    index = open_dataset("auto", tmp_path).split("train").index
+    assert index.class_names == tuple(names) and index.labels.tolist() == labels
+
+
+def test_integers_beyond_the_names_of_a_class_label_are_refused(tmp_path):
+    write_parquet_images(tmp_path / "train.parquet", [0, 4], names=["1", "2", "3", "4"])
+    with pytest.raises(UserError, match="row 1 of split train: label 4 is none of the 4 classes"):
+        open_dataset("auto", tmp_path).split("train")
+
+
+def test_without_names_no_integer_is_a_position(tmp_path):
+    write_parquet_images(tmp_path / "train.parquet", [1, 2, 3])
+    write_parquet_images(tmp_path / "test.parquet", [0])
+    with pytest.raises(UserError, match="label '0' is not one of the 3 classes"):
+        open_dataset("auto", tmp_path).split("test")
+
+
 def test_hidden_labels_are_no_test_split(tmp_path):
     write_parquet_images(tmp_path / "train.parquet", [0, 1], names=["a", "b"])
     write_parquet_images(tmp_path / "test.parquet", [-1, -1], names=["a", "b"])

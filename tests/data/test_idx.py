@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from alr_fast.data.datasets import open_dataset
+from alr_fast.data.layouts import idx
 from alr_fast.data.layouts.base import NoSplit
 from alr_fast.errors import UserError
 from helpers.layouts import write_idx
@@ -99,3 +100,10 @@ def test_a_test_label_that_is_no_training_class_is_named(tmp_path):
     write(tmp_path, "t10k", labels=LABELS + 1)
     with pytest.raises(UserError, match="label 4 of image 0 is not one of the 3"):
         open_dataset("auto", tmp_path).split("test")
+
+
+def test_more_pixels_than_the_memory_holds_are_refused(tmp_path, monkeypatch):
+    write(tmp_path, "train", end=".gz")
+    monkeypatch.setattr(idx, "available_memory", lambda: 300)
+    with pytest.raises(UserError, match="needs 0 kB, more memory than there is"):
+        open_dataset("auto", tmp_path).split("train")

@@ -517,7 +517,7 @@ def test_samples_are_left_out_by_mark_or_by_score(write):
     by_score = write(lines | {"score": [0.9, 0.5, 0.51, 0.0]})
     assert read_left_out(by_score, small_index(), 0.5).tolist() == [0, 2]
     assert read_left_out(by_score, small_index(), 0.9).tolist() == []
-    by_mark = write(lines | {"score": [0.9] * 4, "mark": ["keep", "fix", "", " unsure "]})
+    by_mark = write(lines | {"score": [0.9] * 4, "mark": ["Keep", "fix", "", " unsure "]})
     assert read_left_out(by_mark, small_index(), 0.0).tolist() == [1, 3]
     if write.kind == "csv":  # it may be a list of broken files
         assert read_left_out(write(lines), small_index(), 0.5) is None
@@ -613,6 +613,13 @@ def test_paths_below_another_folder(write, own, written, remark):
     path = write({"path": [written.format(k) for k in (0, 2, 9)], "label": [1, 1, 1]})
     assert labels_of(path, index) == ([1, 1, 1, 0], 2)
     assert remarks_of(path, index)[0] == f"its paths are read {remark}"
+
+
+@pytest.mark.parametrize("names", [("a/0", "a/1", "b/0", "b/1"), ("b/0", "b/1", "a/0", "a/1")])
+def test_names_that_several_folders_have_are_nobodys(write, names):
+    path = write({"path": ["0", "1"], "label": [1, 1]})
+    with pytest.raises(UserError, match="2 of its 2 samples are not in this data set"):
+        labels_of(path, small_index(names=names))
 
 
 @pytest.mark.parametrize("column", ["path", "id", "image_id"])

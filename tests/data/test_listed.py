@@ -5,7 +5,9 @@ import json
 import pytest
 
 from alr_fast.data.datasets import open_dataset
+from alr_fast.data.layouts import places
 from alr_fast.data.layouts.base import NoSplit
+from alr_fast.data.layouts.places import names_of_images
 from alr_fast.errors import UserError
 from helpers.layouts import write_tree
 
@@ -298,3 +300,32 @@ def test_several_columns_of_labels_are_named(tmp_path):
     with pytest.raises(UserError, match="class_name and class_id may each be the label"):
         open_dataset("auto", tmp_path)
     assert rows(open_dataset("auto", tmp_path, columns="label=class_id"))[0] == ("a.png", "1")
+
+
+def test_lists_beside_class_folders_share_one_look_at_all_names(tmp_path, monkeypatch):
+    lists = {f"info{k}.csv": lines("wnid,words", "a,apple", "b,bee") for k in range(3)}
+    write_tree(tmp_path, {"a/1.png": 0, "b/2.png": 1, **lists})
+    looks = []
+
+    def counted(root, start):
+        looks.append(start)
+        return names_of_images(root, start)
+
+    monkeypatch.setattr(places, "names_of_images", counted)
+    assert open_dataset("auto", tmp_path).layout.name == "folder"
+    assert looks == [""]
+
+
+def test_images_of_a_list_in_several_folders_of_different_sizes(tmp_path):
+    images = {f"images/{'a' if k < 4 else 'b'}/x{k}.png": k % 2 for k in range(6)}
+    table = lines("name,class", *(f"x{k},{'ab'[k % 2]}" for k in range(6)))
+    write_tree(tmp_path, {"list.csv": table, **images})
+    assert [path for path, _ in rows(open_dataset("auto", tmp_path))] == list(images)
+
+
+def test_an_image_that_is_nowhere_does_not_change_where_the_others_are(tmp_path):
+    images = {f"images/{k}.png": k % 2 for k in range(6)}
+    table = lines("name,class", *(f"{k}.png,{'ab'[k % 2]}" for k in range(7)))
+    write_tree(tmp_path, {"list.csv": table, **images, "other/0.png": 1})
+    paths = open_dataset("auto", tmp_path).split("train").index.paths
+    assert list(paths) == [f"images/{k}.png" for k in range(7)]

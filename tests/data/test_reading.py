@@ -20,6 +20,7 @@ from alr_fast.data.images import sources as images
 from alr_fast.data.images.decode import FORMATS, prepare
 from alr_fast.data.images.sources import BrokenImage, FileImages, read_image_file
 from alr_fast.data.index import PathTable
+from alr_fast.data.layouts import webvision
 from alr_fast.data.loaders.sizes import median_side
 from alr_fast.data.packing.shards import ShardPlan
 from alr_fast.errors import UserError
@@ -259,3 +260,9 @@ def test_the_median_side_reads_few_images(tmp_path, monkeypatch):
     monkeypatch.setattr(FileImages, "read", lambda self, row: read.append(row) or png(PICTURE, 2))
     assert median_side(split) == (SIDE, 64)
     assert len(set(read)) == len(read) == 64 and read[0] == 0 and read[-1] == 199
+
+
+def test_a_pipe_among_the_lists_of_ilsvrc12_is_not_waited_for(tmp_path):
+    (tmp_path / "val.txt").write_text("a.JPEG 0\n")
+    os.mkfifo(tmp_path / "a.txt")
+    assert webvision._target_list(tmp_path, tmp_path) == tmp_path / "val.txt"

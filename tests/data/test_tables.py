@@ -11,6 +11,7 @@ import pickle
 import re
 import subprocess
 import sys
+import time
 import zipfile
 from importlib import resources
 
@@ -209,6 +210,23 @@ def test_json_lines(tmp_path):
         "path": ["a", "b", ""], "label": ["3", "3.0", ""], "is_test": ["True", "", ""]
     }  # fmt: skip
     assert numbers == [1, 3, 4]
+
+
+@pytest.mark.parametrize("size", [1, 5, 64, 1 << 21])
+def test_json_does_not_depend_on_the_pieces_that_are_read(tmp_path, monkeypatch, size):
+    monkeypatch.setattr("alr_fast.data.tables.encoding._PIECE", size)
+    text = '\n{"path": "a", "label": 1}\n\n{"path": "b", "label": 2}'
+    for end in ("", "\n", "\n\n"):
+        numbers, columns, _ = read(written(tmp_path, text + end))
+        assert columns == {"path": ["a", "b"], "label": ["1", "2"]} and numbers == [2, 4]
+
+
+def test_a_list_on_one_line_takes_time_in_proportion(tmp_path, monkeypatch):
+    monkeypatch.setattr("alr_fast.data.tables.encoding._PIECE", 64)
+    text = json.dumps([{"path": f"{k}.png", "label": k % 3} for k in range(50_000)])
+    start = time.process_time()
+    numbers, _, _ = read(written(tmp_path, text))
+    assert len(numbers) == 50_000 and time.process_time() - start < 5  # 0.5 s; squared 20 s
 
 
 def test_a_list_of_objects(tmp_path):

@@ -51,6 +51,18 @@ def test_strings_of_python_2():
     assert load(b"S'a\\xe9\\n'\n.") == "aé\n"
 
 
+@pytest.mark.parametrize(
+    "data", [b"Fabc\n.", b"Iabc\n.", b"L1x\n.", b"X\x01\0\0\0\xff.", b"S'\\x'\n.", b"V\\u12\n."]
+)
+def test_numbers_and_texts_that_are_none_are_named(data):
+    with pytest.raises(pickle.UnpicklingError):
+        load(data)
+
+
+def test_an_integer_of_protocol_0_that_looks_like_a_flag():
+    assert [load(b"I0%d\n." % k) for k in (0, 1, 7)] == [False, True, 7]
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_shared_parts_are_one_object_and_a_list_may_contain_itself(protocol):
     part = [1]

@@ -158,7 +158,7 @@ def read_left_out(
         out = np.empty(len(samples.rows), dtype=np.int64)
         for position, columns in samples.batches([name]):
             if name == "mark":
-                marks = [text.strip() for text in as_text(columns[name])]
+                marks = [text.strip().lower() for text in as_text(columns[name])]
                 out[position] = [mark not in (KEEP, "") for mark in marks]
             else:
                 try:

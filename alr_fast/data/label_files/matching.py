@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -177,25 +177,39 @@ def _match_others(
     unknown = np.flatnonzero(rows < 0)
     if not len(unknown):
         return rows, None
-    known: dict[str, int] = {}
-    for row, path in enumerate(index.paths):
-        key = _loose(path)
-        known[key] = -1 if key in known else row  # -1: several
     texts = [_loose(path.removeprefix("'")) for path in paths.take(unknown)]
+    # As a spreadsheet saves it, not as the name of a file.
+    windows = {
+        k: _loose(from_windows(paths[int(unknown[k])]))
+        for k, text in enumerate(texts)
+        if "\ufffd" in text
+    }
+    known = _by_loose_path(index, {*texts, *windows.values()})
     found = np.array([known.get(text, -1) for text in texts])
-    for k in np.flatnonzero(found < 0).tolist():
-        if "\ufffd" in texts[k]:  # as a spreadsheet saves it, not as the name of a file
-            found[k] = known.get(_loose(from_windows(paths[int(unknown[k])])), -1)
+    for k, text in windows.items():
+        if found[k] < 0:
+            found[k] = known.get(text, -1)
     rows[unknown] = found
     lost = np.flatnonzero(found < 0)
     if (part and len(lost) < len(rows)) or 2 * len(lost) <= len(rows):
         return rows, None
-    others = [texts[k] for k in lost.tolist()]
+    others, known = [texts[k] for k in lost.tolist()], _by_loose_path(index)
     for there, remark in (_below_other_root(others, known), _by_name(others, known)):
         if 2 * there.count(-1) <= len(rows):
             rows[unknown[lost]] = there
             return rows, remark
     return rows, None
+
+
+def _by_loose_path(index: SampleIndex, wanted: Container[str] | None = None) -> dict[str, int]:
+    """Loose path -> row, -1 for that of several samples; only those that are wanted: all of them
+    are hundreds of bytes a sample."""
+    known: dict[str, int] = {}
+    for row, path in enumerate(index.paths):
+        key = _loose(path)
+        if wanted is None or key in wanted:
+            known[key] = -1 if key in known else row
+    return known
 
 
 def _by_name(texts: list[str], known: dict[str, int]) -> tuple[list[int], str]:
@@ -235,12 +249,13 @@ def _other_root(lost: list[str], known: dict[str, int]) -> tuple[str, str, str] 
             if known.get("/".join(parts[k:]), -1) >= 0:
                 votes["/".join(parts[:k]) + "/", ""] += 1
                 break
-    folders = {path.split("/", 1)[0] + "/" for path in known if "/" in path}
+    # Sorted: all processes must find the same.
+    folders = sorted({path.split("/", 1)[0] + "/" for path in known if "/" in path})
     if len(folders) <= _PROBES:
         for text in probes:
-            for folder in folders:
-                if known.get(folder + text, -1) >= 0:
-                    votes["", folder] += 1
+            there = [folder for folder in folders if folder + text in known]
+            if len(there) == 1:  # else a name that several folders have
+                votes["", there[0]] += 1
     if not votes:
         return None
     (cut, put), _ = votes.most_common(1)[0]

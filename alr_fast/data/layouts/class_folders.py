@@ -126,22 +126,33 @@ class _Lister:
         try:
             # A link in a class that leads to another one, or above, is not followed.
             outside = {identity_of(self.root), identity_of(self.root, self.base)}
-            identities = [identity_of(self.root, place) for place in places]
-            for name, place, own in zip(names, places, identities, strict=True):
-                seen = outside | set(identities) - {own}
-                paths = list(self._images(place, seen))
+            barred = outside.union(identity_of(self.root, place) for place in places)
+            for name, place in zip(names, places, strict=True):
+                paths = self._images(place, outside, barred)
                 self.counts[name] = len(paths)
                 yield from paths
         except OSError as error:
             raise _unreadable(self.root / self.base, error) from error
 
-    def _images(self, place: str, seen: set[tuple[int, int]]) -> Iterator[str]:
+    def _images(
+        self, place: str, outside: set[tuple[int, int]], barred: set[tuple[int, int]]
+    ) -> list[str]:
+        """Paths of a class, sorted.
+
+        Args:
+            place: Its folder.
+            outside: Device and inode of the folders above all classes.
+            barred: These, and the folders of all classes.
+        """
         start = f"{place}/{self.inner}" if self.inner else place
         if self.inner and not (self.root / start).is_dir():
-            return
+            return []
+        if identity_of(self.root, start) in (barred if self.inner else outside):
+            self._inventory.links.append(start)
+            return []
         paths: list[str] = []
         inventory = Inventory(self.root)
-        for folder in walk(self.root, start, inventory=inventory, seen=seen):
+        for folder in walk(self.root, start, inventory=inventory, barred=barred):
             prefix = folder.below("")
             paths += [prefix + name for name in folder.images]
             self._inventory.add(folder)
@@ -154,7 +165,7 @@ class _Lister:
                 f"{self.root / path}: {reason}; make the folder readable, or move it away"
             )
         # Deeper ones are mixed in by name: sorted as whole paths.
-        yield from sorted(paths)
+        return sorted(paths)
 
     def remarks(self) -> list[str]:
         """Lines about what was not taken, or read in a way that may surprise."""

@@ -135,7 +135,7 @@ def _class_folders(root: Path, path: str, enough: int) -> list[str]:
     except OSError:
         return []
     roles = () if path else ("test", "val")
-    names = [name for name in folders if role_of(name) not in roles or role_of(name) is None]
+    names = [name for name in folders if role_of(name) not in roles]
     if names and all(name.lower() in PARTS or name.lower() in _UNLABELLED for name in names):
         return []
     for name in names:

@@ -5,13 +5,14 @@ A column contains the images, as bytes or with a path beside them, another one t
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alr_fast.data.classes import ClassMap, alike, distinct, names_of_labels
 from alr_fast.data.images.sources import ColumnImages
@@ -217,13 +218,15 @@ def read(found: Found, split: str) -> Listing:
     given = np.concatenate([part.labels for part in parts])
     if split != "train" and len(given) and all(str(value) == "-1" for value in given.tolist()):
         raise NoSplit(f"{found.root}: the labels of split {chosen} are hidden (-1)")
-    classes = ClassMap(names)
+    schema = _schema_of(source, files["train"][0])
     where = f"{found.root}, row {{}} of split {chosen}".format
-    labels = classes.codes(given, where=where, argument=None)
+    listed = _names_of_feature(schema, source.label)
+    classes = _Classes(ClassMap(names), listed is not None, where)
+    labels = classes.codes(given, listed)
     clean = None
     if source.clean is not None:
         values = np.concatenate([cast(Any, part.clean) for part in parts])
-        clean = classes.codes(values, where=where, argument=None)
+        clean = classes.codes(values, _names_of_feature(schema, source.clean))
     index = new_index(_paths(parts), labels, names, clean)
     images = ColumnImages(
         list(files[chosen]),
@@ -319,8 +322,7 @@ def _paths(parts: Sequence[_Part]) -> PathTable:
 
 def _class_names(source: _Source, files: Sequence[Path]) -> tuple[tuple[str, ...], list[str]]:
     """Names of the classes, and lines about them."""
-    schema = _on_disk(files[0]).schema if source.on_disk else _schema(files[0])
-    names = _names_of_feature(schema, source.label)
+    names = _names_of_feature(_schema_of(source, files[0]), source.label)
     if names is None:
         texts: list[str] = []
         for path in files:
@@ -331,6 +333,48 @@ def _class_names(source: _Source, files: Sequence[Path]) -> tuple[tuple[str, ...
     if len(names) < 2:
         raise UserError(f"{files[0].parent}: fewer than two classes; training needs two or more")
     return names, alike(names)
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """The classes, and how labels stand for them.
+
+    Attributes:
+        map: The classes.
+        listed: Whether a feature names them; else they are the labels of training.
+        where: ``where(row)`` names the place of a row in a message.
+    """
+
+    map: ClassMap
+    listed: bool
+    where: Callable[[int], str]
+
+    def codes(
+        self, values: NDArray[np.object_], names: tuple[str, ...] | None
+    ) -> NDArray[np.int64]:
+        """Class of each label, int64 [N].
+
+        Args:
+            values: Labels as they are stored, [N].
+            names: Of the feature ``ClassLabel`` of their column, None without one. Integers count
+                them, even if these names are numbers.
+        """
+        if names is not None and all(isinstance(value, int) for value in values.tolist()):
+            numbers = values.astype(np.int64)
+            wrong = np.flatnonzero((numbers < 0) | (numbers >= len(names)))
+            if len(wrong):
+                raise UserError(
+                    f"{self.where(wrong[0])}: label {numbers[wrong[0]]} is none of the "
+                    f"{len(names)} classes, which count from 0; correct or remove it"
+                )
+            if names == self.map.names:
+                return numbers
+            values = np.array(names, dtype=object)[numbers]
+        return self.map.codes(values, where=self.where, argument=None, positions=self.listed)
+
+
+def _schema_of(source: _Source, path: Path) -> Any:
+    return _on_disk(path).schema if source.on_disk else _schema(path)
 
 
 def _names_of_feature(schema: Any, label: str) -> tuple[str, ...] | None:

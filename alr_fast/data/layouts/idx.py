@@ -23,6 +23,8 @@ from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_inde
 from alr_fast.data.layouts.splits import role_in
 from alr_fast.errors import UserError
 from alr_fast.utils.files import open_regular
+from alr_fast.utils.machine import available_memory
+from alr_fast.utils.text import readable
 
 _NAME = re.compile(r"(.*)(images|labels)[.-]idx[1-4][.-]ubyte(\.gz)?")
 _MOST_BYTES = 1 << 34
@@ -127,6 +129,11 @@ def _read(path: Path, dimensions: tuple[int, ...]) -> NDArray[np.uint8]:
             size = int(np.prod(shape.astype(object)))
             if not 0 < size <= _MOST_BYTES or (shape < 1).any():
                 raise UserError(f"{path}: its dimensions are damaged; download it again")
+            if size > available_memory():
+                raise UserError(
+                    f"{path}: needs {readable(size)}, more memory than there is; download it "
+                    "again, or write the images as files"
+                )
             data = bytearray()
             while block := file.read(min(size + 1 - len(data), 1 << 24)):
                 data += block

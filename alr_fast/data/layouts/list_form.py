@@ -9,12 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.layouts.places import base_name, names_of_images
 from alr_fast.data.layouts.splits import role_of
 from alr_fast.data.tables import Batch, Table, as_text, open_table
+from alr_fast.data.tables.base import texts
 
 COLUMNS = ("path", "label", "clean_label", "split")
 _TRUE, _FALSE = frozenset(("true", "1", "1.0", "yes", "t")), ("false", "0", "0.0", "no", "f", "")
@@ -93,23 +93,27 @@ def _batches(
     for batch in table.batches(needed, rows):
         taken = {role: batch.columns[columns[role]] for role in wanted if role in columns}
         if "path" in taken and (form.folder or form.suffix or names is not None):
-            taken["path"] = _objects(_full_paths(form, names, stripped(taken["path"])))
+            taken["path"] = texts(_full_paths(form, names, stripped(taken["path"])))
         if form.by_path and "split" in wanted:
-            taken["split"] = _objects(
-                role_of(os.path.normpath(text).split("/")[0]) or "train"
-                for text in stripped(taken["path"])
+            taken["split"] = texts(
+                [
+                    role_of(os.path.normpath(text).split("/")[0]) or "train"
+                    for text in stripped(taken["path"])
+                ]
             )
         elif "split" in taken:
-            taken["split"] = _objects(map(partial(_split_of, form.flag), stripped(taken["split"])))
+            taken["split"] = texts(
+                [_split_of(form.flag, text) for text in stripped(taken["split"])]
+            )
         yield Batch(batch.numbers, taken)
 
 
-def _full_paths(form: Form, names: dict[str, str] | None, texts: list[str]) -> list[str]:
+def _full_paths(form: Form, names: dict[str, str] | None, listed: list[str]) -> list[str]:
     """Paths below the root; empty and absolute ones stay."""
     folder, suffix = form.folder, form.suffix
     if names is not None:
-        texts = [names.get(base_name(text), text) for text in texts]
-    return [folder + text + suffix if text and text[0] != "/" else text for text in texts]
+        listed = [names.get(base_name(text), text) for text in listed]
+    return [folder + text + suffix if text and text[0] != "/" else text for text in listed]
 
 
 def _split_of(flag: tuple[str, str] | None, text: str) -> str:
@@ -118,13 +122,6 @@ def _split_of(flag: tuple[str, str] | None, text: str) -> str:
     if text.lower() in _TRUE:
         return flag[0]
     return flag[1] if text.lower() in _FALSE else text
-
-
-def _objects(texts: Any) -> NDArray[np.object_]:
-    values = list(texts)
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array
 
 
 def stripped(column: NDArray[Any]) -> list[str]:

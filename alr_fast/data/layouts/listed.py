@@ -14,7 +14,7 @@ from pathlib import Path
 from alr_fast.data.inventory import LIST_SUFFIXES, scan, suffix_of
 from alr_fast.data.layouts.base import Found
 from alr_fast.data.layouts.list_form import COLUMNS, Form, stripped
-from alr_fast.data.layouts.places import Finder, Place, folders_in
+from alr_fast.data.layouts.places import Contents, Finder, Place, folders_in
 from alr_fast.data.layouts.splits import role_in, role_of
 from alr_fast.data.tables import Table, TableError, open_table
 from alr_fast.data.tables.roles import find_column
@@ -28,7 +28,6 @@ _SAMPLE = 256  # rows that are looked at
 _MOST_LISTS = 20  # of one folder
 _LOOK = 100_000  # entries of one folder
 _MOST_JSON = 1 << 26  # bytes
-_TRUE, _FALSE = frozenset(("true", "1", "1.0", "yes", "t")), ("false", "0", "0.0", "no", "f", "")
 # A column of yes and no, and the splits that these mean.
 _FLAGS = {
     "is_test": ("test", "train"),
@@ -178,6 +177,7 @@ class _Asked:
             if not place.is_dir():
                 raise UserError("no such folder", argument="images", value=self.images)
             self.images = place
+        self._contents = Contents(self._base())
 
     def found(self, forms: list[Form]) -> Found | None:
         if not forms:
@@ -310,11 +310,13 @@ class _Asked:
             candidates = [roles["path"]]
         taken = [name for role, name in roles.items() if role != "path"]
         candidates = [name for name in candidates if name not in taken]
-        finder = Finder(self._base(), self.images, table.path)
+        finder = Finder(self._base(), self.images, table.path, self._contents)
         for look in (finder.in_folders, finder.by_name):
             for name in candidates:
-                place = look([text for text in rows[name] if text])
+                texts = [text for text in rows[name] if text]
+                place = look(texts)
                 if place is not None:
+                    place = finder.more_by_name(place, texts)
                     if finder.contains(place, name):
                         raise UserError(
                             f"{table.path}: its first line is a sample, no header; write the names "

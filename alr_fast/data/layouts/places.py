@@ -26,6 +26,36 @@ class Place:
     by_name: bool = False
 
 
+class Contents:
+    """What lies in folders, looked at once for all lists: it takes seconds.
+
+    Args:
+        root: Folder that paths are relative to.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._names: dict[str, dict[str, str]] = {}
+        self._suffixes: dict[str, list[str]] = {}
+
+    def names(self, start: str) -> dict[str, str]:
+        """`names_of_images` below a folder."""
+        if start not in self._names:
+            self._names[start] = names_of_images(self._root, start)
+        return self._names[start]
+
+    def suffixes(self, folder: str) -> list[str]:
+        """Suffixes of the first images in a folder, as written; none if it cannot be read."""
+        if folder not in self._suffixes:
+            try:
+                images = scan(self._root, folder, 1000).images
+            except OSError:
+                images = []
+            found = dict.fromkeys(os.path.splitext(name)[1] for name in images)
+            self._suffixes[folder] = list(found)
+        return self._suffixes[folder]
+
+
 class Finder:
     """Looks for the images that a list names.
 
@@ -33,13 +63,14 @@ class Finder:
         root: Folder that the paths will be relative to.
         images: The folder of the images, if the user named it.
         path: The list.
+        contents: Of the folders below the root.
     """
 
-    def __init__(self, root: Path, images: Path | None, path: Path) -> None:
+    def __init__(self, root: Path, images: Path | None, path: Path, contents: Contents) -> None:
         self.root = root
         self.images = images
         self.path = path
-        self._names: dict[str, str] | None = None
+        self._contents = contents
 
     def in_folders(self, texts: Sequence[str]) -> Place | None:
         """One folder that contains most of these names, perhaps with a suffix behind them."""
@@ -63,16 +94,26 @@ class Finder:
         )
         if start is None or not tried:
             return None
-        if self._names is None:
-            self._names = names_of_images(self.root, start)
-        if 2 * sum(base_name(text) in self._names for text in tried) > len(tried):
+        names = self._contents.names(start)
+        if 2 * sum(base_name(text) in names for text in tried) > len(tried):
             return Place(f"{start}/" if start else "", "", True)
         return None
+
+    def more_by_name(self, place: Place, texts: Sequence[str]) -> Place:
+        """A place, or that of `by_name` if it lacks names without folders that others have."""
+        tried = _spread(texts)
+        missing = sum(not self.contains(place, text) for text in tried)
+        if place.by_name or not missing or any(base_name(text) != text for text in tried):
+            return place
+        other = self.by_name(texts)
+        if other is None or sum(not self.contains(other, text) for text in tried) >= missing:
+            return place
+        return other
 
     def contains(self, place: Place, text: str) -> bool:
         """Whether there is an image of this name at a place."""
         if place.by_name:
-            return base_name(text) in (self._names or {})
+            return base_name(text) in self._contents.names(place.folder.rstrip("/"))
         return _exists(os.path.join(self.root, place.folder), text + place.suffix)
 
     def _below(self, folder: Path) -> str | None:
@@ -108,11 +149,7 @@ class Finder:
     def _suffixes(self, tried: Sequence[str], folder: str) -> list[str]:
         if all(suffix_of(text) in IMAGE_SUFFIXES for text in tried):
             return [""]
-        try:
-            images = scan(self.root, folder, 1000).images
-        except OSError:
-            return [""]
-        return ["", *dict.fromkeys(os.path.splitext(name)[1] for name in images)]
+        return ["", *self._contents.suffixes(folder)]
 
 
 def _spread(texts: Sequence[str]) -> list[str]:

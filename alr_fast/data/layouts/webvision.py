@@ -23,6 +23,7 @@ from alr_fast.data.layouts.base import (
 )
 from alr_fast.data.layouts.lists import SampleList, joined, numbered_lines, read_list, shown
 from alr_fast.errors import UserError
+from alr_fast.utils.files import open_regular
 
 MINI_CLASSES = 50
 _VAL_IMAGES = "val_images_256"
@@ -181,10 +182,11 @@ def _key(target: str) -> str:
 
 def _target_list(root: Path, folder: Path) -> Path:
     """The list for images without class folders, beside them or beside ``val/``."""
-    lists = sorted({path for base in (root, folder) for path in base.glob("*.txt")})
+    lists = sorted({path for base in (root, folder) for path in base.glob("*.txt")
+                    if path.is_file()})  # fmt: skip
     fitting = []
     for path in lists:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             first = file.readline(4096).split()
         if len(first) == 2 and first[0].decode("utf-8", "replace").lower().endswith(IMAGE_SUFFIXES):
             fitting.append(path)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.tables.roles import find_column
+from alr_fast.utils.text import cell_text
 
 
 class TableError(Exception):
@@ -112,11 +113,5 @@ def as_text(column: NDArray[Any]) -> NDArray[np.object_]:
 def texts(values: list[Any]) -> NDArray[np.object_]:
     """Values as texts, dtype object [M]: bytes as file names, see `os.fsdecode`, "" for None."""
     array = np.empty(len(values), dtype=object)
-    array[:] = [_text(value) for value in values]
+    array[:] = list(map(cell_text, values))
     return array
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
-    return "" if value is None else str(value)

@@ -12,7 +12,7 @@ from alr_fast.data.tables.base import Batch, TableError
 from alr_fast.data.tables.cells import BLANKS, original, unquoted
 from alr_fast.data.tables.encoding import decoded, utf8_pieces
 from alr_fast.data.tables.roles import role_of
-from alr_fast.utils.text import error_text
+from alr_fast.utils.text import error_text, is_utf8_bytes
 
 DELIMITERS = ",;\t"
 _LARGEST_ROW = 1 << 25  # bytes; a longer one has a quote that is never closed
@@ -112,7 +112,7 @@ class CsvFile:
             wrong.append(row)
             return "error"
 
-        utf8 = _is_utf8(text)
+        utf8 = is_utf8_bytes(text)
         if not utf8:  # a character for each byte: pyarrow handles texts, and its errors quote them
             text = text.decode("latin1").encode()
         keys = {name: str(self.columns.index(name)) for name in columns}
@@ -173,7 +173,7 @@ class CsvFile:
             keep = is_path or self._encoding is not None
             as_bytes = [text.encode("latin1") for text in values]
             values = [decoded(text, keep=keep) for text in as_bytes]
-            if not (keep or all(map(_is_utf8, as_bytes))):
+            if not (keep or all(map(is_utf8_bytes, as_bytes))):
                 self._remark()
         if not is_path or self._padded[name]:
             if around - {b"'"}:
@@ -321,13 +321,3 @@ def _fields(row: bytes, delimiter: str) -> list[bytes]:
     except csv.Error:
         fields = text.split(delimiter)
     return [field.encode("latin1") for field in fields]
-
-
-def _is_utf8(text: bytes) -> bool:
-    if text.isascii():
-        return True
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from alr_fast.data.tables.base import Batch, Table, TableError, texts
 from alr_fast.data.tables.roles import FLAGS, role_of
 from alr_fast.utils.machine import available_memory
-from alr_fast.utils.text import error_text, readable
+from alr_fast.utils.text import error_text, is_utf8_bytes, readable
 
 _STEP = 256  # rows
 _LARGEST_STEP = 1 << 24  # bytes of a column of texts in that many rows
@@ -134,7 +134,7 @@ def _from_arrow(column: Any, path: Path, name: str, role: str | None, first: int
         return texts([None if value is None else f"{value:f}" for value in column.to_pylist()])
     if _is_bytes(kind) and role not in _AS_BYTES:
         for number, value in enumerate(column.to_pylist(), first):
-            if value is not None and not _is_utf8(value):
+            if value is not None and not is_utf8_bytes(value):
                 raise TableError(
                     f"{path}, row {number}",
                     f"column {name} contains bytes that are not UTF-8; write texts or numbers",
@@ -149,14 +149,6 @@ def _from_arrow(column: Any, path: Path, name: str, role: str | None, first: int
             return column.flatten().to_numpy(zero_copy_only=False).reshape(-1, lengths[0])
         return texts(column.to_pylist())
     return texts(column.to_numpy(zero_copy_only=False).tolist())  # faster than to_pylist
-
-
-def _is_utf8(value: bytes) -> bool:
-    try:
-        value.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _is_text(kind: Any) -> bool:

@@ -216,7 +216,10 @@ def test_a_cached_listing_follows_changes_in_depth(tmp_path):
         ({"info/x.txt": "x"}, ["webvision-mini: ", "it has info; missing: google, val_images_256"]),
         ({"meta/imagelist.tsv": "x"}, ["food101n: ", "missing: meta/classes.txt, images"]),
         ({"list.csv": "who,what,why\na,b,c\n"}, ["table: ", "columns who, what, why"]),
-        ({"list.csv": "path,label\nx.jpg,1\n"}, ["list.csv has the columns path, label"]),
+        (
+            {"list.csv": "path,label\nx.jpg,1\n"},
+            ["list.csv: names images in its column"],
+        ),
         ({"list.csv": "x.jpg,1\ny.jpg,0\n"}, ["list.csv has no header; write path,label"]),
         ({"cat/1.jpg": 0, "cat/2.jpg": 0}, ["folder: ", "a second class folder beside cat"]),
         ({"@eaDir/1.jpg": 0}, ["empty but for 1 hidden or system"]),

@@ -18,7 +18,7 @@ from alr_fast.data.inventory import (
 )
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit
 from alr_fast.data.layouts.class_folders import PARTS, candidates, list_class_folders
-from alr_fast.data.layouts.listed import has_list
+from alr_fast.data.layouts.listed import has_list, partial_lists
 from alr_fast.data.layouts.splits import ROLES, role_of
 from alr_fast.errors import UserError
 from alr_fast.utils.text import printable
@@ -243,6 +243,10 @@ def _beside(root: Path, places: _Places) -> list[str]:
             )
     else:
         where = "beside the class folders"
+        lines += [
+            f"not read: {printable(name)}, which lists few of these images; --labels reads labels"
+            for name in partial_lists(root)
+        ]
     add(Counter(top.kinds), where)
     return lines
 

@@ -5,26 +5,31 @@ and ``split``. One file, or a folder with ``train.csv`` and ``test.csv`` (or ``v
 column ``split`` all rows of the file are training samples.
 """
 
+import os
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from itertools import count
+from itertools import chain, compress, count
 from pathlib import Path
+from sys import intern
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.classes import ClassMap, alike, check_clean, mixed, names_of_labels
-from alr_fast.data.inventory import LIST_SUFFIXES
+from alr_fast.data.index import PathTable
+from alr_fast.data.inventory import LIST_SUFFIXES, Inventory, counted, suffix_of, walk
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index
 from alr_fast.data.layouts.list_form import COLUMNS, Form, open_list
 from alr_fast.data.layouts.listed import find
 from alr_fast.data.layouts.lists import SampleList, shown
 from alr_fast.data.tables import TableError, as_text
 from alr_fast.errors import UserError
+from alr_fast.utils.text import printable
 
 _TESTS = ("test", "val")  # the first one that exists is used
+_LOOK = 10_000  # entries that may lie beside the listed images, and be counted
 _BATCH_ROWS = 1 << 12
 
 
@@ -48,6 +53,8 @@ def read(found: Found, split: str) -> Listing:
         parts |= _read_parts(form, found.root, remarks)
         if form.split is not None and form.split not in parts:
             raise UserError(f"{form.path}: no rows below the header; add some")
+    if not parts:
+        raise UserError(f"{forms[0].path}: no rows below the header; add some")
     if "train" not in parts:
         raise UserError(f"{forms[0].path}: no row has split train; add some")
     wanted = (*dict.fromkeys((split, *(_TESTS if split == "test" else ()))),)
@@ -62,14 +69,37 @@ def read(found: Found, split: str) -> Listing:
         )
     classes = ClassMap(_class_names(parts["train"]))
     part = parts[chosen]
+    tables = {name: table.samples.paths() for name, table in parts.items()}
+    if split == "train":
+        remarks += _unlisted(found.root, forms[0], list(tables.values()))
     label_of_code = part.labels_of_codes(classes)
     labels = label_of_code[part.samples.labels()]
     clean = label_of_code[np.frombuffer(part.clean, dtype=np.int64)] if part.clean else None
     if clean is not None:
         check_clean(labels, clean, str(part.path))
     remarks += [*alike(classes.names), *mixed(classes.names)]
-    index = new_index(part.samples.paths(), labels, classes.names, clean)
+    index = new_index(tables[chosen], labels, classes.names, clean)
     return Listing(index, found.lists, remarks=tuple(remarks))
+
+
+def _unlisted(root: Path, form: Form, tables: Sequence[PathTable]) -> list[str]:
+    """A line about the images that no row lists, in the folder that contains the listed ones; none
+    if there are too many files to look at."""
+    folders: set[str] = set()
+    hashes = array("q")  # a set of a million texts is large
+    for path in chain.from_iterable(tables):
+        hashes.append(hash(path))
+        folders.add(path.rpartition("/")[0])
+    common = form.folder.rstrip("/") or os.path.commonpath(folders)
+    inventory, found, suffixes = Inventory(root), array("q"), list[str]()
+    for folder in walk(root, common, inventory=inventory, most=_LOOK + 2 * len(hashes)):
+        found.extend(hash(folder.below(name)) for name in folder.images)
+        suffixes += map(intern, map(suffix_of, folder.images))
+    unknown = np.isin(np.frombuffer(found, np.int64), np.frombuffer(hashes, np.int64), invert=True)
+    others = Counter(compress(suffixes, unknown.tolist()))
+    if not others or not inventory.complete:
+        return []
+    return [f"not used: {counted(others)} in {printable(str(root / common))}, listed in no row"]
 
 
 class _Part:

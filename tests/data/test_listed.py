@@ -48,6 +48,7 @@ def test_kaggle_ids_without_a_suffix(tmp_path):
     assert rows(dataset) == expected
     assert dataset.split("train").remarks == (
         "not used: test.csv, without labels or without names of images",
+        f"not used: 1 .jpg in {tmp_path}, listed in no row",
     )
     with pytest.raises(NoSplit):
         dataset.split("test")
@@ -77,6 +78,15 @@ def test_columns_and_folders_are_found(tmp_path, header, options, name):
     write_tree(tmp_path, {name: table, "pictures/all/1.png": 0, "pictures/all/2.png": 1})
     dataset = open_dataset("auto", tmp_path, **options)
     assert rows(dataset) == [("pictures/all/1.png", "cat"), ("pictures/all/2.png", "dog")]
+
+
+def test_names_in_another_unicode_form(tmp_path):
+    table = lines("path,label", "e\u0301\u0301.png,a", "sub/e\u0301.png,b")
+    write_tree(tmp_path, {"l.csv": table, "images/\u00e9\u0301.png": 0, "images/\u00e9.png": 1})
+    assert rows(open_dataset("auto", tmp_path)) == [
+        ("images/\u00e9\u0301.png", "a"),
+        ("images/\u00e9.png", "b"),
+    ]
 
 
 def test_images_in_several_folders_are_found_by_name(tmp_path):
@@ -270,7 +280,7 @@ def test_images_that_no_row_lists_are_counted(tmp_path):
                           **{f"images/{k}.png": k for k in range(3)}, "images/x/3.jpg": 0,
                           "other/4.jpg": 0})  # fmt: skip
     remarks = open_dataset("table", tmp_path).split("train").remarks
-    assert remarks == (f"not used: 1 .png, 1 .jpg in {tmp_path / 'images'}, listed in no row",)
+    assert remarks == (f"not used: 2 .jpg, 1 .png in {tmp_path}, listed in no row",)
 
 
 @pytest.mark.parametrize("column", ["label", "reason"])

@@ -232,11 +232,15 @@ def _beside(root: Path, places: _Places) -> list[str]:
         images = sum((_images(root, f"{k}/{name}") for k in candidates(root, "")), Counter())
         add(images, f"in {printable(name)} of the class folders")
     for name in places.unused:
-        add(_images(root, name), f"in {printable(name)}, which is no split")
+        role = role_of(name)
+        used = next((places.classes[r] for r in ("test", "val") if r in places.classes), "")
+        used = places.classes["train"] if role == "train" else used
+        why = f"as {printable(used)} is used" if role and used else "which is no split"
+        add(_images(root, name), f"in {printable(name)}, {why}")
     top = scan(root, most=_LOOK)
     if places.classes["train"]:
         where = "in no folder of a split"
-        if has_list(root):
+        if partial_lists(root):
             lines.append(
                 f"not read: a list in {printable(str(root))} with labels of these images; the "
                 "layout table reads it"

@@ -31,7 +31,7 @@ def not_recognised(root: Path, layouts: Sequence[Layout]) -> UserError:
     names = [layout.name for layout in layouts]
     which = f"is not {names[0]}" if len(names) == 1 else "none of the known layouts"
     if root.is_file():
-        lines = [f"{which}: is not a folder, no list and no file of features"]
+        lines = [f"{which}: is neither a folder nor a list nor a file of features"]
         lines += [f"  {layout.name}: {layout.looked_for}" for layout in layouts
                   if len(layouts) == 1 or layout.name in ("features", "table")]  # fmt: skip
         return UserError("\n".join(lines), argument="root", value=root)

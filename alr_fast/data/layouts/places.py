@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
@@ -143,20 +144,23 @@ def _exists(folder: str, text: str) -> bool:
 
 
 def base_name(text: str) -> str:
-    """The name at the end of a path."""
-    return text.replace("\\", "/").rpartition("/")[2]
+    """The name at the end of a path, in composed Unicode form: macOS writes another one."""
+    return normalize("NFC", text.replace("\\", "/").rpartition("/")[2])
 
 
 def names_of_images(root: Path, start: str) -> dict[str, str]:
-    """Name, with and without its suffix, -> path below ``start`` of each image whose name occurs
-    once."""
+    """Path below ``start`` of each image whose name occurs once.
+
+    Its keys are the names as of `base_name`, with and without suffix.
+    """
     names: dict[str, str] = {}
     twice: set[str] = set()
     skip = len(start) + 1 if start else 0
     try:
         for folder in walk(root, start):
             for name in folder.images:
-                for key in {name, os.path.splitext(name)[0]}:
+                composed = base_name(name) if "\\" not in name else name
+                for key in {composed, os.path.splitext(composed)[0]}:
                     if key in names:
                         twice.add(key)
                     names[key] = folder.below(name)[skip:]

@@ -5,11 +5,10 @@ and ``split``. One file, or a folder with ``train.csv`` and ``test.csv`` (or ``v
 column ``split`` all rows of the file are training samples.
 """
 
-import os
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from itertools import chain, compress, count
+from collections.abc import Collection, Sequence
+from itertools import compress, count
 from pathlib import Path
 from sys import intern
 from typing import cast
@@ -71,7 +70,7 @@ def read(found: Found, split: str) -> Listing:
     part = parts[chosen]
     tables = {name: table.samples.paths() for name, table in parts.items()}
     if split == "train":
-        remarks += _unlisted(found.root, forms[0], list(tables.values()))
+        remarks += _unlisted(found.root, tables.values())
     label_of_code = part.labels_of_codes(classes)
     labels = label_of_code[part.samples.labels()]
     clean = label_of_code[np.frombuffer(part.clean, dtype=np.int64)] if part.clean else None
@@ -82,24 +81,23 @@ def read(found: Found, split: str) -> Listing:
     return Listing(index, found.lists, remarks=tuple(remarks))
 
 
-def _unlisted(root: Path, form: Form, tables: Sequence[PathTable]) -> list[str]:
-    """A line about the images that no row lists, in the folder that contains the listed ones; none
-    if there are too many files to look at."""
-    folders: set[str] = set()
-    hashes = array("q")  # a set of a million texts is large
-    for path in chain.from_iterable(tables):
-        hashes.append(hash(path))
-        folders.add(path.rpartition("/")[0])
-    common = form.folder.rstrip("/") or os.path.commonpath(folders)
+def _unlisted(root: Path, tables: Collection[PathTable]) -> list[str]:
+    """A line about the images below the root that no row lists; none if there are too many files to
+    look at."""
+    # Hashes, as sets of a million texts are large.
     inventory, found, suffixes = Inventory(root), array("q"), list[str]()
-    for folder in walk(root, common, inventory=inventory, most=_LOOK + 2 * len(hashes)):
+    most = _LOOK + 2 * sum(map(len, tables))
+    for folder in walk(root, inventory=inventory, most=most):
         found.extend(hash(folder.below(name)) for name in folder.images)
         suffixes += map(intern, map(suffix_of, folder.images))
-    unknown = np.isin(np.frombuffer(found, np.int64), np.frombuffer(hashes, np.int64), invert=True)
-    others = Counter(compress(suffixes, unknown.tolist()))
-    if not others or not inventory.complete:
+    if not found or not inventory.complete:
         return []
-    return [f"not used: {counted(others)} in {printable(str(root / common))}, listed in no row"]
+    listed = np.concatenate([np.fromiter(map(hash, table), np.int64) for table in tables])
+    unknown = np.isin(np.frombuffer(found, np.int64), listed, invert=True)
+    others = Counter(compress(suffixes, unknown.tolist()))
+    if not others:
+        return []
+    return [f"not used: {counted(others)} in {printable(str(root))}, listed in no row"]
 
 
 class _Part:

@@ -179,7 +179,8 @@ def names_of_labels(
     if all(_NUMBER.fullmatch(text.strip()) for text in texts):
         for k, value in enumerate(values):
             if value is None:
-                raise fail(k, "is a fraction; write integers or class names")
+                kind = "a fraction" if "e" not in texts[k].lower() else "no integer as written"
+                raise fail(k, f"is {kind}; write integers or class names")
             if value < 0 and set(values) != {-1, 1}:
                 raise fail(k, "is below 0; correct or remove it, or write class names")
     spellings: dict[Hashable, set[str]] = defaultdict(set)

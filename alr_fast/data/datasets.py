@@ -31,6 +31,7 @@ from alr_fast.data.layouts import (
 )
 from alr_fast.data.layouts.base import Found, Layout
 from alr_fast.data.layouts.nearest import not_recognised
+from alr_fast.data.paths import is_address
 from alr_fast.errors import UserError
 from alr_fast.utils.files import reading
 
@@ -198,6 +199,13 @@ def open_dataset(
     path = Path(root)
     with reading(path):
         if not path.exists():
+            if is_address(root):
+                raise UserError(
+                    "is an address; only files on a disk are read: download the data, and pass its "
+                    "folder",
+                    argument="root",
+                    value=root,
+                )
             raise UserError("no such file or folder", argument="root", value=root)
         if not path.is_dir() and not path.is_file():
             raise UserError("is neither a file nor a folder", argument="root", value=root)

@@ -59,6 +59,11 @@ def _value(name: str, text: str) -> str:
     return value
 
 
+def is_address(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is an address of a remote store; `Path` writes one slash for two."""
+    return re.match(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+:/", os.fspath(path)) is not None
+
+
 def path_option(text: str) -> Path:
     """`expanded` as the type of an option of argparse.
 

@@ -191,11 +191,16 @@ def check_data(config: Config, start: Start, index: SampleIndex) -> Start:
     path, saved = start.checkpoint.path, start.checkpoint.progress["data"]
     now = describe_data(index)
     if saved["classes"] != now["classes"]:
+        changes = [
+            f"{word} {some_names(names)}"
+            for word, old, new in (("without", now, saved), ("with", saved, now))
+            if (names := [name for name in new["classes"] if name not in old["classes"]])
+        ]
         raise UserError(
             f"{path}: was made with {len(saved['classes'])} classes "
             f"({some_names(saved['classes'])}), this data set has {len(now['classes'])} "
-            f"({some_names(now['classes'])}); pass the --data-root of that run, or leave "
-            "--resume out"
+            f"({', '.join(changes) or 'in another order'}); pass the --data-root of that "
+            "run, or leave --resume out"
         )
     change, other_labels = None, saved["labels"] != now["labels"]
     if saved["samples"] != now["samples"]:

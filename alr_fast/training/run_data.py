@@ -38,7 +38,7 @@ from alr_fast.training.config.schema import (
 from alr_fast.training.distributed import World
 from alr_fast.utils.machine import usable_cores
 from alr_fast.utils.random import stream
-from alr_fast.utils.text import percent
+from alr_fast.utils.text import percent, some_names
 
 MOST_DEFAULT_WORKERS = 16
 FEATURE_SIZE = 32  # side of the images that instance-dependent noise is computed from
@@ -98,8 +98,13 @@ def prepare_data(
             log(numbers)
         data = with_labels(data, noise.labels)
     # After the noise, so that excluding a sample does not change the labels of others.
+    kept = world.on_all_ranks(lambda: leave_out(data))
+    gone = np.setdiff1d(data.train.index.labels, kept.train.index.labels)
+    if len(gone):
+        names = [data.train.index.class_names[k] for k in gone.tolist()]
+        log(f"left out: all samples of the classes {some_names(names)}")
     share, seed = config.data.validation, config.seed
-    return world.on_all_ranks(lambda: hold_out(leave_out(data), share, seed=seed)), noise
+    return world.on_all_ranks(lambda: hold_out(kept, share, seed=seed)), noise
 
 
 # Errors about what is read name these options, when the data set is found and when it is listed.

@@ -118,3 +118,13 @@ def test_noisy_labels_of_a_file_serve_the_data_after_an_image_came(tmp_path, roo
     assert (given["train/1/+.png"], given["train/1/000.png"], given["train/10/000.png"]) == (
         *(0, 1, 0),
     )
+
+
+def test_a_class_that_is_left_out_is_said(train_folder, tmp_path, root, capsys):
+    folder = sorted(path for path in (root / "train").iterdir() if path.is_dir())[0]
+    names = [f"train/{folder.name}/{path.name}" for path in folder.iterdir()]
+    (tmp_path / "out.csv").write_text("path\n" + "\n".join(names) + "\n")
+    status, _ = train_folder("--data.exclude", str(tmp_path / "out.csv"), "--methods", "ce")
+    text = capsys.readouterr()
+    assert status == 0, text.err
+    assert f"left out: all samples of the classes {folder.name}\n" in text.out

@@ -126,6 +126,7 @@ def test_names_of_labels(labels: list[str], names: tuple) -> None:
     ("labels", "message"),
     [
         (["1", "2.5"], "row 1: label '2.5' is a fraction; write integers or class names"),
+        (["1", "2e3"], "row 1: label '2e3' is no integer as written; write integers or class"),
         (["0", "1", "-1"], "row 2: label '-1' is below 0"),
         (["cat", "NULL"], "row 1: label 'NULL' is a missing value"),
     ],

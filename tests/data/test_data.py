@@ -192,7 +192,7 @@ def test_limit_keeps_ids_and_files(root):
         (lambda r: None, "no such file or folder"),
         (
             lambda r: r.write_text(""),
-            "is not a folder, no list and no file of features",
+            "is neither a folder nor a list nor a file of features",
         ),
         (lambda r: r.mkdir(), r"the folder is empty; pass (.|\n)*train/<class>"),
         (lambda r: (r / "images").mkdir(parents=True), r"\(found: images/\)\n(.|\n)*missing"),

@@ -103,6 +103,15 @@ def test_val_beside_test_is_said_and_can_be_used(tmp_path):
     assert said(dataset.split("train"), "1 .png in dev")
 
 
+def test_another_folder_of_the_same_split_is_said(tmp_path):
+    files = {f"{s}/{c}/1.png": 0 for s in ("Train", "training", "test", "testing") for c in "ab"}
+    write_tree(tmp_path, files)
+    assert open_dataset("auto", tmp_path).split("train").remarks == (
+        "not used: 2 .png in training, as Train is used",
+        "not used: 2 .png in testing, as test is used",
+    )
+
+
 def test_a_test_folder_without_labels_is_said(tmp_path):
     dataset = opened(tmp_path, TRAIN | {"test/1.png": 0, "test/2.png": 0})
     assert said(dataset.split("train"), "2 .png in test, which has no class folders")
@@ -232,7 +241,10 @@ def test_a_cached_listing_follows_changes_in_depth(tmp_path):
         ({"info/x.txt": "x"}, ["webvision-mini: ", "it has info; missing: google, val_images_256"]),
         ({"meta/imagelist.tsv": "x"}, ["food101n: ", "missing: meta/classes.txt, images"]),
         ({"list.csv": "who,what,why\na,b,c\n"}, ["table: ", "columns who, what, why"]),
-        ({"list.csv": "path,label\nx.jpg,1\n"}, ["list.csv has the columns path, label"]),
+        (
+            {"list.csv": "path,label\nx.jpg,1\n"},
+            ["list.csv: names images in its column"],
+        ),
         ({"list.csv": "x.jpg,1\ny.jpg,0\n"}, ["list.csv has no header; write path,label"]),
         ({"cat/1.jpg": 0, "cat/2.jpg": 0}, ["folder: ", "a second class folder beside cat"]),
         ({"@eaDir/1.jpg": 0}, ["empty but for 1 hidden or system"]),
@@ -248,6 +260,12 @@ def test_an_error_shows_the_nearest_layouts(tmp_path, content, words):
     assert all(len(line) < 300 for line in lines)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize("root", ["s3://bucket/x", "https://x.y/z.csv", "gs:/bucket/x"])
+def test_an_address_is_refused_as_one(root):
+    with pytest.raises(UserError, match="is an address; only files on a disk are read"):
+        open_dataset("auto", root)
 
 
 def test_roles_of_names():

@@ -95,8 +95,8 @@ def test_two_data_sets_in_a_folder_are_named(tmp_path):
     ("labels", "message"),
     [
         (pyarrow.array([[1], [0]]), "the column label is list<"),
-        (pyarrow.array([0.5, 1.0]), "the column label is double"),
-        (pyarrow.array([0, None]), "is a missing value"),
+        (pyarrow.array([0.5, 1.0]), "train.parquet, row 0, .* label '0.5' is a fraction"),
+        (pyarrow.array([0, None]), "train.parquet, row 1, column label: .* is a missing value"),
         (pyarrow.array([0, 0]), "fewer than two classes"),
     ],
 )
@@ -126,6 +126,14 @@ def test_without_names_no_integer_is_a_position(tmp_path):
     write_parquet_images(tmp_path / "test.parquet", [0])
     with pytest.raises(UserError, match="label '0' is not one of the 3 classes"):
         open_dataset("auto", tmp_path).split("test")
+
+
+def test_floats_of_integers_are_labels(tmp_path):
+    labels = pyarrow.array([2.0, 1.0, 2.0])
+    table = pyarrow.table({"image": [image_bytes(k) for k in range(3)], "label": labels})
+    parquet.write_table(table, tmp_path / "train.parquet")
+    index = open_dataset("auto", tmp_path).split("train").index
+    assert (index.class_names, index.labels.tolist()) == (("1", "2"), [1, 0, 1])
 
 
 def test_hidden_labels_are_no_test_split(tmp_path):

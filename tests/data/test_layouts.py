@@ -923,7 +923,7 @@ def test_auto_names_the_files_that_it_looked_for(tmp_path):
         assert "\n" not in layout.looked_for
         assert {"train", "test"} <= set(layout.splits)
         assert f"{layout.name}: {layout.looked_for}" in refused(tmp_path, layout.name)
-    assert "readme: none of the known layouts: is not a" in refused(tmp_path / "readme", "auto")
+    assert "readme: none of the known layouts: is neither a" in refused(tmp_path / "readme", "auto")
 
 
 def test_a_folder_of_classes_is_recognised(tmp_path):

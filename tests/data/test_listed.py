@@ -50,6 +50,7 @@ def test_kaggle_ids_without_a_suffix(tmp_path):
     assert rows(dataset) == expected
     assert dataset.split("train").remarks == (
         "not used: test.csv, without labels or without names of images",
+        f"not used: 1 .jpg in {tmp_path}, listed in no row",
     )
     with pytest.raises(NoSplit):
         dataset.split("test")
@@ -79,6 +80,15 @@ def test_columns_and_folders_are_found(tmp_path, header, options, name):
     write_tree(tmp_path, {name: table, "pictures/all/1.png": 0, "pictures/all/2.png": 1})
     dataset = open_dataset("auto", tmp_path, **options)
     assert rows(dataset) == [("pictures/all/1.png", "cat"), ("pictures/all/2.png", "dog")]
+
+
+def test_names_in_another_unicode_form(tmp_path):
+    table = lines("path,label", "e\u0301\u0301.png,a", "sub/e\u0301.png,b")
+    write_tree(tmp_path, {"l.csv": table, "images/\u00e9\u0301.png": 0, "images/\u00e9.png": 1})
+    assert rows(open_dataset("auto", tmp_path)) == [
+        ("images/\u00e9\u0301.png", "a"),
+        ("images/\u00e9.png", "b"),
+    ]
 
 
 def test_images_in_several_folders_are_found_by_name(tmp_path):
@@ -223,9 +233,72 @@ def test_images_elsewhere(tmp_path):
 def test_missing_images_are_said(tmp_path):
     write_tree(tmp_path, {"l.csv": lines("path,label", "0.png,a", "1.png,b")})
     train = open_dataset("auto", tmp_path / "l.csv").split("train")
-    assert train.remarks == ("l.csv: the images of its first rows do not exist",)
-    with pytest.raises(UserError, match="none of the known layouts"):
+    assert train.remarks == (
+        "l.csv: no images are found for the names in its column path (for example 0.png); name "
+        "their folder, as images",
+    )
+    with pytest.raises(UserError, match="none of the known layouts") as caught:
         open_dataset("auto", tmp_path)
+    assert "l.csv: names images in its column path (for example 0.png); missing: these" in str(
+        caught.value
+    )
+
+
+@pytest.mark.parametrize("place", ["", "l.csv"])
+def test_a_list_whose_images_are_half_missing(tmp_path, place):
+    write_tree(tmp_path, {"l.csv": lines("path,label", *(f"{k}.png,c{k % 2}" for k in range(8))),
+                          **{f"images/{k}.png": k for k in range(4)}})  # fmt: skip
+    train = open_dataset("auto", tmp_path / place).split("train")
+    assert [str(path) for path in train.index.paths] == [f"images/{k}.png" for k in range(8)]
+
+
+def test_a_list_with_few_images_is_none_beside_class_folders(tmp_path):
+    write_tree(tmp_path, {"l.csv": lines("path,label", *(f"a/{k}.png,c{k % 2}" for k in range(8))),
+                          **{f"{name}/{k}.png": k for k in range(4) for name in "ab"}})  # fmt: skip
+    assert open_dataset("auto", tmp_path).layout.name == "folder"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (lines("path,label", "0.png,a", "1.png"), "line 3: 1 fields, the header has 2"),
+        (lines("path,label"), "l.csv: has no rows below the header"),
+        (lines("image,a,b", "0.png,1,0"), "no column label; it has image, a, b; name the one of"),
+        (lines("path|label", "0.png|a"), "divided by commas, semicolons"),
+        (lines("path,label", "s3://x/7.png,a"), "(for example s3://x/7.png); missing: these"),
+    ],
+)
+def test_why_a_table_is_no_list_of_the_images_beside_it(tmp_path, text, message):
+    write_tree(tmp_path, {"l.csv": text, "images/0.png": 0, "images/1.png": 1})
+    with pytest.raises(UserError) as caught:
+        open_dataset("auto", tmp_path)
+    assert message in str(caught.value)
+    assert "food101n:" not in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 10
+
+
+def test_images_that_no_row_lists_are_counted(tmp_path):
+    write_tree(tmp_path, {"l.csv": lines("path,label", "images/0.png,a", "images/1.png,b"),
+                          **{f"images/{k}.png": k for k in range(3)}, "images/x/3.jpg": 0,
+                          "other/4.jpg": 0})  # fmt: skip
+    remarks = open_dataset("table", tmp_path).split("train").remarks
+    assert remarks == (f"not used: 2 .jpg, 1 .png in {tmp_path}, listed in no row",)
+
+
+@pytest.mark.parametrize("column", ["label", "reason"])
+def test_a_table_about_few_images_of_class_folders(tmp_path, column):
+    write_tree(tmp_path, {"l.csv": lines(f"path,{column}", "a/0.png,b", "b/1.png,a"),
+                          **{f"{name}/{k}.png": k for k in range(4) for name in "ab"}})  # fmt: skip
+    dataset = open_dataset("auto", tmp_path)
+    assert dataset.layout.name == "folder"
+    said = "not read: l.csv, which lists few of these images; --labels reads labels"
+    assert dataset.split("train").remarks == ((said,) if column == "label" else ())
+
+
+def test_a_named_list_without_a_column_of_labels(tmp_path):
+    write_tree(tmp_path, {"l.csv": lines("image,a,b", "0.png,1,0"), "0.png": 0})
+    with pytest.raises(UserError, match=r"no column label; it has image, a, b; name the"):
+        open_dataset("auto", tmp_path / "l.csv")
 
 
 def test_several_lists_are_named(tmp_path):

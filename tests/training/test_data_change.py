@@ -162,6 +162,16 @@ def test_another_data_set_is_refused(resume):
     assert not (run / "summary.json").exists()
 
 
+def test_classes_that_came_or_went_are_named(resume):
+    def rename(root):
+        (root / "train/a").rename(root / "train/z")
+        (root / "test/a").rename(root / "test/z")
+
+    status, output, _ = resume(rename, MIDDLE)
+    assert status == 2
+    assert "was made with 2 classes (a, b), this data set has 2 (without a, with z); pass" in output
+
+
 def test_a_run_of_an_earlier_version_needs_the_samples_that_it_had(resume):
     def forget(root):
         for path in (root.parent / "runs").rglob("samples-*"):

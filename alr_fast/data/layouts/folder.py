@@ -18,7 +18,7 @@ from alr_fast.data.inventory import (
 )
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit
 from alr_fast.data.layouts.class_folders import PARTS, candidates, list_class_folders
-from alr_fast.data.layouts.listed import has_list
+from alr_fast.data.layouts.listed import has_list, partial_lists
 from alr_fast.data.layouts.splits import ROLES, role_of
 from alr_fast.errors import UserError
 from alr_fast.utils.text import printable
@@ -232,17 +232,25 @@ def _beside(root: Path, places: _Places) -> list[str]:
         images = sum((_images(root, f"{k}/{name}") for k in candidates(root, "")), Counter())
         add(images, f"in {printable(name)} of the class folders")
     for name in places.unused:
-        add(_images(root, name), f"in {printable(name)}, which is no split")
+        role = role_of(name)
+        used = next((places.classes[r] for r in ("test", "val") if r in places.classes), "")
+        used = places.classes["train"] if role == "train" else used
+        why = f"as {printable(used)} is used" if role and used else "which is no split"
+        add(_images(root, name), f"in {printable(name)}, {why}")
     top = scan(root, most=_LOOK)
     if places.classes["train"]:
         where = "in no folder of a split"
-        if has_list(root):
+        if partial_lists(root):
             lines.append(
                 f"not read: a list in {printable(str(root))} with labels of these images; the "
                 "layout table reads it"
             )
     else:
         where = "beside the class folders"
+        lines += [
+            f"not read: {printable(name)}, which lists few of these images; --labels reads labels"
+            for name in partial_lists(root)
+        ]
     add(Counter(top.kinds), where)
     return lines
 

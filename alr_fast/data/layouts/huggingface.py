@@ -216,7 +216,8 @@ def read(found: Found, split: str) -> Listing:
     names, remarks = _class_names(source, files["train"])
     parts = [_read_part(source, path) for path in files[chosen]]
     given = np.concatenate([part.labels for part in parts])
-    if split != "train" and len(given) and all(str(value) == "-1" for value in given.tolist()):
+    hidden = all(str(value) in ("-1", "-1.0") for value in given.tolist())
+    if split != "train" and len(given) and hidden:
         raise NoSplit(f"{found.root}: the labels of split {chosen} are hidden (-1)")
     schema = _schema_of(source, files["train"][0])
     where = f"{found.root}, row {{}} of split {chosen}".format
@@ -288,8 +289,9 @@ def _check_type(path: Path, name: str, kind: Any) -> None:
     from pyarrow import types
 
     is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_dictionary(kind)
-    if not (is_text or types.is_integer(kind)):
-        raise UserError(f"{path}: the column {name} is {kind}; labels are integers or texts")
+    # Integers with empty cells are floats in pandas; fractions are refused with their row.
+    if not (is_text or types.is_integer(kind) or types.is_floating(kind) or types.is_null(kind)):
+        raise UserError(f"{path}: the column {name} is {kind}; labels are numbers or texts")
 
 
 def _values(column: Any) -> Any:
@@ -324,12 +326,12 @@ def _class_names(source: _Source, files: Sequence[Path]) -> tuple[tuple[str, ...
     """Names of the classes, and lines about them."""
     names = _names_of_feature(_schema_of(source, files[0]), source.label)
     if names is None:
-        texts: list[str] = []
+        places: dict[str, str] = {}
         for path in files:
-            texts += distinct(_read_part(source, path).labels)[0]
-        texts = list(dict.fromkeys(texts))
-        where = f"{files[0].parent}, column {source.label}"
-        names = names_of_labels(texts, where=lambda k: where)
+            texts, first, _ = distinct(_read_part(source, path).labels)
+            for text, row in zip(texts, first.tolist(), strict=True):
+                places.setdefault(text, f"{path}, row {row}, column {source.label}")
+        names = names_of_labels(list(places), where=list(places.values()).__getitem__)
     if len(names) < 2:
         raise UserError(f"{files[0].parent}: fewer than two classes; training needs two or more")
     return names, alike(names)

@@ -11,22 +11,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from alr_fast.data.inventory import LIST_SUFFIXES, scan, suffix_of
+from alr_fast.data.inventory import LIST_SUFFIXES, Inventory, scan, suffix_of, walk
 from alr_fast.data.layouts.base import Found
 from alr_fast.data.layouts.list_form import COLUMNS, Form, stripped
-from alr_fast.data.layouts.places import Contents, Finder, Place, folders_in
+from alr_fast.data.layouts.places import MOST, Contents, Finder, Place, folders_in
 from alr_fast.data.layouts.splits import role_in, role_of
 from alr_fast.data.tables import Table, TableError, open_table
 from alr_fast.data.tables.roles import find_column
 from alr_fast.data.tables.roles import role_of as column_role
 from alr_fast.errors import UserError
 from alr_fast.utils.files import open_regular
-from alr_fast.utils.text import some_names
+from alr_fast.utils.text import printable, some_names
 
 _ORDER = ("train", "test", "val")
 _SAMPLE = 256  # rows that are looked at
+_FEW = 0.1  # share of its images that must exist if its columns are called path and label
 _MOST_LISTS = 20  # of one folder
 _LOOK = 100_000  # entries of one folder
+_MANY = 10_000  # rows with which a list is not compared with the images beside it
 _MOST_JSON = 1 << 26  # bytes
 # A column of yes and no, and the splits that these mean.
 _FLAGS = {
@@ -79,7 +81,11 @@ def find(
         if suffix_of(root.name) not in (*LIST_SUFFIXES, ".txt", ".json"):
             return None
         return asked.found([asked.form(root, None, sure=True)])
-    return asked.found(_lists_of_splits(asked) or _single_list(asked))
+    forms = _lists_of_splits(asked) or _single_list(asked)
+    if not forms:
+        asked.few = True
+        forms = _lists_of_splits(asked) or _single_list(asked)
+    return asked.found(forms)
 
 
 def _lists_of_splits(asked: "_Asked") -> list[Form]:
@@ -134,11 +140,48 @@ def _single_list(asked: "_Asked") -> list[Form]:
     return usable
 
 
+def problem_of(path: Path, root: Path) -> str:
+    """Why a table is no list of images for `find`."""
+    try:
+        _Asked(root, {}, None, few=True).form(path, None, sure=False)
+    except TableError as error:
+        where = error.where.removeprefix(str(path)).removeprefix(", ")
+        return f"cannot be read: {where}{': ' if where else ''}{error}"
+    except (_NoList, UserError) as error:
+        return str(error).removeprefix(f"{path}: ")
+    return "lists images with labels"
+
+
 def has_list(root: Path) -> bool:
-    """Whether there is a list in a folder whose images are found."""
+    """Whether there is a list in a folder whose images are found, and which has a column of labels
+    and lists at least half of the images there: not one of corrections or of broken files."""
     asked = _Asked(root, {}, None)
-    lists = (path for path in _lists(root) if not _is_submission(path))
-    return any(asked.usable(path, None) or asked.problem for path in lists)
+    for path in _lists(root):
+        if not _is_submission(path):
+            form = asked.usable(path, None, guess=False)
+            if asked.problem or (form is not None and _lists_most(path, root)):
+                return True
+    return False
+
+
+def partial_lists(root: Path) -> list[str]:
+    """Names of the lists in a folder of images whose images are found."""
+    asked = _Asked(root, {}, None)
+    return [path.name for path in _lists(root) if asked.usable(path, None, guess=False)]
+
+
+def _lists_most(path: Path, root: Path) -> bool:
+    """Whether a list has at least half as many rows as there are images below the root."""
+    with open_table(path) as table:
+        rows = max(map(len, table.first_rows(_MANY).values()))
+    left = 2 * rows
+    if rows == _MANY:
+        return True
+    for folder in walk(root, inventory=Inventory(root), most=_LOOK):
+        left -= len(folder.images)
+        if left < 0:
+            return False
+    return True
 
 
 def _lists(folder: Path) -> list[Path]:
@@ -170,6 +213,7 @@ class _Asked:
     columns: dict[str, str]
     images: Path | None
     problem: UserError | None = None
+    few: bool = False  # whether a list will do if few of its images exist
 
     def __post_init__(self) -> None:
         if self.images is not None:
@@ -196,10 +240,18 @@ class _Asked:
             return self.root
         return self.images
 
-    def usable(self, path: Path, split: str | None) -> Form | None:
-        """The form of a list whose images were found; None if it lists none."""
+    def usable(self, path: Path, split: str | None, *, guess: bool = True) -> Form | None:
+        """The form of a list whose images were found; None if it lists none.
+
+        Args:
+            path, split: See `form`.
+            guess: Whether the only other column may be that of labels, whatever its name.
+        """
         try:
-            return self.form(path, split, sure=False)
+            form = self.form(path, split, sure=False)
+            label = dict(form.columns)["label"]
+            is_label = column_role(label) == "label" or _NOISY.fullmatch(label)
+            return form if guess or is_label else None
         except (_NoList, TableError):
             return None
         except UserError as error:  # a column that the user named; another list may have it
@@ -230,8 +282,8 @@ class _Asked:
         except _NoList as error:
             if not sure:
                 raise
-            if self.columns:
-                raise UserError(f"{path}: {error}; name it, too", argument="columns") from error
+            if self.columns or isinstance(error, _NoLabels):
+                raise UserError(f"{path}: {error}") from error
             return Form(path, split=split)
         return form
 
@@ -241,19 +293,31 @@ class _Asked:
         roles, flag = self._known_columns(table, unclear)
         if split is not None:
             roles.pop("split", None)
-        place = self._place(table, roles, rows)
+        place = self._place(table, roles, rows, sure)
         if unclear and (sure or place is not None):
             raise UserError(f"{path}: {unclear[0]}", argument="columns")
         if "label" not in roles:
             left = [name for name in table.columns if name not in roles.values() and name]
             if len(left) != 1:
-                raise _NoList("no column of labels")
+                raise _NoLabels(
+                    f"no column label; it has {printable(', '.join(table.columns)[:100])}; name "
+                    "the one of labels, as columns (label=...)"
+                )
             roles["label"] = left[0]
         remarks = _choose_noisy(roles, table.columns, path)
         if place is None:
             if not sure:
-                raise _NoList("no images at the names in its first rows")
-            remarks.append(f"{path.name}: the images of its first rows do not exist")
+                example = next((text for text in rows[roles["path"]] if text), "")
+                raise _NoList(
+                    f"names images in its column {roles['path']} (for example "
+                    f"{printable(example)}); missing: these images; if they lie elsewhere, pass "
+                    "their folder as images"
+                )
+            example = next((text for text in rows[roles["path"]] if text), "")
+            remarks.append(
+                f"{path.name}: no images are found for the names in its column {roles['path']} "
+                f"(for example {printable(example)}); name their folder, as images"
+            )
             place = Place()
         texts = [os.path.normpath(place.folder + text) for text in rows[roles["path"]] if text]
         by_path = (
@@ -299,7 +363,7 @@ class _Asked:
         return roles, _FLAGS.get(roles.get("split", "").lower())
 
     def _place(
-        self, table: Table, roles: dict[str, str], rows: dict[str, list[str]]
+        self, table: Table, roles: dict[str, str], rows: dict[str, list[str]], sure: bool
     ) -> Place | None:
         """Finds the images, and the column that names them, which it adds to ``roles``."""
         known = [name for name in table.columns if column_role(name) == "path"]
@@ -311,22 +375,30 @@ class _Asked:
         taken = [name for role, name in roles.items() if role != "path"]
         candidates = [name for name in candidates if name not in taken]
         finder = Finder(self._base(), self.images, table.path, self._contents)
-        for look in (finder.in_folders, finder.by_name):
-            for name in candidates:
-                texts = [text for text in rows[name] if text]
-                place = look(texts)
-                if place is not None:
-                    place = finder.more_by_name(place, texts)
-                    if finder.contains(place, name):
-                        raise UserError(
-                            f"{table.path}: its first line is a sample, no header; write the names "
-                            "of the columns above it: path,label"
-                        )
-                    roles["path"] = name
-                    return place
+        looks = [(look, name, MOST) for look in (finder.in_folders, finder.by_name)
+                 for name in candidates]  # fmt: skip
+        if sure or (self.few and "label" in roles):
+            called = {name for name in candidates if column_role(name) == "path"}
+            called.add(roles.get("path", ""))
+            looks += [(look, name, _FEW) for look, name, _ in looks if name in called]
+        for look, name, least in looks:
+            texts = [text for text in rows[name] if text]
+            place = look(texts, least=least)
+            if place is not None:
+                place = finder.more_by_name(place, texts)
+                if finder.contains(place, name):
+                    raise UserError(
+                        f"{table.path}: its first line is a sample, no header; write the names "
+                        "of the columns above it: path,label"
+                    )
+                roles["path"] = name
+                return place
         named = next((name for name in candidates if name in (*known, roles.get("path"))), None)
         if named is None:
-            raise _NoList("no column of names of images")
+            raise _NoList(
+                f"has the columns {printable(', '.join(table.columns)[:100])}; missing: names of "
+                "images that exist, or labels; name both as columns (path=..., label=...)"
+            )
         roles["path"] = named
         return None
 
@@ -346,11 +418,19 @@ class _NoList(Exception):
     """A table does not list images with labels."""
 
 
+class _NoLabels(_NoList):
+    """A table lists images, but labels are in no column or in several."""
+
+
 def _first_rows(table: Table) -> dict[str, list[str]]:
     """The first rows as texts, column by column; no texts of a column that contains others."""
     if len(table.columns) < 2 or len(set(table.columns)) < len(table.columns):
-        raise _NoList("fewer than two columns, or two of one name")
+        raise _NoList(
+            f"has the columns {printable(', '.join(table.columns)[:100])}; missing: names of "
+            "images and labels, in columns of different names; they are divided by commas, "
+            "semicolons or tabs"
+        )
     rows = table.first_rows(_SAMPLE)
     if not any(map(len, rows.values())):
-        raise _NoList("no rows")
+        raise _NoList("has no rows below the header")
     return {name: stripped(column) for name, column in rows.items()}

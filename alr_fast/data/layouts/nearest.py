@@ -13,12 +13,14 @@ from alr_fast.data.inventory import (
     take_inventory,
 )
 from alr_fast.data.layouts.base import Layout
+from alr_fast.data.layouts.listed import problem_of
 from alr_fast.data.layouts.splits import role_of
 from alr_fast.data.tables import TableError, open_table
 from alr_fast.errors import UserError
 from alr_fast.utils.text import printable, some_names
 
 _MOST_LISTS = 2  # that are described
+_COMMON = {"images"}  # a folder of many data sets
 
 
 def not_recognised(root: Path, layouts: Sequence[Layout]) -> UserError:
@@ -29,7 +31,7 @@ def not_recognised(root: Path, layouts: Sequence[Layout]) -> UserError:
     names = [layout.name for layout in layouts]
     which = f"is not {names[0]}" if len(names) == 1 else "none of the known layouts"
     if root.is_file():
-        lines = [f"{which}: is not a folder, no list and no file of features"]
+        lines = [f"{which}: is neither a folder nor a list nor a file of features"]
         lines += [f"  {layout.name}: {layout.looked_for}" for layout in layouts
                   if len(layouts) == 1 or layout.name in ("features", "table")]  # fmt: skip
         return UserError("\n".join(lines), argument="root", value=root)
@@ -42,7 +44,7 @@ def not_recognised(root: Path, layouts: Sequence[Layout]) -> UserError:
         lines.append(f"  {layout.name}: {layout.looked_for}")
         lines += [f"    {text}" for text in _missing(root, inventory, layout)]
     if len(layouts) > 1:
-        lines.append(f"  the other layouts: {', '.join(names)}; pass a name for what one needs")
+        lines.append(f"  the other layouts: {', '.join(names)}; name one to see what it needs")
     return UserError("\n".join(lines[:10]), argument="root", value=root)
 
 
@@ -63,7 +65,7 @@ def _nearest(root: Path, inventory: Inventory, layouts: Sequence[Layout]) -> lis
     if len(layouts) == 1:
         return list(layouts)
     known = {layout.name: layout for layout in layouts}
-    marked = [layout for layout in layouts if _present(root, layout)]
+    marked = [layout for layout in layouts if set(_present(root, layout)) - _COMMON]
     marked.sort(key=lambda layout: -len(_present(root, layout)) / len(layout.marks))
     plain = ["table", "folder"] if inventory.lists else ["folder", "table"]
     nearest = [*marked, *(known[name] for name in plain if name in known)]
@@ -112,15 +114,12 @@ def _for_table(root: Path, inventory: Inventory) -> list[str]:
     for name in inventory.lists[:_MOST_LISTS]:
         try:
             with open_table(root / name) as table:
-                columns = ", ".join(table.columns)
+                named = any(suffix_of(column) in IMAGE_SUFFIXES for column in table.columns)
         except TableError as error:
             lines.append(f"{printable(name)} cannot be read: {error}")
             continue
-        if any(suffix_of(column) in IMAGE_SUFFIXES for column in table.columns):
+        if named:
             lines.append(f"{printable(name)} has no header; write path,label above its lines")
-            continue
-        lines.append(
-            f"{printable(name)} has the columns {printable(columns[:100])}; missing: names of "
-            "images that exist, or labels; name both as columns (path=..., label=...)"
-        )
+        else:
+            lines.append(f"{printable(name)}: {problem_of(root / name, root)}")
     return lines

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from alr_fast.data.inventory import IMAGE_SUFFIXES, scan, suffix_of, walk
 from alr_fast.data.layouts.splits import role_in, role_of
 
 _TRIED = 16  # names of a list whose files are looked for
+MOST = 0.5  # share of them that must exist
 _MOST_FOLDERS = 64  # in which they are looked for
 _MOST_NAMES = 1_000_000  # images that are found by their names alone
 _LOOK = 100_000  # entries of one folder
@@ -72,22 +74,28 @@ class Finder:
         self.path = path
         self._contents = contents
 
-    def in_folders(self, texts: Sequence[str]) -> Place | None:
-        """One folder that contains most of these names, perhaps with a suffix behind them."""
+    def in_folders(self, texts: Sequence[str], *, least: float = MOST) -> Place | None:
+        """The folder that contains most of these names, or more than the share ``least`` of them,
+        perhaps with a suffix behind them."""
         tried = _spread(texts)
         if not tried:
             return None
         # An absolute path has its folder.
         absolute = any(text.startswith(("/", "~", "file:")) for text in tried)
+        best, most = None, least * len(tried)
         for folder in [""] if absolute else self._folders():
             for suffix in self._suffixes(tried, folder):
                 place = os.path.join(self.root, folder)
-                if 2 * sum(_exists(place, text + suffix) for text in tried) > len(tried):
-                    return Place(f"{folder}/" if folder else "", suffix)
-        return None
+                count = sum(_exists(place, text + suffix) for text in tried)
+                if count > most:
+                    best, most = Place(f"{folder}/" if folder else "", suffix), count
+                if most > MOST * len(tried):
+                    return best
+        return best
 
-    def by_name(self, texts: Sequence[str]) -> Place | None:
-        """Whether most names are those of images anywhere below the root."""
+    def by_name(self, texts: Sequence[str], *, least: float = MOST) -> Place | None:
+        """Whether more than the share ``least`` of these names are those of images anywhere below
+        the root."""
         tried = _spread(texts)
         start = (
             self._below(self.images) if self.images is not None else self._below(self.path.parent)
@@ -95,7 +103,7 @@ class Finder:
         if start is None or not tried:
             return None
         names = self._contents.names(start)
-        if 2 * sum(base_name(text) in names for text in tried) > len(tried):
+        if sum(base_name(text) in names for text in tried) > least * len(tried):
             return Place(f"{start}/" if start else "", "", True)
         return None
 
@@ -173,20 +181,23 @@ def _exists(folder: str, text: str) -> bool:
 
 
 def base_name(text: str) -> str:
-    """The name at the end of a path."""
-    return text.replace("\\", "/").rpartition("/")[2]
+    """The name at the end of a path, in composed Unicode form: macOS writes another one."""
+    return normalize("NFC", text.replace("\\", "/").rpartition("/")[2])
 
 
 def names_of_images(root: Path, start: str) -> dict[str, str]:
-    """Name, with and without its suffix, -> path below ``start`` of each image whose name occurs
-    once."""
+    """Path below ``start`` of each image whose name occurs once.
+
+    Its keys are the names as of `base_name`, with and without suffix.
+    """
     names: dict[str, str] = {}
     twice: set[str] = set()
     skip = len(start) + 1 if start else 0
     try:
         for folder in walk(root, start):
             for name in folder.images:
-                for key in {name, os.path.splitext(name)[0]}:
+                composed = base_name(name) if "\\" not in name else name
+                for key in {composed, os.path.splitext(composed)[0]}:
                     if key in names:
                         twice.add(key)
                     names[key] = folder.below(name)[skip:]

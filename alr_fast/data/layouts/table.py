@@ -6,25 +6,29 @@ column ``split`` all rows of the file are training samples.
 """
 
 from array import array
-from collections import defaultdict
-from collections.abc import Sequence
-from itertools import count
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from itertools import compress, count
 from pathlib import Path
+from sys import intern
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.classes import ClassMap, alike, check_clean, mixed, names_of_labels
-from alr_fast.data.inventory import LIST_SUFFIXES
+from alr_fast.data.index import PathTable
+from alr_fast.data.inventory import LIST_SUFFIXES, Inventory, counted, suffix_of, walk
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index
 from alr_fast.data.layouts.list_form import COLUMNS, Form, open_list
 from alr_fast.data.layouts.listed import find
 from alr_fast.data.layouts.lists import SampleList, shown
 from alr_fast.data.tables import TableError, as_text
 from alr_fast.errors import UserError
+from alr_fast.utils.text import printable
 
 _TESTS = ("test", "val")  # the first one that exists is used
+_LOOK = 10_000  # entries that may lie beside the listed images, and be counted
 _BATCH_ROWS = 1 << 12
 
 
@@ -48,6 +52,8 @@ def read(found: Found, split: str) -> Listing:
         parts |= _read_parts(form, found.root, remarks)
         if form.split is not None and form.split not in parts:
             raise UserError(f"{form.path}: no rows below the header; add some")
+    if not parts:
+        raise UserError(f"{forms[0].path}: no rows below the header; add some")
     if "train" not in parts:
         raise UserError(f"{forms[0].path}: no row has split train; add some")
     wanted = (*dict.fromkeys((split, *(_TESTS if split == "test" else ()))),)
@@ -62,14 +68,36 @@ def read(found: Found, split: str) -> Listing:
         )
     classes = ClassMap(_class_names(parts["train"]))
     part = parts[chosen]
+    tables = {name: table.samples.paths() for name, table in parts.items()}
+    if split == "train":
+        remarks += _unlisted(found.root, tables.values())
     label_of_code = part.labels_of_codes(classes)
     labels = label_of_code[part.samples.labels()]
     clean = label_of_code[np.frombuffer(part.clean, dtype=np.int64)] if part.clean else None
     if clean is not None:
         check_clean(labels, clean, str(part.path))
     remarks += [*alike(classes.names), *mixed(classes.names)]
-    index = new_index(part.samples.paths(), labels, classes.names, clean)
+    index = new_index(tables[chosen], labels, classes.names, clean)
     return Listing(index, found.lists, remarks=tuple(remarks))
+
+
+def _unlisted(root: Path, tables: Collection[PathTable]) -> list[str]:
+    """A line about the images below the root that no row lists; none if there are too many files to
+    look at."""
+    # Hashes, as sets of a million texts are large.
+    inventory, found, suffixes = Inventory(root), array("q"), list[str]()
+    most = _LOOK + 2 * sum(map(len, tables))
+    for folder in walk(root, inventory=inventory, most=most):
+        found.extend(hash(folder.below(name)) for name in folder.images)
+        suffixes += map(intern, map(suffix_of, folder.images))
+    if not found or not inventory.complete:
+        return []
+    listed = np.concatenate([np.fromiter(map(hash, table), np.int64) for table in tables])
+    unknown = np.isin(np.frombuffer(found, np.int64), listed, invert=True)
+    others = Counter(compress(suffixes, unknown.tolist()))
+    if not others:
+        return []
+    return [f"not used: {counted(others)} in {printable(str(root))}, listed in no row"]
 
 
 class _Part:

@@ -35,5 +35,7 @@ def median_side(split: Split) -> tuple[int, int]:
             sides.append(min(encoded.height, encoded.width))
     if not sides:
         others = ", nor can the others that were tried" if len(rows) > 1 else ""
-        raise UserError(f"{reason}{others}; replace or remove the files")
+        missing = reason.endswith("(no such file)")
+        remedy = "correct the paths or the folder" if missing else "replace or remove the files"
+        raise UserError(f"{reason}{others}; {remedy}")
     return sorted(sides)[(len(sides) - 1) // 2], len(sides)

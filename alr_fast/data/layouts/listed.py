@@ -25,6 +25,7 @@ from alr_fast.utils.text import some_names
 
 _ORDER = ("train", "test", "val")
 _SAMPLE = 256  # rows that are looked at
+_MOST_COLUMNS = 1000  # of which each might name the images
 _MOST_LISTS = 20  # of one folder
 _LOOK = 100_000  # entries of one folder
 _MOST_JSON = 1 << 26  # bytes
@@ -348,6 +349,8 @@ def _first_rows(table: Table) -> dict[str, list[str]]:
     """The first rows as texts, column by column; no texts of a column that contains others."""
     if len(table.columns) < 2 or len(set(table.columns)) < len(table.columns):
         raise _NoList("fewer than two columns, or two of one name")
+    if len(table.columns) > _MOST_COLUMNS:
+        raise _NoList(f"more than {_MOST_COLUMNS:,} columns")
     rows = table.first_rows(_SAMPLE)
     if not any(map(len, rows.values())):
         raise _NoList("no rows")

@@ -105,15 +105,22 @@ class JsonFile:
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """Number and text of each line that is not empty."""
-        rest, before = b"", 0
+        parts: list[bytes] = []  # of the line that is not complete
+        size, before = 0, 0
         for piece in self._pieces():
-            *lines, rest = (rest + piece).split(b"\n")
+            parts.append(piece)
+            size += len(piece)
+            if b"\n" not in piece and size <= _LARGEST:
+                continue
+            *lines, rest = b"".join(parts).split(b"\n")
+            parts, size = [rest], len(rest)
             for number, line in enumerate(lines, before + 1):
                 if line.strip():
                     yield number, line
             before += len(lines)
             if len(rest) > _LARGEST:
                 self._fail("the line is too long", before + 1)
+        rest = b"".join(parts)
         if rest.strip():
             yield before + 1, rest
 

@@ -62,6 +62,8 @@ def members(path: Path) -> Iterator[Member]:
                         name = header[:100].split(b"\0")[0]
                         name = prefix + b"/" + name if prefix else name
                         name = extended.get("path", long_name or name)
+                        if b"\0" in name:
+                            raise _damaged(path, position)
                         yield Member(os.fsdecode(name), data, size)
                     long_name, extended = None, {}
                 position = data + -(-size // _BLOCK) * _BLOCK

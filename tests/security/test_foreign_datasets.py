@@ -170,6 +170,21 @@ def test_records_of_a_wrong_length(tmp_path, record):
             list(members(tmp_path / "a.tar"))
 
 
+def test_a_zero_byte_in_the_name_of_a_member(tmp_path, capsys):
+    content = []
+    for k in range(12):
+        content += [(f"{k}.png", image_bytes(k % 2, k)), (f"{k}.cls", b"%d" % (k % 2))]
+    write_shard(tmp_path / "train.tar", content)
+    record = b"14 path=a\0.png\n"
+    info = tarfile.TarInfo("x")
+    info.size, info.type = len(record), b"x"
+    header = info.tobuf(tarfile.USTAR_FORMAT) + record + bytes(-len(record) % 512)
+    good = (tmp_path / "train.tar").read_bytes()
+    last = list(members(tmp_path / "train.tar"))[-2].offset - 512
+    (tmp_path / "train.tar").write_bytes(good[:last] + header + good[last:])
+    refused(tmp_path, capsys, "train.tar", "no tar header")
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_pixels_that_do_not_fit_into_the_memory(tmp_path, capsys, monkeypatch, packed):
     suffix, opened = (".gz", gzip.open) if packed else ("", open)

@@ -113,6 +113,13 @@ def test_tables_of_very_many_columns(tmp_path, capsys, form):
         read(tmp_path / "t", ["path"])
 
 
+def test_half_a_character_of_json_is_named(tmp_path):
+    (tmp_path / "t").write_text('{"path": "a", "label": 1}\n{"path": "\\ud800", "label": 1}\n')
+    with pytest.raises(TableError, match="path contains half a character") as raised:
+        read(tmp_path / "t", ["path"])
+    assert raised.value.where.endswith("line 2")
+
+
 def test_a_line_of_many_megabytes_is_read_once(tmp_path):
     (tmp_path / "t").write_text('{"path": "' + "x" * 100_000_000 + '", "label": 1}\n')
     with bounded(seconds=10, gigabytes=4):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from alr_fast.data.tables.base import Batch, TableError
 from alr_fast.data.tables.encoding import utf8_pieces
 from alr_fast.data.tables.roles import FLAGS, role_of
-from alr_fast.utils.text import error_text
+from alr_fast.utils.text import error_text, is_encodable, shown
 
 _LARGEST = 1 << 28  # bytes of a list, which is kept in memory whole
 _FIRST = 1000  # lines that name the columns
@@ -88,6 +88,9 @@ class JsonFile:
                 self._fail(f"{name} is {found}; must be a text or a number", numbers[row])
         array = np.empty(len(values), dtype=object)
         array[:] = ["" if value is None else str(value) for value in values]
+        for row, text in enumerate(array):
+            if not (text.isascii() or is_encodable(text)):
+                self._fail(f"{name} contains half a character ({shown(text)})", numbers[row])
         return array
 
     def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -23,6 +23,7 @@ from alr_fast.data.layouts.base import (
 )
 from alr_fast.data.layouts.lists import SampleList, joined, numbered_lines, read_list, shown
 from alr_fast.errors import UserError
+from alr_fast.utils.files import open_regular
 
 MINI_CLASSES = 50
 _VAL_IMAGES = "val_images_256"
@@ -184,8 +185,11 @@ def _target_list(root: Path, folder: Path) -> Path:
     lists = sorted({path for base in (root, folder) for path in base.glob("*.txt")})
     fitting = []
     for path in lists:
-        with open(path, "rb") as file:
-            first = file.readline(4096).split()
+        try:
+            with open_regular(path) as file:
+                first = file.readline(4096).split()
+        except OSError:
+            continue
         if len(first) == 2 and first[0].decode("utf-8", "replace").lower().endswith(IMAGE_SUFFIXES):
             fitting.append(path)
     # ILSVRC12 has lists of several splits; that of the validation images is val.txt.

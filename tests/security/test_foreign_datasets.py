@@ -195,3 +195,9 @@ def test_pixels_that_do_not_fit_into_the_memory(tmp_path, capsys, monkeypatch, p
         file.write(struct.pack(">HBBI", 0, 8, 1, count) + bytes(count - 1) + b"\1")
     monkeypatch.setattr("alr_fast.data.layouts.idx.available_memory", lambda: 50_000_000)
     refused(tmp_path, capsys, "train-images-idx3-ubyte", "78 MB, more memory than there is")
+
+
+def test_a_class_for_each_row_takes_no_minutes(tmp_path, capsys):
+    count = 150_000
+    np.savez(tmp_path / "f.npz", X=np.zeros((count, 2), np.float32), y=np.arange(count))
+    refused(tmp_path / "f.npz", capsys, "f.npz", "too few to hold out")

@@ -132,8 +132,10 @@ def _read(path: Path, dimensions: tuple[int, ...]) -> NDArray[np.uint8]:
             size = int(np.prod(shape.astype(object)))
             length = os.fstat(handle.fileno()).st_size
             most = length - 4 - len(sizes) if file is handle else _MOST_RATIO * length
-            if (shape < 1).any() or size > most:
+            if (shape < 1).any():
                 raise UserError(f"{path}: its dimensions are damaged; download it again")
+            if size > most:
+                raise _cut_off(path, size)
             if _COPIES * size > available_memory():
                 raise UserError(
                     f"{path}: needs {readable(size)}, more memory than there is; make it smaller"
@@ -145,10 +147,14 @@ def _read(path: Path, dimensions: tuple[int, ...]) -> NDArray[np.uint8]:
         text = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: {text}; download it again") from error
     if len(data) != size:
-        raise UserError(
-            f"{path}: does not have the {size:,} values that it announces; download it again"
-        )
+        raise _cut_off(path, size)
     return np.frombuffer(data, np.uint8).reshape(shape.tolist())
+
+
+def _cut_off(path: Path, size: int) -> UserError:
+    return UserError(
+        f"{path}: does not have the {size:,} values that it announces; download it again"
+    )
 
 
 LAYOUT = Layout(

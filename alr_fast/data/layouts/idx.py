@@ -28,6 +28,7 @@ from alr_fast.utils.machine import available_memory
 from alr_fast.utils.text import readable
 
 _NAME = re.compile(r"(.*)(images|labels)[.-]idx[1-4][.-]ubyte(\.gz)?")
+_MOST_BYTES = 1 << 40
 _MOST_RATIO = 1100  # of bytes to those that gzip makes of them
 _COPIES = 2  # of the values, while they are read and arranged
 
@@ -132,7 +133,7 @@ def _read(path: Path, dimensions: tuple[int, ...]) -> NDArray[np.uint8]:
             size = int(np.prod(shape.astype(object)))
             length = os.fstat(handle.fileno()).st_size
             most = length - 4 - len(sizes) if file is handle else _MOST_RATIO * length
-            if (shape < 1).any():
+            if (shape < 1).any() or size > _MOST_BYTES:
                 raise UserError(f"{path}: its dimensions are damaged; download it again")
             if size > most:
                 raise _cut_off(path, size)

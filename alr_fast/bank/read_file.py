@@ -20,9 +20,12 @@ from alr_fast.bank.file import CHECKSUMS, DIGEST, DTYPES, ROWS, digest_of, row_c
 from alr_fast.errors import UserError
 from alr_fast.labels.arguments import most_excess
 from alr_fast.utils.files import open_regular
-from alr_fast.utils.text import error_text
+from alr_fast.utils.machine import available_memory
+from alr_fast.utils.text import error_text, readable
 
 _LONGEST_HEADER = 1 << 26  # bytes
+_MOST_DIMENSIONS = 8
+_PER_ROW = 1  # bytes in memory
 _COLUMN_TYPES = {"I64": np.int64, "I32": np.int32, "F32": np.float32, "U8": np.uint8}
 _ROW_TYPES = ("F32", "F16", "BF16")
 
@@ -73,6 +76,7 @@ def read_columns(path: Path) -> Columns:
     try:
         with open_regular(path) as file:
             metadata, layout, offsets = _read_header(file)
+            _check_memory(layout)
             arrays = {}
             for name, (dtype, shape) in layout.items():
                 if name == ROWS:
@@ -82,7 +86,14 @@ def read_columns(path: Path) -> Columns:
                 file.seek(offsets[name])
                 count, kind = math.prod(shape), _COLUMN_TYPES[dtype]
                 arrays[name] = np.fromfile(file, dtype=kind, count=count).reshape(shape)
-    except (TypeError, KeyError, AttributeError, MemoryError, RecursionError) as error:
+    except (
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        MemoryError,
+        RecursionError,
+    ) as error:
         raise ValueError("it is no safetensors file") from error
     saved = metadata.get(DIGEST)
     columns = {n: a.reshape(-1).view(np.uint8) for n, a in arrays.items() if n != CHECKSUMS}
@@ -91,6 +102,21 @@ def read_columns(path: Path) -> Columns:
     ):
         raise ValueError("it was changed after it was written, SHA-256 differs")
     return Columns(arrays, metadata, layout, offsets)
+
+
+def _check_memory(layout: Mapping[str, tuple[str, list[int]]]) -> None:
+    """Checks that all but the rows fit into the memory: a file may have holes that need no disk.
+
+    Raises:
+        ValueError: They do not.
+        KeyError, IndexError: A type or a shape is unknown.
+    """
+    size = sum(
+        shape[0] * _PER_ROW if name == ROWS else math.prod(shape) * DTYPES[dtype].itemsize
+        for name, (dtype, shape) in layout.items()
+    )
+    if size > available_memory():
+        raise ValueError(f"its tensors need {readable(size)}, more memory than there is")
 
 
 def _read_header(file: BinaryIO) -> tuple[dict[str, str], dict[str, Any], dict[str, int]]:
@@ -111,7 +137,11 @@ def _read_header(file: BinaryIO) -> tuple[dict[str, str], dict[str, Any], dict[s
     layout, offsets, at = {}, {}, 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         (begin, end), shape = entry["data_offsets"], entry["shape"]
-        if begin != at or not all(type(n) is int and n >= 0 for n in (begin, end, *shape)):
+        if len(shape) > _MOST_DIMENSIONS or not all(
+            type(n) is int and 0 <= n <= size for n in (begin, end, *shape)
+        ):
+            raise TypeError(f"{name} has no such shape")  # a product of long numbers takes hours
+        if begin != at:
             raise TypeError("the format allows no gaps")
         if math.prod(shape) * DTYPES[entry["dtype"]].itemsize != end - begin:
             raise TypeError(f"{name} has another size")

@@ -13,6 +13,7 @@ from alr_fast.utils.files import open_regular
 
 _BLOCK = 512
 _MOST_NAME = 1 << 20  # bytes of a header with a long name
+_LONGEST_NUMBER = 20  # digits of a length
 
 
 class Member(NamedTuple):
@@ -61,6 +62,8 @@ def members(path: Path) -> Iterator[Member]:
                         name = header[:100].split(b"\0")[0]
                         name = prefix + b"/" + name if prefix else name
                         name = extended.get("path", long_name or name)
+                        if b"\0" in name:
+                            raise _damaged(path, position)
                         yield Member(os.fsdecode(name), data, size)
                     long_name, extended = None, {}
                 position = data + -(-size // _BLOCK) * _BLOCK
@@ -87,17 +90,19 @@ def _checksum(header: bytes) -> int:
 def _extended(data: bytes, path: Path, position: int) -> dict[str, bytes]:
     """Records ``length key=value`` of a pax header."""
     records = {}
+    at = 0
     try:
-        while data:
-            length = int(data.split(b" ", 1)[0])
-            key, _, value = data[:length].split(b" ", 1)[1].partition(b"=")
-            if length < 1:
+        while at < len(data):
+            end = data.index(b" ", at, at + _LONGEST_NUMBER)
+            length = int(data[at:end])
+            if length <= end - at + 1:
                 raise ValueError
+            key, _, value = data[end + 1 : at + length].partition(b"=")
             records[key.decode()] = value[:-1]
-            data = data[length:]
+            at += length
         if "size" in records:
             int(records["size"])
-    except (ValueError, IndexError, UnicodeDecodeError):
+    except (ValueError, UnicodeDecodeError):
         raise _damaged(path, position) from None
     return records
 

@@ -20,6 +20,7 @@ from alr_fast.data.label_files.numbering import Numbering
 from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.errors import UserError
 from alr_fast.labels.label_studio import CHOICE, ID
+from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import distinct_names, some_names
 
 _ROWS = 1 << 16  # of a table that are read at once
@@ -113,7 +114,8 @@ def read_label_studio(
         UserError: The file is no such export, a task has no ``sample_id``, or a choice is no class.
     """
     try:
-        tasks = json.loads(Path(path).read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            tasks = json.loads(file.read())
     except OSError as error:
         _fail(path, f"{error.strerror or error}; pass a readable file")
     except (ValueError, RecursionError) as error:  # the latter of brackets in brackets

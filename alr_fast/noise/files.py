@@ -12,6 +12,7 @@ their labels are found by id, and if the index has as many samples as the file, 
 ids and paths must agree; that of a subset cannot be compared with that of the whole.
 """
 
+import io
 import os
 import re
 from collections.abc import Callable
@@ -292,7 +293,7 @@ def _read_npy_matrix(path: Path) -> NDArray[np.float64]:
 def _read_text_matrix(path: Path) -> NDArray[np.float64]:
     rows: list[NDArray[np.float64]] = []
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig") as file:
             while line := file.readline(_LARGEST_LINE + 1):
                 if len(line) > _LARGEST_LINE:
                     raise _wrong_matrix(path, f"line {len(rows) + 1} is too long")

@@ -169,7 +169,8 @@ def build_model(
     import timm
 
     known = timm.list_models()
-    if name.split(".")[0] not in known:
+    # Names with a colon are addresses for timm.
+    if name.split(".")[0] not in known or not re.fullmatch(r"[\w.-]+", name):
         close = difflib.get_close_matches(name, [*MODELS, *known], n=3)
         hint = f"; close names: {', '.join(close)}" if close else ""
         names = f"{', '.join(MODELS)} and the names of timm.list_models()"
@@ -184,7 +185,7 @@ def build_model(
 
 def _hidden_units(name: str) -> int | None:
     """Hidden units of a model of features, 0 for none; None if it is another model."""
-    units = re.fullmatch(r"mlp-([1-9][0-9]*)", name)
+    units = re.fullmatch(r"mlp-([1-9][0-9]{0,6})", name)
     if units is not None:
         return int(units[1])
     return {"linear": 0, "mlp": _DEFAULT_HIDDEN}.get(name)

@@ -47,6 +47,7 @@ def load_model(
         name = read_config(weights.parent)["model"]["name"]
         if not isinstance(name, str):
             raise TypeError("the name of its model is not a text")
+        open_regular(weights).close()  # the library would wait for a pipe
         saved = load_file(weights)
     except (UserError, OSError, SafetensorError, KeyError, TypeError) as error:
         problem = (

@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn, TextIO
 
 from alr_fast.errors import SharedError, UserError
-from alr_fast.utils.text import printable_lines
+from alr_fast.utils.text import printable_lines, shortened
+
+_LONGEST = 10_000  # characters of an error; a table may name anything
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -56,9 +58,9 @@ def exit_status(action: Callable[[], int | None], *, interrupted: str = "interru
     except UserError as error:
         rank = os.environ.get("RANK", "0")  # set by torchrun
         if rank == "0":
-            show(f"error: {error}", file=sys.stderr)
+            show(f"error: {shortened(str(error), _LONGEST)}", file=sys.stderr)
         elif not isinstance(error, SharedError):
-            show(f"error in process {rank}: {error}", file=sys.stderr)
+            show(f"error in process {rank}: {shortened(str(error), _LONGEST)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)

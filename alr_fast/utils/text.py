@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 LONGEST_ERROR = 300
+_LONGEST_NAME = 4096  # characters, as of a path
 _LONE_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # not of `os.fsdecode`
 # Controls of both kinds, separators of lines, marks of the direction of writing.
 _COMMANDS = re.compile(
@@ -105,9 +106,18 @@ def shown(line: bytes | str) -> str:
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
+def shortened(text: str, longest: int) -> str:
+    """A text of at most ``longest`` characters: its beginning and its end."""
+    if len(text) <= longest:
+        return text
+    half = (longest - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
+
+
 def some_names(names: Sequence[str]) -> str:
-    """The first three names, for messages."""
-    return ", ".join(map(printable, names[:3])) + (", ..." if len(names) > 3 else "")
+    """The first three names, for messages; a table may name anything."""
+    shown = [shortened(printable(name[:_LONGEST_NAME]), _LONGEST_NAME) for name in names[:3]]
+    return ", ".join(shown) + (", ..." if len(names) > 3 else "")
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:

@@ -220,18 +220,17 @@ def test_a_folder_of_save_to_disk(saved):
         only.split("test")
 
 
-def test_without_the_library_the_error_names_it(saved, monkeypatch):
+def test_the_library_is_not_needed(saved, monkeypatch):
     huggingface._on_disk.cache_clear()
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match="pip install datasets"):
-        open_dataset("auto", saved)
+    check(open_dataset("auto", saved), ("cat", "dog", "eel"))
 
 
 def test_a_damaged_folder_is_named(saved):
     huggingface._on_disk.cache_clear()
     for path in (saved / "train").glob("*.arrow"):
         os.truncate(path, 100)
-    with pytest.raises(UserError, match="train: cannot be read"):
+    with pytest.raises(UserError, match=r"data-0000\d-of-00002.arrow: cannot be read"):
         open_dataset("auto", saved)
     (saved / "dataset_dict.json").write_text("{")
     with pytest.raises(UserError, match=r"dataset_dict.json: cannot be read"):

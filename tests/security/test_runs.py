@@ -50,6 +50,30 @@ def test_a_flipped_bit_in_a_bank_is_found(run, capsys):
             assert path.name in line
 
 
+def forged_bank(path, tensors, size):
+    """A bank file of this header, and a hole of ``size`` bytes."""
+    header = json.dumps({"__metadata__": {}} | tensors).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + size)
+
+
+def test_a_bank_of_holes_does_not_fill_the_memory(run, capsys):
+    count = 10**10
+    labels = {"dtype": "I64", "shape": [count], "data_offsets": [0, 8 * count]}
+    forged_bank(run / "alr_bank.safetensors", {"given_labels": labels}, 8 * count)
+    for line in refused(run, capsys):
+        assert "more memory than there is" in line
+
+
+@pytest.mark.parametrize("shape", [[10**4000] * 1500, [1] * 10**6, [-1, -1], [1e400], [True]])
+def test_shapes_of_a_bank_that_take_for_ever(run, capsys, shape):
+    tensors = {"x": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]}}
+    forged_bank(run / "alr_bank.safetensors", tensors, 4)
+    for line in refused(run, capsys):
+        assert "it is no safetensors file" in line
+
+
 BOMBS = {
     "aliases": "a0: &a0 [x, x]\n"
     + "".join(f"a{k}: &a{k} [*a{k - 1}, *a{k - 1}]\n" for k in range(1, 60)),

@@ -1,5 +1,6 @@
 """Tables from strangers: whatever they unpack to, memory stays bounded and the file is named."""
 
+import json
 import resource
 
 import numpy as np
@@ -7,10 +8,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from alr_fast import train
 from alr_fast.data import open_dataset
+from alr_fast.data.__main__ import main as data
 from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.data.tables.array_file import open_arrays
 from alr_fast.errors import UserError
+from helpers.forged import bounded
+from helpers.image_folder import write_folder
 
 MB = 1 << 10  # of ru_maxrss
 
@@ -78,3 +83,53 @@ def test_control_characters_and_escapes_in_names_stay_in_their_cells(tmp_path):
     with open_table(tmp_path / "t") as table:
         (batch,) = table.batches(["path"], 10_000)
     assert as_text(batch.columns["path"]).tolist() == rows
+
+
+def wide(path, count, form):
+    names = ["path", "label", *(f"c{k}" for k in range(count))]
+    row = ["a/000.png", "a", *[""] * count]
+    if form == "csv":
+        path.write_text(",".join(names) + "\n" + 8 * (",".join(row) + "\n"))
+    elif form == "json":
+        path.write_text(8 * (json.dumps(dict(zip(names, row, strict=True))) + "\n"))
+    else:
+        pq.write_table(
+            pa.table({name: [value] for name, value in zip(names, row, strict=True)}), path
+        )
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "parquet"])
+def test_tables_of_very_many_columns(tmp_path, capsys, form):
+    """Neither looking for a list in a folder nor reading takes time out of proportion."""
+    root = write_folder(tmp_path / "set", train={"a": 2, "b": 2}, test={"a": 1, "b": 1})
+    wide(root / f"labels.{form}", 20_000, form)
+    with bounded(seconds=30, gigabytes=2):
+        assert data(["verify", str(root), "--workers", "1"]) == 0
+        assert len(read(root / f"labels.{form}", ["path", "label"])) == 1
+    if form == "parquet":  # slow to write
+        return
+    wide(tmp_path / "t", 100_000, form)
+    with pytest.raises(TableError, match="has 100,002 columns, more than the 100,000"):
+        read(tmp_path / "t", ["path"])
+
+
+def test_half_a_character_of_json_is_named(tmp_path):
+    (tmp_path / "t").write_text('{"path": "a", "label": 1}\n{"path": "\\ud800", "label": 1}\n')
+    with pytest.raises(TableError, match="path contains half a character") as raised:
+        read(tmp_path / "t", ["path"])
+    assert raised.value.where.endswith("line 2")
+
+
+def test_a_line_of_many_megabytes_is_read_once(tmp_path):
+    (tmp_path / "t").write_text('{"path": "' + "x" * 100_000_000 + '", "label": 1}\n')
+    with bounded(seconds=10, gigabytes=4):
+        assert len(read(tmp_path / "t", ["path"])) == 1
+
+
+def test_a_name_of_a_million_characters_is_not_shown_whole(tmp_path, capsys):
+    root = write_folder(tmp_path / "set", train={"a": 2, "b": 2}, test={"a": 1, "b": 1})
+    (tmp_path / "t.csv").write_text("path,label\n" + "x" * 10**6 + ",a\n")
+    argv = ["--data-root", str(root), "--runs", str(tmp_path / "runs")]
+    assert train.main([*argv, "--data.label_file", str(tmp_path / "t.csv")]) == 2
+    error = capsys.readouterr().err
+    assert "are not in this data set" in error and len(error) < 10_100

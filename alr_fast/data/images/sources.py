@@ -266,14 +266,18 @@ class ColumnImages:
         return data.as_py()
 
     def sizes(self) -> NDArray[np.int64]:
-        """Bytes of each row, int64 [N]; 0 where there are none. Reads every image once."""
+        """Bytes of each row, int64 [N]; 0 where there are none, or its group cannot be read. Reads
+        every image once."""
         from pyarrow import compute
 
         sizes = np.zeros(len(self.shard), dtype=np.int64)
         groups = np.stack([self.shard, self.group], axis=1)
         for shard, group in np.unique(groups, axis=0).tolist():
             rows = np.flatnonzero((self.shard == shard) & (self.group == group))
-            lengths = compute.binary_length(self.group_of(self.shards[shard], group))
+            try:
+                lengths = compute.binary_length(self.group_of(self.shards[shard], group))
+            except (OSError, ValueError):
+                continue
             sizes[rows] = lengths.fill_null(0).to_numpy(zero_copy_only=False)[self.position[rows]]
         return sizes
 
@@ -285,6 +289,7 @@ class _Groups:
         self._lock = threading.Lock()
         self._process = os.getpid()
         self._known: dict[tuple[Path, int], Future] = {}
+        self._damaged: dict[tuple[Path, int], str] = {}  # why; not read for each of its rows again
 
     def __reduce__(self) -> tuple:
         return _Groups, ()  # each worker process reads its own
@@ -293,6 +298,8 @@ class _Groups:
         if self._process != os.getpid():  # forked: the lock may be held by a thread that is gone
             self.__init__()  # type: ignore[misc]
         with self._lock:
+            if key in self._damaged:
+                raise ValueError(self._damaged[key])
             known = self._known.pop(key, None)
             future: Future = Future() if known is None else known
             self._known[key] = future  # the last one
@@ -303,6 +310,8 @@ class _Groups:
                 future.set_exception(error)
                 with self._lock:
                     self._known.pop(key, None)
+                    if isinstance(error, ValueError):
+                        self._damaged[key] = error_text(error)
             self._forget()
         return future.result()
 

@@ -9,6 +9,7 @@ instead of a test part: train, test or val. `NAMES` lists other names.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -351,8 +352,10 @@ def _rows_with_held_out(path: Path, labels: NDArray[np.int64], split: str) -> ND
     """Ascending rows of ``train`` or ``test``, which gets a share of each class, rounded."""
     rng = stream("features for testing", 0)  # the same for every seed of a run
     is_test = np.zeros(len(labels), dtype=bool)
-    for k in range(int(labels.max()) + 1):
-        members = rng.permutation(np.flatnonzero(labels == k))
+    order = np.argsort(labels, kind="stable")
+    borders = np.searchsorted(labels[order], np.arange(int(labels.max()) + 2))
+    for first, last in pairwise(borders.tolist()):
+        members = rng.permutation(order[first:last])
         is_test[members[: round(TEST_SHARE * len(members))]] = True
     if not is_test.any():
         raise UserError(

@@ -1,7 +1,9 @@
 """Data sets of Hugging Face: Parquet files with the bytes of the images, and the folders that
-``Dataset.save_to_disk`` writes, which the library `datasets` reads.
+``Dataset.save_to_disk`` writes.
 
-A column contains the images, as bytes or with a path beside them, another one the labels.
+A column contains the images, as bytes or with a path beside them, another one the labels. The
+library `datasets` is not asked: it waits for pipes, opens files elsewhere, and calls by name what
+the features of a stranger ask for.
 """
 
 import json
@@ -20,6 +22,8 @@ from alr_fast.data.index import PathTable
 from alr_fast.data.inventory import scan
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index
 from alr_fast.data.layouts.splits import role_in, role_of
+from alr_fast.data.tables import TableError
+from alr_fast.data.tables.parquet import bounded_batches
 from alr_fast.errors import UserError
 from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import error_text, some_names
@@ -29,6 +33,11 @@ CLEAN_LABELS = ("clean_label", "clean_labels", "true_label")
 _SPLITS = ("train", "test", "val")
 _DISK = ("dataset_dict.json", "state.json")
 _MOST_FOLDERS = 20
+_MOST_JSON = 1 << 24  # bytes
+_STEP = 16  # images
+_ROWS = 1 << 14  # whose labels are read at once
+_SMALL = 1 << 26  # bytes of the images of a group that may be small in their file
+_MOST_RATIO = 20  # of other images to their bytes in the file
 _LARGE_GROUP = 200  # rows, above which random reading is slow enough to say so
 
 
@@ -55,8 +64,8 @@ def find(root: Path, columns: Mapping[str, str] | None = None) -> Found | None:
     """Parquet files with images, in the folder or in one in it; or a folder of `save_to_disk`.
 
     Raises:
-        UserError: The library `datasets` is missing; or the columns are not there; or several data
-            sets lie in the folder.
+        UserError: A folder of `save_to_disk` cannot be read; or the columns are not there; or
+            several data sets lie in the folder.
     """
     if root.is_dir() and any((root / name).is_file() for name in _DISK):
         files = _folders_on_disk(root)
@@ -150,24 +159,21 @@ def _names(folder: Path) -> Any:
 def _schema(path: Path) -> Any:
     """Arrow schema of a Parquet file; None if it cannot be read."""
     try:
+        from pyarrow import ArrowException
         from pyarrow.parquet import read_schema
-
+    except ImportError:
+        return None  # the layout of lists says so
+    try:
         return read_schema(path)
-    except (ImportError, OSError, ValueError):
+    except (ArrowException, OSError, ValueError):
         return None  # the layout of lists describes the problem
 
 
 def _folders_on_disk(root: Path) -> dict[str, tuple[Path, ...]]:
     if (root / "state.json").is_file():
         return {"train": (root,)}
-    try:
-        with open_regular(root / "dataset_dict.json", 1 << 20) as file:
-            content = json.load(file)
-        names = [name for name in content["splits"] if isinstance(name, str) and "/" not in name]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{root / 'dataset_dict.json'}: cannot be read; save the data again"
-        ) from error
+    path = root / "dataset_dict.json"
+    names = [name for name in _listed(path, "splits") if _is_plain(name)]
     files = {role: (root / name,) for name in names if (role := role_of(name)) is not None}
     if "train" not in files and len(names) == 1:
         files = {"train": (root / names[0],)}
@@ -176,24 +182,70 @@ def _folders_on_disk(root: Path) -> dict[str, tuple[Path, ...]]:
     return {split: files[split] for split in _SPLITS if split in files}
 
 
+def _listed(path: Path, name: str) -> list[Any]:
+    """A list in a JSON file of `save_to_disk`.
+
+    Raises:
+        UserError: The file cannot be read, or has no such list.
+    """
+    try:
+        with open_regular(path, _MOST_JSON) as file:
+            listed = json.load(file)[name]
+        if not isinstance(listed, list):
+            raise TypeError(f"{name} is no list")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({error_text(error)}); save it again") from error
+    return listed
+
+
+def _is_plain(name: object) -> bool:
+    """Whether this is the name of an entry of a folder, and does not lead out of it."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set("/\0") & set(name)
+
+
 @lru_cache(maxsize=8)
 def _on_disk(folder: Path) -> Any:
     """The Arrow table in a folder of `save_to_disk`, mapped into memory.
 
     Raises:
-        UserError: The library is missing, or the folder cannot be read.
+        UserError: It cannot be read.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise UserError(
-            f"{folder}: was written by the library datasets; pip install datasets"
-        ) from error
-    try:
-        loaded = datasets.load_from_disk(str(folder))
-        return loaded.data.table
-    except Exception as error:  # the library raises errors of many types
-        raise UserError(f"{folder}: cannot be read ({error_text(error)}); save it again") from error
+    import pyarrow
+
+    path = folder / "state.json"
+    listed = _listed(path, "_data_files")
+    names = [str(entry.get("filename")) for entry in listed if isinstance(entry, dict)]
+    if not names or len(names) < len(listed) or not all(map(_is_plain, names)):
+        raise UserError(f"{path}: does not name files of its folder; save it again")
+    tables = []
+    for path in (folder / name for name in names):
+        try:
+            open_regular(path).close()
+            tables.append(_arrow_file(path))
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            raise UserError(
+                f"{path}: cannot be read ({error_text(error)}); save it again"
+            ) from error
+    if any(table.schema != tables[0].schema for table in tables):
+        raise UserError(f"{folder}: its files have different columns; save it again")
+    return pyarrow.concat_tables(tables)
+
+
+def _arrow_file(path: Path) -> Any:
+    """The table of an Arrow file, whose lengths and texts are checked: pyarrow believes them."""
+    import pyarrow
+
+    with pyarrow.memory_map(str(path)) as source:
+        size, most = 0, source.size() + _MOST_JSON
+        batches = []
+        with pyarrow.ipc.open_stream(source) as stream:
+            for batch in stream:
+                size += batch.nbytes
+                if size > most:
+                    raise ValueError("it is compressed")
+                batch.validate(full=True)
+                batches.append(batch)
+            return pyarrow.Table.from_batches(batches, stream.schema)
 
 
 def read(found: Found, split: str) -> Listing:
@@ -262,42 +314,69 @@ def _read_part(source: _Source, path: Path) -> _Part:
     wanted = [source.label, *([source.clean] if source.clean else [])]
     if source.on_disk:
         table = _on_disk(path)
+        _check_types(path, wanted, table.schema)
         groups = [len(chunk) for chunk in table.column(source.image).chunks]
+        columns = [table.column(name).to_pylist() for name in wanted]
         names = _stored_names(table.column(source.image))
     else:
-        try:
-            from pyarrow.parquet import ParquetFile
-
-            with ParquetFile(path) as file:
-                groups = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
-                kind = file.schema_arrow.field(source.image).type
-                nested = any(child.name == "path" for child in kind) if kind.num_fields else False
-                table = file.read([*wanted, *([f"{source.image}.path"] if nested else [])])
-                names = _stored_names(table.column(source.image)) if nested else []
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{path}: cannot be read ({error_text(error)})") from error
-    for name in wanted:
-        if name not in table.column_names:
-            raise UserError(f"{path}: no column {name}, which other files have")
-        _check_type(path, name, table.schema.field(name).type)
-    labels = [_values(table.column(name)) for name in wanted]
+        groups, columns, names = _read_parquet(source, path, wanted)
+    labels = [_objects(column) for column in columns]
     clean = labels[1] if source.clean else None
     return _Part(path, labels[0], clean, names or [None] * len(labels[0]), groups)
 
 
-def _check_type(path: Path, name: str, kind: Any) -> None:
+def _read_parquet(
+    source: _Source, path: Path, wanted: list[str]
+) -> tuple[list[int], list[list[Any]], list[str | None]]:
+    """Rows of each group, columns of labels, and names of the images if they are stored."""
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    columns: list[list[Any]] = [[] for _ in wanted]
+    names: list[str | None] = []
+    known: dict[Any, Any] = {}  # a small file may repeat a long text: it is in memory once
+    try:
+        with ParquetFile(path) as file:
+            _check_types(path, wanted, file.schema_arrow)
+            groups = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
+            kind = file.schema_arrow.field(source.image).type
+            nested = any(child.name == "path" for child in kind) if kind.num_fields else False
+            asked = [*wanted, *([f"{source.image}.path"] if nested else [])]
+            for batch in bounded_batches(path, file, asked, _ROWS):
+                for name, column in zip(wanted, columns, strict=True):
+                    values = batch.column(name).to_pylist()
+                    column += [known.setdefault(value, value) for value in values]
+                if nested:
+                    stored = _stored_names(batch.column(source.image))
+                    names += [known.setdefault(name, name) for name in stored]
+    except TableError as error:
+        raise UserError(f"{error.where}: {error}") from error
+    except (OSError, ValueError, KeyError, ArrowException) as error:
+        raise UserError(f"{path}: cannot be read ({error_text(error)})") from error
+    return groups, columns, names
+
+
+def _check_types(path: Path, names: Sequence[str], schema: Any) -> None:
     from pyarrow import types
 
-    is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_dictionary(kind)
-    # Integers with empty cells are floats in pandas; fractions are refused with their row.
-    if not (is_text or types.is_integer(kind) or types.is_floating(kind) or types.is_null(kind)):
-        raise UserError(f"{path}: the column {name} is {kind}; labels are numbers or texts")
+    for name in names:
+        if name not in schema.names:
+            raise UserError(f"{path}: no column {name}, which other files have")
+        kind = schema.field(name).type
+        value = kind.value_type if types.is_dictionary(kind) else kind
+        is_text = types.is_string(value) or types.is_large_string(value)
+        # Integers with empty cells are floats in pandas; fractions are refused with their row.
+        is_number = types.is_integer(value) or types.is_floating(value) or types.is_null(value)
+        if not (is_text or is_number):
+            raise UserError(
+                f"{path}: the column {name} is {str(kind)[:80]}; labels are numbers or texts"
+            )
 
 
-def _values(column: Any) -> Any:
-    values = np.empty(len(column), dtype=object)
-    values[:] = column.to_pylist()
-    return values
+def _objects(values: list[Any]) -> Any:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
 
 
 def _stored_names(column: Any) -> list[str | None]:
@@ -384,7 +463,7 @@ def _names_of_feature(schema: Any, label: str) -> tuple[str, ...] | None:
     try:
         info = json.loads((schema.metadata or {})[b"huggingface"])["info"]
         names = info["features"][label]["names"]
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return None
@@ -392,14 +471,33 @@ def _names_of_feature(schema: Any, label: str) -> tuple[str, ...] | None:
 
 
 def _group_of_parquet(path: Path, group: int, *, column: str) -> Any:
-    """The bytes of the images of a row group."""
+    """The bytes of the images of a row group.
+
+    Raises:
+        OSError, ValueError: It cannot be read, or unpacks to much more than its bytes in the file:
+            a few kB may stand for many GB of equal images.
+    """
+    import pyarrow
     from pyarrow.parquet import ParquetFile
 
-    with ParquetFile(path, memory_map=True) as file:
-        kind = file.schema_arrow.field(column).type
-        name = f"{column}.bytes" if kind.num_fields else column
-        table = file.read_row_group(group, [name], use_threads=False)
-    return _bytes_of(table.column(0).combine_chunks())
+    try:
+        open_regular(path).close()
+        with ParquetFile(path, memory_map=True) as file:
+            kind = file.schema_arrow.field(column).type
+            name = f"{column}.bytes" if kind.num_fields else column
+            facts = file.metadata.row_group(group)
+            stored = sum(facts.column(k).total_compressed_size for k in range(facts.num_columns))
+            left = max(_SMALL, _MOST_RATIO * min(stored, path.stat().st_size))
+            parts = []
+            for batch in file.iter_batches(_STEP, [group], [name], use_threads=False):
+                parts.append(_bytes_of(batch.column(0)))
+                left -= parts[-1].nbytes
+                if left < 0:
+                    parts.clear()  # the error keeps this frame
+                    raise ValueError(f"group {group} of its rows unpacks to too many bytes")
+    except pyarrow.ArrowException as error:
+        raise ValueError(error_text(error)) from error
+    return pyarrow.chunked_array(parts)
 
 
 def _group_on_disk(path: Path, group: int, *, column: str) -> Any:

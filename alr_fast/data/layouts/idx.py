@@ -6,6 +6,7 @@ as big-endian int32, then the values.
 """
 
 import gzip
+import os
 import re
 import zlib
 from collections.abc import Mapping
@@ -27,7 +28,9 @@ from alr_fast.utils.machine import available_memory
 from alr_fast.utils.text import readable
 
 _NAME = re.compile(r"(.*)(images|labels)[.-]idx[1-4][.-]ubyte(\.gz)?")
-_MOST_BYTES = 1 << 34
+_MOST_BYTES = 1 << 40
+_MOST_RATIO = 1100  # of bytes to those that gzip makes of them
+_COPIES = 2  # of the values, while they are read and arranged
 
 
 def find(root: Path) -> Found | None:
@@ -114,6 +117,7 @@ def _read(path: Path, dimensions: tuple[int, ...]) -> NDArray[np.uint8]:
     try:
         with ExitStack() as stack:
             file: Any = stack.enter_context(open_regular(path))
+            handle = file
             if path.suffix == ".gz":
                 file = stack.enter_context(gzip.GzipFile(fileobj=file))
             head = file.read(4)
@@ -127,12 +131,15 @@ def _read(path: Path, dimensions: tuple[int, ...]) -> NDArray[np.uint8]:
             sizes = file.read(4 * head[3]).ljust(4 * head[3], b"\0")
             shape = np.frombuffer(sizes, ">i4").astype(np.int64)
             size = int(np.prod(shape.astype(object)))
-            if not 0 < size <= _MOST_BYTES or (shape < 1).any():
+            length = os.fstat(handle.fileno()).st_size
+            most = length - 4 - len(sizes) if file is handle else _MOST_RATIO * length
+            if (shape < 1).any() or size > _MOST_BYTES:
                 raise UserError(f"{path}: its dimensions are damaged; download it again")
-            if size > available_memory():
+            if size > most:
+                raise _cut_off(path, size)
+            if _COPIES * size > available_memory():
                 raise UserError(
-                    f"{path}: needs {readable(size)}, more memory than there is; download it "
-                    "again, or write the images as files"
+                    f"{path}: needs {readable(size)}, more memory than there is; make it smaller"
                 )
             data = bytearray()
             while block := file.read(min(size + 1 - len(data), 1 << 24)):
@@ -141,10 +148,14 @@ def _read(path: Path, dimensions: tuple[int, ...]) -> NDArray[np.uint8]:
         text = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: {text}; download it again") from error
     if len(data) != size:
-        raise UserError(
-            f"{path}: does not have the {size:,} values that it announces; download it again"
-        )
+        raise _cut_off(path, size)
     return np.frombuffer(data, np.uint8).reshape(shape.tolist())
+
+
+def _cut_off(path: Path, size: int) -> UserError:
+    return UserError(
+        f"{path}: does not have the {size:,} values that it announces; download it again"
+    )
 
 
 LAYOUT = Layout(

@@ -26,6 +26,7 @@ from alr_fast.utils.text import printable, some_names
 _ORDER = ("train", "test", "val")
 _SAMPLE = 256  # rows that are looked at
 _FEW = 0.1  # share of its images that must exist if its columns are called path and label
+_MOST_COLUMNS = 1000  # of which each might name the images
 _MOST_LISTS = 20  # of one folder
 _LOOK = 100_000  # entries of one folder
 _MANY = 10_000  # rows with which a list is not compared with the images beside it
@@ -430,6 +431,8 @@ def _first_rows(table: Table) -> dict[str, list[str]]:
             "images and labels, in columns of different names; they are divided by commas, "
             "semicolons or tabs"
         )
+    if len(table.columns) > _MOST_COLUMNS:
+        raise _NoList(f"has more than {_MOST_COLUMNS:,} columns, which no list of images has")
     rows = table.first_rows(_SAMPLE)
     if not any(map(len, rows.values())):
         raise _NoList("has no rows below the header")

@@ -147,7 +147,7 @@ def _label(sample: dict[str, Member], source: str, file: int) -> str | None:
         return None
     try:
         content = json.loads(_content(sample["json"], file))
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter of brackets in brackets
         return None
     if not isinstance(content, dict):
         return None

@@ -186,8 +186,11 @@ def _target_list(root: Path, folder: Path) -> Path:
                     if path.is_file()})  # fmt: skip
     fitting = []
     for path in lists:
-        with open_regular(path) as file:
-            first = file.readline(4096).split()
+        try:
+            with open_regular(path) as file:
+                first = file.readline(4096).split()
+        except OSError:
+            continue
         if len(first) == 2 and first[0].decode("utf-8", "replace").lower().endswith(IMAGE_SUFFIXES):
             fitting.append(path)
     # ILSVRC12 has lists of several splits; that of the validation images is val.txt.

@@ -25,6 +25,7 @@ from alr_fast.utils.text import error_text
 __all__ = ["Batch", "Table", "TableError", "as_text", "is_parquet", "is_table", "open_table"]
 
 _START = 1 << 12  # bytes that are looked at to recognise a format
+_MOST_COLUMNS = 100_000
 _PARQUET = b"PAR1"
 _SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".npy", ".parquet")
 # Formats that people try, and how to make a table of them.
@@ -61,6 +62,12 @@ def open_table(path: Path, columns: Mapping[str, str] | None = None) -> Iterator
     chosen = dict(columns or {})
     try:
         with open_regular(path) as file, _opened(file, path, chosen) as table:
+            if len(table.columns) > _MOST_COLUMNS:
+                raise TableError(
+                    path,
+                    f"has {len(table.columns):,} columns, more than the {_MOST_COLUMNS:,} that are "
+                    "read; store vectors as one column of lists, or as an array",
+                )
             yield table
     except OSError as error:
         raise TableError(path, f"{error_text(error)}; name a readable file") from error

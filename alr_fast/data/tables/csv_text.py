@@ -115,8 +115,9 @@ class CsvFile:
         utf8 = is_utf8_bytes(text)
         if not utf8:  # a character for each byte: pyarrow handles texts, and its errors quote them
             text = text.decode("latin1").encode()
-        keys = {name: str(self.columns.index(name)) for name in columns}
         names = [str(k) for k in range(len(self.columns))]
+        first = dict(zip(self.columns[::-1], names[::-1], strict=True))  # of several of one name
+        keys = {name: first[name] for name in columns}
         try:
             table = read_csv(
                 pyarrow.BufferReader(text),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from alr_fast.data.tables.base import Batch, TableError
 from alr_fast.data.tables.encoding import utf8_pieces
 from alr_fast.data.tables.roles import FLAGS, role_of
-from alr_fast.utils.text import error_text
+from alr_fast.utils.text import error_text, is_encodable, shown
 
 _LARGEST = 1 << 28  # bytes of a list, which is kept in memory whole
 _FIRST = 1000  # lines that name the columns
@@ -88,6 +88,9 @@ class JsonFile:
                 self._fail(f"{name} is {found}; must be a text or a number", numbers[row])
         array = np.empty(len(values), dtype=object)
         array[:] = ["" if value is None else str(value) for value in values]
+        for row, text in enumerate(array):
+            if not (text.isascii() or is_encodable(text)):
+                self._fail(f"{name} contains half a character ({shown(text)})", numbers[row])
         return array
 
     def _records(self) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -105,21 +108,21 @@ class JsonFile:
 
     def _lines(self) -> Iterator[tuple[int, bytes]]:
         """Number and text of each line that is not empty."""
-        parts: list[bytes] = []  # of a line that has not ended
-        before = size = 0
+        parts: list[bytes] = []  # of the line that is not complete
+        size, before = 0, 0
         for piece in self._pieces():
+            parts.append(piece)
             size += len(piece)
-            if b"\n" not in piece:
-                if size > _LARGEST:
-                    self._fail("the line is too long", before + 1)
-                parts.append(piece)
+            if b"\n" not in piece and size <= _LARGEST:
                 continue
-            *lines, rest = b"".join([*parts, piece]).split(b"\n")
+            *lines, rest = b"".join(parts).split(b"\n")
             parts, size = [rest], len(rest)
             for number, line in enumerate(lines, before + 1):
                 if line.strip():
                     yield number, line
             before += len(lines)
+            if len(rest) > _LARGEST:
+                self._fail("the line is too long", before + 1)
         rest = b"".join(parts)
         if rest.strip():
             yield before + 1, rest

@@ -37,7 +37,7 @@ def open_parquet(file: IO[bytes], path: Path, chosen: dict[str, str]) -> Iterato
                     _check_type(path, name, schema.field(name).type, roles[name])
                 _check_size(path, opened, columns)
                 first = 1
-                for batch in _bounded(path, opened, columns, rows):
+                for batch in bounded_batches(path, opened, columns, rows):
                     arrays = {
                         name: _from_arrow(batch.column(name), path, name, roles[name], first)
                         for name in columns
@@ -96,16 +96,22 @@ def _check_size(path: Path, file: Any, columns: Sequence[str]) -> None:
         )
 
 
-def _bounded(path: Path, file: Any, columns: Sequence[str], rows: int) -> Iterator[Any]:
-    """At most ``rows`` rows at a time; refuses texts that would fill the memory."""
+def bounded_batches(path: Path, file: Any, columns: Sequence[str], rows: int) -> Iterator[Any]:
+    """Batches of at most ``rows`` rows of an open file; refuses texts that would fill the memory.
+
+    Raises:
+        TableError: A column has longer texts than a table of samples.
+    """
     import pyarrow
+    from pyarrow import types
 
     waiting: list[Any] = []
     names = list(dict.fromkeys(columns))
     for step in file.iter_batches(min(rows, _STEP), columns=names):
-        for name in names:
-            column = step.column(name)
-            if (_is_text(column.type) or _is_bytes(column.type)) and column.nbytes > _LARGEST_STEP:
+        for name, column in zip(step.schema.names, step.columns, strict=True):
+            kind = column.type
+            is_long = _is_text(kind) or _is_bytes(kind) or types.is_struct(kind)
+            if is_long and column.nbytes > _LARGEST_STEP:
                 raise TableError(
                     path,
                     f"column {name} has texts of more than {readable(_LARGEST_STEP // _STEP)}; it "

@@ -24,7 +24,7 @@ from alr_fast.data.layouts.base import Found, Listing
 from alr_fast.errors import UserError
 from alr_fast.utils.files import open_regular
 
-_VERSION = 3  # of the stored lists: raise it when a reader lists the same files in another way
+_VERSION = 4  # of the stored lists: raise it when a reader lists the same files in another way
 _SETTLE_NS = 2 * 10**9  # a younger file may change again without a change of its times
 _BLOCK = 1 << 22  # bytes that are hashed at once
 

@@ -402,3 +402,18 @@ def test_an_image_that_is_nowhere_does_not_change_where_the_others_are(tmp_path)
     write_tree(tmp_path, {"list.csv": table, **images, "other/0.png": 1})
     paths = open_dataset("auto", tmp_path).split("train").index.paths
     assert list(paths) == [f"images/{k}.png" for k in range(7)]
+
+
+def test_a_folder_that_is_no_split_among_folders_of_splits(tmp_path):
+    listed = [f"train/{k}.png,{'ab'[k % 2]}" for k in range(300)]
+    write_tree(
+        tmp_path,
+        {
+            "list.csv": lines("path,label", *listed, "test/0.png,a", "extra/0.png,b"),
+            **{f"train/{k}.png": k % 2 for k in range(300)},
+            "test/0.png": 0,
+            "extra/0.png": 1,
+        },
+    )
+    with pytest.raises(UserError, match="list.csv, line 303: split 'extra' is not one of train"):
+        open_dataset("auto", tmp_path / "list.csv").split("train")

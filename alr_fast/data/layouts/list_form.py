@@ -95,12 +95,8 @@ def _batches(
         if "path" in taken and (form.folder or form.suffix or names is not None):
             taken["path"] = texts(_full_paths(form, names, stripped(taken["path"])))
         if form.by_path and "split" in wanted:
-            taken["split"] = texts(
-                [
-                    role_of(os.path.normpath(text).split("/")[0]) or "train"
-                    for text in stripped(taken["path"])
-                ]
-            )
+            first = [os.path.normpath(text).split("/")[0] for text in stripped(taken["path"])]
+            taken["split"] = texts([role_of(folder) or folder for folder in first])
         elif "split" in taken:
             taken["split"] = texts(
                 [_split_of(form.flag, text) for text in stripped(taken["split"])]

@@ -415,5 +415,5 @@ def test_a_folder_that_is_no_split_among_folders_of_splits(tmp_path):
             "extra/0.png": 1,
         },
     )
-    with pytest.raises(UserError, match="list.csv, line 303: split 'extra' is not one of train"):
+    with pytest.raises(UserError, match=r"list\.csv, line 303: split 'extra' is not one of train"):
         open_dataset("auto", tmp_path / "list.csv").split("train")

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from alr_fast import export, report, train
+from alr_fast.training.methods import METHODS
 from alr_fast.training.output.run_folder import CONFIG, read_config
 
 OPTIONS = ["--data.limit", "100", "--data.test_limit", "20", "--optim.epochs", "1"]
@@ -21,6 +22,15 @@ from alr_fast.training.methods import method
 class Foreign(ALRLoss):
     pass
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_plugins():
+    """Removes the methods that these tests add."""
+    before = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(before)
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ def python_command(module: str, *words: str | os.PathLike[str]) -> str:
 
 
 def quoted(word: str | os.PathLike[str]) -> str:
-    """A word for a POSIX shell, on one line; bytes that are no text are escaped, as in bash."""
+    """A word for a POSIX shell, on one line; non-UTF-8 bytes are escaped, as in bash."""
     text = os.fspath(word)
     if text.isprintable():  # no control characters, no bytes that are not UTF-8
         return shlex.quote(text)

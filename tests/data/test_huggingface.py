@@ -10,7 +10,7 @@ from pyarrow import parquet
 
 from alr_fast.data.datasets import open_dataset
 from alr_fast.data.images.sources import BrokenImage
-from alr_fast.data.layouts import huggingface
+from alr_fast.data.layouts import arrow_folder, image_columns
 from alr_fast.data.layouts.base import NoSplit
 from alr_fast.errors import UserError
 from helpers.layouts import image_bytes, write_parquet_images
@@ -162,7 +162,7 @@ def test_groups_are_read_once_in_order_and_forgotten(hub, monkeypatch):
 
     def count(path, group):
         calls.append(group)
-        return huggingface._group_of_parquet(path, group, column="image")
+        return image_columns.group_of_parquet(path, group, column="image")
 
     object.__setattr__(images, "group_of", count)
     for row in range(7):
@@ -221,13 +221,13 @@ def test_a_folder_of_save_to_disk(saved):
 
 
 def test_the_library_is_not_needed(saved, monkeypatch):
-    huggingface._on_disk.cache_clear()
+    arrow_folder.table_on_disk.cache_clear()
     monkeypatch.setitem(sys.modules, "datasets", None)
     check(open_dataset("auto", saved), ("cat", "dog", "eel"))
 
 
 def test_a_damaged_folder_is_named(saved):
-    huggingface._on_disk.cache_clear()
+    arrow_folder.table_on_disk.cache_clear()
     for path in (saved / "train").glob("*.arrow"):
         os.truncate(path, 100)
     with pytest.raises(UserError, match=r"data-0000\d-of-00002.arrow: cannot be read"):

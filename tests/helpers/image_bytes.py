@@ -70,7 +70,7 @@ def tiff(
         planar: Whether each channel is stored by itself.
         tile: Side of the tiles, a divisor of the image's; 0 for one strip.
         bits: Bits of a sample if it is not that of the array.
-        packed: Pixels of samples that are no whole bytes.
+        packed: Pixels whose values do not fill whole bytes.
         extra: Further tags: number, type, value.
         more_pages: Pages after the first one, of zeros.
     """

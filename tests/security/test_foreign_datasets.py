@@ -17,7 +17,7 @@ import pytest
 from alr_fast.data.__main__ import main as data
 from alr_fast.data.datasets import open_dataset
 from alr_fast.data.images.sources import BrokenImage
-from alr_fast.data.layouts import huggingface
+from alr_fast.data.layouts import arrow_folder
 from alr_fast.data.tar_members import members
 from alr_fast.errors import UserError
 from helpers.forged import bounded
@@ -38,7 +38,7 @@ def refused(root, capsys, *words):
 @pytest.fixture
 def saved(tmp_path):
     """A folder as `save_to_disk` writes it."""
-    huggingface._on_disk.cache_clear()
+    arrow_folder.table_on_disk.cache_clear()
     images = [{"bytes": image_bytes(k % 2, k), "path": None} for k in range(8)]
     table = pa.table({"image": images, "label": [0, 1] * 4})
     folder = tmp_path / "saved"
@@ -94,7 +94,7 @@ def test_damaged_tables(saved, capsys):
         for at in generator.integers(0, len(good), 5).tolist():
             changed[at] ^= 1 << int(generator.integers(8))
         (saved / "a.arrow").write_bytes(changed)
-        huggingface._on_disk.cache_clear()
+        arrow_folder.table_on_disk.cache_clear()
         with bounded(seconds=20, gigabytes=2):
             assert data(["verify", str(saved), "--workers", "1"]) in (0, 1, 2)
         error = capsys.readouterr().err

@@ -297,7 +297,7 @@ def test_no_noise_has_no_rate():
 
 # Paths.
 
-# Texts that are no paths. A new option that names a file or folder gets the type PathText.
+# Text options that are not paths. A new option that names a file or folder gets the type PathText.
 TEXTS = [
     "data.name",
     "data.column",

@@ -1,15 +1,13 @@
 """Data sets of Hugging Face: Parquet files with the bytes of the images, and the folders that
 ``Dataset.save_to_disk`` writes.
 
-A column contains the images, as bytes or with a path beside them, another one the labels. The
-library `datasets` is not asked: it waits for pipes, opens files elsewhere, and calls by name what
-the features of a stranger ask for.
+A column contains the images, as bytes or with a path beside them, another one the labels.
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,24 +18,24 @@ from alr_fast.data.classes import ClassMap, alike, distinct, names_of_labels
 from alr_fast.data.images.sources import ColumnImages
 from alr_fast.data.index import PathTable
 from alr_fast.data.inventory import scan
+from alr_fast.data.layouts.arrow_folder import folders_on_disk, is_on_disk, table_on_disk
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index
-from alr_fast.data.layouts.splits import role_in, role_of
-from alr_fast.data.tables import TableError
-from alr_fast.data.tables.parquet import bounded_batches
+from alr_fast.data.layouts.image_columns import (
+    bytes_of,
+    check_types,
+    group_of_parquet,
+    image_columns,
+    parquet_schema,
+    read_parquet,
+    stored_names,
+)
+from alr_fast.data.layouts.splits import SPLITS, role_in, role_of
 from alr_fast.errors import UserError
-from alr_fast.utils.files import open_regular
-from alr_fast.utils.text import error_text, some_names
+from alr_fast.utils.text import some_names
 
 LABELS = ("label", "labels", "fine_label", "class", "target", "category")
 CLEAN_LABELS = ("clean_label", "clean_labels", "true_label")
-_SPLITS = ("train", "test", "val")
-_DISK = ("dataset_dict.json", "state.json")
 _MOST_FOLDERS = 20
-_MOST_JSON = 1 << 24  # bytes
-_STEP = 16  # images
-_ROWS = 1 << 14  # whose labels are read at once
-_SMALL = 1 << 26  # bytes of the images of a group that may be small in their file
-_MOST_RATIO = 20  # of other images to their bytes in the file
 _LARGE_GROUP = 200  # rows, above which random reading is slow enough to say so
 
 
@@ -67,16 +65,17 @@ def find(root: Path, columns: Mapping[str, str] | None = None) -> Found | None:
         UserError: A folder of `save_to_disk` cannot be read; or the columns are not there; or
             several data sets lie in the folder.
     """
-    if root.is_dir() and any((root / name).is_file() for name in _DISK):
-        files = _folders_on_disk(root)
-        schema = _on_disk(files["train"][0]).schema if "train" in files else None
+    on_disk = is_on_disk(root)
+    if on_disk:
+        files = folders_on_disk(root)
+        schema = table_on_disk(files["train"][0]).schema if "train" in files else None
     else:
         files = _parquet_files(root)
-        schema = _schema(files["train"][0]) if "train" in files else None
+        schema = parquet_schema(files["train"][0]) if "train" in files else None
     if schema is None:
         return None
     columns = dict(columns or {})
-    image = _column(schema, columns.get("path"), _image_columns(schema), root)
+    image = _column(schema, columns.get("path"), image_columns(schema), root)
     if image is None:
         return None
     names = [name for name in schema.names if name != image]
@@ -89,7 +88,6 @@ def find(root: Path, columns: Mapping[str, str] | None = None) -> Found | None:
             value=label,
         )
     clean = columns.get("clean_label") or next((n for n in CLEAN_LABELS if n in names), None)
-    on_disk = any((root / name).is_file() for name in _DISK)
     source = _Source(tuple(files.items()), image, label, clean, on_disk)
     kind = "Arrow files of save_to_disk" if on_disk else "Parquet files with images"
     what = f"{kind} in {root} (columns {image} and {label}); splits {', '.join(files)}"
@@ -103,22 +101,6 @@ def _column(schema: Any, asked: str | None, images: list[str], root: Path) -> st
     if asked not in images:
         return None  # a list of paths
     return asked
-
-
-def _image_columns(schema: Any) -> list[str]:
-    """Columns of bytes, or of bytes and a path."""
-    from pyarrow import types
-
-    def is_bytes(kind: Any) -> bool:
-        return types.is_binary(kind) or types.is_large_binary(kind)
-
-    return [
-        field.name
-        for field in schema
-        if is_bytes(field.type)
-        or (types.is_struct(field.type)
-            and any(child.name == "bytes" and is_bytes(child.type) for child in field.type))
-    ]  # fmt: skip
 
 
 def _parquet_files(root: Path) -> dict[str, tuple[Path, ...]]:
@@ -138,7 +120,9 @@ def _parquet_files(root: Path) -> dict[str, tuple[Path, ...]]:
     usable = {
         place: files
         for place, files in by_place.items()
-        if "train" in files and (schema := _schema(files["train"][0])) and _image_columns(schema)
+        if "train" in files
+        and (schema := parquet_schema(files["train"][0]))
+        and image_columns(schema)
     }
     if len(usable) > 1:
         raise UserError(
@@ -146,7 +130,7 @@ def _parquet_files(root: Path) -> dict[str, tuple[Path, ...]]:
             "the folder of one"
         )
     chosen = next(iter(usable.values())) if usable else {}
-    return {split: tuple(chosen[split]) for split in _SPLITS if split in chosen}
+    return {split: tuple(chosen[split]) for split in SPLITS if split in chosen}
 
 
 def _names(folder: Path) -> Any:
@@ -154,98 +138,6 @@ def _names(folder: Path) -> Any:
         return scan(folder, most=100_000)
     except OSError:
         return scan(folder, most=0)
-
-
-def _schema(path: Path) -> Any:
-    """Arrow schema of a Parquet file; None if it cannot be read."""
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import read_schema
-    except ImportError:
-        return None  # the layout of lists says so
-    try:
-        return read_schema(path)
-    except (ArrowException, OSError, ValueError):
-        return None  # the layout of lists describes the problem
-
-
-def _folders_on_disk(root: Path) -> dict[str, tuple[Path, ...]]:
-    if (root / "state.json").is_file():
-        return {"train": (root,)}
-    path = root / "dataset_dict.json"
-    names = [name for name in _listed(path, "splits") if _is_plain(name)]
-    files = {role: (root / name,) for name in names if (role := role_of(name)) is not None}
-    if "train" not in files and len(names) == 1:
-        files = {"train": (root / names[0],)}
-    if "train" not in files:
-        raise UserError(f"{root}: no split train, only {some_names(names) or 'none'}; rename one")
-    return {split: files[split] for split in _SPLITS if split in files}
-
-
-def _listed(path: Path, name: str) -> list[Any]:
-    """A list in a JSON file of `save_to_disk`.
-
-    Raises:
-        UserError: The file cannot be read, or has no such list.
-    """
-    try:
-        with open_regular(path, _MOST_JSON) as file:
-            listed = json.load(file)[name]
-        if not isinstance(listed, list):
-            raise TypeError(f"{name} is no list")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({error_text(error)}); save it again") from error
-    return listed
-
-
-def _is_plain(name: object) -> bool:
-    """Whether this is the name of an entry of a folder, and does not lead out of it."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not set("/\0") & set(name)
-
-
-@lru_cache(maxsize=8)
-def _on_disk(folder: Path) -> Any:
-    """The Arrow table in a folder of `save_to_disk`, mapped into memory.
-
-    Raises:
-        UserError: It cannot be read.
-    """
-    import pyarrow
-
-    path = folder / "state.json"
-    listed = _listed(path, "_data_files")
-    names = [str(entry.get("filename")) for entry in listed if isinstance(entry, dict)]
-    if not names or len(names) < len(listed) or not all(map(_is_plain, names)):
-        raise UserError(f"{path}: does not name files of its folder; save it again")
-    tables = []
-    for path in (folder / name for name in names):
-        try:
-            open_regular(path).close()
-            tables.append(_arrow_file(path))
-        except (OSError, ValueError, pyarrow.ArrowException) as error:
-            raise UserError(
-                f"{path}: cannot be read ({error_text(error)}); save it again"
-            ) from error
-    if any(table.schema != tables[0].schema for table in tables):
-        raise UserError(f"{folder}: its files have different columns; save it again")
-    return pyarrow.concat_tables(tables)
-
-
-def _arrow_file(path: Path) -> Any:
-    """The table of an Arrow file, whose lengths and texts are checked: pyarrow believes them."""
-    import pyarrow
-
-    with pyarrow.memory_map(str(path)) as source:
-        size, most = 0, source.size() + _MOST_JSON
-        batches = []
-        with pyarrow.ipc.open_stream(source) as stream:
-            for batch in stream:
-                size += batch.nbytes
-                if size > most:
-                    raise ValueError("it is compressed")
-                batch.validate(full=True)
-                batches.append(batch)
-            return pyarrow.Table.from_batches(batches, stream.schema)
 
 
 def read(found: Found, split: str) -> Listing:
@@ -283,7 +175,7 @@ def read(found: Found, split: str) -> Listing:
     index = new_index(_paths(parts), labels, names, clean)
     images = ColumnImages(
         list(files[chosen]),
-        partial(_group_on_disk if source.on_disk else _group_of_parquet, column=source.image),
+        partial(_group_on_disk if source.on_disk else group_of_parquet, column=source.image),
         np.repeat(np.arange(len(parts), dtype=np.int32), [len(part.labels) for part in parts]),
         np.concatenate([np.repeat(np.arange(len(p.groups), dtype=np.int32), p.groups)
                         for p in parts]),
@@ -313,80 +205,22 @@ class _Part:
 def _read_part(source: _Source, path: Path) -> _Part:
     wanted = [source.label, *([source.clean] if source.clean else [])]
     if source.on_disk:
-        table = _on_disk(path)
-        _check_types(path, wanted, table.schema)
+        table = table_on_disk(path)
+        check_types(path, wanted, table.schema)
         groups = [len(chunk) for chunk in table.column(source.image).chunks]
         columns = [table.column(name).to_pylist() for name in wanted]
-        names = _stored_names(table.column(source.image))
+        names = stored_names(table.column(source.image))
     else:
-        groups, columns, names = _read_parquet(source, path, wanted)
+        groups, columns, names = read_parquet(path, source.image, wanted)
     labels = [_objects(column) for column in columns]
     clean = labels[1] if source.clean else None
     return _Part(path, labels[0], clean, names or [None] * len(labels[0]), groups)
-
-
-def _read_parquet(
-    source: _Source, path: Path, wanted: list[str]
-) -> tuple[list[int], list[list[Any]], list[str | None]]:
-    """Rows of each group, columns of labels, and names of the images if they are stored."""
-    from pyarrow import ArrowException
-    from pyarrow.parquet import ParquetFile
-
-    columns: list[list[Any]] = [[] for _ in wanted]
-    names: list[str | None] = []
-    known: dict[Any, Any] = {}  # a small file may repeat a long text: it is in memory once
-    try:
-        with ParquetFile(path) as file:
-            _check_types(path, wanted, file.schema_arrow)
-            groups = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
-            kind = file.schema_arrow.field(source.image).type
-            nested = any(child.name == "path" for child in kind) if kind.num_fields else False
-            asked = [*wanted, *([f"{source.image}.path"] if nested else [])]
-            for batch in bounded_batches(path, file, asked, _ROWS):
-                for name, column in zip(wanted, columns, strict=True):
-                    values = batch.column(name).to_pylist()
-                    column += [known.setdefault(value, value) for value in values]
-                if nested:
-                    stored = _stored_names(batch.column(source.image))
-                    names += [known.setdefault(name, name) for name in stored]
-    except TableError as error:
-        raise UserError(f"{error.where}: {error}") from error
-    except (OSError, ValueError, KeyError, ArrowException) as error:
-        raise UserError(f"{path}: cannot be read ({error_text(error)})") from error
-    return groups, columns, names
-
-
-def _check_types(path: Path, names: Sequence[str], schema: Any) -> None:
-    from pyarrow import types
-
-    for name in names:
-        if name not in schema.names:
-            raise UserError(f"{path}: no column {name}, which other files have")
-        kind = schema.field(name).type
-        value = kind.value_type if types.is_dictionary(kind) else kind
-        is_text = types.is_string(value) or types.is_large_string(value)
-        # Integers with empty cells are floats in pandas; fractions are refused with their row.
-        is_number = types.is_integer(value) or types.is_floating(value) or types.is_null(value)
-        if not (is_text or is_number):
-            raise UserError(
-                f"{path}: the column {name} is {str(kind)[:80]}; labels are numbers or texts"
-            )
 
 
 def _objects(values: list[Any]) -> Any:
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
-
-
-def _stored_names(column: Any) -> list[str | None]:
-    from pyarrow import compute, types
-
-    if not types.is_struct(column.type):
-        return []
-    if not any(child.name == "path" for child in column.type):
-        return []
-    return compute.struct_field(column, "path").to_pylist()
 
 
 def _paths(parts: Sequence[_Part]) -> PathTable:
@@ -455,7 +289,7 @@ class _Classes:
 
 
 def _schema_of(source: _Source, path: Path) -> Any:
-    return _on_disk(path).schema if source.on_disk else _schema(path)
+    return table_on_disk(path).schema if source.on_disk else parquet_schema(path)
 
 
 def _names_of_feature(schema: Any, label: str) -> tuple[str, ...] | None:
@@ -470,42 +304,8 @@ def _names_of_feature(schema: Any, label: str) -> tuple[str, ...] | None:
     return tuple(names) if len(set(names)) == len(names) else None
 
 
-def _group_of_parquet(path: Path, group: int, *, column: str) -> Any:
-    """The bytes of the images of a row group.
-
-    Raises:
-        OSError, ValueError: It cannot be read, or unpacks to much more than its bytes in the file:
-            a few kB may stand for many GB of equal images.
-    """
-    import pyarrow
-    from pyarrow.parquet import ParquetFile
-
-    try:
-        open_regular(path).close()
-        with ParquetFile(path, memory_map=True) as file:
-            kind = file.schema_arrow.field(column).type
-            name = f"{column}.bytes" if kind.num_fields else column
-            facts = file.metadata.row_group(group)
-            stored = sum(facts.column(k).total_compressed_size for k in range(facts.num_columns))
-            left = max(_SMALL, _MOST_RATIO * min(stored, path.stat().st_size))
-            parts = []
-            for batch in file.iter_batches(_STEP, [group], [name], use_threads=False):
-                parts.append(_bytes_of(batch.column(0)))
-                left -= parts[-1].nbytes
-                if left < 0:
-                    parts.clear()  # the error keeps this frame
-                    raise ValueError(f"group {group} of its rows unpacks to too many bytes")
-    except pyarrow.ArrowException as error:
-        raise ValueError(error_text(error)) from error
-    return pyarrow.chunked_array(parts)
-
-
 def _group_on_disk(path: Path, group: int, *, column: str) -> Any:
-    return _bytes_of(_on_disk(path).column(column).chunk(group))
-
-
-def _bytes_of(array: Any) -> Any:
-    return array.field("bytes") if array.type.num_fields else array
+    return bytes_of(table_on_disk(path).column(column).chunk(group))
 
 
 LAYOUT = Layout(
@@ -513,6 +313,6 @@ LAYOUT = Layout(
     "Parquet files with the bytes of the images and a column label, or a folder of save_to_disk",
     find,
     read,
-    _SPLITS,
+    SPLITS,
     options=("columns",),
 )

@@ -7,6 +7,7 @@ TRAIN = ("train", "training")
 TEST = ("test", "testing")
 VAL = ("val", "valid", "validation", "dev", "eval")
 ROLES = (*TRAIN, *TEST, *VAL)
+SPLITS = ("train", "test", "val")  # that a role may be
 _SPLIT_OF = dict.fromkeys(TRAIN, "train") | dict.fromkeys(TEST, "test") | dict.fromkeys(VAL, "val")
 
 

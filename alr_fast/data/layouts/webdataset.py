@@ -19,13 +19,12 @@ from alr_fast.data.index import PathTable
 from alr_fast.data.inventory import IMAGE_SUFFIXES, scan
 from alr_fast.data.layouts.base import Found, Layout, Listing, NoSplit, new_index
 from alr_fast.data.layouts.packed import allow_open_files
-from alr_fast.data.layouts.splits import role_in, role_of
+from alr_fast.data.layouts.splits import SPLITS, role_in, role_of
 from alr_fast.data.tar_members import Member, members
 from alr_fast.errors import UserError
 from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import some_names
 
-_SPLITS = ("train", "test", "val")
 _MANY = 200_000  # samples, whose index takes ten seconds
 _PROBE = 16  # members of a shard that `find` looks at
 _MOST_LABEL = 1 << 20  # bytes of a member with a label
@@ -63,7 +62,7 @@ def _shards(root: Path) -> dict[str, tuple[Path, ...]]:
             if name.lower().endswith(".tar"):
                 split = role_of(folder) or role_in(Path(name).stem) or "train"
                 shards.setdefault(split, []).append(root / folder / name)
-    return {split: tuple(shards[split]) for split in _SPLITS if split in shards}
+    return {split: tuple(shards[split]) for split in SPLITS if split in shards}
 
 
 def _suffixes(shard: Path) -> set[str] | None:
@@ -235,6 +234,6 @@ LAYOUT = Layout(
     "tar files with <key>.jpg and <key>.cls or <key>.json",
     find,
     read,
-    _SPLITS,
+    SPLITS,
     options=("columns",),
 )

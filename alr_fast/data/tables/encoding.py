@@ -30,7 +30,7 @@ def mark_of(start: bytes) -> tuple[str | None, int]:
 
 
 def utf8_pieces(file: IO[bytes], path: Path, encoding: str | None) -> Iterator[bytes]:
-    """The rest of a file in UTF-8, some MB at a time; bytes that are no UTF-8 as they are.
+    """The rest of a file in UTF-8, some MB at a time; non-UTF-8 bytes as they are.
 
     Raises:
         TableError: The text is not in the encoding of its mark.

@@ -1,12 +1,7 @@
 """Training on tables of labels: those of a run, marks of the report, samples to leave out."""
 
 import csv
-import json
-import os
-import re
 
-import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -15,19 +10,11 @@ from safetensors.torch import load_file
 
 from alr_fast.data.broken import read_exclusions, write_exclusions
 from alr_fast.data.datasets import open_dataset
-from alr_fast.data.index import SampleIndex
 from alr_fast.data.label_files.label_table import (
-    is_label_table,
-    read_labels,
     read_left_out,
-    read_probabilities,
 )
-from alr_fast.errors import UserError
 from alr_fast.export import main as export
-from alr_fast.noise import inject, save_labels
 from alr_fast.train import main as train
-from alr_fast.training.sharded_bank import fill_rows
-from training.test_distributed import in_processes
 
 MARKS = ["id", "path", "given", "refined", "score", "mark", "label", "given_name", "refined_name"]
 QUIET = ["--log.to", "csv", "--log.show", "quiet"]
@@ -235,5 +222,3 @@ def test_a_missing_table_is_named(tmp_path, capsys):
         capsys, *argv, "--methods", "distillation", "--distillation.teacher", str(path)
     )
     assert f"--distillation.teacher {path}: neither a method" in message
-
-

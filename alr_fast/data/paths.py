@@ -155,7 +155,7 @@ class WrittenPaths:
                 f"them, and list their paths below {shown(self._root)}"
             )
         elif name.startswith((b"~/", b"~\\")):
-            name = os.path.expanduser(name)
+            name = os.path.expanduser(b"~") + name[1:]
         if b"\0" in name:
             raise UserError(f"{where}: {shown(text)} contains a zero byte; correct the path")
         name = self._with_slashes(self._in_utf8(name))

@@ -247,3 +247,13 @@ def test_what_is_remembered_of_folders_changes_nothing(tmp_path_factory, texts):
             assert full.startswith(os.path.realpath(os.fsencode(root)) + b"/")
             if not WrittenPaths.is_odd(name):
                 assert results[0] == name
+
+
+def test_a_home_folder_with_backslashes(home):
+    root = home / "photos"
+    root.mkdir()
+    assert relative_path("~\\photos\\a\\b.jpg", root, "line 1") == "a/b.jpg"
+    assert relative_path(b"~\\photos\\\xe4.jpg", root, "line 1") == b"\xe4.jpg"
+    for name in (b"~\\\xe4", b"~/\xe4"):
+        with pytest.raises(UserError, match="leads out of the data folder"):
+            relative_path(name, root, "line 1")

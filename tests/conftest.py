@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from hypothesis import settings
 
 from alr_fast._operators import HAS_CUDA
 
@@ -20,6 +21,13 @@ _CHROMIUM = (
 # The first backward pass of a process decides whether autograd starts threads for other devices,
 # with which a process cannot be forked any more. A fake device, as the compiler adds it, counts.
 torch.ones(1, requires_grad=True).sum().backward()
+
+
+def pytest_configure(config):
+    """Examples of property tests: the same in each run, new ones where slow tests run, too."""
+    settings.register_profile("repeatable", derandomize=True, database=None)
+    if "slow" not in config.option.markexpr.replace("not slow", ""):
+        settings.load_profile("repeatable")
 
 
 def _devices():

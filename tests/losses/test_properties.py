@@ -23,7 +23,7 @@ from alr_fast.losses import (
 from alr_fast.noise.transition import symmetric_transition
 from helpers.loss_cases import REDUCTIONS
 
-moderately = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+moderately = settings(max_examples=25, deadline=None)
 reductions = st.sampled_from(REDUCTIONS)
 rates = st.floats(-3, 0.9)  # of smoothing
 noise_rates = st.floats(0, 0.9)

@@ -42,7 +42,10 @@ def usable(name: str) -> bool:
 @st.composite
 def classes(draw) -> list[str]:
     kind = draw(st.sampled_from([NUMBERS, TEXTS, BLANKS, st.one_of(NUMBERS, TEXTS)]))
-    key = lambda name: unicodedata.normalize("NFKC", name).casefold()  # noqa: E731
+
+    def key(name):
+        return unicodedata.normalize("NFKC", name).casefold()
+
     return draw(st.lists(kind.filter(usable), min_size=2, max_size=6, unique_by=key))
 
 

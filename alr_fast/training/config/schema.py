@@ -104,7 +104,8 @@ class DataConfig(Bounded):
     class; null for all."""
     image_size: PositiveInt | None = None
     """Side of the images in pixels; null takes the median of the shorter side over 64 training
-    images, at most 224. Has no effect on data sets that come as arrays."""
+    images, at most 224, or 64 with the small models of this package; with a transformer of timm its
+    own size. Has no effect on data sets that come as arrays."""
     resize: PositiveInt | None = None
     """Length of the shorter side in pixels before a square is cut out; null for 256/224 of
     image_size with the crops random and resized, for image_size with the others."""

@@ -80,6 +80,10 @@ class DataConfig(Bounded):
     """Which labels of label_file: of CIFAR-N aggre, worse, random1, random2, random3 or noisy; of a
     table a column, null for label (set by a person) or else refined_label, probabilities for soft
     labels, with which the label banks of alr, selc and sat are then initialised."""
+    marks: PathText | None = None
+    """Labels that a person chose, of python -m alr_fast.review (RUN/marks.csv) or exported by a
+    report: they replace those of the marked samples, wherever these come from: the data set,
+    label_file or noise."""
     loader: Literal["auto", "memory", "dali", "torch"] = "auto"
     """Data loader: memory (all images decoded once, on the training device), dali (NVIDIA DALI) or
     torch (torchvision in worker processes); auto takes the first of them that can be used."""
@@ -298,8 +302,8 @@ class CheckpointConfig(Bounded):
     is never copied: training waits for it."""
     other_labels: bool = False
     """Resume from a checkpoint even if the given labels of the samples have changed since, because
-    they were corrected, for example; data.label_file, data.label_key and noise may then differ,
-    too. The label bank keeps its rows."""
+    they were corrected, for example; data.label_file, data.label_key, data.marks and noise may
+    then differ, too. The label bank keeps its rows."""
 
 
 @dataclass

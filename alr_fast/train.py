@@ -118,9 +118,7 @@ def train(config: "Config", world: "World", stop: StopSignals) -> None:
     data, noise = prepare_data(config, world, log=console.log, track=console.track)
     start = world.on_all_ranks(lambda: check_data(config, start, data.train.index))
     finished = () if start.checkpoint is None else start.checkpoint.progress["finished"]
-    loaders = world.on_all_ranks(
-        lambda: set_up(config, data, world, console, finished=finished)
-    )
+    loaders = world.on_all_ranks(lambda: set_up(config, data, world, console, finished=finished))
     loaders.share_broken(world)
     config = with_image_size(config, loaders.train)
     console.log(describe(config, data, noise, world))

@@ -38,10 +38,11 @@ from torch import nn
 
 from alr_fast.data.broken import BrokenSamples, write_exclusions
 from alr_fast.errors import UserError, naming_options
-from alr_fast.training.config.schema import Config, flat, overlaid
+from alr_fast.training.config.schema import WEIGHTS, Config, flat, overlaid
 from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.output.loggers import Logger
 from alr_fast.training.output.records import EpochRecord, Histogram, plot_records
+from alr_fast.training.weights import weights_of
 from alr_fast.utils.files import KnownFolder, locked, reading, replace_link, write_bytes, write_text
 from alr_fast.utils.text import error_text
 
@@ -119,9 +120,8 @@ class RunFolder:
         """Writes the weights under their names in the model."""
         from safetensors.torch import save
 
-        weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
         # Not save_file, whose error for a full disk is no OSError.
-        write_bytes(self.path / f"{method}.safetensors", save(weights))
+        write_bytes(self.path / f"{method}{WEIGHTS}", save(weights_of(model)))
 
     def save_broken(self, broken: BrokenSamples) -> None:
         """Writes the list of the training samples with unreadable images, if there are any."""

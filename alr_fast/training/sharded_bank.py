@@ -64,7 +64,8 @@ def new_bank(run: Run, *, one_hot: bool) -> LabelBank:
         run.console.log("label bank: starts at zero, not from the soft labels")
     elif table is not None:
         with bank.host_access(), naming_options(table="data.label_file"):
-            world.on_all_ranks(partial(fill_rows, bank.rows, table, index, rows))
+            fill = partial(fill_rows, bank.rows, table, index, rows, with_label=True)
+            world.on_all_ranks(fill)
     each = " in each process" if world.size > 1 else ""
     run.console.log(f"label bank: {readable(num_bytes)}{each}, {choice.placement} ({choice.why})")
     return bank
@@ -76,6 +77,8 @@ def fill_rows(
     index: SampleIndex,
     rows: NDArray[np.int64],
     log: Callable[[str], None] = lambda text: None,
+    *,
+    with_label: bool = False,
 ) -> None:
     """Writes the soft labels of the samples that a table lists.
 
@@ -85,6 +88,8 @@ def fill_rows(
         index: All training samples.
         rows: Rows of ``index`` that this process owns, int64 [n].
         log: Takes a line about samples that are not listed.
+        with_label: Whether to leave out samples whose given label is not the most probable class:
+            a person chose it since.
 
     Raises:
         UserError: The table cannot be read, or does not fit.
@@ -94,6 +99,8 @@ def fill_rows(
     for listed, probabilities in read_probabilities(table, index, log):
         found = bank_index[listed]
         own = found >= 0
+        if with_label:
+            own &= probabilities.argmax(1) == index.labels[listed]
         where = torch.from_numpy(found[own]).to(target.device)
         target[where] = torch.from_numpy(probabilities[own]).to(target)
 

@@ -127,6 +127,7 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
             raised before anything is written.
         Stopped: A signal came, and a checkpoint was written.
     """
+    from alr_fast.training.advice import advice
     from alr_fast.training.config.schema import words
     from alr_fast.training.loaders import with_image_size
     from alr_fast.training.loop import set_up, train_method
@@ -160,6 +161,8 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
     loaders.share_broken(world)
     config = with_image_size(config, loaders.train)
     console.log(describe(config, data, noise, world))
+    for line in advice(config):
+        console.warn(line)
     with Run(config, world, loaders, console, stop, start) as run:
         try:
             for method in config.methods:
@@ -183,7 +186,6 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
 
 def show_suspects(run: "Run") -> None:
     """Prints the most suspicious labels of a finished run, by its last method with a label bank."""
-    from alr_fast.labels.suspicion import SUSPICIOUS
     from alr_fast.training.methods import keeps_bank
     from alr_fast.training.open_run import from_bank_file
     from alr_fast.training.output.run_folder import BANK
@@ -194,12 +196,12 @@ def show_suspects(run: "Run") -> None:
     method = methods[-1]
     try:
         labels = from_bank_file(run.path / f"{method}{BANK}", method)
-        samples = labels.samples(labels.most_suspicious(SHOWN, above=SUSPICIOUS))
+        samples = labels.samples(labels.most_suspicious(SHOWN))
     except (UserError, MemoryError) as error:  # the run itself is complete
         run.console.warn(f"the most suspicious labels cannot be shown: {error}")
         return
     command = shlex.join(("python", "-m", "alr_fast.report", str(run.path)))
-    run.console.suspects(method, samples, report=command)
+    run.console.suspects(labels, samples, report=command)
 
 
 if __name__ == "__main__":

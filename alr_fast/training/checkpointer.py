@@ -86,6 +86,7 @@ class Checkpointer:
         run.last_checkpoint = max(earlier + trainer.steps_made, run.last_checkpoint + 1)
         tensors, bank = trainer.tensors(), trainer.criterion.bank
         if bank is not None:
+            progress["given_share"] = bank.given_share
             given = {"bank.ids": self._sample_ids, "bank.given": bank.given_labels}
             tensors |= self._sharded({**given, **self._learned(bank)})
             # A bank in a file may be larger than the memory: it is written without a copy.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alr_fast.bank import LabelBank
-from alr_fast.bank.file import BankFileWriter
+from alr_fast.bank.file import GIVEN_SHARE, BankFileWriter
 from alr_fast.bank.history import COLUMNS, SampleHistory
 from alr_fast.bank.placement import PlacementChoice, check_placement, choose_placement
 from alr_fast.data.datasets import Split
@@ -178,6 +178,11 @@ def label_statistics(
     )
 
 
+def share_facts(given_share: float | None) -> dict[str, str]:
+    """`LabelBank.given_share` as metadata of a bank's file."""
+    return {} if given_share is None else {GIVEN_SHARE: repr(given_share)}
+
+
 def export_bank(
     path: Path,
     bank: LabelBank,
@@ -215,7 +220,7 @@ def export_bank(
                     **{name: column[order] for name, column in columns.items()},
                     **sample_columns(split.index),
                 },
-                metadata=sample_facts(split),
+                metadata=sample_facts(split) | share_facts(bank.given_share),
             )
         world.on_all_ranks(lambda: world.main and stack.enter_context(writer))
         for some_rows, bank_rows in world.collect_rows(torch.from_numpy(rows), bank.rows):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from alr_fast.labels.remarks import below_the_limit, estimate, unseen
 from alr_fast.labels.report.model import ClassNoise, Panel, Report, Suspect
 from alr_fast.labels.report.views import NO_ROOM, Views
 from alr_fast.labels.scored import ScoredLabels
@@ -18,6 +19,7 @@ from alr_fast.utils.text import percent
 _PAGE_BYTES, _OTHER_BYTES, _SUSPECT_BYTES = 14_500_000, 6_200_000, 260
 _CHARACTER_BYTES = 6  # of a character in JSON, at most
 _OTHERS = 5  # classes that are offered first
+LEAST_SHOWN = 10  # samples that are shown whatever their scores
 
 
 def make_report(
@@ -47,9 +49,9 @@ def make_report(
         missing_images: What to do if images cannot be shown, a sentence.
         key: Tells the marks of this page from those of other pages about the same samples.
     """
-    rows = labels.most_suspicious(most, above=SUSPICIOUS)
+    rows = labels.most_suspicious(most, above=SUSPICIOUS, least=LEAST_SHOWN)
     suspects = _suspects(labels, views, rows)
-    suspicious = int((labels.scores > SUSPICIOUS).sum())
+    suspicious = labels.suspicious
     by_class = np.bincount(labels.labels, minlength=labels.num_classes)
     remarks = []
     if not labels.complete:
@@ -58,6 +60,10 @@ def make_report(
         remarks.append(
             f"The first {len(suspects):,} of {suspicious:,} suspicious samples are here; {more}."
         )
+    if labels.estimate_problem:
+        clause = estimate(labels)
+        remarks.append(f"{clause[0].upper()}{clause[1:]}.")
+    remarks += [*below_the_limit(labels, len(suspects)), *unseen(labels)]
     missing = [s.image_problem for s in suspects if s.image_problem not in ("", NO_ROOM)]
     if missing:
         remarks.append(
@@ -125,9 +131,11 @@ def _classes(labels: ScoredLabels, by_class: NDArray[np.int64]) -> list[ClassNoi
 
 
 def _facts(labels: ScoredLabels, suspicious: int) -> list[tuple[str, str]]:
+    unknown = "cannot be estimated" if labels.estimate_problem else ""
     facts = [
-        ("labels refined to another class", percent(labels.noise_rate)),
-        ("suspicious samples", f"{suspicious:,}"),
+        ("labels refined to another class", percent(labels.refined_share)),
+        ("estimated wrong labels", unknown or percent(labels.noise_rate)),
+        ("suspicious samples", unknown or f"{suspicious:,}"),
     ]
     if labels.clean_labels is not None:
         right = float((labels.labels == labels.clean_labels).mean())

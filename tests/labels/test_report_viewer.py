@@ -164,16 +164,21 @@ def test_accessibility(open_page, file, scheme):
 
 
 def test_boxes_show_that_they_scroll(page):
-    side = "document.querySelector('#classes .scroller').className"
-    assert page.js(side) == "scroller"
+    def sides():
+        return set(page.js("[...document.querySelector('#classes .scroller').classList]"))
+
+    def scroll(left):
+        page.js(f"document.querySelector('#classes .scroll').scrollLeft = {left}")
+
+    assert sides() == {"scroller"}
     resize(page.driver, 390, 844)
-    page.until(lambda: page.js(side) == "scroller more-right")
+    page.until(lambda: sides() == {"scroller", "more-right"})
     after = "getComputedStyle(document.querySelector('#classes .scroller'), '::after').opacity"
     page.until(lambda: page.js(after) == "1")
-    page.js("document.querySelector('#classes .scroll').scrollLeft = 40")
-    page.until(lambda: page.js(side) == "scroller more-left more-right")
-    page.js("document.querySelector('#classes .scroll').scrollLeft = 9999")
-    page.until(lambda: page.js(side) == "scroller more-left")
+    scroll(40)
+    page.until(lambda: sides() == {"scroller", "more-left", "more-right"})
+    scroll(9999)
+    page.until(lambda: sides() == {"scroller", "more-left"})
 
 
 def test_the_changes_name_their_epochs(open_page):

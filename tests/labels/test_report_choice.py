@@ -217,6 +217,21 @@ def test_stored_marks_of_an_earlier_page(open_page):
     assert exported(page)[4]["label"] == str(report().suspects[4].refined)
 
 
+def test_no_stored_mark_fixes_to_the_given_label(open_page):
+    """Of an earlier page, or because the labels have changed since."""
+    same = suspect(1, given=1, refined=1, others=((3, 0.3),))
+    page = open_page(
+        report(suspects=[suspect(0), same, suspect(2)]),
+        stored='{"0": "fix 0", "1": "fix", "2": "fix"}',
+    )
+    assert [page.mark_of(id) for id in range(3)] == ["keep", None, "fix"]
+    assert page.text("#mark-counts") == "2 of 3 marked: 1 keep, 1 fix, 0 unsure"
+    rows = exported(page)
+    assert {id: (row["mark"], row["label"]) for id, row in rows.items()} == {
+        0: ("keep", "0"), 2: ("fix", "0"),
+    }  # fmt: skip
+
+
 def test_marks_keep_their_class_when_the_predictions_change(open_page):
     first = open_page()
     first.focus(4)

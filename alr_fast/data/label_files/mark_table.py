@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from alr_fast.data.label_files.numbering import number_of
 
 MARK = "mark"
-KEEP, FIX = "keep", "fix"
+KEEP, FIX, UNSURE = "keep", "fix", "unsure"
 # The class that a mark selects, and the label before: numbers, and names beside them.
 _LABEL, _GIVEN = ("label", "label_name"), ("given", "given_name")
 COLUMNS = (MARK, *_LABEL, *_GIVEN)

@@ -47,6 +47,12 @@ class Viewer {
     this.update();
   }
 
+  /** After a change of marks elsewhere. */
+  refresh() {
+    if (this.dialog.open) this.list.showMark(this.details.firstElementChild, this.sample);
+    this.update();
+  }
+
   /** After a change of the list. */
   update() {
     if (this.sample === null) return;

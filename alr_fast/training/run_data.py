@@ -379,7 +379,11 @@ def noise_features(
     if train.values is not None:
         return train.values
     progress = partial(track, description="Reading images for the noise", total=len(train))
-    return decode_all(train, FEATURE_SIZE, workers=num_workers(config), progress=progress).array
+    # Whole images: the noise of a seed stays the same however training decodes them.
+    decoded = decode_all(
+        train, FEATURE_SIZE, workers=num_workers(config), reduce=False, progress=progress
+    )
+    return decoded.array
 
 
 def with_labels(data: RunData, labels: NDArray[np.int64]) -> RunData:

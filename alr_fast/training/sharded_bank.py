@@ -1,6 +1,5 @@
 """The label bank of a run, sharded: each process has the rows of the samples that it owns."""
 
-import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from alr_fast.bank.placement import PlacementChoice, check_placement, choose_pla
 from alr_fast.data.datasets import Split
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.label_files.label_table import read_probabilities
-from alr_fast.errors import UserError, naming_options
-from alr_fast.training.config.schema import BankConfig, Config, soft_labels
+from alr_fast.errors import naming_options
+from alr_fast.training.config.schema import BankConfig, soft_labels
 from alr_fast.training.distributed import World
 from alr_fast.training.output.records import Histogram
 from alr_fast.training.run import Run
@@ -44,8 +43,8 @@ def new_bank(run: Run, *, one_hot: bool) -> LabelBank:
         SharedError: Too little memory or disk space, or the soft labels cannot be read.
     """
     options, world, index, rows = run.config.bank, run.world, run.index, run.rows
-    num_bytes = _num_bytes(options, index, rows)
-    choice = world.from_main(lambda: _choose_placement(options, num_bytes, world))
+    num_bytes = bank_bytes(options, index, len(rows))
+    choice = world.from_main(lambda: bank_placement(options, num_bytes, world))
     with naming_options(**_OPTIONS):
         bank = world.on_all_ranks(
             lambda: LabelBank.from_labels(
@@ -106,45 +105,27 @@ def fill_rows(
         target[where] = torch.from_numpy(probabilities[own]).to(target)
 
 
-def check_room(config: Config, index: SampleIndex, rows: NDArray[np.int64], world: World) -> None:
-    """Checks early whether `new_bank` will succeed; waits for no other process.
+def bank_placement(options: BankConfig, num_bytes: int, world: World) -> PlacementChoice:
+    """Where the bank of a process goes.
 
     Args:
-        config: Resolved configuration.
-        index: All training samples.
-        rows: Rows of ``index`` that this process owns, int64 [n].
+        options: Its options.
+        num_bytes: Its size, see `bank_bytes`.
         world: The processes.
 
     Raises:
-        UserError: Wrong placement, or too little memory or disk space.
+        UserError: Wrong placement, or too little memory.
     """
-    num_bytes = _num_bytes(config.bank, index, rows)
     with naming_options(**_OPTIONS):
-        choice = _choose_placement(config.bank, num_bytes, world)
-    if choice.placement != "file":
-        return
-    given = config.bank.folder
-    if given is not None and not Path(given).is_dir():
-        raise UserError(f"--bank.folder {given}: no such folder; make it, or pass another")
-    folder = Path(given or config.runs).absolute()
-    folder = next(path for path in (folder, *folder.parents) if path.is_dir())
-    free, needed = shutil.disk_usage(folder).free, num_bytes * world.local_size
-    if free < needed:
-        raise UserError(
-            f"--bank.folder {folder}: has room for {readable(free)}, the label bank needs "
-            f"{readable(needed)}; pass another folder, or a 16-bit --bank.dtype"
-        )
+        if options.placement == "auto":
+            return choose_placement(num_bytes, world.device, processes=world.local_size)
+        check_placement(options.placement, world.device)
+        return PlacementChoice(options.placement, "asked for")
 
 
-def _choose_placement(options: BankConfig, num_bytes: int, world: World) -> PlacementChoice:
-    if options.placement == "auto":
-        return choose_placement(num_bytes, world.device, processes=world.local_size)
-    check_placement(options.placement, world.device)
-    return PlacementChoice(options.placement, "asked for")
-
-
-def _num_bytes(options: BankConfig, index: SampleIndex, rows: NDArray[np.int64]) -> int:
-    return len(rows) * index.num_classes * getattr(torch, options.dtype).itemsize
+def bank_bytes(options: BankConfig, index: SampleIndex, samples: int) -> int:
+    """Bytes of the bank rows of this many samples."""
+    return samples * index.num_classes * getattr(torch, options.dtype).itemsize
 
 
 @dataclass(frozen=True)

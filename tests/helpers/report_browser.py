@@ -43,6 +43,10 @@ class Page:
     def choose(self, name, value):
         Select(self.one(f"#{name}")).select_by_value(str(value))
 
+    def choose_other(self, id, value):
+        """Chooses another class in the menu of a card."""
+        Select(self.one(f'.card[data-id="{id}"] .other')).select_by_value(value)
+
     def ids(self):
         """Samples on the current page of the list, in order."""
         ids = "[...document.querySelectorAll('.cards .card')].map((c) => Number(c.dataset.id))"

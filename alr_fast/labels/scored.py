@@ -5,6 +5,7 @@ tables, reports and exports.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,8 @@ class ScoredLabels:
         complete: Whether training with the method finished.
         images: ``images(row)`` returns the image of a sample in any form that a report shows; None
             if there are none.
+        files: ``files(row)`` returns the file that an image is read from, absolute, or None if it
+            has none of its own; None if no image has one.
     """
 
     sample_ids: NDArray[np.int64]
@@ -59,6 +62,7 @@ class ScoredLabels:
     method: str = ""
     complete: bool = True
     images: Callable[[int], Any] | None = None
+    files: Callable[[int], Path | None] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -214,6 +214,7 @@ def _close_epoch(method: str, run: Run, trainer: Trainer, began: float) -> Epoch
         clean_correct=result.clean_correct,
         mislabelled_correct=result.mislabelled_correct,
         mislabelled_memorised=result.mislabelled_memorised,
+        warming_up=getattr(trainer.criterion, "warming_up", None),
     )
     run.records.append(record)
     run.in_folder(RunFolder.log_epoch, record, labels.histograms)

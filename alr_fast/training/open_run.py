@@ -226,8 +226,8 @@ def open_run(
     """Opens the refined labels of a run: of its last epoch, or of the newest checkpoint of an
     unfinished run.
 
-    The data set is not needed, except for runs of earlier versions. ``images`` of the result looks
-    for each image where the data is now, by its path.
+    The data set is not needed, except for runs of earlier versions. ``images`` and ``files`` of the
+    result look for each image where the data is now, by its path.
 
     Args:
         run: Folder of the run.
@@ -252,7 +252,11 @@ def open_run(
         find = cache(lambda: find_images(paths, ids, options.data, root, asked=asked))
         if asked:
             find()  # an error comes before anything is written
-        yield labels if labels.images is None else replace(labels, images=lambda row: find()(row))
+        if labels.images is not None:
+            labels = replace(
+                labels, images=lambda row: find().read(row), files=lambda row: find().file(row)
+            )
+        yield labels
 
 
 @contextmanager

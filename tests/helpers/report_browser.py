@@ -49,7 +49,8 @@ class Page:
 
     def ids(self):
         """Samples on the current page of the list, in order."""
-        return self.js("[...document.querySelectorAll('.card')].map((c) => Number(c.dataset.id))")
+        ids = "[...document.querySelectorAll('.cards .card')].map((c) => Number(c.dataset.id))"
+        return self.js(ids)
 
     def search(self, text):
         box = self.one("#search-place input")
@@ -62,6 +63,11 @@ class Page:
     def focused(self):
         """The sample whose card has the focus, or None."""
         return self.js("Number(document.activeElement.closest('.card')?.dataset.id ?? NaN)")
+
+    def overhang(self):
+        """Pixels by which the page is wider than the window."""
+        root = "document.documentElement"
+        return self.js(f"{root}.scrollWidth - {root}.clientWidth")
 
     def press(self, *keys):
         for key in keys:

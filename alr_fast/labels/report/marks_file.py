@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alr_fast.data.index import PathTable, SampleIndex
-from alr_fast.data.label_files.label_table import FIX, KEEP, UNSURE, read_marks
+from alr_fast.data.label_files.label_table import read_marks
+from alr_fast.data.label_files.mark_table import FIX, KEEP, UNSURE
 from alr_fast.data.tables.cells import CsvWriter
 from alr_fast.errors import UserError
 from alr_fast.labels.scored import ScoredLabels

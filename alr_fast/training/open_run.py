@@ -29,16 +29,11 @@ from alr_fast.training.checkpoint.shards import shard
 from alr_fast.training.checkpoint.store import load, saved_tensors
 from alr_fast.training.config.schema import Config, DataConfig, NoiseConfig, words
 from alr_fast.training.distributed import World, process_group
-from alr_fast.training.output.run_folder import (
-    BANK,
-    CHECKPOINTS,
-    CONFIG,
-    is_finished,
-    read_config,
-)
+from alr_fast.training.output.run_folder import read_config
 from alr_fast.training.progress import check_progress
 from alr_fast.training.run_data import find_dataset
 from alr_fast.training.run_images import find_images
+from alr_fast.training.run_paths import BANK, CHECKPOINTS, CONFIG, is_finished
 from alr_fast.training.samples import (
     checked_ids,
     load_samples,

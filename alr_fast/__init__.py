@@ -2,50 +2,44 @@
 
 Most training loops need only `ALRLoss` and `LabelBank`. `alr_fast.functional` contains the
 operations below them, `alr_fast.reference` their definition in plain PyTorch.
+
+Names and modules are imported on first use: the commands begin before torch is loaded.
 """
 
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if sys.argv[:1] == ["-m"]:  # `python -m alr_fast...` is looking for the command
-    from alr_fast.utils.openmp import prepare
-
-    prepare()
+from alr_fast._installed import check_library, installed_version, is_command
 
 if TYPE_CHECKING:
     from alr_fast.bank import LabelBank as LabelBank
     from alr_fast.classifier import ALRClassifier as ALRClassifier
     from alr_fast.losses import ALRLoss as ALRLoss
 
-    __version__: str
+check_library()
+if is_command():
+    from alr_fast.utils.openmp import prepare
 
+    prepare()
+__version__ = installed_version()
 __all__ = ["ALRLoss", "LabelBank", "__version__"]
 
-# Imported on first use: commands set up OpenMP before torch is loaded, and the estimator needs
-# scikit-learn.
-_NAMES = {
-    "ALRClassifier": "alr_fast.classifier",
+_MODULES = ("bank", "functional", "labels", "losses", "noise", "reference")
+_PLACES = {
+    "ALRClassifier": "alr_fast.classifier",  # needs scikit-learn
     "ALRLoss": "alr_fast.losses",
     "LabelBank": "alr_fast.bank",
 }
-_MODULES = ("bank", "functional", "losses", "reference")
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"alr_fast.{name}")
-    if name in _NAMES:
-        value = getattr(import_module(_NAMES[name]), name)
-    elif name == "__version__":
-        from importlib.metadata import version
-
-        value = version("alr_fast")
-    else:
+    if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
+    globals()[name] = value = getattr(import_module(_PLACES[name]), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_NAMES, *_MODULES, "__version__"})
+    return sorted({*globals(), *_MODULES, *_PLACES})

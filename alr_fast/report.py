@@ -171,7 +171,7 @@ def _panels(records: Sequence[Mapping[str, str]]) -> list[Panel]:
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser(prog="python -m alr_fast.report", description=__doc__.splitlines()[0])
+    parser = CommandParser(module="alr_fast.report", description=__doc__.splitlines()[0])
     add_run_arguments(parser)
     parser.add_argument(
         "--output", metavar="FILE", type=path_option, help="file to write (default RUN/report.html)"

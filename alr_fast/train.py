@@ -5,6 +5,7 @@
     python -m alr_fast.train --recipe cifar10 --data-root DIR
     python -m alr_fast.train --data-root DIR                   # recognises the layout of the data
     python -m alr_fast.train --config runs/latest/config.yaml  # repeats a run
+    python -m alr_fast.train --seeds 3                         # three seeds: means and deviations
     torchrun --nproc-per-node 8 -m alr_fast.train --recipe webvision --data-root DIR --resume auto
     python -m alr_fast.train --help
 
@@ -20,6 +21,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alr_fast.errors import SharedError, UserError, naming_options
@@ -67,7 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         with StopSignals() as stop, naming, process_group(config.device) as world:
             try:
-                train(config, world, stop)
+                if isinstance(config.seeds, list):
+                    train_seeds(config, config.seeds, world, stop)
+                else:
+                    train(config, world, stop)
             except Stopped as stopped:
                 if world.main:
                     show(str(stopped), file=sys.stderr)
@@ -77,13 +82,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_status(action)
 
 
-def train(config: "Config", world: "World", stop: StopSignals) -> None:
+def train_seeds(config: "Config", seeds: list[int], world: "World", stop: StopSignals) -> None:
+    """Trains one run for each of several seeds, and shows and writes their means.
+
+    Args:
+        config: Resolved configuration. With ``--resume auto`` finished runs count, and an
+            unfinished one is resumed.
+        seeds: The seeds.
+        world: The processes.
+        stop: Signals that stop the run of a seed.
+
+    Raises:
+        UserError, Stopped: As `train`.
+    """
+    from alr_fast.training.output.display import RunDisplay
+    from alr_fast.training.output.seeds import SeedResults
+
+    runs: list[Path] = []
+    console = RunDisplay(config.log.show, main=world.main)
+    for number, seed in enumerate(seeds, start=1):
+        console.log(f"seed {seed} ({number} of {len(seeds)})")
+        runs.append(train(config.with_seed(seed), world, stop))
+
+    def finish() -> None:
+        results = SeedResults.read(seeds, runs)
+        console.seeds(results.means(), seeds=seeds, epochs=results.epochs)
+        console.log(str(results.save(Path(config.runs), config.recipe)))
+
+    world.from_main(finish)
+
+
+def train(config: "Config", world: "World", stop: StopSignals) -> Path:
     """Trains every method of a configuration and writes one run folder.
 
     Args:
         config: Resolved configuration.
         world: The processes.
         stop: Signals that stop the run; checked every ``log.every`` steps.
+
+    Returns:
+        The folder of the finished run.
 
     Raises:
         UserError: An error that the user can fix. Those in the configuration and the data are
@@ -111,14 +149,15 @@ def train(config: "Config", world: "World", stop: StopSignals) -> None:
         return find_checkpoint(config, log=console.log, warn=console.warn)
 
     start: Start = world.from_main(find_start)
-    if start.finished:
+    if start.folder is not None and start.finished:
         console.log(f"{start.folder}: has already finished; leave --resume out to train again")
-        return
+        return start.folder
     if config.data.image_size is None and start.image_size is not None:
         config = config.with_value("data.image_size", start.image_size)
     data, noise = prepare_data(config, world, log=console.log, track=console.track)
     start = world.on_all_ranks(lambda: check_data(config, start, data.train.index))
-    loaders = world.on_all_ranks(lambda: set_up(config, data, world, console))
+    finished = () if start.checkpoint is None else start.checkpoint.progress["finished"]
+    loaders = world.on_all_ranks(lambda: set_up(config, data, world, console, finished=finished))
     loaders.share_broken(world)
     config = with_image_size(config, loaders.train)
     console.log(describe(config, data, noise, world))
@@ -142,6 +181,7 @@ def train(config: "Config", world: "World", stop: StopSignals) -> None:
         console.table(summary["methods"], epochs=config.optim.epochs, folder=run.path)
         world.from_main(lambda: show_suspects(run))
         console.log(f"{run.path} (also {run.path.parent / 'latest'})")
+        return run.path
 
 
 def show_suspects(run: "Run") -> None:

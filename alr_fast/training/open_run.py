@@ -190,6 +190,15 @@ def _read_options(run: Path) -> Config:
         raise UserError(f"{run / CONFIG}: cannot be read ({error}); {remedy}") from error
 
 
+def marks_of_run(run: Path) -> str | None:
+    """The marks that a run was trained with; None without any.
+
+    Raises:
+        UserError: Its configuration cannot be read.
+    """
+    return _read_options(run).data.marks
+
+
 def _names_of_methods(methods: Any) -> list[str]:
     """The methods, which `--print_config` prints as a text with commas."""
     if not isinstance(methods, str | list) or not all(isinstance(m, str) for m in methods):

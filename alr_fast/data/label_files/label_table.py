@@ -42,7 +42,7 @@ from alr_fast.errors import UserError
 
 SUFFIXES = (".csv", ".parquet")  # of the tables that are written
 PROBABILITIES = "probabilities"
-KEEP = "keep"  # a mark of the report
+KEEP, FIX, UNSURE = "keep", "fix", "unsure"  # marks of the report
 _LABELS = ("label", "refined_label")  # the first one in the table is used
 # Columns of class numbers, and those with the names of these classes.
 NAME_COLUMNS = {
@@ -75,24 +75,44 @@ class LabelsRead:
     remarks: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class MarksRead:
+    """Marks in a table.
+
+    Attributes:
+        rows: Row of the index for each row of the table, int64 [M]; -1 for an unknown sample.
+        marks: keep, fix or unsure, or any other text, in lower case; empty for none, [M].
+        labels: The class that a person chose, int64 [M]; -1 for none.
+        lines: Number of each row in the file, int64 [M].
+    """
+
+    rows: NDArray[np.int64]
+    marks: list[str]
+    labels: NDArray[np.int64]
+    lines: NDArray[np.int64]
+
+
 def is_label_table(path: str) -> bool:
     """Whether a file is a table, see `is_table`."""
     return is_table(Path(path))
 
 
-def read_labels(table: str | Path, index: SampleIndex, key: str | None) -> LabelsRead:
+def read_labels(
+    table: str | Path, index: SampleIndex, key: str | None, *, part: bool = False
+) -> LabelsRead:
     """Labels of all samples of an index.
 
     Args:
         table: The file.
-        index: The whole split, with the labels of the data set.
+        index: The whole split, with the labels of the data set; with ``part`` some of its samples.
         key: Column; ``probabilities`` for the most probable class of each row, None for the first
             of ``label`` and ``refined_label`` that is in the table.
+        part: Whether the table may list other samples of the split.
 
     Raises:
         UserError: The table cannot be read, lacks a column, or does not fit the samples or classes.
     """
-    with _open(table, index) as samples:
+    with _open(table, index, part=part) as samples:
         if key == PROBABILITIES:
             codes = np.full(len(samples.rows), -1)
             for position, p in samples.probabilities():
@@ -105,6 +125,38 @@ def read_labels(table: str | Path, index: SampleIndex, key: str | None) -> Label
         labels[samples.rows[told]] = codes[told]
         listed = len(np.unique(samples.rows[told]))
         return LabelsRead(labels, listed, samples.remarks)
+
+
+def read_marks(table: Path, index: SampleIndex) -> MarksRead:
+    """The marks of people in a table, as the report and `alr_fast.review` write them.
+
+    A row without a mark, of a table that lists only the labels that were chosen, is a fix, or keep
+    where its label is the given one.
+
+    Args:
+        table: The file.
+        index: The samples, with the labels that were given when they were marked.
+
+    Raises:
+        UserError: As for `read_labels`; or no sample is in the index.
+    """
+    with _open(table, index, part=True) as samples:
+        labels = samples.labels("label")
+        samples.check_twice(labels, "label")
+        known = samples.rows >= 0
+        kept = np.full(len(labels), False)
+        kept[known] = labels[known] == index.labels[samples.rows[known]]
+        marks = [
+            "" if label < 0 else KEEP if same else FIX
+            for label, same in zip(labels.tolist(), kept.tolist(), strict=True)
+        ]
+        if "mark" in samples.columns:
+            for position, columns in samples.batches(["mark"]):
+                marks[position] = [
+                    text.strip().lower() or mark
+                    for text, mark in zip(as_text(columns["mark"]), marks[position], strict=True)
+                ]
+        return MarksRead(samples.rows, marks, labels, samples.lines)
 
 
 def read_probabilities(
@@ -177,6 +229,7 @@ class _Samples:
     Attributes:
         columns: Names of the columns of the table.
         rows: Row of the index for each row of the table, int64 [M]; -1 for an unknown sample.
+        lines: Number of each row in the file, int64 [M].
     """
 
     def __init__(self, table: Table, index: SampleIndex, *, part: bool) -> None:
@@ -196,6 +249,7 @@ class _Samples:
         """Finds the samples."""
         self._matched = match_table(self._table, self._index, part=self._part)
         self.rows = self._matched.rows
+        self.lines = self._matched.lines
         self._remarks += self._matched.remarks
 
     def fail(self, message: str) -> NoReturn:

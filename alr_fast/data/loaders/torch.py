@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from alr_fast.data.images.decode import decode_rgb, prepare, resize_part
+from alr_fast.data.images.decode import decode_square, prepare
 from alr_fast.data.images.sources import BrokenImage, Images
 from alr_fast.data.loaders.base import Loader, Normalise, SamplerT
 from alr_fast.data.loaders.transform import Transform
@@ -154,11 +154,10 @@ class _DecodingDataset(Dataset):
         transform = self._transform
         try:
             encoded = prepare(self._images.read(row))
-            image = decode_rgb(encoded)
+            box = transform.box(encoded.height, encoded.width, place, shape)
+            image = decode_square(encoded, box, transform.size)
         except BrokenImage as error:
             return str(error)  # an exception would end the whole pass
-        box = transform.box(encoded.height, encoded.width, place, shape)
-        image = resize_part(image, box, transform.size)
         if transform.crop == "pad" and transform.padding:
             top, left = transform.offsets(place).tolist()
             image = F.pad(image, (transform.padding,) * 4)

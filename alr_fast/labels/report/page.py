@@ -24,7 +24,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from typing import Any
 
@@ -34,6 +34,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from alr_fast.labels.report.model import Panel, Report, Suspect
+from alr_fast.labels.report.thumbnails import image_kind
 from alr_fast.utils.text import distinct_names, printable, printable_lines
 
 MATRIX_CLASSES = 30  # with more classes, the page lists pairs instead of a matrix
@@ -42,15 +43,16 @@ _STYLES = ("page", "tables", "suspects", "overrides")
 _SCRIPTS = ("page", "marks", "cards", "suspects")
 # "</script" ends a script element early; after "<!--" and "<script" it does not end at all.
 _SCRIPT_BREAKERS = re.compile(r"<(?=!--|/script)", re.IGNORECASE)
-_IMAGE_KINDS = (
-    ("image/png", re.compile(rb"\x89PNG\r\n\x1a\n")),
-    ("image/jpeg", re.compile(rb"\xff\xd8\xff")),
-    ("image/webp", re.compile(rb"RIFF....WEBP", re.DOTALL)),
-)
 
 
-def render(report: Report) -> str:
+def render(report: Report, *, server: Mapping[str, str] | None = None) -> str:
     """Returns the page, which can be written as UTF-8.
+
+    Args:
+        report: The content.
+        server: Of a page that `alr_fast.labels.report.server` serves: ``marks``, the address that
+            takes the marks, and ``file``, the file that they are written to. None for a page that
+            is a file.
 
     Raises:
         ValueError: A class number without a name, an id shared by two suspects, or a thumbnail
@@ -78,8 +80,9 @@ def render(report: Report) -> str:
         panels=[_panel(panel) for panel in report.panels],
         confusion=_confusion(report),
         truth=any(c.wrong is not None for c in report.classes),
-        data=_json(_data(report, figures)),
-        policy=_policy(scripts),
+        data=_json(_data(report, figures) | {"server": server and dict(server)}),
+        served=server is not None,
+        policy=_policy(scripts, served=server is not None),
         css=Markup("\n".join(_template(f"{name}.css") for name in _STYLES)),
         table_css=Markup(_library("dt_bundle.css")),
         plotly_js=plotly_js,
@@ -122,12 +125,15 @@ def _script(source: str) -> Markup:
     return Markup(_SCRIPT_BREAKERS.sub(r"\\x3C", source))
 
 
-def _policy(scripts: Iterable[str]) -> str:
-    """Content-Security-Policy: these scripts, inline styles, embedded images, nothing else."""
+def _policy(scripts: Iterable[str], *, served: bool) -> str:
+    """Content-Security-Policy: these scripts, inline styles, embedded images, nothing else; and of
+    a page that is ``served`` the marks and images of its server."""
     hashes = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
+    own = " 'self'" if served else ""
     sources = " ".join(f"'sha256-{digest}'" for digest in hashes)
     return (
-        f"default-src 'none'; script-src {sources}; style-src 'unsafe-inline'; img-src data:; "
+        f"default-src 'none'; script-src {sources}; style-src 'unsafe-inline'; "
+        f"img-src data:{own}; {f'connect-src{own}; ' if served else ''}"
         "base-uri 'none'; form-action 'none'"
     )
 
@@ -176,10 +182,10 @@ def _finite(value: float | None) -> float | None:
 def _data_uri(suspect: Suspect) -> str | None:
     if suspect.image is None:
         return None
-    for kind, start in _IMAGE_KINDS:
-        if start.match(suspect.image):
-            return f"data:{kind};base64,{base64.b64encode(suspect.image).decode()}"
-    raise ValueError(f"thumbnail of sample {suspect.id}: neither PNG nor JPEG nor WebP")
+    kind = image_kind(suspect.image)
+    if kind is None:
+        raise ValueError(f"thumbnail of sample {suspect.id}: neither PNG nor JPEG nor WebP")
+    return f"data:{kind};base64,{base64.b64encode(suspect.image).decode()}"
 
 
 def _figure(panel: Panel) -> dict[str, Any] | None:

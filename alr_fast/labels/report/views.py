@@ -94,14 +94,19 @@ class Views:
     def _thumbnails(
         self, rows: NDArray[np.int64], side: int, quality: int
     ) -> Iterator[tuple[bytes | None, str]]:
-        assert self.image is not None
         for row in rows.tolist():
-            try:
-                yield thumbnail(self.image(row), side, quality), ""
-            except BrokenImage as error:
-                yield None, printable(str(error))
-            except Exception as error:  # of a user's data set: one image must not stop the report
-                yield None, printable(f"{type(error).__name__}: {error_text(error)}")
+            yield self.picture(row, side, quality)
+
+    def picture(self, row: int, side: int, quality: int) -> tuple[bytes | None, str]:
+        """The image of a sample, see `thumbnail`, or None and the reason."""
+        if self.image is None:
+            return None, "there are no images"
+        try:
+            return thumbnail(self.image(row), side, quality), ""
+        except BrokenImage as error:
+            return None, printable(str(error))
+        except Exception as error:  # of a user's data set: one image must not stop the report
+            return None, printable(f"{type(error).__name__}: {error_text(error)}")
 
 
 def _cells(table: Any, labels: ScoredLabels) -> Callable[[int], list[tuple[str, str]]]:

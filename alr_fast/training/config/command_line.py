@@ -205,7 +205,10 @@ def _spelled_out(argv: Sequence[str]) -> list[str]:
         if word.startswith("--"):
             option, equals, value = word.removeprefix("--").partition("=")
             option = option.replace("-", "_")
-            word = "--" + _SHORT.get(option, option) + equals + value
+            option = _SHORT.get(option, option)
+            if option == "seed" and "," in (value if equals else following):
+                option = "seeds"
+            word = f"--{option}{equals}{value}"
         words.append(word)
     return words
 

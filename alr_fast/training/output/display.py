@@ -214,6 +214,38 @@ class RunDisplay(Console):
         if self.main:
             self.terminal.print(table)
 
+    def seeds(self, means: dict[str, dict[str, Any]], *, seeds: list[int], epochs: int) -> None:
+        """Prints the means over several seeds, with standard deviations.
+
+        Args:
+            means: For each method, see `alr_fast.training.output.averages.mean_row`.
+            seeds: The seeds.
+            epochs: Number of the last epoch.
+        """
+        if self.json:
+            self.event("seeds", seeds=seeds, epochs=epochs, methods=means)
+            return
+        columns = {
+            "held out": "validation_accuracy_last",
+            "test acc": "test_accuracy_last",
+            "label acc": "label_accuracy_before",
+            "after": "label_accuracy_after",
+            "changed": "labels_changed",
+        }
+        found = {
+            title: name
+            for title, name in columns.items()
+            if any(name in mean for mean in means.values())
+        }
+        title = f"Mean of {len(seeds)} seeds ± standard deviation, last of {epochs} epochs"
+        table = Table("method", title=title)
+        for column in found:
+            table.add_column(column, justify="right", no_wrap=True)
+        for method, mean in means.items():
+            table.add_row(method, *(_deviating(mean, name) for name in found.values()))
+        if self.main:
+            self.terminal.print(table)
+
     def suspects(self, method: str, samples: list[dict[str, Any]], *, report: str) -> None:
         """Prints the samples with the most suspicious labels.
 
@@ -280,6 +312,12 @@ def _measured(record: EpochRecord, suffix: str = "") -> list[str]:
     if record.validation_accuracy is not None:
         return [f"held out{suffix} {percent(record.validation_accuracy):>5}"]
     return []
+
+
+def _deviating(mean: dict[str, Any], name: str) -> str:
+    """Mean and deviation in percent, the mean alone without a deviation."""
+    text, deviation = percent(mean.get(name)), mean.get(f"{name}_std")
+    return text if deviation is None else f"{text} ± {100 * deviation:.1f}"
 
 
 def _left(seconds: float | None) -> str:

@@ -18,12 +18,12 @@ from alr_fast.utils.files import replacing
 from alr_fast.utils.machine import environment
 
 # Panels of metrics.png, title and column: the first one that was measured is drawn.
-_ACCURACIES = (
+ACCURACIES = (
     ("test accuracy", "test_accuracy"),
     ("accuracy on held-out samples", "validation_accuracy"),
     ("accuracy in training, on given labels", "train_accuracy"),
 )
-_LABEL_STATES = (
+LABEL_STATES = (
     ("share of right training labels", "label_accuracy"),
     ("share of changed training labels", "labels_changed"),
 )
@@ -197,7 +197,7 @@ def plot_records(records: list[EpochRecord], path: Path) -> None:
     from matplotlib.figure import Figure  # pyplot would need a display and keep state
 
     figure = Figure(figsize=(10, 4), layout="constrained")
-    panels = (_first_measured(records, _ACCURACIES), _first_measured(records, _LABEL_STATES))
+    panels = (_first_measured(records, ACCURACIES), _first_measured(records, LABEL_STATES))
     for axes, (title, column) in zip(figure.subplots(1, 2), panels, strict=True):
         for method in dict.fromkeys(record.method for record in records):
             own = [record for record in records if record.method == method]

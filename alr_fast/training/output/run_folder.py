@@ -84,7 +84,7 @@ class RunFolder:
             config: Resolved configuration of the run; `check_runs` has accepted its ``runs``.
         """
         with naming_options(runs="runs"):
-            folder = cls(_new_folder(Path(config.runs), config.recipe))
+            folder = cls(new_folder(Path(config.runs), config.recipe))
         resolved = overlaid({}, config.resolved())
         if resolved:
             write_text(folder.path / RESOLVED, yaml.safe_dump(resolved, sort_keys=False))
@@ -201,7 +201,7 @@ def find_runs(runs: Path) -> list[Path]:
 
 
 def _age_key(path: Path) -> tuple[str, int, str]:
-    # As `_new_folder` names them: "-2" follows the name without a number, "-10" follows "-9".
+    # As `new_folder` names them: "-2" follows the name without a number, "-10" follows "-9".
     match = re.fullmatch(r"(\d{8}-\d{6})-.*?(?:-(\d+))?", path.name)
     if match is None:
         return "", 0, path.name
@@ -230,8 +230,13 @@ def check_runs(runs: str) -> None:
         raise UserError(problem, argument="runs", value=runs) from error
 
 
-def _new_folder(runs: Path, recipe: str) -> Path:
-    stem = time.strftime("%Y%m%d-%H%M%S") + f"-{recipe}"
+def new_folder(runs: Path, name: str) -> Path:
+    """Makes a folder in ``runs`` that is named after the time and ``name``; returns it.
+
+    Raises:
+        UserError: It cannot be made; the argument is ``runs``.
+    """
+    stem = time.strftime("%Y%m%d-%H%M%S") + f"-{name}"
     path, number = runs / stem, 1
     try:
         runs.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,14 @@ const KEYS = { 1: "keep", 2: "fix", 3: "unsure", 0: null };
 class SuspectList {
   constructor(samples) {
     this.samples = samples;
-    this.marks = new Marks(report.key);
+    const changed = (marks) => {
+      if (marks) this.table.rows().invalidate().draw(false);
+      this.showMarks();
+    };
+    this.marks =
+      report.server === null
+        ? new Marks(report.key, changed)
+        : new ServedMarks(report.key, report.server, changed);
     this.filters = { given: null, refined: null, mark: "" };
     this.cards = element("ul", { class: `cards ${noun}`, "aria-labelledby": "suspects-title" });
     this.nothing = element("p", { class: "box quiet", hidden: true }, `No ${one} matches.`);
@@ -149,17 +156,10 @@ class SuspectList {
         )
       )
         return;
-      this.marks.clear();
+      this.marks.clear(this.samples);
       this.table.rows().invalidate().draw(false);
       this.showMarks();
       announce("All marks are cleared.");
-    });
-    // The same page in another tab.
-    window.addEventListener("storage", (event) => {
-      if (event.key !== this.marks.key && event.key !== null) return;
-      this.marks.read();
-      this.table.rows().invalidate().draw(false);
-      this.showMarks();
     });
     this.table.on("draw", () => this.draw());
     this.table.on("page", () => {
@@ -404,9 +404,10 @@ class SuspectList {
 
   showMarks() {
     document.getElementById("mark-counts").textContent = this.countText();
-    document.getElementById("marks-kept").textContent = this.marks.kept
-      ? "Marks are kept in this browser; export them to use them elsewhere."
-      : "Marks are not kept: this browser stores nothing for this page. Export them before you leave.";
+    const { text, safe } = this.marks.state();
+    const kept = document.getElementById("marks-kept");
+    kept.textContent = text;
+    kept.className = safe ? "quiet" : "unsafe";
     const none = this.samples.every((sample) => this.marks.of(sample) === null);
     document.getElementById("export-marks").disabled = none;
     document.getElementById("clear-marks").disabled = none;

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 from alr_fast.errors import SharedError, UserError, naming_options
 from alr_fast.training.signals import Stopped, StopSignals
 from alr_fast.utils.command import exit_status, need, show
+from alr_fast.utils.openmp import limited_threads
 
 if TYPE_CHECKING:
     from alr_fast.training.config.schema import Config
@@ -171,6 +172,8 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
     loaders.share_broken(world)
     config = with_image_size(config, loaders.train)
     console.log(describe(config, data, noise, world))
+    if threads := limited_threads():
+        console.log(threads)
     for line in advice(config):
         console.warn(line)
     with Run(config, world, loaders, console, stop, start) as run:

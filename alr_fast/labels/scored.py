@@ -5,6 +5,7 @@ tables, reports and exports.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,8 @@ class ScoredLabels:
             if there are none.
         given_share: How much of each row is still its given label, see
             `alr_fast.labels.suspicion.predictions`; 0 for predictions, None if unknown.
+        files: ``files(row)`` returns the file that an image is read from, absolute, or None if it
+            has none of its own; None if no image has one.
     """
 
     sample_ids: NDArray[np.int64]
@@ -63,6 +66,7 @@ class ScoredLabels:
     complete: bool = True
     images: Callable[[int], Any] | None = None
     given_share: float | None = None
+    files: Callable[[int], Path | None] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

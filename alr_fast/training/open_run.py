@@ -29,16 +29,11 @@ from alr_fast.training.checkpoint.shards import shard
 from alr_fast.training.checkpoint.store import load, saved_tensors
 from alr_fast.training.config.schema import Config, DataConfig, NoiseConfig, words
 from alr_fast.training.distributed import World, process_group
-from alr_fast.training.output.run_folder import (
-    BANK,
-    CHECKPOINTS,
-    CONFIG,
-    is_finished,
-    read_config,
-)
+from alr_fast.training.output.run_folder import read_config
 from alr_fast.training.progress import check_progress
 from alr_fast.training.run_data import find_dataset
 from alr_fast.training.run_images import find_images
+from alr_fast.training.run_paths import BANK, CHECKPOINTS, CONFIG, is_finished
 from alr_fast.training.samples import (
     checked_ids,
     load_samples,
@@ -233,8 +228,8 @@ def open_run(
     """Opens the refined labels of a run: of its last epoch, or of the newest checkpoint of an
     unfinished run.
 
-    The data set is not needed, except for runs of earlier versions. ``images`` of the result looks
-    for each image where the data is now, by its path.
+    The data set is not needed, except for runs of earlier versions. ``images`` and ``files`` of the
+    result look for each image where the data is now, by its path.
 
     Args:
         run: Folder of the run.
@@ -259,7 +254,11 @@ def open_run(
         find = cache(lambda: find_images(paths, ids, options.data, root, asked=asked))
         if asked:
             find()  # an error comes before anything is written
-        yield labels if labels.images is None else replace(labels, images=lambda row: find()(row))
+        if labels.images is not None:
+            labels = replace(
+                labels, images=lambda row: find().read(row), files=lambda row: find().file(row)
+            )
+        yield labels
 
 
 @contextmanager

@@ -174,16 +174,25 @@ class RunDisplay(Console):
         """Shows the progress of one method; arguments as for `TrainingDisplay`."""
         return TrainingDisplay(self, method, **position)
 
-    def table(self, methods: dict[str, dict[str, Any]], *, epochs: int, folder: Path) -> None:
+    def table(
+        self,
+        methods: dict[str, dict[str, Any]],
+        *,
+        epochs: int,
+        folder: Path,
+        done: dict[str, int] | None = None,
+    ) -> None:
         """Prints the results of a run.
 
         Args:
             methods: Entry of each method in ``summary.json``.
-            epochs: Number of the last epoch.
+            epochs: Number of epochs of each method.
             folder: Folder of the run, printed only by json.
+            done: Completed epochs of each method of a run that has not finished.
         """
         if self.json:
-            self.event("summary", epochs=epochs, methods=methods, folder=str(folder))
+            finished = {"finished": True} if done is None else {"finished": False, "done": done}
+            self.event("summary", epochs=epochs, methods=methods, folder=str(folder), **finished)
             return
         columns: dict[str, Callable[[dict[str, Any]], str]] = {
             "held out": lambda r: percent(r["validation_accuracy_last"]),
@@ -208,6 +217,9 @@ class RunDisplay(Console):
         if not held_out:
             del columns["held out"]
         title = f"Last of {epochs} epochs ({remark})"
+        if done is not None:
+            parts = ", ".join(f"{name} {count} of {epochs}" for name, count in done.items())
+            title = f"Not finished: epochs {parts} ({remark})"
         table = Table("method", title=title)
         for column in columns:
             table.add_column(column, justify="right", no_wrap=True)

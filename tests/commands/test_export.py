@@ -268,7 +268,7 @@ def test_without_an_estimate_a_run_ends_with_the_highest_scores(tmp_path, capsys
     with open_run(run) as labels:
         highest = [int(s["id"]) for s in labels.samples(labels.most_suspicious(10))]
         assert labels.suspicious == 0 and np.isnan(labels.noise_rate)
-        with pytest.raises(UserError, match="no matrix is estimated: the rows are .* more epochs"):
+        with pytest.raises(UserError, match=r"no matrix is estimated: the rows are .* more epochs"):
             save_transition(labels, tmp_path / "matrix.csv")
     if show == "json":
         events = [json.loads(line) for line in out.splitlines()]

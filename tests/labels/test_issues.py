@@ -314,7 +314,7 @@ def test_rows_that_may_be_those_of_a_short_training_are_no_all_clear():
 
 @pytest.mark.parametrize("share", [-0.1, 1.01, float("nan"), "much"])
 def test_a_share_that_is_none(share):
-    with pytest.raises(UserError, match="given_share .*: must be a number from 0 to 1, or None"):
+    with pytest.raises(UserError, match=r"given_share .*: must be a number from 0 to 1, or None"):
         find_issues([0, 1], np.eye(2), given_share=share)
 
 

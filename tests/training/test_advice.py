@@ -35,7 +35,7 @@ def test_each_method_has_its_own_momentum_and_warm_up():
     argv = ["--methods", "alr,selc,sat,elr,ce", "--optim.epochs", "20"]
     assert lines(*argv) == []
     (selc, sat) = lines(*argv, "--selc.momentum", "0.99", "--sat.warmup_epochs", "14")
-    assert selc.startswith("selc: 20 epochs cannot") and "--optim.epochs 83 or more" in selc
+    assert selc.startswith("selc: 20 epochs cannot") and "--optim.epochs 82 or more" in selc
     assert sat.startswith("sat: 20 epochs cannot") and "--optim.epochs 21 or more" in sat
 
 

@@ -129,12 +129,14 @@ def train(config: "Config", world: "World", stop: StopSignals) -> None:
         except SharedError:
             if run.folder_is_gone and run.records:  # all that is left of the run
                 console.table(
-                    method_summaries(run.records, data.train.index),
+                    method_summaries(run.records, data.train.index, run.class_counts),
                     epochs=run.records[-1].epoch,
                     folder=run.path,
                 )
             raise
-        summary = run_summary(config, world, data, noise, loaders, run.records, started=started)
+        summary = run_summary(
+            *(config, world, data, noise, loaders, run.records, run.class_counts), started=started
+        )
         run.in_folder(RunFolder.finish, summary, run.records)
         console.table(summary["methods"], epochs=config.optim.epochs, folder=run.path)
         world.from_main(lambda: show_suspects(run))

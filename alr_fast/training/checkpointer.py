@@ -13,6 +13,7 @@ from alr_fast.errors import SharedError
 from alr_fast.training.checkpoint.manifest import Checkpoint
 from alr_fast.training.checkpoint.shards import shard
 from alr_fast.training.checkpoint.store import load
+from alr_fast.training.progress import class_counts_to_json
 from alr_fast.training.resume import describe_data
 from alr_fast.training.run import Run
 from alr_fast.training.signals import Stopped
@@ -77,6 +78,7 @@ class Checkpointer:
             "seconds": seconds,
             "records": [record.to_json() for record in run.records],
             "finished": run.finished,
+            "class_counts": class_counts_to_json(run.class_counts),
             "broken": run.loaders.train.broken.reasons,
             "device": run.world.device.type,
             "data": self._data_facts,

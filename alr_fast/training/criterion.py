@@ -26,7 +26,8 @@ from alr_fast.training.config.schema import ESTIMATES, Config, TransitionConfig
 from alr_fast.training.methods import METHODS, build_loss, file_options, stand_ins
 from alr_fast.training.run import Run
 from alr_fast.training.sharded_bank import new_bank
-from alr_fast.training.teacher import load_model, teacher_probabilities
+from alr_fast.training.teacher import teacher_probabilities
+from alr_fast.training.weights import load_for_data
 from alr_fast.utils.files import replacing
 
 TRANSITION = "_transition.csv"  # suffix of a method's transition matrix in the folder of a run
@@ -49,7 +50,7 @@ def check_methods(config: Config, index: SampleIndex, *, input_shape: tuple[int,
     def check_model(model: str, option: str) -> None:
         if model not in METHODS:  # a model of this run fits
             with naming_options(weights=option):
-                load_model(
+                load_for_data(
                     Path(model),
                     num_classes=classes,
                     input_shape=input_shape,

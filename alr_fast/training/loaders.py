@@ -24,6 +24,7 @@ from alr_fast.training.run_data import RunData, num_workers
 _IMAGE_OPTIONS = ("image_size", "resize", "crop", "crop_padding", "flip", "randaugment_ops",
                   "mean", "std")  # fmt: skip
 _DEFAULTS = asdict(DataConfig())
+TESTS = ("test", "second_test")  # names of the results of each test split
 LARGEST_TEST_BATCH = 512
 TEST_BATCH_PIXELS = 1 << 23  # 167 images of 224 x 224: batches pass through shared memory
 
@@ -111,6 +112,12 @@ class Loaders:
     validation: Loader | None
     choice: LoaderChoice
     decoded: Decoded | None = None
+
+    @property
+    def for_evaluation(self) -> dict[str, Loader]:
+        """The loaders of test and validation samples, by the names of their results."""
+        named = dict(zip(TESTS, self.tests, strict=False))
+        return named if self.validation is None else {**named, "validation": self.validation}
 
     def in_order(self) -> Loader:
         """A new loader of the training samples of this process: each once, not augmented."""

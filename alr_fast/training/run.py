@@ -16,11 +16,13 @@ from alr_fast.training.checkpoint.manifest import Checkpoint, check_files, last_
 from alr_fast.training.checkpoint.store import CheckpointStore
 from alr_fast.training.config.schema import Config
 from alr_fast.training.distributed import World
+from alr_fast.training.evaluation import ClassCounts
 from alr_fast.training.loaders import Loaders
 from alr_fast.training.output.display import RunDisplay
 from alr_fast.training.output.loggers import make_loggers
 from alr_fast.training.output.records import EpochRecord
 from alr_fast.training.output.run_folder import CHECKPOINTS, RunFolder
+from alr_fast.training.progress import class_counts_from_json
 from alr_fast.training.resume import Start
 from alr_fast.training.samples import save_samples
 from alr_fast.training.signals import StopSignals
@@ -40,6 +42,8 @@ class Run:
         path: Folder of the run.
         records: All epochs so far, of all methods.
         finished: Methods that are completely trained.
+        class_counts: Of each method and each of its test and validation sets, correct predictions
+            by class after its last epoch so far.
         store: Checkpoints of the run.
         last_checkpoint: Number of the last checkpoint, 0 before the first.
         saved_at: Time of the last checkpoint, or of the start (`time.monotonic`).
@@ -59,6 +63,7 @@ class Run:
         checkpoint, options = self.start.checkpoint, self.config.checkpoint
         self.records: list[EpochRecord] = []
         self.finished: list[str] = []
+        self.class_counts: dict[str, dict[str, ClassCounts]] = {}
         self.last_checkpoint = 0
         self.saved_at = time.monotonic()
         self._folder: RunFolder | None = None  # in process 0
@@ -87,6 +92,7 @@ class Run:
         progress = checkpoint.progress
         self.records = [EpochRecord.from_json(plain) for plain in progress["records"]]
         self.finished = progress["finished"]
+        self.class_counts = class_counts_from_json(progress)
         broken = {int(sample): tuple(entry) for sample, entry in progress["broken"].items()}
         if self.start.change is not None:
             ids = self.start.change.ids_now(self.index)

@@ -21,7 +21,7 @@ from alr_fast.data.loaders.memory import MemoryLoader
 from alr_fast.data.loaders.transform import Transform
 from alr_fast.data.sampler import SequentialSampler
 from alr_fast.train import TRAIN_EXTRA, main
-from alr_fast.training.loop import evaluate
+from alr_fast.training.evaluation import evaluate
 from alr_fast.training.models import build_model
 from alr_fast.training.output.records import EpochRecord, method_summary
 from alr_fast.training.profiling import PHASES

@@ -28,8 +28,8 @@ from alr_fast.errors import SharedError, UserError, naming_options
 from alr_fast.losses import ALRLoss, ELRLoss, SATLoss
 from alr_fast.training.config.schema import Config, ModelConfig, OptimConfig
 from alr_fast.training.distributed import World, choose_device, process_group
+from alr_fast.training.evaluation import evaluate
 from alr_fast.training.loaders import Loaders
-from alr_fast.training.loop import evaluate
 from alr_fast.training.sharded_bank import export_bank, label_statistics
 from alr_fast.training.trainer import Trainer
 

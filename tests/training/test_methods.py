@@ -20,7 +20,7 @@ from alr_fast.training.config.command_line import parse
 from alr_fast.training.config.schema import Config
 from alr_fast.training.methods import METHODS, keeps_bank, options_of
 from alr_fast.training.run_data import load_data
-from alr_fast.training.teacher import load_model
+from alr_fast.training.weights import load_for_data
 from alr_fast.utils.random import stream
 from helpers.image_folder import write_folder
 
@@ -227,7 +227,7 @@ def test_the_teacher_predicts_every_sample(tmp_path, monkeypatch):
     data = load_data(parse(SMALL).data, None, log=print)
     order = stream("shards", 0).permutation(len(data.train))  # as the sampler shuffles
     pixels = torch.from_numpy(data.train.images.array[order]).float()
-    model = load_model(run / "ce.safetensors", num_classes=10, input_shape=(1, 8, 8))
+    model = load_for_data(run / "ce.safetensors", num_classes=10, input_shape=(1, 8, 8))
     with torch.no_grad():
         expected = model((pixels / 255 - 0.5) / 0.5).softmax(-1)
     torch.testing.assert_close(seen[-1], expected, rtol=1e-4, atol=1e-6)

@@ -5,7 +5,9 @@ runs/20260131-235959-digits/
     resolved.yaml            values that follow from them: seed of the noise, length of a warm-up
     metrics.csv              a line for each method and epoch
     metrics.png              test accuracy and label accuracy per epoch
-    METHOD.safetensors       weights of the last epoch
+    METHOD.safetensors       weights of the last epoch, and what it takes to use them
+                             (`alr_fast.training.weights`)
+    METHOD_classes.csv       samples and accuracy of each class
     METHOD_bank.safetensors  label bank of the last epoch, with ids, paths, labels and names of
                              classes, and a checksum of each row
     samples-*.safetensors    ids, paths and labels of the training samples, and names of classes;
@@ -30,6 +32,7 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +40,22 @@ import yaml
 from torch import nn
 
 from alr_fast.data.broken import BrokenSamples, write_exclusions
+from alr_fast.data.tables.cells import CsvWriter
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config, flat, overlaid
 from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.output.loggers import Logger
 from alr_fast.training.output.records import EpochRecord, Histogram, plot_records
-from alr_fast.utils.files import KnownFolder, locked, reading, replace_link, write_bytes, write_text
-from alr_fast.utils.text import error_text
+from alr_fast.utils.files import (
+    KnownFolder,
+    locked,
+    reading,
+    replace_link,
+    replacing,
+    write_bytes,
+    write_text,
+)
+from alr_fast.utils.text import error_text, is_utf8
 
 CONFIG = "config.yaml"
 RESOLVED = "resolved.yaml"
@@ -115,13 +127,26 @@ class RunFolder:
         for logger in self._loggers:
             logger.epoch(record, histograms)
 
-    def save_weights(self, method: str, model: nn.Module) -> None:
-        """Writes the weights under their names in the model."""
+    def save_weights(
+        self, method: str, model: nn.Module, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Writes the weights under their names in the model, and texts that describe it."""
         from safetensors.torch import save
 
         weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
         # Not save_file, whose error for a full disk is no OSError.
-        write_bytes(self.path / f"{method}.safetensors", save(weights))
+        write_bytes(self.path / f"{method}.safetensors", save(weights, dict(metadata or {})))
+
+    def save_classes(self, method: str, table: Mapping[str, Sequence[Any]]) -> None:
+        """Writes a table of the classes, column by column."""
+        all_utf8 = all(map(is_utf8, table["name"]))
+        with (
+            replacing(self.path / f"{method}_classes.csv") as fresh,
+            fresh.open("wb") as file,
+            CsvWriter(file, all_utf8=all_utf8) as writer,
+        ):
+            writer.write_row(table)
+            writer.write_columns(table.values())
 
     def save_broken(self, broken: BrokenSamples) -> None:
         """Writes the list of the training samples with unreadable images, if there are any."""

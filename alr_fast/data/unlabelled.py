@@ -88,8 +88,8 @@ def _in_list(path: Path, root: Path) -> Iterator[str]:
                     where = f"{path}, {table.unit} {number}"
                     if not text:
                         raise UserError(f"{where}: names no image; fill it in or remove the row")
-                    relative = written.relative(os.fsencode(text), where)
-                    yield os.path.join(root, os.fsdecode(relative))
+                    found = os.fsdecode(written.relative(os.fsencode(text), where))
+                    yield found if root == Path() else os.path.join(root, found)
     except TableError as error:
         raise UserError(f"{error.where}: {error}") from error
 

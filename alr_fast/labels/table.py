@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.tables.writing import write_table
+from alr_fast.data.tables.writing import save_table
 from alr_fast.errors import UserError
 from alr_fast.labels.scored import ScoredLabels
 from alr_fast.utils.command import need
@@ -37,7 +37,7 @@ def export(
     pieces = (labels.columns(some, soft=soft) for some in rows)
     # Training compares the class names; the method is for the reader.
     facts = {"method": labels.method, "class_names": json.dumps(labels.class_names)}
-    write_table(path, pieces, not_utf8=_columns_not_utf8(labels), metadata=facts)
+    save_table(path, pieces, not_utf8=_columns_not_utf8(labels), metadata=facts)
 
 
 def _columns_not_utf8(labels: ScoredLabels) -> set[str]:
@@ -86,7 +86,7 @@ def write_marks(
     for name in ("given", "label"):
         numbers = columns["given_label" if name == "given" else name]
         columns[f"{name}_name"] = [labels.class_names[k] for k in numbers]
-    write_table(path, [columns], not_utf8=_columns_not_utf8(labels))
+    save_table(path, [columns], not_utf8=_columns_not_utf8(labels))
 
 
 def save_transition(labels: ScoredLabels, path: Path) -> None:

@@ -97,7 +97,13 @@ def make_loss(name: str, run: Run) -> Loss:
     with naming_options(weights=f"{name}.teacher", table=f"{name}.teacher"):
         provided = {need: provide() for need, provide in providers.items() if need in loss.needs}
     criterion = world.on_all_ranks(
-        lambda: build_loss(name, options, provided | _matrices(name, options, index.num_classes))
+        lambda: build_loss(
+            name,
+            options,
+            provided | _matrices(name, options, index.num_classes),
+            # Samples of rare classes are repeated.
+            unique_index=run.config.data.balance == "none",
+        )
     )
     return criterion.to(world.device)
 

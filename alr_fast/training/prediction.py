@@ -20,7 +20,7 @@ from alr_fast.data.layouts.features import is_vectors, read_unlabelled
 from alr_fast.data.loaders.base import Loader
 from alr_fast.data.loaders.choose import LoaderChoice, has_dali, make_loader
 from alr_fast.data.sampler import SequentialSampler
-from alr_fast.data.tables.writing import Columns, write_table
+from alr_fast.data.tables.writing import Columns, save_table
 from alr_fast.data.unlabelled import find_images
 from alr_fast.errors import UserError
 from alr_fast.training.config.schema import WEIGHTS, DataConfig, words
@@ -215,7 +215,7 @@ class Prediction:
             not_utf8.add("path")
         # As `alr_fast.export` writes them: training compares the class names.
         metadata = {"method": self.description.method, "class_names": json.dumps(names)}
-        write_table(path, pieces, not_utf8=not_utf8, metadata=metadata)
+        save_table(path, pieces, not_utf8=not_utf8, metadata=metadata)
 
 
 class _Gray(nn.Module):

@@ -10,6 +10,7 @@ The metadata of the file are texts, each of them JSON but ``format``:
     input             how test samples were prepared: kind (images or features); of images size,
                       resize, crop, interpolation, channels, mean and std
     training          method, epoch, precision, and loader of the test images
+    sha256            of weights and metadata: finds damage
 
 A file may come from a stranger: `read_description` checks all of it before it is used.
 """
@@ -29,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from alr_fast.bank.file import DTYPES
+from alr_fast.bank.file import DIGEST, DTYPES, as_bytes, digest_of
 from alr_fast.bank.read_file import read_header, strings
 from alr_fast.data.images.decode import decode_rgb, prepare, resize_part, to_rgb
 from alr_fast.data.images.sources import read_image_file
@@ -48,7 +49,7 @@ VERSION = 1
 _LARGEST_SIZE = 1 << 14  # of images, in pixels
 _LONGEST_SUMMARY = 64 << 20  # bytes
 _CROP, _INTERPOLATION = "center", "bilinear, antialiased"  # of all test images
-_WRITTEN_BY = "pass a file that a run has written"
+_WRITTEN_BY = "pass the weights of a run"
 
 Layout = dict[str, tuple[str, list[int]]]
 
@@ -222,8 +223,8 @@ def read_description(weights: Path) -> Description | None:
     return _read(weights)[0]
 
 
-def _read(weights: Path) -> tuple[Description | None, Layout]:
-    """The description, and type and shape of each tensor."""
+def _read(weights: Path) -> tuple[Description | None, Layout, dict[str, str]]:
+    """The description, type and shape of each tensor, and the metadata."""
     try:
         with open_regular(weights) as file:
             metadata, layout, _ = read_header(file)
@@ -231,8 +232,8 @@ def _read(weights: Path) -> tuple[Description | None, Layout]:
         if size > available_memory():
             raise ValueError(f"its tensors need {readable(size)}, more memory than there is")
         if "format_version" not in metadata:
-            return None, layout
-        return Description.from_metadata(metadata), layout
+            return None, layout, metadata
+        return Description.from_metadata(metadata), layout, metadata
     except (OSError, ValueError) as error:
         raise _unreadable(weights, error) from error
 
@@ -417,15 +418,26 @@ def _load(
     weights: Path, name: str, *, num_classes: int, input_shape: tuple[int, ...], misfit: str
 ) -> nn.Module:
     def build() -> nn.Module:
-        return build_model(name, num_classes=num_classes, input_shape=input_shape)
+        try:
+            return build_model(name, num_classes=num_classes, input_shape=input_shape)
+        except UserError as error:
+            problem = f"its model cannot be made here ({error})"
+            raise UserError(problem, argument="weights", value=weights) from error
 
-    _, layout = _read(weights)
+    _, layout, metadata = _read(weights)
     if not _fits(build, layout):
         raise UserError(misfit, argument="weights", value=weights)
     try:
+        saved = load_file(weights)
+        if DIGEST in metadata:  # not of earlier versions
+            columns = {name: as_bytes(tensor) for name, tensor in saved.items()}
+            if digest_of(metadata, layout, columns) != metadata[DIGEST]:
+                raise ValueError("it was changed after it was written, SHA-256 differs")
         model = build()
-        model.load_state_dict(load_file(weights))
-    except (OSError, SafetensorError) as error:
+        model.load_state_dict(saved)
+    except UserError:
+        raise
+    except (OSError, SafetensorError, ValueError) as error:
         raise _unreadable(weights, error) from error
     except RuntimeError as error:  # also if the memory is too small for the model
         raise UserError(misfit, argument="weights", value=weights) from error

@@ -101,6 +101,7 @@ def test_small_pieces_give_the_same_table(run, tmp_path, monkeypatch, argv):
     assert main([str(run), *argv]) == 0
     whole = (run / name).rename(tmp_path / name)
     monkeypatch.setattr("alr_fast.labels.scored._PIECE_BYTES", 100 * 40)
+    monkeypatch.setattr("alr_fast.data.tables.writing._GROUP_BYTES", 100 * 40)
     assert main([str(run), *argv]) == 0
     if "--csv" in argv:
         assert (run / name).read_text() == whole.read_text()
@@ -160,7 +161,7 @@ def test_small_pieces_without_probabilities_are_gathered(run, tmp_path, monkeypa
     assert main([str(run)]) == 0
     whole = pq.read_table((run / "labels.parquet").rename(tmp_path / "whole.parquet"))
     monkeypatch.setattr("alr_fast.labels.scored._PIECE_ROWS", 100)
-    monkeypatch.setattr("alr_fast.labels.table._GROUP_ROWS", 250)
+    monkeypatch.setattr("alr_fast.data.tables.writing._GROUP_ROWS", 250)
     assert exported(run) == whole
     file = pq.ParquetFile(run / "labels.parquet")
     sizes = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]

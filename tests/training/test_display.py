@@ -309,3 +309,22 @@ def test_without_test_samples_no_test_accuracy_is_shown(capsys, clock, terminal,
         display._progress.refresh()
     assert ("held out 25.0%" in out.getvalue()) == (held_out is not None)
     assert "test" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "balanced", "worst", "line"),
+    [
+        (0.9, 0.8, 0.7, "alr: balanced accuracy 80.0%; worst classes: cat (70.0%), [b] (75.0%)"),
+        (0.9, 0.88, 0.7, "alr: balanced accuracy 88.0%; worst classes: cat (70.0%), [b] (75.0%)"),
+        (0.9, 0.89, 0.86, None),
+        (0.9, None, None, None),
+    ],
+)
+def test_unequal_classes_have_a_line(capsys, accuracy, balanced, worst, line):
+    history = [record(1, test_accuracy=accuracy, test_balanced_accuracy=balanced)]
+    summary = method_summary(history, None)
+    if worst is not None:
+        summary["worst_classes"] = {"cat": worst, "[b]": worst + 0.05}
+    RunDisplay("lines").table({"alr": summary}, epochs=1, folder=Path("runs"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [text for text in lines if text.startswith("alr: ")] == ([line] if line else [])

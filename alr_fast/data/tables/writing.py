@@ -14,7 +14,7 @@ _GROUP_BYTES = 1 << 26  # of one with vectors
 Columns = dict[str, Any]
 
 
-def write_table(
+def save_table(
     path: Path,
     pieces: Iterable[Columns],
     *,

@@ -100,6 +100,12 @@ class DataConfig(Bounded):
     epoch_samples: PositiveInt | None = None
     """Train each epoch on a new random subset of this many images, the same number from every
     class; null for all."""
+    balance: Literal["none", "sqrt", "classes"] = "none"
+    """Class-balanced sampling, by the given labels: classes (all classes equally often), sqrt (in
+    proportion to the square root of their sizes) or none (each sample once in an epoch). Samples of
+    rare classes are then seen several times in an epoch, those of frequent ones not in every one,
+    and their rows of the label bank are refined as often as they are seen. With epoch_samples an
+    epoch has this many samples, else as many as the training set."""
     image_size: PositiveInt | None = None
     """Side of the images in pixels; null takes the median of the shorter side over 64 training
     images, at most 224. Has no effect on data sets that come as arrays."""

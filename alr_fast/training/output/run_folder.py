@@ -39,10 +39,11 @@ from typing import Any
 import yaml
 from torch import nn
 
+from alr_fast.bank.file import write_tensors
 from alr_fast.data.broken import BrokenSamples, write_exclusions
 from alr_fast.data.tables.cells import CsvWriter
 from alr_fast.errors import UserError, naming_options
-from alr_fast.training.config.schema import Config, flat, overlaid
+from alr_fast.training.config.schema import WEIGHTS, Config, flat, overlaid
 from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.output.loggers import Logger
 from alr_fast.training.output.records import EpochRecord, Histogram, plot_records
@@ -52,7 +53,6 @@ from alr_fast.utils.files import (
     reading,
     replace_link,
     replacing,
-    write_bytes,
     write_text,
 )
 from alr_fast.utils.text import error_text, is_utf8
@@ -131,11 +131,9 @@ class RunFolder:
         self, method: str, model: nn.Module, metadata: Mapping[str, str] | None = None
     ) -> None:
         """Writes the weights under their names in the model, and texts that describe it."""
-        from safetensors.torch import save
-
-        weights = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-        # Not save_file, whose error for a full disk is no OSError.
-        write_bytes(self.path / f"{method}.safetensors", save(weights, dict(metadata or {})))
+        # Not by the library, which writes the texts in random order, and whose error for a full
+        # disk is no OSError.
+        write_tensors(self.path / f"{method}{WEIGHTS}", model.state_dict(), metadata or {})
 
     def save_classes(self, method: str, table: Mapping[str, Sequence[Any]]) -> None:
         """Writes a table of the classes, column by column."""

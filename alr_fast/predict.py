@@ -127,9 +127,7 @@ def _print(console: Any, prediction: "Prediction", pieces: Sequence[dict[str, An
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser(
-        prog="python -m alr_fast.predict", description=(__doc__ or "").splitlines()[0]
-    )
+    parser = CommandParser(module="alr_fast.predict", description=__doc__.splitlines()[0])
     parser.add_argument(
         "run",
         metavar="RUN",

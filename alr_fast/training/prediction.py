@@ -26,9 +26,10 @@ from alr_fast.errors import UserError
 from alr_fast.training.config.schema import WEIGHTS, DataConfig, words
 from alr_fast.training.distributed import choose_device
 from alr_fast.training.loaders import evaluation_batch_size
-from alr_fast.training.output.run_folder import BANK, read_config
+from alr_fast.training.output.run_folder import read_config
 from alr_fast.training.run_data import num_workers
-from alr_fast.training.weights import Description, described, load_described, with_channels
+from alr_fast.training.run_paths import BANK, actual_path
+from alr_fast.training.trained_model import Description, described, load_described, with_channels
 from alr_fast.utils.files import reading
 from alr_fast.utils.text import is_utf8, is_utf8_bytes, printable
 
@@ -239,6 +240,7 @@ def find_weights(run: Path, method: str | None) -> Path:
     Raises:
         UserError: There is none.
     """
+    run = actual_path(run)
     if run.is_file():
         if method is not None:
             raise UserError(f"{run} is one already; leave it out", argument="method", value=method)

@@ -12,7 +12,7 @@ from alr_fast.training.methods import METHODS
 from alr_fast.training.prediction import predicted_logits
 from alr_fast.training.run import Run
 from alr_fast.training.sharded_bank import fill_rows
-from alr_fast.training.weights import load_for_data
+from alr_fast.training.trained_model import load_for_data
 
 
 def predict(

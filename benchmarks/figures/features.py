@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import WEIGHTS
-from alr_fast.training.weights import load_for_data
+from alr_fast.training.trained_model import load_for_data
 from benchmarks.figures.runs import FinishedRun
 
 if TYPE_CHECKING:

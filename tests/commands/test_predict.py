@@ -16,7 +16,7 @@ from alr_fast.data import open_dataset
 from alr_fast.data.label_files.label_table import read_labels, read_probabilities
 from alr_fast.predict import main
 from alr_fast.train import main as train
-from alr_fast.training.weights import load_model
+from alr_fast.training.trained_model import load_model
 from helpers.exported_runs import lines_of
 from helpers.features import write_digits
 from helpers.image_folder import write_folder

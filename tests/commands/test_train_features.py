@@ -15,7 +15,7 @@ from alr_fast.export import main as export
 from alr_fast.noise.__main__ import main as make_noise
 from alr_fast.report import main as report
 from alr_fast.train import main
-from alr_fast.training.weights import load_for_data
+from alr_fast.training.trained_model import load_for_data
 from helpers.features import write_digits
 from helpers.finished_runs import summary_of
 from helpers.training_process import Server

@@ -43,7 +43,7 @@ from alr_fast.training.checkpoint.store import CheckpointStore
 from alr_fast.training.distributed import process_group
 from alr_fast.training.open_run import from_bank_file
 from alr_fast.training.output.run_folder import read_config
-from alr_fast.training.weights import load_model
+from alr_fast.training.trained_model import load_model
 from helpers.forged import bounded
 from helpers.image_folder import write_folder
 

@@ -9,7 +9,7 @@ from alr_fast.errors import UserError
 from alr_fast.labels.marks import read_label_studio
 from alr_fast.noise.files import read_matrix
 from alr_fast.training.models import build_model
-from alr_fast.training.weights import load_for_data
+from alr_fast.training.trained_model import load_for_data
 from helpers.forged import bounded
 
 READERS = {

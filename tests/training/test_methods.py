@@ -21,7 +21,7 @@ from alr_fast.training.config.command_line import parse
 from alr_fast.training.config.schema import Config
 from alr_fast.training.methods import METHODS, keeps_bank, options_of
 from alr_fast.training.run_data import load_data
-from alr_fast.training.weights import load_for_data
+from alr_fast.training.trained_model import load_for_data
 from alr_fast.utils.random import stream
 from helpers.image_folder import write_folder
 

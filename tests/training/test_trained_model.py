@@ -17,7 +17,7 @@ from alr_fast.data.images.sources import BrokenImage
 from alr_fast.data.loaders.transform import Transform
 from alr_fast.errors import UserError
 from alr_fast.training.models import build_model
-from alr_fast.training.weights import (
+from alr_fast.training.trained_model import (
     Description,
     TestTransform,
     load_for_data,

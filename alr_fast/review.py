@@ -180,7 +180,7 @@ def _end(marks: "MarksFile", folder: Path) -> None:
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser(prog="python -m alr_fast.review", description=__doc__.splitlines()[0])
+    parser = CommandParser(module="alr_fast.review", description=__doc__.splitlines()[0])
     add_run_arguments(parser)
     add_most(parser)
     parser.add_argument(

@@ -110,8 +110,7 @@ def test_the_report_of_a_run(run, capsys):
     with open_run(run) as labels:
         rows = labels.most_suspicious(500, above=0.5)
         wanted = labels.samples(rows)
-        suspicious = int((labels.scores > 0.5).sum())
-        rate = labels.noise.rate
+        suspicious, rate = labels.suspicious, labels.noise_rate
         given, refined, true = labels.labels, labels.refined, labels.clean_labels
     assert [s["id"] for s in data["suspects"]] == [s["id"] for s in wanted] != []
     found = [s["score"] for s in data["suspects"]]
@@ -137,7 +136,8 @@ def test_the_report_of_a_run(run, capsys):
         assert facts[f"test accuracy, {method}"] == percent(accuracy)
     alr = summary["methods"]["alr"]
     assert facts["labels refined to another class"] == percent(alr["labels_changed"])
-    assert percent(rate) == percent(alr["labels_changed"])
+    assert facts["estimated wrong labels"] == percent(rate)
+    assert rate == pytest.approx(summary["noise"]["realised_rate"], abs=0.03)
     assert facts["suspicious samples"] == f"{suspicious:,}"
     assert facts["wrong labels"] == percent(summary["noise"]["realised_rate"])
     assert facts["label accuracy, given and refined"] == (
@@ -145,7 +145,8 @@ def test_the_report_of_a_run(run, capsys):
     )
     assert facts["injected noise"] == "symmetric 40.0%"
     assert facts["training"].startswith("5 epochs, ")
-    assert notes == []
+    (note,) = notes
+    assert note.startswith(f"The first 500 of {suspicious:,} suspicious samples are here; ")
     assert "<title>digits</title>" in text and "<h1>digits</h1>" in text
     assert capsys.readouterr().out.splitlines()[-1] == str(run / "report.html")
 
@@ -200,22 +201,53 @@ def test_most_limits_the_suspects_and_a_note_counts_them(run):
     assert data["suspects"] == [] and "The first 0 of " in notes[0]
 
 
-def test_a_run_without_suspicious_labels(run):
-    def believe(bank, facts):
+def test_without_an_estimate_the_page_shows_the_highest_scores_and_says_why(run, capsys):
+    def forget(bank, facts):
         bank["rows"] = torch.eye(10)[bank["given_labels"]]
 
-    rewrite_bank(run, believe)
+    rewrite_bank(run, forget)
     text, data, facts, notes = page_of(run)
-    assert data["suspects"] == notes == []
-    assert facts["suspicious samples"] == "0"
+    with open_run(run) as labels:
+        assert [s["id"] for s in data["suspects"]] == labels.most_suspicious(10).tolist()
+    assert facts["suspicious samples"] == facts["estimated wrong labels"] == "cannot be estimated"
     assert facts["labels refined to another class"] == "0.0%"
-    assert "This page lists no images." in text
+    assert notes[0].startswith("How many labels are wrong cannot be estimated: the rows are the ")
+    assert notes[1].startswith("None of these samples counts as suspicious")
+    assert "looks suspicious" not in text
+    assert "cannot be estimated: the rows are the given labels alone" in capsys.readouterr().out
+
+
+def test_a_run_without_suspicious_labels_shows_the_highest_scores(run):
+    def trust(bank, facts):
+        given = bank["given_labels"]
+        bank["rows"] = torch.full((len(given), 10), 0.01)
+        bank["rows"][torch.arange(len(given)), given] = 0.91
+        facts["given_share"] = "0.0"
+
+    rewrite_bank(run, trust)
+    text, data, facts, notes = page_of(run)
+    assert len(data["suspects"]) == 10 and max(s["score"] for s in data["suspects"]) <= 0.5
+    assert facts["suspicious samples"] == "0" and facts["estimated wrong labels"] == "0.0%"
+    assert notes == [
+        "None of these samples counts as suspicious: they have the highest scores, no more."
+    ]
+    assert "looks suspicious" not in text
+
+
+def test_samples_that_were_never_seen_are_counted(run, capsys):
+    def forget(bank, facts):
+        bank["rows"][:4] = torch.eye(10)[bank["given_labels"][:4]]
+        bank["given_loss"][:3] = torch.nan
+
+    rewrite_bank(run, forget)
+    said = "3 of 1,437 samples were never trained on: nothing is known about their labels."
+    assert said in page_of(run)[3] and said in capsys.readouterr().out
 
 
 def test_a_run_without_curves(run):
     (run / "metrics.csv").unlink()
     text, data, facts, notes = page_of(run)
-    assert notes == ["No curves: the run has no metrics.csv (--log.to csv)."]
+    assert notes[1:] == ["No curves: the run has no metrics.csv (--log.to csv)."]
     assert data["figures"] == [] and facts["test accuracy, ce"]
     assert len(text) < len(page_of_size_with_curves(run))
 
@@ -230,7 +262,7 @@ def test_a_run_that_was_not_finished(run, capsys):
     for name in ("summary.json", "alr_bank.safetensors"):
         (run / name).unlink()
     text, data, facts, notes = page_of(run)
-    assert notes == ["The run was not finished: the labels are those of its last checkpoint."]
+    assert notes[0] == "The run was not finished: the labels are those of its last checkpoint."
     assert [s["id"] for s in data["suspects"]] == [s["id"] for s in whole]
     assert "<title>run</title>" in text
     assert "training" not in facts and facts["wrong labels"]

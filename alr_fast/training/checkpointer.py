@@ -150,7 +150,7 @@ class Checkpointer:
         self._own.add(run.last_checkpoint)
         tensors, bank = trainer.tensors(), trainer.criterion.bank
         if bank is not None:
-            progress["given_share"] = bank.given_share
+            progress["given_share"] = bank.known_share(trainer.history)
             given = {"bank.ids": self._sample_ids, "bank.given": bank.given_labels}
             tensors |= self._sharded({**given, **self._learned(bank)})
             # A bank in a file may be larger than the memory: it is written without a copy.

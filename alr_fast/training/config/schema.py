@@ -491,6 +491,11 @@ def soft_labels(config: Config) -> str | None:
     return config.data.label_file if config.data.label_key == PROBABILITIES else None
 
 
+def starts_from_given(config: Config) -> bool:
+    """Whether label banks start from the given labels, not from soft labels or an earlier run."""
+    return soft_labels(config) is None and config.warm_start is None
+
+
 def recipe_names() -> list[str]:
     """Names of the recipes in this package, sorted."""
     return sorted(path.stem for path in _RECIPES.glob("*.yaml"))

@@ -33,13 +33,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
 from alr_fast.data.broken import BrokenSamples, write_exclusions
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config, flat, overlaid
-from alr_fast.training.config.yaml_file import read_options
+from alr_fast.training.config.yaml_file import options_text, read_options
 from alr_fast.training.output.loggers import Logger
 from alr_fast.training.output.records import EpochRecord, Histogram, plot_records
 from alr_fast.utils.files import KnownFolder, locked, reading, replace_link, write_bytes, write_text
@@ -87,9 +86,9 @@ class RunFolder:
             folder = cls(_new_folder(Path(config.runs), config.recipe))
         resolved = overlaid({}, config.resolved())
         if resolved:
-            write_text(folder.path / RESOLVED, yaml.safe_dump(resolved, sort_keys=False))
+            write_text(folder.path / RESOLVED, options_text(resolved))
         # This file makes the folder that of a run.
-        write_text(folder.path / CONFIG, yaml.safe_dump(config.as_asked(), sort_keys=False))
+        write_text(folder.path / CONFIG, options_text(config.as_asked()))
         return folder
 
     @classmethod

@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> str:
     if needs_features(options.kind):
         features = split.values
         if features is None:
-            decoded = decode_all(split, options.image_size)
+            decoded = decode_all(split, options.image_size, reduce=False)
             features = decoded.array
             if decoded.broken:
                 remark = f"; unreadable images, replaced by black: {len(decoded.broken):,}"

@@ -66,7 +66,8 @@ def _requirements() -> list[tuple[str, str, str]]:
         text, _, condition = line.partition(";")
         name = re.split(r"[^\w.-]", text, maxsplit=1)[0]
         extra = re.search(r"extra == ['\"]([\w-]+)['\"]", condition)
-        found.append((name.lower(), text.strip(), extra[1] if extra else ""))
+        if name.lower().replace("-", "_") != "alr_fast":  # extras of which an extra consists
+            found.append((name.lower(), text.strip(), extra[1] if extra else ""))
     return found
 
 

@@ -56,7 +56,7 @@ def _are_utf8(texts: Iterable[str]) -> bool:
 def write_marks(
     labels: ScoredLabels, path: Path, sample_ids: NDArray[np.int64], chosen: NDArray[np.int64]
 ) -> None:
-    """Writes labels that people chose, as `python -m alr_fast.train --labels` reads them.
+    """Writes labels that people chose, as `alr-fast train --labels` reads them.
 
     Args:
         labels: The samples.

@@ -42,7 +42,7 @@ _DEFAULT_TEACHER = "label_smoothing"
 # The meaning of an argument as an option, in front of its meaning for the loss.
 _NOTES = {
     "teacher": "a method that this run trains earlier, RUN/METHOD.safetensors of a finished run, "
-    "or a table of soft labels of python -m alr_fast.export --soft;",
+    "or a table of soft labels of alr-fast export --soft;",
     "warmup_epochs": "(null in the trainer: a sixth of optim.epochs)",
 }
 _FILE_NOTE = "a file of numbers, .npy or .csv"

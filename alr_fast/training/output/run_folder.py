@@ -35,7 +35,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
 from alr_fast.bank.file import write_tensors
@@ -43,7 +42,7 @@ from alr_fast.data.broken import BrokenSamples, write_exclusions
 from alr_fast.data.tables.writing import save_table
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import WEIGHTS, Config, flat, overlaid
-from alr_fast.training.config.yaml_file import read_options
+from alr_fast.training.config.yaml_file import options_text, read_options
 from alr_fast.training.output.loggers import Logger
 from alr_fast.training.output.records import EpochRecord, Histogram, plot_records
 from alr_fast.training.run_paths import CONFIG, LATEST, LOCK, RESOLVED, SUMMARY
@@ -94,9 +93,9 @@ class RunFolder:
             opened.callback(folder.close)
             resolved = overlaid({}, config.resolved())
             if resolved:
-                write_text(folder.path / RESOLVED, yaml.safe_dump(resolved, sort_keys=False))
+                write_text(folder.path / RESOLVED, options_text(resolved))
             # This file makes the folder that of a run.
-            write_text(folder.path / CONFIG, yaml.safe_dump(config.as_asked(), sort_keys=False))
+            write_text(folder.path / CONFIG, options_text(config.as_asked()))
             opened.pop_all()
         return folder
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.labels.proposals import other_classes
+from alr_fast.labels.remarks import below_the_limit, estimate, unseen
 from alr_fast.labels.report.model import ClassNoise, Panel, Report, Suspect
 from alr_fast.labels.report.views import NO_ROOM, Views
 from alr_fast.labels.scored import ScoredLabels
@@ -18,6 +19,7 @@ from alr_fast.utils.text import percent
 # texts and image.
 _PAGE_BYTES, _OTHER_BYTES, _SUSPECT_BYTES = 14_500_000, 6_200_000, 260
 _CHARACTER_BYTES = 6  # of a character in JSON, at most
+LEAST_SHOWN = 10  # samples that are shown whatever their scores
 
 
 def make_report(
@@ -49,9 +51,9 @@ def make_report(
         key: Tells the marks of this page from those of other pages about the same samples.
         epochs: Epochs that the changes of refined labels were recorded in; None if unknown.
     """
-    rows = labels.most_suspicious(most, above=SUSPICIOUS)
+    rows = labels.most_suspicious(most, above=SUSPICIOUS, least=LEAST_SHOWN)
     suspects = _suspects(labels, views, rows)
-    suspicious = int((labels.scores > SUSPICIOUS).sum())
+    suspicious = labels.suspicious
     by_class = np.bincount(labels.labels, minlength=labels.num_classes)
     remarks = []
     if not labels.complete:
@@ -60,6 +62,10 @@ def make_report(
         remarks.append(
             f"The first {len(suspects):,} of {suspicious:,} suspicious samples are here; {more}."
         )
+    if labels.estimate_problem:
+        clause = estimate(labels)
+        remarks.append(f"{clause[0].upper()}{clause[1:]}.")
+    remarks += [*below_the_limit(labels, len(suspects)), *unseen(labels)]
     missing = [s.image_problem for s in suspects if s.image_problem not in ("", NO_ROOM)]
     if missing:
         remarks.append(
@@ -128,9 +134,11 @@ def _classes(labels: ScoredLabels, by_class: NDArray[np.int64]) -> list[ClassNoi
 
 
 def _facts(labels: ScoredLabels, suspicious: int) -> list[tuple[str, str]]:
+    unknown = "cannot be estimated" if labels.estimate_problem else ""
     facts = [
-        ("labels refined to another class", percent(labels.noise_rate)),
-        ("suspicious samples", f"{suspicious:,}"),
+        ("labels refined to another class", percent(labels.refined_share)),
+        ("estimated wrong labels", unknown or percent(labels.noise_rate)),
+        ("suspicious samples", unknown or f"{suspicious:,}"),
     ]
     if labels.clean_labels is not None:
         right = float((labels.labels == labels.clean_labels).mean())

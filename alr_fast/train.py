@@ -141,7 +141,7 @@ def train(config: "Config", world: "World", stop: StopSignals) -> None:
             show_stopped(run, error)
             raise
         summary = run_summary(config, world, data, noise, loaders, run.records, started=started)
-        summary["incomplete"] = run.incomplete
+        summary["incomplete"] = list(run.incomplete)
         finished = run.in_folder(RunFolder.write_summary, summary, without=NOT_FINISHED)
         console.table(summary["methods"], epochs=config.optim.epochs, folder=run.path)
         run.in_folder(RunFolder.close_loggers, without="some epochs are missing in the logs")
@@ -153,10 +153,7 @@ def train(config: "Config", world: "World", stop: StopSignals) -> None:
         world.from_main(lambda: show_suspects(run))
         console.log(f"{run.path}{run.also}")
         if run.incomplete:
-            raise SharedError(
-                f"{run.path}: weights or label banks of {', '.join(run.incomplete)} are missing, "
-                "see the warnings above"
-            )
+            raise SharedError("; ".join(run.incomplete.values()))
 
 
 def show_stopped(run: "Run", error: BaseException) -> None:
@@ -182,6 +179,7 @@ def show_suspects(run: "Run") -> None:
     from alr_fast.training.run_paths import BANK
 
     methods = [method for method in run.config.methods if keeps_bank(method)]
+    methods = [method for method in methods if method not in run.incomplete]
     if not methods:
         return
     method = methods[-1]

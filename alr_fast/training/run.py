@@ -48,7 +48,8 @@ class Run:
         path: Folder of the run.
         records: All epochs so far, of all methods.
         finished: Methods that are completely trained.
-        incomplete: Those of them whose weights or label bank could not be written.
+        incomplete: Those of them whose weights or label bank are missing, and for each a line that
+            says how to get them.
         store: Checkpoints of the run.
         last_checkpoint: Number of the last checkpoint, 0 before the first.
         saved_at: Time of the last checkpoint, or of the start (`time.monotonic`).
@@ -68,7 +69,7 @@ class Run:
         checkpoint, options = self.start.checkpoint, self.config.checkpoint
         self.records: list[EpochRecord] = []
         self.finished: list[str] = []
-        self.incomplete: list[str] = []
+        self.incomplete: dict[str, str] = {}
         self._warned: set[str] = set()
         self.last_checkpoint = 0
         self.saved_at = time.monotonic()
@@ -99,6 +100,9 @@ class Run:
         records = [EpochRecord.from_json(plain) for plain in progress["records"]]
         self.records = [r for r in records if r.epoch <= again.get(r.method, r.epoch)]
         self.finished = [method for method in progress["finished"] if method not in again]
+        for method in progress.get("incomplete", []):
+            if method in self.finished:
+                self.incomplete[method] = f"{method}: its weights or its label bank are missing"
         broken = {int(sample): tuple(entry) for sample, entry in progress["broken"].items()}
         if self.start.change is not None:
             ids = self.start.change.ids_now(self.index)

@@ -1,5 +1,6 @@
 # make train   set up, then train on the digits that scikit-learn ships
-# make test    set up, then run the tests (make test-all: the long ones, too)
+# make test    set up, then run the tests (make test-all: the long ones, too);
+#              make test ARGS="tests/losses -x" runs only pytest with these arguments
 # make bench   the kernels against the reference implementation
 # make lint    formatters, linters, types and layers, as in .pre-commit-config.yaml
 
@@ -17,11 +18,16 @@ train: build
 	$(BIN)/python -m alr_fast.train $(ARGS)
 
 test: build $(VENV)/.test-packages
+ifeq ($(strip $(ARGS)),)
+	@echo 'All tests: about a quarter of an hour on two cores; make test ARGS="tests/losses" runs one folder.'
 	scripts/ctest.sh $(BIN)
+endif
 	$(BIN)/python -m pytest $(ARGS)
 
 test-all: build $(VENV)/.test-packages
+ifeq ($(strip $(ARGS)),)
 	scripts/ctest.sh $(BIN)
+endif
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
 
 bench: build $(VENV)/.test-packages

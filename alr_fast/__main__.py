@@ -1,36 +1,79 @@
-"""python -m alr_fast: versions, build and machine, for a bug report."""
+"""alr-fast, or python -m alr_fast: starts the commands of this package.
 
-import platform
+alr-fast train --data-root DIR
+alr-fast --help
+"""
 
-import torch
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
 
 from alr_fast import __version__
-from alr_fast._C import build_info
-from alr_fast._operators import HAS_CUDA
-from alr_fast.utils.machine import processor
+from alr_fast.errors import UserError
+from alr_fast.utils.command import exit_status, program, show
+from alr_fast.utils.text import did_you_mean
 
 
-def main() -> None:
-    """Prints versions, build and machine, one fact per line."""
-    build = build_info()
-    cuda = build["cuda_version"]
-    in_use = build["cpu_isa_in_use"]
-    isas = [f"{isa} (in use)" if isa == in_use else isa for isa in build["cpu_isas_compiled"]]
-    facts = {
-        "alr_fast": f"{__version__}, built by {build['compiler']}, "
-        f"torch {build['torch_built_with']}",
-        "CUDA kernels": f"CUDA {cuda}, {build['cuda_architectures']}" if cuda else "not built",
-        "CUDA loaded": "yes" if HAS_CUDA else "no",
-        "CPU kernels": ", ".join(isas),
-        "torch": f"{torch.__version__} (CUDA {torch.version.cuda}), {torch.get_num_threads()} "
-        "threads",
-        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "Python": f"{platform.python_version()} on {platform.platform()}",
-        "processor": processor(),
-    }
-    for name, fact in facts.items():
-        print(f"{name + ':':<14}{fact}")
+class Command(NamedTuple):
+    """A command: a module with ``main(argv) -> exit status``.
+
+    Attributes:
+        module: Its name; imported only when the command is used.
+        purpose: One line for the list of commands.
+    """
+
+    module: str
+    purpose: str
+
+
+COMMANDS = {
+    "train": Command("alr_fast.train", "train a classifier on noisy labels, with several methods"),
+    "export": Command("alr_fast.export", "write the labels of a run as a table"),
+    "report": Command("alr_fast.report", "write a page of the suspicious labels of a run"),
+    "review": Command("alr_fast.review", "serve this page here and keep the marks in the run"),
+    "predict": Command("alr_fast.predict", "classify images with the weights of a run"),
+    "data": Command("alr_fast.data.__main__", "verify the files of a data set, or pack them"),
+    "noise": Command("alr_fast.noise.__main__", "write noisy labels for a data set to a file"),
+    "info": Command("alr_fast.info", "print versions, build and machine, for a bug report"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit status, 2 for an unknown one."""
+    return exit_status(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
+
+
+def _run(words: list[str]) -> int:
+    name, *arguments = words or ["--help"]
+    if name in COMMANDS:
+        main_of: int = import_module(COMMANDS[name].module).main(arguments)
+        return main_of
+    own = {"--help": _help, "-h": _help, "--version": lambda: f"alr-fast {__version__}"}
+    if name not in own:
+        hint = did_you_mean(name, [*COMMANDS, "--help", "--version"])
+        raise UserError(f"{name}: no such command{hint}; --help lists all")
+    if arguments:
+        raise UserError(f"{arguments[0]}: {name} takes nothing else; leave it out")
+    show(own[name]())
+    return 0
+
+
+def _help() -> str:
+    called = program("alr_fast")
+    lines = [f"  {name:<9}{command.purpose}" for name, command in COMMANDS.items()]
+    return "\n".join([
+        f"usage: {called} COMMAND [OPTIONS]",
+        "",
+        "Adaptive Label Refinement: training with noisy labels, and their review.",
+        "",
+        "commands:",
+        *lines,
+        "",
+        f"{called} COMMAND --help lists the options of a command,",
+        f"{called} --version prints the version.",
+    ])  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

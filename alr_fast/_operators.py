@@ -6,7 +6,6 @@ row, and the backward pass scales it.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +13,9 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from alr_fast._inputs import check_local
+from alr_fast._installed import CUDA_OPERATORS, OPERATORS
 from alr_fast.reference import RowStats
 
-_HERE = Path(__file__).parent
 # torch has no type annotations for their members.
 _OPS: Any = torch.ops
 _LIBRARY: Any = torch.library
@@ -80,17 +79,11 @@ class LossResult(NamedTuple):
 
 def _load() -> bool:
     """Loads the operators; returns whether the CUDA kernels are among them."""
-    cpu, cuda = _HERE / "_ops.so", _HERE / "_cuda.so"
-    if not cpu.exists():
-        raise ImportError(
-            f"the compiled operators ({cpu}) are missing: run `make build` in the source tree, or "
-            f"`pip install --no-build-isolation .` where torch is installed"
-        )
-    _OPS.load_library(cpu)
+    _OPS.load_library(OPERATORS)
     # The CUDA kernels are in a separate library, which links to libtorch_cuda.
-    if torch.version.cuda is None or not cuda.exists():
+    if torch.version.cuda is None or not CUDA_OPERATORS.exists():
         return False
-    _OPS.load_library(cuda)
+    _OPS.load_library(CUDA_OPERATORS)
     return True
 
 

@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser(prog="python -m alr_fast.export", description=__doc__.splitlines()[0])
+    parser = CommandParser(module="alr_fast.export", description=__doc__.splitlines()[0])
     add_run_arguments(parser)
     parser.add_argument(
         "--output",

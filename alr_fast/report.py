@@ -17,17 +17,21 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from alr_fast.data.datasets import FORMS
 from alr_fast.data.paths import path_option
 from alr_fast.errors import UserError, naming_options
 from alr_fast.labels.issues import LARGEST, LabelIssues
-from alr_fast.labels.report.model import Panel
+from alr_fast.labels.report.model import Panel, Report
 from alr_fast.labels.table import summary_lines
 from alr_fast.training.open_run import NEEDED, add_run_arguments, open_run
 from alr_fast.utils.command import CommandParser, exit_status, need, show
 from alr_fast.utils.files import open_regular, write_text
 from alr_fast.utils.text import duration, error_text, percent
+
+if TYPE_CHECKING:
+    from alr_fast.labels.report.views import Views
 
 _MOST_BYTES = 64 << 20  # of summary.json and metrics.csv
 
@@ -58,30 +62,53 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: A wrong input; nothing is written.
     """
-    if not 0 <= options.most <= LARGEST:
-        raise UserError(f"--most {options.most}: must lie between 0 and {LARGEST}")
+    check(options)
     output = options.output or options.run / "report.html"
     if options.output and not output.absolute().parent.is_dir():
         raise UserError(f"--output {output}: no folder {output.parent}; make it first")
-    need((*NEEDED, "PIL"), "train", what="the report")
-    need(("jinja2", "plotly", "itables"), "report", what="the report")
-    from alr_fast.labels.report.content import make_report
     from alr_fast.labels.report.page import render
-    from alr_fast.labels.report.views import NO_ROOM, Views
+    from alr_fast.labels.report.views import Views
 
     with open_run(
         options.run, method=options.method, data_root=options.data_root, log=show
     ) as labels:
-        report = make_report(
-            labels, Views(labels.images), **about_run(options.run, labels), most=options.most
-        )
-        for line in summary_lines(labels):
-            show(line)
-        if labels.images is not None:
-            found = sum(s.image_problem in ("", NO_ROOM) for s in report.suspects)
-            show(f"{found:,} of {len(report.suspects):,} images found")
+        views = Views.of(labels, images=None, text=None, table=None)
+        report = report_of(options.run, labels, views, most=options.most)
     write_text(output, render(report))
     show(str(output))
+
+
+def check(options: argparse.Namespace) -> None:
+    """Checks options that commands which make a page share, and that its packages are installed.
+
+    Raises:
+        UserError: A wrong option, or a missing package.
+    """
+    if not 0 <= options.most <= LARGEST:
+        raise UserError(f"--most {options.most}: must lie between 0 and {LARGEST}")
+    need((*NEEDED, "PIL"), "train", what="the report")
+    need(("jinja2", "plotly", "itables"), "report", what="the report")
+
+
+def report_of(run: Path, labels: LabelIssues, views: "Views", *, most: int) -> Report:
+    """The content of the page about a run; shows a summary of it.
+
+    Args:
+        run: Folder of the run.
+        labels: Its labels.
+        views: What is shown of a sample.
+        most: Largest number of suspects.
+    """
+    from alr_fast.labels.report.content import make_report
+    from alr_fast.labels.report.views import NO_ROOM
+
+    report = make_report(labels, views, **about_run(run, labels), most=most)
+    for line in summary_lines(labels):
+        show(line)
+    if views.image is not None:
+        found = sum(s.image_problem in ("", NO_ROOM) for s in report.suspects)
+        show(f"{found:,} of {len(report.suspects):,} images found")
+    return report
 
 
 def about_run(folder: Path, labels: LabelIssues) -> dict[str, Any]:
@@ -96,18 +123,26 @@ def about_run(folder: Path, labels: LabelIssues) -> dict[str, Any]:
     run = folder.resolve().name
     with _naming(folder / "summary.json"):
         facts = _facts(run, summary, labels)
-        name = str(summary.get("data", {}).get("name", run))
+        title = _data_name(summary.get("data", {})) or run
+        epochs = int(summary["epochs"]) if summary else None
     with _naming(folder / "metrics.csv"):
         panels = _panels(list(csv.DictReader(lines)))
     return {
-        "title": f"Suspicious labels: {name}",
+        "title": title,
         "facts": facts,
         "notes": [] if lines else ["No curves: the run has no metrics.csv (--log.to csv)."],
         "panels": panels,
         "more": "--most shows more, python -m alr_fast.export lists all",
         "missing_images": "If the data was moved, pass --data-root DIR.",
         "key": run,
+        "epochs": epochs,
     }
+
+
+def _data_name(data: Mapping[str, Any]) -> str:
+    """The name of a published data set, or of the folder or file of another; may be empty."""
+    name, root = str(data.get("name", "")), data.get("root")
+    return Path(str(root)).absolute().name if root and name in FORMS else name
 
 
 @contextlib.contextmanager
@@ -133,7 +168,6 @@ def _read(file: Path, parse: Callable[[str], Any], missing: Any) -> Any:
 def _facts(run: str, summary: Mapping[str, Any], labels: LabelIssues) -> list[tuple[str, str]]:
     facts = [
         ("run", run),
-        ("training samples", f"{len(labels):,} of {labels.num_classes:,} classes"),
         ("method", labels.method),
     ]
     for method, result in summary.get("methods", {}).items():
@@ -158,6 +192,7 @@ def _panels(records: Sequence[Mapping[str, str]]) -> list[Panel]:
     for title, unit, name in _PANELS:
         factor = 100 if unit == "%" else 1
         series: dict[str, tuple[list[int], list[float | None]]] = {}
+        warmup: dict[str, int] = {}
         for record in records:
             value = record.get(name)
             if value:
@@ -165,17 +200,25 @@ def _panels(records: Sequence[Mapping[str, str]]) -> list[Panel]:
                 epochs.append(int(record["epoch"]))
                 number = float(value)
                 values.append(factor * number if math.isfinite(number) else None)
+                warmup.setdefault(record["method"], 0)
+                warmup[record["method"]] += record.get("warming_up") == "True"
         if series and not (name == "labels_changed" and "label_accuracy" in panels):
-            panels[name] = Panel(title, unit, series)
+            panels[name] = Panel(title, unit, series, warmup)
     return list(panels.values())
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser(prog="python -m alr_fast.report", description=__doc__.splitlines()[0])
+    parser = CommandParser(module="alr_fast.report", description=__doc__.splitlines()[0])
     add_run_arguments(parser)
     parser.add_argument(
         "--output", metavar="FILE", type=path_option, help="file to write (default RUN/report.html)"
     )
+    add_most(parser)
+    return parser
+
+
+def add_most(parser: CommandParser) -> None:
+    """Adds the option that limits the samples on the page."""
     parser.add_argument(
         "--most",
         metavar="N",
@@ -183,7 +226,6 @@ def _parser() -> CommandParser:
         default=500,
         help="suspicious samples on the page (default %(default)s)",
     )
-    return parser
 
 
 if __name__ == "__main__":

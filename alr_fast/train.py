@@ -5,6 +5,7 @@
     python -m alr_fast.train --recipe cifar10 --data-root DIR
     python -m alr_fast.train --data-root DIR                   # recognises the layout of the data
     python -m alr_fast.train --config runs/latest/config.yaml  # repeats a run
+    python -m alr_fast.train --seeds 3                         # three seeds: means and deviations
     python -m alr_fast.train --resume runs/20260131-235959-digits   # goes on with a stopped run
     torchrun --nproc-per-node 8 -m alr_fast.train --recipe webvision --data-root DIR --resume auto
     python -m alr_fast.train --help
@@ -22,11 +23,13 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alr_fast.errors import SharedError, UserError, naming_options
 from alr_fast.training.signals import Stopped, StopSignals
 from alr_fast.utils.command import exit_status, need, show
+from alr_fast.utils.openmp import limited_threads
 
 if TYPE_CHECKING:
     from alr_fast.training.config.schema import Config
@@ -69,7 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         with StopSignals() as stop, naming, process_group(config.device) as world:
             try:
-                train(config, world, stop)
+                if isinstance(config.seeds, list):
+                    train_seeds(config, config.seeds, world, stop)
+                else:
+                    train(config, world, stop)
             except Stopped as stopped:
                 if world.main:
                     show(str(stopped), file=sys.stderr)
@@ -79,7 +85,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     return exit_status(action)
 
 
-def train(config: "Config", world: "World", stop: StopSignals) -> None:
+def train_seeds(config: "Config", seeds: list[int], world: "World", stop: StopSignals) -> None:
+    """Trains one run for each of several seeds, and shows and writes their means.
+
+    Args:
+        config: Resolved configuration. With ``--resume auto`` finished runs count, and an
+            unfinished one is resumed.
+        seeds: The seeds.
+        world: The processes.
+        stop: Signals that stop the run of a seed.
+
+    Raises:
+        UserError, Stopped: As `train`.
+    """
+    from alr_fast.training.output.display import RunDisplay
+    from alr_fast.training.output.seeds import SeedResults
+
+    runs: list[Path] = []
+    console = RunDisplay(config.log.show, main=world.main)
+    for number, seed in enumerate(seeds, start=1):
+        console.log(f"seed {seed} ({number} of {len(seeds)})")
+        runs.append(train(config.with_seed(seed), world, stop))
+
+    def finish() -> None:
+        results = SeedResults.read(seeds, runs)
+        console.seeds(results.means(), seeds=seeds, epochs=results.epochs)
+        console.log(str(results.save(Path(config.runs), config.recipe)))
+
+    world.from_main(finish)
+
+
+def train(config: "Config", world: "World", stop: StopSignals) -> Path:
     """Trains every method of a configuration and writes one run folder.
 
     Args:
@@ -87,11 +123,15 @@ def train(config: "Config", world: "World", stop: StopSignals) -> None:
         world: The processes.
         stop: Signals that stop the run; checked every ``log.every`` steps.
 
+    Returns:
+        The folder of the finished run.
+
     Raises:
         UserError: An error that the user can fix. Those in the configuration and the data are
             raised before anything is written.
         Stopped: A signal came, and a checkpoint was written.
     """
+    from alr_fast.training.advice import advice
     from alr_fast.training.config.schema import words
     from alr_fast.training.loaders import with_image_size
     from alr_fast.training.loop import set_up, train_method
@@ -121,16 +161,21 @@ def train(config: "Config", world: "World", stop: StopSignals) -> None:
             f"{start.folder}: has already finished; leave --resume out to train again, or train on "
             f"from its weights and label banks, also on data that has changed: {command}"
         )
-        return
+        return start.folder
     if config.data.image_size is None and start.image_size is not None:
         config = config.with_value("data.image_size", start.image_size)
     data, noise = prepare_data(config, world, log=console.log, track=console.track)
     start = world.on_all_ranks(lambda: check_data(config, start, data.train.index))
-    loaders = world.on_all_ranks(lambda: set_up(config, data, world, console))
+    finished = () if start.checkpoint is None else start.checkpoint.progress["finished"]
+    loaders = world.on_all_ranks(lambda: set_up(config, data, world, console, finished=finished))
     world.on_all_ranks(lambda: check_warm_start(config, start, loaders.train))
     loaders.share_broken(world)
     config = with_image_size(config, loaders.train)
     console.log(describe(config, data, noise, world))
+    if threads := limited_threads():
+        console.log(threads)
+    for line in advice(config):
+        console.warn(line)
     with Run(config, world, loaders, console, stop, start) as run:
         try:
             with stop.steps():
@@ -142,18 +187,19 @@ def train(config: "Config", world: "World", stop: StopSignals) -> None:
             raise
         summary = run_summary(config, world, data, noise, loaders, run.records, started=started)
         summary["incomplete"] = list(run.incomplete)
-        finished = run.in_folder(RunFolder.write_summary, summary, without=NOT_FINISHED)
+        complete = run.in_folder(RunFolder.write_summary, summary, without=NOT_FINISHED)
         console.table(summary["methods"], epochs=config.optim.epochs, folder=run.path)
         run.in_folder(RunFolder.close_loggers, without="some epochs are missing in the logs")
         run.in_folder(RunFolder.plot, run.records, without="the run has no plot")
         run.in_folder(RunFolder.link, without="latest does not point to this run")
-        if not finished:
+        if not complete:
             checkpointer.save_last()
             raise SharedError(f"{run.path}: is trained but has no summary; {run.kept}")
         world.from_main(lambda: show_suspects(run))
         console.log(f"{run.path}{run.also}")
         if run.incomplete:
             raise SharedError("; ".join(run.incomplete.values()))
+        return run.path
 
 
 def show_stopped(run: "Run", error: BaseException) -> None:
@@ -173,7 +219,6 @@ def show_stopped(run: "Run", error: BaseException) -> None:
 
 def show_suspects(run: "Run") -> None:
     """Prints the most suspicious labels of a finished run, by its last method with a label bank."""
-    from alr_fast.labels.suspicion import SUSPICIOUS
     from alr_fast.training.methods import keeps_bank
     from alr_fast.training.open_run import from_bank_file
     from alr_fast.training.run_paths import BANK
@@ -185,12 +230,12 @@ def show_suspects(run: "Run") -> None:
     method = methods[-1]
     try:
         labels = from_bank_file(run.path / f"{method}{BANK}", method)
-        samples = labels.samples(labels.most_suspicious(SHOWN, above=SUSPICIOUS))
+        samples = labels.samples(labels.most_suspicious(SHOWN))
     except (UserError, MemoryError) as error:  # the run itself is complete
         run.console.warn(f"the most suspicious labels cannot be shown: {error}")
         return
     command = shlex.join(("python", "-m", "alr_fast.report", str(run.path)))
-    run.console.suspects(method, samples, report=command)
+    run.console.suspects(labels, samples, report=command)
 
 
 if __name__ == "__main__":

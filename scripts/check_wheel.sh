@@ -11,6 +11,6 @@ build/wheel/venv/bin/pip install --quiet "torch==$torch" numpy pytest hypothesis
 build/wheel/venv/bin/pip install --quiet --no-deps build/wheel/alr_fast-*.whl
 cp -r tests build/wheel/tests  # outside the source tree, so that the wheel is imported
 cd build/wheel
-venv/bin/python -m alr_fast
+venv/bin/alr-fast info
 PYTHONPATH=tests venv/bin/python -m pytest -c /dev/null -q -p no:cacheprovider \
   --import-mode=importlib tests/operators

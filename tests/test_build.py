@@ -62,8 +62,8 @@ def test_the_most_capable_instruction_set_is_used_unless_told(monkeypatch):
     assert _C.build_info()["cpu_isa_in_use"] == "baseline"
 
 
-def test_python_m_prints_the_facts():
-    done = python("-m", "alr_fast", ALR_FAST_CPU_ISA="baseline")
+def test_info_prints_the_facts():
+    done = python("-m", "alr_fast", "info", ALR_FAST_CPU_ISA="baseline")
     assert done.returncode == 0, done.stderr
     facts = dict(line.split(":", 1) for line in done.stdout.splitlines())
     info = _C.build_info()
@@ -322,3 +322,28 @@ def test_building_without_torch_says_so_in_one_line(tmp_path):
     assert "needs the torch that it will run with: run `pip install torch`" in line
     assert "--no-build-isolation" in line
     assert "Traceback" not in done.stderr
+
+
+# make.
+
+
+def planned(*arguments):
+    """The commands that make would run, in a folder where nothing is installed."""
+    environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
+    command = ("make", "-n", "VENV=no-such-folder", *arguments)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("target", ["test", "test-all"])
+def test_make_test_runs_only_what_it_is_asked_for(target):
+    asked = planned(target, "ARGS=tests/losses -x")
+    assert "pytest tests/losses -x" in asked.replace('-m "slow or not slow" ', "")
+    assert "ctest" not in asked
+    assert "scripts/ctest.sh" in planned(target)
+
+
+def test_make_test_says_how_long_it_takes():
+    assert "quarter of an hour" in planned("test")
+    assert "quarter of an hour" not in planned("test", "ARGS=tests/losses")

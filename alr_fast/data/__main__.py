@@ -34,7 +34,6 @@ from alr_fast.utils.text import printable
 if TYPE_CHECKING:
     from alr_fast.utils.console import Console  # needs rich, which --help does not
 
-PROG = "python -m alr_fast.data"
 _SECONDS_PER_LINE = 30  # of progress without a terminal
 
 
@@ -276,11 +275,10 @@ def _print_table(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = CommandParser(prog=PROG, allow_abbrev=False, description=__doc__.split("\n")[0])
+    parser = CommandParser(module="alr_fast.data", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
     verify = commands.add_parser(
         "verify",
-        allow_abbrev=False,
         help="find broken files and list them, for training to leave out",
         description="Reads every image file to its end and lists the unreadable and damaged ones, "
         "for training to leave out; names images that occur several times, under two labels or in "
@@ -299,7 +297,6 @@ def _parser() -> argparse.ArgumentParser:
     verify.set_defaults(run=run_verify)
     pack = commands.add_parser(
         "pack",
-        allow_abbrev=False,
         help="write the images into tar shards (WebDataset) for training",
         description="Writes the images, byte for byte, into tar shards that WebDataset and DALI "
         "can read, with an index for training. Sample ids stay the same. Resumes an interrupted "

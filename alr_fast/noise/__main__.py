@@ -26,7 +26,6 @@ from alr_fast.noise.injection import (
 )
 from alr_fast.utils.command import CommandParser, exit_status, show
 
-PROG = "python -m alr_fast.noise"
 RATELESS = ("none", "matrix")
 
 
@@ -71,7 +70,7 @@ def run(options: argparse.Namespace) -> str:
     if needs_features(options.kind):
         features = split.values
         if features is None:
-            decoded = decode_all(split, options.image_size)
+            decoded = decode_all(split, options.image_size, reduce=False)
             features = decoded.array
             if decoded.broken:
                 remark = f"; unreadable images, replaced by black: {len(decoded.broken):,}"
@@ -112,8 +111,7 @@ def _check(options: argparse.Namespace, rate: float) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = CommandParser(
-        prog=PROG,
-        allow_abbrev=False,
+        module="alr_fast.noise",
         description="Injects label noise into the training labels of a data set, even if true "
         "labels are known, too, and writes the noisy labels to a file.",
     )

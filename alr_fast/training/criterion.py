@@ -33,13 +33,19 @@ TRANSITION = "_transition.csv"  # suffix of a method's transition matrix in the 
 MOST_ESTIMATED = 1 << 26  # probabilities that an estimate uses: 67,108 samples of 1,000 classes
 
 
-def check_methods(config: Config, index: SampleIndex, *, input_shape: tuple[int, ...]) -> None:
+def check_methods(
+    config: Config, index: SampleIndex, *, input_shape: tuple[int, ...], samples: int = 1
+) -> dict[str, Loss]:
     """Checks before training that files, models and noise meet the needs of the methods.
 
     Args:
         config: Resolved configuration.
         index: Training samples.
         input_shape: Shape of a sample, see `build_model`.
+        samples: Rows of the label banks of the result.
+
+    Returns:
+        The loss of each method, with a label bank and a teacher of its own; for trials only.
 
     Raises:
         UserError: A file or model is not available, or does not fit the data.
@@ -56,9 +62,10 @@ def check_methods(config: Config, index: SampleIndex, *, input_shape: tuple[int,
                     class_names=index.class_names,
                 )
 
+    losses = {}
     for name in config.methods:
         options, needs = config.options[name], METHODS[name].needs
-        provided = stand_ins(name, classes) | _matrices(name, options, classes)
+        provided = stand_ins(name, classes, samples) | _matrices(name, options, classes)
         if "transition" in needs and config.transition.source in ESTIMATES:
             check_model(config.transition.net, "transition.net")
         elif "transition" in needs:
@@ -69,7 +76,8 @@ def check_methods(config: Config, index: SampleIndex, *, input_shape: tuple[int,
                     pass  # read to the end before other methods are trained
         elif "teacher" in needs:
             check_model(options.teacher, f"{name}.teacher")
-        build_loss(name, options, provided)
+        losses[name] = build_loss(name, options, provided)
+    return losses
 
 
 def make_loss(name: str, run: Run) -> Loss:

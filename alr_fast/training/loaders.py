@@ -12,12 +12,13 @@ from alr_fast.data.images.sources import ArrayImages, FeatureRows
 from alr_fast.data.loaders.base import Loader
 from alr_fast.data.loaders.choose import LoaderChoice, choose_loader, make_loader
 from alr_fast.data.loaders.memory import Decoded, decode_all
-from alr_fast.data.loaders.sizes import LARGEST_DEFAULT_SIZE, median_side
+from alr_fast.data.loaders.sizes import median_side
 from alr_fast.data.loaders.transform import Transform, for_evaluation
 from alr_fast.data.sampler import Sampler, SequentialSampler, ShuffledSampler
 from alr_fast.errors import UserError, naming_options
-from alr_fast.training.config.schema import Config, DataConfig
+from alr_fast.training.config.schema import Config, DataConfig, ModelConfig
 from alr_fast.training.distributed import World
+from alr_fast.training.models import default_size
 from alr_fast.training.run_data import RunData, num_workers
 
 # Options that change images, and have no effect on features.
@@ -29,13 +30,18 @@ TEST_BATCH_PIXELS = 1 << 23  # 167 images of 224 x 224: batches pass through sha
 
 
 def make_transform(
-    config: DataConfig, split: Split, *, log: Callable[[str], None] = lambda text: None
+    config: DataConfig,
+    split: Split,
+    model: str = ModelConfig.name,
+    *,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Transform:
     """Transform of training images; of features one without any effect.
 
     Args:
         config: Its options.
         split: Training samples.
+        model: Name of the model, which decides about the size if none is given.
         log: Takes a line of text about options without effect.
 
     Raises:
@@ -55,7 +61,7 @@ def make_transform(
         if ops:
             raise UserError(f"--data.randaugment_ops {ops}: {problem}; leave it out")
     else:
-        size = config.image_size or _chosen_size(split, log)
+        size = config.image_size or _chosen_size(split, model, log)
         resize = config.resize
         if resize is None:
             resize = size if config.crop in ("center", "pad") else round(size * 256 / 224)
@@ -76,12 +82,13 @@ def make_transform(
     )
 
 
-def _chosen_size(split: Split, log: Callable[[str], None]) -> int:
+def _chosen_size(split: Split, model: str, log: Callable[[str], None]) -> int:
     side, sample = median_side(split)
-    size = min(side, LARGEST_DEFAULT_SIZE)
+    size = default_size(model, side)
+    why = "" if size == side else f", which suits {model}"
     log(
         f"images: {side:,} pixels on the shorter side (median of {sample}): training at {size} x "
-        f"{size}; --data.image_size changes it"
+        f"{size}{why}; --data.image_size changes it"
     )
     return size
 

@@ -2,35 +2,46 @@
 
 import math
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from alr_fast.data.datasets import Split
 from alr_fast.data.loaders.base import Loader
+from alr_fast.data.loaders.choose import choose_loader
+from alr_fast.data.loaders.transform import Transform
 from alr_fast.errors import SharedError, UserError, naming_options
 from alr_fast.training.checkpointer import Checkpointer
 from alr_fast.training.config.schema import Config
 from alr_fast.training.criterion import check_methods, make_loss
 from alr_fast.training.distributed import World
+from alr_fast.training.dry_pass import SAMPLES, dry_pass
+from alr_fast.training.estimate import estimate_time
 from alr_fast.training.loaders import Loaders, make_loaders, make_transform
-from alr_fast.training.methods import keeps_bank
 from alr_fast.training.models import FeatureModel, build_model
 from alr_fast.training.output.display import RunDisplay
 from alr_fast.training.output.records import EpochRecord
 from alr_fast.training.output.run_folder import RunFolder
 from alr_fast.training.profiling import Profile
+from alr_fast.training.room import check_room
 from alr_fast.training.run import Run
 from alr_fast.training.run_data import RunData
 from alr_fast.training.run_paths import BANK
-from alr_fast.training.sharded_bank import check_room, export_bank, label_statistics
+from alr_fast.training.sharded_bank import export_bank, label_statistics
 from alr_fast.training.trainer import Trainer
 from alr_fast.training.warm_start import warm_bank, warm_weights
-from alr_fast.training.weights import weights_of
 from alr_fast.utils.random import stream
 
 
-def set_up(config: Config, data: RunData, world: World, console: RunDisplay) -> Loaders:
+def set_up(
+    config: Config,
+    data: RunData,
+    world: World,
+    console: RunDisplay,
+    *,
+    finished: Sequence[str] = (),
+) -> Loaders:
     """Makes the loaders of a run, and checks all that the methods need.
 
     Args:
@@ -38,24 +49,57 @@ def set_up(config: Config, data: RunData, world: World, console: RunDisplay) -> 
         data: Samples and labels to train on.
         world: The processes; this waits for none of them.
         console: Shows progress.
+        finished: Methods that a resumed run has trained.
 
     Raises:
         UserError: The configuration does not fit the data or this machine.
     """
     log, track = console.log, console.track
-    transform = make_transform(config.data, data.train, log=log)
-    # Before images are decoded: the model may be unknown or unsuitable.
-    with naming_options(model="model.name"):
-        weights_of(_new_model(config, data.train, transform.size, world))
-    check_methods(config, data.train.index, input_shape=data.train.input_shape(transform.size))
-    loaders = make_loaders(config, data, transform, world=world, log=log, track=track)
-    if any(keeps_bank(method) for method in config.methods):
-        check_room(config, data.train.index, loaders.train.sampler.rows, world)
-    return loaders
+    transform = make_transform(config.data, data.train, config.model.name, log=log)
+    # All before images are decoded, which may take long.
+    _check_before(config, data, transform, world, console, finished)
+    return make_loaders(config, data, transform, world=world, log=log, track=track)
+
+
+def _check_before(
+    config: Config,
+    data: RunData,
+    transform: Transform,
+    world: World,
+    console: RunDisplay,
+    finished: Sequence[str],
+) -> None:
+    """Checks model, losses, saving and room; says how long the run will take."""
+    index, input_shape = data.train.index, data.train.input_shape(transform.size)
+    model = _local_model(config, data.train, transform.size, world)
+    losses = check_methods(config, index, input_shape=input_shape, samples=SAMPLES)
+    dry_pass(
+        model,
+        {name: loss.to(world.device) for name, loss in losses.items()},
+        config,
+        world,
+        input_shape=input_shape,
+        num_classes=index.num_classes,
+    )
+    remaining = [method for method in config.methods if method not in finished]
+    check_room(config, remaining, index, model, world, warn=console.warn)
+    with naming_options(loader="data.loader", batch_size="optim.batch_size"):
+        loader = choose_loader(config.data.loader, data.train, transform, config.data.cache_mb)
+        expected = estimate_time(model, config, remaining, data, transform, loader.name, world)
+    if expected is not None:
+        console.log(f"time: {expected}")
 
 
 def _new_model(config: Config, split: Split, image_size: int, world: World) -> nn.Module:
     """The model of a configuration with initial weights, on the training device."""
+    model = _local_model(config, split, image_size, world)
+    if config.model.sync_batchnorm:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model).to(world.device)
+    return model
+
+
+def _local_model(config: Config, split: Split, image_size: int, world: World) -> nn.Module:
+    """`_new_model` that never waits for other processes."""
     torch.manual_seed(config.seed)
     options = {"name": "model.name", "pretrained": "model.pretrained"}
     with naming_options(**options, image_size="data.image_size"):
@@ -69,13 +113,11 @@ def _new_model(config: Config, split: Split, image_size: int, world: World) -> n
         model.standardise(split.values)
     # The weights are the same in all processes, but each has its own dropout masks.
     torch.manual_seed(int(stream("model", config.seed, world.rank).integers(1 << 63)))
-    if config.model.sync_batchnorm:
-        if world.device.type != "cuda":
-            raise UserError(
-                "--model.sync_batchnorm true: PyTorch synchronises batch statistics between GPUs "
-                "only; leave it out on the CPU"
-            )
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if config.model.sync_batchnorm and world.device.type != "cuda":
+        raise UserError(
+            "--model.sync_batchnorm true: PyTorch synchronises batch statistics between GPUs "
+            "only; leave it out on the CPU"
+        )
     # Convolutions are faster in this layout, on GPUs and on CPUs.
     return model.to(world.device).to(memory_format=torch.channels_last)
 
@@ -191,6 +233,7 @@ def _close_epoch(method: str, run: Run, trainer: Trainer, began: float) -> Epoch
         clean_correct=result.clean_correct,
         mislabelled_correct=result.mislabelled_correct,
         mislabelled_memorised=result.mislabelled_memorised,
+        warming_up=getattr(trainer.criterion, "warming_up", None),
     )
     run.records.append(record)
     run.in_folder(

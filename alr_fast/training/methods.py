@@ -186,13 +186,17 @@ def checked_options(name: str, options: Any, *, epochs: int) -> Any:
     return checked
 
 
-def stand_ins(name: str, num_classes: int) -> dict[str, Any]:
-    """Placeholders for all arguments of a loss that are not plain options, for a trial."""
+def stand_ins(name: str, num_classes: int, samples: int = 1) -> dict[str, Any]:
+    """Placeholders for all arguments of a loss that are not plain options, for a trial.
+
+    Bank and teacher have a row for each of this many samples.
+    """
     square = torch.eye(num_classes)
+    labels = torch.arange(samples) % num_classes
     values = {
-        "bank": LabelBank.from_labels(torch.tensor([0]), num_classes),
+        "bank": LabelBank.from_labels(labels, num_classes),
         "transition": square,
-        "teacher": square,
+        "teacher": square[labels],
         "all_sum": None,
     }
     needed = {need: value for need, value in values.items() if need in METHODS[name].needs}

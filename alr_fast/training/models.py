@@ -124,6 +124,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+_SMALL = frozenset(MODELS)  # made for images of about 32 pixels
+_LARGEST_FOR_SMALL, _LARGEST = 64, 224  # pixels
 _FEATURE_MODELS = "linear, mlp (of 512 hidden units) or mlp-UNITS, mlp-1024 for instance"
 _DEFAULT_HIDDEN = 512
 _BLOCK_ROWS = 4096  # of features converted to float64 at a time
@@ -181,6 +183,33 @@ def build_model(
     except (RuntimeError, ValueError, OSError) as error:
         problem = f"timm cannot create it: {' '.join(str(error).split())}; pass another name"
         raise UserError(problem, argument="name", value=name) from error
+
+
+def default_size(name: str, side: int) -> int:
+    """The size at which a model trains on images if nobody chose one.
+
+    The models of this package halve the images only a few times: large ones cost them much and
+    help them little.
+
+    Args:
+        name: See `build_model`.
+        side: Usual length of the shorter side of the images in pixels.
+    """
+    own = own_size(name)
+    return own or min(side, _LARGEST_FOR_SMALL if name in _SMALL else _LARGEST)
+
+
+def own_size(name: str) -> int | None:
+    """The only size in pixels that a model of timm takes, as most transformers do; else None."""
+    if name in MODELS or _hidden_units(name) is not None:
+        return None
+    import timm
+
+    try:
+        config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError:  # no such weights
+        return None
+    return int(config.input_size[-1]) if config is not None and config.fixed_input_size else None
 
 
 def _hidden_units(name: str) -> int | None:

@@ -52,7 +52,7 @@ _FREE = (
     "log",
 )
 # Source of the given labels: may change with checkpoint.other_labels.
-_LABELS = ("data.label_file", "data.label_key", "noise")
+_LABELS = ("data.label_file", "data.label_key", "data.marks", "noise")
 # Options with a default that depends on other options. They are reported last, after the options
 # that the user changed.
 _FOLLOWING = ("warmup_epochs", "noise.seed")

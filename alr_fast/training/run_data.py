@@ -97,6 +97,7 @@ def prepare_data(
         if numbers is not None:
             log(numbers)
         data = with_labels(data, noise.labels)
+    data = world.on_all_ranks(lambda: with_marks(data, config.data.marks, log))
     # After the noise, so that excluding a sample does not change the labels of others.
     kept = world.on_all_ranks(lambda: leave_out(data))
     gone = np.setdiff1d(data.train.index.labels, kept.train.index.labels)
@@ -287,6 +288,8 @@ def _excluded_rows(
             listed = np.array(list(read_exclusions(path, split.index, told)), dtype=np.int64)
     if len(listed):
         log(f"{len(listed):,} samples are left out, listed in {path}")
+    elif is_label_table(exclude):
+        log(f"no sample is left out: {path} has neither a mark nor a score above the limit")
     return np.union1d(excluded, listed)
 
 
@@ -378,13 +381,40 @@ def noise_features(
     if train.values is not None:
         return train.values
     progress = partial(track, description="Reading images for the noise", total=len(train))
-    return decode_all(train, FEATURE_SIZE, workers=num_workers(config), progress=progress).array
+    # Whole images: the noise of a seed stays the same however training decodes them.
+    decoded = decode_all(
+        train, FEATURE_SIZE, workers=num_workers(config), reduce=False, progress=progress
+    )
+    return decoded.array
 
 
 def with_labels(data: RunData, labels: NDArray[np.int64]) -> RunData:
     """The same data with other training labels; the old ones become the clean labels if unknown."""
     train = replace(data.train, index=data.train.index.with_noisy_labels(labels))
     return replace(data, train=train)
+
+
+def with_marks(data: RunData, file: str | None, log: Callable[[str], None]) -> RunData:
+    """The same data with the labels that people chose; the clean labels stay what they are.
+
+    Args:
+        data: With the labels that the run trains on otherwise.
+        file: The table of marks; None for the same data.
+        log: Takes a line of text.
+
+    Raises:
+        UserError: The table cannot be read, or is that of other data.
+    """
+    if file is None:
+        return data
+    index = data.train.index
+    with naming_options(table="data.marks"):
+        read = read_labels(file, index, "label", part=True)
+    differing = int((read.labels != index.labels).sum())
+    log(f"marks: {read.listed:,} labels from {file}; {differing:,} differ from the given ones")
+    for remark in read.remarks:
+        log(f"marks: {remark}")
+    return replace(data, train=replace(data.train, index=replace(index, labels=read.labels)))
 
 
 def label_accuracy(index: SampleIndex) -> float | None:

@@ -1,6 +1,5 @@
 """The label bank of a run, sharded: each process has the rows of the samples that it owns."""
 
-import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alr_fast.bank import LabelBank
-from alr_fast.bank.file import BankFileWriter
+from alr_fast.bank.file import GIVEN_SHARE, BankFileWriter
 from alr_fast.bank.history import COLUMNS, SampleHistory
 from alr_fast.bank.placement import PlacementChoice, check_placement, choose_placement
 from alr_fast.data.datasets import Split
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.label_files.label_table import read_probabilities
-from alr_fast.errors import UserError, naming_options
-from alr_fast.training.config.schema import BankConfig, Config, soft_labels
+from alr_fast.errors import naming_options
+from alr_fast.training.config.schema import BankConfig, soft_labels
 from alr_fast.training.distributed import World
 from alr_fast.training.output.records import Histogram
 from alr_fast.training.run import Run
@@ -44,8 +43,8 @@ def new_bank(run: Run, *, one_hot: bool) -> LabelBank:
         SharedError: Too little memory or disk space, or the soft labels cannot be read.
     """
     options, world, index, rows = run.config.bank, run.world, run.index, run.rows
-    num_bytes = _num_bytes(options, index, rows)
-    choice = world.from_main(lambda: _choose_placement(options, num_bytes, world))
+    num_bytes = bank_bytes(options, index, len(rows))
+    choice = world.from_main(lambda: bank_placement(options, num_bytes, world))
     with naming_options(**_OPTIONS):
         bank = world.on_all_ranks(
             lambda: LabelBank.from_labels(
@@ -65,7 +64,8 @@ def new_bank(run: Run, *, one_hot: bool) -> LabelBank:
         run.console.log("label bank: starts at zero, not from the soft labels")
     elif table is not None:
         with bank.host_access(), naming_options(table="data.label_file"):
-            world.on_all_ranks(partial(fill_rows, bank.rows, table, index, rows))
+            fill = partial(fill_rows, bank.rows, table, index, rows, with_label=True)
+            world.on_all_ranks(fill)
     each = " in each process" if world.size > 1 else ""
     run.console.log(f"label bank: {readable(num_bytes)}{each}, {choice.placement} ({choice.why})")
     return bank
@@ -77,6 +77,8 @@ def fill_rows(
     index: SampleIndex,
     rows: NDArray[np.int64],
     log: Callable[[str], None] = lambda text: None,
+    *,
+    with_label: bool = False,
 ) -> None:
     """Writes the soft labels of the samples that a table lists.
 
@@ -86,6 +88,8 @@ def fill_rows(
         index: All training samples.
         rows: Rows of ``index`` that this process owns, int64 [n].
         log: Takes a line about samples that are not listed.
+        with_label: Whether to leave out samples whose given label is not the most probable class:
+            a person chose it since.
 
     Raises:
         UserError: The table cannot be read, or does not fit.
@@ -95,49 +99,33 @@ def fill_rows(
     for listed, probabilities in read_probabilities(table, index, log):
         found = bank_index[listed]
         own = found >= 0
+        if with_label:
+            own &= probabilities.argmax(1) == index.labels[listed]
         where = torch.from_numpy(found[own]).to(target.device)
         target[where] = torch.from_numpy(probabilities[own]).to(target)
 
 
-def check_room(config: Config, index: SampleIndex, rows: NDArray[np.int64], world: World) -> None:
-    """Checks early whether `new_bank` will succeed; waits for no other process.
+def bank_placement(options: BankConfig, num_bytes: int, world: World) -> PlacementChoice:
+    """Where the bank of a process goes.
 
     Args:
-        config: Resolved configuration.
-        index: All training samples.
-        rows: Rows of ``index`` that this process owns, int64 [n].
+        options: Its options.
+        num_bytes: Its size, see `bank_bytes`.
         world: The processes.
 
     Raises:
-        UserError: Wrong placement, or too little memory or disk space.
+        UserError: Wrong placement, or too little memory.
     """
-    num_bytes = _num_bytes(config.bank, index, rows)
     with naming_options(**_OPTIONS):
-        choice = _choose_placement(config.bank, num_bytes, world)
-    if choice.placement != "file":
-        return
-    given = config.bank.folder
-    if given is not None and not Path(given).is_dir():
-        raise UserError(f"--bank.folder {given}: no such folder; make it, or pass another")
-    folder = Path(given or config.runs).absolute()
-    folder = next(path for path in (folder, *folder.parents) if path.is_dir())
-    free, needed = shutil.disk_usage(folder).free, num_bytes * world.local_size
-    if free < needed:
-        raise UserError(
-            f"--bank.folder {folder}: has room for {readable(free)}, the label bank needs "
-            f"{readable(needed)}; pass another folder, or a 16-bit --bank.dtype"
-        )
+        if options.placement == "auto":
+            return choose_placement(num_bytes, world.device, processes=world.local_size)
+        check_placement(options.placement, world.device)
+        return PlacementChoice(options.placement, "asked for")
 
 
-def _choose_placement(options: BankConfig, num_bytes: int, world: World) -> PlacementChoice:
-    if options.placement == "auto":
-        return choose_placement(num_bytes, world.device, processes=world.local_size)
-    check_placement(options.placement, world.device)
-    return PlacementChoice(options.placement, "asked for")
-
-
-def _num_bytes(options: BankConfig, index: SampleIndex, rows: NDArray[np.int64]) -> int:
-    return len(rows) * index.num_classes * getattr(torch, options.dtype).itemsize
+def bank_bytes(options: BankConfig, index: SampleIndex, samples: int) -> int:
+    """Bytes of the bank rows of this many samples."""
+    return samples * index.num_classes * getattr(torch, options.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -188,6 +176,11 @@ def label_statistics(
         histograms={} if histogram is None else {"confidence": reduce(add, histograms)},
         refined=labels,
     )
+
+
+def share_facts(given_share: float | None) -> dict[str, str]:
+    """`LabelBank.given_share` as metadata of a bank's file."""
+    return {} if given_share is None else {GIVEN_SHARE: repr(given_share)}
 
 
 def export_bank(
@@ -255,5 +248,5 @@ def _bank_writer(
             **{name: column[order] for name, column in columns.items()},
             **sample_columns(split.index),
         },
-        metadata=sample_facts(split),
+        metadata=sample_facts(split) | share_facts(bank.given_share),
     )

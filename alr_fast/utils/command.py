@@ -5,19 +5,92 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn, TextIO
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
 
 from alr_fast.errors import SharedError, UserError
-from alr_fast.utils.text import printable_lines, shortened
+from alr_fast.utils.text import did_you_mean, printable_lines, shortened
 
 _LONGEST = 10_000  # characters of an error; a table may name anything
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that raises a `UserError` of one line instead of printing its usage."""
+    """A parser that raises a `UserError` of one line instead of printing its usage.
+
+    An option must be written out, and a word that is no option is answered with the nearest one.
+
+    Args:
+        module: The module of the command, for usage and help; None for a parser inside of another.
+        **settings: Of `argparse.ArgumentParser`.
+    """
+
+    def __init__(self, module: str | None = None, **settings: Any) -> None:
+        if module is not None:
+            settings["prog"] = program(module)
+        super().__init__(**{"allow_abbrev": False, **settings})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = sys.argv[1:] if args is None else list(args)
+        check_options(words, self.options())
+        return super().parse_known_args(words, namespace)
+
+    def options(self) -> list[str]:
+        """All options, those of the parsers inside of this one, too."""
+        found = list(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    found += parser.options()
+        return found
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            name = action.option_strings[0] if action.option_strings else action.metavar
+            choices = [str(choice) for choice in action.choices]
+            raise UserError(
+                f"{name} {value}: must be one of {', '.join(choices)}"
+                f"{did_you_mean(str(value), choices)}"
+            )
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help lists every option")
+
+
+def check_options(words: Sequence[str], known: Sequence[str]) -> None:
+    """Checks that each word that looks like an option is one.
+
+    Raises:
+        UserError: An option does not exist; the message names the nearest ones.
+    """
+    for word in words:
+        option = word.partition("=")[0]
+        if word == "--":
+            return
+        if word.startswith("--") and " " not in option and option not in known:
+            raise UserError(
+                f"{option}: no such option{did_you_mean(option, known)}; --help lists every option"
+            )
+
+
+def program(module: str) -> str:
+    """How this command was called, for its usage and help.
+
+    Args:
+        module: Its module.
+
+    Returns:
+        ``alr-fast train``, ``python -m alr_fast train`` or ``python -m alr_fast.train``.
+    """
+    package, _, name = module.partition(".")
+    called = Path(sys.argv[0]) if sys.argv else Path()
+    python = Path(sys.executable or "python").name
+    if called.parent.name == package and called.name == "__main__.py":
+        return f"{python} -m {package} {name}".rstrip()
+    if called.suffix == ".py" and called.with_suffix("").parts[-2:] == (package, name):
+        return f"{python} -m {module}"
+    if called.name == "__main__.py" and called.parts[-3:-1] == (package, name):
+        return f"{python} -m {module}"
+    return f"alr-fast {name}".rstrip()
 
 
 def need(modules: Sequence[str], extra: str, *, what: str) -> None:

@@ -23,7 +23,7 @@ class Console:
     Args:
         show: auto (a progress bar on a terminal, lines elsewhere), lines, quiet (warnings and the
             final tables), json (only JSON objects on standard output, one per line; their key
-            ``event`` is message, warning, progress, epoch, profile, summary or suspects).
+            ``event`` is message, warning, progress, epoch, profile, summary, suspects or seeds).
         main: Whether this is process 0; the others never print.
     """
 

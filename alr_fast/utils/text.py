@@ -1,5 +1,6 @@
 """Numbers, sizes and names as text."""
 
+import difflib
 import os
 import re
 from collections import Counter
@@ -140,3 +141,43 @@ def error_text(error: BaseException) -> str:
     text = getattr(error, "strerror", None) or " ".join(str(error).split())
     text = text or type(error).__name__
     return text if len(text) <= LONGEST_ERROR else f"{text[: LONGEST_ERROR - 3]}..."
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """``; did you mean A or B?`` with the nearest of known names, empty if none is near."""
+    names = nearest(word, known)
+    return f"; did you mean {' or '.join(names)}?" if names else ""
+
+
+def nearest(word: str, known: Sequence[str]) -> list[str]:
+    """The known names that a mistyped word may stand for, at most three, the nearest first.
+
+    A name may have groups before its last part: ``--lr`` stands for ``--optim.lr``.
+    """
+    plain = _plain(word)
+    same = [name for name in known if plain in (_plain(name), _plain(_leaf(name)))]
+    # "momentum" for "sgd_momentum", "epoch" for "epochs".
+    longer = [name for name in known if _words(plain) <= _words(_plain(_leaf(name)))]
+    if same or longer:
+        return list(dict.fromkeys([*same, *longer]))[:3]
+    ratios = {
+        name: max(_ratio(plain, _plain(name)), _ratio(plain, _plain(_leaf(name)))) for name in known
+    }
+    best = max(ratios.values(), default=0.0)
+    return [name for name, ratio in ratios.items() if ratio == best >= 0.6][:3]
+
+
+def _plain(name: str) -> str:
+    return name.lstrip("-").replace("-", "_").lower()
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _words(name: str) -> set[str]:
+    return set(name.split("_"))
+
+
+def _ratio(first: str, second: str) -> float:
+    return difflib.SequenceMatcher(None, first, second).ratio()

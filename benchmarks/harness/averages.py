@@ -1,7 +1,9 @@
 """Percentiles of timings, and means over seeds."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+
+from alr_fast.training.output.averages import mean_row
 
 # Figures of a training run that are averaged over the seeds.
 FIGURES = (
@@ -41,21 +43,9 @@ def grouped(rows: Iterable[dict], *keys: str) -> dict[tuple, list[dict]]:
     return groups
 
 
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and sample standard deviation if there are at least two values."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
 def mean_rows(rows: Iterable[dict]) -> list[dict]:
     """One row for each method and noise: means over the seeds, and sample standard deviations."""
-    means = []
-    for (method, noise), group in grouped(rows, "method", "noise").items():
-        mean: dict = {"method": method, "noise": noise, "seeds": len(group)}
-        for figure in FIGURES:
-            values = [row[figure] for row in group if row.get(figure) is not None]
-            if len(values) == len(group):
-                mean[figure], deviation = mean_and_deviation(values)
-                if deviation is not None:
-                    mean[f"{figure}_std"] = deviation
-        means.append(mean)
-    return means
+    return [
+        {"method": method, "noise": noise, **mean_row(group, FIGURES)}
+        for (method, noise), group in grouped(rows, "method", "noise").items()
+    ]

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.harness.averages import grouped, mean_and_deviation, mean_rows
+from alr_fast.training.output.averages import mean_and_deviation
+from benchmarks.harness.averages import grouped, mean_rows
 from benchmarks.tables.markdown import Cells, deviation, markdown
 from benchmarks.tables.plots import draw_panels
 from benchmarks.tables.section import Plot, Section

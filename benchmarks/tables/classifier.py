@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from benchmarks.harness.averages import grouped, mean_and_deviation
+from alr_fast.training.output.averages import mean_and_deviation
+from benchmarks.harness.averages import grouped
 from benchmarks.tables.accuracy import seeds_of
 from benchmarks.tables.markdown import Cells, deviation, markdown, spread
 from benchmarks.tables.section import Section

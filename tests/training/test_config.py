@@ -299,6 +299,7 @@ def test_no_noise_has_no_rate():
 
 # Text options that are not paths. A new option that names a file or folder gets the type PathText.
 TEXTS = [
+    "seeds",
     "data.name",
     "data.column",
     "data.columns",

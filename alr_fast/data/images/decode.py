@@ -9,6 +9,8 @@ others are decoded here, the same for all loaders:
     CMYK           as Pillow has it: of JPEGs in the inverted form of Adobe, marked as such or not
     profiles       gamma and colour profiles are ignored
     deep pixels    see `eight_bits`
+
+A large JPEG of which a small square is needed is decoded at a reduced scale: see `decode_square`.
 """
 
 import functools
@@ -45,9 +47,11 @@ FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM"),
     *("AVIF", "JPEG2000"),
 )
+Box = tuple[int, int, int, int]  # top, left, height, width
 MAX_PIXELS = 178_956_970  # above twice its own limit, Pillow refuses an image, too
 _DEEP = ("I", "F")  # first letters of the modes with more than 8 bits a pixel
 _ROWS = 256  # of pixels that are scaled at a time
+_REDUCTIONS = (8, 4, 2)  # of the sides of a JPEG, for which its decoder has fast transforms
 _SCALED = ("PPM", "JPEG2000")  # Pillow scales their gray pixels to 16 bits
 
 
@@ -62,6 +66,7 @@ class Encoded:
         orientation: EXIF orientation of ``data``, 1 to 8; 1 is upright.
         simple: Whether any decoder makes the same pixels of ``data``; if not, only `decode_rgb`
             does.
+        uneven: See `alr_fast.data.images.headers.Header`.
         pixels: Pixels of any other format, uint8 [H, W, 3], upright.
     """
 
@@ -70,6 +75,7 @@ class Encoded:
     width: int
     orientation: int = 1
     simple: bool = True
+    uneven: int = 1
     pixels: NDArray[np.uint8] | None = None
 
 
@@ -94,7 +100,7 @@ def prepare(data: bytes) -> Encoded:
     if header.orientation > 4:
         height, width = width, height
     simple = header.simple and header.orientation == 1
-    return Encoded(header.data, height, width, header.orientation, simple)
+    return Encoded(header.data, height, width, header.orientation, simple, header.uneven)
 
 
 def decode_rgb(encoded: Encoded) -> Tensor:
@@ -111,6 +117,73 @@ def decode_rgb(encoded: Encoded) -> Tensor:
     if encoded.orientation != 1 or not (pixels.flags.c_contiguous and pixels.flags.writeable):
         pixels = pixels.copy(order="C")
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def decode_square(encoded: Encoded, box: Box, size: int, *, reduce: bool = True) -> Tensor:
+    """A part of a prepared image as a square, uint8 [3, S, S], upright.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the part then still has 2 S pixels or more
+    on each side, which takes half the time or less and a fraction of the memory. The decoder and
+    then the resize filter average the same pixels as the filter alone; the results differ by about
+    one level of 255. An image of less than 4 S pixels on the shorter side is always decoded whole.
+
+    Args:
+        encoded: Result of `prepare`.
+        box: Top, left, height and width of the part in the upright image.
+        size: Side S of the square in pixels.
+        reduce: False to decode every image whole.
+
+    Raises:
+        BrokenImage: The compressed pixels cannot be decoded.
+    """
+    # Where colours are coarser in one direction, the decoder reduces them more than the rest.
+    scale = reduction(box, size * encoded.uneven) if reduce else 1
+    if scale > 1 and encoded.pixels is None and kind_of(encoded.data) == JPEG:
+        square = _reduced_square(encoded, box, size, scale)
+        if square is not None:
+            return square
+    return resize_part(decode_rgb(encoded), box, size)
+
+
+def reduction(box: Box, size: int) -> int:
+    """The factor that `decode_square` divides the sides of a JPEG by: 1, 2, 4 or 8."""
+    least = min(box[2:])
+    return next((scale for scale in _REDUCTIONS if least >= 2 * size * scale), 1)
+
+
+def _reduced_square(encoded: Encoded, box: Box, size: int, scale: int) -> Tensor | None:
+    """`decode_square` of a JPEG at a reduced scale; None if only Pillow can decode it."""
+    import simplejpeg
+    from PIL import Image
+
+    turns = encoded.orientation
+    height, width = encoded.height, encoded.width
+    top, left, rows, columns = box
+    # The decoder averages blocks of pixels from the corner of the image as it is stored.
+    if turns in (3, 4, 7, 8):
+        top = height - top - rows
+    if turns in (2, 3, 6, 7):
+        left = width - left - columns
+    if turns > 4:
+        height, width, top, left, rows, columns = width, height, left, top, columns, rows
+    expected = -(-height // scale), -(-width // scale)
+    try:
+        pixels = simplejpeg.decode_jpeg(
+            encoded.data, "RGB", min_height=expected[0], min_width=expected[1], strict=False
+        )
+    except ValueError:
+        return None
+    if pixels.shape != (*expected, 3):
+        raise BrokenImage("the decoder found another size than the header says")
+    first, start = top // scale, left // scale
+    last, stop = -(-(top + rows) // scale), -(-(left + columns) // scale)
+    part = Image.fromarray(np.ascontiguousarray(pixels[first:last, start:stop]))
+    # Its edges lie within blocks: unlike torchvision, Pillow resizes from fractions of pixels.
+    upper, lower = top / scale - first, (top + rows) / scale - first
+    near, far = left / scale - start, (left + columns) / scale - start
+    part = part.resize((size, size), Image.Resampling.BILINEAR, box=(near, upper, far, lower))
+    square = turned(np.asarray(part), turns)
+    return torch.from_numpy(square.copy(order="C")).permute(2, 0, 1)
 
 
 def decode_with_pillow(data: bytes) -> NDArray[np.uint8]:
@@ -226,7 +299,7 @@ def eight_bits(values: NDArray[Any], bits: int | None = None) -> NDArray[np.uint
     return pixels
 
 
-def resize_part(image: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
+def resize_part(image: Tensor, box: Box, size: int) -> Tensor:
     """A part of an image as a square.
 
     Args:

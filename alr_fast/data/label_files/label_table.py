@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from alr_fast.data.classes import ClassMap, distinct
 from alr_fast.data.index import SampleIndex
+from alr_fast.data.label_files.mark_table import COLUMNS, FIX, KEEP, MARK, wrong_fix
 from alr_fast.data.label_files.matching import check_twice, match_table
 from alr_fast.data.label_files.numbering import Numbering
 from alr_fast.data.tables import (
@@ -42,7 +43,6 @@ from alr_fast.errors import UserError
 
 SUFFIXES = (".csv", ".parquet")  # of the tables that are written
 PROBABILITIES = "probabilities"
-KEEP = "keep"  # a mark of the report
 _LABELS = ("label", "refined_label")  # the first one in the table is used
 # Columns of class numbers, and those with the names of these classes.
 NAME_COLUMNS = {
@@ -75,36 +75,92 @@ class LabelsRead:
     remarks: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class MarksRead:
+    """Marks in a table.
+
+    Attributes:
+        rows: Row of the index for each row of the table, int64 [M]; -1 for an unknown sample.
+        marks: keep, fix or unsure, or any other text, in lower case; empty for none, [M].
+        labels: The class that a person chose, int64 [M]; -1 for none.
+        lines: Number of each row in the file, int64 [M].
+    """
+
+    rows: NDArray[np.int64]
+    marks: list[str]
+    labels: NDArray[np.int64]
+    lines: NDArray[np.int64]
+
+
 def is_label_table(path: str) -> bool:
     """Whether a file is a table, see `is_table`."""
     return is_table(Path(path))
 
 
-def read_labels(table: str | Path, index: SampleIndex, key: str | None) -> LabelsRead:
+def read_labels(
+    table: str | Path, index: SampleIndex, key: str | None, *, part: bool = False
+) -> LabelsRead:
     """Labels of all samples of an index.
 
     Args:
         table: The file.
-        index: The whole split, with the labels of the data set.
+        index: The whole split, with the labels of the data set; with ``part`` some of its samples.
         key: Column; ``probabilities`` for the most probable class of each row, None for the first
             of ``label`` and ``refined_label`` that is in the table.
+        part: Whether the table may list other samples of the split.
 
     Raises:
-        UserError: The table cannot be read, lacks a column, or does not fit the samples or classes.
+        UserError: The table cannot be read, lacks a column, or does not fit the samples or classes;
+            or a sample is marked fix with its given label.
     """
-    with _open(table, index) as samples:
+    with _open(table, index, part=part) as samples:
         if key == PROBABILITIES:
             codes = np.full(len(samples.rows), -1)
             for position, p in samples.probabilities():
                 codes[position] = p.argmax(1)
         else:
-            codes = samples.labels(key or samples.column_of_labels())
+            name = key or samples.column_of_labels()
+            if name == _LABELS[0]:
+                samples.check_marks()
+            codes = samples.labels(name)
         samples.check_twice(codes, "label")
         told = (samples.rows >= 0) & (codes >= 0)
         labels = index.labels.copy()
         labels[samples.rows[told]] = codes[told]
         listed = len(np.unique(samples.rows[told]))
         return LabelsRead(labels, listed, samples.remarks)
+
+
+def read_marks(table: Path, index: SampleIndex) -> MarksRead:
+    """The marks of people in a table, as the report and `alr_fast.review` write them.
+
+    A row without a mark, of a table that lists only the labels that were chosen, is a fix, or keep
+    where its label is the given one.
+
+    Args:
+        table: The file.
+        index: The samples, with the labels that were given when they were marked.
+
+    Raises:
+        UserError: As for `read_labels`; or no sample is in the index.
+    """
+    with _open(table, index, part=True) as samples:
+        labels = samples.labels("label")
+        samples.check_twice(labels, "label")
+        known = samples.rows >= 0
+        kept = np.full(len(labels), False)
+        kept[known] = labels[known] == index.labels[samples.rows[known]]
+        marks = [
+            "" if label < 0 else KEEP if same else FIX
+            for label, same in zip(labels.tolist(), kept.tolist(), strict=True)
+        ]
+        if MARK in samples.columns:
+            for position, columns in samples.batches([MARK]):
+                marks[position] = [
+                    text.strip().lower() or mark
+                    for text, mark in zip(as_text(columns[MARK]), marks[position], strict=True)
+                ]
+        return MarksRead(samples.rows, marks, labels, samples.lines)
 
 
 def read_probabilities(
@@ -149,7 +205,7 @@ def read_left_out(
         UserError: As for `read_labels`.
     """
     with _open(table, index, match=False) as samples:
-        name = next((name for name in ("mark", "score") if name in samples.columns), None)
+        name = next((name for name in (MARK, "score") if name in samples.columns), None)
         if name is None:
             if not is_parquet(table):
                 return None
@@ -157,7 +213,7 @@ def read_left_out(
         samples.match()
         out = np.empty(len(samples.rows), dtype=np.int64)
         for position, columns in samples.batches([name]):
-            if name == "mark":
+            if name == MARK:
                 marks = [text.strip().lower() for text in as_text(columns[name])]
                 out[position] = [mark not in (KEEP, "") for mark in marks]
             else:
@@ -177,6 +233,7 @@ class _Samples:
     Attributes:
         columns: Names of the columns of the table.
         rows: Row of the index for each row of the table, int64 [M]; -1 for an unknown sample.
+        lines: Number of each row in the file, int64 [M].
     """
 
     def __init__(self, table: Table, index: SampleIndex, *, part: bool) -> None:
@@ -196,6 +253,7 @@ class _Samples:
         """Finds the samples."""
         self._matched = match_table(self._table, self._index, part=self._part)
         self.rows = self._matched.rows
+        self.lines = self._matched.lines
         self._remarks += self._matched.remarks
 
     def fail(self, message: str) -> NoReturn:
@@ -209,6 +267,16 @@ class _Samples:
     def check_twice(self, values: NDArray[np.int64], what: str) -> None:
         """Checks that rows about the same sample agree, see `matching.check_twice`."""
         check_twice(self._table.path, self._table.unit, self._matched, values, what)
+
+    def check_marks(self) -> None:
+        """Checks that what is marked fix has another label, see `mark_table.wrong_fix`."""
+        if MARK not in self.columns:
+            return
+        for position, columns in self.batches([name for name in COLUMNS if name in self.columns]):
+            found = wrong_fix({name: as_text(column).tolist() for name, column in columns.items()})
+            if found is not None:
+                line = int(self._matched.lines[position][found[0]])
+                raise UserError(found[1], argument="table", value=self.where(line))
 
     def batches(self, columns: Sequence[str], size: int = _ROWS) -> Iterator[tuple[slice, Columns]]:
         """Positions in ``rows``, and these columns of the table for them."""

@@ -21,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from alr_fast.data.images.decode import decode_rgb, prepare, resize_part
+from alr_fast.data.images.decode import Box, decode_square, prepare
 from alr_fast.data.images.sources import BrokenImage
 from alr_fast.data.loaders.base import Loader, SamplerT
-from alr_fast.data.loaders.transform import Box, Draws
+from alr_fast.data.loaders.transform import Draws
 
 _IN_FLIGHT = 3  # batches that DALI works on while the model trains
 _READ_AHEAD = 2  # further batches that are being read
@@ -155,7 +155,7 @@ class DaliLoader(Loader[SamplerT]):
         box = self.transform.box(encoded.height, encoded.width, place, shape)
         if not encoded.simple:
             size = self.transform.size
-            square = resize_part(decode_rgb(encoded), box, size).permute(1, 2, 0)
+            square = decode_square(encoded, box, size).permute(1, 2, 0)
             ppm = b"P6 %d %d 255\n" % (size, size) + square.contiguous().numpy().tobytes()
             return np.frombuffer(ppm, np.uint8), (0, 0, size, size)
         return np.frombuffer(encoded.data, np.uint8), box

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split
-from alr_fast.data.images.decode import decode_rgb, prepare, resize_part
+from alr_fast.data.images.decode import decode_square, prepare
 from alr_fast.data.images.sources import BrokenImage
 from alr_fast.data.loaders.base import Loader, Normalise, SamplerT
 from alr_fast.data.loaders.transform import Draws, Transform
@@ -39,6 +39,7 @@ def decode_all(
     rows: NDArray[np.int64] | None = None,
     resize: int = 0,
     workers: int = 2,
+    reduce: bool = True,
     broken: BrokenSamples | None = None,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Decoded:
@@ -50,6 +51,7 @@ def decode_all(
         rows: Rows of the split, int64 [M], in the order of the result; None for all.
         resize: See `Transform.resize`.
         workers: Threads.
+        reduce: False to decode large JPEGs whole, see `decode_square`.
         broken: Collects the samples with unreadable images; None accepts any number.
         progress: Wraps the iteration over the images, to show progress.
 
@@ -65,7 +67,7 @@ def decode_all(
         try:
             encoded = prepare(split.images.read(rows[position]))
             box = transform.box(encoded.height, encoded.width)
-            array[position] = resize_part(decode_rgb(encoded), box, size).numpy()
+            array[position] = decode_square(encoded, box, size, reduce=reduce).numpy()
         except BrokenImage as error:
             reasons[position] = str(error)
 

@@ -7,7 +7,6 @@ from alr_fast.data.images.decode import prepare
 from alr_fast.data.images.sources import BrokenImage
 from alr_fast.errors import UserError
 
-LARGEST_DEFAULT_SIZE = 224
 _SAMPLE = 64  # images that are looked at
 
 

@@ -11,8 +11,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from alr_fast.data.images.decode import Box
+
 Crop = Literal["center", "pad", "random", "resized"]
-Box = tuple[int, int, int, int]  # top, left, height, width
 
 _TRIES = 10
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,13 @@ from alr_fast.data.images.sources import BrokenImage, read_image_file
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SIZES = ((128, 80), (96, 75), (64, 70), (48, 50))  # longest side in pixels, quality
+SIZES = ((256, 80), (128, 80), (96, 75), (64, 70), (48, 50))  # longest side in pixels, quality
 _CHANNELS = (1, 3, 4)
+_KINDS = (
+    ("image/png", re.compile(rb"\x89PNG\r\n\x1a\n")),
+    ("image/jpeg", re.compile(rb"\xff\xd8\xff")),
+    ("image/webp", re.compile(rb"RIFF....WEBP", re.DOTALL)),
+)
 _KEYS = ("image", "img", "pixel_values")  # of items that are dictionaries
 
 
@@ -39,6 +45,11 @@ def thumbnail(value: Any, side: int, quality: int) -> bytes:
     else:
         image.save(file, "WebP", quality=quality)
     return file.getvalue()
+
+
+def image_kind(data: bytes) -> str | None:
+    """The media type of an encoded image; None unless it is PNG, JPEG or WebP."""
+    return next((kind for kind, start in _KINDS if start.match(data)), None)
 
 
 def _image(value: Any, side: int) -> "Image":

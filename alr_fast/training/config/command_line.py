@@ -20,12 +20,11 @@ from alr_fast.training.config.ranges import expanded_path
 from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.methods import METHODS, load_plugins, options_of
 from alr_fast.training.run_paths import CONFIG, run_of
-from alr_fast.utils.command import CommandParser
+from alr_fast.utils.command import CommandParser, program
 from alr_fast.utils.text import error_text
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
-PROG = "python -m alr_fast.train"
 # Short forms of options.
 _SHORT = {
     "data": "data.name",
@@ -135,6 +134,12 @@ _REWRITES = (
 )
 
 
+class _Scan(CommandParser):
+    """Reads some options and leaves the others."""
+
+    parse_known_args = argparse.ArgumentParser.parse_known_args
+
+
 class _Parser(jsonargparse.ArgumentParser):
     """A parser that raises a `UserError` of one line instead of printing its usage."""
 
@@ -172,9 +177,10 @@ def _check_run_config(
 
 
 def _parser(recipe: str) -> jsonargparse.ArgumentParser:
+    prog = program("alr_fast.train")
     parser = _Parser(
-        prog=PROG,
-        usage=f"{PROG} [--recipe NAME] [--config FILE] [--data-root DIR] [--OPTION VALUE ...]",
+        prog=prog,
+        usage=f"{prog} [--recipe NAME] [--config FILE] [--data-root DIR] [--OPTION VALUE ...]",
         description=DESCRIPTION,
         formatter_class=_HelpFormatter,
     )
@@ -226,14 +232,17 @@ def _spelled_out(argv: Sequence[str]) -> list[str]:
         if word.startswith("--"):
             option, equals, value = word.removeprefix("--").partition("=")
             option = option.replace("-", "_")
-            word = "--" + _SHORT.get(option, option) + equals + value
+            option = _SHORT.get(option, option)
+            if option == "seed" and "," in (value if equals else following):
+                option = "seeds"
+            word = f"--{option}{equals}{value}"
         words.append(word)
     return words
 
 
 def _scan(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options that decide about the parser, and the other words."""
-    scan = CommandParser(add_help=False, allow_abbrev=False)
+    scan = _Scan(add_help=False)
     scan.add_argument("--recipe")
     scan.add_argument("--config", action="append", default=[])
     scan.add_argument("--data_root")

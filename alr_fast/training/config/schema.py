@@ -11,6 +11,7 @@ The options of a method are the arguments of its loss (`alr_fast.training.method
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +39,7 @@ DEFAULT_RECIPE = "digits"
 FOLDER_RECIPE = "folder"  # selected by --data-root without --recipe
 FEATURES_RECIPE = "features"  # selected by it if data_root is a file of features
 WEIGHTS = ".safetensors"  # suffix of the weights of a method in the folder of a run
+_MOST_SEEDS = 1000
 ESTIMATES = ("anchor", "confident")  # sources of a transition matrix that need a trained model
 
 # Names of torch dtypes: getattr(torch, name) is the whole conversion.
@@ -78,6 +80,10 @@ class DataConfig(Bounded):
     """Which labels of label_file: of CIFAR-N aggre, worse, random1, random2, random3 or noisy; of a
     table a column, null for label (set by a person) or else refined_label, probabilities for soft
     labels, with which the label banks of alr, selc and sat are then initialised."""
+    marks: PathText | None = None
+    """Labels that a person chose, of python -m alr_fast.review (RUN/marks.csv) or exported by a
+    report: they replace those of the marked samples, wherever these come from: the data set,
+    label_file or noise."""
     loader: Literal["auto", "memory", "dali", "torch"] = "auto"
     """Data loader: memory (all images decoded once, on the training device), dali (NVIDIA DALI) or
     torch (torchvision in worker processes); auto takes the first of them that can be used."""
@@ -102,7 +108,8 @@ class DataConfig(Bounded):
     class; null for all."""
     image_size: PositiveInt | None = None
     """Side of the images in pixels; null takes the median of the shorter side over 64 training
-    images, at most 224. Has no effect on data sets that come as arrays."""
+    images, at most 224, or 64 with the small models of this package; with a transformer of timm its
+    own size. Has no effect on data sets that come as arrays."""
     resize: PositiveInt | None = None
     """Length of the shorter side in pixels before a square is cut out; null for 256/224 of
     image_size with the crops random and resized, for image_size with the others."""
@@ -295,8 +302,8 @@ class CheckpointConfig(Bounded):
     is never copied: training waits for it."""
     other_labels: bool = False
     """Resume from a checkpoint even if the given labels of the samples have changed since, because
-    they were corrected, for example; data.label_file, data.label_key and noise may then differ,
-    too. The label bank keeps its rows."""
+    they were corrected, for example; data.label_file, data.label_key, data.marks and noise may
+    then differ, too. The label bank keeps its rows."""
 
 
 @dataclass
@@ -337,6 +344,9 @@ class Config(Bounded):
     """Modules, or .py files, that add methods: see docs/adding-a-method.md."""
     seed: NonNegativeInt = 0
     """Seed of the weights, the batch order, the augmentation and the noise."""
+    seeds: list[int] | int | str | None = None
+    """Train once with each of several seeds, and show means and deviations: a list, 0,1,2 or
+    [0, 1, 2], or the number of seeds, from seed on; null trains once. Short form: --seed 0,1,2."""
     device: str = "auto"
     """Training device: auto (CUDA if available), cpu, cuda, cuda:1, ..."""
     precision: FloatName = "float32"
@@ -376,8 +386,14 @@ class Config(Bounded):
 
     def __post_init__(self) -> None:
         self.plugins = words(self.plugins)  # each of them may be a path
+        self.seeds = _seeds(self.seeds, self.seed)
         super().__post_init__()
         data, model = self.data, self.model
+        if self.seeds is not None and self.resume not in ("none", "auto"):
+            raise UserError(
+                f"--resume {self.resume}: names one run; with several seeds pass --resume auto, "
+                "which finds the run of each seed"
+            )
         if data.name != "digits" and not self.data_root:
             raise UserError(
                 f"recipe {self.recipe} needs data set {data.name}: pass --data-root DIR, its "
@@ -434,6 +450,34 @@ class Config(Bounded):
         if group in self.options:
             return replace(self, options={**self.options, group: changed}, asked=asked)
         return replace(self, asked=asked, **{group: changed})
+
+    def with_seed(self, seed: int) -> Config:
+        """The same configuration with one seed, which the noise follows unless it has its own."""
+        follows = "noise.seed" in self.asked and self.asked["noise.seed"] is None
+        noise = replace(self.noise, seed=seed) if follows else self.noise
+        return replace(self, seed=seed, seeds=None, noise=noise)
+
+
+def _seeds(seeds: list[int] | int | str | None, first: int) -> list[int] | None:
+    """The list that ``seeds`` stands for.
+
+    Raises:
+        UserError: It is no list of different seeds.
+    """
+    if seeds is None:
+        return None
+    if isinstance(seeds, int):
+        if not 1 <= seeds <= _MOST_SEEDS:
+            raise UserError(f"--seeds {seeds}: must lie between 1 and {_MOST_SEEDS:,}")
+        found = list(range(first, first + seeds))
+    else:
+        texts = words([str(seed) for seed in seeds] if isinstance(seeds, list) else seeds)
+        if not all(re.fullmatch("[0-9]{1,18}", text) for text in texts):
+            raise UserError(f"--seeds {seeds}: must be whole numbers of 0 or more, such as 0,1,2")
+        found = [int(text) for text in texts]
+    if not found or len(set(found)) < len(found):
+        raise UserError(f"--seeds {seeds}: name one or more seeds, each once, or their number")
+    return found
 
 
 def soft_labels(config: Config) -> str | None:

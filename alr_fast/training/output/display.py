@@ -12,6 +12,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeE
 from rich.table import Table
 from rich.text import Text
 
+from alr_fast.labels.remarks import below_the_limit, estimate, unseen
+from alr_fast.labels.scored import ScoredLabels
 from alr_fast.training.output.records import EpochRecord
 from alr_fast.utils.console import WIDTH, Console
 from alr_fast.utils.text import duration, percent, printable, rate
@@ -226,13 +228,44 @@ class RunDisplay(Console):
         if self.main:
             self.terminal.print(table)
 
-    def suspects(self, method: str, samples: list[dict[str, Any]], *, report: str) -> None:
-        """Prints the samples with the most suspicious labels.
+    def seeds(self, means: dict[str, dict[str, Any]], *, seeds: list[int], epochs: int) -> None:
+        """Prints the means over several seeds, with standard deviations.
 
         Args:
-            method: Name of the method whose label bank was used.
-            samples: As returned by `alr_fast.labels.LabelIssues.samples`, the most
-                suspicious first.
+            means: For each method, see `alr_fast.training.output.averages.mean_row`.
+            seeds: The seeds.
+            epochs: Number of the last epoch.
+        """
+        if self.json:
+            self.event("seeds", seeds=seeds, epochs=epochs, methods=means)
+            return
+        columns = {
+            "held out": "validation_accuracy_last",
+            "test acc": "test_accuracy_last",
+            "label acc": "label_accuracy_before",
+            "after": "label_accuracy_after",
+            "changed": "labels_changed",
+        }
+        found = {
+            title: name
+            for title, name in columns.items()
+            if any(name in mean for mean in means.values())
+        }
+        title = f"Mean of {len(seeds)} seeds ± standard deviation, last of {epochs} epochs"
+        table = Table("method", title=title)
+        for column in found:
+            table.add_column(column, justify="right", no_wrap=True)
+        for method, mean in means.items():
+            table.add_row(method, *(_deviating(mean, name) for name in found.values()))
+        if self.main:
+            self.terminal.print(table)
+
+    def suspects(self, labels: ScoredLabels, samples: list[dict[str, Any]], *, report: str) -> None:
+        """Prints the samples with the highest scores of suspicion, whatever these are.
+
+        Args:
+            labels: All samples, with their scores.
+            samples: As returned by its `samples`, the most suspicious first.
             report: Command that makes a page of these and more samples.
         """
         shown = [
@@ -245,10 +278,17 @@ class RunDisplay(Console):
             }
             for sample in samples
         ]
+        method, suspicious = labels.method, labels.suspicious
         if self.json:
-            self.event("suspects", method=method, samples=shown, report=report)
-        elif not samples:
-            self.log(f"{method}: no suspicious labels")
+            self.event(
+                "suspects",
+                method=method,
+                samples=shown,
+                suspicious=None if labels.estimate_problem else suspicious,
+                estimated_rate=labels.noise_rate,
+                problem=labels.estimate_problem,
+                report=report,
+            )
         elif self.main:
             table = Table(title=f"Most suspicious labels, as {method} sees them")
             table.add_column("id", justify="right", no_wrap=True)
@@ -259,7 +299,9 @@ class RunDisplay(Console):
                 *texts, score = sample.values()
                 table.add_row(*(Text(str(text)) for text in texts), f"{score:.3f}")
             self.terminal.print(table)
-            self.terminal.print(printable(f"to review them: {report}"), markup=False)
+            said = [f"{method}: {estimate(labels)}", *below_the_limit(labels, len(shown))]
+            for line in (*said, *unseen(labels), f"to review them: {report}"):
+                self.terminal.print(printable(line), markup=False)
 
     def shares(self, title: str, phases: dict[str, tuple[float, float]]) -> None:
         """Prints a table of the phases of a step.
@@ -292,6 +334,12 @@ def _measured(record: EpochRecord, suffix: str = "") -> list[str]:
     if record.validation_accuracy is not None:
         return [f"held out{suffix} {percent(record.validation_accuracy):>5}"]
     return []
+
+
+def _deviating(mean: dict[str, Any], name: str) -> str:
+    """Mean and deviation in percent, the mean alone without a deviation."""
+    text, deviation = percent(mean.get(name)), mean.get(f"{name}_std")
+    return text if deviation is None else f"{text} ± {100 * deviation:.1f}"
 
 
 def _left(seconds: float | None) -> str:

@@ -84,7 +84,7 @@ class RunFolder:
             config: Resolved configuration of the run; `check_runs` has accepted its ``runs``.
         """
         with naming_options(runs="runs"):
-            folder = cls(_new_folder(Path(config.runs), config.recipe))
+            folder = cls(new_folder(Path(config.runs), config.recipe))
         with contextlib.ExitStack() as opened:
             opened.callback(folder.close)
             resolved = overlaid({}, config.resolved())
@@ -215,8 +215,13 @@ def check_runs(runs: str) -> None:
         raise UserError(problem, argument="runs", value=runs) from error
 
 
-def _new_folder(runs: Path, recipe: str) -> Path:
-    stem = time.strftime("%Y%m%d-%H%M%S") + f"-{recipe}"
+def new_folder(runs: Path, name: str) -> Path:
+    """Makes a folder in ``runs`` that is named after the time and ``name``; returns it.
+
+    Raises:
+        UserError: It cannot be made; the argument is ``runs``.
+    """
+    stem = time.strftime("%Y%m%d-%H%M%S") + f"-{name}"
     path, number = runs / stem, 1
     try:
         runs.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,54 @@
+"""Prints versions, build and machine, for a bug report.
+
+alr-fast info
+"""
+
+import sys
+from collections.abc import Sequence
+
+from alr_fast.utils.command import CommandParser, exit_status, show
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status: 0, or 2 for a wrong input."""
+
+    def action() -> None:
+        CommandParser(module="alr_fast.info", description=__doc__.splitlines()[0]).parse_args(argv)
+        for name, fact in facts().items():
+            show(f"{name + ':':<14}{fact}")
+
+    return exit_status(action)
+
+
+def facts() -> dict[str, str]:
+    """What a bug report should contain, by name."""
+    import platform
+
+    import torch
+
+    from alr_fast import __file__, __version__
+    from alr_fast._C import build_info
+    from alr_fast._operators import HAS_CUDA
+    from alr_fast.utils.machine import processor
+
+    build = build_info()
+    cuda = build["cuda_version"]
+    in_use = build["cpu_isa_in_use"]
+    isas = [f"{isa} (in use)" if isa == in_use else isa for isa in build["cpu_isas_compiled"]]
+    return {
+        "alr_fast": f"{__version__}, built by {build['compiler']}, "
+        f"torch {build['torch_built_with']}",
+        "installed in": str(__file__).removesuffix("/__init__.py"),
+        "CUDA kernels": f"CUDA {cuda}, {build['cuda_architectures']}" if cuda else "not built",
+        "CUDA loaded": "yes" if HAS_CUDA else "no",
+        "CPU kernels": ", ".join(isas),
+        "torch": f"{torch.__version__} (CUDA {torch.version.cuda}), {torch.get_num_threads()} "
+        "threads",
+        "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "Python": f"{platform.python_version()} on {platform.platform()}, {sys.executable}",
+        "processor": processor(),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

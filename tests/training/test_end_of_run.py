@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,8 @@ from alr_fast.training.checkpoint import store
 from alr_fast.training.models import MODELS
 from alr_fast.training.output import loggers
 from alr_fast.utils import files
-from helpers.training_process import outcome, run_folder
+from helpers.image_folder import write_folder
+from helpers.training_process import options_of, outcome, run_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -113,14 +113,14 @@ def test_a_disk_that_is_full_for_one_file(tmp_path, monkeypatch, capfd, full, un
     if not missing:
         assert summary(runs)["incomplete"] == []
         return
-    (command,) = {*re.findall(r"python\S* -m alr_fast\.train --resume \S+$", shown.err, re.M)}
+    (command,) = {*re.findall(r"\S+ \S+ \S+ --resume \S+$", shown.err, re.M)}
     monkeypatch.undo()
-    assert main(shlex.split(command)[3:]) == 0  # all options are those of the run
+    assert main(options_of(command)) == 0  # all others are those of the run
     assert outcome(runs) == undisturbed
     assert summary(runs)["incomplete"] == []
     assert set(summary(runs)["methods"]) == {"ce", "alr"}
     capfd.readouterr()
-    assert main(shlex.split(command)[3:]) == 0
+    assert main(options_of(command)) == 0
     assert "has already finished" in capfd.readouterr().out
 
 
@@ -227,13 +227,29 @@ def test_events_after_a_full_disk_are_readable(tmp_path, full, monkeypatch):
     assert [event.step for event in events.Scalars("train_loss")] == [1, 3]
 
 
-def test_a_folder_that_cannot_be_opened_is_closed(tmp_path, full, capfd):
-    """Its lock is released: the next run can open it."""
+@pytest.mark.parametrize("name", ["config.yaml", "resolved.yaml", "samples-.*", "metrics.csv"])
+def test_a_disk_that_is_full_at_the_start(tmp_path, full, capfd, name):
+    """The folder is closed and its lock is released: the next run can open it."""
     runs = tmp_path / "runs"
-    full("metrics.csv")
+    full(name)
     assert train(runs) == 2
     (folder,) = runs.iterdir()
-    assert "metrics.csv: No space left on device" in capfd.readouterr().err
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert re.match(rf"error: {folder}/{name}\S*: No space left on device; free some", error)
     locks = [p for p in Path("/proc/self/fd").iterdir() if os.path.exists(p)
              and os.readlink(p) == str(folder / ".lock")]  # fmt: skip
     assert locks == []
+
+
+def test_a_disk_that_is_full_for_all_that_is_not_a_result(tmp_path, full, capfd):
+    root = write_folder(tmp_path / "set", train={"a": 12, "b": 12}, test={"a": 4, "b": 4})
+    (root / "train/a/002.png").write_bytes(b"")
+    full(r".*_transition\.csv|trace\.json\.gz|broken\.csv|metrics\.png")
+    words = ["--data-root", str(root), "--data.max_broken", "0.2", "--noise.kind", "symmetric"]
+    words += ["--noise.rate", "0.2", "--methods", "forward_correction", "--optim.epochs", "3"]
+    words += ["--optim.batch_size", "4", "--log.profile", "true", "--runs", str(tmp_path / "runs")]
+    assert main([*words, "--data.workers", "1"]) == 0
+    shown = capfd.readouterr()
+    assert shown.err.count("No space left on device") == 4
+    assert re.search(TABLE, shown.out)
+    assert summary(tmp_path / "runs")["incomplete"] == []

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import shutil
 
 import numpy as np
@@ -13,7 +12,7 @@ from safetensors.torch import load_file
 from alr_fast.train import main
 from helpers.features import write_digits
 from helpers.finished_runs import metrics_of
-from helpers.training_process import outcome, run_folder
+from helpers.training_process import options_of, outcome, run_folder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -122,7 +121,7 @@ def test_a_finished_run_says_how_to_train_on(earlier, tmp_path, capfd):
         r"and label bank, with a new schedule: (.+)\n",
         error,
     )
-    words = shlex.split(found[1])[3:]
+    words = options_of(found[1])
     assert words == [
         "--config", f"{copy}/config.yaml", "--resume", "none", "--warm_start", str(copy),
         "--optim.epochs", "2", "--alr.warmup_epochs", "0",

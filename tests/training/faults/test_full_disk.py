@@ -1,13 +1,12 @@
 """A disk without space for checkpoints or logs."""
 
 import re
-import shlex
 
 import pytest
 
 from alr_fast.training.checkpoint.manifest import list_checkpoints
 from helpers.faults import OPTIONS, STEPS, TERM, being_written, checkpoints, same
-from helpers.training_process import outcome, run_folder
+from helpers.training_process import options_of, outcome, run_folder
 
 pytestmark = pytest.mark.faults
 
@@ -74,7 +73,7 @@ def test_the_disk_is_full_at_the_end(start, runs, undisturbed):
     remains = r"alr: its weights .* are missing; checkpoint \d+ remains; to train again .*: (.+)"
     command, again = re.findall(remains, training.output)
     assert command == again  # where it happened, and in the last line
-    resumed = start(*shlex.split(command)[3:])
+    resumed = start(*options_of(command))
     assert resumed.wait() == 0, resumed.output
     assert "alr: resumes in epoch " in resumed.output
     same(outcome(runs), undisturbed(*options))

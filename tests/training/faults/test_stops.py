@@ -3,7 +3,6 @@
 import os
 import random
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from helpers.faults import (
     slow,
 )
 from helpers.image_folder import write_folder
-from helpers.training_process import outcome, run_folder
+from helpers.training_process import options_of, outcome, run_folder
 
 pytestmark = pytest.mark.faults
 
@@ -130,12 +129,12 @@ def test_a_run_stopped_by_a_signal_resumes_bit_by_bit(
     found = re.fullmatch(
         rf"stopped by \w+ in {where} \(\w+\); checkpoint \d+ resumes there: (.+)", message
     )
-    command = shlex.split(found[1])[1:]
-    assert command == ["-m", "alr_fast.train", "--resume", str(run_folder(runs))]
+    command = options_of(found[1])
+    assert command == ["--resume", str(run_folder(runs))]
     assert newest_checkpoint(checkpoints(runs)) is not None
     assert not (runs / "latest").exists()
 
-    resumed = start(*command[2:])
+    resumed = start(*command)
     assert resumed.wait() == 0, resumed.output
     assert resumed.output.count(": resumes in epoch") == 1
     same(outcome(runs), expected)

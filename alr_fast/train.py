@@ -188,22 +188,19 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
         summary = run_summary(
             *(config, world, data, noise, loaders, run.records, run.class_counts), started=started
         )
-        summary["incomplete"] = run.incomplete
-        finished = run.in_folder(RunFolder.write_summary, summary, without=NOT_FINISHED)
+        summary["incomplete"] = list(run.incomplete)
+        complete = run.in_folder(RunFolder.write_summary, summary, without=NOT_FINISHED)
         console.table(summary["methods"], epochs=config.optim.epochs, folder=run.path)
         run.in_folder(RunFolder.close_loggers, without="some epochs are missing in the logs")
         run.in_folder(RunFolder.plot, run.records, without="the run has no plot")
         run.in_folder(RunFolder.link, without="latest does not point to this run")
-        if not finished:
+        if not complete:
             checkpointer.save_last()
             raise SharedError(f"{run.path}: is trained but has no summary; {run.kept}")
         world.from_main(lambda: show_suspects(run))
         console.log(f"{run.path}{run.also}")
         if run.incomplete:
-            raise SharedError(
-                f"{run.path}: weights or label banks of {', '.join(run.incomplete)} are missing, "
-                "see the warnings above"
-            )
+            raise SharedError("; ".join(run.incomplete.values()))
         return run.path
 
 
@@ -229,6 +226,7 @@ def show_suspects(run: "Run") -> None:
     from alr_fast.training.run_paths import BANK
 
     methods = [method for method in run.config.methods if keeps_bank(method)]
+    methods = [method for method in methods if method not in run.incomplete]
     if not methods:
         return
     method = methods[-1]

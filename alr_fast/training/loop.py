@@ -214,7 +214,7 @@ def _close_epoch(method: str, run: Run, trainer: Trainer, began: float) -> Epoch
     ``began`` is the `time.perf_counter` of its start, without the time that the run was stopped.
 
     Raises:
-        SharedError: The training loss is not finite, or the epoch cannot be logged.
+        SharedError: The training loss is not finite.
     """
     result = trainer.progress(everywhere=True)
     train_seconds = time.perf_counter() - began

@@ -52,7 +52,8 @@ class Run:
         finished: Methods that are completely trained.
         class_counts: Of each method and each of its test and validation sets, correct predictions
             by class after its last epoch so far.
-        incomplete: Those of them whose weights or label bank could not be written.
+        incomplete: Those of them whose weights or label bank are missing, and for each a line that
+            says how to get them.
         store: Checkpoints of the run.
         last_checkpoint: Number of the last checkpoint, 0 before the first.
         saved_at: Time of the last checkpoint, or of the start (`time.monotonic`).
@@ -73,7 +74,7 @@ class Run:
         self.records: list[EpochRecord] = []
         self.finished: list[str] = []
         self.class_counts: dict[str, dict[str, ClassCounts]] = {}
-        self.incomplete: list[str] = []
+        self.incomplete: dict[str, str] = {}
         self._warned: set[str] = set()
         self.last_checkpoint = 0
         self.saved_at = time.monotonic()
@@ -105,6 +106,9 @@ class Run:
         self.records = [r for r in records if r.epoch <= again.get(r.method, r.epoch)]
         self.finished = [method for method in progress["finished"] if method not in again]
         self.class_counts = class_counts_from_json(progress)
+        for method in progress.get("incomplete", []):
+            if method in self.finished:
+                self.incomplete[method] = f"{method}: its weights or its label bank are missing"
         broken = {int(sample): tuple(entry) for sample, entry in progress["broken"].items()}
         if self.start.change is not None:
             ids = self.start.change.ids_now(self.index)

@@ -51,13 +51,14 @@ def check_warm_start(config: Config, start: Start, loader: Loader) -> None:
     begun: list[str] = []
     if start.checkpoint is not None:
         begun = [start.checkpoint.progress["method"], *start.checkpoint.progress["finished"]]
+    methods = [method for method in config.methods if method not in begun]
     with naming_options(**_OPTIONS):
-        _check_run(source, config, index)
-        for method in config.methods:
-            if method not in begun:
-                _load_weights(source, method, loader)
-                if keeps_bank(method):
-                    _open_bank(source, method, index)
+        if methods:
+            _check_run(source, config, index)
+        for method in methods:
+            _load_weights(source, method, loader)
+            if keeps_bank(method):
+                _open_bank(source, method, index)
 
 
 def _check_run(source: Path, config: Config, index: SampleIndex) -> None:

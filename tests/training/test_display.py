@@ -157,7 +157,7 @@ def test_json_is_an_object_a_line(capsys, clock):
         "accuracy": 0.25, "samples_per_second": 777.0, "seconds_left": 0.0,
     }  # fmt: skip
     assert events[5] == {**asdict(record(2)), "epochs": 3, "seconds_left": 0.0}
-    assert events[7] == {"epochs": 3, "methods": results, "folder": "runs/x"}
+    assert events[7] == {"epochs": 3, "methods": results, "folder": "runs/x", "finished": True}
     assert events[8]["phases"]["data"] == {"seconds": 0.125, "share": 0.25}
 
 

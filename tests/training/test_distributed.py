@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from alr_fast.bank import LabelBank
+from alr_fast.bank.file import BankFileWriter
 from alr_fast.bank.history import SampleHistory
 from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split
@@ -316,6 +317,27 @@ def test_all_processes_fail_if_the_bank_cannot_be_written(tmp_path):
     saved = load_file(tmp_path / "alr_bank.safetensors")
     assert torch.equal(saved["rows"].argmax(1), saved["given_labels"])
     assert saved["ids"].tolist() == list(range(SAMPLES))
+
+
+@pytest.mark.parametrize("function", ["write", "__init__"])
+def test_no_process_waits_for_one_that_cannot_write_the_bank(tmp_path, function):
+    path = tmp_path / "alr_bank.safetensors"
+    assert in_processes(2, _export_without_memory, path, function) == [
+        "MemoryError: too large",
+        "process 0 failed: MemoryError: too large",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def _export_without_memory(world, path, function):
+    def fail(*args, **options):
+        raise MemoryError("too large")
+
+    setattr(BankFileWriter, function, fail)  # in this process, which ends with the test
+    try:
+        return _export(world, path)
+    except MemoryError as error:
+        return f"MemoryError: {error}"
 
 
 def _export(world, path):

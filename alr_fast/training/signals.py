@@ -1,6 +1,9 @@
 """Stopping a run from outside so that it can be resumed: SIGTERM, and SIGUSR1 as Slurm sends it."""
 
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 # EX_TEMPFAIL of sysexits.h: the same command can succeed when it is repeated.
@@ -29,6 +32,19 @@ class StopSignals:
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """A block with a long call that does not return to Python: Ctrl-C ends the process there."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Stopped(Exception):

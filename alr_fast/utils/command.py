@@ -4,12 +4,15 @@ import argparse
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from alr_fast.errors import SharedError, UserError
+from alr_fast.utils.streams import lasting_output
 from alr_fast.utils.text import did_you_mean, printable_lines, shortened
+from alr_fast.utils.torchrun import report_failure
 
 _LONGEST = 10_000  # characters of an error; a table may name anything
 
@@ -126,15 +129,21 @@ def exit_status(action: Callable[[], int | None], *, interrupted: str = "interru
     Returns:
         The status of ``action``, 2 for a wrong input, 130 if interrupted.
     """
-    try:
-        return action() or 0
-    except UserError as error:
-        rank = os.environ.get("RANK", "0")  # set by torchrun
-        if rank == "0":
-            show(f"error: {shortened(str(error), _LONGEST)}", file=sys.stderr)
-        elif not isinstance(error, SharedError):
-            show(f"error in process {rank}: {shortened(str(error), _LONGEST)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
-        return 130
+    with lasting_output():
+        try:
+            return action() or 0
+        except UserError as error:
+            text = shortened(str(error), _LONGEST)
+            rank = os.environ.get("RANK") or "0"  # set by torchrun
+            if rank == "0":
+                show(f"error: {text}", file=sys.stderr)
+            elif not isinstance(error, SharedError):
+                show(f"error in process {rank}: {text}", file=sys.stderr)
+            report_failure(printable_lines(text))
+            return 2
+        except KeyboardInterrupt:
+            print(interrupted, file=sys.stderr)
+            return 130
+        except Exception:
+            report_failure(traceback.format_exc())
+            raise

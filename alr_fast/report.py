@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alr_fast.data.datasets import FORMS
 from alr_fast.data.paths import path_option
 from alr_fast.errors import UserError, naming_options
 from alr_fast.labels.issues import LARGEST, LabelIssues
@@ -71,7 +72,8 @@ def run(options: argparse.Namespace) -> None:
     with open_run(
         options.run, method=options.method, data_root=options.data_root, log=show
     ) as labels:
-        report = report_of(options.run, labels, Views(labels.images), most=options.most)
+        views = Views.of(labels, images=None, text=None, table=None)
+        report = report_of(options.run, labels, views, most=options.most)
     write_text(output, render(report))
     show(str(output))
 
@@ -121,18 +123,26 @@ def about_run(folder: Path, labels: LabelIssues) -> dict[str, Any]:
     run = folder.resolve().name
     with _naming(folder / "summary.json"):
         facts = _facts(run, summary, labels)
-        name = str(summary.get("data", {}).get("name", run))
+        title = _data_name(summary.get("data", {})) or run
+        epochs = int(summary["epochs"]) if summary else None
     with _naming(folder / "metrics.csv"):
         panels = _panels(list(csv.DictReader(lines)))
     return {
-        "title": f"Suspicious labels: {name}",
+        "title": title,
         "facts": facts,
         "notes": [] if lines else ["No curves: the run has no metrics.csv (--log.to csv)."],
         "panels": panels,
         "more": "--most shows more, python -m alr_fast.export lists all",
         "missing_images": "If the data was moved, pass --data-root DIR.",
         "key": run,
+        "epochs": epochs,
     }
+
+
+def _data_name(data: Mapping[str, Any]) -> str:
+    """The name of a published data set, or of the folder or file of another; may be empty."""
+    name, root = str(data.get("name", "")), data.get("root")
+    return Path(str(root)).absolute().name if root and name in FORMS else name
 
 
 @contextlib.contextmanager
@@ -158,7 +168,6 @@ def _read(file: Path, parse: Callable[[str], Any], missing: Any) -> Any:
 def _facts(run: str, summary: Mapping[str, Any], labels: LabelIssues) -> list[tuple[str, str]]:
     facts = [
         ("run", run),
-        ("training samples", f"{len(labels):,} of {labels.num_classes:,} classes"),
         ("method", labels.method),
     ]
     for method, result in summary.get("methods", {}).items():
@@ -183,6 +192,7 @@ def _panels(records: Sequence[Mapping[str, str]]) -> list[Panel]:
     for title, unit, name in _PANELS:
         factor = 100 if unit == "%" else 1
         series: dict[str, tuple[list[int], list[float | None]]] = {}
+        warmup: dict[str, int] = {}
         for record in records:
             value = record.get(name)
             if value:
@@ -190,8 +200,10 @@ def _panels(records: Sequence[Mapping[str, str]]) -> list[Panel]:
                 epochs.append(int(record["epoch"]))
                 number = float(value)
                 values.append(factor * number if math.isfinite(number) else None)
+                warmup.setdefault(record["method"], 0)
+                warmup[record["method"]] += record.get("warming_up") == "True"
         if series and not (name == "labels_changed" and "label_accuracy" in panels):
-            panels[name] = Panel(title, unit, series)
+            panels[name] = Panel(title, unit, series, warmup)
     return list(panels.values())
 
 

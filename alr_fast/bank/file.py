@@ -27,6 +27,7 @@ _ALIGNMENT = 8  # of the data, as the safetensors library writes it
 _CHUNK_BYTES = 1 << 26  # rows copied into the file at a time
 ROWS = "rows"
 CHECKSUMS = "row_checksums"  # int32 [N], CRC-32 of the bytes of each row
+GIVEN_SHARE = "given_share"  # `LabelBank.given_share`, in the metadata if it is known
 DIGEST = "sha256"  # of all but these two tensors, in the metadata
 
 DTYPES = {

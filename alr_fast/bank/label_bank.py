@@ -70,10 +70,13 @@ class LabelBank:
         owned: Whether no other process is meant to know the rows of this bank: those of a shard, or
             of a bank of its own. Otherwise `check` raises if two processes update the same row.
         one_hot: Whether rows start at the one-hot given labels, False at zero.
+        given_share: How much of each row is still its given label at the end of the epoch that was
+            announced last (`alr_fast.losses.Loss.given_share`); None if unknown.
     """
 
     owned: bool = False
     one_hot: bool = True
+    given_share: float | None = None
 
     def __init__(
         self,
@@ -363,6 +366,7 @@ class LabelBank:
                 sample_ids=sample_ids,
                 clean_labels=clean_labels,
                 rows_may_sum_to_less=True,  # as those of early-learning regularisation
+                given_share=self.given_share,
             )
 
     def shard(self, rows: Any) -> "LabelBank":
@@ -518,6 +522,7 @@ class LabelBank:
         if self.rounding_state is not None:
             bank.rounding_state = self.rounding_state.clone()
         bank.one_hot = self.one_hot
+        bank.given_share = self.given_share
         return bank
 
     @contextmanager

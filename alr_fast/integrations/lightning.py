@@ -21,6 +21,7 @@ from alr_fast.integrations.progress import (
     end_epoch,
     shard_bank,
     start_step,
+    start_training,
     whole_state,
 )
 from alr_fast.losses import Loss
@@ -79,6 +80,7 @@ class ALRCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.criterion.train()
+        start_training(self.criterion, trainer.max_epochs, name="max_epochs")
         if trainer.world_size == 1 or self.criterion.bank is None:
             return
         sampler = getattr(trainer.train_dataloader, "sampler", None)

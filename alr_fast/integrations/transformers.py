@@ -24,6 +24,7 @@ from alr_fast.integrations.progress import (
     end_epoch,
     shard_bank,
     start_step,
+    start_training,
     whole_state,
 )
 from alr_fast.losses import Loss
@@ -185,6 +186,10 @@ class _Progress(TrainerCallback):
 
     def __init__(self, trainer: ALRTrainerMixin) -> None:
         self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        epochs = args.num_train_epochs if args.max_steps <= 0 else None
+        start_training(self._trainer.criterion, epochs, name="num_train_epochs")
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         epoch = int((state.epoch or 0) + 1e-6)  # a sum of fractions at the end of an epoch

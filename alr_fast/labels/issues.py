@@ -17,7 +17,6 @@ from typing import Any
 from alr_fast.errors import UserError
 from alr_fast.labels import arguments, fiftyone, label_studio
 from alr_fast.labels.scored import ScoredLabels
-from alr_fast.labels.suspicion import SUSPICIOUS
 from alr_fast.labels.table import export, write_marks
 from alr_fast.utils.command import need
 from alr_fast.utils.files import write_text
@@ -34,7 +33,8 @@ class LabelIssues(ScoredLabels):
 
     ``len`` is the number of samples N. Iteration yields the columns of each sample as a dictionary,
     most suspicious first. See `ScoredLabels` for ``scores``, ``order``, ``refined``,
-    ``noise_rate``, ``transition`` and ``columns``; scores above 1/2 are suspicious.
+    ``noise_rate``, ``transition`` and ``columns``; scores above 1/2 are suspicious. If the noise
+    rate cannot be estimated, it is NaN, ``estimate_problem`` says why, and no score is above 1/2.
     """
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -208,11 +208,15 @@ class LabelIssues(ScoredLabels):
 
     def _shown(self) -> tuple[str, list[str], list[list[str]]]:
         """Title, column names and the most suspicious samples, as texts."""
-        suspicious = int((self.scores > SUSPICIOUS).sum())
         title = (
             f"LabelIssues: {_number(len(self), 'sample')} of {_number(self.num_classes, 'class')}, "
-            f"estimated noise rate {percent(self.noise_rate)}, {suspicious:,} suspicious"
         )
+        if self.estimate_problem:
+            title += f"noise rate not estimated: {self.estimate_problem}; the highest scores:"
+        else:
+            title += (
+                f"estimated noise rate {percent(self.noise_rate)}, {self.suspicious:,} suspicious"
+            )
         head = ["id", "given", "refined", "score"]
         if self.paths is not None:
             head.append("path")
@@ -234,6 +238,7 @@ def find_issues(
     sample_ids: object = None,
     clean_labels: object = None,
     rows_may_sum_to_less: bool = False,
+    given_share: float | None = None,
 ) -> LabelIssues:
     """Finds the labels that are probably wrong.
 
@@ -255,6 +260,9 @@ def find_issues(
         clean_labels: True labels [N], if known, to compare with.
         rows_may_sum_to_less: Accept rows that sum to less than one, and scale them: those of the
             bank of early-learning regularisation, which starts at zero.
+        given_share: How much of each row is still its given label: 0 for predictions,
+            `LabelBank.given_share` for the rows of a bank. None if unknown: the noise rate is then
+            not estimated if every row has its given label with more than 1/2.
 
     Returns:
         The samples with their scores.
@@ -274,6 +282,7 @@ def find_issues(
         read=read,
         paths=arguments.paths_of_samples(paths, n),
         clean_labels=true,
+        given_share=arguments.checked_share(given_share),
     )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from alr_fast.data.tables.cells import CsvWriter
 from alr_fast.errors import UserError
+from alr_fast.labels.remarks import estimate, unseen
 from alr_fast.labels.scored import ScoredLabels
 from alr_fast.utils.command import need
 from alr_fast.utils.files import replacing
@@ -142,11 +143,17 @@ def save_transition(labels: ScoredLabels, path: Path) -> None:
     """Writes the transition matrix of the refined labels, K rows of K probabilities, as CSV.
 
     Raises:
-        UserError: There are too many classes, or the file cannot be written.
+        UserError: There are too many classes, the noise cannot be estimated, or the file cannot be
+            written.
     """
     if labels.transition is None:
         raise UserError(
-            f"no matrix is estimated for {labels.num_classes:,} classes; leave it out",
+            "no matrix is estimated"
+            + (
+                f": {labels.estimate_problem}; train for more epochs"
+                if labels.estimate_problem
+                else f" for {labels.num_classes:,} classes; leave it out"
+            ),
             argument="path",
             value=path,
         )
@@ -157,8 +164,10 @@ def save_transition(labels: ScoredLabels, path: Path) -> None:
 def summary_lines(labels: ScoredLabels) -> list[str]:
     """Estimated noise rate; true rate and error of the transition matrix if truth is known."""
     lines = [
-        f"{labels.method}: {labels.noise_rate:.1%} of {len(labels):,} labels refined to another "
-        f"class{'' if labels.complete else ', in a run that was not finished'}"
+        f"{labels.method}: {labels.refined_share:.1%} of {len(labels):,} labels refined to another "
+        f"class{'' if labels.complete else ', in a run that was not finished'}",
+        f"{labels.method}: {estimate(labels)}",
+        *unseen(labels),
     ]
     if labels.clean_labels is not None:
         wrong = (labels.labels != labels.clean_labels).mean()

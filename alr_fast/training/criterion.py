@@ -131,7 +131,7 @@ def _find_transition(run: Run, method: str) -> NDArray[np.float64]:
         with replacing(path) as fresh:
             np.savetxt(fresh, matrix, delimiter=",", fmt="%.9g")
 
-    run.in_folder(write)
+    run.in_folder(write, without="the method has its matrix all the same")
     if source not in (*ESTIMATES, "known"):
         _log_rows(source, run)
     if index.clean_labels is not None and source != "known":

@@ -146,8 +146,8 @@ class _ModelCheck:
     def _check_logits(self, logits: Any) -> None:
         wanted = f"[{SAMPLES}, {self._classes}]"
         if not isinstance(logits, Tensor):
-            fields = list(logits) if isinstance(logits, Mapping) else dir(logits)
-            part = "its logits" if "logits" in fields else "one tensor of logits"
+            named = hasattr(logits, "logits") or (isinstance(logits, dict) and "logits" in logits)
+            part = "its logits" if named else "one tensor of logits"
             raise self._refused(
                 f"returns a {type(logits).__name__}, not a tensor {wanted}; let its forward return "
                 f"{part} alone"

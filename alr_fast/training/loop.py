@@ -22,13 +22,15 @@ from alr_fast.training.loaders import Loaders, make_loaders, make_transform
 from alr_fast.training.models import FeatureModel, build_model
 from alr_fast.training.output.display import RunDisplay
 from alr_fast.training.output.records import EpochRecord
-from alr_fast.training.output.run_folder import BANK, RunFolder
+from alr_fast.training.output.run_folder import RunFolder
 from alr_fast.training.profiling import Profile
 from alr_fast.training.room import check_room
 from alr_fast.training.run import Run
 from alr_fast.training.run_data import RunData
+from alr_fast.training.run_paths import BANK
 from alr_fast.training.sharded_bank import export_bank, label_statistics
 from alr_fast.training.trainer import Trainer
+from alr_fast.training.warm_start import warm_bank, warm_weights
 from alr_fast.utils.random import stream
 
 
@@ -120,18 +122,23 @@ def _local_model(config: Config, split: Split, image_size: int, world: World) ->
     return model.to(world.device).to(memory_format=torch.channels_last)
 
 
-def train_method(method: str, run: Run) -> None:
+def train_method(method: str, run: Run) -> Checkpointer:
     """Trains one method to its end, from the start or from the checkpoint of the run.
 
     Args:
         method: Key of `alr_fast.training.methods.METHODS`.
         run: The run.
+
+    Returns:
+        Its checkpointer, for its last state.
     """
     config, loader, clean = run.config, run.loaders.train, run.index.clean_labels
     model = _new_model(config, loader.split, loader.transform.size, run.world)
+    warm_weights(model, method, run)
     true_labels = None if clean is None else torch.from_numpy(clean[run.rows])
     criterion = make_loss(method, run)
     trainer = Trainer(model, criterion, config, loader, run.world, true_labels=true_labels)
+    warm_bank(trainer, method, run)
     checkpointer = Checkpointer(run, trainer, method)
     seconds = checkpointer.restore()
     profile = Profile(trainer, wanted=config.log.profile and method == config.methods[-1])
@@ -147,7 +154,7 @@ def train_method(method: str, run: Run) -> None:
             trainer.begin_epoch()
             for batch in profile.steps(loader):
                 trainer.train_step(batch)
-                if trainer.steps_made % config.log.every == 0 or checkpointer.steps_due:
+                if checkpointer.look_now:
                     result = trainer.progress()
                     seconds = time.perf_counter() - began
                     rate = result.samples * run.world.size / seconds
@@ -158,13 +165,25 @@ def train_method(method: str, run: Run) -> None:
             trainer.end_epoch()
             seconds = 0.0
             checkpointer.save_if_due(seconds)
-    run.in_folder(RunFolder.save_weights, method, trainer.evaluated)
+    profile.show(run)
+    checkpointer.complete(written=_save_results(method, run, trainer))
+    run.finished.append(method)
+    return checkpointer
+
+
+def _save_results(method: str, run: Run, trainer: Trainer) -> bool:
+    """Writes weights and label bank after the last epoch; returns whether both are written."""
+    written = run.in_folder(
+        RunFolder.save_weights, method, trainer.evaluated, without="the run continues without them"
+    )
     bank, history = trainer.criterion.bank, trainer.history
     if bank is not None and history is not None:
-        path = run.path / f"{method}{BANK}"
-        export_bank(path, bank, history, loader.split, run.rows, run.world)
-    profile.show(run)
-    run.finished.append(method)
+        path, split = run.path / f"{method}{BANK}", run.loaders.train.split
+        written &= run.attempt(
+            lambda: export_bank(path, bank, history, split, run.rows, run.world),
+            without="the run continues without it",
+        )
+    return written
 
 
 def _close_epoch(method: str, run: Run, trainer: Trainer, began: float) -> EpochRecord:
@@ -214,9 +233,12 @@ def _close_epoch(method: str, run: Run, trainer: Trainer, began: float) -> Epoch
         clean_correct=result.clean_correct,
         mislabelled_correct=result.mislabelled_correct,
         mislabelled_memorised=result.mislabelled_memorised,
+        warming_up=getattr(trainer.criterion, "warming_up", None),
     )
     run.records.append(record)
-    run.in_folder(RunFolder.log_epoch, record, labels.histograms)
+    run.in_folder(
+        RunFolder.log_epoch, record, labels.histograms, without="training continues without it"
+    )
     return record
 
 

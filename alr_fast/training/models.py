@@ -205,10 +205,11 @@ def own_size(name: str) -> int | None:
         return None
     import timm
 
-    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
-    if config is None or not config.fixed_input_size:
+    try:
+        config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError:  # no such weights
         return None
-    return int(config.input_size[-1])
+    return int(config.input_size[-1]) if config is not None and config.fixed_input_size else None
 
 
 def _hidden_units(name: str) -> int | None:

@@ -54,11 +54,17 @@ def _problem(found: Any, fields: dict[str, Any], where: str) -> str | None:
 
 
 def _problem_of_lists(progress: dict[str, Any]) -> str | None:
-    names = [*progress["finished"], *progress["data"]["classes"]]
+    incomplete = progress.get("incomplete", [])  # missing in earlier versions
+    if not isinstance(incomplete, list):
+        return "progress.incomplete is no list"
+    names = [*progress["finished"], *incomplete, *progress["data"]["classes"]]
     if not all(isinstance(name, str) for name in names):
-        return "progress.finished and progress.data.classes are not lists of names"
+        return "progress.finished, incomplete and data.classes are not lists of names"
     if re.fullmatch("[0-9a-f]+", progress["data"]["samples"]) is None:  # part of a file's name
         return "progress.data.samples is no fingerprint"
+    share = progress.get("given_share")  # of a label bank; None if unknown
+    if share is not None and not (type(share) in _NUMBER and 0 <= share <= 1):
+        return "progress.given_share is no share"
     for sample_id, entry in progress["broken"].items():
         texts = isinstance(entry, list) and [type(part) for part in entry] == [str, str]
         if not sample_id.isdecimal() or not texts:

@@ -288,6 +288,8 @@ def _excluded_rows(
             listed = np.array(list(read_exclusions(path, split.index, told)), dtype=np.int64)
     if len(listed):
         log(f"{len(listed):,} samples are left out, listed in {path}")
+    elif is_label_table(exclude):
+        log(f"no sample is left out: {path} has neither a mark nor a score above the limit")
     return np.union1d(excluded, listed)
 
 

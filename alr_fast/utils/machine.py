@@ -30,11 +30,11 @@ def available_memory() -> int:
 def _cgroup_available() -> list[int]:
     """Memory left below the limit of each control group that contains this process."""
     figures = []
-    for group, version in _groups("memory"):
-        prefix = "" if version == 2 else "total_"
+    for group, generation in _groups("memory"):
+        prefix = "" if generation == 2 else "total_"
         limit, used = (
             ("memory.max", "memory.current")
-            if version == 2
+            if generation == 2
             else ("memory.limit_in_bytes", "memory.usage_in_bytes")
         )
         allowed, taken = _lines(group / limit), _lines(group / used)

@@ -320,7 +320,9 @@ def test_workers_that_cannot_be_started_are_one_line(split, monkeypatch):
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     monkeypatch.setattr(os, "fork", fork)
-    with pytest.raises(UserError, match=r"workers 1: worker processes cannot be started .*temporar"):
+    with pytest.raises(
+        UserError, match=r"workers 1: worker processes cannot be started .*temporar"
+    ):
         epoch_of(loader_of("torch", split))
 
 

@@ -7,7 +7,8 @@ import yaml
 
 from alr_fast import export, report, train
 from alr_fast.training.methods import METHODS
-from alr_fast.training.output.run_folder import CONFIG, read_config
+from alr_fast.training.output.run_folder import read_config
+from alr_fast.training.run_paths import CONFIG
 
 OPTIONS = ["--data.limit", "100", "--data.test_limit", "20", "--optim.epochs", "1"]
 OPTIONS += ["--log.show", "quiet", "--log.to", "csv", "--checkpoint.steps", "1"]

@@ -66,6 +66,7 @@ class Encoded:
         orientation: EXIF orientation of ``data``, 1 to 8; 1 is upright.
         simple: Whether any decoder makes the same pixels of ``data``; if not, only `decode_rgb`
             does.
+        uneven: See `alr_fast.data.images.headers.Header`.
         pixels: Pixels of any other format, uint8 [H, W, 3], upright.
     """
 
@@ -74,6 +75,7 @@ class Encoded:
     width: int
     orientation: int = 1
     simple: bool = True
+    uneven: int = 1
     pixels: NDArray[np.uint8] | None = None
 
 
@@ -98,7 +100,7 @@ def prepare(data: bytes) -> Encoded:
     if header.orientation > 4:
         height, width = width, height
     simple = header.simple and header.orientation == 1
-    return Encoded(header.data, height, width, header.orientation, simple)
+    return Encoded(header.data, height, width, header.orientation, simple, header.uneven)
 
 
 def decode_rgb(encoded: Encoded) -> Tensor:
@@ -121,10 +123,9 @@ def decode_square(encoded: Encoded, box: Box, size: int, *, reduce: bool = True)
     """A part of a prepared image as a square, uint8 [3, S, S], upright.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if the part then still has 2 S pixels or more
-    on each side. Decoding takes half the time or less and a fraction of the memory. The resize
-    filter then averages what is left, and the square differs from that of the whole image by its
-    rounding and by at most a quarter of a pixel at its edges. An image of less than 4 S pixels on
-    the shorter side is always decoded whole.
+    on each side, which takes half the time or less and a fraction of the memory. The decoder and
+    then the resize filter average the same pixels as the filter alone; the results differ by about
+    one level of 255. An image of less than 4 S pixels on the shorter side is always decoded whole.
 
     Args:
         encoded: Result of `prepare`.
@@ -135,11 +136,12 @@ def decode_square(encoded: Encoded, box: Box, size: int, *, reduce: bool = True)
     Raises:
         BrokenImage: The compressed pixels cannot be decoded.
     """
-    scale = reduction(box, size) if reduce else 1
+    # Where colours are coarser in one direction, the decoder reduces them more than the rest.
+    scale = reduction(box, size * encoded.uneven) if reduce else 1
     if scale > 1 and encoded.pixels is None and kind_of(encoded.data) == JPEG:
-        pixels = _reduced_part(encoded, box, scale)
-        if pixels is not None:
-            return resize_part(pixels, (0, 0, *pixels.shape[1:]), size)
+        square = _reduced_square(encoded, box, size, scale)
+        if square is not None:
+            return square
     return resize_part(decode_rgb(encoded), box, size)
 
 
@@ -149,15 +151,15 @@ def reduction(box: Box, size: int) -> int:
     return next((scale for scale in _REDUCTIONS if least >= 2 * size * scale), 1)
 
 
-def _reduced_part(encoded: Encoded, box: Box, scale: int) -> Tensor | None:
-    """A part of a JPEG at a reduced scale, uint8 [3, h, w], upright; None if only Pillow can decode
-    it, which knows no scale."""
+def _reduced_square(encoded: Encoded, box: Box, size: int, scale: int) -> Tensor | None:
+    """`decode_square` of a JPEG at a reduced scale; None if only Pillow can decode it."""
     import simplejpeg
+    from PIL import Image
 
     turns = encoded.orientation
     height, width = encoded.height, encoded.width
     top, left, rows, columns = box
-    # The decoder counts blocks of pixels from the corner of the image as stored.
+    # The decoder averages blocks of pixels from the corner of the image as it is stored.
     if turns in (3, 4, 7, 8):
         top = height - top - rows
     if turns in (2, 3, 6, 7):
@@ -173,10 +175,15 @@ def _reduced_part(encoded: Encoded, box: Box, scale: int) -> Tensor | None:
         return None
     if pixels.shape != (*expected, 3):
         raise BrokenImage("the decoder found another size than the header says")
-    first, last = round(top / scale), round((top + rows) / scale)
-    start, stop = round(left / scale), round((left + columns) / scale)
-    part = turned(pixels[first:last, start:stop], turns)
-    return torch.from_numpy(np.ascontiguousarray(part)).permute(2, 0, 1)
+    first, start = top // scale, left // scale
+    last, stop = -(-(top + rows) // scale), -(-(left + columns) // scale)
+    part = Image.fromarray(np.ascontiguousarray(pixels[first:last, start:stop]))
+    # Its edges lie within blocks: unlike torchvision, Pillow resizes from fractions of pixels.
+    upper, lower = top / scale - first, (top + rows) / scale - first
+    near, far = left / scale - start, (left + columns) / scale - start
+    part = part.resize((size, size), Image.Resampling.BILINEAR, box=(near, upper, far, lower))
+    square = turned(np.asarray(part), turns)
+    return torch.from_numpy(square.copy(order="C")).permute(2, 0, 1)
 
 
 def decode_with_pillow(data: bytes) -> NDArray[np.uint8]:

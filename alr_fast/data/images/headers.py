@@ -6,6 +6,7 @@ files any decoder turns into the same pixels. Sources: ITU-T T.81 annex B (JPEG)
 (PNG), RFC 9649 (WebP), EXIF 2.32 section 4.6 (orientation).
 """
 
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -47,6 +48,8 @@ class Header:
         width: Width in pixels as stored.
         orientation: EXIF orientation, 1 to 8; 1 is upright.
         simple: Whether every decoder makes the same pixels of ``data`` if told not to turn it.
+        uneven: Of a JPEG, how much coarser its colours are in one direction than in the other: 2
+            for 4:2:2, 1 for 4:4:4 and 4:2:0.
     """
 
     kind: str
@@ -55,6 +58,7 @@ class Header:
     width: int
     orientation: int
     simple: bool
+    uneven: int = 1
 
 
 def kind_of(data: bytes) -> str | None:
@@ -175,7 +179,15 @@ def _jpeg(data: bytes) -> Header:
         simple = simple and adobe in (None, 1) and ids != b"RGB"
     # Whole coefficients in one scan, or a progressive one: decoders may refuse what is neither.
     simple = simple and (progressive or data[end - 3 : end] == b"\0\x3f\0")
-    return Header(JPEG, data, height, width, orientation_of(exif), simple)
+    return Header(JPEG, data, height, width, orientation_of(exif), simple, _unevenness(samplings))
+
+
+def _unevenness(samplings: bytes) -> int:
+    across, down = ([sampling >> shift & 15 for sampling in samplings] for shift in (4, 0))
+    if not all(across) or not all(down):
+        return 1  # damaged
+    ratios = [max(across) / a * d / max(down) for a, d in zip(across, down, strict=True)]
+    return math.ceil(max(max(ratio, 1 / ratio) for ratio in ratios))
 
 
 def _png_chunks(data: bytes, *, check: bool) -> Iterator[tuple[bytes, int, int]]:

@@ -355,7 +355,11 @@ class Config(Bounded):
     """Parent folder of the run folders; its link "latest" points to the run finished last."""
     resume: PathText = "none"
     """none (a new run), auto (resume the newest unfinished run of this configuration, or start a
-    new one), or the folder of a run or of one of its checkpoints."""
+    new one), or the folder of a run or of one of its checkpoints, whose options are then those of
+    its config.yaml."""
+    warm_start: PathText | None = None
+    """A finished run: each method starts from its weights and its label bank there. Samples that
+    are new, or have another given label now, start from their label."""
     data: DataConfig = field(default_factory=DataConfig)
     """Images and augmentation."""
     noise: NoiseConfig = field(default_factory=NoiseConfig)

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from alr_fast.data.index import SampleIndex
+from alr_fast.labels.report.model import Panel
 from alr_fast.noise import InjectedNoise
 from alr_fast.training.config.schema import Config
 from alr_fast.training.distributed import World
 from alr_fast.training.loaders import Loaders
+from alr_fast.training.output.plot import draw_panels
 from alr_fast.training.run_data import RunData, label_accuracy
-from alr_fast.utils.files import replacing
 from alr_fast.utils.machine import environment
 
 # Panels of metrics.png, title and column: the first one that was measured is drawn.
@@ -58,6 +59,7 @@ class EpochRecord:
             predicted as their true class.
         mislabelled_memorised: Share of the same samples that are predicted as the wrong given
             label.
+        warming_up: Whether the epoch belongs to the warm-up of the method; None if it has none.
     """
 
     method: str
@@ -79,6 +81,7 @@ class EpochRecord:
     clean_correct: float | None = None
     mislabelled_correct: float | None = None
     mislabelled_memorised: float | None = None
+    warming_up: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as JSON values: null for a test loss that is NaN or infinite."""
@@ -194,19 +197,19 @@ def plot_records(records: list[EpochRecord], path: Path) -> None:
     The accuracy is that on the test samples, else on those held out for validation, else on the
     training samples with their given labels.
     """
-    from matplotlib.figure import Figure  # pyplot would need a display and keep state
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    panels = (_first_measured(records, ACCURACIES), _first_measured(records, LABEL_STATES))
-    for axes, (title, column) in zip(figure.subplots(1, 2), panels, strict=True):
-        for method in dict.fromkeys(record.method for record in records):
-            own = [record for record in records if record.method == method]
-            axes.plot([r.epoch for r in own], [100 * getattr(r, column) for r in own], label=method)
-        axes.set(title=title, xlabel="epoch", ylabel="%")
-        axes.grid(alpha=0.3)
-        axes.legend()
-    with replacing(path) as fresh:
-        figure.savefig(fresh, dpi=120, format="png")
+    own = {
+        method: [record for record in records if record.method == method]
+        for method in dict.fromkeys(record.method for record in records)
+    }
+    warmup = {method: sum(r.warming_up is True for r in of) for method, of in own.items()}
+    panels = []
+    for title, column in (_first_measured(records, p) for p in (ACCURACIES, LABEL_STATES)):
+        series = {
+            method: ([r.epoch for r in of], [100 * getattr(r, column) for r in of])
+            for method, of in own.items()
+        }
+        panels.append(Panel(title, "%", series, warmup))
+    draw_panels(panels, path)
 
 
 def _first_measured(

@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         naming = naming_options(
             device="device", max_broken="data.max_broken", workers="data.workers"
         )
-        with StopSignals() as stop, naming, process_group(config.device) as world:
+        stop = StopSignals()
+        with naming, process_group(config.device) as world:
             try:
                 if isinstance(config.seeds, list):
                     train_seeds(config, config.seeds, world, stop)
@@ -176,7 +177,7 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
         console.log(threads)
     for line in advice(config):
         console.warn(line)
-    with Run(config, world, loaders, console, stop, start) as run:
+    with Run(config, world, loaders, console, stop, start) as run, stop:
         try:
             with stop.steps():
                 for method in config.methods:

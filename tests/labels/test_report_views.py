@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,12 +156,27 @@ def test_files_and_images_that_cannot_be_read(tmp_path, issues):
     def broken(id):
         raise KeyError(id)
 
-    assert {s.image_problem for s in rows_of(issues, images=broken).suspects} == {
+    found = rows_of(issues, images=broken)
+    assert {s.address for s in found.suspects} == {""}
+    assert {s.image_problem for s in found.suspects} == {
         "KeyError: 105", "KeyError: 100", "KeyError: 103",
     }  # fmt: skip
     shapes = rows_of(issues, images=np.zeros((N, 7))).suspects
     assert shapes[0].image_problem == "an array of shape (7,) is no image"
     assert "is no image" in rows_of(issues, images=[object()] * N).suspects[0].image_problem
+
+
+@pytest.mark.parametrize("kind", [str, Path, lambda path: path.name])
+def test_files_of_a_list_are_links(tmp_path, issues, monkeypatch, kind):
+    """Whole paths, or below the current folder; where there is a file."""
+    monkeypatch.chdir(tmp_path)
+    files = [tmp_path / f"{k} #ä.png" for k in range(N)]
+    for k in (0, 5):
+        files[k].write_bytes(encoded(GREY))
+    found = rows_of(issues, images=[kind(file) for file in files])
+    assert {s.id: s.address for s in found.suspects} == {
+        105: files[5].as_uri(), 100: files[0].as_uri(), 103: "",
+    }  # fmt: skip
 
 
 def test_texts(tmp_path, issues):

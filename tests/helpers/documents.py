@@ -17,6 +17,7 @@ SMALL = (
     *("--optim.batch_size", "32", "--data.workers", "0", "--device", "cpu"),
 )
 SMALL_FEATURES = ("--optim.epochs", "2", "--data.limit", "200")
+WARMUPS = tuple(word for m in ("alr", "selc", "sat") for word in (f"--{m}.warmup_epochs", "1"))
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def blocks(language: str) -> list[Block]:
 def small(words: list[str]) -> list[str]:
     """Options that make a training with these words small."""
     of_features = any(word.endswith(".npz") for word in words)
-    return [*words, *(SMALL_FEATURES if of_features else SMALL)]
+    return [*words, *(SMALL_FEATURES if of_features else SMALL), *WARMUPS]
 
 
 def write_data(folder: Path) -> Path:

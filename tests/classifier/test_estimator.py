@@ -29,6 +29,7 @@ from alr_fast.classifier.training import train
 from alr_fast.errors import UserError
 from alr_fast.losses import CrossEntropyLoss
 from alr_fast.noise import inject
+from alr_fast.utils.requirements import install_command
 
 quick = partial(ALRClassifier, hidden=16, epochs=12, random_state=0)
 
@@ -459,4 +460,5 @@ def test_the_library_does_not_import_scikit_learn() -> None:
 def test_without_scikit_learn_the_extra_is_named() -> None:
     code = "import sys; sys.modules['sklearn'] = None; from alr_fast import ALRClassifier"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "ImportError: ALRClassifier needs scikit-learn: pip install" in result.stderr
+    command = install_command(["sklearn"], "features")
+    assert f"ImportError: ALRClassifier needs scikit-learn: {command}\n" in result.stderr

@@ -19,6 +19,8 @@ from alr_fast.labels.table import export, save_transition
 from alr_fast.noise import read_matrix
 from alr_fast.train import main as train
 from alr_fast.training.open_run import open_run
+from alr_fast.utils.requirements import install_command
+from helpers.commands import arguments, commands
 from helpers.exported_runs import (
     exported,
     lines_of,
@@ -108,6 +110,7 @@ def test_small_pieces_give_the_same_table(run, tmp_path, monkeypatch, argv):
     assert main([str(run), *argv]) == 0
     whole = (run / name).rename(tmp_path / name)
     monkeypatch.setattr("alr_fast.labels.scored._PIECE_BYTES", 100 * 40)
+    monkeypatch.setattr("alr_fast.data.tables.writing._GROUP_BYTES", 100 * 40)
     assert main([str(run), *argv]) == 0
     if "--csv" in argv:
         assert (run / name).read_text() == whole.read_text()
@@ -167,7 +170,7 @@ def test_small_pieces_without_probabilities_are_gathered(run, tmp_path, monkeypa
     assert main([str(run)]) == 0
     whole = pq.read_table((run / "labels.parquet").rename(tmp_path / "whole.parquet"))
     monkeypatch.setattr("alr_fast.labels.scored._PIECE_ROWS", 100)
-    monkeypatch.setattr("alr_fast.labels.table._GROUP_ROWS", 250)
+    monkeypatch.setattr("alr_fast.data.tables.writing._GROUP_ROWS", 250)
     assert exported(run) == whole
     file = pq.ParquetFile(run / "labels.parquet")
     sizes = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
@@ -179,9 +182,8 @@ def test_missing_packages_are_named(run, monkeypatch, capsys, name):
     find = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda n: None if n == name else find(n))
     message = refused(capsys, run)
-    assert message == (
-        f"error: the export needs {name}, not installed: pip install 'alr_fast[train]'\n"
-    )
+    command = install_command([name], "train")
+    assert message == f"error: the export needs {name}, not installed: {command}\n"
 
 
 def test_output_replaces_an_existing_file(run, tmp_path, capsys):
@@ -230,7 +232,7 @@ def test_a_run_ends_with_its_most_suspicious_labels(tmp_path, capsys, show):
     assert len(wanted) == 10
     found = [s["score"] for s in wanted]
     assert found == sorted(found, reverse=True)
-    assert f"\nto review them: python -m alr_fast.report {run}\n" in out
+    assert commands(out) == [["report", str(run)]]
 
 
 def test_the_suspects_are_an_event_of_json(tmp_path, capsys):
@@ -239,7 +241,7 @@ def test_the_suspects_are_an_event_of_json(tmp_path, capsys):
     )
     events = [json.loads(line) for line in out.splitlines()]
     (event,) = [event for event in events if event["event"] == "suspects"]
-    assert (event["method"], event["report"]) == ("alr", f"python -m alr_fast.report {run}")
+    assert (event["method"], arguments(event["report"])) == ("alr", ["report", str(run)])
     with open_run(run) as labels:
         wanted = labels.samples(labels.most_suspicious(10, above=0.5))
     assert event["samples"] == [

@@ -153,8 +153,9 @@ class LabelIssues(ScoredLabels):
     ) -> None:
         """Writes tasks for Label Studio with the refined labels as predictions, most suspicious
         first. For a suspicious sample whose refined label is the given one, the prediction is the
-        next most probable class. Its labelling interface is `alr_fast.labels.label_studio.interface`, printed in the
-        documentation; `alr_fast.labels.read_label_studio` reads the result of the labelling.
+        next most probable class. Its labelling interface is
+        `alr_fast.labels.label_studio.interface`; `alr_fast.labels.read_label_studio` reads the
+        result of the labelling.
 
         Args:
             path: JSON file; an existing one is replaced.

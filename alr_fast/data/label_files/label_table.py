@@ -1,5 +1,5 @@
-"""Tables of labels to train on, hard or soft, or of samples to leave out, as `python -m
-alr_fast.export` and the report write them, or as people keep them.
+"""Tables of labels to train on, hard or soft, or of samples to leave out, as
+`alr-fast export` and the report write them, or as people keep them.
 
 CSV or Parquet, with a column ``path`` (`matching.py`: how samples are found) and for each use:
 
@@ -40,6 +40,7 @@ from alr_fast.data.tables import (
     open_table,
 )
 from alr_fast.errors import UserError
+from alr_fast.utils.shell import python_command
 
 SUFFIXES = (".csv", ".parquet")  # of the tables that are written
 PROBABILITIES = "probabilities"
@@ -431,7 +432,8 @@ class _Samples:
             if name not in self.columns:
                 self.fail(
                     f"has no column {name}; it has {', '.join(self.columns[:20])}; pass a table "
-                    "of python -m alr_fast.export, or the name of another column of labels"
+                    f"of `{python_command('alr_fast.export', 'RUN')}`, or the name of another "
+                    "column of labels"
                 )
 
 

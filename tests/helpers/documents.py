@@ -80,7 +80,7 @@ import os, sys
 sys.path.insert(0, {helpers!r})
 from helpers.documents import replaced
 words = replaced([{name!r}, *sys.argv[1:]])
-os.execv(words[0], words)
+os.execvp(words[0], words)
 """
 PROGRAMS = ("python", "alr-fast", "torchrun")
 
@@ -120,4 +120,6 @@ def replaced(words: list[str]) -> list[str]:
     rest = [root_of(rest) if word == "DIR" else word for word in rest]
     if training and not {"--help", "--print_config"} & set(rest):
         rest = small(rest)
+    if rest[:3] == ["-m", "alr_fast", "review"]:  # Ctrl-C ends it
+        start = ["timeout", "--preserve-status", "--signal=INT", "60", *start]
     return [*start, *rest]

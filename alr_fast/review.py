@@ -1,13 +1,13 @@
 """Serves the report of a run on this machine, and writes marks to the run as they are made.
 
-    python -m alr_fast.review runs/latest          # prints the address of the page
-    python -m alr_fast.review RUN --most 2000 --port 8000 --open
+    alr-fast review runs/latest          # prints the address of the page
+    alr-fast review RUN --most 2000 --port 8000 --open
 
-The page is that of `python -m alr_fast.report`. Each mark is written to RUN/marks.csv at once, in
+The page is that of `alr-fast report`. Each mark is written to RUN/marks.csv at once, in
 the format that the page exports; marks that are there already are shown. Ctrl-C ends the review and
 prints the command that trains with the marks:
 
-    python -m alr_fast.train --config RUN/config.yaml --data.marks RUN/marks.csv
+    alr-fast train --config RUN/config.yaml --data.marks RUN/marks.csv
 
 Only this machine can connect, with the address that is printed; see docs/review.md and
 docs/security.md.

@@ -2,14 +2,13 @@
 
 issues = find_issues(labels, probabilities, class_names=names)
 print(issues)                    # noise rate and the most suspicious samples
-issues.to_csv("issues.csv")      # the table of `python -m alr_fast.export`
+issues.to_csv("issues.csv")      # the table of `alr-fast export`
 issues.report("report.html", images=dataset)
 """
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from importlib.util import find_spec
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from alr_fast.labels.scored import ScoredLabels
 from alr_fast.labels.table import export, write_marks
 from alr_fast.utils.command import need
 from alr_fast.utils.files import write_text
+from alr_fast.utils.requirements import install_command, missing_modules
 from alr_fast.utils.text import percent, printable
 
 LARGEST = 20_000  # samples on a page, the limit of a browser
@@ -44,7 +44,7 @@ class LabelIssues(ScoredLabels):
     def to_csv(
         self, path: AnyPath, *, soft: bool = False, most_suspicious_first: bool = True
     ) -> None:
-        """Writes the table as CSV, which `python -m alr_fast.train --labels` reads.
+        """Writes the table as CSV, which `alr-fast train --labels` reads.
 
         Args:
             path: The file; an existing one is replaced.
@@ -71,8 +71,9 @@ class LabelIssues(ScoredLabels):
         Raises:
             UserError: pandas is not installed.
         """
-        if find_spec("pandas") is None:
-            raise UserError("to_pandas needs pandas, not installed: pip install pandas")
+        if missing_modules(["pandas"]):
+            command = install_command(["pandas"])
+            raise UserError(f"to_pandas needs pandas, not installed: {command}")
         import pandas
 
         rows = self.order if most_suspicious_first else None
@@ -84,7 +85,7 @@ class LabelIssues(ScoredLabels):
 
     def write_marks(self, path: AnyPath, sample_ids: object, labels: object) -> None:
         """Writes labels that people chose, of `alr_fast.labels.read_label_studio` for example, as
-        a CSV table for `python -m alr_fast.train --labels`.
+        a CSV table for `alr-fast train --labels`.
 
         Args:
             path: The file; an existing one is replaced.
@@ -109,7 +110,7 @@ class LabelIssues(ScoredLabels):
         most: int = 500,
     ) -> None:
         """Writes a page with the most suspicious samples, to look at and to mark. Its marks, as
-        CSV, are read by `alr_fast.labels.read_marks` and `python -m alr_fast.train --labels`.
+        CSV, are read by `alr_fast.labels.read_marks` and `alr-fast train --labels`.
 
         The page is one file that needs no network. Needs the extra ``report``. Sequences are read
         by position in the arrays that `find_issues` got, functions are called with a sample id.

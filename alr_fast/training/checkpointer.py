@@ -13,6 +13,7 @@ from alr_fast.errors import SharedError
 from alr_fast.training.checkpoint.manifest import Checkpoint
 from alr_fast.training.checkpoint.shards import shard
 from alr_fast.training.checkpoint.store import load
+from alr_fast.training.progress import class_counts_to_json
 from alr_fast.training.resume import describe_data
 from alr_fast.training.run import Run
 from alr_fast.training.run_paths import CONFIG
@@ -138,6 +139,7 @@ class Checkpointer:
             "seconds": seconds,
             "records": [record.to_json() for record in run.records],
             "finished": run.finished,
+            "class_counts": class_counts_to_json(run.class_counts),
             "incomplete": list(run.incomplete),
             "broken": run.loaders.train.broken.reasons,
             "device": run.world.device.type,
@@ -149,7 +151,7 @@ class Checkpointer:
         self._own.add(run.last_checkpoint)
         tensors, bank = trainer.tensors(), trainer.criterion.bank
         if bank is not None:
-            progress["given_share"] = bank.given_share
+            progress["given_share"] = bank.known_share(trainer.history)
             given = {"bank.ids": self._sample_ids, "bank.given": bank.given_labels}
             tensors |= self._sharded({**given, **self._learned(bank)})
             # A bank in a file may be larger than the memory: it is written without a copy.

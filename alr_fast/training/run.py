@@ -22,11 +22,13 @@ from alr_fast.training.checkpoint.manifest import (
 from alr_fast.training.checkpoint.store import CheckpointStore
 from alr_fast.training.config.schema import Config
 from alr_fast.training.distributed import World
+from alr_fast.training.evaluation import ClassCounts
 from alr_fast.training.loaders import Loaders
 from alr_fast.training.output.display import RunDisplay
 from alr_fast.training.output.loggers import make_loggers
 from alr_fast.training.output.records import EpochRecord
 from alr_fast.training.output.run_folder import RunFolder
+from alr_fast.training.progress import class_counts_from_json
 from alr_fast.training.resume import Start
 from alr_fast.training.run_paths import CHECKPOINTS, LATEST
 from alr_fast.training.samples import save_samples
@@ -49,6 +51,8 @@ class Run:
         path: Folder of the run.
         records: All epochs so far, of all methods.
         finished: Methods that are completely trained.
+        class_counts: Of each method and each of its test and validation sets, correct predictions
+            by class after its last epoch so far.
         incomplete: Those of them whose weights or label bank are missing, and for each a line that
             says how to get them.
         store: Checkpoints of the run.
@@ -70,6 +74,7 @@ class Run:
         checkpoint, options = self.start.checkpoint, self.config.checkpoint
         self.records: list[EpochRecord] = []
         self.finished: list[str] = []
+        self.class_counts: dict[str, dict[str, ClassCounts]] = {}
         self.incomplete: dict[str, str] = {}
         self._warned: set[str] = set()
         self.last_checkpoint = 0
@@ -101,6 +106,7 @@ class Run:
         records = [EpochRecord.from_json(plain) for plain in progress["records"]]
         self.records = [r for r in records if r.epoch <= again.get(r.method, r.epoch)]
         self.finished = [method for method in progress["finished"] if method not in again]
+        self.class_counts = class_counts_from_json(progress)
         for method in progress.get("incomplete", []):
             if method in self.finished:
                 self.incomplete[method] = f"{method}: its weights or its label bank are missing"

@@ -25,7 +25,7 @@ from alr_fast.training.resume import Start
 from alr_fast.training.run import Run
 from alr_fast.training.run_paths import BANK, CONFIG, SUMMARY
 from alr_fast.training.samples import read_index
-from alr_fast.training.teacher import load_model
+from alr_fast.training.trained_model import load_for_data
 from alr_fast.training.trainer import Trainer
 from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import error_text, some_names
@@ -104,7 +104,7 @@ def _load_weights(source: Path, method: str, loader: Loader) -> nn.Module:
         trained = [name for name in others if name.isidentifier() and not name.endswith("_bank")]
         has = ", ".join(trained) or "none"
         raise _problem(source, f"has no weights of {method} (it has {has}); pass other --methods")
-    return load_model(
+    return load_for_data(
         weights,
         num_classes=index.num_classes,
         input_shape=loader.input_shape,

@@ -72,6 +72,7 @@ def resolve(config: Config) -> Config:
         config,
         methods=methods,
         data_root=lasting_path(config.data_root, links=True),
+        runs=os.path.abspath(config.runs),
         warm_start=_lasting_run(config.warm_start),
         data=_with_paths(data, _paths_of(DataConfig)),
         transition=_with_paths(transition, _paths_of(TransitionConfig)),

@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -21,6 +20,7 @@ from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.methods import METHODS, load_plugins, options_of
 from alr_fast.training.run_paths import CONFIG, actual_path, run_of
 from alr_fast.utils.command import CommandParser, program
+from alr_fast.utils.shell import quoted
 from alr_fast.utils.text import error_text
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -110,7 +110,7 @@ def _check_plugins(given: argparse.Namespace, in_files: dict[str, Any], own: Pat
         names = ",".join(schema.words(plugins))
         raise UserError(
             f"--resume {resume}: {own or '--config'} names plugins, which are programs that would "
-            f"run; name them yourself if you trust them: --plugins {shlex.quote(names)}"
+            f"run; name them yourself if you trust them: --plugins {quoted(names)}"
         )
 
 

@@ -9,7 +9,7 @@ Names and modules are imported on first use: the commands begin before torch is 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from alr_fast._installed import check_library, installed_version
+from alr_fast._installed import check_library, installed_version, is_command
 
 if TYPE_CHECKING:
     from alr_fast.bank import LabelBank as LabelBank
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from alr_fast.losses import ALRLoss as ALRLoss
 
 check_library()
+if is_command():
+    from alr_fast.utils.openmp import prepare
+
+    prepare()
 __version__ = installed_version()
 __all__ = ["ALRLoss", "LabelBank", "__version__"]
 

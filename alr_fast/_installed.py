@@ -28,9 +28,11 @@ def check_library() -> None:
     if OPERATORS.exists():
         return
     message = _missing()
-    if not _is_command():
+    if not is_command():
         raise ImportError(message, name="alr_fast")
-    print(f"error: {message}", file=sys.stderr)
+    from alr_fast.utils.command import show
+
+    show(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -61,7 +63,7 @@ def _hidden_installation() -> Path | None:
     return None
 
 
-def _is_command() -> bool:
+def is_command() -> bool:
     """Whether this process is a command of this package, for which a traceback says nothing."""
     if sys.argv[:1] == ["-m"]:  # `python -m`, before the module is found
         return any(word.split(".")[0] == "alr_fast" for word in sys.orig_argv)

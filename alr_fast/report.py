@@ -1,12 +1,12 @@
 """Writes a page about the suspicious labels of a run.
 
-    python -m alr_fast.report runs/latest      # report.html in the folder of the run
-    python -m alr_fast.report RUN --most 2000 --output FILE
+    alr-fast report runs/latest      # report.html in the folder of the run
+    alr-fast report RUN --most 2000 --output FILE
 
 The page is one file that needs no network: summary, curves, confusion of given and refined labels,
 noise of each class, and the most suspicious images, to search, filter, sort and mark with keep,
 fix, another class or unsure. The browser stores the marks; the page exports them as a table for
-`python -m alr_fast.train --labels` and `--data.exclude`.
+`alr-fast train --labels` and `--data.exclude`.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from alr_fast.data.datasets import FORMS
 from alr_fast.data.paths import path_option
 from alr_fast.errors import UserError, naming_options
 from alr_fast.labels.issues import LARGEST, LabelIssues
@@ -27,6 +28,7 @@ from alr_fast.labels.table import summary_lines
 from alr_fast.training.open_run import NEEDED, add_run_arguments, open_run
 from alr_fast.utils.command import CommandParser, exit_status, need, show
 from alr_fast.utils.files import open_regular, write_text
+from alr_fast.utils.shell import python_command
 from alr_fast.utils.text import duration, error_text, percent
 
 if TYPE_CHECKING:
@@ -35,7 +37,16 @@ if TYPE_CHECKING:
 _MOST_BYTES = 64 << 20  # of summary.json and metrics.csv
 
 # Of a file that is unreadable or has another shape.
-_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error)
+_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    csv.Error,
+)
 
 # Panels of curves: title, unit, name in the records. The share of changed labels is shown only if
 # the label accuracy is unknown.
@@ -71,7 +82,8 @@ def run(options: argparse.Namespace) -> None:
     with open_run(
         options.run, method=options.method, data_root=options.data_root, log=show
     ) as labels:
-        report = report_of(options.run, labels, Views(labels.images), most=options.most)
+        views = Views.of(labels, images=None, text=None, table=None)
+        report = report_of(options.run, labels, views, most=options.most)
     write_text(output, render(report))
     show(str(output))
 
@@ -118,21 +130,29 @@ def about_run(folder: Path, labels: LabelIssues) -> dict[str, Any]:
     """
     summary = _read(folder / "summary.json", json.loads, {})
     lines = _read(folder / "metrics.csv", str.splitlines, [])
-    run = folder.resolve().name
+    run, export = folder.resolve().name, python_command("alr_fast.export", folder.resolve())
     with _naming(folder / "summary.json"):
         facts = _facts(run, summary, labels)
-        name = str(summary.get("data", {}).get("name", run))
+        title = _data_name(summary.get("data", {})) or run
+        epochs = int(summary["epochs"]) if summary else None
     with _naming(folder / "metrics.csv"):
         panels = _panels(list(csv.DictReader(lines)))
     return {
-        "title": f"Suspicious labels: {name}",
+        "title": title,
         "facts": facts,
         "notes": [] if lines else ["No curves: the run has no metrics.csv (--log.to csv)."],
         "panels": panels,
-        "more": "--most shows more, python -m alr_fast.export lists all",
+        "more": f"--most shows more, `{export}` lists all",
         "missing_images": "If the data was moved, pass --data-root DIR.",
         "key": run,
+        "epochs": epochs,
     }
+
+
+def _data_name(data: Mapping[str, Any]) -> str:
+    """The name of a published data set, or of the folder or file of another; may be empty."""
+    name, root = str(data.get("name", "")), data.get("root")
+    return Path(str(root)).absolute().name if root and name in FORMS else name
 
 
 @contextlib.contextmanager
@@ -158,7 +178,6 @@ def _read(file: Path, parse: Callable[[str], Any], missing: Any) -> Any:
 def _facts(run: str, summary: Mapping[str, Any], labels: LabelIssues) -> list[tuple[str, str]]:
     facts = [
         ("run", run),
-        ("training samples", f"{len(labels):,} of {labels.num_classes:,} classes"),
         ("method", labels.method),
     ]
     for method, result in summary.get("methods", {}).items():
@@ -183,6 +202,7 @@ def _panels(records: Sequence[Mapping[str, str]]) -> list[Panel]:
     for title, unit, name in _PANELS:
         factor = 100 if unit == "%" else 1
         series: dict[str, tuple[list[int], list[float | None]]] = {}
+        warmup: dict[str, int] = {}
         for record in records:
             value = record.get(name)
             if value:
@@ -190,8 +210,10 @@ def _panels(records: Sequence[Mapping[str, str]]) -> list[Panel]:
                 epochs.append(int(record["epoch"]))
                 number = float(value)
                 values.append(factor * number if math.isfinite(number) else None)
+                warmup.setdefault(record["method"], 0)
+                warmup[record["method"]] += record.get("warming_up") == "True"
         if series and not (name == "labels_changed" and "label_accuracy" in panels):
-            panels[name] = Panel(title, unit, series)
+            panels[name] = Panel(title, unit, series, warmup)
     return list(panels.values())
 
 

@@ -1,13 +1,13 @@
 """Serves the report of a run on this machine, and writes marks to the run as they are made.
 
-    python -m alr_fast.review runs/latest          # prints the address of the page
-    python -m alr_fast.review RUN --most 2000 --port 8000 --open
+    alr-fast review runs/latest          # prints the address of the page
+    alr-fast review RUN --most 2000 --port 8000 --open
 
-The page is that of `python -m alr_fast.report`. Each mark is written to RUN/marks.csv at once, in
+The page is that of `alr-fast report`. Each mark is written to RUN/marks.csv at once, in
 the format that the page exports; marks that are there already are shown. Ctrl-C ends the review and
 prints the command that trains with the marks:
 
-    python -m alr_fast.train --config RUN/config.yaml --data.marks RUN/marks.csv
+    alr-fast train --config RUN/config.yaml --data.marks RUN/marks.csv
 
 Only this machine can connect, with the address that is printed; see docs/review.md and
 docs/security.md.
@@ -23,6 +23,7 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
     check(options)
     from alr_fast.labels.report.marks_file import MarksFile
     from alr_fast.labels.report.page import render
-    from alr_fast.labels.report.server import MARKS, ReviewServer
+    from alr_fast.labels.report.server import IMAGES, MARKS, ReviewServer
     from alr_fast.labels.report.views import Views
 
     with (
@@ -78,6 +79,8 @@ def run(options: argparse.Namespace) -> None:
         marks = MarksFile(folder / FILE, labels)
         _take_over(marks, folder)
         views = Views(labels.images)
+        if labels.images is not None:
+            views = replace(views, address=lambda row: f"{IMAGES}{labels.sample_ids[row]}")
         report = report_of(folder, labels, views, most=options.most)
         page = render(report, server={"marks": MARKS, "file": printable(str(marks.path))})
         try:
@@ -177,7 +180,7 @@ def _end(marks: "MarksFile", folder: Path) -> None:
 
 
 def _parser() -> CommandParser:
-    parser = CommandParser(prog="python -m alr_fast.review", description=__doc__.splitlines()[0])
+    parser = CommandParser(module="alr_fast.review", description=__doc__.splitlines()[0])
     add_run_arguments(parser)
     add_most(parser)
     parser.add_argument(

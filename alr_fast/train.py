@@ -1,23 +1,24 @@
 """Trains a classifier on noisy labels with each method, and compares the methods.
 
-    python -m alr_fast.train                                   # digits, 40 % noise: about a minute
-    python -m alr_fast.train --noise.rate 0.6 --methods alr --alr.momentum 0.9
-    python -m alr_fast.train --recipe cifar10 --data-root DIR
-    python -m alr_fast.train --data-root DIR                   # recognises the layout of the data
-    python -m alr_fast.train --config runs/latest/config.yaml  # repeats a run
-    python -m alr_fast.train --seeds 3                         # three seeds: means and deviations
+    alr-fast train                                   # digits, 40 % noise: about a minute
+    alr-fast train --noise.rate 0.6 --methods alr --alr.momentum 0.9
+    alr-fast train --recipe cifar10 --data-root DIR
+    alr-fast train --data-root DIR                   # recognises the layout of the data
+    alr-fast train --config runs/latest/config.yaml  # repeats a run
+    alr-fast train --seeds 3                         # three seeds: means and deviations
+    alr-fast train --resume runs/20260131-235959-digits   # goes on with a stopped run
     torchrun --nproc-per-node 8 -m alr_fast.train --recipe webvision --data-root DIR --resume auto
-    python -m alr_fast.train --help
+    alr-fast train --help
 
 All methods have the same initial weights, batches, crops and schedule; only the loss differs. The
 results are those of the last epoch. `alr_fast.training.output.run_folder` lists the files of a run;
 docs/scaling.md describes training on several GPUs and resuming a stopped run.
 
-Exit status: 0; 2 for a wrong input; 75 if SIGTERM or SIGUSR1 stopped the run and a checkpoint was
-written (`--resume auto` resumes it); 130 if interrupted.
+Exit status: 0; 2 for a wrong input, or if weights, a label bank or the summary could not be
+written; 75 if SIGTERM or SIGUSR1 stopped the run and a checkpoint was written (`--resume RUN`
+resumes it); 130 if interrupted by Ctrl-C, which also writes one, unless it comes twice.
 """
 
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -25,15 +26,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alr_fast.errors import SharedError, UserError, naming_options
-from alr_fast.training.signals import EXIT_STOPPED, Stopped, StopSignals
+from alr_fast.training.signals import Stopped, StopSignals
 from alr_fast.utils.command import exit_status, need, show
+from alr_fast.utils.openmp import limited_threads
+from alr_fast.utils.shell import python_command
 
 if TYPE_CHECKING:
     from alr_fast.training.config.schema import Config
     from alr_fast.training.distributed import World
     from alr_fast.training.run import Run
 
-# Modules of `pip install 'alr_fast[train]'`. All are checked at the start: a missing one should not
+# Modules of the extra train. All are checked at the start: a missing one should not
 # be found only when the results of a run are written.
 TRAIN_EXTRA = (
     "jsonargparse",
@@ -51,6 +54,7 @@ TRAIN_EXTRA = (
     "tensorboard",
     "safetensors",
 )
+NOT_FINISHED = "the run does not count as finished"
 SHOWN = 10  # most suspicious labels
 
 
@@ -66,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         naming = naming_options(
             device="device", max_broken="data.max_broken", workers="data.workers"
         )
-        with StopSignals() as stop, naming, process_group(config.device) as world:
+        stop = StopSignals()
+        with naming, process_group(config.device) as world:
             try:
                 if isinstance(config.seeds, list):
                     train_seeds(config, config.seeds, world, stop)
@@ -75,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             except Stopped as stopped:
                 if world.main:
                     show(str(stopped), file=sys.stderr)
-                return EXIT_STOPPED
+                return stop.exit_status
         return 0
 
     return exit_status(action)
@@ -127,29 +132,36 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
             raised before anything is written.
         Stopped: A signal came, and a checkpoint was written.
     """
+    from alr_fast.training.advice import advice
     from alr_fast.training.config.schema import words
     from alr_fast.training.loaders import with_image_size
     from alr_fast.training.loop import set_up, train_method
     from alr_fast.training.output.display import RunDisplay
     from alr_fast.training.output.loggers import check_loggers
-    from alr_fast.training.output.records import method_summaries, run_summary
+    from alr_fast.training.output.records import run_summary
     from alr_fast.training.output.run_folder import RunFolder, check_runs
-    from alr_fast.training.resume import Start, check_data, find_checkpoint
+    from alr_fast.training.resume import Start, check_data, find_checkpoint, train_on_command
     from alr_fast.training.run import Run
     from alr_fast.training.run_data import describe, prepare_data
+    from alr_fast.training.warm_start import check_warm_start
 
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     console = RunDisplay(config.log.show, main=world.main)
 
     def find_start() -> Start:
         with naming_options(runs="runs", logger="log.to"):
-            check_runs(config.runs)
+            if config.resume in ("none", "auto"):  # else there is a folder already
+                check_runs(config.runs)
             check_loggers(words(config.log.to))
         return find_checkpoint(config, log=console.log, warn=console.warn)
 
     start: Start = world.from_main(find_start)
-    if start.folder is not None and start.finished:
-        console.log(f"{start.folder}: has already finished; leave --resume out to train again")
+    if start.finished and start.folder is not None:
+        command = train_on_command(config, start.folder)
+        console.log(
+            f"{start.folder}: has already finished; leave --resume out to train again, or train on "
+            f"from its weights and label banks, also on data that has changed: {command}"
+        )
         return start.folder
     if config.data.image_size is None and start.image_size is not None:
         config = config.with_value("data.image_size", start.image_size)
@@ -157,49 +169,76 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
     start = world.on_all_ranks(lambda: check_data(config, start, data.train.index))
     finished = () if start.checkpoint is None else start.checkpoint.progress["finished"]
     loaders = world.on_all_ranks(lambda: set_up(config, data, world, console, finished=finished))
+    world.on_all_ranks(lambda: check_warm_start(config, start, loaders.train))
     loaders.share_broken(world)
     config = with_image_size(config, loaders.train)
     console.log(describe(config, data, noise, world))
-    with Run(config, world, loaders, console, stop, start) as run:
+    if threads := limited_threads():
+        console.log(threads)
+    for line in advice(config):
+        console.warn(line)
+    with Run(config, world, loaders, console, stop, start) as run, stop:
         try:
-            for method in config.methods:
-                if method not in run.finished:
-                    train_method(method, run)
-        except SharedError:
-            if run.folder_is_gone and run.records:  # all that is left of the run
-                console.table(
-                    method_summaries(run.records, data.train.index),
-                    epochs=run.records[-1].epoch,
-                    folder=run.path,
-                )
+            with stop.steps():
+                for method in config.methods:
+                    if method not in run.finished:
+                        checkpointer = train_method(method, run)
+        except BaseException as error:
+            show_stopped(run, error)
             raise
-        summary = run_summary(config, world, data, noise, loaders, run.records, started=started)
-        run.in_folder(RunFolder.finish, summary, run.records)
+        summary = run_summary(
+            *(config, world, data, noise, loaders, run.records, run.class_counts), started=started
+        )
+        summary["incomplete"] = list(run.incomplete)
+        complete = run.in_folder(RunFolder.write_summary, summary, without=NOT_FINISHED)
         console.table(summary["methods"], epochs=config.optim.epochs, folder=run.path)
+        run.in_folder(RunFolder.close_loggers, without="some epochs are missing in the logs")
+        run.in_folder(RunFolder.plot, run.records, without="the run has no plot")
+        run.in_folder(RunFolder.link, without="latest does not point to this run")
+        if not complete:
+            checkpointer.save_last()
+            raise SharedError(f"{run.path}: is trained but has no summary; {run.kept}")
         world.from_main(lambda: show_suspects(run))
-        console.log(f"{run.path} (also {run.path.parent / 'latest'})")
+        console.log(f"{run.path}{run.also}")
+        if run.incomplete:
+            raise SharedError("; ".join(run.incomplete.values()))
         return run.path
+
+
+def show_stopped(run: "Run", error: BaseException) -> None:
+    """Shows what is left of a run that has not finished: the results so far, and how to go on."""
+    from alr_fast.training.output.records import method_summaries
+
+    if run.records:
+        run.console.table(
+            method_summaries(run.records, run.index, run.class_counts),
+            epochs=run.config.optim.epochs,
+            folder=run.path,
+            done={record.method: record.epoch for record in run.records},
+        )
+    if isinstance(error, KeyboardInterrupt):  # all others say it themselves
+        run.console.warn(f"interrupted; {run.kept}")
 
 
 def show_suspects(run: "Run") -> None:
     """Prints the most suspicious labels of a finished run, by its last method with a label bank."""
-    from alr_fast.labels.suspicion import SUSPICIOUS
     from alr_fast.training.methods import keeps_bank
     from alr_fast.training.open_run import from_bank_file
-    from alr_fast.training.output.run_folder import BANK
+    from alr_fast.training.run_paths import BANK
 
     methods = [method for method in run.config.methods if keeps_bank(method)]
+    methods = [method for method in methods if method not in run.incomplete]
     if not methods:
         return
     method = methods[-1]
     try:
         labels = from_bank_file(run.path / f"{method}{BANK}", method)
-        samples = labels.samples(labels.most_suspicious(SHOWN, above=SUSPICIOUS))
+        samples = labels.samples(labels.most_suspicious(SHOWN))
     except (UserError, MemoryError) as error:  # the run itself is complete
         run.console.warn(f"the most suspicious labels cannot be shown: {error}")
         return
-    command = shlex.join(("python", "-m", "alr_fast.report", str(run.path)))
-    run.console.suspects(method, samples, report=command)
+    command = python_command("alr_fast.report", run.path)
+    run.console.suspects(labels, samples, report=command)
 
 
 if __name__ == "__main__":

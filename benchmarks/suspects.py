@@ -16,8 +16,8 @@ the order of the same score. The table shows the best of the five in each cell, 
 labels, in favour of cleanlab. Average precision and AUROC measure finding the samples whose label
 was changed; seconds are those of training, with --jobs parallel processes, and of scoring.
 
-Estimated noise rate: the share of labels that differ from the refined ones; for cleanlab the share
-that `find_label_issues` returns. The error of the transition matrix is `transition_error`.
+Estimated noise rate: `alr_fast.labels.scored.ScoredLabels.noise_rate`; for cleanlab the share that
+`find_label_issues` returns. The error of the transition matrix is `transition_error`.
 
 The command resumes where it was interrupted. Rows are written to benchmarks/results, from which
 `python -m benchmarks.report` generates a table.
@@ -36,6 +36,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from alr_fast.labels.scored import ScoredLabels
+from alr_fast.training.run_paths import actual_path
 from alr_fast.utils.files import replacing
 from benchmarks.harness.command import (
     data_words,
@@ -129,14 +131,17 @@ def train(
 
 
 def _refine(words: list[str]) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
+    from safetensors import safe_open
 
+    from alr_fast.bank.file import GIVEN_SHARE
     from alr_fast.train import main
 
     if status := main([*words, "--log.show", "quiet", "--log.to", "csv"]):
         raise RuntimeError(f"training ended with status {status}: {' '.join(words)}")
     runs = Path(words[words.index("--runs") + 1])
-    bank = load_file(runs / "latest" / "alr_bank.safetensors")
+    with safe_open(actual_path(runs / "latest" / "alr_bank.safetensors"), "numpy") as file:
+        bank = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
+        bank["given_share"] = np.array(float(file.metadata()[GIVEN_SHARE]))
     return {**bank, "given": bank.pop("given_labels"), "clean": bank.pop("clean_labels")}
 
 
@@ -189,17 +194,30 @@ def _predict(task: Task, words: list[str]) -> dict[str, np.ndarray]:
     }
 
 
+def own_labels(found: dict[str, np.ndarray]) -> ScoredLabels:
+    """The samples with the score of alr_fast, from the results of ALR."""
+    rows, given = found["rows"], found["given"]
+    return ScoredLabels(
+        sample_ids=np.arange(len(given)),
+        labels=given,
+        class_names=tuple(map(str, range(rows.shape[1]))),
+        history={name: found[name] for name in ("given_loss", "changes")},
+        read=lambda some: rows[some].astype(np.float32),
+        given_share=float(found["given_share"]),
+    )
+
+
 def own_scores(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The score of alr_fast, and its components; higher for more suspicious samples."""
-    from alr_fast.labels.suspicion import estimate_noise, row_figures, scores
+    from alr_fast.labels.suspicion import row_figures
 
     rows, given, loss = found["rows"], found["given"], found["given_loss"]
-    noise = estimate_noise(lambda: [(rows, given)], rows.shape[1])
+    labels = own_labels(found)
     figures = row_figures(rows, given)
     return {
-        SCORE: scores(noise.log_odds(rows, given, loss), noise.rate),
-        "without history": noise.log_odds(rows, given, np.full_like(loss, np.nan)),
-        "without pattern": replace(noise, pattern=None).log_odds(rows, given, loss),
+        SCORE: labels.scores,
+        "without history": labels.noise.log_odds(rows, given, np.full_like(loss, np.nan)),
+        "without pattern": replace(labels.noise, pattern=None).log_odds(rows, given, loss),
         "bank: given probability": -figures["given_probability"],
         "bank: margin": -figures["margin"],
         "history: loss": loss,
@@ -208,12 +226,8 @@ def own_scores(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def own_noise(found: dict[str, np.ndarray]) -> tuple[float, np.ndarray]:
     """Noise rate and transition matrix [true, given] as alr_fast estimates them."""
-    from alr_fast.labels.suspicion import estimate_noise
-    from alr_fast.noise.transition import known_transition
-
-    rows, given = found["rows"], found["given"]
-    noise = estimate_noise(lambda: [(rows, given)], rows.shape[1])
-    return noise.rate, known_transition(noise.refined, given, rows.shape[1])
+    labels = own_labels(found)
+    return labels.noise_rate, labels.transition
 
 
 def cleanlab_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, np.ndarray]:

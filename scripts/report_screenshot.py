@@ -1,19 +1,25 @@
-"""Takes the screenshot of a report for README.md: docs/report.png.
+"""Takes screenshots of a report, those in docs/ among them.
 
     python scripts/report_screenshot.py runs/latest/report.html docs/report.png
+    python scripts/report_screenshot.py REPORT FILE --phone --dark --at curves
+    python scripts/report_screenshot.py REPORT FILE --enlarge
 
-Needs Debian's chromium and chromium-driver.
+Needs Debian's chromium and chromium-driver, and pillow.
 """
 
+import argparse
+import io
 import shutil
-import sys
+import time
 from pathlib import Path
 
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.wait import WebDriverWait
 
-WIDTH, HEIGHT = 1200, 1950
+DESKTOP, PHONE = (1280, 800), (390, 844)
+COLOURS = 256  # of the picture, which is that much smaller
 # Without these flags Chromium does not start in a container, or accesses the network.
 FLAGS = (
     "--headless=new",
@@ -22,28 +28,48 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-dev-shm-usage",
     "--hide-scrollbars",
-    f"--window-size={WIDTH},{HEIGHT}",
 )
 
 
-def main(page: str, picture: str) -> None:
+def main() -> None:
     """Opens the page and saves the visible window."""
-    options = webdriver.ChromeOptions()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("page", type=Path)
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("--phone", action="store_true", help="the size of a phone")
+    parser.add_argument("--dark", action="store_true", help="the dark scheme")
+    parser.add_argument("--at", metavar="SECTION", help="scroll to summary, curves, confusion, ...")
+    parser.add_argument("--enlarge", action="store_true", help="enlarge the first image")
+    parser.add_argument("--height", type=int, help="of the window")
+    options = parser.parse_args()
+    width, height = PHONE if options.phone else DESKTOP
+    flags = webdriver.ChromeOptions()
     for flag in FLAGS:
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
+        flags.add_argument(flag)
+    driver = webdriver.Chrome(flags, Service(shutil.which("chromedriver")))
     try:
-        driver.get(Path(page).resolve().as_uri())
-        WebDriverWait(driver, 30).until(
-            lambda d: d.find_elements("css selector", ".js-plotly-plot .main-svg")
-        )
-        size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
+        size = {
+            "width": width,
+            "height": options.height or height,
+            "deviceScaleFactor": 1,
+            "mobile": options.phone,
+        }
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        driver.execute_script("document.querySelector('#confusion').scrollIntoView()")
-        driver.save_screenshot(picture)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if options.dark else "light"}
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        driver.get(options.page.resolve().as_uri())
+        WebDriverWait(driver, 30).until(lambda d: d.find_elements("css selector", ".card"))
+        if options.at:
+            script = "document.getElementById(arguments[0]).scrollIntoView()"
+            driver.execute_script(script, options.at)
+        if options.enlarge:
+            driver.execute_script("document.querySelector('.card button.picture').click()")
+        time.sleep(1)  # images are decoded, shadows fade in
+        shot = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+        shot.quantize(COLOURS, dither=Image.Dither.NONE).save(options.picture, optimize=True)
     finally:
         driver.quit()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -37,7 +37,7 @@ from alr_fast.classifier.training import Trained, train
 from alr_fast.errors import UserError
 from alr_fast.labels import LabelIssues, find_issues
 from alr_fast.labels.suspicion import distributions
-from alr_fast.losses import SHIPPED, Loss
+from alr_fast.losses import SHIPPED, Loss, refinement_problem
 from alr_fast.utils.text import error_text
 
 
@@ -225,6 +225,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         self.refined_labels_ = self.classes_[self.label_probabilities_.argmax(1)]
         self.label_history_ = trained.history
         self._given = given
+        self._given_share = 0.0 if criterion.bank is None else criterion.bank.given_share
 
     @property
     def label_issues_(self) -> LabelIssues:
@@ -235,6 +236,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
             self.label_probabilities_,
             self.label_history_,
             class_names=[str(name) for name in self.classes_.tolist()],
+            given_share=self._given_share,
         )
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
@@ -328,6 +330,31 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         )
 
     def _criterion(self, labels: Tensor, num_classes: int, device: torch.device) -> Loss:
+        """The loss; warns if it cannot change a label in so few epochs."""
+
+        def make(epochs: int, momentum: float | None) -> Loss:
+            changed = {} if momentum is None else {"momentum": momentum}
+            bank = LabelBank.from_labels([0], 2, one_hot=not SHIPPED[self.method].bank_at_zero)
+            return self._loss(bank, epochs, changed)
+
+        criterion = self._loss(
+            LabelBank.from_labels(
+                labels,
+                num_classes=num_classes,
+                device=device,
+                one_hot=not SHIPPED[self.method].bank_at_zero,
+            ),
+            int(self.epochs),
+            {},
+        )
+        names = "epochs", "loss_options['momentum']"
+        problem = refinement_problem(make, int(self.epochs), names=names)
+        if problem is not None:
+            warnings.warn(problem, stacklevel=3)
+        return criterion.to(device)
+
+    def _loss(self, bank: LabelBank, epochs: int, changed: dict[str, Any]) -> Loss:
+        """The loss of so many epochs, with changed options; with the bank if it keeps one."""
         loss = SHIPPED[self.method]
         accepted = inspect.signature(loss).parameters
         options = dict(self.loss_options or {})
@@ -340,21 +367,13 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
                 argument="loss_options",
             )
         if "bank" in loss.needs:
-            options["bank"] = LabelBank.from_labels(
-                labels, num_classes=num_classes, device=device, one_hot=not loss.bank_at_zero
-            )
+            options["bank"] = bank
         if "unique_index" in accepted:
             options["unique_index"] = True
         if "warmup_epochs" in accepted:
             warmup = self.warmup_epochs
-            if warmup is not None and warmup >= self.epochs:
-                warnings.warn(
-                    f"warmup_epochs {warmup} is not below epochs {self.epochs}: no label is "
-                    "refined",
-                    stacklevel=3,
-                )
-            options["warmup_epochs"] = max(1, self.epochs // 6) if warmup is None else int(warmup)
-        return loss(**options).to(device)
+            options["warmup_epochs"] = max(1, epochs // 6) if warmup is None else int(warmup)
+        return loss(**{**options, **changed})
 
     def _batch_size_for(self, n: int) -> int:
         if self.batch_size != "auto":

@@ -31,6 +31,7 @@ class BrokenSamples:
 
     Attributes:
         reasons: sample_id -> (path, reason).
+        log: As the argument.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class BrokenSamples:
     ) -> None:
         self._split = split
         self._max_broken = max_broken
-        self._log = log
+        self.log = log
         self._alone = alone
         self.reasons: dict[int, tuple[str, str]] = {}
 
@@ -84,7 +85,7 @@ class BrokenSamples:
             self._check_share(*next(iter(self.reasons.values())))
 
     def _log_broken(self, sample_id: int, name: str, reason: str) -> None:
-        self._log(f"broken: {name} (id {sample_id}): {reason}; left out")
+        self.log(f"broken: {name} (id {sample_id}): {reason}; left out")
 
     def _check_share(self, name: str, reason: str) -> None:
         if self.too_many:
@@ -136,8 +137,8 @@ def find_exclusions(split: Split, exclude: str) -> Path | None:
         return path if path.exists() else None
     if not Path(exclude).exists():
         raise UserError(
-            f"no such file; pass a table of `python -m alr_fast.export`, a list that `--output` of "
-            f"`{verify_command(split)}` names, or auto",
+            f"no such file; pass a table of `{python_command('alr_fast.export', 'RUN')}`, a list "
+            f"that `--output` of `{verify_command(split)}` names, or auto",
             argument="exclude",
             value=exclude,
         )

@@ -61,6 +61,8 @@ LAYOUTS: dict[str, Layout] = {
 DatasetName = Literal["auto", "digits", "cifar10", "cifar100", "animal10n", "clothing1m",
                       "food101n", "webvision", "webvision-mini", "packed", "folder",
                       "huggingface", "webdataset", "idx", "features", "table"]  # fmt: skip
+# Those of them in which any data may lie; the others are published data sets.
+FORMS = frozenset({"packed", "folder", "huggingface", "webdataset", "idx", "features", "table"})
 # What each option of `open_dataset` does.
 _USE = {
     "column": "names the vectors of a file of features",

@@ -4,6 +4,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from alr_fast.utils.requirements import install_command
+
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ImportError:
@@ -11,7 +13,7 @@ except ImportError:
         from pytorch_lightning import Callback, LightningModule, Trainer
     except ImportError as error:
         raise ImportError(
-            "alr_fast.integrations.lightning needs Lightning: pip install lightning"
+            f"alr_fast.integrations.lightning needs Lightning: {install_command(['lightning'])}"
         ) from error
 
 from alr_fast.data import OwnedRowsSampler
@@ -21,6 +23,7 @@ from alr_fast.integrations.progress import (
     end_epoch,
     shard_bank,
     start_step,
+    start_training,
     whole_state,
 )
 from alr_fast.losses import Loss
@@ -79,6 +82,7 @@ class ALRCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.criterion.train()
+        start_training(self.criterion, trainer.max_epochs, name="max_epochs")
         if trainer.world_size == 1 or self.criterion.bank is None:
             return
         sampler = getattr(trainer.train_dataloader, "sampler", None)

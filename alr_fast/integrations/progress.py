@@ -1,13 +1,17 @@
 """What every adapter tells a loss in the course of training."""
 
+import copy
+import math
+import warnings
 from typing import Any
 
 from torch import Tensor
 
 from alr_fast.data import OwnedRowsSampler
 from alr_fast.errors import UserError
-from alr_fast.losses import Loss, WarmUpLoss
+from alr_fast.losses import Loss, WarmUpLoss, refinement_problem
 
+_SOME = 1024  # rows of a bank that show whether it was refined
 _BANK = "bank."  # begin of the names of the bank's tensors in the state of a loss
 
 
@@ -24,6 +28,34 @@ def check_criterion(criterion: Any) -> Loss:
             value=type(criterion).__name__,
         )
     return criterion
+
+
+def start_training(criterion: Loss, epochs: float | None, *, name: str) -> None:
+    """Warns if a training from the given labels is too short to change one.
+
+    Args:
+        criterion: The loss.
+        epochs: Epochs of the whole training; None, infinite or below 1 if unknown.
+        name: What the framework calls them.
+    """
+    bank = criterion.bank
+    if bank is None or epochs is None or not 1 <= epochs < math.inf:
+        return
+    with bank.host_access():
+        rows = bank.rows[:_SOME].cpu()
+    own = rows.gather(1, bank.given_labels[: len(rows), None])
+    if not (own == float(bank.one_hot)).all():
+        return  # refined already, or started from something else
+
+    def make(number: int, momentum: float | None) -> Loss:
+        changed = copy.copy(criterion)
+        if momentum is not None:
+            changed.momentum = momentum  # type: ignore[assignment]
+        return changed
+
+    problem = refinement_problem(make, int(epochs), names=(name, "momentum"))
+    if problem is not None:
+        warnings.warn(problem, stacklevel=2)
 
 
 def start_step(criterion: Loss, step: int) -> None:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 
+from alr_fast.utils.requirements import install_command
+
 try:
     from transformers import TrainerCallback
     from transformers.trainer_utils import get_last_checkpoint
 except ImportError as error:
     raise ImportError(
         "alr_fast.integrations.transformers needs Transformers and Accelerate: "
-        "pip install 'transformers[torch]'"
+        f"{install_command(['transformers', 'accelerate'])}"
     ) from error
 
 from alr_fast.data import OwnedRowsSampler
@@ -24,6 +26,7 @@ from alr_fast.integrations.progress import (
     end_epoch,
     shard_bank,
     start_step,
+    start_training,
     whole_state,
 )
 from alr_fast.losses import Loss
@@ -185,6 +188,10 @@ class _Progress(TrainerCallback):
 
     def __init__(self, trainer: ALRTrainerMixin) -> None:
         self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        epochs = args.num_train_epochs if args.max_steps <= 0 else None
+        start_training(self._trainer.criterion, epochs, name="num_train_epochs")
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         epoch = int((state.epoch or 0) + 1e-6)  # a sum of fractions at the end of an epoch

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -200,6 +201,21 @@ def read_history(history: Mapping[str, Any] | None, num_samples: int) -> dict[st
                 argument=f"history[{name!r}]",
             )
     return {"given_loss": loss.astype(np.float32), "changes": changes}
+
+
+def checked_share(value: object | None) -> float | None:
+    """A share from 0 to 1, or None.
+
+    Raises:
+        UserError: Neither of them.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise UserError(
+            "must be a number from 0 to 1, or None", argument="given_share", value=repr(value)
+        )
+    return float(value)
 
 
 def ids_of_samples(value: object | None, num_samples: int) -> NDArray[np.int64]:

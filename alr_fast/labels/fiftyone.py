@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from alr_fast.errors import UserError
+from alr_fast.labels.proposals import Choice, predictions
 from alr_fast.labels.scored import ScoredLabels
 from alr_fast.labels.sources import by_row
 from alr_fast.utils.files import own_folder, replacing, write_json
@@ -51,22 +52,27 @@ def write_dataset(labels: ScoredLabels, folder: Path, *, images: object, most: i
             )
         files[str(labels.sample_ids[row])] = encodable(os.path.abspath(file))
     own_folder(folder)
-    samples = itertools.chain.from_iterable(labels.samples(rows) for rows in labels.ranked_pieces())
+    samples = itertools.chain.from_iterable(
+        zip(labels.samples(rows), predictions(labels, rows), strict=True)
+        for rows in labels.ranked_pieces()
+    )
     write_json(folder / "data.json", files)
     _write_labels(folder / "labels.json", names, itertools.islice(samples, most))
 
 
-def _write_labels(path: Path, names: list[str], samples: Iterable[dict[str, Any]]) -> None:
+def _write_labels(
+    path: Path, names: list[str], samples: Iterable[tuple[dict[str, Any], Choice | None]]
+) -> None:
     with replacing(path) as fresh, fresh.open("w", encoding="utf-8") as file:
         file.write(f'{{"classes": {json.dumps(names)},\n"labels": {{')
-        for number, sample in enumerate(samples):
+        for number, (sample, predicted) in enumerate(samples):
             file.write(",\n" if number else "\n")
-            entry = json.dumps(_entry(sample, names), allow_nan=False)
+            entry = json.dumps(_entry(sample, predicted, names), allow_nan=False)
             file.write(f'"{int(sample["id"])}": {entry}')
         file.write("\n}}\n")
 
 
-def _entry(sample: dict[str, Any], names: list[str]) -> dict[str, Any]:
+def _entry(sample: dict[str, Any], predicted: Choice | None, names: list[str]) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         "sample_id": int(sample["id"]),
         "given_label": names[sample["given_label"]],
@@ -77,8 +83,6 @@ def _entry(sample: dict[str, Any], names: list[str]) -> dict[str, Any]:
             attributes[name] = int(value) if name == "changes" else value
     if "clean_label" in sample:
         attributes["clean_label"] = names[sample["clean_label"]]
-    return {
-        "label": int(sample["refined_label"]),
-        "confidence": float(sample["refined_probability"]),
-        "attributes": attributes,
-    }
+    # Without another class, the attributes still need a label.
+    label, confidence = predicted or (sample["given_label"], sample["given_probability"])
+    return {"label": int(label), "confidence": float(confidence), "attributes": attributes}

@@ -2,14 +2,13 @@
 
 issues = find_issues(labels, probabilities, class_names=names)
 print(issues)                    # noise rate and the most suspicious samples
-issues.to_csv("issues.csv")      # the table of `python -m alr_fast.export`
+issues.to_csv("issues.csv")      # the table of `alr-fast export`
 issues.report("report.html", images=dataset)
 """
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from importlib.util import find_spec
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,10 @@ from typing import Any
 from alr_fast.errors import UserError
 from alr_fast.labels import arguments, fiftyone, label_studio
 from alr_fast.labels.scored import ScoredLabels
-from alr_fast.labels.suspicion import SUSPICIOUS
 from alr_fast.labels.table import export, write_marks
 from alr_fast.utils.command import need
 from alr_fast.utils.files import write_text
+from alr_fast.utils.requirements import install_command, missing_modules
 from alr_fast.utils.text import percent, printable
 
 LARGEST = 20_000  # samples on a page, the limit of a browser
@@ -34,7 +33,8 @@ class LabelIssues(ScoredLabels):
 
     ``len`` is the number of samples N. Iteration yields the columns of each sample as a dictionary,
     most suspicious first. See `ScoredLabels` for ``scores``, ``order``, ``refined``,
-    ``noise_rate``, ``transition`` and ``columns``; scores above 1/2 are suspicious.
+    ``noise_rate``, ``transition`` and ``columns``; scores above 1/2 are suspicious. If the noise
+    rate cannot be estimated, it is NaN, ``estimate_problem`` says why, and no score is above 1/2.
     """
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -44,7 +44,7 @@ class LabelIssues(ScoredLabels):
     def to_csv(
         self, path: AnyPath, *, soft: bool = False, most_suspicious_first: bool = True
     ) -> None:
-        """Writes the table as CSV, which `python -m alr_fast.train --labels` reads.
+        """Writes the table as CSV, which `alr-fast train --labels` reads.
 
         Args:
             path: The file; an existing one is replaced.
@@ -71,8 +71,9 @@ class LabelIssues(ScoredLabels):
         Raises:
             UserError: pandas is not installed.
         """
-        if find_spec("pandas") is None:
-            raise UserError("to_pandas needs pandas, not installed: pip install pandas")
+        if missing_modules(["pandas"]):
+            command = install_command(["pandas"])
+            raise UserError(f"to_pandas needs pandas, not installed: {command}")
         import pandas
 
         rows = self.order if most_suspicious_first else None
@@ -84,7 +85,7 @@ class LabelIssues(ScoredLabels):
 
     def write_marks(self, path: AnyPath, sample_ids: object, labels: object) -> None:
         """Writes labels that people chose, of `alr_fast.labels.read_label_studio` for example, as
-        a CSV table for `python -m alr_fast.train --labels`.
+        a CSV table for `alr-fast train --labels`.
 
         Args:
             path: The file; an existing one is replaced.
@@ -109,7 +110,7 @@ class LabelIssues(ScoredLabels):
         most: int = 500,
     ) -> None:
         """Writes a page with the most suspicious samples, to look at and to mark. Its marks, as
-        CSV, are read by `alr_fast.labels.read_marks` and `python -m alr_fast.train --labels`.
+        CSV, are read by `alr_fast.labels.read_marks` and `alr-fast train --labels`.
 
         The page is one file that needs no network. Needs the extra ``report``. Sequences are read
         by position in the arrays that `find_issues` got, functions are called with a sample id.
@@ -208,11 +209,15 @@ class LabelIssues(ScoredLabels):
 
     def _shown(self) -> tuple[str, list[str], list[list[str]]]:
         """Title, column names and the most suspicious samples, as texts."""
-        suspicious = int((self.scores > SUSPICIOUS).sum())
         title = (
             f"LabelIssues: {_number(len(self), 'sample')} of {_number(self.num_classes, 'class')}, "
-            f"estimated noise rate {percent(self.noise_rate)}, {suspicious:,} suspicious"
         )
+        if self.estimate_problem:
+            title += f"noise rate not estimated: {self.estimate_problem}; the highest scores:"
+        else:
+            title += (
+                f"estimated noise rate {percent(self.noise_rate)}, {self.suspicious:,} suspicious"
+            )
         head = ["id", "given", "refined", "score"]
         if self.paths is not None:
             head.append("path")
@@ -234,6 +239,7 @@ def find_issues(
     sample_ids: object = None,
     clean_labels: object = None,
     rows_may_sum_to_less: bool = False,
+    given_share: float | None = None,
 ) -> LabelIssues:
     """Finds the labels that are probably wrong.
 
@@ -255,6 +261,9 @@ def find_issues(
         clean_labels: True labels [N], if known, to compare with.
         rows_may_sum_to_less: Accept rows that sum to less than one, and scale them: those of the
             bank of early-learning regularisation, which starts at zero.
+        given_share: How much of each row is still its given label: 0 for predictions,
+            `LabelBank.given_share` for the rows of a bank. None if unknown: the noise rate is then
+            not estimated if every row has its given label with more than 1/2.
 
     Returns:
         The samples with their scores.
@@ -274,6 +283,7 @@ def find_issues(
         read=read,
         paths=arguments.paths_of_samples(paths, n),
         clean_labels=true,
+        given_share=arguments.checked_share(given_share),
     )
 
 

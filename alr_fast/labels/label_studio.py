@@ -11,6 +11,7 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from alr_fast.errors import UserError
+from alr_fast.labels.proposals import Choice, predictions
 from alr_fast.labels.scored import ScoredLabels
 from alr_fast.labels.sources import by_row
 from alr_fast.utils.files import replacing
@@ -66,16 +67,22 @@ def write_tasks(
 
     def tasks() -> Iterator[dict[str, Any]]:
         for rows in labels.ranked_pieces():
-            for row, sample in zip(rows.tolist(), labels.samples(rows), strict=True):
-                yield _task(sample, kind, str(of_row(row)), names, labels.method)
+            predicted = predictions(labels, rows)
+            samples = labels.samples(rows)
+            for row, sample, choice in zip(rows.tolist(), samples, predicted, strict=True):
+                yield _task(sample, choice, kind, str(of_row(row)), names, labels.method)
 
     write_json_list(path, itertools.islice(tasks(), most))
 
 
 def _task(
-    sample: dict[str, Any], kind: str, shown: str, names: Sequence[str], method: str
+    sample: dict[str, Any],
+    predicted: Choice | None,
+    kind: str,
+    shown: str,
+    names: Sequence[str],
+    method: str,
 ) -> dict[str, Any]:
-    refined = names[sample["refined_label"]]
     data = {
         kind: encodable(shown),
         ID: int(sample["id"]),
@@ -84,15 +91,17 @@ def _task(
     }
     if "path" in sample:
         data["path"] = encodable(sample["path"])
+    if predicted is None:
+        return {"data": data, "predictions": []}
     choice = {
         "from_name": CHOICE,
         "to_name": SAMPLE,
         "type": "choices",
-        "value": {"choices": [refined]},
+        "value": {"choices": [names[predicted[0]]]},
     }
     prediction = {
         "model_version": f"alr_fast {method}".strip(),
-        "score": float(sample["refined_probability"]),
+        "score": predicted[1],
         "result": [choice],
     }
     return {"data": data, "predictions": [prediction]}

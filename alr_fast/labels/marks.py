@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from alr_fast.data.classes import ClassMap
 from alr_fast.data.label_files.label_table import NAME_COLUMNS
+from alr_fast.data.label_files.mark_table import MARK, wrong_fix
 from alr_fast.data.label_files.numbering import Numbering
 from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.errors import UserError
@@ -40,13 +41,17 @@ def read_marks(path: str | os.PathLike[str], class_names: Sequence[str]) -> Mark
         keep. Samples marked unsure are left out.
 
     Raises:
-        UserError: The file is no such table, or was made with other classes.
+        UserError: The file is no such table, was made with other classes, or marks a sample fix
+            with its given label.
     """
     columns, lines = _read_columns(path)
 
     def where(line: int | None) -> str:
         return str(path) if line is None else f"{path}, line {line}"
 
+    found = wrong_fix(columns)
+    if found is not None:
+        raise UserError(found[1], argument="path", value=where(lines[found[0]]))
     numbering = Numbering(ClassMap(class_names), where=where, argument="path")
     for number, name in NAME_COLUMNS.items():
         if number != "label":
@@ -64,7 +69,7 @@ def read_marks(path: str | os.PathLike[str], class_names: Sequence[str]) -> Mark
 
 def _read_columns(path: str | os.PathLike[str]) -> tuple[dict[str, list[str]], list[int]]:
     """The columns of a table of marks, without blanks around the texts, and its line numbers."""
-    wanted = {"id", "label", *NAME_COLUMNS, *NAME_COLUMNS.values()}
+    wanted = {"id", "label", MARK, *NAME_COLUMNS, *NAME_COLUMNS.values()}
     lines: list[int] = []
     try:
         with open_table(Path(path)) as table:

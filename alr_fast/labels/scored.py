@@ -5,6 +5,7 @@ tables, reports and exports.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from alr_fast.labels.suspicion import (
     MOST_CLASSES,
+    SUSPICIOUS,
     NoiseEstimate,
     distributions,
     estimate_noise,
@@ -19,7 +21,7 @@ from alr_fast.labels.suspicion import (
     row_figures,
     scores,
 )
-from alr_fast.noise.transition import known_transition, transition_error
+from alr_fast.noise.transition import counted_transition, known_transition, transition_error
 
 # Largest piece: bytes of its float32 rows, of which about five copies are in memory, and samples.
 _PIECE_BYTES, _PIECE_ROWS = 32 << 20, 1 << 16
@@ -47,6 +49,10 @@ class ScoredLabels:
         complete: Whether training with the method finished.
         images: ``images(row)`` returns the image of a sample in any form that a report shows; None
             if there are none.
+        given_share: How much of each row is still its given label, see
+            `alr_fast.labels.suspicion.predictions`; 0 for predictions, None if unknown.
+        files: ``files(row)`` returns the file that an image is read from, absolute, or None if it
+            has none of its own; None if no image has one.
     """
 
     sample_ids: NDArray[np.int64]
@@ -59,6 +65,8 @@ class ScoredLabels:
     method: str = ""
     complete: bool = True
     images: Callable[[int], Any] | None = None
+    given_share: float | None = None
+    files: Callable[[int], Path | None] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -88,6 +96,7 @@ class ScoredLabels:
         return estimate_noise(
             lambda: ((self.read(rows), self.labels[rows]) for rows in self.slices()),
             self.num_classes,
+            self.given_share,
         )
 
     @property
@@ -96,19 +105,44 @@ class ScoredLabels:
         return self.noise.refined
 
     @property
+    def refined_share(self) -> float:
+        """Share of the labels that were refined to another class."""
+        return float((self.refined != self.labels).mean())
+
+    @property
     def noise_rate(self) -> float:
-        """Estimated share of wrong labels: the share whose refined label is another."""
+        """Estimated share of wrong labels, which is the share of scores above 1/2; NaN if it cannot
+        be estimated, see `estimate_problem`."""
         return self.noise.rate
+
+    @property
+    def estimate_problem(self) -> str:
+        """Why `noise_rate` cannot be estimated, a clause; empty if it can."""
+        return self.noise.problem
+
+    @property
+    def suspicious(self) -> int:
+        """Number of suspicious samples: of scores above 1/2. 0 if that cannot be estimated."""
+        return int((self.scores > SUSPICIOUS).sum())
+
+    @cached_property
+    def never_seen(self) -> int:
+        """Number of samples that training has not seen although it has seen others, of unreadable
+        images for example: nothing is known about their labels."""
+        unseen, bare = np.isnan(self.history["given_loss"]), self.noise.bare
+        return 0 if bare is None or unseen.all() else int((unseen & bare).sum())
 
     @cached_property
     def transition(self) -> NDArray[np.float64] | None:
-        """Transition matrix [K, K] if the refined labels are right: row i has the shares of the
-        given labels of the samples of class i.
+        """Transition matrix [K, K] that belongs to `noise_rate`: row i has the shares of the given
+        labels of the samples of class i, counted from the refined labels, or the confident counts.
 
-        None with more than `MOST_CLASSES` classes.
+        None if the rate cannot be estimated, or with more than `MOST_CLASSES` classes.
         """
-        if self.num_classes > MOST_CLASSES:
+        if self.num_classes > MOST_CLASSES or self.estimate_problem:
             return None
+        if self.noise.joint is not None:
+            return counted_transition(self.noise.joint)
         return known_transition(self.refined, self.labels, self.num_classes)
 
     @cached_property
@@ -134,15 +168,18 @@ class ScoredLabels:
         """Rows of the samples, most suspicious first, ties by id, int64 [N]."""
         return np.lexsort((self.sample_ids, -self.scores))
 
-    def most_suspicious(self, number: int, *, above: float = 0.0) -> NDArray[np.int64]:
+    def most_suspicious(
+        self, number: int, *, above: float = 0.0, least: int = 0
+    ) -> NDArray[np.int64]:
         """Rows of the most suspicious samples, most suspicious first, ties by id.
 
         Args:
             number: Upper limit of samples.
             above: Score that the samples must exceed.
+            least: Number of samples that are returned whatever their scores, below the limit.
         """
         order = self.order[:number]
-        return order[self.scores[order] > above]
+        return order[: max(int((self.scores[order] > above).sum()), least)]
 
     def samples(self, rows: NDArray[np.int64]) -> list[dict[str, Any]]:
         """The columns of each of these rows, one dictionary per sample."""

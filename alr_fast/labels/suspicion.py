@@ -22,12 +22,12 @@ below were chosen with it: on a seed of the digits that is not in its table, and
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.noise.transition import Matrix, confident_counts
+from alr_fast.noise.transition import Matrix, confident_counts, confident_rate
 
 SUSPICIOUS = 0.5  # samples with a higher score are suspicious; their share is the noise rate
 LAST_EPOCHS = 10  # in which changes of the refined label are counted
@@ -35,6 +35,9 @@ MOST_CLASSES = 2048  # above it no pattern is estimated, a matrix [K, K]
 _HISTORY = 0.1  # weight of the training history; the bank has the rest
 _PATTERN = 0.4  # largest weight of an estimated pattern
 _LEAST = 1e-8  # lower bound of probabilities in logarithms
+# Rows contradict a share of given labels if more than a hundredth of them has so much more of other
+# classes than it leaves: they were updated more often, or started otherwise.
+_TOLERANCE, _EXCEPTIONS = 1.05, 0.01
 
 Rows = NDArray[np.floating]  # [M, K], of a label bank
 Labels = NDArray[np.int64]  # [M]
@@ -82,6 +85,33 @@ def distributions(rows: Rows, given_labels: Labels) -> NDArray[np.float32]:
     return p
 
 
+def predictions(
+    p: NDArray[np.float32], given_labels: Labels, given_share: float
+) -> NDArray[np.float32]:
+    """The mean of the predictions in each row of a label bank, without the given label it began as.
+
+    A row that started one-hot is `s e_y + (1 - s) q` after n updates: the moving average q of the
+    predictions, and what is left of the given label y, `s = momentum^n`. Before s is below 1/2, no
+    prediction can change the most probable class of the row.
+
+    Args:
+        p: float32 [M, K], see `distributions`; changed in place.
+        given_labels: int64 [M].
+        given_share: s, 0 up to 1, see `alr_fast.losses.Loss.given_share`.
+
+    Returns:
+        q, float32 [M, K]; the given label where a row has nothing else.
+    """
+    if given_share == 0:
+        return p
+    at = np.arange(len(p)), given_labels
+    # From the other classes: in 16 bits, these are exact where the given label is near 1.
+    others = (1 - p[at]) / np.float32(1 - given_share)
+    p /= (np.float32(1 - given_share) * np.maximum(others, 1))[:, None]
+    p[at] = np.maximum(1 - others, 0)
+    return p
+
+
 def belief(
     p: NDArray[np.float32], given_labels: Labels, given_loss: NDArray[np.float32]
 ) -> NDArray[np.float32]:
@@ -111,18 +141,26 @@ def belief(
 
 @dataclass(frozen=True, eq=False)
 class NoiseEstimate:
-    """Label noise, estimated from the refined labels.
+    """Label noise, estimated from a label bank.
 
     Attributes:
         refined: Refined labels, int64 [N].
-        rate: Share of wrong labels if the refined labels are right.
+        rate: Estimated share of wrong labels; NaN if it cannot be estimated.
         pattern: T of the score, float32 [K, K] of (given, true), see `shrunk`; None for symmetric
             noise.
+        problem: Why the rate cannot be estimated, a clause; empty if it can.
+        given_share: Share of the given label that is removed from the rows, see `predictions`.
+        joint: Confident counts, float64 [K, K] of (given, true), if the rate is theirs; else None.
+        bare: Whether a row has nothing but its given label, bool [N].
     """
 
     refined: Labels
     rate: float
     pattern: NDArray[np.float32] | None
+    problem: str = ""
+    given_share: float = 0.0
+    joint: Matrix | None = None
+    bare: NDArray[np.bool_] | None = None
 
     def log_odds(
         self, rows: Rows, given_labels: Labels, given_loss: NDArray[np.float32]
@@ -134,7 +172,8 @@ class NoiseEstimate:
             given_labels: int64 [M].
             given_loss: float32 [M], see `belief`.
         """
-        weights = belief(distributions(rows, given_labels), given_labels, given_loss)
+        p = predictions(distributions(rows, given_labels), given_labels, self.given_share)
+        weights = belief(p, given_labels, given_loss)
         if self.pattern is not None:
             weights *= self.pattern[given_labels]
         at = np.arange(len(weights)), given_labels
@@ -145,38 +184,73 @@ class NoiseEstimate:
 
 
 def estimate_noise(
-    pieces: Callable[[], Iterable[tuple[Rows, Labels]]], num_classes: int
+    pieces: Callable[[], Iterable[tuple[Rows, Labels]]],
+    num_classes: int,
+    given_share: float | None = None,
 ) -> NoiseEstimate:
     """Estimates the noise from a label bank that is read twice, in pieces.
 
-    With more than `MOST_CLASSES` classes no pattern is estimated, and the bank is read once.
+    The rate is the larger of two shares that are rather too small than too large: that of the
+    refined labels which differ from the given ones, and, while the rows still contain the given
+    labels, that of the confident counts of the `predictions` in them. With more than `MOST_CLASSES`
+    classes no pattern is estimated, and a bank without given labels in its rows is read once.
 
     Args:
         pieces: Called for each pass; returns rows [M, K] and their given labels [M].
         num_classes: Number of classes K.
+        given_share: See `predictions`; 0 for predictions, None if unknown.
     """
-    refined: list[NDArray[np.int64]] = []
-    given: list[Labels] = []
+    known = given_share is not None and given_share < 1
+    share = given_share if known and given_share is not None else 0.0
+    found: list[_Piece] = []
 
     def scaled() -> Iterator[tuple[NDArray[np.float32], Labels]]:
-        first_pass = not given
+        first_pass = not found
         for rows, labels in pieces():
             p = distributions(rows, labels)
             if first_pass:
-                refined.append(p.argmax(1))
-                given.append(labels)
-            yield p, labels
+                own = p[np.arange(len(p)), labels]
+                found.append(_Piece(labels, p.argmax(1), own))
+            yield predictions(p, labels, share), labels
 
-    pattern = None
+    joint, pattern, confident = None, None, 0.0
     if num_classes <= MOST_CLASSES:
-        matrix, _ = shrunk(confident_counts(scaled, num_classes).T)
-        pattern = matrix.T.astype(np.float32)
+        joint = confident_counts(scaled, num_classes)
+        pattern = shrunk(joint.T)[0].T.astype(np.float32)
+        confident = 1 - np.trace(joint) / joint.sum() if joint.any() else 0.0
+    elif share:
+        confident = confident_rate(scaled, num_classes)
     else:
         for _ in scaled():
             pass
-    all_refined = np.concatenate(refined)
-    rate = float((np.concatenate(given) != all_refined).mean())
-    return NoiseEstimate(refined=all_refined, rate=rate, pattern=pattern)
+    whole = _Piece(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    if share and (1 - whole.own > _TOLERANCE * (1 - share)).mean() > _EXCEPTIONS:
+        return estimate_noise(pieces, num_classes)  # the rows tell another story
+    problem = ""
+    if num_classes > 1 and (whole.own == 1).all():
+        problem = "the rows are the given labels alone, none has been refined"
+    elif num_classes > 1 and not known and (whole.own > 0.5).all():
+        problem = "every row has its given label with more than 1/2, as after too few epochs"
+    confident = round(confident * len(whole.own)) / len(whole.own) if confident > 0 else 0.0
+    changed = float((whole.given != whole.refined).mean())
+    counted = share > 0 and confident > changed
+    return NoiseEstimate(
+        refined=whole.refined,
+        rate=float("nan") if problem else confident if counted else changed,
+        pattern=pattern,
+        problem=problem,
+        given_share=share,
+        joint=joint if counted else None,
+        bare=whole.own == 1,
+    )
+
+
+class _Piece(NamedTuple):
+    """What is kept of each row, [M]."""
+
+    given: Labels
+    refined: Labels
+    own: NDArray[np.float32]  # probability of the given label
 
 
 def shrunk(counts: Matrix) -> tuple[Matrix, float]:
@@ -220,10 +294,11 @@ def scores(log_odds: NDArray[np.float32], rate: float) -> NDArray[np.float32]:
 
     Args:
         log_odds: float32 [N], of all samples.
-        rate: Share of wrong labels, 0 to 1.
+        rate: Share of wrong labels, 0 to 1; NaN if unknown, and none is above 1/2.
     """
     if not len(log_odds):
         return log_odds
+    rate = 0.0 if np.isnan(rate) else rate
     trusted = len(log_odds) - round(rate * len(log_odds))  # number of samples up to the limit
     ordered = np.sort(log_odds)
     if trusted == len(ordered):

@@ -24,6 +24,7 @@ from alr_fast.losses.cross_entropy import CrossEntropyLoss, LabelSmoothingLoss
 from alr_fast.losses.distillation import DistillationLoss
 from alr_fast.losses.elr import ELRLoss
 from alr_fast.losses.plain import PlainLoss
+from alr_fast.losses.refinement import refinement_problem
 from alr_fast.losses.sat import SATLoss
 
 # By the name of the method that trains with it.
@@ -57,4 +58,5 @@ __all__ = [
     "SELCLoss",
     "SmearingLoss",
     "WarmUpLoss",
+    "refinement_problem",
 ]

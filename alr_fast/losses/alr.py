@@ -76,6 +76,11 @@ class SELCLoss(WarmUpLoss):
     def refining(self) -> bool | None:
         return None if self.warming_up is None else not self.warming_up
 
+    def given_share(self, epochs: int) -> float | None:
+        """See `Loss.given_share`: `momentum^n` after n updates of a row that started one-hot."""
+        updates = self.updates(epochs)
+        return None if updates is None else float(self.momentum**updates)
+
     def _after_warmup(
         self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
     ) -> LossResult:

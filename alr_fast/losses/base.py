@@ -1,5 +1,6 @@
 """Common base of the losses: the two calls, their state, and the warm-up."""
 
+import math
 from collections.abc import Callable
 from numbers import Real
 from typing import Any, ClassVar, cast
@@ -82,7 +83,24 @@ class Loss(nn.Module):
         bank = self.bank
         if bank is not None and bank.history is not None and self._epoch not in (None, epoch):
             bank.history.end_epoch(bank.refined_labels())
+        if bank is not None:
+            bank.announce(int(epoch) + 1, self.given_share(int(epoch) + 1))
         self._epoch = epoch
+
+    def given_share(self, epochs: int) -> float | None:
+        """How much of a row of the bank is still its given label after the first epochs.
+
+        From 1/2 on, no prediction can have changed the most probable class of the row. A loss with
+        a bank that defines it gets a warning before a training that is too short, and an estimate
+        of the noise after a short one (`alr_fast.labels.suspicion.predictions`).
+
+        Args:
+            epochs: Number of epochs in which each sample is seen once.
+
+        Returns:
+            The share, 1 down to 0; None if it is unknown, as here.
+        """
+        return None
 
     def forward(
         self,
@@ -449,6 +467,12 @@ class WarmUpLoss(Loss):
         self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
     ) -> LossResult:
         raise NotImplementedError
+
+    def updates(self, epochs: int) -> int | None:
+        """Number of the first epochs that follow the warm-up; None if that counts steps."""
+        if self._unit == "step" and self._warmup > 0:
+            return None
+        return epochs - math.ceil(self._warmup) if self._warmup < epochs else 0
 
     @property
     def warmup_unit(self) -> str:

@@ -71,6 +71,10 @@ class ELRLoss(PlainLoss):
         self.weight = weight
         self.unique_index = unique_index
 
+    def given_share(self, epochs: int) -> float | None:
+        """See `Loss.given_share`: rows start at zero, and have predictions alone after an epoch."""
+        return 0.0 if epochs > 0 and self.momentum < 1 else 1.0
+
     def _rows(
         self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
     ) -> Tensor:

@@ -4,7 +4,7 @@ label j if the true label is i. Losses with noise correction need one.
 All matrices are float64 [K, K] with rows that sum to one.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from alr_fast.errors import UserError
 
 Matrix = NDArray[np.float64]
+Pieces = Callable[[], Iterable[tuple[NDArray[np.floating], NDArray[np.int64]]]]
 
 
 def symmetric_transition(num_classes: int, rate: float) -> Matrix:
@@ -88,13 +89,15 @@ def estimate_confident(
     """
     p = _checked(probabilities)
     _check_labels(given_labels, p.shape[1])
-    return _with_row_sums_of_one(confident_counts(lambda: [(p, given_labels)], p.shape[1]).T)
+    return counted_transition(confident_counts(lambda: [(p, given_labels)], p.shape[1]))
 
 
-def confident_counts(
-    pieces: Callable[[], Iterable[tuple[NDArray[np.floating], NDArray[np.int64]]]],
-    num_classes: int,
-) -> Matrix:
+def counted_transition(joint: Matrix) -> Matrix:
+    """The matrix of the counts [K, K] of (given, true); a class without counts keeps its label."""
+    return _with_row_sums_of_one(joint.T)
+
+
+def confident_counts(pieces: Pieces, num_classes: int) -> Matrix:
     """The counts of `estimate_confident`; reads the samples twice, in pieces.
 
     Args:
@@ -106,20 +109,50 @@ def confident_counts(
         float64 [K, K], (given, true): each row sums to the number of samples with this given label,
         or to 0 if none of them was counted.
     """
+    sizes, confident = _confident(pieces, num_classes)
+    joint = np.zeros((num_classes, num_classes))
+    for labels, chosen in confident:
+        np.add.at(joint, (labels, chosen), 1.0)
+    rows = joint.sum(axis=1, keepdims=True)
+    return joint * np.divide(sizes[:, None], rows, out=np.zeros_like(rows), where=rows > 0)
+
+
+def confident_rate(pieces: Pieces, num_classes: int) -> float:
+    """The share of wrong labels in `confident_counts`, for so many classes that a matrix [K, K]
+    does not fit into memory; arguments as there. NaN if no sample is counted.
+    """
+    sizes, confident = _confident(pieces, num_classes)
+    counted, wrong = np.zeros(num_classes), np.zeros(num_classes)
+    for labels, chosen in confident:
+        counted += np.bincount(labels, minlength=num_classes)
+        wrong += np.bincount(labels[labels != chosen], minlength=num_classes)
+    seen = counted > 0
+    if not seen.any():
+        return float("nan")
+    return float((sizes[seen] * wrong[seen] / counted[seen]).sum() / sizes[seen].sum())
+
+
+def _confident(
+    pieces: Pieces, num_classes: int
+) -> tuple[NDArray[np.float64], Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]]:
+    """The number of samples of each given label, [K], and in pieces the given labels and the most
+    probable of the classes that reach their threshold, of the samples that have one.
+    """
     sizes, sums = np.zeros(num_classes), np.zeros(num_classes)
     for p, labels in pieces():
         sizes += np.bincount(labels, minlength=num_classes)
         own = p[np.arange(len(p)), labels].astype(np.float64)
         sums += np.bincount(labels, own, minlength=num_classes)
     thresholds = np.divide(sums, sizes, out=np.full(num_classes, np.inf), where=sizes > 0)
-    joint = np.zeros((num_classes, num_classes))
-    for p, labels in pieces():
-        confident = np.where(p >= thresholds, p, -1.0)
-        chosen = confident.argmax(axis=1)
-        counted = confident[np.arange(len(p)), chosen] >= 0
-        np.add.at(joint, (labels[counted], chosen[counted]), 1.0)
-    rows = joint.sum(axis=1, keepdims=True)
-    return joint * np.divide(sizes[:, None], rows, out=np.zeros_like(rows), where=rows > 0)
+
+    def second_pass() -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        for p, labels in pieces():
+            confident = np.where(p >= thresholds, p, -1.0)
+            chosen = confident.argmax(axis=1)
+            counted = confident[np.arange(len(p)), chosen] >= 0
+            yield labels[counted], chosen[counted]
+
+    return sizes, second_pass()
 
 
 def transition_error(estimate: Matrix, truth: Matrix) -> float:

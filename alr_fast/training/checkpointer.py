@@ -13,10 +13,13 @@ from alr_fast.errors import SharedError
 from alr_fast.training.checkpoint.manifest import Checkpoint
 from alr_fast.training.checkpoint.shards import shard
 from alr_fast.training.checkpoint.store import load
+from alr_fast.training.progress import class_counts_to_json
 from alr_fast.training.resume import describe_data
 from alr_fast.training.run import Run
+from alr_fast.training.run_paths import CONFIG
 from alr_fast.training.signals import Stopped
 from alr_fast.training.trainer import Trainer
+from alr_fast.utils.shell import python_command
 
 
 class Checkpointer:
@@ -30,6 +33,8 @@ class Checkpointer:
 
     def __init__(self, run: Run, trainer: Trainer, method: str) -> None:
         self._run, self._trainer, self._method = run, trainer, method
+        self._own: set[int] = set()  # numbers of its checkpoints
+        self._restored_steps = -1
         self._sample_ids = torch.from_numpy(run.index.sample_ids[run.rows])
 
     @property
@@ -37,6 +42,17 @@ class Checkpointer:
         """Whether a checkpoint is due by the number of steps."""
         every = self._run.config.checkpoint.steps
         return every is not None and self._trainer.steps_made % every == 0
+
+    @property
+    def look_now(self) -> bool:
+        """Whether `save_if_due` should be called after this step.
+
+        Several processes have to agree on a signal, which they do every ``log.every`` steps; a
+        single one stops after the step.
+        """
+        run, steps = self._run, self._trainer.steps_made
+        stopping = run.world.size == 1 and run.stop.received is not None
+        return stopping or self.steps_due or steps % run.config.log.every == 0
 
     def save_if_due(self, seconds: float) -> None:
         """Writes a checkpoint if one is due by steps, time or a signal.
@@ -63,9 +79,55 @@ class Checkpointer:
         self._save(seconds, wait=stopping)
         if stopping:
             where = f"in epoch {trainer.epoch + 1} after step {trainer.step}"
+            if trainer.epoch == run.config.optim.epochs:
+                where = "after its last epoch"
             if run.store.last_error is not None:
                 raise SharedError(f"stopped {where}, but {run.store.last_error}")
-            raise Stopped(f"stopped by {signal or 'a signal'} {where}; --resume auto resumes there")
+            by = {None: "a signal", "SIGINT": "Ctrl-C"}.get(signal, signal)
+            raise Stopped(
+                f"stopped by {by} {where} ({self._method}); checkpoint {run.last_checkpoint} "
+                f"resumes there: {run.resume_command}"
+            )
+
+    def complete(self, *, written: bool) -> None:
+        """Sees to it, after the last epoch, that missing files of the method can be made later.
+
+        If there are any, its last state stays in a checkpoint. So does that of the methods after
+        it, because it contains the figures of all methods.
+
+        Args:
+            written: Whether weights and label bank of the method are written.
+        """
+        run, method, store = self._run, self._method, self._run.store
+        source = run.checkpoint_of(method)
+        if written and source is not None:
+            store.pinned.discard(source.number)
+        if not written:
+            run.incomplete[method] = ""
+        stepped = self._trainer.steps_made != self._restored_steps
+        if run.incomplete and stepped:
+            self.save_last()
+        if written:
+            return
+        number = source.number if source is not None else None
+        if store.written in self._own:
+            number = store.written
+        command = run.resume_command
+        if number is None:
+            again = ("--config", run.path.absolute() / CONFIG, "--methods", method)
+            advice = f"they are lost; train again with: {python_command('alr_fast.train', *again)}"
+        elif stepped and store.last_error is not None:
+            advice = f"checkpoint {number} remains; to train again from there: {command}"
+        else:
+            advice = f"checkpoint {number} has them; to write them: {command}"
+        if number is not None:
+            store.pinned.add(number)
+        run.incomplete[method] = f"{method}: its weights or its label bank are missing; {advice}"
+        run.console.warn(run.incomplete[method])
+
+    def save_last(self) -> None:
+        """Writes a checkpoint after the last epoch."""
+        self._save(0.0, wait=True)
 
     def _save(self, seconds: float, *, wait: bool) -> None:
         run, trainer = self._run, self._trainer
@@ -77,6 +139,8 @@ class Checkpointer:
             "seconds": seconds,
             "records": [record.to_json() for record in run.records],
             "finished": run.finished,
+            "class_counts": class_counts_to_json(run.class_counts),
+            "incomplete": list(run.incomplete),
             "broken": run.loaders.train.broken.reasons,
             "device": run.world.device.type,
             "data": self._data_facts,
@@ -84,8 +148,10 @@ class Checkpointer:
         # Increases even after an epoch that another number of processes has started again.
         earlier = len(run.finished) * run.config.optim.epochs * len(run.loaders.train)
         run.last_checkpoint = max(earlier + trainer.steps_made, run.last_checkpoint + 1)
+        self._own.add(run.last_checkpoint)
         tensors, bank = trainer.tensors(), trainer.criterion.bank
         if bank is not None:
+            progress["given_share"] = bank.known_share(trainer.history)
             given = {"bank.ids": self._sample_ids, "bank.given": bank.given_labels}
             tensors |= self._sharded({**given, **self._learned(bank)})
             # A bank in a file may be larger than the memory: it is written without a copy.
@@ -107,8 +173,8 @@ class Checkpointer:
         Raises:
             SharedError: It does not fit the run.
         """
-        run, trainer, checkpoint = self._run, self._trainer, self._run.start.checkpoint
-        if checkpoint is None or checkpoint.progress["method"] != self._method:
+        run, trainer, checkpoint = self._run, self._trainer, self._run.checkpoint_of(self._method)
+        if checkpoint is None:
             return 0.0
         position, rank = checkpoint.progress["position"], f"rank{run.world.rank}."
         change, same_size = run.start.change, checkpoint.world_size == run.world.size
@@ -125,6 +191,7 @@ class Checkpointer:
             self._load_with_bank(checkpoint, tensors, bank)
         own = {n.removeprefix(rank): t for n, t in tensors.items() if n.startswith(rank)}
         trainer.restore(position, own if same_batches else None)
+        self._restored_steps = trainer.steps_made
         where = f"in epoch {trainer.epoch + 1} after step {trainer.step}"
         if trainer.epoch == run.config.optim.epochs:
             where = "after its last epoch"

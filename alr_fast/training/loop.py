@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from alr_fast.data.datasets import Split
-from alr_fast.data.loaders.base import Loader
 from alr_fast.data.loaders.choose import choose_loader
-from alr_fast.data.loaders.transform import Transform
+from alr_fast.data.loaders.transform import Transform, for_evaluation
 from alr_fast.errors import SharedError, UserError, naming_options
 from alr_fast.training.checkpointer import Checkpointer
 from alr_fast.training.config.schema import Config
@@ -18,17 +17,21 @@ from alr_fast.training.criterion import check_methods, make_loss
 from alr_fast.training.distributed import World
 from alr_fast.training.dry_pass import SAMPLES, dry_pass
 from alr_fast.training.estimate import estimate_time
+from alr_fast.training.evaluation import evaluate
 from alr_fast.training.loaders import Loaders, make_loaders, make_transform
 from alr_fast.training.models import FeatureModel, build_model
 from alr_fast.training.output.display import RunDisplay
-from alr_fast.training.output.records import EpochRecord
-from alr_fast.training.output.run_folder import BANK, RunFolder
+from alr_fast.training.output.records import EpochRecord, class_table
+from alr_fast.training.output.run_folder import RunFolder
 from alr_fast.training.profiling import Profile
 from alr_fast.training.room import check_room
 from alr_fast.training.run import Run
 from alr_fast.training.run_data import RunData
+from alr_fast.training.run_paths import BANK
 from alr_fast.training.sharded_bank import export_bank, label_statistics
+from alr_fast.training.trained_model import Description
 from alr_fast.training.trainer import Trainer
+from alr_fast.training.warm_start import warm_bank, warm_weights
 from alr_fast.utils.random import stream
 
 
@@ -120,18 +123,23 @@ def _local_model(config: Config, split: Split, image_size: int, world: World) ->
     return model.to(world.device).to(memory_format=torch.channels_last)
 
 
-def train_method(method: str, run: Run) -> None:
+def train_method(method: str, run: Run) -> Checkpointer:
     """Trains one method to its end, from the start or from the checkpoint of the run.
 
     Args:
         method: Key of `alr_fast.training.methods.METHODS`.
         run: The run.
+
+    Returns:
+        Its checkpointer, for its last state.
     """
     config, loader, clean = run.config, run.loaders.train, run.index.clean_labels
     model = _new_model(config, loader.split, loader.transform.size, run.world)
+    warm_weights(model, method, run)
     true_labels = None if clean is None else torch.from_numpy(clean[run.rows])
     criterion = make_loss(method, run)
     trainer = Trainer(model, criterion, config, loader, run.world, true_labels=true_labels)
+    warm_bank(trainer, method, run)
     checkpointer = Checkpointer(run, trainer, method)
     seconds = checkpointer.restore()
     profile = Profile(trainer, wanted=config.log.profile and method == config.methods[-1])
@@ -147,7 +155,7 @@ def train_method(method: str, run: Run) -> None:
             trainer.begin_epoch()
             for batch in profile.steps(loader):
                 trainer.train_step(batch)
-                if trainer.steps_made % config.log.every == 0 or checkpointer.steps_due:
+                if checkpointer.look_now:
                     result = trainer.progress()
                     seconds = time.perf_counter() - began
                     rate = result.samples * run.world.size / seconds
@@ -158,13 +166,46 @@ def train_method(method: str, run: Run) -> None:
             trainer.end_epoch()
             seconds = 0.0
             checkpointer.save_if_due(seconds)
-    run.in_folder(RunFolder.save_weights, method, trainer.evaluated)
+    profile.show(run)
+    checkpointer.complete(written=_save_results(method, run, trainer))
+    run.finished.append(method)
+    return checkpointer
+
+
+def _save_results(method: str, run: Run, trainer: Trainer) -> bool:
+    """Writes weights and label bank after the last epoch; returns whether both are written."""
+    metadata = _description(method, run, trainer).metadata()
+    written = run.in_folder(
+        *(RunFolder.save_weights, method, trainer.evaluated, metadata),
+        without="the run continues without them",
+    )
+    table = class_table(run.index, run.class_counts.get(method, {}))
+    run.in_folder(
+        RunFolder.save_classes, method, table, without="the run has no table of the classes"
+    )
     bank, history = trainer.criterion.bank, trainer.history
     if bank is not None and history is not None:
-        path = run.path / f"{method}{BANK}"
-        export_bank(path, bank, history, loader.split, run.rows, run.world)
-    profile.show(run)
-    run.finished.append(method)
+        path, split = run.path / f"{method}{BANK}", run.loaders.train.split
+        written &= run.attempt(
+            lambda: export_bank(path, bank, history, split, run.rows, run.world),
+            without="the run continues without it",
+        )
+    return written
+
+
+def _description(method: str, run: Run, trainer: Trainer) -> Description:
+    """What the file of the weights says about the model."""
+    config, loaders = run.config, run.loaders
+    return Description(
+        model=config.model.name,
+        input_shape=loaders.train.input_shape,
+        class_names=run.index.class_names,
+        transform=for_evaluation(loaders.train.transform),
+        method=method,
+        epoch=trainer.epoch,
+        precision=config.precision,
+        loader=loaders.choice.name,
+    )
 
 
 def _close_epoch(method: str, run: Run, trainer: Trainer, began: float) -> EpochRecord:
@@ -173,7 +214,7 @@ def _close_epoch(method: str, run: Run, trainer: Trainer, began: float) -> Epoch
     ``began`` is the `time.perf_counter` of its start, without the time that the run was stopped.
 
     Raises:
-        SharedError: The training loss is not finite, or the epoch cannot be logged.
+        SharedError: The training loss is not finite.
     """
     result = trainer.progress(everywhere=True)
     train_seconds = time.perf_counter() - began
@@ -185,24 +226,26 @@ def _close_epoch(method: str, run: Run, trainer: Trainer, began: float) -> Epoch
         )
     trainer.share_statistics()
     loaders, model, autocast = run.loaders, trainer.evaluated, trainer.autocast
-    tests = [evaluate(model, loader, autocast) for loader in loaders.tests]
-    validation = None
-    if loaders.validation is not None:
-        _, validation = evaluate(model, loaders.validation, autocast)
+    measured = {
+        name: evaluate(model, loader, autocast) for name, loader in loaders.for_evaluation.items()
+    }
+    run.class_counts[method] = {name: result.classes for name, result in measured.items()}
     loaders.share_broken(run.world)
     labels = label_statistics(trainer.criterion.bank, run.index, run.rows, run.world)
     if trainer.history is not None:
         trainer.history.end_epoch(labels.refined)
-    test_loss, test_accuracy = tests[0] if tests else (None, None)
+    test, second, validation = (
+        measured.get(name) for name in ("test", "second_test", "validation")
+    )
     record = EpochRecord(
         method=method,
         epoch=trainer.epoch + 1,
         learning_rate=trainer.optimizer.param_groups[0]["lr"],
         train_loss=result.loss,
         train_accuracy=result.accuracy,
-        test_loss=test_loss,
-        test_accuracy=test_accuracy,
-        second_test_accuracy=tests[1][1] if len(tests) > 1 else None,
+        test_loss=None if test is None else test.loss,
+        test_accuracy=None if test is None else test.accuracy,
+        second_test_accuracy=None if second is None else second.accuracy,
         label_accuracy=labels.accuracy,
         labels_changed=labels.changed,
         nonfinite_rows=labels.nonfinite_rows,
@@ -210,34 +253,18 @@ def _close_epoch(method: str, run: Run, trainer: Trainer, began: float) -> Epoch
         broken_samples=len(loaders.train.broken.reasons),
         samples_per_second=result.samples / train_seconds,
         seconds=time.perf_counter() - began,
-        validation_accuracy=validation,
+        validation_accuracy=None if validation is None else validation.accuracy,
         clean_correct=result.clean_correct,
         mislabelled_correct=result.mislabelled_correct,
         mislabelled_memorised=result.mislabelled_memorised,
+        warming_up=getattr(trainer.criterion, "warming_up", None),
+        test_balanced_accuracy=None if test is None else test.balanced_accuracy,
+        test_top5_accuracy=None if test is None else test.top5_accuracy,
+        second_test_top5_accuracy=None if second is None else second.top5_accuracy,
+        validation_balanced_accuracy=None if validation is None else validation.balanced_accuracy,
     )
     run.records.append(record)
-    run.in_folder(RunFolder.log_epoch, record, labels.histograms)
-    return record
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, loader: Loader, autocast: torch.autocast) -> tuple[float, float]:
-    """Mean cross entropy and accuracy over the samples of all processes, each counted once."""
-    from torchmetrics import MeanMetric
-
-    mean_loss, accuracy = (
-        MeanMetric(nan_strategy="disable").set_dtype(torch.float64).to(loader.device)
-        for _ in range(2)
+    run.in_folder(
+        RunFolder.log_epoch, record, labels.histograms, without="training continues without it"
     )
-    model.eval()
-    for batch in loader:
-        with autocast:
-            logits = model(batch["image"])
-        labels = batch["label"]
-        weight = (labels >= 0).double()  # -1 for an unreadable image
-        losses = nn.functional.cross_entropy(
-            logits.float(), labels, ignore_index=-1, reduction="none"
-        )
-        mean_loss.update(losses.double(), weight)
-        accuracy.update((logits.argmax(1) == labels).double(), weight)
-    return mean_loss.compute().item(), accuracy.compute().item()
+    return record

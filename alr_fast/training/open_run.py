@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from alr_fast.bank.checks import BANK_DTYPES
+from alr_fast.bank.file import GIVEN_SHARE
 from alr_fast.bank.history import COLUMNS, SampleHistory
 from alr_fast.bank.placement import allocate_rows, read_in_order
 from alr_fast.bank.read_file import BankFile, improbable, strings, unreadable
@@ -28,16 +29,11 @@ from alr_fast.training.checkpoint.shards import shard
 from alr_fast.training.checkpoint.store import load, saved_tensors
 from alr_fast.training.config.schema import Config, DataConfig, NoiseConfig, words
 from alr_fast.training.distributed import World, process_group
-from alr_fast.training.output.run_folder import (
-    BANK,
-    CHECKPOINTS,
-    CONFIG,
-    is_finished,
-    read_config,
-)
+from alr_fast.training.output.run_folder import read_config
 from alr_fast.training.progress import check_progress
 from alr_fast.training.run_data import find_dataset
 from alr_fast.training.run_images import find_images
+from alr_fast.training.run_paths import BANK, CHECKPOINTS, CONFIG, actual_path, is_finished
 from alr_fast.training.samples import (
     checked_ids,
     load_samples,
@@ -73,12 +69,16 @@ def from_bank_file(path: Path, method: str, find_split: FindSplit | None = None)
         loss, changes = history["given_loss"], history["changes"]
         if (loss < 0).any() or np.isinf(loss).any() or (changes < 0).any():  # NaN: never trained
             raise ValueError("given_loss and changes are not those of a training")
+        found = file.columns.metadata.get(GIVEN_SHARE)  # not in files of earlier versions
+        share = None if found is None else float(found)
+        if share is not None and not 0 <= share <= 1:
+            raise ValueError(f"{GIVEN_SHARE} {found} is no share")
     except (ValueError, KeyError) as error:
         if isinstance(error, UserError):
             raise
         raise unreadable(path, error_text(error)) from error
     images = file.columns.metadata.get("samples") != "features"
-    return _issues(method, index, history, file.read, has_images=images)
+    return _issues(method, index, history, file.read, has_images=images, given_share=share)
 
 
 def _index_of(file: BankFile, path: Path, find_split: FindSplit | None) -> SampleIndex:
@@ -108,6 +108,7 @@ def _issues(
     read: Callable[[slice], NDArray[np.float32]],
     *,
     has_images: bool,
+    given_share: float | None,
     complete: bool = True,
 ) -> LabelIssues:
     """The samples with their rows of a label bank; `open_run` finds the images."""
@@ -122,6 +123,7 @@ def _issues(
         method=method,
         complete=complete,
         images=_not_opened if has_images else None,
+        given_share=given_share,
     )
 
 
@@ -226,8 +228,8 @@ def open_run(
     """Opens the refined labels of a run: of its last epoch, or of the newest checkpoint of an
     unfinished run.
 
-    The data set is not needed, except for runs of earlier versions. ``images`` of the result looks
-    for each image where the data is now, by its path.
+    The data set is not needed, except for runs of earlier versions. ``images`` and ``files`` of the
+    result look for each image where the data is now, by its path.
 
     Args:
         run: Folder of the run.
@@ -252,7 +254,11 @@ def open_run(
         find = cache(lambda: find_images(paths, ids, options.data, root, asked=asked))
         if asked:
             find()  # an error comes before anything is written
-        yield labels if labels.images is None else replace(labels, images=lambda row: find()(row))
+        if labels.images is not None:
+            labels = replace(
+                labels, images=lambda row: find().read(row), files=lambda row: find().file(row)
+            )
+        yield labels
 
 
 @contextmanager
@@ -340,6 +346,7 @@ def _from_checkpoint(
         {name: column[order].numpy() for name, column in history.means().items()},
         read,
         has_images=has_images,
+        given_share=checkpoint.progress.get("given_share"),
         complete=False,
     )
 
@@ -371,10 +378,14 @@ def _samples_of(
 NEEDED = ("pyarrow", "yaml")  # of the extra train
 
 
+def _run_option(text: str) -> Path:
+    return actual_path(path_option(text))
+
+
 def add_run_arguments(parser: CommandParser) -> None:
     """Adds the arguments that name a run."""
     parser.add_argument(
-        "run", metavar="RUN", type=path_option, help="folder of a run, for example runs/latest"
+        "run", metavar="RUN", type=_run_option, help="folder of a run, for example runs/latest"
     )
     parser.add_argument("--method", metavar="METHOD", help="default: the last with a label bank")
     parser.add_argument(

@@ -59,11 +59,7 @@ class Profile:
         yield from iterator
 
     def show(self, run: Run) -> None:
-        """Writes the trace into the folder of a run and prints the shares, in process 0.
-
-        Raises:
-            SharedError: The trace cannot be written.
-        """
+        """Writes the trace into the folder of a run and prints the shares, in process 0."""
         if not self._wanted:
             return
         profiler = self._profiler
@@ -84,8 +80,9 @@ class Profile:
                 with open(plain.name, "rb") as trace, gzip.open(fresh, "wb") as packed:
                     shutil.copyfileobj(trace, packed)
 
-        run.in_folder(write)
-        run.console.shares(f"One step of {TRACED}, traced in {path}", _shares(profiler))
+        written = run.in_folder(write, without="the shares of the phases follow")
+        traced = f"traced in {path}" if written else "not written"
+        run.console.shares(f"One step of {TRACED}, {traced}", _shares(profiler))
 
     def _begin(self) -> profile:
         activities = [ProfilerActivity.CPU]

@@ -1,28 +1,40 @@
 """Finds the checkpoint that a run resumes from, and checks that it fits the run."""
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
-from alr_fast.training.checkpoint.manifest import Checkpoint, newest_checkpoint, read_manifest
+from alr_fast.training.checkpoint.manifest import (
+    Checkpoint,
+    list_checkpoints,
+    newest_checkpoint,
+    read_manifest,
+)
 from alr_fast.training.config.check import lasting_path, path_names, with_default_options
 from alr_fast.training.config.schema import Config, flat
 from alr_fast.training.data_change import DataChange
 from alr_fast.training.methods import METHODS
-from alr_fast.training.output.run_folder import (
+from alr_fast.training.output.run_folder import read_config
+from alr_fast.training.progress import check_progress
+from alr_fast.training.run_paths import (
     CHECKPOINTS,
     CONFIG,
+    SUMMARY,
+    actual_path,
     find_runs,
     is_finished,
-    read_config,
+    run_of,
 )
-from alr_fast.training.progress import check_progress
 from alr_fast.training.samples import load_samples
+from alr_fast.utils.files import open_regular
+from alr_fast.utils.shell import python_command
 from alr_fast.utils.text import some_names
 
+_LONGEST_SUMMARY = 64 << 20  # bytes
 _MISSING = object()  # value of an option that does not exist
 
 # Options that may change when a run is resumed: they do not affect the results.
@@ -53,12 +65,14 @@ class Start:
     Attributes:
         folder: Folder of the earlier run, None for a new run.
         checkpoint: Where to resume; None for a new run, and if the earlier run has finished.
+        incomplete: The newest checkpoint of each trained method with missing files.
         change: How the training samples differ from those of the checkpoint; None if they do not.
         image_size: Side of the images in the earlier run, None if unknown.
     """
 
     folder: Path | None = None
     checkpoint: Checkpoint | None = None
+    incomplete: dict[str, Checkpoint] = field(default_factory=dict)
     change: DataChange | None = None
     image_size: int | None = None
 
@@ -88,17 +102,14 @@ def find_checkpoint(
         return Start()
     if config.resume == "auto":
         return _find_newest(config, log, warn)
-    path = Path(config.resume)
+    path = actual_path(Path(config.resume))
     if not path.is_dir():
         raise UserError(
             f"--resume {path}: no such folder; pass the folder of a run, one of its checkpoints, "
             "or auto"
         )
-    # Resolves links like "latest", which moves when the run has finished.
-    path = path.resolve()
-    is_run = (path / CONFIG).is_file()
-    run = path if is_run else path.parent.parent
-    if not (run / CONFIG).is_file():
+    run = run_of(path)
+    if run is None:
         raise UserError(
             f"--resume {path}: neither the folder of a run nor one of its checkpoints; --resume "
             "auto finds the newest one"
@@ -109,24 +120,64 @@ def find_checkpoint(
         raise UserError(f"{error}; pass another --resume") from error
     if differing:
         name, (now, then) = next(iter(differing.items()))
-        if now is _MISSING:
-            raise UserError(
-                f"{run / CONFIG}: has the option {name}, which this version of alr_fast does not "
-                "have; resume with the version that wrote it, or leave --resume out to start a new "
-                "run"
-            )
+        other = "leave --resume out to start a new run"
+        if name == "optim.epochs" and is_finished(run) and now > then:
+            # Its schedule has ended: with another length, all of its epochs would differ.
+            command = train_on_command(config, run, epochs=now - then)
+            other = f"train on from its weights and label bank, with a new schedule: {command}"
         raise UserError(
-            f"--{name} {_shown(now)}: the run {run} has {_shown(then)}; pass that, or leave "
-            "--resume out to start a new run"
+            f"--{name} {_shown(now)}: the run {run} has {_shown(then)}; pass that, or {other}"
         )
-    if is_finished(run):
+    if is_finished(run) and not _can_be_completed(run):
         return _start(run, None)
-    checkpoint = newest_checkpoint(run / CHECKPOINTS) if is_run else read_manifest(path)
+    is_run = path.resolve() == run
+    checkpoint = newest_checkpoint(run / CHECKPOINTS) if is_run else read_manifest(path.resolve())
     if checkpoint is None:
         raise UserError(
             f"--resume {path}: has no complete checkpoint; leave --resume out to start anew"
         )
     return _start(run, checkpoint)
+
+
+def train_on_command(config: Config, run: Path, *, epochs: int | None = None) -> str:
+    """The command that trains on from a finished run, in a run of its own.
+
+    Args:
+        config: Resolved configuration of the finished run.
+        run: Its folder.
+        epochs: How long; None for as long again.
+    """
+    words = ["--config", str(run / CONFIG), "--resume", "none", "--warm_start", str(run)]
+    if epochs is not None:
+        words += ["--optim.epochs", str(epochs)]
+    for name in config.methods:  # a second warm-up would train on the given labels again
+        if hasattr(config.options[name], "warmup_epochs"):
+            words += [f"--{name}.warmup_epochs", "0"]
+    return python_command("alr_fast.train", *words)
+
+
+def _can_be_completed(run: Path) -> bool:
+    """Whether a finished run lacks files that its checkpoints can make."""
+    try:
+        with open_regular(run / SUMMARY, _LONGEST_SUMMARY) as file:
+            missing = json.loads(file.read()).get("incomplete", [])
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
+    if not isinstance(missing, list) or not missing:
+        return False
+    return any(c.progress.get("method") in missing for c in list_checkpoints(run / CHECKPOINTS))
+
+
+def _incomplete(newest: Checkpoint) -> dict[str, Checkpoint]:
+    """The newest checkpoint of each method that was trained before and has missing files."""
+    found: dict[str, Checkpoint] = {}
+    missing = set(newest.progress.get("incomplete", [])) & set(newest.progress["finished"])
+    for checkpoint in list_checkpoints(newest.path.parent) if missing else []:
+        if checkpoint.number < newest.number and checkpoint.progress.get("method") in missing:
+            check_progress(checkpoint)
+            if checkpoint.progress["data"] == newest.progress["data"]:
+                found[checkpoint.progress["method"]] = checkpoint
+    return found
 
 
 def _start(run: Path, checkpoint: Checkpoint | None) -> Start:
@@ -149,8 +200,10 @@ def _find_newest(config: Config, log: Callable[[str], None], warn: Callable[[str
             warn(f"{error}: --resume auto passes this run over")
             continue
         if not differing:
-            checkpoint = None if is_finished(run) else newest_checkpoint(run / CHECKPOINTS)
-            if checkpoint is not None or is_finished(run):
+            if is_finished(run) and not _can_be_completed(run):
+                return _start(run, None)
+            checkpoint = newest_checkpoint(run / CHECKPOINTS)
+            if checkpoint is not None:
                 return _start(run, checkpoint)
         if not nearest and "recipe" not in differing:
             nearest = f" ({run.name} {_difference(differing)})"
@@ -180,7 +233,8 @@ def check_data(config: Config, start: Start, index: SampleIndex) -> Start:
         index: Training samples, with the labels to train on.
 
     Returns:
-        ``start``, with the change if the samples have changed.
+        ``start`` with the checkpoints of incomplete methods, and the change if the samples have
+        changed.
 
     Raises:
         UserError: The checkpoint is not that of a run, or classes, most samples or labels differ.
@@ -221,7 +275,7 @@ def check_data(config: Config, start: Start, index: SampleIndex) -> Start:
             f"{path}: was made with other given labels of the same samples{drawn}; if they were "
             "corrected on purpose, pass --checkpoint.other_labels true, else the labels of that run"
         )
-    return replace(start, change=change)
+    return replace(start, change=change, incomplete=_incomplete(start.checkpoint))
 
 
 def _change(run: Path, saved: dict[str, Any], index: SampleIndex) -> DataChange | None:

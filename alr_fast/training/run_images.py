@@ -1,6 +1,7 @@
 """The images of the samples of a run, as far as they can still be found."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +21,19 @@ ReadImage = Callable[[int], Image]
 _TRIED = 1000  # paths that are looked for before the data set is listed
 
 
+@dataclass(frozen=True)
+class RunImages:
+    """The images of a run, by row.
+
+    Attributes:
+        read: Reads an image; raises `BrokenImage` if it is gone.
+        file: The file that an image is read from, absolute; None if it has none of its own.
+    """
+
+    read: ReadImage
+    file: Callable[[int], Path | None]
+
+
 def find_images(
     paths: PathTable,
     sample_ids: NDArray[np.int64],
@@ -27,8 +41,8 @@ def find_images(
     root: str | None,
     *,
     asked: bool,
-) -> ReadImage:
-    """A function of a row that reads the image of a sample; `BrokenImage` if it is gone.
+) -> RunImages:
+    """Finds the images of a run.
 
     Samples are found by their paths: the data may have been moved, and may have grown or shrunk.
 
@@ -71,8 +85,8 @@ def find_images(
     return _members(split, rows)
 
 
-def _files(root: Path, paths: PathTable) -> ReadImage | None:
-    """Reads the files at the paths of the samples below a folder; None if none of them is there."""
+def _files(root: Path, paths: PathTable) -> RunImages | None:
+    """The files at the paths of the samples below a folder; None if none of them is there."""
     images = FileImages(root, paths)
     some = np.unique(np.linspace(0, len(paths) - 1, min(_TRIED, len(paths)), dtype=np.int64))
 
@@ -88,11 +102,15 @@ def _files(root: Path, paths: PathTable) -> ReadImage | None:
             raise BrokenImage("its path leads out of the folder of the data")
         return images.read(row)
 
-    return read
+    return RunImages(read, lambda row: Path(images.name(row)).absolute() if is_below(row) else None)
 
 
-def _members(split: Split, rows: NDArray[np.int64]) -> ReadImage:
-    """Reads the images of rows of a split; -1 for a sample that it lacks."""
+def _no_file(row: int) -> None:
+    return None
+
+
+def _members(split: Split, rows: NDArray[np.int64]) -> RunImages:
+    """The images of rows of a split; -1 for a sample that it lacks."""
     images: Any = split.images
 
     def read(row: int) -> Image:
@@ -102,11 +120,11 @@ def _members(split: Split, rows: NDArray[np.int64]) -> ReadImage:
         image: Image = images.read(found) if images.array is None else images.array[found]
         return image
 
-    return read
+    return RunImages(read, _no_file)
 
 
-def _none(reason: str) -> ReadImage:
+def _none(reason: str) -> RunImages:
     def read(row: int) -> Image:
         raise BrokenImage(printable(reason))
 
-    return read
+    return RunImages(read, _no_file)

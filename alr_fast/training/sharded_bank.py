@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alr_fast.bank import LabelBank
-from alr_fast.bank.file import BankFileWriter
+from alr_fast.bank.file import GIVEN_SHARE, BankFileWriter
 from alr_fast.bank.history import COLUMNS, SampleHistory
 from alr_fast.bank.placement import PlacementChoice, check_placement, choose_placement
 from alr_fast.data.datasets import Split
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.label_files.label_table import read_probabilities
 from alr_fast.errors import naming_options
-from alr_fast.training.config.schema import BankConfig, soft_labels
+from alr_fast.training.config.schema import BankConfig, soft_labels, starts_from_given
 from alr_fast.training.distributed import World
 from alr_fast.training.output.records import Histogram
 from alr_fast.training.run import Run
@@ -60,6 +60,7 @@ def new_bank(run: Run, *, one_hot: bool) -> LabelBank:
         )
     bank.owned = True  # its rows are those of this process
     table = soft_labels(run.config)
+    bank.from_given = starts_from_given(run.config)
     if table is not None and not one_hot:
         run.console.log("label bank: starts at zero, not from the soft labels")
     elif table is not None:
@@ -178,6 +179,11 @@ def label_statistics(
     )
 
 
+def share_facts(given_share: float | None) -> dict[str, str]:
+    """`LabelBank.given_share` as metadata of a bank's file."""
+    return {} if given_share is None else {GIVEN_SHARE: repr(given_share)}
+
+
 def export_bank(
     path: Path,
     bank: LabelBank,
@@ -202,22 +208,51 @@ def export_bank(
         SharedError: The file cannot be written.
     """
     parts = world.gather((rows, history.means()))
+    shares = set(world.gather(bank.known_share(history)))
+    share = shares.pop() if len(shares) == 1 else None
     with bank.host_access(), ExitStack() as stack:
-        if world.main:
-            order = torch.from_numpy(np.argsort(np.concatenate([own for own, _ in parts])))
-            columns = {name: torch.cat([means[name] for _, means in parts]) for name in COLUMNS}
-            writer = BankFileWriter(
-                path,
-                num_samples=len(split),
-                num_classes=split.index.num_classes,
-                dtype=bank.rows.dtype,
-                tensors={
-                    **{name: column[order] for name, column in columns.items()},
-                    **sample_columns(split.index),
-                },
-                metadata=sample_facts(split),
+        # Whatever fails in process 0, the others wait for it only until they hear of it.
+        writer = world.on_all_ranks(
+            lambda: (
+                stack.enter_context(_bank_writer(path, bank, split, parts, share))
+                if world.main
+                else None
             )
-        world.on_all_ranks(lambda: world.main and stack.enter_context(writer))
+        )
+        failure: Exception | None = None
         for some_rows, bank_rows in world.collect_rows(torch.from_numpy(rows), bank.rows):
-            writer.write(some_rows, bank_rows)
-        world.on_all_ranks(stack.close)
+            try:
+                if writer is not None and failure is None:
+                    writer.write(some_rows, bank_rows)
+            except Exception as error:
+                failure = error
+
+        def finish() -> None:
+            if failure is not None:
+                raise failure
+            stack.close()
+
+        world.on_all_ranks(finish)
+
+
+def _bank_writer(
+    path: Path,
+    bank: LabelBank,
+    split: Split,
+    parts: list[tuple[NDArray[np.int64], dict[str, Tensor]]],
+    given_share: float | None,
+) -> BankFileWriter:
+    """The file of `export_bank`, with the rows and histories of all processes in ``parts``."""
+    order = torch.from_numpy(np.argsort(np.concatenate([own for own, _ in parts])))
+    columns = {name: torch.cat([means[name] for _, means in parts]) for name in COLUMNS}
+    return BankFileWriter(
+        path,
+        num_samples=len(split),
+        num_classes=split.index.num_classes,
+        dtype=bank.rows.dtype,
+        tensors={
+            **{name: column[order] for name, column in columns.items()},
+            **sample_columns(split.index),
+        },
+        metadata=sample_facts(split) | share_facts(given_share),
+    )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.errors import UserError
-from alr_fast.training.output.run_folder import is_finished
+from alr_fast.training.run_paths import is_finished
 
 
 @dataclass(frozen=True)

@@ -222,3 +222,69 @@ def test_a_missing_table_is_named(tmp_path, capsys):
         capsys, *argv, "--methods", "distillation", "--distillation.teacher", str(path)
     )
     assert f"--distillation.teacher {path}: neither a method" in message
+
+
+def _with(columns, marked, before):
+    """These labels, with those that people chose in their places."""
+    row_of = {sample: row for row, sample in enumerate(columns["id"])}
+    wanted = list(before)
+    for i, (_, label) in marked.items():
+        if label != "":
+            wanted[row_of[i]] = label
+    assert wanted != list(before)
+    return wanted
+
+
+def test_marks_come_after_the_noise(marks, columns, trained):
+    """The default recipe: its marks are about labels with noise."""
+    path, marked = marks
+    noise = ["--noise.kind", "symmetric", "--noise.rate", "0.4"]
+    bank = trained("--data.marks", str(path), *noise)
+    assert bank["given_labels"].tolist() == _with(columns, marked, columns["given_label"])
+    assert bank["clean_labels"].tolist() == columns["clean_label"]
+    part = trained("--data.marks", str(path), "--data.limit", "300", *noise)
+    plain = trained("--data.limit", "300", *noise)
+    differing = (part["given_labels"] != plain["given_labels"]).nonzero().flatten()
+    ids = set(part["ids"][differing].tolist())
+    assert ids and ids <= {i for i, (_, label) in marked.items() if label != ""}
+
+
+def test_marks_come_after_another_file_of_labels(marks, columns, tables, trained):
+    path, marked = marks
+    base = ["--labels", str(tables / "labels.csv"), "--data.label_key", "given_label"]
+    bank = trained("--data.marks", str(path), *base)
+    assert bank["given_labels"].tolist() == _with(columns, marked, columns["given_label"])
+
+
+def test_marks_of_soft_labels(marks, columns, tables, trained):
+    """A person's label replaces the soft one, too; others keep theirs."""
+    path, marked = marks
+    soft = ["--labels", str(tables / "labels.parquet"), "--data.label_key", "probabilities"]
+    bank = trained("--data.marks", str(path), *soft)
+    assert bank["given_labels"].tolist() == _with(columns, marked, columns["refined_label"])
+    wanted = torch.tensor(columns["probabilities"])
+    kept = [i for i, (mark, _) in marked.items() if mark == "keep"]
+    wanted[kept] = torch.eye(10)[torch.tensor([marked[i][1] for i in kept])]
+    assert torch.allclose(bank["rows"], wanted, atol=1e-6)
+
+
+def test_marks_of_other_data(marks, tmp_path, capsys):
+    path, _ = marks
+    other = tmp_path / "other.csv"
+    other.write_text(path.read_text().replace("digits/", "elsewhere/x"))
+    message = message_of(capsys, "--data.marks", str(other), "--runs", str(tmp_path / "runs"))
+    assert message.startswith(f"error: --data.marks {other}: 30 of its 30 samples are not in this")
+    missing = message_of(capsys, "--data.marks", str(tmp_path / "none.csv"))
+    assert missing.startswith(f"error: --data.marks {tmp_path / 'none.csv'}: ")
+
+
+def test_marks_that_correct_and_leave_out(marks, columns, trained):
+    """With both options what was fixed stays, with its label; what is unsure goes."""
+    path, marked = marks
+    base = ["--noise.kind", "symmetric", "--noise.rate", "0.4"]
+    bank = trained("--data.marks", str(path), "--data.exclude", str(path), *base)
+    unsure = {i for i, (mark, _) in marked.items() if mark == "unsure"}
+    assert len(unsure) == 10
+    corrected = _with(columns, marked, columns["given_label"])
+    wanted = {i: k for i, k in zip(columns["id"], corrected, strict=True) if i not in unsure}
+    assert dict(zip(bank["ids"].tolist(), bank["given_labels"].tolist(), strict=True)) == wanted

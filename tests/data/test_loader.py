@@ -1,3 +1,4 @@
+import errno
 import importlib.util
 import itertools
 import multiprocessing
@@ -285,6 +286,44 @@ def test_a_dead_worker_is_one_line(split, monkeypatch):
     with pytest.raises(UserError, match=r"workers 1: a worker process of the loader died") as error:
         epoch_of(loader_of("torch", split))
     assert "\n" not in str(error.value)
+
+
+def test_batches_come_without_shared_memory_too(split, monkeypatch):
+    expected = epoch_of(loader_of("torch", split))
+    monkeypatch.setattr(torch.Tensor, "share_memory_", failing_share)
+    lines = []
+    broken = BrokenSamples(split, log=lines.append)
+    batches = epoch_of(loader_of("torch", split, broken=broken))
+    for batch, want in zip(batches, expected, strict=True):
+        assert torch.equal(batch["image"], want["image"])
+    (line,) = lines
+    assert line.startswith("shared memory: /dev/shm has no room") and "--shm-size" in line
+
+
+def failing_share(tensor):
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_3>")
+
+
+def test_a_loader_that_hangs_is_one_line_after_a_while(split, monkeypatch):
+    from alr_fast.data.loaders import torch as torch_loader
+
+    monkeypatch.setattr(torch_loader, "prepare", lambda data: time.sleep(60))
+    monkeypatch.setattr(torch_loader, "_LONGEST_WAIT", 1)
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+    with pytest.raises(UserError, match=r"workers 1: no batch came for .* check that folder"):
+        epoch_of(loader_of("torch", split))
+    assert multiprocessing.active_children() == []
+
+
+def test_workers_that_cannot_be_started_are_one_line(split, monkeypatch):
+    def fork():
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", fork)
+    with pytest.raises(
+        UserError, match=r"workers 1: worker processes cannot be started .*temporar"
+    ):
+        epoch_of(loader_of("torch", split))
 
 
 class Hanging(torch.utils.data.Dataset):

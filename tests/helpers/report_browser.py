@@ -43,9 +43,14 @@ class Page:
     def choose(self, name, value):
         Select(self.one(f"#{name}")).select_by_value(str(value))
 
+    def choose_other(self, id, value):
+        """Chooses another class in the menu of a card."""
+        Select(self.one(f'.card[data-id="{id}"] .other')).select_by_value(value)
+
     def ids(self):
         """Samples on the current page of the list, in order."""
-        return self.js("[...document.querySelectorAll('.card')].map((c) => Number(c.dataset.id))")
+        ids = "[...document.querySelectorAll('.cards .card')].map((c) => Number(c.dataset.id))"
+        return self.js(ids)
 
     def search(self, text):
         box = self.one("#search-place input")
@@ -58,6 +63,11 @@ class Page:
     def focused(self):
         """The sample whose card has the focus, or None."""
         return self.js("Number(document.activeElement.closest('.card')?.dataset.id ?? NaN)")
+
+    def overhang(self):
+        """Pixels by which the page is wider than the window."""
+        root = "document.documentElement"
+        return self.js(f"{root}.scrollWidth - {root}.clientWidth")
 
     def press(self, *keys):
         for key in keys:

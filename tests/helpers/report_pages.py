@@ -39,13 +39,19 @@ def suspect(id: int, **changes) -> Suspect:
         "score": round(0.99 - id / 1000, 3),
         "changes": id % 4,
         "image": thumbnail(id, kind=("PNG", "JPEG", "WEBP")[id % 3]),
-        "others": (((id + 1 + id % 2) % 3, 0.97 - id % 11 / 100), ((id + 2 - id % 2) % 3, 0.01)),
     }
-    return Suspect(id=id, **(values | changes))
+    values |= changes
+    given, refined = values["given"], values["refined"]
+    if "others" not in changes:
+        third = 3 - given - refined
+        others = ((refined, values["refined_probability"]), (third, 0.01))
+        values["others"] = others if 0 <= third < 3 and third != given else others[:1]
+    proposal = values["others"][0][0] if values["others"] else None
+    return Suspect(id=id, **({"proposal": proposal} | values))
 
 
 def curves(epochs: int = 30) -> list[Panel]:
-    """Two panels; one curve has a gap, one a name that looks like HTML."""
+    """Two panels; one curve has a gap and a warm-up, one a name that looks like HTML."""
     steps = list(range(1, epochs + 1))
     rise = [98 * (1 - math.exp(-e / 6)) for e in steps]
     return [
@@ -64,6 +70,7 @@ def curves(epochs: int = 30) -> list[Panel]:
                 "<b>ce</b>": (steps, [2.3 * math.exp(-e / 9) for e in steps]),
                 "alr": (steps, [None if e == 4 else 1.9 * math.exp(-e / 12) for e in steps]),
             },
+            {"alr": 5},
         ),
     ]
 

@@ -12,7 +12,7 @@ from helpers.report_browser import by_score, emulate, resize
 from helpers.report_pages import SHOWN, report, suspect
 
 OTHER = '.card[data-id="{}"] .other'
-MANY = tuple(f"class number {k}" for k in range(200))
+MANY = tuple(f"class number {k}" for k in range(1000))
 
 
 def exported(page):
@@ -116,12 +116,21 @@ def many(open_page):
     return open_page(content)
 
 
+def found(page):
+    """The classes that the search lists."""
+    return [option.text for option in page.all('.found [role="option"]')]
+
+
 def test_a_class_by_search(many):
     page = many
     page.focus(2)
-    names = page.js("[...document.querySelectorAll('#class-list option')].map((o) => o.value)")
-    assert names[:2] == [MANY[3], MANY[0]] and len(names) == 199 and MANY[2] not in names
-    page.press("4", *"Class Number 150", Keys.TAB)
+    assert found(page) == []
+    page.press("4")
+    # The most probable class first, the given one never.
+    assert found(page)[:3] == [f"{MANY[3]} (80.0%)", MANY[0], MANY[1]]
+    assert len(found(page)) == 50 and page.text(".found p") == "949 more: type to search"
+    page.press(*"Class Number 150", Keys.TAB)
+    assert found(page) == []
     assert page.stored() == {"2": "fix 150"}
     assert chosen(page, 2) == [MANY[150], True]
     page.focus(3)
@@ -136,6 +145,54 @@ def test_a_class_by_search(many):
     assert page.one(OTHER.format(3)).get_attribute("aria-invalid") is None
     page.one(OTHER.format(2)).clear()
     assert page.stored() == {"3": "keep"}
+
+
+def test_the_search_by_arrow_keys(many):
+    page = many
+    page.focus(2)
+    page.press("4", *"77", Keys.ARROW_DOWN, Keys.ARROW_DOWN)
+    field = page.one(OTHER.format(2))
+    names = found(page)
+    assert names[:3] == [MANY[77], MANY[177], MANY[277]] and len(names) == 19
+    assert field.get_attribute("aria-expanded") == "true"
+    active = page.one(f"#{field.get_attribute('aria-activedescendant')}")
+    assert (active.text, active.get_attribute("aria-selected")) == (MANY[177], "true")
+    page.press(Keys.ARROW_UP, Keys.ARROW_UP, Keys.ENTER)  # around the end
+    assert chosen(page, 2) == [names[-1], True]
+    assert field.get_attribute("aria-expanded") == "false" and found(page) == []
+    # Escape closes the list, and then leaves the field.
+    page.press(Keys.ARROW_DOWN)
+    assert found(page) == names[-1:]
+    page.press(Keys.ESCAPE)
+    assert found(page) == [] and page.js("document.activeElement.className") == "other chosen"
+    page.press(Keys.ESCAPE)
+    assert page.focused() == 2 and page.js("document.activeElement.className") == "card"
+    # One class that is left needs no arrow key; an empty field leaves the mark.
+    page.focus(3)
+    page.press("1", "4", Keys.ENTER)
+    assert page.mark_of(3) == "keep"
+    page.press(*"999", Keys.ENTER)
+    assert page.stored()["3"] == "fix 999"
+    page.press(*[Keys.BACKSPACE] * len(MANY[999]), Keys.ENTER)
+    assert "3" not in page.stored()
+    page.press(*"nothing")
+    assert page.text(".found") == "no such class"
+    field = page.one(OTHER.format(3))
+    page.press(*[Keys.BACKSPACE] * 7, Keys.ESCAPE, Keys.ESCAPE)
+
+
+def test_the_search_on_a_phone(many):
+    page = many
+    resize(page.driver, 390, 844)
+    page.click(OTHER.format(1))
+    page.press(*"88")
+    option = page.all('.found [role="option"]')[1]
+    box, field = option.rect, page.one(OTHER.format(1)).rect
+    assert box["y"] > field["y"] and box["x"] > 0 and box["x"] + box["width"] < 390
+    assert page.overhang() == 0
+    option.click()
+    assert page.stored() == {"1": "fix 188"}
+    assert page.text("#status").startswith(f"Sample 1: fix to {MANY[188]}.")
 
 
 def test_order_by_mark(page):
@@ -160,13 +217,28 @@ def test_stored_marks_of_an_earlier_page(open_page):
     assert exported(page)[4]["label"] == str(report().suspects[4].refined)
 
 
+def test_no_stored_mark_fixes_to_the_given_label(open_page):
+    """Of an earlier page, or because the labels have changed since."""
+    same = suspect(1, given=1, refined=1, others=((3, 0.3),))
+    page = open_page(
+        report(suspects=[suspect(0), same, suspect(2)]),
+        stored='{"0": "fix 0", "1": "fix", "2": "fix"}',
+    )
+    assert [page.mark_of(id) for id in range(3)] == ["keep", None, "fix"]
+    assert page.text("#mark-counts") == "2 of 3 marked: 1 keep, 1 fix, 0 unsure"
+    rows = exported(page)
+    assert {id: (row["mark"], row["label"]) for id, row in rows.items()} == {
+        0: ("keep", "0"), 2: ("fix", "0"),
+    }  # fmt: skip
+
+
 def test_marks_keep_their_class_when_the_predictions_change(open_page):
     first = open_page()
     first.focus(4)
     first.press("2")
     before = report()
     suspects = [
-        replace(sample, refined=3, others=((3, 0.9),)) if sample.id == 4 else sample
+        replace(sample, refined=3, others=((3, 0.9),), proposal=3) if sample.id == 4 else sample
         for sample in before.suspects
     ]
     second = open_page(replace(before, suspects=suspects), stored=json.dumps(first.stored()))
@@ -240,13 +312,14 @@ def test_accessibility_and_narrow_windows(open_page, content, scheme):
     assert found["passes"]
     assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found["violations"]] == []
     resize(page.driver, 360)
-    overhang = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-    assert page.js(overhang) == 0
+    assert page.overhang() == 0
 
 
 def test_accessibility_of_the_search(many):
     axe = pytest.importorskip("axe_core_python.selenium", reason="axe-core-python is not installed")
     many.focus(2)
     many.press("4", *MANY[9], Keys.TAB)
+    many.focus(3)
+    many.press("4", *"77", Keys.ARROW_DOWN)
     found = axe.Axe().run(many.driver)
     assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found["violations"]] == []

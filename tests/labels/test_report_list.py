@@ -132,7 +132,7 @@ def test_keys_do_not_mark_while_typing_or_with_modifiers(page):
 
 
 def test_keyboard_alone(page):
-    """The skip link, then Tab to the first card, its buttons, and out of the list."""
+    """The skip link, then Tab to the first card, its picture and buttons, and out of the list."""
     page.press(Keys.TAB)
     assert page.js("document.activeElement.className") == "skip"
     page.press(Keys.ENTER)
@@ -144,6 +144,8 @@ def test_keyboard_alone(page):
     outline = page.js("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid"
     page.press("2")
+    page.press(Keys.TAB)
+    assert page.js("document.activeElement.className") == "picture"
     page.press(Keys.TAB, Keys.TAB, Keys.TAB, Keys.SPACE)
     assert page.mark_of(0) == "unsure"
     page.press(Keys.TAB)

@@ -158,6 +158,13 @@ def test_images_are_embedded_by_their_kind():
         ({"suspects": [suspect(0, given=5)]}, "class 5 has no name: there are 5 class names"),
         ({"suspects": [suspect(0, refined=-1)]}, "class -1 has no name"),
         ({"confusion": [(0, 7, 1)]}, "class 7 has no name"),
+        ({"suspects": [suspect(0, proposal=9)]}, "class 9 has no name"),
+        ({"suspects": [suspect(0, proposal=0)]}, "sample 0: the given label is proposed in its"),
+        ({"suspects": [suspect(0, address="javascript:alert(1)")]}, "'javascript:alert(1)' is no"),
+        ({"suspects": [suspect(0, address="https://example.org/a")]}, "is no address of a file"),
+        ({"suspects": [suspect(0, address="//example.org/a")]}, "is no address of a file"),
+        ({"suspects": [suspect(0, address="file://example.org/a")]}, "is no address of a file"),
+        ({"suspects": [suspect(0, address="\tjavascript:alert(1)")]}, "is no address of a file"),
         ({"suspects": [suspect(4), suspect(4)]}, "2 suspects have the id 4"),
         ({"suspects": [suspect(9, image=b"<svg>")]}, "thumbnail of sample 9: neither PNG nor JPEG"),
     ],
@@ -165,6 +172,60 @@ def test_images_are_embedded_by_their_kind():
 def test_inconsistent_content_is_refused(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         render(report(**changes))
+
+
+@pytest.mark.parametrize(
+    ("addresses", "sources"),
+    [
+        (("", ""), "data:"),
+        (("file:///a%20b/1.png", ""), "data: file:"),
+    ],
+)
+def test_the_policy_allows_the_files_of_images(addresses, sources):
+    suspects = [suspect(k, address=address) for k, address in enumerate(addresses)]
+    assert f"img-src {sources}; base-uri" in render(report(suspects=suspects, panels=[]))
+
+
+def test_the_policy_of_a_served_page():
+    text = render(report(suspects=[suspect(0, address="image/0")], panels=[]), server={"file": ""})
+    assert "img-src data: &#39;self&#39;; connect-src" in text
+
+
+@pytest.mark.parametrize(
+    ("samples", "classes", "line"),
+    [
+        (1437, 10, "1,437 samples in 10 classes"),
+        (1, 1, "1 sample in 1 class"),
+        (0, 2, "0 samples in 2 classes"),
+        (10**6, 1000, "1,000,000 samples in 1,000 classes"),
+    ],
+)
+def test_the_size_of_the_data(samples, classes, line):
+    names = tuple(map(str, range(classes)))
+    content = report(
+        samples=samples, class_names=names, suspects=[], confusion=[], classes=[], panels=[]
+    )
+    assert f'<p class="size">{line}</p>' in render(content)
+
+
+def test_the_suspects_come_first(text):
+    ids = re.findall(r'<section id="(\w+)"', text)
+    assert ids == ["suspects", "summary", "curves", "confusion", "classes"]
+
+
+def test_the_end_of_the_warm_up_is_marked():
+    series = {name: (list(range(1, 21)), [1.0] * 20) for name in ("ce", "alr", "<b>", "sat")}
+    panel = Panel("loss", "", series, {"ce": 0, "alr": 3, "<b>": 15, "sat": 3})
+    layout = module._figure(panel)["layout"]
+    assert [line["x0"] for line in layout["shapes"]] == [3.5, 15.5]
+    assert [text["text"] for text in layout["annotations"]] == [
+        "end of warm-up (alr, sat)",
+        "end of warm-up (&lt;b&gt;)",
+    ]
+    assert module._panel(panel)["text"].endswith(
+        "; end of warm-up (alr, sat) after epoch 3; end of warm-up (<b>) after epoch 15."
+    )
+    assert not module._figure(Panel("loss", "", series, {"ce": 0}))["layout"].get("shapes")
 
 
 def test_missing_numbers():

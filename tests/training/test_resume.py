@@ -11,8 +11,9 @@ from alr_fast.errors import UserError
 from alr_fast.training.checkpoint.manifest import MANIFEST
 from alr_fast.training.checkpoint.store import CheckpointStore
 from alr_fast.training.config.command_line import parse
-from alr_fast.training.output.run_folder import CHECKPOINTS, RunFolder, read_config
+from alr_fast.training.output.run_folder import RunFolder, read_config
 from alr_fast.training.resume import Start, find_checkpoint
+from alr_fast.training.run_paths import CHECKPOINTS
 
 
 @pytest.fixture(scope="module", autouse=True)

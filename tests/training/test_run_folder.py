@@ -16,14 +16,8 @@ from alr_fast.training.config.command_line import parse
 from alr_fast.training.config.schema import Config
 from alr_fast.training.output.loggers import Logger
 from alr_fast.training.output.records import Histogram
-from alr_fast.training.output.run_folder import (
-    LOCK,
-    RunFolder,
-    check_runs,
-    find_runs,
-    is_finished,
-    read_config,
-)
+from alr_fast.training.output.run_folder import RunFolder, check_runs, read_config
+from alr_fast.training.run_paths import LOCK, find_runs, is_finished
 from helpers.records import record
 
 
@@ -164,8 +158,13 @@ def test_a_run_with_a_summary_is_finished(folder):
     notes = Notes()
     folder.log_to([notes])
     assert not is_finished(folder.path)
-    folder.finish({"seed": 3}, [record(1), record(2, "ce")])
+    folder.write_summary({"seed": 3})
     assert is_finished(folder.path)
+    assert not folder.is_latest
+    folder.plot([record(1), record(2, "ce")])
+    folder.link()
+    folder.close_loggers()
+    assert folder.is_latest
     assert json.loads((folder.path / "summary.json").read_text()) == {"seed": 3}
     assert (folder.path / "metrics.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert (folder.path.parent / "latest").resolve() == folder.path.resolve()
@@ -185,14 +184,14 @@ def writes():
         "plot": (
             "metrics.png",
             "matplotlib.figure.Figure.savefig",
-            lambda f: f.finish({}, [record(1)]),
+            lambda f: f.plot([record(1)]),
         ),
         "summary": (
             "summary.json",
             "pathlib.Path.write_bytes",
-            lambda f: f.finish({}, [record(1)]),
+            lambda f: f.write_summary({}),
         ),
-        "latest": ("latest", "pathlib.Path.symlink_to", lambda f: f.finish({}, [record(1)])),
+        "latest": ("latest", "pathlib.Path.symlink_to", lambda f: f.link()),
     }
 
 

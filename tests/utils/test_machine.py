@@ -1,11 +1,11 @@
-"""Available memory from /proc and control groups."""
+"""Available memory and processor time from /proc and control groups."""
 
 import os
 
 import pytest
 
 from alr_fast.utils import machine as machine_facts
-from alr_fast.utils.machine import available_memory
+from alr_fast.utils.machine import affine_cores, available_memory, usable_cores
 
 
 @pytest.fixture
@@ -124,3 +124,48 @@ def test_available_memory(machine, case):
 def test_this_machine_has_memory():
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 10**7 < available_memory() <= physical
+
+
+V1_CPU = {"proc/self/cgroup": "3:cpu,cpuacct:/job\n0::/\n"}
+QUOTAS = {
+    "no control group": ({}, 8),
+    "no quota": ({**V2, "cgroup/job/cpu.max": "max 100000\n"}, 8),
+    "a quota": ({**V2, "cgroup/job/step/cpu.max": "300000 100000\n"}, 3),
+    "a quota of the group around it": ({**V2, "cgroup/job/cpu.max": "200000 100000\n"}, 2),
+    "a container's own group": ({**V2, "cgroup/cpu.max": "400000 100000\n"}, 4),
+    "rounded up": ({**V2, "cgroup/job/cpu.max": "150000 100000\n"}, 2),
+    "less than a core": ({**V2, "cgroup/job/cpu.max": "1000 100000\n"}, 1),
+    "more than there are": ({**V2, "cgroup/job/cpu.max": "6400000 100000\n"}, 8),
+    "version 1": (
+        {
+            **V1_CPU,
+            "cgroup/cpu/job/cpu.cfs_quota_us": "250000\n",
+            "cgroup/cpu/job/cpu.cfs_period_us": "100000\n",
+        },
+        3,
+    ),
+    "version 1 without a quota": (
+        {
+            **V1_CPU,
+            "cgroup/cpu/job/cpu.cfs_quota_us": "-1\n",
+            "cgroup/cpu/job/cpu.cfs_period_us": "100000\n",
+        },
+        8,
+    ),
+    "unreadable numbers": ({**V2, "cgroup/job/cpu.max": "\n", "cgroup/cpu.max": "1 0\n"}, 8),
+}
+
+
+@pytest.mark.parametrize("case", QUOTAS)
+def test_usable_cores(machine, monkeypatch, case):
+    files, expected = QUOTAS[case]
+    machine(files)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert usable_cores() == expected
+
+
+def test_cores_of_a_system_without_affinity(machine, monkeypatch):
+    machine({})
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert affine_cores() == usable_cores() == 1

@@ -1,5 +1,5 @@
-"""Tables of labels to train on, hard or soft, or of samples to leave out, as `python -m
-alr_fast.export` and the report write them, or as people keep them.
+"""Tables of labels to train on, hard or soft, or of samples to leave out, as
+`alr-fast export` and the report write them, or as people keep them.
 
 CSV or Parquet, with a column ``path`` (`matching.py`: how samples are found) and for each use:
 
@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from alr_fast.data.classes import ClassMap, distinct
 from alr_fast.data.index import SampleIndex
+from alr_fast.data.label_files.mark_table import COLUMNS, FIX, KEEP, MARK, wrong_fix
 from alr_fast.data.label_files.matching import check_twice, match_table
 from alr_fast.data.label_files.numbering import Numbering
 from alr_fast.data.tables import (
@@ -39,10 +40,10 @@ from alr_fast.data.tables import (
     open_table,
 )
 from alr_fast.errors import UserError
+from alr_fast.utils.shell import python_command
 
 SUFFIXES = (".csv", ".parquet")  # of the tables that are written
 PROBABILITIES = "probabilities"
-KEEP, FIX, UNSURE = "keep", "fix", "unsure"  # marks of the report
 _LABELS = ("label", "refined_label")  # the first one in the table is used
 # Columns of class numbers, and those with the names of these classes.
 NAME_COLUMNS = {
@@ -110,7 +111,8 @@ def read_labels(
         part: Whether the table may list other samples of the split.
 
     Raises:
-        UserError: The table cannot be read, lacks a column, or does not fit the samples or classes.
+        UserError: The table cannot be read, lacks a column, or does not fit the samples or classes;
+            or a sample is marked fix with its given label.
     """
     with _open(table, index, part=part) as samples:
         if key == PROBABILITIES:
@@ -118,7 +120,10 @@ def read_labels(
             for position, p in samples.probabilities():
                 codes[position] = p.argmax(1)
         else:
-            codes = samples.labels(key or samples.column_of_labels())
+            name = key or samples.column_of_labels()
+            if name == _LABELS[0]:
+                samples.check_marks()
+            codes = samples.labels(name)
         samples.check_twice(codes, "label")
         told = (samples.rows >= 0) & (codes >= 0)
         labels = index.labels.copy()
@@ -150,11 +155,11 @@ def read_marks(table: Path, index: SampleIndex) -> MarksRead:
             "" if label < 0 else KEEP if same else FIX
             for label, same in zip(labels.tolist(), kept.tolist(), strict=True)
         ]
-        if "mark" in samples.columns:
-            for position, columns in samples.batches(["mark"]):
+        if MARK in samples.columns:
+            for position, columns in samples.batches([MARK]):
                 marks[position] = [
                     text.strip().lower() or mark
-                    for text, mark in zip(as_text(columns["mark"]), marks[position], strict=True)
+                    for text, mark in zip(as_text(columns[MARK]), marks[position], strict=True)
                 ]
         return MarksRead(samples.rows, marks, labels, samples.lines)
 
@@ -188,6 +193,8 @@ def read_left_out(
     index: SampleIndex,
     above: float,
     log: Callable[[str], None] = lambda text: None,
+    *,
+    keep_labelled: bool = False,
 ) -> NDArray[np.int64] | None:
     """Rows to leave out, int64 ascending; None for a list without marks and scores.
 
@@ -196,22 +203,26 @@ def read_left_out(
         index: The whole split.
         above: Score above which a sample is left out, in a table without marks.
         log: Takes a line about samples that are unknown.
+        keep_labelled: Whether marked samples with a label are not left out: it is trained on.
 
     Raises:
         UserError: As for `read_labels`.
     """
     with _open(table, index, match=False) as samples:
-        name = next((name for name in ("mark", "score") if name in samples.columns), None)
+        name = next((name for name in (MARK, "score") if name in samples.columns), None)
         if name is None:
             if not is_parquet(table):
                 return None
             samples.fail("has neither a column score nor a column mark to leave samples out by")
         samples.match()
         out = np.empty(len(samples.rows), dtype=np.int64)
-        for position, columns in samples.batches([name]):
-            if name == "mark":
+        more = ["label"] if name == MARK and keep_labelled else []
+        for position, columns in samples.batches([name, *more]):
+            if name == MARK:
                 marks = [text.strip().lower() for text in as_text(columns[name])]
                 out[position] = [mark not in (KEEP, "") for mark in marks]
+                if keep_labelled:
+                    out[position] &= [not text.strip() for text in as_text(columns["label"])]
             else:
                 try:
                     out[position] = columns[name].astype(np.float64) > above
@@ -263,6 +274,16 @@ class _Samples:
     def check_twice(self, values: NDArray[np.int64], what: str) -> None:
         """Checks that rows about the same sample agree, see `matching.check_twice`."""
         check_twice(self._table.path, self._table.unit, self._matched, values, what)
+
+    def check_marks(self) -> None:
+        """Checks that what is marked fix has another label, see `mark_table.wrong_fix`."""
+        if MARK not in self.columns:
+            return
+        for position, columns in self.batches([name for name in COLUMNS if name in self.columns]):
+            found = wrong_fix({name: as_text(column).tolist() for name, column in columns.items()})
+            if found is not None:
+                line = int(self._matched.lines[position][found[0]])
+                raise UserError(found[1], argument="table", value=self.where(line))
 
     def batches(self, columns: Sequence[str], size: int = _ROWS) -> Iterator[tuple[slice, Columns]]:
         """Positions in ``rows``, and these columns of the table for them."""
@@ -411,7 +432,8 @@ class _Samples:
             if name not in self.columns:
                 self.fail(
                     f"has no column {name}; it has {', '.join(self.columns[:20])}; pass a table "
-                    "of python -m alr_fast.export, or the name of another column of labels"
+                    f"of `{python_command('alr_fast.export', 'RUN')}`, or the name of another "
+                    "column of labels"
                 )
 
 

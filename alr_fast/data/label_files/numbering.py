@@ -90,7 +90,7 @@ class Numbering:
             UserError: The number has another name elsewhere in the table, or the name another
                 number: one of the two was changed without the other.
         """
-        number = _number(label)
+        number = number_of(label)
         if number is None or is_missing(name):
             return
         known = self._names.setdefault(number, name)
@@ -134,7 +134,7 @@ class Numbering:
         for k, (label, name) in enumerate(pairs):
             if name:
                 classes[k] = self._class_of_pair(label, name, lines[k])
-            elif _number(label) in self._names:
+            elif number_of(label) in self._names:
                 classes[k] = self._class_of_number(label, lines[k], numbered=numbered)
             else:
                 alone.append(k)
@@ -142,7 +142,7 @@ class Numbering:
             return classes, False
         if self.known and self.differs:
             for k in alone:
-                if _number(pairs[k][0]) is not None and self._classes.find(pairs[k][0]) is None:
+                if number_of(pairs[k][0]) is not None and self._classes.find(pairs[k][0]) is None:
                     raise self._error(
                         lines[k],
                         f"class {pairs[k][0]} has no name in the table, whose other classes have "
@@ -156,7 +156,7 @@ class Numbering:
         return classes, positions
 
     def _class_of_pair(self, label: str, name: str, line: int) -> int:
-        number = _number(label)
+        number = number_of(label)
         if number is not None and self._is_named(number, name):
             return number
         if number is not None:
@@ -172,7 +172,7 @@ class Numbering:
 
     def _class_of_number(self, label: str, line: int, *, numbered: bool) -> int:
         self.check()
-        number = _number(label) or 0
+        number = number_of(label) or 0
         name = self._names[number]
         found = self.find(number)
         by_name = None if numbered or self._listed else self._classes.find(label)
@@ -197,6 +197,7 @@ class Numbering:
         return UserError(message, argument=self._argument, value=self._where(line))
 
 
-def _number(label: str) -> int | None:
+def number_of(label: str) -> int | None:
+    """The class number that a text is; None if it is none."""
     found = _NUMBER.fullmatch(label)
     return None if found is None else int(found[1])

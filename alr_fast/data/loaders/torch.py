@@ -9,12 +9,15 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property, partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from alr_fast.data.images.decode import decode_square, prepare
 from alr_fast.data.images.sources import BrokenImage, Images
@@ -23,9 +26,13 @@ from alr_fast.data.loaders.transform import Transform
 from alr_fast.data.sampler import Sampler
 from alr_fast.errors import UserError
 
+_LONGEST_WAIT = 900  # seconds for a batch: a file server that is away for longer may not come back
+
 
 class TorchLoader(Loader[SamplerT]):
     """Batches decoded by worker processes; see `Loader` for the arguments."""
+
+    _told = False  # that shared memory is short
 
     @cached_property
     def _pass(self) -> "_Pass":
@@ -41,6 +48,7 @@ class TorchLoader(Loader[SamplerT]):
             worker_init_fn=_leave_signals_to_parent,
             pin_memory=self.device.type == "cuda",
             persistent_workers=self.workers > 0,
+            timeout=_LONGEST_WAIT if self.workers else 0,
             # Each pass draws a seed for its workers. Taken from the global generator, it would
             # change the random numbers of the model in a resumed run.
             generator=torch.Generator(),
@@ -51,21 +59,45 @@ class TorchLoader(Loader[SamplerT]):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         normalise = Normalise(self.transform, self.input_shape[0], self.device, self.dtype)
         self._pass.epoch, self._pass.start = self.epoch, self.start
-        decoded = iter(self._decoder)
+        with self._naming_workers():
+            decoded = iter(self._decoder)
         for _, index in self.sampler.batches(self.epoch, self.start):
-            try:
+            with self._naming_workers():
                 pixels, broken = next(decoded)
-            except RuntimeError as error:
-                if "worker" not in str(error):
-                    raise
-                raise UserError(
-                    f"a worker process of the loader died ({' '.join(str(error).split())}); use "
-                    "fewer",
-                    argument="workers",
-                    value=self.workers,
-                ) from error
-            image = normalise(pixels.to(self.device, non_blocking=True))
+            image = normalise(self._tensor(pixels).to(self.device, non_blocking=True))
             yield self._batch(image, index, broken)
+
+    @contextmanager
+    def _naming_workers(self) -> Iterator[None]:
+        """Turns what the system refuses to the workers, or their end, into a `UserError`."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            if isinstance(error, OSError):  # no more processes, or no /dev/shm for semaphores
+                problem = f"worker processes cannot be started ({reason}); use fewer, or 0"
+            elif "timed out" in reason:
+                problem = (
+                    f"no batch came for {_LONGEST_WAIT // 60} minutes: the worker processes hang, "
+                    f"or files below {self.split.images.root} cannot be read; check that folder, "
+                    "or use 0"
+                )
+            elif "worker" in reason:
+                problem = f"a worker process of the loader died ({reason}); use fewer"
+            else:
+                raise
+            raise UserError(problem, argument="workers", value=self.workers) from error
+
+    def _tensor(self, pixels: Tensor | NDArray[np.uint8]) -> Tensor:
+        if isinstance(pixels, Tensor):
+            return pixels
+        if not self._told:
+            self._told = True
+            self.broken.log(
+                "shared memory: /dev/shm has no room for a batch, which now comes through a pipe, "
+                "more slowly; enlarge it (docker run --shm-size 2g), or use fewer workers"
+            )
+        return torch.from_numpy(pixels)
 
 
 def _leave_signals_to_parent(worker: int) -> None:
@@ -139,9 +171,22 @@ class _DecodingDataset(Dataset):
         return image
 
 
-def _collate(images: list[Tensor | str], size: int) -> tuple[Tensor, dict[int, str]]:
-    """Pixels uint8 [B, S, S, 3], black for unreadable images, and position -> reason of those."""
+def _collate(
+    images: list[Tensor | str], size: int
+) -> tuple[Tensor | NDArray[np.uint8], dict[int, str]]:
+    """Pixels uint8 [B, S, S, 3], black for unreadable images, and position -> reason of those.
+
+    In a worker they are moved to shared memory here: later, in a thread of the queue, an error
+    would be printed, the batch lost, and the training process would wait for it. Without room there
+    they are an array, whose bytes the queue sends.
+    """
     broken = {position: image for position, image in enumerate(images) if isinstance(image, str)}
     black = torch.zeros((3, size, size), dtype=torch.uint8)
     whole = [black if isinstance(image, str) else image for image in images]
-    return torch.stack(whole).permute(0, 2, 3, 1).contiguous(), broken
+    pixels = torch.stack(whole).permute(0, 2, 3, 1).contiguous()
+    if get_worker_info() is None:
+        return pixels, broken
+    try:
+        return pixels.share_memory_(), broken
+    except (OSError, RuntimeError):
+        return pixels.numpy(), broken

@@ -7,17 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from alr_fast.labels.proposals import other_classes
+from alr_fast.labels.remarks import below_the_limit, estimate, unseen
 from alr_fast.labels.report.model import ClassNoise, Panel, Report, Suspect
 from alr_fast.labels.report.views import NO_ROOM, Views
 from alr_fast.labels.scored import ScoredLabels
-from alr_fast.labels.suspicion import SUSPICIOUS, distributions
+from alr_fast.labels.suspicion import LAST_EPOCHS, SUSPICIOUS
 from alr_fast.utils.text import percent
 
 # Bytes of the page, of everything but the suspects (mostly plotly.js), and of a suspect without its
 # texts and image.
-_PAGE_BYTES, _OTHER_BYTES, _SUSPECT_BYTES = 14_500_000, 6_200_000, 260
+_PAGE_BYTES, _OTHER_BYTES, _SUSPECT_BYTES = 14_500_000, 6_200_000, 300
 _CHARACTER_BYTES = 6  # of a character in JSON, at most
-_OTHERS = 5  # classes that are offered first
+LEAST_SHOWN = 10  # samples that are shown whatever their scores
 
 
 def make_report(
@@ -32,13 +34,14 @@ def make_report(
     more: str = "most= shows more, to_csv lists all",
     missing_images: str = "",
     key: str = "",
+    epochs: int | None = None,
 ) -> Report:
     """Makes the content of a report; reads the images and texts of the suspects.
 
     Args:
         labels: The samples.
         views: What is shown of a sample.
-        title: Heading of the page.
+        title: Heading of the page: the name of the data.
         most: Largest number of suspects.
         facts: Name and value of more facts, before those of the labels.
         notes: More remarks.
@@ -46,10 +49,11 @@ def make_report(
         more: How to list more suspects, a clause.
         missing_images: What to do if images cannot be shown, a sentence.
         key: Tells the marks of this page from those of other pages about the same samples.
+        epochs: Epochs that the changes of refined labels were recorded in; None if unknown.
     """
-    rows = labels.most_suspicious(most, above=SUSPICIOUS)
+    rows = labels.most_suspicious(most, above=SUSPICIOUS, least=LEAST_SHOWN)
     suspects = _suspects(labels, views, rows)
-    suspicious = int((labels.scores > SUSPICIOUS).sum())
+    suspicious = labels.suspicious
     by_class = np.bincount(labels.labels, minlength=labels.num_classes)
     remarks = []
     if not labels.complete:
@@ -58,6 +62,10 @@ def make_report(
         remarks.append(
             f"The first {len(suspects):,} of {suspicious:,} suspicious samples are here; {more}."
         )
+    if labels.estimate_problem:
+        clause = estimate(labels)
+        remarks.append(f"{clause[0].upper()}{clause[1:]}.")
+    remarks += [*below_the_limit(labels, len(suspects)), *unseen(labels)]
     missing = [s.image_problem for s in suspects if s.image_problem not in ("", NO_ROOM)]
     if missing:
         remarks.append(
@@ -86,6 +94,7 @@ def make_report(
         samples=len(labels),
         key=f"{_fingerprint(labels)[:16]}-{key or title}-{labels.method}",
         noun=views.noun,
+        change_epochs=min(LAST_EPOCHS, epochs or LAST_EPOCHS),
     )
 
 
@@ -125,9 +134,11 @@ def _classes(labels: ScoredLabels, by_class: NDArray[np.int64]) -> list[ClassNoi
 
 
 def _facts(labels: ScoredLabels, suspicious: int) -> list[tuple[str, str]]:
+    unknown = "cannot be estimated" if labels.estimate_problem else ""
     facts = [
-        ("labels refined to another class", percent(labels.noise_rate)),
-        ("suspicious samples", f"{suspicious:,}"),
+        ("labels refined to another class", percent(labels.refined_share)),
+        ("estimated wrong labels", unknown or percent(labels.noise_rate)),
+        ("suspicious samples", unknown or f"{suspicious:,}"),
     ]
     if labels.clean_labels is not None:
         right = float((labels.labels == labels.clean_labels).mean())
@@ -146,7 +157,9 @@ def _suspects(labels: ScoredLabels, views: Views, rows: NDArray[np.int64]) -> li
     """The samples of these rows with their views."""
     samples = labels.samples(rows)
     room = _PAGE_BYTES - _OTHER_BYTES - _SUSPECT_BYTES * len(rows)
-    room -= _CHARACTER_BYTES * sum(len(sample.get("path", "")) for sample in samples)
+    addresses = ["" if views.address is None else views.address(row) for row in rows.tolist()]
+    names = [*addresses, *(sample.get("path", "") for sample in samples)]
+    room -= _CHARACTER_BYTES * sum(map(len, names))
     # Texts get at most half of what is left.
     longest = max(room // 2 // _CHARACTER_BYTES // max(len(rows), 1), 200)
     texts = [views.short_text(row, longest) for row in rows.tolist()]
@@ -155,7 +168,7 @@ def _suspects(labels: ScoredLabels, views: Views, rows: NDArray[np.int64]) -> li
     room -= sum(len(name) + len(value) + 10 for row in cells for name, value in row)
     # Base64 needs a third more bytes than the image.
     images, problems = views.thumbnails(rows, max(room, 0) * 3 // 4)
-    others = _others(labels, rows)
+    others = other_classes(labels, rows)
     return [
         Suspect(
             id=int(sample["id"]),
@@ -171,19 +184,9 @@ def _suspects(labels: ScoredLabels, views: Views, rows: NDArray[np.int64]) -> li
             text=texts[number],
             cells=cells[number],
             others=others[number],
+            # With a probability, the refined label comes first unless it is the given one.
+            proposal=others[number][0][0] if others[number] else None,
+            address=addresses[number],
         )
         for number, sample in enumerate(samples)
     ]
-
-
-def _others(labels: ScoredLabels, rows: NDArray[np.int64]) -> list[tuple[tuple[int, float], ...]]:
-    """For each of these rows the most probable classes other than the given one."""
-    given = labels.labels[rows]
-    others = []
-    for number, row in enumerate(rows.tolist()):
-        # A row at a time: a page of many samples and classes would not fit into memory.
-        p = distributions(labels.read(slice(row, row + 1)), given[number : number + 1])[0]
-        p[given[number]] = -1
-        best = np.argsort(-p, kind="stable")[:_OTHERS]
-        others.append(tuple((int(k), float(p[k])) for k in best if p[k] > 0))
-    return others

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alr_fast.data.index import PathTable, SampleIndex
-from alr_fast.data.label_files.label_table import FIX, KEEP, UNSURE, read_marks
+from alr_fast.data.label_files.label_table import read_marks
+from alr_fast.data.label_files.mark_table import FIX, KEEP, UNSURE
 from alr_fast.data.tables.cells import CsvWriter
 from alr_fast.errors import UserError
 from alr_fast.labels.scored import ScoredLabels
@@ -32,19 +33,20 @@ class MarksFile:
 
     Args:
         path: The CSV file, written with the first mark; an existing one is read.
-        labels: The samples, with paths.
+        labels: The samples, with paths and ascending ids.
 
     Raises:
         UserError: The existing file cannot be read, or has marks of other samples.
     """
 
     def __init__(self, path: Path, labels: ScoredLabels) -> None:
-        assert isinstance(labels.paths, PathTable)
+        assert labels.paths is not None
         self.path = path
         self._labels = labels
-        self._index = SampleIndex(
-            labels.sample_ids, labels.paths, labels.labels, None, labels.class_names
-        )
+        paths = labels.paths
+        if not isinstance(paths, PathTable):
+            paths = PathTable.of(paths)
+        self._index = SampleIndex(labels.sample_ids, paths, labels.labels, None, labels.class_names)
         self._lock = threading.Lock()
         self._marks: dict[int, str] = {}
         self._seen: tuple[int, ...] | None = None
@@ -131,7 +133,10 @@ class MarksFile:
             self._seen = found
 
     def _read(self, path: Path) -> dict[int, str]:
-        read = read_marks(path, self._index)
+        try:
+            read = read_marks(path, self._index)
+        except UserError as error:  # about its argument, which is not that of the user
+            raise UserError(f"{error.value}: {error.args[0]}") from error
         remedy = "move the file away to start without it"
         marks: dict[int, str] = {}
         for row, mark, label, line in zip(

@@ -1,6 +1,7 @@
 """The content of a report, without layout."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,10 @@ class Suspect:
         cells: Name and value of each column of its row in a table.
         others: Most probable classes other than the given one, most probable first, and their
             probabilities.
+        proposal: Class number that the mark "fix" selects, never the given label: the refined
+            label, or the most probable other class; None if no other class has a probability.
+        address: Address of the whole image, ``file:`` or relative to the page: a link, and what
+            the enlarged view shows. Empty if there is none.
     """
 
     id: int
@@ -37,6 +42,8 @@ class Suspect:
     text: str | None = None
     cells: tuple[tuple[str, str], ...] = ()
     others: tuple[tuple[int, float], ...] = ()
+    proposal: int | None = None
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -47,11 +54,24 @@ class Panel:
         title: Title, for example "test accuracy".
         unit: Unit of the values and suffix of their text, "%" or "" (97.8 for 97.8 %).
         series: Name of each curve -> its epochs and values; None (or NaN) leaves a gap.
+        warmup: Name of a curve -> number of its first epochs that were a warm-up, at whose end
+            curves may jump.
     """
 
     title: str
     unit: str
     series: dict[str, tuple[list[int], list[float | None]]]
+    warmup: Mapping[str, int] = field(default_factory=dict)
+
+    def warmup_ends(self) -> list[tuple[int, str]]:
+        """The last epoch of each warm-up, ascending, and a text with the curves that it is of."""
+        by_epoch: dict[int, list[str]] = {}
+        for name, epoch in self.warmup.items():
+            by_epoch.setdefault(epoch, []).append(name)
+        by_epoch.pop(0, None)
+        return [
+            (e, f"end of warm-up ({', '.join(names)})") for e, names in sorted(by_epoch.items())
+        ]
 
 
 @dataclass(frozen=True)
@@ -76,7 +96,7 @@ class Report:
     """The content of the page.
 
     Attributes:
-        title: Heading of the page.
+        title: Heading of the page: the name of the data.
         facts: Summary, in order: name, value.
         notes: Remarks, a sentence each.
         class_names: Name of each class; any text.
@@ -88,6 +108,7 @@ class Report:
         key: Key of the marks in the storage of the browser; identifies the samples and the source
             of their probabilities.
         noun: Plural of what is listed: images, texts or samples.
+        change_epochs: Number of last epochs that `Suspect.changes` counts.
     """
 
     title: str
@@ -101,3 +122,4 @@ class Report:
     samples: int
     key: str
     noun: str = "samples"
+    change_epochs: int = 10

@@ -6,15 +6,18 @@
     page.css       colours of both schemes as custom properties, layout, summary and curves
     tables.css     tables, confusion
     suspects.css   marks, filters and cards
+    viewer.css     a suspect enlarged
     overrides.css  DataTables, small windows, print
     page.js        helpers, colour scheme, plots (plotly.js), confusion and the table of the classes
     marks.js       marks: storage and CSV
+    classes.js     the choice of any class
     cards.js       a card for each suspect: image, text or row of a table, labels, buttons
+    viewer.js      a suspect enlarged
     suspects.js    list of suspects; DataTables searches, filters, sorts and paginates
 
-The page loads nothing: it contains plotly.js from plotly and DataTables from itables. Its
-Content-Security-Policy lists the hashes of the scripts, so that text from a path or a class name
-cannot run as code even if it were unescaped.
+The page contains plotly.js from plotly and DataTables from itables. It loads only the file of an
+image that is enlarged, from where the images lie. Its Content-Security-Policy lists the hashes of
+the scripts, so that text from a path or a class name cannot run as code even if it were unescaped.
 """
 
 import base64
@@ -39,10 +42,12 @@ from alr_fast.utils.text import distinct_names, printable, printable_lines
 
 MATRIX_CLASSES = 30  # with more classes, the page lists pairs instead of a matrix
 MAX_PAIRS = 40
-_STYLES = ("page", "tables", "suspects", "overrides")
-_SCRIPTS = ("page", "marks", "cards", "suspects")
+_STYLES = ("page", "tables", "suspects", "viewer", "overrides")
+_SCRIPTS = ("page", "marks", "classes", "cards", "viewer", "suspects")
 # "</script" ends a script element early; after "<!--" and "<script" it does not end at all.
 _SCRIPT_BREAKERS = re.compile(r"<(?=!--|/script)", re.IGNORECASE)
+# An address with a scheme, or of another server.
+_ELSEWHERE = re.compile(r"[^/?#]*:|[/\\]{2}|\s")
 
 
 def render(report: Report, *, server: Mapping[str, str] | None = None) -> str:
@@ -82,7 +87,8 @@ def render(report: Report, *, server: Mapping[str, str] | None = None) -> str:
         truth=any(c.wrong is not None for c in report.classes),
         data=_json(_data(report, figures) | {"server": server and dict(server)}),
         served=server is not None,
-        policy=_policy(scripts, served=server is not None),
+        policy=_policy(scripts, report, served=server is not None),
+        size=_size(report),
         css=Markup("\n".join(_template(f"{name}.css") for name in _STYLES)),
         table_css=Markup(_library("dt_bundle.css")),
         plotly_js=plotly_js,
@@ -98,16 +104,37 @@ def _check(report: Report) -> None:
     classes = range(len(report.class_names))
     numbers = {k for suspect in report.suspects for k in (suspect.given, suspect.refined)}
     numbers |= {k for suspect in report.suspects for k, _ in suspect.others}
+    numbers |= {s.proposal for s in report.suspects if s.proposal is not None}
     numbers |= {k for given, refined, _ in report.confusion for k in (given, refined)}
     nameless = sorted(k for k in numbers if k not in classes)
     if nameless:
         raise ValueError(f"class {nameless[0]} has no name: there are {len(classes)} class names")
+    for suspect in report.suspects:
+        if suspect.proposal == suspect.given:
+            raise ValueError(f"sample {suspect.id}: the given label is proposed in its own place")
+        if not _is_file(suspect.address) and _ELSEWHERE.match(suspect.address):
+            raise ValueError(f"sample {suspect.id}: {suspect.address!r} is no address of a file")
     ids = Counter(suspect.id for suspect in report.suspects)
     shared = [id for id, count in ids.items() if count > 1]
     if shared:
         raise ValueError(
             f"{ids[shared[0]]} suspects have the id {shared[0]}; marks need unique ids"
         )
+
+
+def _is_file(address: str) -> bool:
+    return address.startswith("file:///")
+
+
+def _size(report: Report) -> str:
+    """The size of the data, a line."""
+    return " in ".join(
+        f"{_count(number)} {one if number == 1 else several}"
+        for number, one, several in (
+            (report.samples, "sample", "samples"),
+            (len(report.class_names), "class", "classes"),
+        )
+    )
 
 
 def _template(name: str) -> str:
@@ -125,15 +152,17 @@ def _script(source: str) -> Markup:
     return Markup(_SCRIPT_BREAKERS.sub(r"\\x3C", source))
 
 
-def _policy(scripts: Iterable[str], *, served: bool) -> str:
-    """Content-Security-Policy: these scripts, inline styles, embedded images, nothing else; and of
-    a page that is ``served`` the marks and images of its server."""
+def _policy(scripts: Iterable[str], report: Report, *, served: bool) -> str:
+    """Content-Security-Policy: these scripts, inline styles, embedded images and the files of
+    images of the report, nothing else; and of a page that is ``served`` the marks and images of its
+    server."""
     hashes = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
     own = " 'self'" if served else ""
+    files = " file:" if any(_is_file(suspect.address) for suspect in report.suspects) else ""
     sources = " ".join(f"'sha256-{digest}'" for digest in hashes)
     return (
         f"default-src 'none'; script-src {sources}; style-src 'unsafe-inline'; "
-        f"img-src data:{own}; {f'connect-src{own}; ' if served else ''}"
+        f"img-src data:{files}{own}; {f'connect-src{own}; ' if served else ''}"
         "base-uri 'none'; form-action 'none'"
     )
 
@@ -152,6 +181,7 @@ def _data(report: Report, figures: list[dict[str, Any] | None]) -> dict[str, Any
         "names": list(report.class_names),
         "shownNames": distinct_names(report.class_names),
         "figures": figures,
+        "changeEpochs": report.change_epochs,
         "suspects": [
             {
                 "id": suspect.id,
@@ -168,6 +198,8 @@ def _data(report: Report, figures: list[dict[str, Any] | None]) -> dict[str, Any
                 "text": suspect.text,
                 "cells": [list(cell) for cell in suspect.cells],
                 "others": [[k, _finite(p)] for k, p in suspect.others],
+                "proposal": suspect.proposal,
+                "address": suspect.address,
             }
             for suspect in report.suspects
         ],
@@ -214,6 +246,24 @@ def _figure(panel: Panel) -> dict[str, Any] | None:
             xaxis={"title": {"text": "epoch"}, "tickformat": "d", "dtick": 1 if short else None},
             yaxis={"ticksuffix": panel.unit},
             showlegend=True,
+            # Between the last epoch of a warm-up and the next one.
+            shapes=[
+                {"type": "line", "x0": e + 0.5, "x1": e + 0.5, "yref": "paper", "y0": 0, "y1": 1}
+                for e, _ in panel.warmup_ends()
+            ],
+            annotations=[
+                {
+                    "text": _plain(text),
+                    "x": e + 0.5,
+                    "xanchor": "left" if 2 * e < max(epochs) else "right",
+                    "yref": "paper",
+                    "y": 1,
+                    "yanchor": "bottom",
+                    "yshift": 16 * number,
+                    "showarrow": False,
+                }
+                for number, (e, text) in enumerate(panel.warmup_ends())
+            ],
         ),
     )
     plain: dict[str, Any] = figure.to_plotly_json()
@@ -245,12 +295,13 @@ def _panel(panel: Panel) -> dict[str, Any]:
             f"lowest {_value(known[low], panel.unit)} (epoch {low}), "
             f"highest {_value(known[high], panel.unit)} (epoch {high})"
         )
+    ends = [f"{text} after epoch {epoch}" for epoch, text in panel.warmup_ends()]
     epochs = sorted({epoch for points in curves.values() for epoch in points})
     return {
         "title": panel.title,
         "names": list(curves),
         "plotted": any(value is not None for c in curves.values() for value in c.values()),
-        "text": f"{panel.title} over the epochs. {'; '.join(sentences)}.",
+        "text": f"{panel.title} over the epochs. {'; '.join([*sentences, *ends])}.",
         "rows": [
             (epoch, [_value(points.get(epoch), panel.unit) for points in curves.values()])
             for epoch in epochs

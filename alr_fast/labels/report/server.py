@@ -40,7 +40,7 @@ _CONNECTIONS = 64  # at a time
 _SECONDS = 20.0  # that a connection may be silent
 
 _LOCAL = re.compile(r"(?:127\.0\.0\.1|localhost)(?::[0-9]{1,5})?")
-_LENGTH = re.compile(r"[0-9]{1,12}")
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _ID = re.compile(r"[0-9]{1,18}")
 # The page brings its own policy, which a header can only make stricter.
 _PAGE_POLICY = "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"

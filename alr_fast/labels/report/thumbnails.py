@@ -16,7 +16,7 @@ from alr_fast.data.images.sources import BrokenImage, read_image_file
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SIZES = ((128, 80), (96, 75), (64, 70), (48, 50))  # longest side in pixels, quality
+SIZES = ((256, 80), (128, 80), (96, 75), (64, 70), (48, 50))  # longest side in pixels, quality
 _CHANNELS = (1, 3, 4)
 _KINDS = (
     ("image/png", re.compile(rb"\x89PNG\r\n\x1a\n")),

@@ -1,8 +1,10 @@
 """What a report shows of a sample: its image, its text, the row of a table."""
 
 import numbers
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,11 +29,13 @@ class Views:
         image: An image, in any form that `thumbnail` takes.
         text: A text.
         cells: Name and value of each column.
+        address: Address of the whole image, see `alr_fast.labels.report.model.Suspect`.
     """
 
     image: Callable[[int], Any] | None = None
     text: Callable[[int], str] | None = None
     cells: Callable[[int], list[tuple[str, str]]] | None = None
+    address: Callable[[int], str] | None = None
 
     @classmethod
     def of(cls, labels: ScoredLabels, *, images: object, text: object, table: object) -> "Views":
@@ -41,11 +45,15 @@ class Views:
             UserError: A source has another number of samples, or is none.
         """
         image = labels.images if images is None else by_row(images, labels, "images")
+        files = labels.files if images is None else None
+        if image is not None and isinstance(images, (list, tuple)):  # not a data set: cheap to read
+            files = image
         read = None if text is None else by_row(text, labels, "text")
         return cls(
             image=image,
             text=None if read is None else lambda row: str(read(row)),
             cells=None if table is None else _cells(table, labels),
+            address=None if files is None else lambda row: _address(files(row)),
         )
 
     @property
@@ -107,6 +115,13 @@ class Views:
             return None, printable(str(error))
         except Exception as error:  # of a user's data set: one image must not stop the report
             return None, printable(f"{type(error).__name__}: {error_text(error)}")
+
+
+def _address(file: Any) -> str:
+    """The address of a file on this machine; empty if it is none."""
+    if not isinstance(file, (str, os.PathLike)) or not os.path.isfile(file):
+        return ""
+    return Path(os.fsdecode(file)).absolute().as_uri()
 
 
 def _cells(table: Any, labels: ScoredLabels) -> Callable[[int], list[tuple[str, str]]]:

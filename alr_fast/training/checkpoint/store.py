@@ -66,6 +66,7 @@ class CheckpointStore:
             the same on all ranks after `wait`.
         last_error: Why the last checkpoint could not be written, None if it was written; the same
             on all ranks after `wait`.
+        pinned: Numbers of checkpoints that are never removed for their age.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class CheckpointStore:
         self.folder = Path(folder)
         self.written: int | None = None
         self.last_error: str | None = None
+        self.pinned: set[int] = set()
         self._keep = keep
         self._log = log
         self._background = background
@@ -232,9 +234,11 @@ class CheckpointStore:
             self._log(self.last_error)
 
     def _remove_old(self, number: int) -> None:
-        """Removes the checkpoints passed over and the oldest beyond `keep`, but not ``number``."""
+        """Removes the checkpoints passed over and the oldest beyond `keep`, but neither
+        ``number`` nor those pinned."""
         try:
-            others = {path for path in numbered_folders(self.folder) if int(path.name) != number}
+            kept = {number, *self.pinned}
+            others = {path for path in numbered_folders(self.folder) if int(path.name) not in kept}
             old = sorted(others - self._passed_over, key=lambda path: int(path.name), reverse=True)
             for path in [*(others & self._passed_over), *old[self._keep - 1 :]]:
                 # Renamed first: a kill during the removal leaves no incomplete visible folder.

@@ -23,6 +23,7 @@ from alr_fast.training.config.schema import (
     words,
 )
 from alr_fast.training.methods import METHODS, checked_options, options_of, path_options
+from alr_fast.training.run_paths import actual_path
 
 WORDS = ("auto", "none", "known", *ESTIMATES)  # values of options that also take paths
 
@@ -70,6 +71,8 @@ def resolve(config: Config) -> Config:
         config,
         methods=methods,
         data_root=lasting_path(config.data_root, links=True),
+        runs=os.path.abspath(config.runs),
+        warm_start=_lasting_run(config.warm_start),
         data=_with_paths(data, _paths_of(DataConfig)),
         transition=_with_paths(transition, _paths_of(TransitionConfig)),
         log=replace(config.log, to=words(config.log.to)),
@@ -113,6 +116,11 @@ def lasting_path(path: str | None, *, links: bool = False) -> str | None:
         return path
     resolve_links = os.path.isfile(path) and not links
     return os.path.realpath(path) if resolve_links else os.path.abspath(path)
+
+
+def _lasting_run(path: str | None) -> str | None:
+    """The absolute path of the folder of a run, see `lasting_path`: not that of a link to it."""
+    return None if path is None else os.path.realpath(actual_path(Path(path)))
 
 
 def _check_transition(transition: TransitionConfig, earlier: list[str]) -> None:

@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -19,7 +18,9 @@ from alr_fast.training.config.check import resolve
 from alr_fast.training.config.ranges import expanded_path
 from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.methods import METHODS, load_plugins, options_of
+from alr_fast.training.run_paths import CONFIG, actual_path, run_of
 from alr_fast.utils.command import CommandParser, program
+from alr_fast.utils.shell import quoted
 from alr_fast.utils.text import error_text
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -48,10 +49,15 @@ def parse(argv: Sequence[str]) -> schema.Config:
         SystemExit: Status 0 after ``--help`` or ``--print_config``.
     """
     given, left = _scan(_spelled_out(argv))
-    given.config = expanded_path(given.config, "config")
+    given.config = [str(actual_path(Path(path))) for path in expanded_path(given.config, "config")]
+    given.resume = expanded_path(given.resume, "resume")
+    own = _config_of_run(given.resume)
     files = [_read_config_file(path) for path in given.config]
+    if own is not None:  # first: all others override it
+        files = [_read_run_config(own), *files]
+        given.config = [str(own), *given.config]
     in_files = {name: value for file in files for name, value in file.items()}
-    _check_plugins(given, in_files)
+    _check_plugins(given, in_files, own)
     with naming_options(plugins="plugins"):
         plugins = schema.words(given.plugins or in_files.get("plugins") or "")
         load_plugins(expanded_path(plugins, "plugins"))
@@ -68,7 +74,9 @@ def parse(argv: Sequence[str]) -> schema.Config:
         *left,
     ]
     parser = _parser(recipe)
-    _check_names(parser, left, files)
+    _check_names(parser, left, files[own is not None :])
+    if own is not None:
+        _check_run_config(parser, files[0], own)
     parsed = parser.instantiate(parser.parse_args(left))
     names = [f.name for f in fields(schema.Config) if f.name not in _NO_OPTIONS]
     values = {name: getattr(parsed, name) for name in names}
@@ -83,7 +91,13 @@ def parse(argv: Sequence[str]) -> schema.Config:
     return resolve(config)
 
 
-def _check_plugins(given: argparse.Namespace, in_files: dict[str, Any]) -> None:
+def _config_of_run(resume: str | None) -> Path | None:
+    """The options of the run that ``--resume`` names; None if it names none."""
+    run = run_of(Path(resume)) if resume not in (None, "none", "auto") else None
+    return None if run is None else run / CONFIG
+
+
+def _check_plugins(given: argparse.Namespace, in_files: dict[str, Any], own: Path | None) -> None:
     """Checks that the plugins of a resumed run, which are programs, are named by the user.
 
     A run and its config.yaml may come from somebody else.
@@ -95,8 +109,8 @@ def _check_plugins(given: argparse.Namespace, in_files: dict[str, Any]) -> None:
     if resume != "none" and given.plugins is None and schema.words(plugins):
         names = ",".join(schema.words(plugins))
         raise UserError(
-            f"--resume {resume}: --config names plugins, which are programs that would run; name "
-            f"them yourself if you trust them: --plugins {shlex.quote(names)}"
+            f"--resume {resume}: {own or '--config'} names plugins, which are programs that would "
+            f"run; name them yourself if you trust them: --plugins {quoted(names)}"
         )
 
 
@@ -147,6 +161,19 @@ def _check_names(
             close = difflib.get_close_matches(option, known, n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise UserError(f"{option}: no such option{hint}; --help lists every option")
+
+
+def _check_run_config(
+    parser: jsonargparse.ArgumentParser, options: dict[str, Any], path: Path
+) -> None:
+    """Raises `UserError` for an option of a run that this version does not have."""
+    known = [option for action in parser._actions for option in action.option_strings]
+    for name in schema.flat(options):
+        if f"--{name}" not in known:
+            raise UserError(
+                f"{path}: has the option {name}, which this version of alr_fast does not have; "
+                "resume with the version that wrote it, or leave --resume out to start a new run"
+            )
 
 
 def _parser(recipe: str) -> jsonargparse.ArgumentParser:
@@ -222,6 +249,15 @@ def _scan(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     scan.add_argument("--plugins")
     scan.add_argument("--resume")
     return scan.parse_known_args(argv)
+
+
+def _read_run_config(path: Path) -> dict[str, Any]:
+    try:
+        return read_options(path)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error_text(error)}); pass another --resume"
+        ) from error
 
 
 def _read_config_file(path: str) -> dict[str, Any]:

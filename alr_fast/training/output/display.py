@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeE
 from rich.table import Table
 from rich.text import Text
 
+from alr_fast.labels.remarks import below_the_limit, estimate, unseen
+from alr_fast.labels.scored import ScoredLabels
 from alr_fast.training.output.records import EpochRecord
 from alr_fast.utils.console import WIDTH, Console
 from alr_fast.utils.text import duration, percent, printable, rate
@@ -19,6 +21,9 @@ from alr_fast.utils.text import duration, percent, printable, rate
 EVERY_EPOCH = 20  # up to this number of epochs, each epoch has a line
 LINES_PER_METHOD = 10  # approximate number of lines for more epochs
 LINE_SECONDS = 10.0  # an epoch that ends later than this after the last line has a line, too
+UNEQUAL = 0.03  # difference of accuracy and balanced accuracy that is shown
+FAR_BELOW = 0.15  # distance of the accuracy of a class that is shown
+WORST_CLASSES = 3  # that are shown
 PROGRESS_SECONDS = 1.0  # minimum time between two progress events of json
 
 
@@ -172,16 +177,25 @@ class RunDisplay(Console):
         """Shows the progress of one method; arguments as for `TrainingDisplay`."""
         return TrainingDisplay(self, method, **position)
 
-    def table(self, methods: dict[str, dict[str, Any]], *, epochs: int, folder: Path) -> None:
+    def table(
+        self,
+        methods: dict[str, dict[str, Any]],
+        *,
+        epochs: int,
+        folder: Path,
+        done: dict[str, int] | None = None,
+    ) -> None:
         """Prints the results of a run.
 
         Args:
             methods: Entry of each method in ``summary.json``.
-            epochs: Number of the last epoch.
+            epochs: Number of epochs of each method.
             folder: Folder of the run, printed only by json.
+            done: Completed epochs of each method of a run that has not finished.
         """
         if self.json:
-            self.event("summary", epochs=epochs, methods=methods, folder=str(folder))
+            finished = {"finished": True} if done is None else {"finished": False, "done": done}
+            self.event("summary", epochs=epochs, methods=methods, folder=str(folder), **finished)
             return
         columns: dict[str, Callable[[dict[str, Any]], str]] = {
             "held out": lambda r: percent(r["validation_accuracy_last"]),
@@ -206,6 +220,9 @@ class RunDisplay(Console):
         if not held_out:
             del columns["held out"]
         title = f"Last of {epochs} epochs ({remark})"
+        if done is not None:
+            parts = ", ".join(f"{name} {count} of {epochs}" for name, count in done.items())
+            title = f"Not finished: epochs {parts} ({remark})"
         table = Table("method", title=title)
         for column in columns:
             table.add_column(column, justify="right", no_wrap=True)
@@ -213,6 +230,10 @@ class RunDisplay(Console):
             table.add_row(name, *(cell(result) for cell in columns.values()))
         if self.main:
             self.terminal.print(table)
+        for name, result in methods.items():
+            line = _unequal_classes(result)
+            if line is not None and self.main:
+                self.terminal.print(printable(f"{name}: {line}"), markup=False)
 
     def seeds(self, means: dict[str, dict[str, Any]], *, seeds: list[int], epochs: int) -> None:
         """Prints the means over several seeds, with standard deviations.
@@ -246,13 +267,12 @@ class RunDisplay(Console):
         if self.main:
             self.terminal.print(table)
 
-    def suspects(self, method: str, samples: list[dict[str, Any]], *, report: str) -> None:
-        """Prints the samples with the most suspicious labels.
+    def suspects(self, labels: ScoredLabels, samples: list[dict[str, Any]], *, report: str) -> None:
+        """Prints the samples with the highest scores of suspicion, whatever these are.
 
         Args:
-            method: Name of the method whose label bank was used.
-            samples: As returned by `alr_fast.labels.LabelIssues.samples`, the most
-                suspicious first.
+            labels: All samples, with their scores.
+            samples: As returned by its `samples`, the most suspicious first.
             report: Command that makes a page of these and more samples.
         """
         shown = [
@@ -265,10 +285,17 @@ class RunDisplay(Console):
             }
             for sample in samples
         ]
+        method, suspicious = labels.method, labels.suspicious
         if self.json:
-            self.event("suspects", method=method, samples=shown, report=report)
-        elif not samples:
-            self.log(f"{method}: no suspicious labels")
+            self.event(
+                "suspects",
+                method=method,
+                samples=shown,
+                suspicious=None if labels.estimate_problem else suspicious,
+                estimated_rate=labels.noise_rate,
+                problem=labels.estimate_problem,
+                report=report,
+            )
         elif self.main:
             table = Table(title=f"Most suspicious labels, as {method} sees them")
             table.add_column("id", justify="right", no_wrap=True)
@@ -279,7 +306,9 @@ class RunDisplay(Console):
                 *texts, score = sample.values()
                 table.add_row(*(Text(str(text)) for text in texts), f"{score:.3f}")
             self.terminal.print(table)
-            self.terminal.print(printable(f"to review them: {report}"), markup=False)
+            said = [f"{method}: {estimate(labels)}", *below_the_limit(labels, len(shown))]
+            for line in (*said, *unseen(labels), f"to review them: {report}"):
+                self.terminal.print(printable(line), markup=False)
 
     def shares(self, title: str, phases: dict[str, tuple[float, float]]) -> None:
         """Prints a table of the phases of a step.
@@ -312,6 +341,20 @@ def _measured(record: EpochRecord, suffix: str = "") -> list[str]:
     if record.validation_accuracy is not None:
         return [f"held out{suffix} {percent(record.validation_accuracy):>5}"]
     return []
+
+
+def _unequal_classes(result: Mapping[str, Any]) -> str | None:
+    """What an accuracy hides if the classes differ much; None if they do not."""
+    name = "validation" if result["test_accuracy_last"] is None else "test"
+    accuracy = result[f"{name}_accuracy_last"]
+    balanced = result[f"{name}_balanced_accuracy_last"]
+    worst = list(result["worst_classes"].items())[:WORST_CLASSES]
+    if accuracy is None or balanced is None or not worst:
+        return None
+    if abs(accuracy - balanced) < UNEQUAL and worst[0][1] > accuracy - FAR_BELOW:
+        return None
+    classes = ", ".join(f"{name} ({percent(share)})" for name, share in worst)
+    return f"balanced accuracy {percent(balanced)}; worst classes: {classes}"
 
 
 def _deviating(mean: dict[str, Any], name: str) -> str:

@@ -9,6 +9,7 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, astuple, fields
 from itertools import compress, pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config
 from alr_fast.training.output.records import EpochRecord, Histogram
 from alr_fast.utils.files import open_appending, own_folder, replacing, write_text, writing
+from alr_fast.utils.requirements import install_command
 from alr_fast.utils.text import error_text
 
 LOGGER_NAMES = ("csv", "tensorboard", "wandb")
@@ -39,7 +41,7 @@ class Logger(ABC):
         """
 
     def close(self) -> None:
-        """Writes buffered figures; most loggers buffer nothing."""
+        """Writes what is not in the files yet; the logger takes no epoch afterwards."""
         return None
 
 
@@ -54,17 +56,34 @@ class CsvLogger(Logger):
 
     def __init__(self, folder: Path, records: list[EpochRecord]) -> None:
         self._path = folder / "metrics.csv"
+        self._records = list(records)
+        self._rewrite()
+
+    def _rewrite(self) -> None:
+        """Writes the file anew, with all epochs."""
+        self._complete = False
         with replacing(self._path) as fresh, fresh.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(field.name for field in fields(EpochRecord))
-            writer.writerows(astuple(record) for record in records)
+            writer.writerows(astuple(record) for record in self._records)
+        self._complete = True
 
     def epoch(self, record: EpochRecord, histograms: dict[str, Histogram]) -> None:
+        self._records.append(record)
+        if not self._complete:
+            self._rewrite()
+            return
         # Opened and closed for each line: closing reports a line that could not be written.
         line = io.StringIO(newline="")
         csv.writer(line).writerow(astuple(record))
+        self._complete = False  # a full disk takes a part of a line
         with writing(self._path), open_appending(self._path) as file:
             file.write(line.getvalue().encode())
+        self._complete = True
+
+    def close(self) -> None:
+        if not self._complete:
+            self._rewrite()
 
 
 class TensorBoardLogger(Logger):
@@ -91,7 +110,11 @@ class TensorBoardLogger(Logger):
             if any(histogram.counts):
                 raw = HistogramProto(**_raw_histogram(histogram))
                 values.append(Summary.Value(tag=name, histo=raw))
-        _write_event(self._file(record.method), record.epoch, summary=Summary(value=values))
+        path = self._file(record.method)
+        # After an event that a full disk took a part of, the file is not continued.
+        del self._files[record.method]
+        _write_event(path, record.epoch, summary=Summary(value=values))
+        self._files[record.method], self._last_epoch[record.method] = path, record.epoch
 
     def _file(self, method: str) -> Path:
         """The file of a method; a new file begins by hiding later epochs of a stopped run."""
@@ -183,7 +206,8 @@ def check_loggers(names: list[str]) -> None:
             raise UserError(problem, argument="logger", value=name)
     # A folder named wandb, which W&B itself creates, is found as a package without an origin.
     if "wandb" in names and not getattr(importlib.util.find_spec("wandb"), "origin", None):
-        problem = "needs wandb, not installed: pip install 'alr_fast[wandb]', or leave it out"
+        command = install_command(["wandb"], "wandb")
+        problem = f"needs wandb, not installed: {command}, or leave it out"
         raise UserError(problem, argument="logger", value="wandb")
 
 
@@ -203,8 +227,13 @@ def make_loggers(config: Config, folder: Path, records: list[EpochRecord]) -> li
         "tensorboard": lambda: TensorBoardLogger(folder, records),
         "wandb": lambda: WandbLogger(folder, config),
     }
-    with naming_options(logger="log.to"):
-        return [makers[name]() for name in dict.fromkeys(config.log.to)]
+    made: list[Logger] = []
+    with naming_options(logger="log.to"), ExitStack() as opened:
+        for name in dict.fromkeys(config.log.to):
+            made.append(makers[name]())
+            opened.callback(made[-1].close)
+        opened.pop_all()
+    return made
 
 
 def _figures(record: EpochRecord) -> dict[str, float]:

@@ -5,7 +5,9 @@ runs/20260131-235959-digits/
     resolved.yaml            values that follow from them: seed of the noise, length of a warm-up
     metrics.csv              a line for each method and epoch
     metrics.png              test accuracy and label accuracy per epoch
-    METHOD.safetensors       weights of the last epoch
+    METHOD.safetensors       weights of the last epoch, and what it takes to use them
+                             (`alr_fast.training.trained_model`)
+    METHOD_classes.csv       samples and accuracy of each class
     METHOD_bank.safetensors  label bank of the last epoch, with ids, paths, labels and names of
                              classes, and a checksum of each row
     samples-*.safetensors    ids, paths and labels of the training samples, and names of classes;
@@ -21,36 +23,32 @@ runs/20260131-235959-digits/
 runs/latest                  link to the last finished run
 
 Only process 0 writes here. All files but the logs are written under a temporary name and renamed
-when they are complete. ``summary.json`` is the last file: it marks a finished run.
+when they are complete. ``summary.json`` marks a finished run; only plot and link come later.
 """
 
 import contextlib
 import json
 import os
-import re
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
+from alr_fast.bank.file import write_tensors
 from alr_fast.data.broken import BrokenSamples, write_exclusions
+from alr_fast.data.tables.writing import save_table
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import WEIGHTS, Config, flat, overlaid
-from alr_fast.training.config.yaml_file import read_options
+from alr_fast.training.config.yaml_file import options_text, read_options
 from alr_fast.training.output.loggers import Logger
 from alr_fast.training.output.records import EpochRecord, Histogram, plot_records
+from alr_fast.training.run_paths import CONFIG, LATEST, LOCK, RESOLVED, SUMMARY
 from alr_fast.training.weights import weights_of
-from alr_fast.utils.files import KnownFolder, locked, reading, replace_link, write_bytes, write_text
-from alr_fast.utils.text import error_text
-
-CONFIG = "config.yaml"
-RESOLVED = "resolved.yaml"
-CHECKPOINTS = "checkpoints"
-LOCK = ".lock"
-BANK = "_bank.safetensors"  # follows the name of the method
+from alr_fast.utils.files import KnownFolder, locked, replace_link, write_text, writing
+from alr_fast.utils.text import error_text, is_utf8
 
 
 class RunFolder:
@@ -65,12 +63,17 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._loggers: list[Logger] = []
-        self._lock = locked(
-            path / LOCK,
-            busy=f"{path}: another process is still training there; stop it first, or leave "
-            "--resume out to start a new run",
-        )
-        self._known = KnownFolder(path)
+        with contextlib.ExitStack() as opened:
+            self._lock = opened.enter_context(
+                locked(
+                    path / LOCK,
+                    busy=f"{path}: another process is still training there; stop it first, or "
+                    "leave --resume out to start a new run",
+                )
+            )
+            with writing(path):
+                self._known = KnownFolder(path)
+            opened.pop_all()
 
     @property
     def in_place(self) -> bool:
@@ -86,11 +89,14 @@ class RunFolder:
         """
         with naming_options(runs="runs"):
             folder = cls(new_folder(Path(config.runs), config.recipe))
-        resolved = overlaid({}, config.resolved())
-        if resolved:
-            write_text(folder.path / RESOLVED, yaml.safe_dump(resolved, sort_keys=False))
-        # This file makes the folder that of a run.
-        write_text(folder.path / CONFIG, yaml.safe_dump(config.as_asked(), sort_keys=False))
+        with contextlib.ExitStack() as opened:
+            opened.callback(folder.close)
+            resolved = overlaid({}, config.resolved())
+            if resolved:
+                write_text(folder.path / RESOLVED, options_text(resolved))
+            # This file makes the folder that of a run.
+            write_text(folder.path / CONFIG, options_text(config.as_asked()))
+            opened.pop_all()
         return folder
 
     @classmethod
@@ -113,15 +119,22 @@ class RunFolder:
 
     def log_epoch(self, record: EpochRecord, histograms: dict[str, Histogram]) -> None:
         """Passes an epoch and, by name, the distributions after it to every logger."""
-        for logger in self._loggers:
-            logger.epoch(record, histograms)
+        with contextlib.ExitStack() as stack:  # the others log even if one of them fails
+            for logger in reversed(self._loggers):
+                stack.callback(logger.epoch, record, histograms)
 
-    def save_weights(self, method: str, model: nn.Module) -> None:
-        """Writes the weights under their names in the model."""
-        from safetensors.torch import save
+    def save_weights(
+        self, method: str, model: nn.Module, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Writes the weights under their names in the model, and texts that describe it."""
+        # Not by the library, which writes the texts in random order, and whose error for a full
+        # disk is no OSError.
+        write_tensors(self.path / f"{method}{WEIGHTS}", weights_of(model), metadata or {})
 
-        # Not save_file, whose error for a full disk is no OSError.
-        write_bytes(self.path / f"{method}{WEIGHTS}", save(weights_of(model)))
+    def save_classes(self, method: str, table: Mapping[str, Sequence[Any]]) -> None:
+        """Writes a table of the classes, column by column."""
+        not_utf8 = () if all(map(is_utf8, table["name"])) else ("name",)
+        save_table(self.path / f"{method}_classes.csv", [dict(table)], not_utf8=not_utf8)
 
     def save_broken(self, broken: BrokenSamples) -> None:
         """Writes the list of the training samples with unreadable images, if there are any."""
@@ -129,21 +142,32 @@ class RunFolder:
             rows = [(sample, *broken.reasons[sample]) for sample in sorted(broken.reasons)]
             write_exclusions(self.path / "broken.csv", rows)
 
-    def finish(self, summary: dict[str, Any], records: list[EpochRecord]) -> None:
-        """Writes plot and summary, then points ``latest`` to this folder."""
-        self._close_loggers()
-        plot_records(records, self.path / "metrics.png")
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Writes the file that marks a finished run."""
         text = json.dumps(summary, indent=2, allow_nan=False)
-        write_text(self.path / "summary.json", text + "\n")
-        replace_link(self.path.parent / "latest", self.path.name)
+        write_text(self.path / SUMMARY, text + "\n")
+
+    def plot(self, records: list[EpochRecord]) -> None:
+        """Draws ``metrics.png``."""
+        plot_records(records, self.path / "metrics.png")
+
+    def link(self) -> None:
+        """Points ``latest`` to this folder."""
+        replace_link(self.path.parent / LATEST, self.path.name)
+
+    @property
+    def is_latest(self) -> bool:
+        """Whether ``latest`` points to this folder: not on a file system without links."""
+        return os.path.realpath(self.path.parent / LATEST) == os.path.realpath(self.path)
 
     def close(self) -> None:
         """Closes the loggers and releases the lock; a second call does nothing."""
         self._lock.close()
         self._known.close()
-        self._close_loggers()
+        self.close_loggers()
 
-    def _close_loggers(self) -> None:
+    def close_loggers(self) -> None:
+        """Lets the loggers write what they still have; a second call does nothing."""
         loggers, self._loggers = self._loggers, []
         with contextlib.ExitStack() as stack:  # closes the others even if one of them fails
             for logger in loggers:
@@ -179,35 +203,6 @@ def _read_options(path: Path) -> dict[str, Any]:
     return options
 
 
-def is_finished(path: Path) -> bool:
-    """Whether the run in a folder is finished."""
-    return (path / "summary.json").is_file()
-
-
-def find_runs(runs: Path) -> list[Path]:
-    """Returns the folders of runs in a folder, newest first by the time in their names.
-
-    Renamed folders, whose time is unknown, come last. Links are left out.
-
-    Raises:
-        UserError: The folder cannot be read.
-    """
-    with reading(runs):
-        if not runs.is_dir():
-            return []
-        # Not Path.is_file, which raises for a folder without permission.
-        found = (p for p in runs.iterdir() if not p.is_symlink() and os.path.isfile(p / CONFIG))
-        return sorted(found, key=_age_key, reverse=True)
-
-
-def _age_key(path: Path) -> tuple[str, int, str]:
-    # As `new_folder` names them: "-2" follows the name without a number, "-10" follows "-9".
-    match = re.fullmatch(r"(\d{8}-\d{6})-.*?(?:-(\d+))?", path.name)
-    if match is None:
-        return "", 0, path.name
-    return match[1], int(match[2] or 1), path.name
-
-
 def check_runs(runs: str) -> None:
     """Checks before training that run folders can be made in ``runs``; leaves no file or folder.
 
@@ -218,7 +213,7 @@ def check_runs(runs: str) -> None:
     # os.path, because methods of Path raise for a folder without permission.
     if os.path.lexists(path) and not os.path.isdir(path):
         raise UserError("is not a folder; pass another folder", argument="runs", value=runs)
-    latest = path / "latest"
+    latest = path / LATEST
     if os.path.exists(latest) and not os.path.islink(latest):
         raise UserError(f"{latest}: must be free for the link to the last run; move it away")
     parent = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))

@@ -1,21 +1,30 @@
 // A card for each sample: what is shown of it, its labels, and the choice of a mark.
 
-const OTHER_KEY = "4"; // moves to the choice of another class
-const MENU_CLASSES = 30; // with more, another class is searched by its name
 const SHORT_TEXT = 280; // characters
 const SHORT_ROW = 6; // columns
 const noun = report.noun; // images, texts or samples
 const one = noun.replace(/s$/, "");
 
-/** The class that the button "fix" selects: the refined, or the next most probable one, or null. */
-function proposed(sample) {
-  return sample.refined === sample.given ? (sample.others[0]?.[0] ?? null) : sample.refined;
-}
-
 /** The card of a sample, without its mark. */
 function makeCard(sample) {
   const given = report.shownNames[sample.given];
   const refined = report.shownNames[sample.refined];
+  return element(
+    "article",
+    {
+      class: "card",
+      tabindex: -1,
+      "data-id": sample.id,
+      "aria-label": `Sample ${sample.id}: given ${given}, refined ${refined}`,
+      "aria-keyshortcuts": sample.image === null ? "1 2 3 4 0" : "1 2 3 4 0 Enter",
+    },
+    ...content(sample, given, refined),
+    ...details(sample),
+  );
+}
+
+/** Labels and figures of a sample, its path, and the choice of a mark. */
+function details(sample) {
   const label = (kind, name, probability) =>
     element(
       "div",
@@ -26,13 +35,13 @@ function makeCard(sample) {
     );
   const fact = (name, value) =>
     element("div", {}, element("dt", {}, name), element("dd", {}, value));
-  const target = proposed(sample);
+  const target = sample.proposal;
   const next = sample.refined === sample.given && target !== null;
   const rows = [
-    label("given", given, sample.givenProbability),
+    label("given", report.shownNames[sample.given], sample.givenProbability),
     next
       ? label("next", report.shownNames[target], sample.others[0][1])
-      : label("refined", refined, sample.refinedProbability),
+      : label("refined", report.shownNames[sample.refined], sample.refinedProbability),
   ];
   // Where no other class was predicted, there is nothing to fix the label to.
   const buttons = MARKS.filter((mark) => mark !== "fix" || target !== null).map((mark) => {
@@ -41,27 +50,17 @@ function makeCard(sample) {
     const title = text === mark ? `${mark} (key ${key})` : `fix: ${text} (key ${key})`;
     return element("button", { type: "button", tabindex: -1, "data-mark": mark, title }, text);
   });
-  return element(
-    "article",
-    {
-      class: "card",
-      tabindex: -1,
-      "data-id": sample.id,
-      "aria-label": `Sample ${sample.id}: given ${given}, refined ${refined}`,
-      "aria-keyshortcuts": "1 2 3 4 0",
-    },
-    ...content(sample, given, refined),
+  const changes = `changes in ${report.changeEpochs === 1 ? "the last epoch" : `the last ${report.changeEpochs} epochs`}`;
+  return [
     element("dl", { class: "labels" }, ...rows),
     element(
       "dl",
       { class: "details" },
       fact("score", sample.score === null ? "–" : sample.score.toFixed(3)),
-      ...(sample.changes === null ? [] : [fact("changes", String(sample.changes))]),
+      ...(sample.changes === null ? [] : [fact(changes, String(sample.changes))]),
       fact("id", String(sample.id)),
     ),
-    ...(sample.path === ""
-      ? []
-      : [element("p", { class: "path", title: sample.shownPath }, element("bdi", {}, sample.shownPath))]),
+    ...(sample.path === "" ? [] : [path(sample)]),
     element(
       "div",
       { class: "choice", role: "group", "aria-label": `Mark of sample ${sample.id}` },
@@ -69,6 +68,17 @@ function makeCard(sample) {
       // Of two classes, the buttons offer both.
       ...(report.names.length > (target === null ? 1 : 2) ? [otherClass(sample)] : []),
     ),
+  ];
+}
+
+/** The path of a sample, a link to its image if that has an address. */
+function path(sample) {
+  const text = element("bdi", {}, sample.shownPath);
+  const link = { href: sample.address, target: "_blank", rel: "noopener", tabindex: -1 };
+  return element(
+    "p",
+    { class: "path", title: sample.shownPath },
+    sample.address === "" ? text : element("a", link, text),
   );
 }
 
@@ -127,62 +137,34 @@ function more(title, show) {
   return button;
 }
 
-/** Names of all classes but the given one, the most probable ones first. */
-function candidates(sample) {
-  const first = new Map(sample.others);
-  const rest = report.shownNames.map((_, k) => k).filter((k) => !first.has(k));
-  return [...first.keys(), ...rest]
-    .filter((k) => k !== sample.given)
-    .map((k) => ({ k, name: report.shownNames[k], probability: first.get(k) }));
-}
-
-/** The choice of any class: a menu, or with many classes a field with suggestions. */
-function otherClass(sample) {
-  const attributes = {
-    class: "other",
-    tabindex: -1,
-    "aria-label": `Another class for sample ${sample.id}`,
-    title: `another class (key ${OTHER_KEY})`,
-  };
-  if (report.names.length > MENU_CLASSES) {
-    return element("input", {
-      ...attributes,
-      type: "text",
-      list: "class-list",
-      placeholder: "other class",
-      autocomplete: "off",
-    });
-  }
-  const options = candidates(sample).map(({ k, name, probability }) =>
-    element("option", { value: k }, probability ? `${name} (${percent(probability)})` : name),
-  );
-  return element(
-    "select",
-    attributes,
-    element("option", { value: "" }, "other class"),
-    ...options,
-  );
-}
-
+/** The picture of a card: a button that enlarges it, or the reason why there is none. */
 function picture(sample, given, refined) {
-  const frame = element("div", { class: "picture" });
-  if (sample.image === null) {
-    frame.append(element("p", { class: "problem" }, sample.problem));
-    return frame;
-  }
+  if (sample.image === null) return element("div", { class: "picture" }, problem(sample.problem));
+  const frame = element("button", {
+    type: "button",
+    class: "picture",
+    tabindex: -1,
+    title: "enlarge (Enter)",
+  });
   const image = element("img", {
     alt: `Sample ${sample.id}: given ${given}, refined ${refined}`,
     decoding: "async",
     loading: "lazy",
   });
-  image.addEventListener("load", () => {
-    // Smooth scaling would blur a few pixels.
-    image.classList.toggle("tiny", image.naturalWidth < 48);
-  });
+  image.addEventListener("load", () => sharpen(image));
   image.addEventListener("error", () => {
-    image.replaceWith(element("p", { class: "problem" }, "the thumbnail cannot be decoded"));
+    frame.replaceWith(element("div", { class: "picture" }, problem("the thumbnail cannot be decoded")));
   });
   image.src = sample.image;
   frame.append(image);
   return frame;
+}
+
+function problem(text) {
+  return element("p", { class: "problem" }, text);
+}
+
+/** Shows the pixels of a tiny image, which smooth scaling would blur. */
+function sharpen(image) {
+  image.classList.toggle("tiny", image.naturalWidth < 48);
 }

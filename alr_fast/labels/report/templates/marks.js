@@ -81,16 +81,29 @@ class Marks {
     }
   }
 
+  /**
+   * The mark of a sample, one of MARKS, or null, and the class that it selects, or null.
+   *
+   * Nothing is fixed to the given label: a class that was chosen and has become the given one since
+   * is kept, and a mark without a class, whose refined label is the given one, says nothing.
+   */
+  meaningOf(sample) {
+    const [mark = null, label] = this.byId.get(String(sample.id))?.split(" ") ?? [];
+    if (mark === "keep") return [mark, sample.given];
+    if (mark !== "fix") return [mark, null];
+    const fixed = label === undefined ? sample.refined : Number(label);
+    if (fixed !== sample.given) return [mark, fixed];
+    return label === undefined ? [null, null] : ["keep", fixed];
+  }
+
   /** The mark of a sample, one of MARKS, or null. */
   of(sample) {
-    return this.byId.get(String(sample.id))?.split(" ")[0] ?? null;
+    return this.meaningOf(sample)[0];
   }
 
   /** The class that the mark of a sample selects; null if it selects none. */
   labelOf(sample) {
-    const [mark, label] = this.byId.get(String(sample.id))?.split(" ") ?? [];
-    if (mark === "fix") return label === undefined ? sample.refined : Number(label);
-    return mark === "keep" ? sample.given : null;
+    return this.meaningOf(sample)[1];
   }
 
   /** Sets or, with null, removes a mark; `label` is the class of a fix. */
@@ -149,7 +162,9 @@ class ServedMarks extends Marks {
     if (this.problem !== null) {
       const count = this.unsaved.size;
       const what = count === 0 ? "No mark can be saved" : `Not saved: ${count === 1 ? "1 mark" : `${count} marks`}`;
-      const more = count === 0 ? "" : " They stay in this browser, which tries again; export them before you leave.";
+      const them = count === 1 ? "It stays" : "They stay";
+      const more =
+        count === 0 ? "" : ` ${them} in this browser, which tries again; export marks before you leave.`;
       return { text: `${what}. ${this.problem}${more}`, safe: false };
     }
     const state = this.unsaved.size > 0 || !this.loaded ? "being saved" : "saved";

@@ -1,10 +1,11 @@
 // Helpers, colour scheme, plots, confusion and the table of the classes.
-// page.js, marks.js, cards.js and suspects.js form one module, in this order, after that of DataTables.
+// These files form one module after that of DataTables, in the order that page.py lists.
 
 const report = JSON.parse(document.getElementById("report-data").textContent);
 // itables exposes its DataTables through jQuery.
 const DataTable = window.$.fn.dataTable;
 const darkScheme = window.matchMedia("(prefers-color-scheme: dark)");
+const smallWindow = window.matchMedia("(max-width: 40rem)");
 const reducedMotion = window.matchMedia("(prefers-reduced-motion: reduce)");
 
 /**
@@ -26,6 +27,11 @@ function element(tag, attributes = {}, ...children) {
 /** Announces a text to screen readers. */
 function announce(text) {
   document.getElementById("status").textContent = text;
+}
+
+/** Makes the controls of a card targets of the Tab key (0), or not (-1). */
+function setTabIndex(card, index) {
+  for (const control of card.querySelectorAll("a, button, select, input")) control.tabIndex = index;
 }
 
 function thousands(count) {
@@ -50,22 +56,30 @@ function themed(figure, order) {
     zeroline: false,
     automargin: true,
   };
-  const traces = figure.data.map((trace) => {
+  const traces = figure.data.map((trace, place) => {
     const number = order.indexOf(trace.name);
     const line = {
       color: color(`curve-${number % 6}`),
-      width: 2,
+      // An earlier curve shows on both sides of a later one with the same values.
+      width: Math.min(2 + 2.5 * (figure.data.length - 1 - place), 9),
       dash: ["solid", "dash", "dot"][Math.floor(number / 6) % 3],
     };
     return { ...trace, line };
   });
   const title = { ...figure.layout.xaxis.title, font: { size: 13 }, standoff: 8 };
+  const quiet = { color: color("quiet") };
+  const texts = figure.layout.annotations ?? []; // above the plot
   const layout = {
     ...figure.layout,
+    shapes: (figure.layout.shapes ?? []).map((shape) => ({
+      ...shape,
+      line: { ...quiet, width: 2, dash: "dot" },
+    })),
+    annotations: texts.map((text) => ({ ...text, font: quiet })),
     autosize: true,
     // On a phone, each curve takes a line of the legend.
     height: 300 + 20 * Math.max(0, traces.length - 4),
-    margin: { l: 8, r: 12, t: 8, b: 8 },
+    margin: { l: 8, r: 12, t: 8 + 16 * texts.length, b: 8 },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { family: "system-ui, sans-serif", size: 13, color: color("text") },
@@ -152,7 +166,35 @@ function startMatrix() {
   });
 }
 
+// --- small windows --------------------------------------------------------------------------
+
+/** Shows at which sides of a box that scrolls there is more. */
+function startScrollers() {
+  const show = (box) => {
+    const hidden = box.scrollWidth - box.clientWidth;
+    box.parentElement.classList.toggle("more-left", hidden > 1 && box.scrollLeft > 1);
+    box.parentElement.classList.toggle("more-right", box.scrollLeft < hidden - 1);
+  };
+  const sizes = new ResizeObserver((entries) => {
+    for (const { target } of entries) show(target.closest(".scroll"));
+  });
+  for (const box of document.querySelectorAll(".scroller > .scroll")) {
+    box.addEventListener("scroll", () => show(box), { passive: true });
+    sizes.observe(box);
+    for (const table of box.querySelectorAll("table")) sizes.observe(table);
+  }
+}
+
+/** The filters are open in wide windows, and out of the way of the images in small ones. */
+function placeFilters() {
+  const box = document.getElementById("filter-box");
+  if (box) box.open = !smallWindow.matches;
+}
+
 darkScheme.addEventListener("change", followScheme);
+smallWindow.addEventListener("change", placeFilters);
 followScheme();
+placeFilters();
+startScrollers();
 startClassTable();
 startMatrix();

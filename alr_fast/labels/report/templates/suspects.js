@@ -16,8 +16,12 @@ const KEYS = { 1: "keep", 2: "fix", 3: "unsure", 0: null };
 class SuspectList {
   constructor(samples) {
     this.samples = samples;
+    this.byId = new Map(samples.map((sample) => [sample.id, sample]));
     const changed = (marks) => {
-      if (marks) this.table.rows().invalidate().draw(false);
+      if (marks) {
+        this.table.rows().invalidate().draw(false);
+        this.viewer.refresh();
+      }
       this.showMarks();
     };
     this.marks =
@@ -37,6 +41,7 @@ class SuspectList {
     this.columns = [...COLUMNS.filter(known), { title: "mark", data: rank, type: "num" }];
     this.orderBy = document.getElementById("order-by");
     this.direction = document.getElementById("order-direction");
+    this.viewer = new Viewer(this);
     this.table = this.makeTable();
     this.placeControls();
     this.listen();
@@ -168,8 +173,12 @@ class SuspectList {
         top.scrollIntoView({ behavior: reducedMotion.matches ? "auto" : "smooth" });
       }
     });
-    this.cards.addEventListener("click", (event) => this.onClick(event));
-    this.cards.addEventListener("change", (event) => this.onChange(event));
+    this.cards.addEventListener("click", (event) => {
+      const picture = event.target.closest("button.picture");
+      if (picture) this.viewer.open(this.sampleOf(picture.closest(".card")));
+      else this.onControl(event);
+    });
+    this.cards.addEventListener("change", (event) => this.onControl(event));
     this.cards.addEventListener("keydown", (event) => this.onKey(event));
     this.cards.addEventListener("focusin", (event) => this.activate(event.target.closest(".card")));
   }
@@ -261,22 +270,53 @@ class SuspectList {
   activate(card) {
     if (!card) return;
     for (const other of this.all()) {
-      const index = other === card ? 0 : -1;
-      other.tabIndex = index;
-      for (const control of other.querySelectorAll("button, select, input")) {
-        control.tabIndex = index;
-      }
+      other.tabIndex = other === card ? 0 : -1;
+      setTabIndex(other, other.tabIndex);
     }
-    const list = document.getElementById("class-list");
-    if (list && card.querySelector("input.other")) {
-      const names = candidates(this.sampleOf(card)).map(({ name }) => name);
-      list.replaceChildren(...names.map((name) => element("option", { value: name })));
-    }
+  }
+
+  /** Focuses the card of a sample or, if it has left the list, the one in its place. */
+  focusSample(sample, place) {
+    const found = this.placeOf(sample);
+    const cards = this.all();
+    cards[Math.min(found < 0 ? place : found, cards.length - 1)]?.focus();
+  }
+
+  /** The place of a sample among those shown, or -1. */
+  placeOf(sample) {
+    return this.shown.findIndex(({ id }) => id === sample.id);
+  }
+
+  /**
+   * The next or previous sample in the list; null if there is none, undefined if another page of
+   * the list has it.
+   *
+   * @param {number} place Where the sample is or, if it has left the list, was among those shown.
+   */
+  neighbour(place, sample, direction) {
+    const found = this.placeOf(sample);
+    const target = found >= 0 ? found + direction : direction > 0 ? place : place - 1;
+    if (this.shown[target]) return this.shown[target];
+    const { page, pages } = this.table.page.info();
+    return page + direction >= 0 && page + direction < pages ? undefined : null;
+  }
+
+  /** The same; shows the page of the list that has it. */
+  turnTo(place, sample, direction) {
+    const found = this.neighbour(place, sample, direction);
+    if (found !== undefined) return found;
+    this.turnPage(direction);
+    return this.shown.at(direction > 0 ? 0 : -1);
   }
 
   // --- marks --------------------------------------------------------------------------------
 
-  onClick(event) {
+  /** A click or a change of a control in a card. */
+  onControl(event) {
+    if (event.type === "change") {
+      this.onChange(event);
+      return;
+    }
     const button = event.target.closest("button[data-mark]");
     if (!button) return;
     // The button of the current mark removes it.
@@ -290,14 +330,7 @@ class SuspectList {
     if (!control) return;
     const card = control.closest(".card");
     const text = control.value.trim();
-    const { shownNames } = report;
-    const exact = shownNames.indexOf(text);
-    const k =
-      control.tagName === "SELECT"
-        ? Number(text)
-        : exact >= 0
-          ? exact
-          : shownNames.findIndex((name) => name.toLowerCase() === text.toLowerCase());
+    const k = control.tagName === "SELECT" ? Number(text) : classNamed(text);
     if (text === "") {
       this.setMark(card, null);
     } else if (k < 0) {
@@ -311,7 +344,7 @@ class SuspectList {
   }
 
   sampleOf(card) {
-    return this.shown.find(({ id }) => id === Number(card.dataset.id));
+    return this.byId.get(Number(card.dataset.id));
   }
 
   onKey(event) {
@@ -322,15 +355,10 @@ class SuspectList {
       if (event.key === "Escape") card.focus();
       return;
     }
-    const other = card.querySelector(".other");
-    if (event.key === OTHER_KEY && other) {
+    if (this.onMarkKey(event, card)) return;
+    if (event.key === "Enter" && event.target === card && card.querySelector("button.picture")) {
       event.preventDefault();
-      other.focus();
-      return;
-    }
-    if (event.key in KEYS) {
-      event.preventDefault();
-      this.setMark(card, KEYS[event.key]);
+      this.viewer.open(this.sampleOf(card));
       return;
     }
     const cards = this.all();
@@ -354,6 +382,16 @@ class SuspectList {
     else this.turnPage(Math.sign(steps[event.key]));
   }
 
+  /** Sets the mark of a card by a key; returns whether the key is one. */
+  onMarkKey(event, card) {
+    const other = card.querySelector(".other");
+    if (event.key === OTHER_KEY && other) other.focus();
+    else if (event.key in KEYS) this.setMark(card, KEYS[event.key]);
+    else return false;
+    event.preventDefault();
+    return true;
+  }
+
   /** Moves past the end of a page: to the first card of the next or the last of the previous. */
   turnPage(direction) {
     const { page, pages } = this.table.page.info();
@@ -367,22 +405,25 @@ class SuspectList {
   /** Marks a sample; `label` is the class of a fix, by default the proposed one. */
   setMark(card, mark, label = null) {
     const sample = this.sampleOf(card);
-    const fixed = label ?? proposed(sample);
+    const fixed = label ?? sample.proposal;
     if (mark === "fix" && fixed === null) return;
     this.marks.set(sample, mark, fixed);
     this.table.row((_, other) => other.id === sample.id).invalidate();
-    this.showMark(card, sample);
+    for (const same of document.querySelectorAll(`.card[data-id="${sample.id}"]`)) {
+      this.showMark(same, sample); // in the list, and enlarged
+    }
     this.showMarks();
     const to = mark === "fix" ? ` to ${report.shownNames[fixed]}` : "";
     announce(`Sample ${sample.id}: ${mark ?? "not marked"}${to}. ${this.countText()}`);
     // Remove cards that no longer match: otherwise the next page would skip as many samples.
     if (this.filters.mark !== "") this.table.draw(false);
+    this.viewer.update();
   }
 
   showMark(card, sample) {
     const mark = this.marks.of(sample);
     const label = this.marks.labelOf(sample);
-    const byHand = mark === "fix" && label !== proposed(sample);
+    const byHand = mark === "fix" && label !== sample.proposal;
     card.dataset.mark = mark ?? "";
     for (const button of card.querySelectorAll("button[data-mark]")) {
       button.setAttribute("aria-pressed", button.dataset.mark === mark && !byHand);

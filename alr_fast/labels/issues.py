@@ -211,9 +211,7 @@ class LabelIssues(ScoredLabels):
 
     def _shown(self) -> tuple[str, list[str], list[list[str]]]:
         """Title, column names and the most suspicious samples, as texts."""
-        title = (
-            f"LabelIssues: {size_of_data(len(self), self.num_classes)}, "
-        )
+        title = f"LabelIssues: {size_of_data(len(self), self.num_classes)}, "
         if self.estimate_problem:
             title += f"noise rate not estimated: {self.estimate_problem}; the highest scores:"
         else:

@@ -71,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         naming = naming_options(
             device="device", max_broken="data.max_broken", workers="data.workers"
         )
-        with StopSignals() as stop, naming, process_group(config.device) as world:
+        stop = StopSignals()
+        with naming, process_group(config.device) as world:
             try:
                 if isinstance(config.seeds, list):
                     train_seeds(config, config.seeds, world, stop)
@@ -180,7 +181,7 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
     if start.folder is None:  # the options of a resumed run stay as they are
         for line in advice(config):
             console.warn(line)
-    with Run(config, world, loaders, console, stop, start) as run:
+    with Run(config, world, loaders, console, stop, start) as run, stop:
         try:
             with stop.steps():
                 for method in config.methods:

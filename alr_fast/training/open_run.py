@@ -201,6 +201,16 @@ def marks_of_run(run: Path) -> str | None:
     return _read_options(run).data.marks
 
 
+def plugins_of_run(run: Path) -> list[str]:
+    """The programs that a training with the options of a run would import; [] without any.
+
+    Raises:
+        UserError: Its configuration cannot be read.
+    """
+    plugins = read_config(run).get("plugins") or []
+    return words(plugins if isinstance(plugins, str) else [str(name) for name in plugins])
+
+
 def _names_of_methods(methods: Any) -> list[str]:
     """The methods, which `--print_config` prints as a text with commas."""
     if not isinstance(methods, str | list) or not all(isinstance(m, str) for m in methods):

@@ -37,7 +37,16 @@ if TYPE_CHECKING:
 _MOST_BYTES = 64 << 20  # of summary.json and metrics.csv
 
 # Of a file that is unreadable or has another shape.
-_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error)
+_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    csv.Error,
+)
 
 # Panels of curves: title, unit, name in the records. The share of changed labels is shown only if
 # the label accuracy is unknown.

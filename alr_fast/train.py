@@ -22,6 +22,7 @@ resumes it); 130 if interrupted by Ctrl-C, which also writes one, unless it come
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         naming = naming_options(
             device="device", max_broken="data.max_broken", workers="data.workers"
         )
-        with StopSignals() as stop, naming, process_group(config.device) as world:
+        stop = StopSignals()
+        with naming, process_group(config.device) as world:
             try:
                 if isinstance(config.seeds, list):
                     train_seeds(config, config.seeds, world, stop)
@@ -162,6 +164,8 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
             f"from its weights and label banks, also on data that has changed: {command}"
         )
         return start.folder
+    if start.folder is not None:  # which may be anywhere
+        config = replace(config, runs=str(start.folder.parent))
     if config.data.image_size is None and start.image_size is not None:
         config = config.with_value("data.image_size", start.image_size)
     data, noise = prepare_data(config, world, log=console.log, track=console.track)
@@ -176,7 +180,7 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
         console.log(threads)
     for line in advice(config):
         console.warn(line)
-    with Run(config, world, loaders, console, stop, start) as run:
+    with Run(config, world, loaders, console, stop, start) as run, stop:
         try:
             with stop.steps():
                 for method in config.methods:
@@ -185,23 +189,22 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
         except BaseException as error:
             show_stopped(run, error)
             raise
-        summary = run_summary(config, world, data, noise, loaders, run.records, started=started)
-        summary["incomplete"] = run.incomplete
-        finished = run.in_folder(RunFolder.write_summary, summary, without=NOT_FINISHED)
+        summary = run_summary(
+            *(config, world, data, noise, loaders, run.records, run.class_counts), started=started
+        )
+        summary["incomplete"] = list(run.incomplete)
+        complete = run.in_folder(RunFolder.write_summary, summary, without=NOT_FINISHED)
         console.table(summary["methods"], epochs=config.optim.epochs, folder=run.path)
         run.in_folder(RunFolder.close_loggers, without="some epochs are missing in the logs")
         run.in_folder(RunFolder.plot, run.records, without="the run has no plot")
         run.in_folder(RunFolder.link, without="latest does not point to this run")
-        if not finished:
+        if not complete:
             checkpointer.save_last()
             raise SharedError(f"{run.path}: is trained but has no summary; {run.kept}")
         world.from_main(lambda: show_suspects(run))
         console.log(f"{run.path}{run.also}")
         if run.incomplete:
-            raise SharedError(
-                f"{run.path}: weights or label banks of {', '.join(run.incomplete)} are missing, "
-                "see the warnings above"
-            )
+            raise SharedError("; ".join(run.incomplete.values()))
         return run.path
 
 
@@ -211,7 +214,7 @@ def show_stopped(run: "Run", error: BaseException) -> None:
 
     if run.records:
         run.console.table(
-            method_summaries(run.records, run.index),
+            method_summaries(run.records, run.index, run.class_counts),
             epochs=run.config.optim.epochs,
             folder=run.path,
             done={record.method: record.epoch for record in run.records},
@@ -227,6 +230,7 @@ def show_suspects(run: "Run") -> None:
     from alr_fast.training.run_paths import BANK
 
     methods = [method for method in run.config.methods if keeps_bank(method)]
+    methods = [method for method in methods if method not in run.incomplete]
     if not methods:
         return
     method = methods[-1]

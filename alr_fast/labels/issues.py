@@ -152,8 +152,10 @@ class LabelIssues(ScoredLabels):
         most: int | None = None,
     ) -> None:
         """Writes tasks for Label Studio with the refined labels as predictions, most suspicious
-        first. Its labelling interface is `alr_fast.labels.label_studio.interface`, printed in the
-        documentation; `alr_fast.labels.read_label_studio` reads the result of the labelling.
+        first. For a suspicious sample whose refined label is the given one, the prediction is the
+        next most probable class. Its labelling interface is
+        `alr_fast.labels.label_studio.interface`; `alr_fast.labels.read_label_studio` reads the
+        result of the labelling.
 
         Args:
             path: JSON file; an existing one is replaced.
@@ -172,7 +174,7 @@ class LabelIssues(ScoredLabels):
 
     def to_fiftyone(self, path: AnyPath, images: object = None, *, most: int | None = None) -> None:
         """Writes a folder that FiftyOne imports (type ``FiftyOneImageClassificationDataset``): the
-        refined labels, with the columns of the table as attributes.
+        labels that `to_label_studio` predicts, with the columns of the table as attributes.
 
         Args:
             path: Folder for ``labels.json`` and ``data.json``, made if it is missing.

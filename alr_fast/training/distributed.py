@@ -5,6 +5,10 @@ process group of size 1.
 """
 
 import os
+import socket
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,11 +21,15 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from alr_fast.errors import SharedError, UserError
+from alr_fast.training.signals import interruptible
 
 _T = TypeVar("_T")
 
 # Long enough for process 0 to list a data set or to write a label bank while the others wait.
 _TIMEOUT = timedelta(hours=1)
+# They are started together; slow disks and imports delay some of them.
+_START_TIMEOUT = timedelta(minutes=5)
+_PATIENCE = 10.0  # seconds until a line says whom this process waits for
 _CHUNK_BYTES = 32 << 20  # rows sent to process 0 in one message
 
 
@@ -190,19 +198,16 @@ def process_group(device: str = "cpu") -> Iterator[World]:
     Raises:
         UserError: This machine has no such device, or too few of them.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    local_size = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    chosen = choose_device(device, local_rank, local_size)
+    place = _Place.from_environment()
+    chosen = choose_device(device, place.local_rank, place.local_size)
     backend = "gloo"
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
         backend = "cpu:gloo,cuda:nccl"
     destroy = not dist.is_initialized()
-    if destroy and "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=_TIMEOUT, **_own_store())
-    elif destroy:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
-    world = World(dist.get_rank(), dist.get_world_size(), local_size, chosen)
+    if destroy:
+        _join(backend, place)
+    world = World(dist.get_rank(), dist.get_world_size(), place.local_size, chosen)
     try:
         yield world
     except BaseException as error:
@@ -214,8 +219,95 @@ def process_group(device: str = "cpu") -> Iterator[World]:
             dist.destroy_process_group()
 
 
-def _own_store() -> dict[str, Any]:
-    """Arguments of `init_process_group` that give the restarted processes a store of their own.
+@dataclass(frozen=True)
+class _Place:
+    """Which of how many processes this is, according to the environment that torchrun sets."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @classmethod
+    def from_environment(cls) -> "_Place":
+        if not os.environ.get("RANK"):
+            return cls()
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+        defaults = {"LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1", "MASTER_PORT": "0"}
+        texts = [os.environ.get(name) or defaults.get(name, "") for name in names]
+        if not all(text.isascii() and text.isdigit() for text in texts):
+            raise _misplaced("but not all of these are there as numbers")
+        place = cls(*map(int, texts[:4]))
+        if not place.rank < place.size:
+            raise _misplaced("but RANK must be below WORLD_SIZE")
+        if place.size > 1 and not (os.environ.get("MASTER_ADDR") and os.environ.get("MASTER_PORT")):
+            raise _misplaced("but not the address of process 0")
+        return place
+
+
+def _misplaced(problem: str) -> UserError:
+    names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    found = " ".join(f"{name}={os.environ[name]}" for name in names if name in os.environ)
+    return UserError(
+        f"{found} in the environment make this one of several processes, {problem}; start them "
+        "with torchrun, or, to train in this process alone: unset RANK WORLD_SIZE"
+    )
+
+
+def _join(backend: str, place: _Place) -> None:
+    """Makes the process group; that of a single process waits for no other."""
+    if place.size == 1:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        return
+    waiting = threading.Timer(_PATIENCE, _say_waiting)
+    waiting.daemon = True
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # torchrun does start the others
+        waiting.start()
+    try:
+        _reach_first(place)
+        with interruptible():
+            store, rank, size = next(dist.rendezvous("env://", timeout=_START_TIMEOUT))
+    except (dist.DistError, ValueError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise _misplaced(f"but the others have not come ({reason})") from error
+    finally:
+        waiting.cancel()
+    store.set_timeout(_TIMEOUT)
+    dist.init_process_group(
+        backend, store=_own_part(store), rank=rank, world_size=size, timeout=_TIMEOUT
+    )
+
+
+def _reach_first(place: _Place) -> None:
+    """Waits until process 0 listens; PyTorch itself would print stack traces while it waits.
+
+    Raises:
+        OSError: It does not, within the time limit.
+    """
+    if place.rank == 0:
+        return
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    end = time.monotonic() + _START_TIMEOUT.total_seconds()
+    while True:
+        try:
+            socket.create_connection(address, timeout=5).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > end:
+                raise OSError(f"{address[0]}:{address[1]}: {error}") from error
+        time.sleep(0.2)
+
+
+def _say_waiting() -> None:
+    print(
+        f"waiting up to {_START_TIMEOUT}: {_misplaced('which are not here yet')}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _own_part(store: dist.Store) -> dist.Store:
+    """The part of a store that belongs to these processes, and not to killed ones before them.
 
     torchrun keeps one store for all restarts of the processes of a machine. It still contains the
     addresses of the killed processes, and under the same names the new processes would wait for
@@ -225,10 +317,8 @@ def _own_store() -> dict[str, Any]:
     shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     # Each machine counts its own restarts. For several machines see docs/scaling.md.
     if restart == "0" or not shared or os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
-        return {}
-    store, rank, size = next(dist.rendezvous("env://"))
-    store = dist.PrefixStore(f"restart {restart}", store)
-    return {"store": store, "rank": rank, "world_size": size}
+        return store
+    return dist.PrefixStore(f"restart {restart}", store)
 
 
 def choose_device(device: str, local_rank: int = 0, local_size: int = 1) -> torch.device:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any, NoReturn, TextIO
 
 from alr_fast.errors import SharedError, UserError
 from alr_fast.utils.requirements import extra_of, install_command, missing_modules
+from alr_fast.utils.streams import lasting_output
 from alr_fast.utils.text import did_you_mean, printable_lines, shortened
+from alr_fast.utils.torchrun import report_failure
 
 _LONGEST = 10_000  # characters of an error; a table may name anything
 
@@ -141,16 +144,22 @@ def exit_status(action: Callable[[], int | None], *, interrupted: str = "interru
     Returns:
         The status of ``action``, 2 for a wrong input, 130 if interrupted.
     """
-    try:
-        with _naming_packages():
-            return action() or 0
-    except UserError as error:
-        rank = os.environ.get("RANK", "0")  # set by torchrun
-        if rank == "0":
-            show(f"error: {shortened(str(error), _LONGEST)}", file=sys.stderr)
-        elif not isinstance(error, SharedError):
-            show(f"error in process {rank}: {shortened(str(error), _LONGEST)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
-        return 130
+    with lasting_output():
+        try:
+            with _naming_packages():
+                return action() or 0
+        except UserError as error:
+            text = shortened(str(error), _LONGEST)
+            rank = os.environ.get("RANK") or "0"  # set by torchrun
+            if rank == "0":
+                show(f"error: {text}", file=sys.stderr)
+            elif not isinstance(error, SharedError):
+                show(f"error in process {rank}: {text}", file=sys.stderr)
+            report_failure(printable_lines(text))
+            return 2
+        except KeyboardInterrupt:
+            print(interrupted, file=sys.stderr)
+            return 130
+        except Exception:
+            report_failure(traceback.format_exc())
+            raise

@@ -327,6 +327,7 @@ PATHS = [
     "data_root",
     "runs",
     "resume",
+    "warm_start",
     "plugins",
     "data.images",
     "data.ilsvrc12",

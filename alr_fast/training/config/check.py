@@ -15,6 +15,7 @@ from alr_fast.training.config.ranges import NamesPath, expanded_path, marks_of
 from alr_fast.training.config.schema import (
     ESTIMATES,
     WEIGHTS,
+    BankConfig,
     Config,
     DataConfig,
     NoiseConfig,
@@ -79,6 +80,7 @@ def resolve(config: Config) -> Config:
         warm_start=_lasting_run(config.warm_start),
         data=_with_paths(data, _paths_of(DataConfig)),
         transition=_with_paths(transition, _paths_of(TransitionConfig)),
+        bank=_with_paths(config.bank, _paths_of(BankConfig)),
         log=replace(config.log, to=words(config.log.to)),
         noise=replace(_with_paths(noise, _paths_of(NoiseConfig)), rate=rate, seed=seed),
         options=options,

@@ -18,7 +18,7 @@ from alr_fast.training.config.help import SHORT, help_text, known_options, simil
 from alr_fast.training.config.ranges import expanded_path
 from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.methods import METHODS, load_plugins, options_of
-from alr_fast.training.run_paths import CONFIG, run_of
+from alr_fast.training.run_paths import CONFIG, actual_path, run_of
 from alr_fast.utils.command import CommandParser, program, show
 from alr_fast.utils.shell import quoted
 from alr_fast.utils.text import did_you_mean, error_text, or_similar
@@ -39,7 +39,7 @@ def parse(argv: Sequence[str]) -> schema.Config:
         SystemExit: Status 0 after ``--help`` or ``--print_config``.
     """
     given, left = _scan(_spelled_out(argv))
-    given.config = expanded_path(given.config, "config")
+    given.config = [str(actual_path(Path(path))) for path in expanded_path(given.config, "config")]
     given.resume = expanded_path(given.resume, "resume")
     own = _config_of_run(given.resume)
     files = [_read_config_file(path) for path in given.config]

@@ -114,14 +114,14 @@ def _options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
 
 def _first_options(parser: argparse.ArgumentParser, width: int) -> list[str]:
     actions = {action.dest: action for action in _options(parser)}
-    names = {
+    choices = {
         "data": ", ".join(get_args(getattr(actions["data.name"], "_typehint", None))),
         "recipes": ", ".join(schema.recipe_names()),
         "methods": ", ".join(METHODS),
         "noise": ", ".join(NOISE_MODELS),
     }
     first = [
-        _entry(actions[name], text.format_map(names), width, placeholder=placeholder)
+        _entry(actions[name], text.format_map(choices), width, placeholder=placeholder)
         for name, placeholder, text in _FIRST
     ]
     shown = {name for name, _, _ in _FIRST} | {"help", "print_config"}

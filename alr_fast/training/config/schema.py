@@ -107,6 +107,12 @@ class DataConfig(Bounded):
     epoch_samples: PositiveInt | None = None
     """Train each epoch on a new random subset of this many images, the same number from every
     class; null for all."""
+    balance: Literal["none", "sqrt", "classes"] = "none"
+    """Class-balanced sampling, by the given labels: classes (all classes equally often), sqrt (in
+    proportion to the square root of their sizes) or none (each sample once in an epoch). Samples of
+    rare classes are then seen several times in an epoch, those of frequent ones not in every one,
+    and their rows of the label bank are refined as often as they are seen. With epoch_samples an
+    epoch has this many samples, else as many as the training set."""
     image_size: PositiveInt | None = None
     """Side of the images in pixels; null takes the median of the shorter side over 64 training
     images, at most 224, or 64 with the small models of this package; with a transformer of timm its
@@ -484,6 +490,11 @@ def _seeds(seeds: list[int] | int | str | None, first: int) -> list[int] | None:
 def soft_labels(config: Config) -> str | None:
     """The table whose soft labels a run trains on, None if it trains on hard labels."""
     return config.data.label_file if config.data.label_key == PROBABILITIES else None
+
+
+def starts_from_given(config: Config) -> bool:
+    """Whether label banks start from the given labels, not from soft labels or an earlier run."""
+    return soft_labels(config) is None and config.warm_start is None
 
 
 def recipe_names() -> list[str]:

@@ -202,8 +202,8 @@ def check_loggers(names: list[str]) -> None:
     """
     for name in names:
         if name not in LOGGER_NAMES:
-            names = ", ".join(LOGGER_NAMES)
-            problem = f"no such logger; choose from {names}{did_you_mean(name, LOGGER_NAMES)}"
+            choice = f"choose from {', '.join(LOGGER_NAMES)}{did_you_mean(name, LOGGER_NAMES)}"
+            problem = f"no such logger; {choice}"
             raise UserError(problem, argument="logger", value=name)
     # A folder named wandb, which W&B itself creates, is found as a package without an origin.
     if "wandb" in names and not getattr(importlib.util.find_spec("wandb"), "origin", None):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from alr_fast.errors import SharedError, UserError
+from alr_fast.utils.files import naming_files
 from alr_fast.utils.streams import lasting_output
 from alr_fast.utils.text import did_you_mean, printable_lines, shortened
 from alr_fast.utils.torchrun import report_failure
@@ -131,7 +132,8 @@ def exit_status(action: Callable[[], int | None], *, interrupted: str = "interru
     """
     with lasting_output():
         try:
-            return action() or 0
+            with naming_files():
+                return action() or 0
         except UserError as error:
             text = shortened(str(error), _LONGEST)
             rank = os.environ.get("RANK") or "0"  # set by torchrun

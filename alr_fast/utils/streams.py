@@ -30,7 +30,7 @@ def _lasting(stream: TextIO | None, name: str) -> TextIO:
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")
     with contextlib.suppress(AttributeError, ValueError, OSError):  # a stream of another kind
-        if stream.encoding.lower().replace("-", "") != "utf8":  # type: ignore[union-attr]
+        if stream.encoding.lower().replace("-", "") != "utf8":
             stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
     return cast(TextIO, _Stream(stream, name))
 

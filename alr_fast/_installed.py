@@ -30,7 +30,9 @@ def check_library() -> None:
     message = _missing()
     if not is_command():
         raise ImportError(message, name="alr_fast")
-    print(f"error: {message}", file=sys.stderr)
+    from alr_fast.utils.command import show
+
+    show(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 

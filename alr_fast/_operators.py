@@ -15,6 +15,7 @@ from torch.autograd import forward_ad
 from alr_fast._inputs import check_local
 from alr_fast._installed import CUDA_OPERATORS, OPERATORS
 from alr_fast.reference import RowStats
+from alr_fast.utils.shell import python_command
 
 # torch has no type annotations for their members.
 _OPS: Any = torch.ops
@@ -302,8 +303,8 @@ def _check_call(
     if logits.is_cuda and not HAS_CUDA:
         raise RuntimeError(
             "this build of alr_fast has no CUDA kernels: install the CUDA toolkit of torch's CUDA "
-            f"version ({torch.version.cuda}) and rebuild with ALR_FAST_CUDA=1; python -m alr_fast "
-            "shows the build"
+            f"version ({torch.version.cuda}) and rebuild with ALR_FAST_CUDA=1; "
+            f"`{python_command('alr_fast.info')}` shows the build"
         )
 
 

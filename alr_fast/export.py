@@ -1,8 +1,8 @@
 """Writes the label bank of a run as a table of samples.
 
-    python -m alr_fast.export runs/latest                # labels.parquet in the folder of the run
-    python -m alr_fast.export runs/latest --csv          # labels.csv
-    python -m alr_fast.export RUN --soft --output FILE   # with all probabilities, .parquet or .csv
+    alr-fast export runs/latest                # labels.parquet in the folder of the run
+    alr-fast export runs/latest --csv          # labels.csv
+    alr-fast export RUN --soft --output FILE   # with all probabilities, .parquet or .csv
 
 One row for each training sample, ascending by id:
 
@@ -22,7 +22,7 @@ One row for each training sample, ascending by id:
     clean_label          true label, if known
     probabilities        row of the bank, with --soft (in CSV a column for each class)
 
-`python -m alr_fast.train --labels FILE` reads the table, see docs/labels.md. An unfinished run is
+`alr-fast train --labels FILE` reads the table, see docs/labels.md. An unfinished run is
 exported from its newest checkpoint. The bank is read in pieces.
 """
 

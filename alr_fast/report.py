@@ -1,12 +1,12 @@
 """Writes a page about the suspicious labels of a run.
 
-    python -m alr_fast.report runs/latest      # report.html in the folder of the run
-    python -m alr_fast.report RUN --most 2000 --output FILE
+    alr-fast report runs/latest      # report.html in the folder of the run
+    alr-fast report RUN --most 2000 --output FILE
 
 The page is one file that needs no network: summary, curves, confusion of given and refined labels,
 noise of each class, and the most suspicious images, to search, filter, sort and mark with keep,
 fix, another class or unsure. The browser stores the marks; the page exports them as a table for
-`python -m alr_fast.train --labels` and `--data.exclude`.
+`alr-fast train --labels` and `--data.exclude`.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from alr_fast.labels.table import summary_lines
 from alr_fast.training.open_run import NEEDED, add_run_arguments, open_run
 from alr_fast.utils.command import CommandParser, exit_status, need, show
 from alr_fast.utils.files import open_regular, write_text
+from alr_fast.utils.shell import python_command
 from alr_fast.utils.text import duration, error_text, percent
 
 if TYPE_CHECKING:
@@ -36,7 +37,16 @@ if TYPE_CHECKING:
 _MOST_BYTES = 64 << 20  # of summary.json and metrics.csv
 
 # Of a file that is unreadable or has another shape.
-_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error)
+_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    csv.Error,
+)
 
 # Panels of curves: title, unit, name in the records. The share of changed labels is shown only if
 # the label accuracy is unknown.
@@ -120,7 +130,7 @@ def about_run(folder: Path, labels: LabelIssues) -> dict[str, Any]:
     """
     summary = _read(folder / "summary.json", json.loads, {})
     lines = _read(folder / "metrics.csv", str.splitlines, [])
-    run = folder.resolve().name
+    run, export = folder.resolve().name, python_command("alr_fast.export", folder.resolve())
     with _naming(folder / "summary.json"):
         facts = _facts(run, summary, labels)
         title = _data_name(summary.get("data", {})) or run
@@ -132,7 +142,7 @@ def about_run(folder: Path, labels: LabelIssues) -> dict[str, Any]:
         "facts": facts,
         "notes": [] if lines else ["No curves: the run has no metrics.csv (--log.to csv)."],
         "panels": panels,
-        "more": "--most shows more, python -m alr_fast.export lists all",
+        "more": f"--most shows more, `{export}` lists all",
         "missing_images": "If the data was moved, pass --data-root DIR.",
         "key": run,
         "epochs": epochs,

@@ -1,14 +1,14 @@
 """Trains a classifier on noisy labels with each method, and compares the methods.
 
-    python -m alr_fast.train                                   # digits, 40 % noise: about a minute
-    python -m alr_fast.train --noise.rate 0.6 --methods alr --alr.momentum 0.9
-    python -m alr_fast.train --recipe cifar10 --data-root DIR
-    python -m alr_fast.train --data-root DIR                   # recognises the layout of the data
-    python -m alr_fast.train --config runs/latest/config.yaml  # repeats a run
-    python -m alr_fast.train --seeds 3                         # three seeds: means and deviations
-    python -m alr_fast.train --resume runs/20260131-235959-digits   # goes on with a stopped run
+    alr-fast train                                   # digits, 40 % noise: about a minute
+    alr-fast train --noise.rate 0.6 --methods alr --alr.momentum 0.9
+    alr-fast train --recipe cifar10 --data-root DIR
+    alr-fast train --data-root DIR                   # recognises the layout of the data
+    alr-fast train --config runs/latest/config.yaml  # repeats a run
+    alr-fast train --seeds 3                         # three seeds: means and deviations
+    alr-fast train --resume runs/20260131-235959-digits   # goes on with a stopped run
     torchrun --nproc-per-node 8 -m alr_fast.train --recipe webvision --data-root DIR --resume auto
-    python -m alr_fast.train --help
+    alr-fast train --help
 
 All methods have the same initial weights, batches, crops and schedule; only the loss differs. The
 results are those of the last epoch. `alr_fast.training.output.run_folder` lists the files of a run;
@@ -19,10 +19,10 @@ written; 75 if SIGTERM or SIGUSR1 stopped the run and a checkpoint was written (
 resumes it); 130 if interrupted by Ctrl-C, which also writes one, unless it comes twice.
 """
 
-import shlex
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,13 +30,14 @@ from alr_fast.errors import SharedError, UserError, naming_options
 from alr_fast.training.signals import Stopped, StopSignals
 from alr_fast.utils.command import exit_status, need, show
 from alr_fast.utils.openmp import limited_threads
+from alr_fast.utils.shell import python_command
 
 if TYPE_CHECKING:
     from alr_fast.training.config.schema import Config
     from alr_fast.training.distributed import World
     from alr_fast.training.run import Run
 
-# Modules of `pip install 'alr_fast[train]'`. All are checked at the start: a missing one should not
+# Modules of the extra train. All are checked at the start: a missing one should not
 # be found only when the results of a run are written.
 TRAIN_EXTRA = (
     "jsonargparse",
@@ -163,6 +164,8 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
             f"from its weights and label banks, also on data that has changed: {command}"
         )
         return start.folder
+    if start.folder is not None:  # which may be anywhere
+        config = replace(config, runs=str(start.folder.parent))
     if config.data.image_size is None and start.image_size is not None:
         config = config.with_value("data.image_size", start.image_size)
     data, noise = prepare_data(config, world, log=console.log, track=console.track)
@@ -186,23 +189,22 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
         except BaseException as error:
             show_stopped(run, error)
             raise
-        summary = run_summary(config, world, data, noise, loaders, run.records, started=started)
-        summary["incomplete"] = run.incomplete
-        finished = run.in_folder(RunFolder.write_summary, summary, without=NOT_FINISHED)
+        summary = run_summary(
+            *(config, world, data, noise, loaders, run.records, run.class_counts), started=started
+        )
+        summary["incomplete"] = list(run.incomplete)
+        complete = run.in_folder(RunFolder.write_summary, summary, without=NOT_FINISHED)
         console.table(summary["methods"], epochs=config.optim.epochs, folder=run.path)
         run.in_folder(RunFolder.close_loggers, without="some epochs are missing in the logs")
         run.in_folder(RunFolder.plot, run.records, without="the run has no plot")
         run.in_folder(RunFolder.link, without="latest does not point to this run")
-        if not finished:
+        if not complete:
             checkpointer.save_last()
             raise SharedError(f"{run.path}: is trained but has no summary; {run.kept}")
         world.from_main(lambda: show_suspects(run))
         console.log(f"{run.path}{run.also}")
         if run.incomplete:
-            raise SharedError(
-                f"{run.path}: weights or label banks of {', '.join(run.incomplete)} are missing, "
-                "see the warnings above"
-            )
+            raise SharedError("; ".join(run.incomplete.values()))
         return run.path
 
 
@@ -212,7 +214,7 @@ def show_stopped(run: "Run", error: BaseException) -> None:
 
     if run.records:
         run.console.table(
-            method_summaries(run.records, run.index),
+            method_summaries(run.records, run.index, run.class_counts),
             epochs=run.config.optim.epochs,
             folder=run.path,
             done={record.method: record.epoch for record in run.records},
@@ -228,6 +230,7 @@ def show_suspects(run: "Run") -> None:
     from alr_fast.training.run_paths import BANK
 
     methods = [method for method in run.config.methods if keeps_bank(method)]
+    methods = [method for method in methods if method not in run.incomplete]
     if not methods:
         return
     method = methods[-1]
@@ -237,7 +240,7 @@ def show_suspects(run: "Run") -> None:
     except (UserError, MemoryError) as error:  # the run itself is complete
         run.console.warn(f"the most suspicious labels cannot be shown: {error}")
         return
-    command = shlex.join(("python", "-m", "alr_fast.report", str(run.path)))
+    command = python_command("alr_fast.report", run.path)
     run.console.suspects(labels, samples, report=command)
 
 

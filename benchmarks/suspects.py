@@ -37,6 +37,7 @@ import numpy as np
 import torch
 
 from alr_fast.labels.scored import ScoredLabels
+from alr_fast.training.run_paths import actual_path
 from alr_fast.utils.files import replacing
 from benchmarks.harness.command import (
     data_words,
@@ -138,7 +139,7 @@ def _refine(words: list[str]) -> dict[str, np.ndarray]:
     if status := main([*words, "--log.show", "quiet", "--log.to", "csv"]):
         raise RuntimeError(f"training ended with status {status}: {' '.join(words)}")
     runs = Path(words[words.index("--runs") + 1])
-    with safe_open(runs / "latest" / "alr_bank.safetensors", "numpy") as file:
+    with safe_open(actual_path(runs / "latest" / "alr_bank.safetensors"), "numpy") as file:
         bank = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
         bank["given_share"] = np.array(float(file.metadata()[GIVEN_SHARE]))
     return {**bank, "given": bank.pop("given_labels"), "clean": bank.pop("clean_labels")}

@@ -20,6 +20,7 @@ import numpy as np
 
 from alr_fast.noise.transition import transition_error
 from alr_fast.train import main as train
+from alr_fast.training.run_paths import actual_path
 from benchmarks.harness.command import new_parser, parse
 from benchmarks.harness.environment import environment
 from benchmarks.harness.grid import noise_words
@@ -45,7 +46,7 @@ def trained(folder: Path, noise: str, seed: int, *words: str) -> Path:
         status = train(argv)
     if status != 0:
         raise SystemExit(status)
-    return (folder / "latest").resolve()
+    return actual_path(folder / "latest").resolve()
 
 
 def measure(noise: str, seed: int, net_epochs: Sequence[int], epochs: int) -> list[dict]:

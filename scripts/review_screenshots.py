@@ -24,7 +24,11 @@ FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
     *("--disable-dev-shm-usage", "--hide-scrollbars"),
 )
-WINDOWS = {"desktop": (1200, 900, False), "phone": (390, 844, True)}
+# Width and height in pixels, colour scheme, element at the top.
+WINDOWS = {
+    "desktop": (1200, 900, "light", "#suspects"),
+    "phone": (390, 844, "dark", ".marks"),
+}
 KEYS = "2213"  # of the first samples: fix, fix, keep, unsure
 SAVED = "return document.getElementById('marks-kept').textContent.startsWith('Marks are saved')"
 
@@ -32,8 +36,9 @@ SAVED = "return document.getElementById('marks-kept').textContent.startsWith('Ma
 def main(run: str, folder: str) -> None:
     """Starts the review and saves both pictures."""
     with tempfile.TemporaryDirectory() as place:
-        copy = Path(place) / "run"
-        shutil.copytree(Path(run).resolve(), copy)
+        original = Path(run).resolve()
+        copy = Path(place) / original.name
+        shutil.copytree(original, copy)
         (copy / "marks.csv").unlink(missing_ok=True)
         words = [sys.executable, "-m", "alr_fast.review", str(copy), "--most", "60"]
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as review:
@@ -43,6 +48,7 @@ def main(run: str, folder: str) -> None:
                 take(address, Path(folder))
             finally:
                 review.terminate()
+                review.communicate()
 
 
 def take(address: str, folder: Path) -> None:
@@ -52,9 +58,12 @@ def take(address: str, folder: Path) -> None:
         options.add_argument(flag)
     driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
     try:
-        for name, (width, height, mobile) in WINDOWS.items():
-            size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
+        for name, (width, height, scheme, top) in WINDOWS.items():
+            size = {"width": width, "height": height, "deviceScaleFactor": 1}
+            size["mobile"] = name == "phone"
             driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+            features = [{"name": "prefers-color-scheme", "value": scheme}]
+            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
             driver.get(address)
             WebDriverWait(driver, 30).until(lambda d: d.execute_script(SAVED))
             for number, key in enumerate(KEYS if name == "desktop" else ""):
@@ -62,7 +71,7 @@ def take(address: str, folder: Path) -> None:
                 driver.execute_script(f"{card}.focus()")
                 ActionChains(driver).send_keys(key).perform()
             WebDriverWait(driver, 30).until(lambda d: d.execute_script(SAVED))
-            driver.execute_script("document.getElementById('suspects').scrollIntoView()")
+            driver.execute_script(f"document.querySelector('{top}').scrollIntoView()")
             time.sleep(0.5)
             driver.save_screenshot(str(folder / f"review-{name}.png"))
     finally:

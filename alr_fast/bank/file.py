@@ -92,7 +92,7 @@ class BankFileWriter:
                 raise ValueError(f"the name {name!r} is taken in a bank file: rename that tensor")
         self.path = Path(path)
         self._shape, self._dtype = (num_samples, num_classes), dtype
-        self._tensors = {name: _as_bytes(tensor) for name, tensor in tensors.items()}
+        self._tensors = {name: as_bytes(tensor) for name, tensor in tensors.items()}
         layout: Layout = {
             ROWS: (dtype, self._shape),
             CHECKSUMS: (torch.int32, (num_samples,)),
@@ -188,7 +188,7 @@ class BankFileWriter:
             self._mark(some.numpy())
             self._rows.index_copy_(0, some, rows_of_some)
             # As they pass by: rows arrive in any order, and may not stay in memory.
-            self._checksums[some.numpy()] = row_checksums(_as_bytes(rows_of_some), len(some))
+            self._checksums[some.numpy()] = row_checksums(as_bytes(rows_of_some), len(some))
 
     def _mark(self, index: NDArray[np.int64]) -> None:
         if len(index) == 0:
@@ -223,7 +223,7 @@ def write_tensors(
     Raises:
         UserError: The file cannot be written.
     """
-    columns = {name: _as_bytes(tensor) for name, tensor in tensors.items()}
+    columns = {name: as_bytes(tensor) for name, tensor in tensors.items()}
     layout = _layout_of(tensors)
     header, offsets, _ = _laid_out(layout, metadata, columns)
     with replacing(path) as part, open(part, "wb") as file:
@@ -269,7 +269,7 @@ def _layout_of(tensors: Mapping[str, Tensor | NDArray[Any]]) -> Layout:
     return {name: (dtype_of(tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 
-def _as_bytes(tensor: Tensor | NDArray[Any]) -> NDArray[np.uint8]:
+def as_bytes(tensor: Tensor | NDArray[Any]) -> NDArray[np.uint8]:
     """The content of a tensor, uint8 [bytes]; numpy has no bfloat16."""
     if not isinstance(tensor, Tensor):  # as it is: it may be a read-only mapping
         return np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 EPOCHS = 63  # recorded in the bits of `SampleHistory.changes`, all but the sign bit
+_UNEVEN = 0.01  # share of samples that may have been trained on more or less often
 COLUMNS = {"given_loss": torch.float32, "changes": torch.int64}  # of `SampleHistory.means`
 
 
@@ -93,6 +94,11 @@ class SampleHistory:
             if changed.any():
                 changes = ((changes << 1) | changed) & ((1 << EPOCHS) - 1)
         return {"given_loss": (self.loss / passes).cpu(), "changes": changes}
+
+    def is_even(self, passes: int) -> bool:
+        """Whether nearly all samples that were trained on were so this number of times."""
+        seen = self.passes[self.passes > 0]
+        return bool(((seen != passes).sum() <= _UNEVEN * len(seen)).item())
 
     def to(self, device: torch.device | str) -> None:
         """Moves the sums to the device of the logits."""

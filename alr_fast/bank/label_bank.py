@@ -70,13 +70,17 @@ class LabelBank:
         owned: Whether no other process is meant to know the rows of this bank: those of a shard, or
             of a bank of its own. Otherwise `check` raises if two processes update the same row.
         one_hot: Whether rows start at the one-hot given labels, False at zero.
+        from_given: Whether the rows started from the given labels, not from an earlier bank or from
+            soft labels. Set it to False if you have filled them.
         given_share: How much of each row is still its given label at the end of the epoch that was
-            announced last (`alr_fast.losses.Loss.given_share`); None if unknown.
+            announced last, see `announce`; None if unknown.
     """
 
     owned: bool = False
     one_hot: bool = True
+    from_given: bool = True
     given_share: float | None = None
+    _epochs: int | None = None  # of `announce`
 
     def __init__(
         self,
@@ -325,6 +329,29 @@ class LabelBank:
         if self.history is not None:
             self.history.restart(index, labels)
 
+    def announce(self, epochs: int, given_share: float | None) -> None:
+        """Takes what is left of the given labels in the rows after the first epochs; called by
+        `alr_fast.losses.Loss.set_epoch`.
+
+        Args:
+            epochs: Number of epochs, with that which begins now.
+            given_share: Result of `alr_fast.losses.Loss.given_share` for it.
+        """
+        self._epochs = epochs
+        self.given_share = given_share if self.from_given else None
+
+    def known_share(self, history: SampleHistory | None) -> float | None:
+        """`given_share`, but None if the samples were not trained on once in each of the epochs, or
+        in a single one, whose first predictions are those of an untrained model.
+
+        Args:
+            history: Of these samples; None if unknown, and trusted then.
+        """
+        epochs = self._epochs
+        if epochs is None or epochs < 2 or (history is not None and not history.is_even(epochs)):
+            return None
+        return self.given_share
+
     def issues(
         self,
         *,
@@ -366,7 +393,7 @@ class LabelBank:
                 sample_ids=sample_ids,
                 clean_labels=clean_labels,
                 rows_may_sum_to_less=True,  # as those of early-learning regularisation
-                given_share=self.given_share,
+                given_share=self.known_share(self.history),
             )
 
     def shard(self, rows: Any) -> "LabelBank":
@@ -522,7 +549,8 @@ class LabelBank:
         if self.rounding_state is not None:
             bank.rounding_state = self.rounding_state.clone()
         bank.one_hot = self.one_hot
-        bank.given_share = self.given_share
+        bank.from_given = self.from_given
+        bank.given_share, bank._epochs = self.given_share, self._epochs
         return bank
 
     @contextmanager

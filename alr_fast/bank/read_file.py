@@ -28,6 +28,8 @@ _MOST_DIMENSIONS = 8
 _PER_ROW = 1  # bytes in memory
 _COLUMN_TYPES = {"I64": np.int64, "I32": np.int32, "F32": np.float32, "U8": np.uint8}
 _ROW_TYPES = ("F32", "F16", "BF16")
+_NO_SAFETENSORS = "it is no safetensors file"
+_DAMAGED = (TypeError, KeyError, IndexError, AttributeError, MemoryError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def read_columns(path: Path) -> Columns:
     """
     try:
         with open_regular(path) as file:
-            metadata, layout, offsets = _read_header(file)
+            metadata, layout, offsets = read_header(file)
             _check_memory(layout)
             arrays = {}
             for name, (dtype, shape) in layout.items():
@@ -86,15 +88,8 @@ def read_columns(path: Path) -> Columns:
                 file.seek(offsets[name])
                 count, kind = math.prod(shape), _COLUMN_TYPES[dtype]
                 arrays[name] = np.fromfile(file, dtype=kind, count=count).reshape(shape)
-    except (
-        TypeError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        MemoryError,
-        RecursionError,
-    ) as error:
-        raise ValueError("it is no safetensors file") from error
+    except _DAMAGED as error:
+        raise ValueError(_NO_SAFETENSORS) from error
     saved = metadata.get(DIGEST)
     columns = {n: a.reshape(-1).view(np.uint8) for n, a in arrays.items() if n != CHECKSUMS}
     if (saved is None and CHECKSUMS in arrays) or (
@@ -119,12 +114,21 @@ def _check_memory(layout: Mapping[str, tuple[str, list[int]]]) -> None:
         raise ValueError(f"its tensors need {readable(size)}, more memory than there is")
 
 
-def _read_header(file: BinaryIO) -> tuple[dict[str, str], dict[str, Any], dict[str, int]]:
-    """Metadata, layout, and the first byte of each tensor, of a safetensors file.
+def read_header(
+    file: BinaryIO,
+) -> tuple[dict[str, str], dict[str, tuple[str, list[int]]], dict[str, int]]:
+    """Metadata, layout (type and shape), and the first byte of each tensor, of a safetensors file.
 
     Raises:
-        ValueError, TypeError, KeyError, AttributeError, RecursionError: It is none.
+        ValueError: It is none; the text says why.
     """
+    try:
+        return _checked_header(file)
+    except _DAMAGED as error:
+        raise ValueError(_NO_SAFETENSORS) from error
+
+
+def _checked_header(file: BinaryIO) -> tuple[dict[str, str], dict[str, Any], dict[str, int]]:
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     start = 8 + length

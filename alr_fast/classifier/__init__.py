@@ -4,10 +4,11 @@
 `training` the loop. Needs scikit-learn (extra ``features``).
 """
 
-from importlib.util import find_spec
+from alr_fast.utils.requirements import install_command, missing_modules
 
-if find_spec("sklearn") is None:
-    raise ImportError("ALRClassifier needs scikit-learn: pip install 'alr_fast[features]'")
+if missing_modules(["sklearn"]):
+    command = install_command(["sklearn"], "features")
+    raise ImportError(f"ALRClassifier needs scikit-learn: {command}", name="sklearn")
 
 from alr_fast.classifier.estimator import ALRClassifier
 

@@ -1,7 +1,7 @@
 """Verifies data sets, and packs many small files into few large files.
 
-    python -m alr_fast.data verify ROOT
-    python -m alr_fast.data pack ROOT OUT
+    alr-fast data verify ROOT
+    alr-fast data pack ROOT OUT
 
 Both detect the layout of ROOT. Both can be interrupted: the next call resumes.
 """
@@ -28,7 +28,7 @@ from alr_fast.errors import UserError, naming_options
 from alr_fast.utils.command import CommandParser, exit_status
 from alr_fast.utils.files import reading
 from alr_fast.utils.machine import usable_cores
-from alr_fast.utils.shell import quoted
+from alr_fast.utils.shell import python_command
 from alr_fast.utils.text import printable
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def run_pack(options: argparse.Namespace) -> int:
             f"{name}: {len(plan.split):,} samples{remark}, in {result.shards:,} shards of "
             f"{result.size / 2**20:,.0f} MiB; {result.written:,} of them written now"
         )
-    console.log(f"train on them with --data-root {quoted(out)}")
+    console.log(f"train on them: {python_command('alr_fast.train', '--data-root', out)}")
     return 0
 
 

@@ -137,8 +137,8 @@ def find_exclusions(split: Split, exclude: str) -> Path | None:
         return path if os.path.exists(path) else None  # also where the cache is closed
     if not os.path.exists(exclude):
         raise UserError(
-            f"no such file; pass a table of `python -m alr_fast.export`, a list that `--output` of "
-            f"`{verify_command(split)}` names, or auto",
+            f"no such file; pass a table of `{python_command('alr_fast.export', 'RUN')}`, a list "
+            f"that `--output` of `{verify_command(split)}` names, or auto",
             argument="exclude",
             value=exclude,
         )

@@ -21,6 +21,10 @@ from torch.utils.data.distributed import DistributedSampler
 from alr_fast.errors import UserError
 from alr_fast.utils.random import stream
 
+_FITTING_STEPS = 50
+_TINY = np.finfo(np.float64).tiny
+_ROUNDING = 1e-6  # of a sum of shares
+
 
 class Sampler(ABC):
     """Batches of the rows that one rank owns.
@@ -58,7 +62,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Indices in the order of an epoch, int64, each at most once."""
+        """Indices in the order of an epoch, int64."""
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """Step and indices, int64 [B], of each batch from step ``start`` on."""
@@ -113,7 +117,11 @@ class ShuffledSampler(Sampler):
 
     Args:
         num_samples, batch_size, seed, rank, world_size: See `Sampler`.
-        labels: Given labels, int64 [N]; required with ``per_class``.
+        labels: Given labels, int64 [N]; required with ``per_class`` and ``balance``.
+        balance: Draw samples of a class of n ones in proportion to n to this power: 0 for all
+            classes equally often, 0.5 for the square root. Samples of rare classes are then seen
+            several times in an epoch, others not in every one. None for each sample once.
+        epoch_samples: With ``balance``, samples in an epoch over all ranks; None for N.
         per_class: Draw this many samples from every class, anew in each epoch, or all samples of a
             smaller class; None for all samples. Divided among the ranks.
 
@@ -134,6 +142,8 @@ class ShuffledSampler(Sampler):
         world_size: int = 1,
         labels: NDArray[np.int64] | None = None,
         per_class: int | None = None,
+        balance: float | None = None,
+        epoch_samples: int | None = None,
     ) -> None:
         super().__init__(num_samples, batch_size, seed=seed, rank=rank, world_size=world_size)
         if num_samples < world_size:
@@ -144,16 +154,24 @@ class ShuffledSampler(Sampler):
         self.rows = shards[rank]
         self.offset = starts[rank]
         self._classes: list[NDArray[np.int64]] | None = None  # indices of each class
+        self._shares: NDArray[np.float64] | None = None  # samples of each class in an epoch
         lengths = [len(shard) for shard in shards]
-        if per_class is not None:
+        if balance is not None:
+            if labels is None:
+                raise ValueError("balance needs labels")
+            counts = np.array([np.bincount(labels[s], minlength=labels.max() + 1) for s in shards])
+            total = num_samples if epoch_samples is None else epoch_samples
+            lengths = np.diff([total * r // world_size for r in range(world_size + 1)]).tolist()
+            self._shares = _shares(counts, np.array(lengths), balance)[rank]
+            self._classes = _rows_of_classes(labels[self.rows], counts.shape[1])
+        elif per_class is not None:
             if labels is None:
                 raise ValueError("per_class needs labels")
             quotas = [
                 per_class // world_size + (r < per_class % world_size) for r in range(world_size)
             ]
             self._quota = quotas[rank]
-            own = labels[self.rows]
-            self._classes = [np.flatnonzero(own == k) for k in range(int(labels.max()) + 1)]
+            self._classes = _rows_of_classes(labels[self.rows], int(labels.max()) + 1)
             lengths = [
                 int(np.minimum(np.bincount(labels[shard]), quota).sum())
                 for shard, quota in zip(shards, quotas, strict=True)
@@ -169,12 +187,28 @@ class ShuffledSampler(Sampler):
         return self._shortest - step * self.batch_size if last else self.batch_size
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Indices in the order of an epoch, int64, each at most once."""
+        """Indices in the order of an epoch, int64, each at most once; with ``balance`` repeated."""
         rng = stream("order", self.seed, epoch, self.rank)
         if self._classes is None:
             return rng.permutation(len(self.rows))
+        if self._shares is not None:
+            drawn = self._balanced(stream("class balance", self.seed, epoch, self.rank))
+            return rng.permutation(np.concatenate(drawn))[: self._shortest]
         drawn = [rng.permutation(indices)[: self._quota] for indices in self._classes]
         return rng.permutation(np.concatenate(drawn))[: self._shortest]
+
+    def _balanced(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+        """Indices of each class in an epoch: all of them as often as possible, and then some."""
+        assert self._classes is not None and self._shares is not None
+        # Systematic sampling: the counts have the exact total, and the shares as their means.
+        bounds, total = np.cumsum(self._shares), round(self._shares.sum())
+        bounds[bounds > total - _ROUNDING] = total
+        counts = np.diff(np.floor(bounds + rng.random()), prepend=0).astype(np.int64)
+        drawn = []
+        for indices, count in zip(self._classes, counts.tolist(), strict=True):
+            whole, rest = divmod(count, max(len(indices), 1))
+            drawn += [np.tile(indices, whole), rng.permutation(indices)[:rest]]
+        return drawn
 
     def in_order(self, batch_size: int) -> SequentialSampler:
         """All samples of this rank once and in order, as in evaluation."""
@@ -186,6 +220,36 @@ class ShuffledSampler(Sampler):
             world_size=self.world_size,
             rows=self.rows,
         )
+
+
+def _rows_of_classes(labels: NDArray[np.int64], num_classes: int) -> list[NDArray[np.int64]]:
+    """Positions of the labels of each class, ascending."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.searchsorted(labels[order], np.arange(1, num_classes)))
+
+
+def _shares(
+    counts: NDArray[np.int64], lengths: NDArray[np.int64], power: float
+) -> NDArray[np.float64]:
+    """Samples of each class in an epoch of each rank, float64 [ranks, K].
+
+    Over all ranks a class of n samples has a share in proportion to n to a power, and each sample
+    of it is drawn equally often as far as the lengths of the ranks allow: the shares are those of
+    iterative proportional fitting, which ends with the exact lengths.
+
+    Args:
+        counts: Samples of each class that each rank owns, int64 [ranks, K].
+        lengths: Samples in an epoch of each rank, int64 [ranks].
+        power: 0 for equal classes.
+    """
+    sizes = counts.sum(0)
+    wanted = np.where(sizes > 0, np.maximum(sizes, 1.0) ** power, 0.0)
+    wanted *= lengths.sum() / wanted.sum()
+    shares = counts.astype(np.float64)
+    for _ in range(_FITTING_STEPS):
+        shares *= wanted / np.maximum(shares.sum(0), _TINY)
+        shares *= (lengths / shares.sum(1))[:, None]
+    return shares
 
 
 class OwnedRowsSampler(DistributedSampler[int]):

@@ -4,6 +4,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from alr_fast.utils.requirements import install_command
+
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
 except ImportError:
@@ -11,7 +13,7 @@ except ImportError:
         from pytorch_lightning import Callback, LightningModule, Trainer
     except ImportError as error:
         raise ImportError(
-            "alr_fast.integrations.lightning needs Lightning: pip install lightning"
+            f"alr_fast.integrations.lightning needs Lightning: {install_command(['lightning'])}"
         ) from error
 
 from alr_fast.data import OwnedRowsSampler

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import DataLoader
 
+from alr_fast.utils.requirements import install_command
+
 try:
     from transformers import TrainerCallback
     from transformers.trainer_utils import get_last_checkpoint
 except ImportError as error:
     raise ImportError(
         "alr_fast.integrations.transformers needs Transformers and Accelerate: "
-        "pip install 'transformers[torch]'"
+        f"{install_command(['transformers', 'accelerate'])}"
     ) from error
 
 from alr_fast.data import OwnedRowsSampler

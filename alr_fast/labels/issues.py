@@ -2,14 +2,13 @@
 
 issues = find_issues(labels, probabilities, class_names=names)
 print(issues)                    # noise rate and the most suspicious samples
-issues.to_csv("issues.csv")      # the table of `python -m alr_fast.export`
+issues.to_csv("issues.csv")      # the table of `alr-fast export`
 issues.report("report.html", images=dataset)
 """
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from importlib.util import find_spec
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from alr_fast.labels.scored import ScoredLabels
 from alr_fast.labels.table import export, write_marks
 from alr_fast.utils.command import need
 from alr_fast.utils.files import write_text
+from alr_fast.utils.requirements import install_command, missing_modules
 from alr_fast.utils.text import percent, printable
 
 LARGEST = 20_000  # samples on a page, the limit of a browser
@@ -44,7 +44,7 @@ class LabelIssues(ScoredLabels):
     def to_csv(
         self, path: AnyPath, *, soft: bool = False, most_suspicious_first: bool = True
     ) -> None:
-        """Writes the table as CSV, which `python -m alr_fast.train --labels` reads.
+        """Writes the table as CSV, which `alr-fast train --labels` reads.
 
         Args:
             path: The file; an existing one is replaced.
@@ -71,8 +71,9 @@ class LabelIssues(ScoredLabels):
         Raises:
             UserError: pandas is not installed.
         """
-        if find_spec("pandas") is None:
-            raise UserError("to_pandas needs pandas, not installed: pip install pandas")
+        if missing_modules(["pandas"]):
+            command = install_command(["pandas"])
+            raise UserError(f"to_pandas needs pandas, not installed: {command}")
         import pandas
 
         rows = self.order if most_suspicious_first else None
@@ -84,7 +85,7 @@ class LabelIssues(ScoredLabels):
 
     def write_marks(self, path: AnyPath, sample_ids: object, labels: object) -> None:
         """Writes labels that people chose, of `alr_fast.labels.read_label_studio` for example, as
-        a CSV table for `python -m alr_fast.train --labels`.
+        a CSV table for `alr-fast train --labels`.
 
         Args:
             path: The file; an existing one is replaced.
@@ -109,7 +110,7 @@ class LabelIssues(ScoredLabels):
         most: int = 500,
     ) -> None:
         """Writes a page with the most suspicious samples, to look at and to mark. Its marks, as
-        CSV, are read by `alr_fast.labels.read_marks` and `python -m alr_fast.train --labels`.
+        CSV, are read by `alr_fast.labels.read_marks` and `alr-fast train --labels`.
 
         The page is one file that needs no network. Needs the extra ``report``. Sequences are read
         by position in the arrays that `find_issues` got, functions are called with a sample id.
@@ -151,8 +152,10 @@ class LabelIssues(ScoredLabels):
         most: int | None = None,
     ) -> None:
         """Writes tasks for Label Studio with the refined labels as predictions, most suspicious
-        first. Its labelling interface is `alr_fast.labels.label_studio.interface`, printed in the
-        documentation; `alr_fast.labels.read_label_studio` reads the result of the labelling.
+        first. For a suspicious sample whose refined label is the given one, the prediction is the
+        next most probable class. Its labelling interface is
+        `alr_fast.labels.label_studio.interface`; `alr_fast.labels.read_label_studio` reads the
+        result of the labelling.
 
         Args:
             path: JSON file; an existing one is replaced.
@@ -171,7 +174,7 @@ class LabelIssues(ScoredLabels):
 
     def to_fiftyone(self, path: AnyPath, images: object = None, *, most: int | None = None) -> None:
         """Writes a folder that FiftyOne imports (type ``FiftyOneImageClassificationDataset``): the
-        refined labels, with the columns of the table as attributes.
+        labels that `to_label_studio` predicts, with the columns of the table as attributes.
 
         Args:
             path: Folder for ``labels.json`` and ``data.json``, made if it is missing.

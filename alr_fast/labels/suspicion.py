@@ -37,7 +37,7 @@ _PATTERN = 0.4  # largest weight of an estimated pattern
 _LEAST = 1e-8  # lower bound of probabilities in logarithms
 # Rows contradict a share of given labels if more than a hundredth of them has so much more of other
 # classes than it leaves: they were updated more often, or started otherwise.
-_TOLERANCE, _EXCEPTIONS = 1.1, 0.01
+_TOLERANCE, _EXCEPTIONS = 1.05, 0.01
 
 Rows = NDArray[np.floating]  # [M, K], of a label bank
 Labels = NDArray[np.int64]  # [M]
@@ -231,6 +231,7 @@ def estimate_noise(
         problem = "the rows are the given labels alone, none has been refined"
     elif num_classes > 1 and not known and (whole.own > 0.5).all():
         problem = "every row has its given label with more than 1/2, as after too few epochs"
+    confident = round(confident * len(whole.own)) / len(whole.own) if confident > 0 else 0.0
     changed = float((whole.given != whole.refined).mean())
     counted = share > 0 and confident > changed
     return NoiseEstimate(

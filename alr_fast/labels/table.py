@@ -1,7 +1,6 @@
 """The labels with their scores as a table: CSV, or Parquet with pyarrow."""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from alr_fast.data.tables.cells import CsvWriter
+from alr_fast.data.tables.writing import save_table
 from alr_fast.errors import UserError
 from alr_fast.labels.remarks import estimate, unseen
 from alr_fast.labels.scored import ScoredLabels
 from alr_fast.utils.command import need
 from alr_fast.utils.files import replacing
 from alr_fast.utils.text import is_utf8
-
-_GROUP_ROWS = 1 << 16  # of a row group in a Parquet file
 
 
 def export(
@@ -39,62 +36,17 @@ def export(
         need(("pyarrow",), "train", what="Parquet")
     rows = labels.ranked_pieces() if most_suspicious_first else labels.slices()
     pieces = (labels.columns(some, soft=soft) for some in rows)
-    with replacing(path) as fresh:
-        if parquet:
-            _write_parquet(fresh, labels, pieces, soft=soft)
-        else:
-            _write_csv(fresh, labels, pieces)
-
-
-def _write_csv(path: Path, labels: ScoredLabels, pieces: Iterable[dict[str, Any]]) -> None:
-    all_utf8 = _are_utf8(labels.paths or ()) and _are_utf8(labels.class_names)
-    with path.open("wb") as file, CsvWriter(file, all_utf8=all_utf8) as writer:
-        for number, columns in enumerate(pieces):
-            rows = columns.pop("probabilities", None)
-            if rows is not None:
-                columns |= {f"p{k}": rows[:, k] for k in range(rows.shape[1])}
-            if number == 0:
-                writer.write_row(columns)
-            writer.write_columns(columns.values())
-
-
-def _write_parquet(
-    path: Path, labels: ScoredLabels, pieces: Iterable[dict[str, Any]], *, soft: bool
-) -> None:
-    import pyarrow as pa
-    from pyarrow.parquet import ParquetWriter
-
-    as_bytes = set() if _are_utf8(labels.paths or ()) else {"path"}
-    if not _are_utf8(labels.class_names):
-        as_bytes |= {"given_name", "refined_name"}
     # Training compares the class names; the method is for the reader.
     facts = {"method": labels.method, "class_names": json.dumps(labels.class_names)}
-    schema = _arrow_table(labels.columns(slice(0, 0), soft=soft), as_bytes).schema
-    waiting: list[pa.Table] = []
-    with ParquetWriter(path, schema.with_metadata(facts), compression="zstd") as writer:
-        for columns in pieces:
-            waiting.append(_arrow_table(columns, as_bytes))
-            if soft or sum(len(table) for table in waiting) >= _GROUP_ROWS:
-                writer.write_table(pa.concat_tables(waiting))
-                waiting.clear()
-        if waiting:
-            writer.write_table(pa.concat_tables(waiting))
+    save_table(path, pieces, not_utf8=_columns_not_utf8(labels), metadata=facts)
 
 
-def _arrow_table(columns: dict[str, Any], as_bytes: set[str]) -> Any:
-    """The columns as a `pyarrow.Table`; ``as_bytes`` names texts that are not all UTF-8."""
-    import pyarrow as pa
-
-    def array(name: str, column: Any) -> pa.Array:
-        if name in as_bytes:
-            return pa.array([os.fsencode(text) for text in column], pa.binary())
-        if isinstance(column, list):
-            return pa.array(column, pa.string())
-        if column.ndim == 2:
-            return pa.FixedSizeListArray.from_arrays(pa.array(column.reshape(-1)), column.shape[1])
-        return pa.array(column)
-
-    return pa.table({name: array(name, column) for name, column in columns.items()})
+def _columns_not_utf8(labels: ScoredLabels) -> set[str]:
+    """Columns of texts that contain non-UTF-8 bytes."""
+    columns = set() if _are_utf8(labels.paths or ()) else {"path"}
+    if not _are_utf8(labels.class_names):
+        columns |= {"given_name", "refined_name", "label_name"}
+    return columns
 
 
 def _are_utf8(texts: Iterable[str]) -> bool:
@@ -104,7 +56,7 @@ def _are_utf8(texts: Iterable[str]) -> bool:
 def write_marks(
     labels: ScoredLabels, path: Path, sample_ids: NDArray[np.int64], chosen: NDArray[np.int64]
 ) -> None:
-    """Writes labels that people chose, as `python -m alr_fast.train --labels` reads them.
+    """Writes labels that people chose, as `alr-fast train --labels` reads them.
 
     Args:
         labels: The samples.
@@ -135,8 +87,7 @@ def write_marks(
     for name in ("given", "label"):
         numbers = columns["given_label" if name == "given" else name]
         columns[f"{name}_name"] = [labels.class_names[k] for k in numbers]
-    with replacing(path) as fresh:
-        _write_csv(fresh, labels, [columns])
+    save_table(path, [columns], not_utf8=_columns_not_utf8(labels))
 
 
 def save_transition(labels: ScoredLabels, path: Path) -> None:

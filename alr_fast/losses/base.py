@@ -84,7 +84,7 @@ class Loss(nn.Module):
         if bank is not None and bank.history is not None and self._epoch not in (None, epoch):
             bank.history.end_epoch(bank.refined_labels())
         if bank is not None:
-            bank.given_share = self.given_share(int(epoch) + 1)
+            bank.announce(int(epoch) + 1, self.given_share(int(epoch) + 1))
         self._epoch = epoch
 
     def given_share(self, epochs: int) -> float | None:

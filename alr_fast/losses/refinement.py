@@ -37,8 +37,9 @@ def refinement_problem(
     if low_enough(0):
         largest = _first(0, 100, lambda hundredths: not low_enough(hundredths)) - 1
         remedies.append(f"{names[1]} {largest / 100:g} or less")
+    length, them = ("1 epoch", "it") if epochs == 1 else (f"{epochs} epochs", "them")
     return (
-        f"{epochs} epochs cannot change a label: after them, each row of the label bank still is "
+        f"{length} cannot change a label: after {them}, each row of the label bank still is "
         f"{100 * share:.0f}% the given label (a label can change below 50%)"
         + (f"; pass {', or '.join(remedies)}" if remedies else "")
     )

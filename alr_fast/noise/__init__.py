@@ -5,7 +5,7 @@
     save_labels("noisy.npz", noise, index)
     labels = load_labels("noisy.npz", index)
 
-    python -m alr_fast.noise --data-root DIR --kind pair --rate 0.45 --output noisy.npz
+    alr-fast noise --data-root DIR --kind pair --rate 0.45 --output noisy.npz
 
 `models` describes the noise models and the meaning of their rates, `files` the file format.
 """

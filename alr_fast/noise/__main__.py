@@ -1,8 +1,8 @@
 """Injects noise into the training labels of a data set and writes them to a file.
 
-    python -m alr_fast.noise --data digits --kind symmetric --rate 0.4 --output noisy.npz
-    python -m alr_fast.noise --data-root DIR --kind asymmetric --rate 0.4 --output noisy.npz
-    python -m alr_fast.noise --data-root DIR --kind matrix --matrix T.csv --output noisy.npz
+    alr-fast noise --data digits --kind symmetric --rate 0.4 --output noisy.npz
+    alr-fast noise --data-root DIR --kind asymmetric --rate 0.4 --output noisy.npz
+    alr-fast noise --data-root DIR --kind matrix --matrix T.csv --output noisy.npz
 
 The noise is injected into the given labels of the data set, even if true labels are known, too. The
 format of the file is that of `alr_fast.noise.files`.

@@ -28,6 +28,7 @@ from alr_fast.data.tables.npz import NPY_MAGIC, ArraysError, open_npz
 from alr_fast.errors import UserError
 from alr_fast.noise.injection import InjectedNoise, describe
 from alr_fast.utils.files import open_regular, replacing
+from alr_fast.utils.shell import python_command
 from alr_fast.utils.text import error_text, printable
 
 FORMAT = "alr_fast noisy labels 2"
@@ -214,7 +215,7 @@ def _read(path: str | os.PathLike, num_samples: int) -> dict[str, NDArray[Any]]:
     """
     most = _BYTES_PER_SAMPLE * max(num_samples, _SAMPLES)
     if not os.path.exists(path):
-        raise UserError(f"{path}: no such file; make it with python -m alr_fast.noise")
+        raise UserError(f"{path}: no such file; make it with `{noise_command(path)}`")
     try:
         with open_npz(Path(path)) as archive:
             missing = [name for name in FIELDS if name not in archive.headers]
@@ -253,9 +254,16 @@ def _are_paths(blob: NDArray[Any], count: int) -> bool:
     )
 
 
+def noise_command(path: str | os.PathLike, *words: str) -> str:
+    """A command that writes noisy labels to a file; its user knows DIR and the noise."""
+    noise = ("--data-root", "DIR", "--kind", "symmetric", "--rate", "0.4")
+    return python_command("alr_fast.noise", *noise, "--output", Path(path), *words)
+
+
 def _wrong_file(path: str | os.PathLike, reason: str) -> UserError:
     return UserError(
-        f"{path}: not a file of noisy labels ({reason}); make one with python -m alr_fast.noise"
+        f"{path}: not a file of noisy labels ({reason}); make it again with "
+        f"`{noise_command(path, '--overwrite')}`"
     )
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from alr_fast.losses import Loss, refinement_problem
-from alr_fast.training.config.schema import Config, soft_labels
+from alr_fast.training.config.schema import Config, starts_from_given
 from alr_fast.training.methods import METHODS, build_loss, checked_options, keeps_bank, stand_ins
 
 
@@ -20,8 +20,8 @@ def _refinement(name: str, config: Config) -> str | None:
     """Whether a method with a label bank can change a label at all."""
     if not keeps_bank(name):
         return None
-    if soft_labels(config) is not None and not METHODS[name].bank_at_zero:
-        return None  # its rows start from these, not from the given labels
+    if not (starts_from_given(config) or METHODS[name].bank_at_zero):
+        return None
 
     def make(epochs: int, momentum: float | None) -> Loss:
         options = config.options[name]

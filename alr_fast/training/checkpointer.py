@@ -13,6 +13,7 @@ from alr_fast.errors import SharedError
 from alr_fast.training.checkpoint.manifest import Checkpoint
 from alr_fast.training.checkpoint.shards import shard
 from alr_fast.training.checkpoint.store import load
+from alr_fast.training.progress import class_counts_to_json
 from alr_fast.training.resume import describe_data
 from alr_fast.training.run import Run
 from alr_fast.training.run_paths import CONFIG
@@ -84,7 +85,7 @@ class Checkpointer:
                 raise SharedError(f"stopped {where}, but {run.store.last_error}")
             by = {None: "a signal", "SIGINT": "Ctrl-C"}.get(signal, signal)
             raise Stopped(
-                f"stopped by {by} in {self._method}, {where}; checkpoint {run.last_checkpoint} "
+                f"stopped by {by} {where} ({self._method}); checkpoint {run.last_checkpoint} "
                 f"resumes there: {run.resume_command}"
             )
 
@@ -102,7 +103,7 @@ class Checkpointer:
         if written and source is not None:
             store.pinned.discard(source.number)
         if not written:
-            run.incomplete.append(method)
+            run.incomplete[method] = ""
         stepped = self._trainer.steps_made != self._restored_steps
         if run.incomplete and stepped:
             self.save_last()
@@ -121,7 +122,8 @@ class Checkpointer:
             advice = f"checkpoint {number} has them; to write them: {command}"
         if number is not None:
             store.pinned.add(number)
-        run.console.warn(f"{method}: its weights or its label bank are missing; {advice}")
+        run.incomplete[method] = f"{method}: its weights or its label bank are missing; {advice}"
+        run.console.warn(run.incomplete[method])
 
     def save_last(self) -> None:
         """Writes a checkpoint after the last epoch."""
@@ -137,7 +139,8 @@ class Checkpointer:
             "seconds": seconds,
             "records": [record.to_json() for record in run.records],
             "finished": run.finished,
-            "incomplete": run.incomplete,
+            "class_counts": class_counts_to_json(run.class_counts),
+            "incomplete": list(run.incomplete),
             "broken": run.loaders.train.broken.reasons,
             "device": run.world.device.type,
             "data": self._data_facts,
@@ -148,7 +151,7 @@ class Checkpointer:
         self._own.add(run.last_checkpoint)
         tensors, bank = trainer.tensors(), trainer.criterion.bank
         if bank is not None:
-            progress["given_share"] = bank.given_share
+            progress["given_share"] = bank.known_share(trainer.history)
             given = {"bank.ids": self._sample_ids, "bank.given": bank.given_labels}
             tensors |= self._sharded({**given, **self._learned(bank)})
             # A bank in a file may be larger than the memory: it is written without a copy.

@@ -26,7 +26,8 @@ from alr_fast.training.config.schema import ESTIMATES, Config, TransitionConfig
 from alr_fast.training.methods import METHODS, build_loss, file_options, stand_ins
 from alr_fast.training.run import Run
 from alr_fast.training.sharded_bank import new_bank
-from alr_fast.training.teacher import load_model, teacher_probabilities
+from alr_fast.training.teacher import teacher_probabilities
+from alr_fast.training.trained_model import load_for_data
 from alr_fast.utils.files import replacing
 
 TRANSITION = "_transition.csv"  # suffix of a method's transition matrix in the folder of a run
@@ -55,7 +56,7 @@ def check_methods(
     def check_model(model: str, option: str) -> None:
         if model not in METHODS:  # a model of this run fits
             with naming_options(weights=option):
-                load_model(
+                load_for_data(
                     Path(model),
                     num_classes=classes,
                     input_shape=input_shape,
@@ -104,7 +105,13 @@ def make_loss(name: str, run: Run) -> Loss:
     with naming_options(weights=f"{name}.teacher", table=f"{name}.teacher"):
         provided = {need: provide() for need, provide in providers.items() if need in loss.needs}
     criterion = world.on_all_ranks(
-        lambda: build_loss(name, options, provided | _matrices(name, options, index.num_classes))
+        lambda: build_loss(
+            name,
+            options,
+            provided | _matrices(name, options, index.num_classes),
+            # Samples of rare classes are repeated.
+            unique_index=run.config.data.balance == "none",
+        )
     )
     return criterion.to(world.device)
 

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ from alr_fast.utils.machine import usable_cores
 
 LONG_EPOCH = 60.0  # seconds, above which a faster option is named
 _IMAGES = 16  # that are decoded
-_LOADING_SECONDS, _STEP_SECONDS = 0.5, 0.5  # spent on each measurement, about
+_LOADING_SECONDS, _STEP_SECONDS = 0.5, 0.3  # spent on each measurement, about
+_STEP_SHARE, _MOST_STEP_SECONDS = 0.01, 4.0  # or this share of a longer run, at most
 _REPEATS = 3  # of a step; the first one prepares
 _FORWARD = 1 / 3  # of the time of a step
 _SMALLEST = 32  # size in pixels that is proposed
@@ -154,6 +155,7 @@ class _Probe:
         self._on_gpu = device.type == "cuda"
 
     def estimate(self, epochs: int) -> Estimate:
+        """The estimate for this number of epochs, of all methods together."""
         once = loading = 0.0
         if self._data.train.values is None:
             image = self._seconds_per_image()
@@ -162,11 +164,11 @@ class _Probe:
                 once = everything * image
             elif not (self._loader == "dali" and self._on_gpu):
                 loading = (self._samples + self._tested) * image
-        steps = self._epoch_of_steps(self._transform.size)
+        steps = self._epoch_of_steps(self._transform.size, epochs)
         found = Estimate(once, loading, steps, epochs, overlap=self._on_gpu)
         if found.epoch <= LONG_EPOCH:
             return found
-        return Estimate(once, loading, steps, epochs, self._on_gpu, self._faster(found))
+        return replace(found, faster=self._faster(found))
 
     def _faster(self, found: Estimate) -> tuple[str, float] | None:
         """The option that makes a long epoch shorter."""
@@ -174,7 +176,7 @@ class _Probe:
         small = size >= _SMALLEST and self._data.train.values is None
         if small and found.steps >= found.loading:
             try:
-                steps = self._epoch_of_steps(size)
+                steps = self._epoch_of_steps(size, found.epochs)
             except (UserError, RuntimeError, ValueError, AssertionError):
                 pass  # a model of one size
             else:
@@ -219,14 +221,17 @@ class _Probe:
 
     # Steps.
 
-    def _epoch_of_steps(self, size: int) -> float:
+    def _epoch_of_steps(self, size: int, epochs: int) -> float:
         """Seconds of the steps of an epoch with images of a size, and of the tests after it."""
-        per_sample, fixed = self._step(size)
+        per_sample, fixed = self._step(size, epochs)
         steps = math.ceil(self._samples / self._batch)
         return self._samples * per_sample + steps * fixed + self._tested * per_sample * _FORWARD
 
-    def _step(self, size: int) -> tuple[float, float]:
-        """Seconds of a step for each sample of a batch, and for the weights."""
+    def _step(self, size: int, epochs: int) -> tuple[float, float]:
+        """Seconds of a step for each sample of a batch, and for the weights.
+
+        The larger the batch, the closer is its time to that of a whole one.
+        """
         largest = max(self._batch // self._micro_batches, SAMPLES)
         shape = self._data.train.input_shape(size)
         samples, seconds = min(largest, 8), 0.0
@@ -236,7 +241,10 @@ class _Probe:
             measured = [self._one_step(shape, samples) for _ in range(_REPEATS)][1:]
             forward = sum(part for part, _ in measured) / len(measured)
             seconds = sum(part for _, part in measured) / len(measured)
-            affordable = int(samples * _STEP_SECONDS / max(forward, 1e-9) / _REPEATS)
+            per_sample = max(forward, 1e-9) / samples
+            run = epochs * self._samples * per_sample
+            spent = max(min(_STEP_SHARE * run, _MOST_STEP_SECONDS), _STEP_SECONDS)
+            affordable = int(spent / per_sample / _REPEATS)
             if samples == largest or affordable < 2 * samples:
                 return forward / samples, seconds
             samples = min(largest, affordable)

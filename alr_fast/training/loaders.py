@@ -25,6 +25,8 @@ from alr_fast.training.run_data import RunData, num_workers
 _IMAGE_OPTIONS = ("image_size", "resize", "crop", "crop_padding", "flip", "randaugment_ops",
                   "mean", "std")  # fmt: skip
 _DEFAULTS = asdict(DataConfig())
+BALANCE = {"none": None, "sqrt": 0.5, "classes": 0.0}  # power of the sizes of classes
+TESTS = ("test", "second_test")  # names of the results of each test split
 LARGEST_TEST_BATCH = 512
 TEST_BATCH_PIXELS = 1 << 23  # 167 images of 224 x 224: batches pass through shared memory
 
@@ -119,6 +121,12 @@ class Loaders:
     choice: LoaderChoice
     decoded: Decoded | None = None
 
+    @property
+    def for_evaluation(self) -> dict[str, Loader]:
+        """The loaders of test and validation samples, by the names of their results."""
+        named = dict(zip(TESTS, self.tests, strict=False))
+        return named if self.validation is None else {**named, "validation": self.validation}
+
     def in_order(self) -> Loader:
         """A new loader of the training samples of this process: each once, not augmented."""
         train, transform = self.train, for_evaluation(self.train.transform)
@@ -192,6 +200,8 @@ def make_loaders(
         rank=world.rank,
         world_size=processes,
         labels=data.train.index.labels,
+        balance=BALANCE[config.data.balance],
+        epoch_samples=config.data.epoch_samples,
         per_class=_samples_per_class(config.data.epoch_samples, data.train, processes),
     )
     maker = _LoaderMaker(config, world, log, track)

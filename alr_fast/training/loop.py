@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from alr_fast.data.datasets import Split
-from alr_fast.data.loaders.base import Loader
 from alr_fast.data.loaders.choose import choose_loader
-from alr_fast.data.loaders.transform import Transform
+from alr_fast.data.loaders.transform import Transform, for_evaluation
 from alr_fast.errors import SharedError, UserError, naming_options
 from alr_fast.training.checkpointer import Checkpointer
 from alr_fast.training.config.schema import Config
@@ -18,10 +17,11 @@ from alr_fast.training.criterion import check_methods, make_loss
 from alr_fast.training.distributed import World
 from alr_fast.training.dry_pass import SAMPLES, dry_pass
 from alr_fast.training.estimate import estimate_time
+from alr_fast.training.evaluation import evaluate
 from alr_fast.training.loaders import Loaders, make_loaders, make_transform
 from alr_fast.training.models import FeatureModel, build_model
 from alr_fast.training.output.display import RunDisplay
-from alr_fast.training.output.records import EpochRecord
+from alr_fast.training.output.records import EpochRecord, class_table
 from alr_fast.training.output.run_folder import RunFolder
 from alr_fast.training.profiling import Profile
 from alr_fast.training.room import check_room
@@ -29,6 +29,7 @@ from alr_fast.training.run import Run
 from alr_fast.training.run_data import RunData
 from alr_fast.training.run_paths import BANK
 from alr_fast.training.sharded_bank import export_bank, label_statistics
+from alr_fast.training.trained_model import Description
 from alr_fast.training.trainer import Trainer
 from alr_fast.training.warm_start import warm_bank, warm_weights
 from alr_fast.utils.random import stream
@@ -173,8 +174,14 @@ def train_method(method: str, run: Run) -> Checkpointer:
 
 def _save_results(method: str, run: Run, trainer: Trainer) -> bool:
     """Writes weights and label bank after the last epoch; returns whether both are written."""
+    metadata = _description(method, run, trainer).metadata()
     written = run.in_folder(
-        RunFolder.save_weights, method, trainer.evaluated, without="the run continues without them"
+        *(RunFolder.save_weights, method, trainer.evaluated, metadata),
+        without="the run continues without them",
+    )
+    table = class_table(run.index, run.class_counts.get(method, {}))
+    run.in_folder(
+        RunFolder.save_classes, method, table, without="the run has no table of the classes"
     )
     bank, history = trainer.criterion.bank, trainer.history
     if bank is not None and history is not None:
@@ -186,13 +193,28 @@ def _save_results(method: str, run: Run, trainer: Trainer) -> bool:
     return written
 
 
+def _description(method: str, run: Run, trainer: Trainer) -> Description:
+    """What the file of the weights says about the model."""
+    config, loaders = run.config, run.loaders
+    return Description(
+        model=config.model.name,
+        input_shape=loaders.train.input_shape,
+        class_names=run.index.class_names,
+        transform=for_evaluation(loaders.train.transform),
+        method=method,
+        epoch=trainer.epoch,
+        precision=config.precision,
+        loader=loaders.choice.name,
+    )
+
+
 def _close_epoch(method: str, run: Run, trainer: Trainer, began: float) -> EpochRecord:
     """Evaluates the model after the last step of an epoch, and logs the epoch.
 
     ``began`` is the `time.perf_counter` of its start, without the time that the run was stopped.
 
     Raises:
-        SharedError: The training loss is not finite, or the epoch cannot be logged.
+        SharedError: The training loss is not finite.
     """
     result = trainer.progress(everywhere=True)
     train_seconds = time.perf_counter() - began
@@ -204,24 +226,26 @@ def _close_epoch(method: str, run: Run, trainer: Trainer, began: float) -> Epoch
         )
     trainer.share_statistics()
     loaders, model, autocast = run.loaders, trainer.evaluated, trainer.autocast
-    tests = [evaluate(model, loader, autocast) for loader in loaders.tests]
-    validation = None
-    if loaders.validation is not None:
-        _, validation = evaluate(model, loaders.validation, autocast)
+    measured = {
+        name: evaluate(model, loader, autocast) for name, loader in loaders.for_evaluation.items()
+    }
+    run.class_counts[method] = {name: result.classes for name, result in measured.items()}
     loaders.share_broken(run.world)
     labels = label_statistics(trainer.criterion.bank, run.index, run.rows, run.world)
     if trainer.history is not None:
         trainer.history.end_epoch(labels.refined)
-    test_loss, test_accuracy = tests[0] if tests else (None, None)
+    test, second, validation = (
+        measured.get(name) for name in ("test", "second_test", "validation")
+    )
     record = EpochRecord(
         method=method,
         epoch=trainer.epoch + 1,
         learning_rate=trainer.optimizer.param_groups[0]["lr"],
         train_loss=result.loss,
         train_accuracy=result.accuracy,
-        test_loss=test_loss,
-        test_accuracy=test_accuracy,
-        second_test_accuracy=tests[1][1] if len(tests) > 1 else None,
+        test_loss=None if test is None else test.loss,
+        test_accuracy=None if test is None else test.accuracy,
+        second_test_accuracy=None if second is None else second.accuracy,
         label_accuracy=labels.accuracy,
         labels_changed=labels.changed,
         nonfinite_rows=labels.nonfinite_rows,
@@ -229,37 +253,18 @@ def _close_epoch(method: str, run: Run, trainer: Trainer, began: float) -> Epoch
         broken_samples=len(loaders.train.broken.reasons),
         samples_per_second=result.samples / train_seconds,
         seconds=time.perf_counter() - began,
-        validation_accuracy=validation,
+        validation_accuracy=None if validation is None else validation.accuracy,
         clean_correct=result.clean_correct,
         mislabelled_correct=result.mislabelled_correct,
         mislabelled_memorised=result.mislabelled_memorised,
         warming_up=getattr(trainer.criterion, "warming_up", None),
+        test_balanced_accuracy=None if test is None else test.balanced_accuracy,
+        test_top5_accuracy=None if test is None else test.top5_accuracy,
+        second_test_top5_accuracy=None if second is None else second.top5_accuracy,
+        validation_balanced_accuracy=None if validation is None else validation.balanced_accuracy,
     )
     run.records.append(record)
     run.in_folder(
         RunFolder.log_epoch, record, labels.histograms, without="training continues without it"
     )
     return record
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, loader: Loader, autocast: torch.autocast) -> tuple[float, float]:
-    """Mean cross entropy and accuracy over the samples of all processes, each counted once."""
-    from torchmetrics import MeanMetric
-
-    mean_loss, accuracy = (
-        MeanMetric(nan_strategy="disable").set_dtype(torch.float64).to(loader.device)
-        for _ in range(2)
-    )
-    model.eval()
-    for batch in loader:
-        with autocast:
-            logits = model(batch["image"])
-        labels = batch["label"]
-        weight = (labels >= 0).double()  # -1 for an unreadable image
-        losses = nn.functional.cross_entropy(
-            logits.float(), labels, ignore_index=-1, reduction="none"
-        )
-        mean_loss.update(losses.double(), weight)
-        accuracy.update((logits.argmax(1) == labels).double(), weight)
-    return mean_loss.compute().item(), accuracy.compute().item()

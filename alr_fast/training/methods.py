@@ -10,9 +10,9 @@ docstring. The run provides the arguments that a loss class lists in `Loss.needs
   ``--METHOD.teacher`` names a method that this run trains earlier, or a file of weights;
 - ``all_sum``: `World.sum`.
 
-It also sets ``reduction`` to "sum" and ``unique_index`` to True. Any other argument of type Tensor
-is an option that names a file of numbers (.npy or .csv). A ``warmup_epochs`` of None becomes a
-sixth of all epochs.
+It also sets ``reduction`` to "sum", and ``unique_index`` to True unless classes are balanced. Any
+other argument of type Tensor is an option that names a file of numbers (.npy or .csv). A
+``warmup_epochs`` of None becomes a sixth of all epochs.
 
 docs/adding-a-method.md shows how to add a method in a file of your own.
 """
@@ -36,13 +36,13 @@ from alr_fast.losses import SHIPPED, Loss
 METHODS = dict(SHIPPED)  # plugins add theirs
 
 _PROVIDED = frozenset({"bank", "transition", "teacher", "all_sum"})
-_FIXED = {"reduction": "sum", "unique_index": True}  # a loader yields every sample once an epoch
+_FIXED = {"reduction": "sum", "unique_index": True}
 _LEFT_OUT = frozenset({"self", "warmup_steps"})
 _DEFAULT_TEACHER = "label_smoothing"
 # The meaning of an argument as an option, in front of its meaning for the loss.
 _NOTES = {
     "teacher": "a method that this run trains earlier, RUN/METHOD.safetensors of a finished run, "
-    "or a table of soft labels of python -m alr_fast.export --soft;",
+    "or a table of soft labels of alr-fast export --soft;",
     "warmup_epochs": "(null in the trainer: a sixth of optim.epochs)",
 }
 _FILE_NOTE = "a file of numbers, .npy or .csv"
@@ -203,19 +203,23 @@ def stand_ins(name: str, num_classes: int, samples: int = 1) -> dict[str, Any]:
     return needed | dict.fromkeys(file_options(name), square)
 
 
-def build_loss(name: str, options: Any, provided: Mapping[str, Any]) -> Loss:
+def build_loss(
+    name: str, options: Any, provided: Mapping[str, Any], *, unique_index: bool = True
+) -> Loss:
     """The loss of a method.
 
     Args:
         name: The method.
         options: Its options.
         provided: The arguments that the loss needs, and the tensors that replace `file_options`.
+        unique_index: Whether no sample comes twice in a batch.
 
     Raises:
         UserError: The loss does not accept an argument.
     """
     loss = METHODS[name]
-    fixed = {key: value for key, value in _FIXED.items() if key in _parameters(loss)}
+    values = _FIXED | {"unique_index": unique_index}
+    fixed = {key: value for key, value in values.items() if key in _parameters(loss)}
     try:
         with naming_options(**{option: f"{name}.{option}" for option in vars(options)}):
             return loss(**{**vars(options), **fixed, **provided})

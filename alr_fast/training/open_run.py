@@ -33,7 +33,7 @@ from alr_fast.training.output.run_folder import read_config
 from alr_fast.training.progress import check_progress
 from alr_fast.training.run_data import find_dataset
 from alr_fast.training.run_images import find_images
-from alr_fast.training.run_paths import BANK, CHECKPOINTS, CONFIG, is_finished
+from alr_fast.training.run_paths import BANK, CHECKPOINTS, CONFIG, actual_path, is_finished
 from alr_fast.training.samples import (
     checked_ids,
     load_samples,
@@ -199,6 +199,16 @@ def marks_of_run(run: Path) -> str | None:
         UserError: Its configuration cannot be read.
     """
     return _read_options(run).data.marks
+
+
+def plugins_of_run(run: Path) -> list[str]:
+    """The programs that a training with the options of a run would import; [] without any.
+
+    Raises:
+        UserError: Its configuration cannot be read.
+    """
+    plugins = read_config(run).get("plugins") or []
+    return words(plugins if isinstance(plugins, str) else [str(name) for name in plugins])
 
 
 def _names_of_methods(methods: Any) -> list[str]:
@@ -378,10 +388,14 @@ def _samples_of(
 NEEDED = ("pyarrow", "yaml")  # of the extra train
 
 
+def _run_option(text: str) -> Path:
+    return actual_path(path_option(text))
+
+
 def add_run_arguments(parser: CommandParser) -> None:
     """Adds the arguments that name a run."""
     parser.add_argument(
-        "run", metavar="RUN", type=path_option, help="folder of a run, for example runs/latest"
+        "run", metavar="RUN", type=_run_option, help="folder of a run, for example runs/latest"
     )
     parser.add_argument("--method", metavar="METHOD", help="default: the last with a label bank")
     parser.add_argument(

@@ -1,12 +1,15 @@
 """The part of a checkpoint that is no tensor: what it must contain, since it may be anybody's."""
 
 import re
+from dataclasses import asdict
 from typing import Any
 
 from alr_fast.errors import UserError
 from alr_fast.training.checkpoint.manifest import MANIFEST, Checkpoint
+from alr_fast.training.evaluation import ClassCounts
 from alr_fast.training.output.records import EpochRecord
 
+Counts = dict[str, dict[str, ClassCounts]]
 _NUMBER = (int, float)
 # Fields and their types; a dictionary has fields of its own.
 _FIELDS: dict[str, Any] = {
@@ -74,4 +77,37 @@ def _problem_of_lists(progress: dict[str, Any]) -> str | None:
             EpochRecord.from_json(record)
     except (KeyError, TypeError, ValueError):
         return "progress.records are not those of epochs"
+    try:
+        counts = class_counts_from_json(progress)
+    except (AttributeError, TypeError, ValueError):
+        return "progress.class_counts are no counts"
+    classes = len(progress["data"]["classes"])
+    if any(len(c.samples) != classes for sets in counts.values() for c in sets.values()):
+        return "progress.class_counts are those of other classes"
     return None
+
+
+def class_counts_to_json(counts: Counts) -> dict[str, Any]:
+    """Counts of each method and each of its sets as JSON values."""
+    return {
+        method: {name: asdict(of_set) for name, of_set in sets.items()}
+        for method, sets in counts.items()
+    }
+
+
+def class_counts_from_json(progress: dict[str, Any]) -> Counts:
+    """The counts in a progress; none in one of an earlier version.
+
+    Raises:
+        AttributeError, TypeError, ValueError: They have another form.
+    """
+    counts: Counts = {}
+    for method, sets in progress.get("class_counts", {}).items():
+        counts[method] = {name: ClassCounts(**plain) for name, plain in sets.items()}
+        for of_set in counts[method].values():
+            pairs = list(zip(of_set.correct, of_set.samples, strict=True))
+            if not all(type(a) is int and type(b) is int and 0 <= a <= b for a, b in pairs):
+                raise ValueError("these are no counts")
+            if sum(of_set.samples) >= 1 << 53:
+                raise ValueError("these are too many samples")
+    return counts

@@ -1,5 +1,6 @@
 """A training run: its configuration, data, folder and progress, shared by its methods."""
 
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,11 +22,13 @@ from alr_fast.training.checkpoint.manifest import (
 from alr_fast.training.checkpoint.store import CheckpointStore
 from alr_fast.training.config.schema import Config
 from alr_fast.training.distributed import World
+from alr_fast.training.evaluation import ClassCounts
 from alr_fast.training.loaders import Loaders
 from alr_fast.training.output.display import RunDisplay
 from alr_fast.training.output.loggers import make_loggers
 from alr_fast.training.output.records import EpochRecord
 from alr_fast.training.output.run_folder import RunFolder
+from alr_fast.training.progress import class_counts_from_json
 from alr_fast.training.resume import Start
 from alr_fast.training.run_paths import CHECKPOINTS, LATEST
 from alr_fast.training.samples import save_samples
@@ -48,7 +51,10 @@ class Run:
         path: Folder of the run.
         records: All epochs so far, of all methods.
         finished: Methods that are completely trained.
-        incomplete: Those of them whose weights or label bank could not be written.
+        class_counts: Of each method and each of its test and validation sets, correct predictions
+            by class after its last epoch so far.
+        incomplete: Those of them whose weights or label bank are missing, and for each a line that
+            says how to get them.
         store: Checkpoints of the run.
         last_checkpoint: Number of the last checkpoint, 0 before the first.
         saved_at: Time of the last checkpoint, or of the start (`time.monotonic`).
@@ -68,7 +74,8 @@ class Run:
         checkpoint, options = self.start.checkpoint, self.config.checkpoint
         self.records: list[EpochRecord] = []
         self.finished: list[str] = []
-        self.incomplete: list[str] = []
+        self.class_counts: dict[str, dict[str, ClassCounts]] = {}
+        self.incomplete: dict[str, str] = {}
         self._warned: set[str] = set()
         self.last_checkpoint = 0
         self.saved_at = time.monotonic()
@@ -99,6 +106,10 @@ class Run:
         records = [EpochRecord.from_json(plain) for plain in progress["records"]]
         self.records = [r for r in records if r.epoch <= again.get(r.method, r.epoch)]
         self.finished = [method for method in progress["finished"] if method not in again]
+        self.class_counts = class_counts_from_json(progress)
+        for method in progress.get("incomplete", []):
+            if method in self.finished:
+                self.incomplete[method] = f"{method}: its weights or its label bank are missing"
         broken = {int(sample): tuple(entry) for sample, entry in progress["broken"].items()}
         if self.start.change is not None:
             ids = self.start.change.ids_now(self.index)
@@ -184,12 +195,14 @@ class Run:
 
     @property
     def resume_command(self) -> str:
-        """The command that resumes this run, for a shell."""
+        """The command that resumes this run, for a shell; in words for several machines."""
         words = ["--resume", str(self.path.absolute())]
         if self.config.plugins:  # not taken from the run
             words += ["--plugins", ",".join(self.config.plugins)]
         if self.world.size == 1:
             return python_command("alr_fast.train", *words)
+        if self.world.size > self.world.local_size:
+            return f"the torchrun command of this run, with {shlex.join(words)}"
         processes = ["--nproc-per-node", str(self.world.local_size), "-m", "alr_fast.train"]
         return python_command("torch.distributed.run", *processes, *words)
 

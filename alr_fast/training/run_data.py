@@ -283,7 +283,8 @@ def _excluded_rows(
         if path is None:
             return excluded
         if is_label_table(exclude):
-            listed = read_left_out(path, split.index, config.exclude_above, told)
+            above, both = config.exclude_above, exclude == config.marks
+            listed = read_left_out(path, split.index, above, told, keep_labelled=both)
         if listed is None:
             listed = np.array(list(read_exclusions(path, split.index, told)), dtype=np.int64)
     if len(listed):

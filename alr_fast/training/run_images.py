@@ -102,11 +102,11 @@ def _files(root: Path, paths: PathTable) -> RunImages | None:
             raise BrokenImage("its path leads out of the folder of the data")
         return images.read(row)
 
-    return RunImages(read, lambda row: _absolute(images.name(row)) if is_below(row) else None)
+    return RunImages(read, lambda row: Path(images.name(row)).absolute() if is_below(row) else None)
 
 
-def _absolute(name: str) -> Path:
-    return Path(name).absolute()
+def _no_file(row: int) -> None:
+    return None
 
 
 def _members(split: Split, rows: NDArray[np.int64]) -> RunImages:
@@ -120,16 +120,11 @@ def _members(split: Split, rows: NDArray[np.int64]) -> RunImages:
         image: Image = images.read(found) if images.array is None else images.array[found]
         return image
 
-    def file(row: int) -> Path | None:
-        if rows[row] < 0 or not isinstance(images, FileImages):
-            return None
-        return _absolute(images.name(int(rows[row])))
-
-    return RunImages(read, file)
+    return RunImages(read, _no_file)
 
 
 def _none(reason: str) -> RunImages:
     def read(row: int) -> Image:
         raise BrokenImage(printable(reason))
 
-    return RunImages(read, lambda row: None)
+    return RunImages(read, _no_file)

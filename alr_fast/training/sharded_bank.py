@@ -20,7 +20,7 @@ from alr_fast.data.datasets import Split
 from alr_fast.data.index import SampleIndex
 from alr_fast.data.label_files.label_table import read_probabilities
 from alr_fast.errors import naming_options
-from alr_fast.training.config.schema import BankConfig, soft_labels
+from alr_fast.training.config.schema import BankConfig, soft_labels, starts_from_given
 from alr_fast.training.distributed import World
 from alr_fast.training.output.records import Histogram
 from alr_fast.training.run import Run
@@ -60,6 +60,7 @@ def new_bank(run: Run, *, one_hot: bool) -> LabelBank:
         )
     bank.owned = True  # its rows are those of this process
     table = soft_labels(run.config)
+    bank.from_given = starts_from_given(run.config)
     if table is not None and not one_hot:
         run.console.log("label bank: starts at zero, not from the soft labels")
     elif table is not None:
@@ -207,11 +208,15 @@ def export_bank(
         SharedError: The file cannot be written.
     """
     parts = world.gather((rows, history.means()))
+    shares = set(world.gather(bank.known_share(history)))
+    share = shares.pop() if len(shares) == 1 else None
     with bank.host_access(), ExitStack() as stack:
         # Whatever fails in process 0, the others wait for it only until they hear of it.
         writer = world.on_all_ranks(
             lambda: (
-                stack.enter_context(_bank_writer(path, bank, split, parts)) if world.main else None
+                stack.enter_context(_bank_writer(path, bank, split, parts, share))
+                if world.main
+                else None
             )
         )
         failure: Exception | None = None
@@ -235,6 +240,7 @@ def _bank_writer(
     bank: LabelBank,
     split: Split,
     parts: list[tuple[NDArray[np.int64], dict[str, Tensor]]],
+    given_share: float | None,
 ) -> BankFileWriter:
     """The file of `export_bank`, with the rows and histories of all processes in ``parts``."""
     order = torch.from_numpy(np.argsort(np.concatenate([own for own, _ in parts])))
@@ -248,5 +254,5 @@ def _bank_writer(
             **{name: column[order] for name, column in columns.items()},
             **sample_columns(split.index),
         },
-        metadata=sample_facts(split) | share_facts(bank.given_share),
+        metadata=sample_facts(split) | share_facts(given_share),
     )

@@ -1,92 +1,20 @@
 """Trained models as teachers: their predictions for the training samples."""
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from alr_fast.data.loaders.base import Loader
-from alr_fast.errors import UserError
 from alr_fast.training.config.check import is_soft_labels
 from alr_fast.training.config.schema import WEIGHTS
 from alr_fast.training.methods import METHODS
-from alr_fast.training.models import build_model
-from alr_fast.training.output.run_folder import read_config
+from alr_fast.training.prediction import predicted_logits
 from alr_fast.training.run import Run
 from alr_fast.training.sharded_bank import fill_rows
-from alr_fast.utils.files import open_regular
-from alr_fast.utils.text import error_text, printable
-
-_LONGEST_SUMMARY = 64 << 20  # bytes
+from alr_fast.training.trained_model import load_for_data
 
 
-def load_model(
-    weights: Path,
-    *,
-    num_classes: int,
-    input_shape: tuple[int, ...],
-    class_names: tuple[str, ...] = (),
-) -> nn.Module:
-    """A model with the weights of a run, on the CPU, in evaluation mode.
-
-    Args:
-        weights: RUN/METHOD.safetensors; RUN/config.yaml contains the name of the model.
-        num_classes: Number of classes K that it must have.
-        input_shape: Shape of a sample, see `build_model`.
-        class_names: Names of the K classes; with them, a run with the same classes in another order
-            is refused.
-
-    Raises:
-        UserError: The file is missing, is no file of weights, or belongs to another kind of data.
-    """
-    _check_order(weights, class_names)
-    try:
-        name = read_config(weights.parent)["model"]["name"]
-        if not isinstance(name, str):
-            raise TypeError("the name of its model is not a text")
-        open_regular(weights).close()  # the library would wait for a pipe
-        saved = load_file(weights)
-    except (UserError, OSError, SafetensorError, KeyError, TypeError) as error:
-        problem = (
-            f"cannot be read ({error_text(error)}); pass the weights in the folder of a run, with "
-            "its config.yaml beside them"
-        )
-        raise UserError(problem, argument="weights", value=weights) from error
-    try:
-        model = build_model(name, num_classes=num_classes, input_shape=input_shape)
-        model.load_state_dict(saved)
-    except RuntimeError as error:  # also if the memory is too small for the model
-        images = len(input_shape) == 3
-        inputs = f"images of {input_shape[0]} channels" if images else f"{input_shape[0]} features"
-        problem = (
-            f"does not fit {num_classes} classes and {inputs}; pass a model of the same data set"
-        )
-        raise UserError(problem, argument="weights", value=weights) from error
-    return model.eval()
-
-
-def _check_order(weights: Path, class_names: tuple[str, ...]) -> None:
-    """Refuses a model of classes of which one has another number here: what it predicts for one
-    class would be taken for another."""
-    try:
-        with open_regular(weights.parent / "summary.json", _LONGEST_SUMMARY) as file:
-            names = json.loads(file.read())["data"]["classes"]
-        places = {name: k for k, name in enumerate(names)}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return  # a run that has not finished, or of an earlier version
-    for k, name in enumerate(class_names):
-        if places.get(name, k) != k:
-            problem = (
-                f"was trained with {printable(name)} as class {places[name]}, in this data set it "
-                f"is class {k}; pass a model of the same classes in the same order"
-            )
-            raise UserError(problem, argument="weights", value=weights)
-
-
-@torch.no_grad()
 def predict(
     model: nn.Module, loader: Loader, autocast: torch.autocast, *, dtype: torch.dtype
 ) -> Tensor:
@@ -103,11 +31,8 @@ def predict(
     """
     rows, classes = len(loader.sampler.rows), loader.split.index.num_classes
     table = torch.full((rows, classes), 1 / classes, dtype=dtype, device=loader.device)
-    for batch in loader:
-        with autocast:
-            logits = model(batch["image"])
-        keep = batch["index"] >= 0
-        table[batch["index"][keep]] = logits[keep].float().softmax(-1).to(dtype)
+    for index, logits in predicted_logits(model, loader, autocast):
+        table[index] = logits.softmax(-1).to(dtype)
     return table
 
 
@@ -143,7 +68,7 @@ def teacher_probabilities(teacher: str, run: Run) -> Tensor:
 
     model = run.world.on_all_ranks(
         lambda: (
-            load_model(
+            load_for_data(
                 run.path / f"{teacher}{WEIGHTS}" if teacher in METHODS else Path(teacher),
                 num_classes=run.index.num_classes,
                 class_names=run.index.class_names,

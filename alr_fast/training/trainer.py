@@ -300,7 +300,7 @@ class Trainer:
         self._good_statistics = [b.clone() for b in self._statistics]
         if self.criterion.bank is not None:
             trained = self.epoch + (self.step > 0)
-            self.criterion.bank.given_share = self.criterion.given_share(trained)
+            self.criterion.bank.announce(trained, self.criterion.given_share(trained))
 
     def warm_up_ddp(self) -> None:
         """Brings a fresh DistributedDataParallel into its state after a first step.

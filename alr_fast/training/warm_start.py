@@ -25,7 +25,7 @@ from alr_fast.training.resume import Start
 from alr_fast.training.run import Run
 from alr_fast.training.run_paths import BANK, CONFIG, SUMMARY
 from alr_fast.training.samples import read_index
-from alr_fast.training.teacher import load_model
+from alr_fast.training.trained_model import load_for_data
 from alr_fast.training.trainer import Trainer
 from alr_fast.utils.files import open_regular
 from alr_fast.utils.text import error_text, some_names
@@ -51,13 +51,14 @@ def check_warm_start(config: Config, start: Start, loader: Loader) -> None:
     begun: list[str] = []
     if start.checkpoint is not None:
         begun = [start.checkpoint.progress["method"], *start.checkpoint.progress["finished"]]
+    methods = [method for method in config.methods if method not in begun]
     with naming_options(**_OPTIONS):
-        _check_run(source, config, index)
-        for method in config.methods:
-            if method not in begun:
-                _load_weights(source, method, loader)
-                if keeps_bank(method):
-                    _open_bank(source, method, index)
+        if methods:
+            _check_run(source, config, index)
+        for method in methods:
+            _load_weights(source, method, loader)
+            if keeps_bank(method):
+                _open_bank(source, method, index)
 
 
 def _check_run(source: Path, config: Config, index: SampleIndex) -> None:
@@ -103,7 +104,7 @@ def _load_weights(source: Path, method: str, loader: Loader) -> nn.Module:
         trained = [name for name in others if name.isidentifier() and not name.endswith("_bank")]
         has = ", ".join(trained) or "none"
         raise _problem(source, f"has no weights of {method} (it has {has}); pass other --methods")
-    return load_model(
+    return load_for_data(
         weights,
         num_classes=index.num_classes,
         input_shape=loader.input_shape,

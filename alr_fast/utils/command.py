@@ -1,16 +1,17 @@
 """Common parts of the commands: errors of one line, and exit statuses."""
 
 import argparse
-import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from alr_fast.errors import SharedError, UserError
 from alr_fast.utils.files import naming_files
+from alr_fast.utils.requirements import extra_of, install_command, missing_modules
 from alr_fast.utils.streams import lasting_output
 from alr_fast.utils.text import did_you_mean, printable_lines, shortened
 from alr_fast.utils.torchrun import report_failure
@@ -102,22 +103,36 @@ def need(modules: Sequence[str], extra: str, *, what: str) -> None:
 
     Args:
         modules: Their names.
-        extra: Extra of this package that installs them.
+        extra: Extra of this package that they belong to.
         what: The subject of the message, "training" for example.
 
     Raises:
         UserError: A module is missing.
     """
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    missing = missing_modules(modules)
     if missing:
         raise UserError(
-            f"{what} needs {', '.join(missing)}, not installed: pip install 'alr_fast[{extra}]'"
+            f"{what} needs {', '.join(missing)}, not installed: {install_command(missing, extra)}"
         )
 
 
 def show(text: str, *, file: TextIO | None = None) -> None:
     """Prints a message, by default on standard output; see `printable_lines`."""
     print(printable_lines(text), file=file)
+
+
+@contextmanager
+def _naming_packages() -> Iterator[None]:
+    """Names the package of a module that cannot be imported, and how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        extra = extra_of(module)
+        if extra is None:
+            raise
+        command = install_command([module], extra, complete=True)  # not one after the other
+        raise UserError(f"{module} is not installed: {command}") from error
 
 
 def exit_status(action: Callable[[], int | None], *, interrupted: str = "interrupted") -> int:
@@ -132,7 +147,7 @@ def exit_status(action: Callable[[], int | None], *, interrupted: str = "interru
     """
     with lasting_output():
         try:
-            with naming_files():
+            with naming_files(), _naming_packages():
                 return action() or 0
         except UserError as error:
             text = shortened(str(error), _LONGEST)

@@ -17,6 +17,7 @@ _PURPOSES = {
     "shards": (0x73686172,),
     "features for testing": (0x74657374,),
     "model": (0x6D6F646C,),
+    "class balance": (0x62616C63,),
 }
 
 

@@ -6,6 +6,7 @@ All code of this package makes them here, so that no place takes for granted tha
 import contextlib
 import errno
 import fcntl
+import getpass
 import os
 import sys
 from collections.abc import Callable
@@ -105,6 +106,14 @@ def home_folder() -> Path:
     knows, as containers have them."""
     home = os.path.expanduser("~")
     return Path(home) if os.path.isabs(home) else NO_HOME
+
+
+def user_name() -> str | None:
+    """Name of the user; None for one that no list of users knows."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the latter since Python 3.13
+        return None
 
 
 def provide_home() -> None:

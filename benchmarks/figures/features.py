@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import WEIGHTS
-from alr_fast.training.teacher import load_model
+from alr_fast.training.trained_model import load_for_data
 from benchmarks.figures.runs import FinishedRun
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def load_for(run: FinishedRun, method: str, loader: "Loader") -> nn.Module:
         UserError: The weights are missing, or do not fit.
     """
     with naming_options(weights="methods"):
-        model = load_model(
+        model = load_for_data(
             weights_of(run, method),
             num_classes=loader.split.index.num_classes,
             input_shape=loader.input_shape,

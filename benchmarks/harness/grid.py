@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from alr_fast.training.run_paths import actual_path
 from alr_fast.utils.files import open_appending, write_text
 
 ROWS = "rows.jsonl"
@@ -113,7 +114,7 @@ def run_cell(cell: Cell, folder: Path, extra: Sequence[str], device: str, thread
     if status != 0:
         last = (output.read_text(encoding="utf-8").splitlines() or ["no output"])[-1]
         raise CellFailed(f"{cell.key}: status {status}: {last}; its output is in {output}")
-    summary = json.loads((runs / "latest" / "summary.json").read_text(encoding="utf-8"))
+    summary = json.loads(actual_path(runs / "latest" / "summary.json").read_text(encoding="utf-8"))
     shutil.rmtree(runs)
     return {
         "method": cell.name,

@@ -29,6 +29,8 @@ def made(seed: int = 0, samples: int = 400, classes: int = 4) -> tuple[dict, lis
         "given": given,
         "clean": clean,
         "given_loss": -np.log(own),
+        "changes": np.zeros(samples, np.int64),
+        "given_share": np.array(0.0),
         "seconds": np.array(2.0),
     }
     parts = np.array_split(rng.permutation(samples), FOLDS)

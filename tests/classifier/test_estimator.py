@@ -29,6 +29,7 @@ from alr_fast.classifier.training import train
 from alr_fast.errors import UserError
 from alr_fast.losses import CrossEntropyLoss
 from alr_fast.noise import inject
+from alr_fast.utils.requirements import install_command
 
 quick = partial(ALRClassifier, hidden=16, epochs=12, random_state=0)
 
@@ -160,7 +161,7 @@ def test_sparse_features_cause_no_warning() -> None:
         "import numpy as np; from scipy import sparse; from alr_fast import ALRClassifier\n"
         "x = sparse.random(40, 9, 0.5, format='csr', random_state=0)\n"
         "y = np.arange(40) % 2\n"
-        "ALRClassifier(hidden=4, epochs=2, random_state=0).fit(x, y).predict(x)"
+        "ALRClassifier(hidden=4, epochs=9, random_state=0).fit(x, y).predict(x)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -187,9 +188,10 @@ def test_every_method_trains(method: str) -> None:
 
 def test_options_reach_the_loss() -> None:
     x, given, _ = blobs()
-    frozen = quick(loss_options={"momentum": 1.0}).fit(x, given)
+    with pytest.warns(UserWarning, match="12 epochs cannot change a label"):
+        frozen = quick(loss_options={"momentum": 1.0}).fit(x, given)
     np.testing.assert_array_equal(frozen.refined_labels_, given)
-    with pytest.warns(UserWarning, match="no label is refined"):
+    with pytest.warns(UserWarning, match="12 epochs cannot change a label"):
         warm = quick(warmup_epochs=12).fit(x, given)
     np.testing.assert_array_equal(warm.refined_labels_, given)
     assert (quick().fit(x, given).refined_labels_ != given).any()
@@ -370,15 +372,24 @@ def test_missing_labels_of_pandas_are_refused() -> None:
     assert quick(epochs=1).fit(x, names.fillna("a")).classes_.tolist() == ["a", "b", "c"]
 
 
-def test_a_warm_up_without_end_is_noticed() -> None:
+def test_a_training_that_cannot_change_a_label_is_noticed() -> None:
     x, given, _ = blobs()
-    with pytest.warns(UserWarning, match="warmup_epochs 5 is not below epochs 5: no label is"):
+    with pytest.warns(UserWarning, match="5 epochs .* 100% the given .* pass epochs 12 or more$"):
         found = quick(epochs=5, warmup_epochs=5).fit(x, given)
     assert (found.refined_labels_ == given).all()
+    assert "none has been refined" in found.label_issues_.estimate_problem
+    assert "cannot be estimated" not in repr(found.label_issues_)
+    momentum = r"pass epochs 8 or more, or loss_options\['momentum'\] 0.87 or less$"
+    with pytest.warns(UserWarning, match=momentum):
+        found = quick(epochs=6).fit(x, given)
+    assert found.label_issues_.given_share == pytest.approx(0.9**5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        quick(epochs=1).fit(x, given)
-        quick(epochs=5, warmup_epochs=4).fit(x, given)
+        found = quick(epochs=8).fit(x, given)
+        quick(epochs=6, loss_options={"momentum": 0.87}).fit(x, given)
+        quick(epochs=1, method="elr").fit(x, given)
+        plain = quick(epochs=1, method="ce").fit(x, given)
+    assert (found.label_issues_.given_share, plain.label_issues_.given_share) == (0.9**7, 0)
 
 
 def test_one_class_and_a_diverging_training_are_refused() -> None:
@@ -449,4 +460,5 @@ def test_the_library_does_not_import_scikit_learn() -> None:
 def test_without_scikit_learn_the_extra_is_named() -> None:
     code = "import sys; sys.modules['sklearn'] = None; from alr_fast import ALRClassifier"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "ImportError: ALRClassifier needs scikit-learn: pip install" in result.stderr
+    command = install_command(["sklearn"], "features")
+    assert f"ImportError: ALRClassifier needs scikit-learn: {command}\n" in result.stderr

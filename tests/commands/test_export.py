@@ -12,12 +12,15 @@ import torch
 from safetensors.torch import load_file
 
 from alr_fast.data.datasets import open_dataset
+from alr_fast.errors import UserError
 from alr_fast.export import main
 from alr_fast.labels.suspicion import distributions, recent_changes, row_figures
-from alr_fast.labels.table import export
+from alr_fast.labels.table import export, save_transition
 from alr_fast.noise import read_matrix
 from alr_fast.train import main as train
 from alr_fast.training.open_run import open_run
+from alr_fast.utils.requirements import install_command
+from helpers.commands import arguments, commands
 from helpers.exported_runs import (
     exported,
     lines_of,
@@ -55,17 +58,23 @@ def test_the_table_agrees_with_the_bank(run, capsys):
     assert np.array_equal(columns["changes"], recent_changes(bank["changes"].numpy()))
     assert columns["changes"].max() > 0
     changed = int((rows.argmax(1) != given).sum())
-    assert (columns["score"] > 0.5).sum() == changed > 100
-    # The purpose of the score: most suspicious labels are wrong.
     wrong = columns["given_label"] != columns["clean_label"]
-    assert wrong[columns["score"] > 0.5].mean() > 0.8
+    # Few labels have changed after two refining epochs; the estimate is not of these alone.
+    suspicious = columns["score"] > 0.5
+    assert 4 * changed < suspicious.sum() and abs(suspicious.mean() - wrong.mean()) < 0.03
+    # The purpose of the score: most suspicious labels are wrong.
+    assert wrong[suspicious].mean() > 0.8
 
     facts = {k.decode(): v.decode() for k, v in table.schema.metadata.items()}
     assert facts["method"] == "alr"
     assert json.loads(facts["class_names"]) == list(train_index.class_names)
-    first, second, last = capsys.readouterr().out.splitlines()
+    first, second, third, last = capsys.readouterr().out.splitlines()
     assert first == f"alr: {changed / 1437:.1%} of 1,437 labels refined to another class"
-    assert second.startswith(
+    assert second == (
+        f"alr: {suspicious.mean():.1%} of the labels are estimated to be wrong, "
+        f"{suspicious.sum()} are suspicious"
+    )
+    assert third.startswith(
         f"{wrong.mean():.1%} of the given labels are wrong; error of the estimated transition"
     )
     assert last == str(run / "labels.parquet")
@@ -101,6 +110,7 @@ def test_small_pieces_give_the_same_table(run, tmp_path, monkeypatch, argv):
     assert main([str(run), *argv]) == 0
     whole = (run / name).rename(tmp_path / name)
     monkeypatch.setattr("alr_fast.labels.scored._PIECE_BYTES", 100 * 40)
+    monkeypatch.setattr("alr_fast.data.tables.writing._GROUP_BYTES", 100 * 40)
     assert main([str(run), *argv]) == 0
     if "--csv" in argv:
         assert (run / name).read_text() == whole.read_text()
@@ -135,7 +145,7 @@ def test_unknown_true_labels_are_left_out(folder_run, tmp_path, capsys):
     _, run = folder_run
     assert main([str(run), "--output", str(tmp_path / "a.csv")]) == 0
     out = capsys.readouterr().out
-    assert "are wrong" not in out and len(out.splitlines()) == 2
+    assert "given labels are wrong" not in out and len(out.splitlines()) == 3
     assert list(lines_of(tmp_path / "a.csv")[0]) == COLUMNS
 
 
@@ -160,7 +170,7 @@ def test_small_pieces_without_probabilities_are_gathered(run, tmp_path, monkeypa
     assert main([str(run)]) == 0
     whole = pq.read_table((run / "labels.parquet").rename(tmp_path / "whole.parquet"))
     monkeypatch.setattr("alr_fast.labels.scored._PIECE_ROWS", 100)
-    monkeypatch.setattr("alr_fast.labels.table._GROUP_ROWS", 250)
+    monkeypatch.setattr("alr_fast.data.tables.writing._GROUP_ROWS", 250)
     assert exported(run) == whole
     file = pq.ParquetFile(run / "labels.parquet")
     sizes = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
@@ -172,9 +182,8 @@ def test_missing_packages_are_named(run, monkeypatch, capsys, name):
     find = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda n: None if n == name else find(n))
     message = refused(capsys, run)
-    assert message == (
-        f"error: the export needs {name}, not installed: pip install 'alr_fast[train]'\n"
-    )
+    command = install_command([name], "train")
+    assert message == f"error: the export needs {name}, not installed: {command}\n"
 
 
 def test_output_replaces_an_existing_file(run, tmp_path, capsys):
@@ -223,7 +232,7 @@ def test_a_run_ends_with_its_most_suspicious_labels(tmp_path, capsys, show):
     assert len(wanted) == 10
     found = [s["score"] for s in wanted]
     assert found == sorted(found, reverse=True)
-    assert f"\nto review them: python -m alr_fast.report {run}\n" in out
+    assert commands(out) == [["report", str(run)]]
 
 
 def test_the_suspects_are_an_event_of_json(tmp_path, capsys):
@@ -232,7 +241,7 @@ def test_the_suspects_are_an_event_of_json(tmp_path, capsys):
     )
     events = [json.loads(line) for line in out.splitlines()]
     (event,) = [event for event in events if event["event"] == "suspects"]
-    assert (event["method"], event["report"]) == ("alr", f"python -m alr_fast.report {run}")
+    assert (event["method"], arguments(event["report"])) == ("alr", ["report", str(run)])
     with open_run(run) as labels:
         wanted = labels.samples(labels.most_suspicious(10, above=0.5))
     assert event["samples"] == [
@@ -253,15 +262,27 @@ def test_a_run_without_a_bank_ends_without_suspects(tmp_path, capsys):
     assert "suspicious" not in out and "alr_fast.report" not in out
 
 
-def test_a_run_without_suspicious_labels_says_so(tmp_path, capsys):
+@pytest.mark.parametrize("show", ["lines", "json"])
+def test_without_an_estimate_a_run_ends_with_the_highest_scores(tmp_path, capsys, show):
     out, run = end_of_a_run(
-        *(tmp_path, capsys, "--methods", "alr", "--alr.momentum", "0.99"),
-        *("--noise.kind", "none", "--log.show", "lines"),
+        *(tmp_path, capsys, "--methods", "alr", "--alr.momentum", "1", "--log.show", show)
     )
-    assert "alr: no suspicious labels\n" in out
-    assert "Most suspicious" not in out
     with open_run(run) as labels:
-        assert len(labels.most_suspicious(10, above=0.5)) == 0
+        highest = [int(s["id"]) for s in labels.samples(labels.most_suspicious(10))]
+        assert labels.suspicious == 0 and np.isnan(labels.noise_rate)
+        with pytest.raises(UserError, match=r"no matrix is estimated: the rows are .* more epochs"):
+            save_transition(labels, tmp_path / "matrix.csv")
+    if show == "json":
+        events = [json.loads(line) for line in out.splitlines()]
+        (event,) = [event for event in events if event["event"] == "suspects"]
+        assert [sample["id"] for sample in event["samples"]] == highest
+        assert event["suspicious"] is event["estimated_rate"] is None
+        assert "none has been refined" in event["problem"]
+        return
+    table = out.partition("Most suspicious labels, as alr sees them")[2]
+    assert re.findall(r"^│ +(\d+) │", table, re.MULTILINE) == [str(id) for id in highest]
+    assert "\nalr: how many labels are wrong cannot be estimated: the rows are the given" in out
+    assert "\nNone of these samples counts as suspicious" in out
 
 
 def test_class_names_that_are_not_utf_8_are_written_as_bytes(tmp_path, run):
@@ -278,9 +299,9 @@ def test_class_names_that_are_not_utf_8_are_written_as_bytes(tmp_path, run):
 def test_training_takes_the_transition_matrix(run, tmp_path, capsys):
     path = tmp_path / "matrix.csv"
     assert main([str(run), "--transition", str(path)]) == 0
-    columns = pq.read_table(run / "labels.parquet").to_pydict()
-    counts = np.zeros((10, 10))
-    np.add.at(counts, (columns["refined_label"], columns["given_label"]), 1)
+    with open_run(run) as labels:
+        assert labels.noise.joint is not None  # the refined labels have not changed enough yet
+        counts = labels.noise.joint.T
     matrix = read_matrix(path)
     assert matrix == pytest.approx(counts / counts.sum(1, keepdims=True), abs=1e-8)
     argv = ["--methods", "forward_correction", "--transition.source", str(path)]

@@ -4,18 +4,22 @@ import importlib.util
 import json
 import re
 import shutil
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from alr_fast.data.datasets import FORMS, DatasetName
 from alr_fast.labels.report import content, views
 from alr_fast.labels.report.thumbnails import SIZES, thumbnail
 from alr_fast.labels.report.views import Views
 from alr_fast.report import about_run, main
 from alr_fast.train import main as train
 from alr_fast.training.open_run import open_run
+from alr_fast.utils.requirements import install_command
+from helpers.commands import commands
 from helpers.exported_runs import rewrite_bank
 from helpers.image_folder import write_folder
 
@@ -108,8 +112,7 @@ def test_the_report_of_a_run(run, capsys):
     with open_run(run) as labels:
         rows = labels.most_suspicious(500, above=0.5)
         wanted = labels.samples(rows)
-        suspicious = int((labels.scores > 0.5).sum())
-        rate = labels.noise.rate
+        suspicious, rate = labels.suspicious, labels.noise_rate
         given, refined, true = labels.labels, labels.refined, labels.clean_labels
     assert [s["id"] for s in data["suspects"]] == [s["id"] for s in wanted] != []
     found = [s["score"] for s in data["suspects"]]
@@ -129,13 +132,14 @@ def test_the_report_of_a_run(run, capsys):
 
     summary = json.loads((run / "summary.json").read_text())
     assert facts["run"] == "run" and facts["method"] == "alr"
-    assert facts["training samples"] == "1,437 of 10 classes"
+    assert '<p class="size">1,437 samples in 10 classes</p>' in text
     for method in ("ce", "alr"):
         accuracy = summary["methods"][method]["test_accuracy_last"]
         assert facts[f"test accuracy, {method}"] == percent(accuracy)
     alr = summary["methods"]["alr"]
     assert facts["labels refined to another class"] == percent(alr["labels_changed"])
-    assert percent(rate) == percent(alr["labels_changed"])
+    assert facts["estimated wrong labels"] == percent(rate)
+    assert rate == pytest.approx(summary["noise"]["realised_rate"], abs=0.03)
     assert facts["suspicious samples"] == f"{suspicious:,}"
     assert facts["wrong labels"] == percent(summary["noise"]["realised_rate"])
     assert facts["label accuracy, given and refined"] == (
@@ -143,8 +147,9 @@ def test_the_report_of_a_run(run, capsys):
     )
     assert facts["injected noise"] == "symmetric 40.0%"
     assert facts["training"].startswith("5 epochs, ")
-    assert notes == []
-    assert "<title>Suspicious labels: digits</title>" in text
+    (note,) = notes
+    assert note.startswith(f"The first 500 of {suspicious:,} suspicious samples are here; ")
+    assert "<title>digits</title>" in text and "<h1>digits</h1>" in text
     assert capsys.readouterr().out.splitlines()[-1] == str(run / "report.html")
 
     with open_run(run) as labels:
@@ -172,6 +177,8 @@ def test_curves_are_those_of_the_metrics(run):
         last = summary["methods"][method]["test_accuracy_last"]
         assert values[-1] == pytest.approx(100 * last)
         assert panels["training loss"].unit == ""
+        # Two of five epochs, and none.
+        assert panels["training loss"].warmup == {"ce": 0, "alr": 2}
         assert 0 < panels["training loss"].series[method][1][-1] < 5
 
 
@@ -188,30 +195,60 @@ def test_most_limits_the_suspects_and_a_note_counts_them(run):
     everything = page_of(run)[1]["suspects"]
     _, data, facts, notes = page_of(run, "--most", "7")
     assert data["suspects"] == everything[:7]
-    assert notes == [
-        f"The first 7 of {facts['suspicious samples']} suspicious samples are here; --most shows "
-        "more, python -m alr_fast.export lists all."
-    ]
+    (note,) = notes
+    assert note.startswith(f"The first 7 of {facts['suspicious samples']} suspicious samples ")
+    assert commands(note) == [["export", str(run)]]
     _, data, _, notes = page_of(run, "--most", "0")
     assert data["suspects"] == [] and "The first 0 of " in notes[0]
 
 
-def test_a_run_without_suspicious_labels(run):
-    def believe(bank, facts):
+def test_without_an_estimate_the_page_shows_the_highest_scores_and_says_why(run, capsys):
+    def forget(bank, facts):
         bank["rows"] = torch.eye(10)[bank["given_labels"]]
 
-    rewrite_bank(run, believe)
+    rewrite_bank(run, forget)
     text, data, facts, notes = page_of(run)
-    assert data["suspects"] == notes == []
-    assert facts["suspicious samples"] == "0"
+    with open_run(run) as labels:
+        assert [s["id"] for s in data["suspects"]] == labels.most_suspicious(10).tolist()
+    assert facts["suspicious samples"] == facts["estimated wrong labels"] == "cannot be estimated"
     assert facts["labels refined to another class"] == "0.0%"
-    assert "looks suspicious" in text
+    assert notes[0].startswith("How many labels are wrong cannot be estimated: the rows are the ")
+    assert notes[1].startswith("None of these samples counts as suspicious")
+    assert "looks suspicious" not in text
+    assert "cannot be estimated: the rows are the given labels alone" in capsys.readouterr().out
+
+
+def test_a_run_without_suspicious_labels_shows_the_highest_scores(run):
+    def trust(bank, facts):
+        given = bank["given_labels"]
+        bank["rows"] = torch.full((len(given), 10), 0.01)
+        bank["rows"][torch.arange(len(given)), given] = 0.91
+        facts["given_share"] = "0.0"
+
+    rewrite_bank(run, trust)
+    text, data, facts, notes = page_of(run)
+    assert len(data["suspects"]) == 10 and max(s["score"] for s in data["suspects"]) <= 0.5
+    assert facts["suspicious samples"] == "0" and facts["estimated wrong labels"] == "0.0%"
+    assert notes == [
+        "None of these samples counts as suspicious: they have the highest scores, no more."
+    ]
+    assert "looks suspicious" not in text
+
+
+def test_samples_that_were_never_seen_are_counted(run, capsys):
+    def forget(bank, facts):
+        bank["rows"][:4] = torch.eye(10)[bank["given_labels"][:4]]
+        bank["given_loss"][:3] = torch.nan
+
+    rewrite_bank(run, forget)
+    said = "3 of 1,437 samples were never trained on: nothing is known about their labels."
+    assert said in page_of(run)[3] and said in capsys.readouterr().out
 
 
 def test_a_run_without_curves(run):
     (run / "metrics.csv").unlink()
     text, data, facts, notes = page_of(run)
-    assert notes == ["No curves: the run has no metrics.csv (--log.to csv)."]
+    assert notes[1:] == ["No curves: the run has no metrics.csv (--log.to csv)."]
     assert data["figures"] == [] and facts["test accuracy, ce"]
     assert len(text) < len(page_of_size_with_curves(run))
 
@@ -226,9 +263,9 @@ def test_a_run_that_was_not_finished(run, capsys):
     for name in ("summary.json", "alr_bank.safetensors"):
         (run / name).unlink()
     text, data, facts, notes = page_of(run)
-    assert notes == ["The run was not finished: the labels are those of its last checkpoint."]
+    assert notes[0] == "The run was not finished: the labels are those of its last checkpoint."
     assert [s["id"] for s in data["suspects"]] == [s["id"] for s in whole]
-    assert "<title>Suspicious labels: run</title>" in text
+    assert "<title>run</title>" in text
     assert "training" not in facts and facts["wrong labels"]
     assert "in a run that was not finished" in capsys.readouterr().out
 
@@ -282,6 +319,52 @@ def test_accuracies_that_were_not_measured_are_left_out(run):
     assert "NaN" not in json.dumps(data["figures"])
 
 
+def test_every_suspect_has_another_class_as_its_proposal(run):
+    """Also where the refined label is the given one."""
+    with open_run(run) as labels:
+        rows = np.flatnonzero(labels.refined == labels.labels)[:9]
+        suspects = content._suspects(labels, Views(), rows)
+        for row, suspect in zip(rows.tolist(), suspects, strict=True):
+            p = labels.read(slice(row, row + 1))[0]
+            p[suspect.given] = -1
+            assert suspect.refined == suspect.given != suspect.proposal == p.argmax()
+    for suspect in page_of(run)[1]["suspects"]:
+        assert suspect["proposal"] not in (None, suspect["given"])
+        if suspect["refined"] != suspect["given"]:
+            assert suspect["proposal"] == suspect["refined"]
+
+
+def test_changes_are_counted_in_the_epochs_of_the_run(run):
+    assert page_of(run)[1]["changeEpochs"] == 5
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"epochs": 60}))
+    assert page_of(run)[1]["changeEpochs"] == 10
+    (run / "summary.json").unlink()
+    assert page_of(run)[1]["changeEpochs"] == 10
+
+
+def test_the_paths_of_images_are_links(with_doubts):
+    root, run = with_doubts
+    text, data, _, _ = page_of(run)
+    assert f"<title>{root.name}</title>" in text  # not the form that the data have
+    for suspect in data["suspects"]:
+        assert suspect["address"] == (root / suspect["path"]).as_uri()
+    assert "img-src data: file:; " in text.replace("&#39;", "'")
+    moved = root.rename(root.with_name("mo ved"))
+    _, data, _, _ = page_of(run, "--data-root", str(moved))
+    assert all(s["address"] == (moved / s["path"]).as_uri() for s in data["suspects"])
+
+
+def test_images_without_files_have_no_links(run):
+    assert {suspect["address"] for suspect in page_of(run)[1]["suspects"]} == {""}
+
+
+def test_every_form_of_data_is_known():
+    published = {"digits", "cifar10", "cifar100", "animal10n", "clothing1m", "food101n"}
+    published |= {"webvision", "webvision-mini"}
+    assert {*get_args(DatasetName)} == {"auto", *published, *FORMS}
+
+
 def test_unreadable_images_are_reported(with_doubts, capsys):
     root, run = with_doubts
     shown = page_of(run)[1]["suspects"]
@@ -293,7 +376,11 @@ def test_unreadable_images_are_reported(with_doubts, capsys):
     for before, now in zip(shown, data["suspects"], strict=True):
         if before["id"] not in (gone["id"], broken["id"]):
             assert now == before
-    assert data["suspects"][2] == gone | {"image": None, "problem": "no such file"}
+    assert data["suspects"][2] == gone | {
+        "image": None,
+        "problem": "no such file",
+        "address": "",
+    }
     assert data["suspects"][5] == broken | {"image": None, "problem": "the PNG is cut off"}
     assert notes == [
         "2 of 13 images cannot be shown (first: no such file). If the data was moved, pass "
@@ -318,12 +405,13 @@ def test_thumbnails_fit_into_the_page(with_doubts, monkeypatch):
     _, run = with_doubts
     with open_run(run) as labels:
         rows = labels.most_suspicious(99, above=0.5)
-        shown = Views(labels.images)
+        shown = Views.of(labels, images=None, text=None, table=None)
         sizes = [[len(thumbnail(labels.images(row), *size)) for row in rows] for size in SIZES]
         totals = [sum(of_size) for of_size in sizes]
         assert totals == sorted(totals, reverse=True)
-        # Paths need room, too; base64 adds a third.
-        texts = sum(content._SUSPECT_BYTES + 6 * len(labels.paths[row]) for row in rows)
+        # Paths and addresses need room, too; base64 adds a third.
+        names = [labels.paths[row] + shown.address(row) for row in rows.tolist()]
+        texts = sum(content._SUSPECT_BYTES + 6 * len(name) for name in names)
 
         def make_room(image_bytes):
             page = content._OTHER_BYTES + texts + -(-image_bytes * 4 // 3)
@@ -429,15 +517,20 @@ def test_a_folder_that_is_no_run(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("name", "extra"), [("plotly", "report"), ("itables", "report"), ("yaml", "train")]
+    ("name", "extra", "package"),
+    [
+        ("plotly", "report", "plotly"),
+        ("itables", "report", "itables"),
+        ("yaml", "train", "pyyaml"),
+    ],
 )
-def test_missing_packages_are_named(run, monkeypatch, capsys, name, extra):
+def test_missing_packages_are_named(run, monkeypatch, capsys, name, extra, package):
     find = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda n: None if n == name else find(n))
     assert main([str(run)]) == 2
-    assert capsys.readouterr().err == (
-        f"error: the report needs {name}, not installed: pip install 'alr_fast[{extra}]'\n"
-    )
+    command = install_command([name], extra)
+    error = f"error: the report needs {name}, not installed: {command}\n"
+    assert capsys.readouterr().err == error and f"'{package}>=" in command
     assert not (run / "report.html").exists()
 
 

@@ -21,7 +21,7 @@ from alr_fast.data.loaders.memory import MemoryLoader
 from alr_fast.data.loaders.transform import Transform
 from alr_fast.data.sampler import SequentialSampler
 from alr_fast.train import TRAIN_EXTRA, main
-from alr_fast.training.loop import evaluate
+from alr_fast.training.evaluation import evaluate
 from alr_fast.training.models import build_model
 from alr_fast.training.output.records import EpochRecord, method_summary
 from alr_fast.training.profiling import PHASES
@@ -347,14 +347,14 @@ def test_evaluation_uses_and_leaves_the_running_statistics():
     before = {name: t.clone() for name, t in model.state_dict().items()}
     graphs = []
     model.register_forward_hook(lambda module, given, out: graphs.append(out.requires_grad))
-    loss, accuracy = evaluate(model.train(), loader, torch.autocast("cpu", enabled=False))
+    result = evaluate(model.train(), loader, torch.autocast("cpu", enabled=False))
     assert graphs == [False]  # no activations are kept
     with torch.no_grad():
         logits = model.eval()(batch["image"])
-    assert loss == pytest.approx(
+    assert result.loss == pytest.approx(
         torch.nn.functional.cross_entropy(logits, batch["label"]).item(), rel=1e-5
     )
-    assert accuracy == (logits.argmax(1) == batch["label"]).double().mean().item()
+    assert result.accuracy == (logits.argmax(1) == batch["label"]).double().mean().item()
     assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
 
 

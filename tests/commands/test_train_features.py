@@ -15,7 +15,7 @@ from alr_fast.export import main as export
 from alr_fast.noise.__main__ import main as make_noise
 from alr_fast.report import main as report
 from alr_fast.train import main
-from alr_fast.training.teacher import load_model
+from alr_fast.training.trained_model import load_for_data
 from helpers.features import write_digits
 from helpers.finished_runs import summary_of
 from helpers.training_process import Server
@@ -74,7 +74,7 @@ def test_the_saved_weights_contain_the_standardisation(run, file):
     x = train.values.astype(np.float64)
     assert np.allclose(saved["mean"], x.mean(0), atol=1e-5)
     assert np.allclose(saved["std"], np.where(x.std(0) > 0, x.std(0), 1), atol=1e-5)
-    model = load_model(run / "alr.safetensors", num_classes=10, input_shape=(64,))
+    model = load_for_data(run / "alr.safetensors", num_classes=10, input_shape=(64,))
     with torch.no_grad():
         predicted = model(torch.from_numpy(test.values)).argmax(1).numpy()
     accuracy = (predicted == test.index.labels).mean()

@@ -276,3 +276,15 @@ def test_marks_of_other_data(marks, tmp_path, capsys):
     assert message.startswith(f"error: --data.marks {other}: 30 of its 30 samples are not in this")
     missing = message_of(capsys, "--data.marks", str(tmp_path / "none.csv"))
     assert missing.startswith(f"error: --data.marks {tmp_path / 'none.csv'}: ")
+
+
+def test_marks_that_correct_and_leave_out(marks, columns, trained):
+    """With both options what was fixed stays, with its label; what is unsure goes."""
+    path, marked = marks
+    base = ["--noise.kind", "symmetric", "--noise.rate", "0.4"]
+    bank = trained("--data.marks", str(path), "--data.exclude", str(path), *base)
+    unsure = {i for i, (mark, _) in marked.items() if mark == "unsure"}
+    assert len(unsure) == 10
+    corrected = _with(columns, marked, columns["given_label"])
+    wanted = {i: k for i, k in zip(columns["id"], corrected, strict=True) if i not in unsure}
+    assert dict(zip(bank["ids"].tolist(), bank["given_labels"].tolist(), strict=True)) == wanted

@@ -1,4 +1,4 @@
-"""`python -m alr_fast.data pack` and the layout `packed`: the same samples from large files."""
+"""`alr-fast data pack` and the layout `packed`: the same samples from large files."""
 
 import io
 import json

@@ -229,3 +229,78 @@ def test_owned_rows_notice_a_process_group_that_came_later(monkeypatch):
     assert sorted(explicit) == list(range(10))
     later = OwnedRowsSampler(10)
     assert (later.rank, later.num_replicas) == (1, 2) and len(list(later)) == 5
+
+
+IMBALANCED = np.repeat(np.arange(5), [600, 250, 100, 45, 5])
+
+
+def balanced(rank=0, world_size=1, **options):
+    options = {"labels": IMBALANCED, "balance": 0.0} | options
+    return ShuffledSampler(len(IMBALANCED), 32, seed=3, rank=rank, world_size=world_size, **options)
+
+
+def counts_of(samplers, epoch=0):
+    rows = np.concatenate([s.rows[np.concatenate(epoch_of(s, epoch))] for s in samplers])
+    return np.bincount(IMBALANCED[rows], minlength=5), np.bincount(rows, minlength=1000)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("epoch", [0, 7])
+@pytest.mark.parametrize("samples", [None, 300, 2500])
+def test_balanced_classes_are_drawn_equally_often(world_size, epoch, samples):
+    ranks = [balanced(r, world_size, epoch_samples=samples) for r in range(world_size)]
+    total = samples or 1000
+    counts, seen = counts_of(ranks, epoch)
+    assert abs(counts - total / 5).max() <= world_size  # rounding, and remaining samples
+    assert total - world_size < counts.sum() <= total
+    # The samples of a class as often as the others of it, on one rank.
+    for k in range(5) if world_size == 1 else ():
+        assert np.ptp(seen[k == IMBALANCED]) <= 1
+    sizes = [[len(batch) for batch in epoch_of(s, epoch)] for s in ranks]
+    assert len({s.steps for s in ranks}) == 1
+    smallest = [ranks[0].smallest_batch(step) for step in range(ranks[0].steps)]
+    assert smallest == [min(column) for column in zip(*sizes, strict=True)]
+
+
+def test_samples_of_a_class_are_drawn_equally_often_on_all_ranks():
+    ranks = [balanced(r, 3) for r in range(3)]
+    seen = sum(counts_of(ranks, epoch)[1] for epoch in range(60)) / 60
+    for k, size in enumerate([600, 250, 100, 45, 5]):
+        for sampler in ranks:
+            own = sampler.rows[IMBALANCED[sampler.rows] == k]
+            assert seen[own].mean() == pytest.approx(200 / size, rel=0.1)
+
+
+def test_classes_are_drawn_by_the_square_root_of_their_sizes():
+    counts, _ = counts_of([balanced(balance=0.5)])
+    roots = np.sqrt([600, 250, 100, 45, 5])
+    assert abs(counts - 1000 * roots / roots.sum()).max() <= 1
+
+
+def test_a_class_that_a_rank_lacks_is_drawn_by_the_others():
+    ranks = [balanced(r, 8) for r in range(8)]
+    assert min(np.isin(4, IMBALANCED[s.rows]) for s in ranks) == 0
+    counts, _ = counts_of(ranks)
+    assert abs(counts - 200).max() <= 8
+    assert {sum(map(len, epoch_of(s))) for s in ranks} == {125}
+
+
+def test_classes_without_samples_are_left_out():
+    labels = np.array([1] * 30 + [3] * 3)  # neither 0 nor 2, nor of those after 3
+    sampler = ShuffledSampler(33, 8, labels=labels, balance=0.0)
+    rows = sampler.rows[np.concatenate(epoch_of(sampler))]
+    assert np.bincount(labels[rows]).tolist() in ([0, 16, 0, 17], [0, 17, 0, 16])
+
+
+def test_balanced_epochs_differ_and_resume_in_the_middle():
+    sampler = balanced()
+    assert not np.array_equal(sampler.order(0), sampler.order(1))
+    whole = epoch_of(balanced(), 4)
+    assert all(map(np.array_equal, whole[9:], epoch_of(sampler, 4, 9)))
+    drawn = [set(sampler.order(epoch).tolist()) for epoch in range(20)]
+    assert set().union(*drawn) == set(range(1000))  # the frequent ones in turn
+
+
+def test_a_balance_needs_labels():
+    with pytest.raises(ValueError, match="needs labels"):
+        ShuffledSampler(10, 2, balance=0.0)

@@ -1,11 +1,10 @@
-"""`python -m alr_fast.data verify`: excluded files, remarks on others, and resuming."""
+"""`alr-fast data verify`: excluded files, remarks on others, and resuming."""
 
 import csv
 import errno
 import os
 import pwd
 import re
-import shlex
 import shutil
 import stat
 import subprocess
@@ -30,6 +29,7 @@ from alr_fast.train import main as train_main
 from alr_fast.training.config.schema import DataConfig
 from alr_fast.training.run_data import leave_out, load_data
 from helpers import broken_files
+from helpers.commands import commands
 from helpers.image_folder import write_folder
 
 # Kind that `verify` reports for each broken file.
@@ -361,10 +361,8 @@ def test_all_names_every_unusual_file(tmp_path, capsys):
 
 def data_command(text):
     """The command that a message names, without its interpreter: the arguments of `main`."""
-    (command,) = re.findall(r"`([^`]* -m alr_fast\.data verify [^`]*)`", text)
-    words = shlex.split(command)
-    assert words[1:3] == ["-m", "alr_fast.data"]
-    return words[3:]
+    (words,) = [words for words in commands(text) if words[:2] == ["data", "verify"]]
+    return words[1:]
 
 
 def train(root, *extra):

@@ -12,6 +12,7 @@ import json
 import os
 import random
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -356,6 +357,12 @@ def full_disk(name: str, at: int) -> None:
         return genuine(path, flags, *arguments, **options)
 
     os.open = open_file
+
+
+def options_of(command: str) -> list[str]:
+    """The options of a command in a message, without the program and its module."""
+    words = shlex.split(command)
+    return words[[word.startswith("--") for word in words].index(True) :]
 
 
 def run_folder(runs: Path) -> Path:

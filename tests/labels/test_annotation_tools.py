@@ -13,6 +13,7 @@ from alr_fast.data.label_files.label_table import read_labels, read_left_out
 from alr_fast.errors import UserError
 from alr_fast.labels import find_issues, read_label_studio, read_marks
 from alr_fast.labels.label_studio import interface
+from alr_fast.labels.proposals import other_classes, predictions
 
 NAMES = ("cat", "dog", 'a "b" & <c>', "cat")
 SHOWN = ["cat (class 0)", "dog", 'a "b" & <c>', "cat (class 3)"]
@@ -62,6 +63,45 @@ def test_tasks_of_label_studio(tmp_path, issues):
     assert view.find("Choices").attrib["toName"] == "sample"
     assert view.find("Choices").attrib["name"] == "label"
     assert [choice.attrib["value"] for choice in view.iter("Choice")] == SHOWN
+
+
+@pytest.fixture
+def doubtful():
+    """Five samples with the class 0; the first two are suspicious, also the second one, whose
+    refined label is the given one: its loss is high. The third has no other class."""
+    p = np.array([[0.2, 0.1, 0.7], [0.5, 0.1, 0.4], [1, 0, 0], [0.9, 0.1, 0], [0.9, 0, 0.1]])
+    history = {"given_loss": np.array([3, 3, 0.1, 0.1, 0.1]), "changes": np.zeros(5, np.int64)}
+    found = find_issues([0] * 5, p, history, class_names=[*"abc"], paths=[*"vwxyz"])
+    object.__setattr__(found, "scores", np.array([0.9, 0.8, 0.7, 0.2, 0.1], np.float32))
+    return found
+
+
+def test_predictions_of_suspicious_samples_are_never_the_given_label(tmp_path, doubtful):
+    """The next most probable class, where the refined label is the given one."""
+    assert doubtful.refined.tolist() == [2, 0, 0, 0, 0]
+    assert predictions(doubtful, np.arange(5)[::-1]) == [
+        *((0, pytest.approx(0.9)), (0, pytest.approx(0.9)), None),
+        *((2, pytest.approx(0.4)), (2, pytest.approx(0.7))),
+    ]
+    doubtful.to_label_studio(tmp_path / "tasks.json")
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    shown = [
+        [result["value"]["choices"] for p in task["predictions"] for result in p["result"]]
+        for task in tasks
+    ]
+    assert shown == [[["c"]], [["c"]], [], [["a"]], [["a"]]]
+    doubtful.to_fiftyone(tmp_path / "folder")
+    labels = json.loads((tmp_path / "folder/labels.json").read_text())["labels"]
+    # The attributes need a label: the third keeps its own.
+    assert [labels[str(id)]["label"] for id in range(5)] == [2, 2, 0, 0, 0]
+    assert labels["1"]["confidence"] == pytest.approx(0.4)
+
+
+def test_other_classes_are_never_the_given_label(doubtful):
+    p = pytest.approx
+    assert other_classes(doubtful, np.array([1, 2, 4])) == [
+        ((2, p(0.4)), (1, p(0.1))), (), ((2, p(0.1)),)
+    ]  # fmt: skip
 
 
 def test_texts_paths_and_a_limit(tmp_path, issues):
@@ -291,6 +331,44 @@ def test_marks_of_the_page(marks):
     assert (ids.tolist(), labels.tolist()) == ([1, 3], [0, 2])
     assert read_labels(path, index, None).labels.tolist() == [0, 0, 0, 2]
     assert read_left_out(path, index, 0.5).tolist() == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ('3,"d",0,1,0.9,"fix",0,"cat","dog","cat"\r\n', "fix with its given label cat; choose"),
+        ('3,"d",0,1,0.9," FIX ","0.0","cat","dog","cat"\r\n', "fix with its given label cat;"),
+        ('3,"d",0,1,0.9,"fix","0",,,\r\n', "fix with its given label 0;"),
+        ('3,"d",,,,"fix",,"cat","dog","cat"\r\n', "fix with its given label cat;"),
+        ('3,"d","cat",1,0.9,"fix","cat",,,\r\n', "fix with its given label cat;"),
+        ('3,"d",0,1,0.9,"fix",,"cat","dog",\r\n', "fix with no label;"),
+        (
+            '3,"d",0,0,0.9,"fix",0,"cat","cat","cat"\r\n1,"b",1,1,0.9,"fix",1,"dog","dog","dog"'
+            '\r\n0,"a",0,1,0.9,"fix",1,"cat","dog","dog"\r\n',
+            "fix with its given label cat, and 1 more; choose another class, or change the mark to "
+            "keep or unsure",
+        ),
+    ],
+)
+def test_fix_without_another_label_is_refused(marks, lines, message):
+    """As earlier pages exported it where the refined label is the given one."""
+    path, index = marks(NEW + lines), small_index()
+    for read in (
+        lambda: read_marks(path, index.class_names),
+        lambda: read_labels(path, index, None),
+        lambda: read_labels(path, index, "label"),
+    ):
+        with pytest.raises(UserError, match=re.escape(f"{path}, line 2: is marked {message}")):
+            read()
+    # The samples are left out all the same, and another column does not depend on the marks.
+    assert 3 in read_left_out(path, index, 0.5)
+
+
+@pytest.mark.parametrize("mark", ["fix", "keep", "unsure", ""])
+@pytest.mark.parametrize("label", ['1,"cat","dog","dog"', '2,"cat","dog","\'=frog"'])
+def test_marks_with_another_label_are_read(marks, mark, label):
+    path = marks(NEW + f'3,"d",0,1,0.9,"{mark}",{label}\r\n')
+    assert read_marks(path, small_index().class_names)[1].tolist() == [int(label[0])]
 
 
 def test_marks_of_earlier_pages(marks):

@@ -273,11 +273,10 @@ def test_wrong_outputs(tmp_path, issues, call, message):
 
 def test_missing_packages_are_named(tmp_path, issues, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("alr_fast.labels.issues.find_spec", lambda name: None)
     for call, name in (
         (issues.to_pandas, "pip install pandas"),
-        (lambda: issues.to_parquet(tmp_path / "a.parquet"), r"pip install 'alr_fast\[train\]'"),
-        (lambda: issues.report(tmp_path / "a.html"), r"pip install 'alr_fast\[report\]'"),
+        (lambda: issues.to_parquet(tmp_path / "a.parquet"), "pip install 'pyarrow>="),
+        (lambda: issues.report(tmp_path / "a.html"), "pip install 'jinja2>=.*' 'plotly>="),
     ):
         with pytest.raises(UserError, match=name):
             call()
@@ -294,6 +293,28 @@ def test_text_of_the_object(issues):
     assert [int(line.split()[0]) for line in lines[2:]] == issues.order[:5].tolist()
     page = issues._repr_html_()
     assert "<b>frog" not in page and "&lt;b&gt;frog" in page
+
+
+def test_rows_that_may_be_those_of_a_short_training_are_no_all_clear():
+    labels, _, _ = problem()
+    p = np.full((N, K), 0.1)
+    p[np.arange(N), labels] = 0.7
+    issues = find_issues(labels, p)
+    assert np.isnan(issues.noise_rate) and issues.transition is None and issues.suspicious == 0
+    title = repr(issues).splitlines()[0]
+    assert title.startswith("LabelIssues: 60 samples of 4 classes, noise rate not estimated: every")
+    assert "suspicious" not in title and len(repr(issues).splitlines()) == 7
+    predictions = find_issues(labels, p, given_share=0)
+    assert predictions.noise_rate == 0 and predictions.estimate_problem == ""
+    assert np.array_equal(issues.order, predictions.order)
+    p[7] = 0.1 + 0.6 * np.eye(K)[(labels[7] + 1) % K]
+    assert find_issues(labels, p).noise_rate == 1 / N
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.01, float("nan"), "much"])
+def test_a_share_that_is_none(share):
+    with pytest.raises(UserError, match=r"given_share .*: must be a number from 0 to 1, or None"):
+        find_issues([0, 1], np.eye(2), given_share=share)
 
 
 def test_a_single_class_and_a_single_sample():

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,7 +107,7 @@ def data_of(path):
 def rows_of(issues, **sources):
     """The suspects of a report with these sources."""
     options = {"images": None, "text": None, "table": None} | sources
-    return make_report(issues, Views.of(issues, **options), title="t", most=9)
+    return make_report(issues, Views.of(issues, **options), title="t", most=3)
 
 
 class Pairs(torch.utils.data.Dataset):
@@ -131,7 +132,7 @@ class Pairs(torch.utils.data.Dataset):
 )
 def test_a_page_of_images(tmp_path, issues, images):
     path = tmp_path / "a.html"
-    issues.report(path, images=images, title="Mine <b>")
+    issues.report(path, images=images, title="Mine <b>", most=3)
     data = data_of(path)
     assert data["noun"] == "images"
     assert [s["id"] for s in data["suspects"]] == [105, 100, 103]
@@ -155,7 +156,9 @@ def test_files_and_images_that_cannot_be_read(tmp_path, issues):
     def broken(id):
         raise KeyError(id)
 
-    assert {s.image_problem for s in rows_of(issues, images=broken).suspects} == {
+    found = rows_of(issues, images=broken)
+    assert {s.address for s in found.suspects} == {""}
+    assert {s.image_problem for s in found.suspects} == {
         "KeyError: 105", "KeyError: 100", "KeyError: 103",
     }  # fmt: skip
     shapes = rows_of(issues, images=np.zeros((N, 7))).suspects
@@ -163,11 +166,24 @@ def test_files_and_images_that_cannot_be_read(tmp_path, issues):
     assert "is no image" in rows_of(issues, images=[object()] * N).suspects[0].image_problem
 
 
+@pytest.mark.parametrize("kind", [str, Path, lambda path: path.name])
+def test_files_of_a_list_are_links(tmp_path, issues, monkeypatch, kind):
+    """Whole paths, or below the current folder; where there is a file."""
+    monkeypatch.chdir(tmp_path)
+    files = [tmp_path / f"{k} #ä.png" for k in range(N)]
+    for k in (0, 5):
+        files[k].write_bytes(encoded(GREY))
+    found = rows_of(issues, images=[kind(file) for file in files])
+    assert {s.id: s.address for s in found.suspects} == {
+        105: files[5].as_uri(), 100: files[0].as_uri(), 103: "",
+    }  # fmt: skip
+
+
 def test_texts(tmp_path, issues):
     hostile = "</script><script>window.pwned=1</script>"
     texts = [hostile if k == 5 else f"text {k} " * 3000 for k in range(N)]
     path = tmp_path / "a.html"
-    issues.report(path, text=texts)
+    issues.report(path, text=texts, most=3)
     data = data_of(path)
     assert data["noun"] == "texts" and hostile not in path.read_text()
     assert data["suspects"][0]["text"] == hostile

@@ -2,12 +2,15 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
+from selenium.webdriver.common.keys import Keys
 
 from alr_fast.errors import UserError
 from alr_fast.labels.report import marks_file
 from helpers.report_browser import Page, emulate
+from helpers.report_pages import report
 from helpers.review import lines_of, mark, page_for, serving
 
 
@@ -21,6 +24,11 @@ class ServedPage(Page):
 
     def kept(self):
         return self.text("#marks-kept")
+
+    def marked(self, id):
+        return self.js(
+            "document.querySelector(arguments[0]).dataset.mark", f'.card[data-id="{id}"]'
+        )
 
     def is_safe(self):
         return self.js("document.querySelector('#marks-kept').className") == "quiet"
@@ -83,6 +91,20 @@ def test_marks_are_written_as_they_are_made(page, path):
     assert {url for url in sent if not url.startswith(("data:", page.path))} <= {"about:blank"}
 
 
+def test_the_whole_image_is_that_of_the_server(driver, path):
+    suspects = [replace(s, address=f"image/{s.id}") for s in report().suspects]
+    with serving(path, page_for(path, suspects=suspects)) as server:
+        page = ServedPage(driver, server.address).open()
+        page.focus(4)
+        page.press(Keys.ENTER)
+        page.until(lambda: page.js("document.querySelector('#viewer img')?.naturalWidth") == 200)
+        assert page.js("document.querySelector('#viewer img').src") == f"{server.address}image/4"
+        page.press("1")  # marks work there, too
+        page.until(lambda: marks_in(path) == {4: ("keep", "1")})
+        page.until(lambda: page.kept().startswith("Marks are saved"))
+    assert [entry["message"] for entry in driver.get_log("browser")] == []
+
+
 def test_all_marks_of_the_page_are_cleared(page, path, server):
     mark(server, {"1": "keep", "2": "unsure"})
     page.open()
@@ -104,11 +126,11 @@ def test_two_windows(page, path, server):
     page.press("1")
     page.until(lambda: set(marks_in(path)) == {1, 2})
     page.js("window.dispatchEvent(new Event('focus'))")
-    page.until(lambda: page.mark_of(1) == "keep")
-    assert page.mark_of(2) == "keep"
+    page.until(lambda: page.marked(1) == "keep")
+    assert page.marked(2) == "keep"
     mark(server, {"1": None})
     page.js("window.dispatchEvent(new Event('focus'))")
-    page.until(lambda: page.mark_of(1) is None)
+    page.until(lambda: page.marked(1) == "")
     for handle in page.driver.window_handles:
         if handle != first:
             page.driver.switch_to.window(handle)

@@ -13,6 +13,7 @@ from alr_fast.labels.suspicion import (
     belief,
     distributions,
     estimate_noise,
+    predictions,
     recent_changes,
     row_figures,
     scores,
@@ -405,3 +406,92 @@ def test_sums_of_a_corrected_label_start_again():
     history.forget(torch.tensor([False, True, False]))
     assert history.passes.tolist() == [1, 0, 1]
     assert history.loss.tolist() == [before[0], 0, before[2]]
+
+
+# Rows that still contain the given labels.
+
+
+def short_bank(share, *, n=600, k=5, wrong=0.3, seed=0, noise=0.15):
+    """Rows of a bank after few updates, given and true labels; the predictions are good."""
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, k, n)
+    given = np.where(rng.random(n) < wrong, (true + rng.integers(1, k, n)) % k, true)
+    q = rng.dirichlet(np.ones(k), n) * noise
+    q[np.arange(n), true] += 1 - noise
+    rows = share * np.eye(k)[given] + (1 - share) * q
+    return rows.astype(np.float32), given, true, q.astype(np.float32)
+
+
+@pytest.mark.parametrize("share", [0, 0.005, 0.4, 0.59, 0.999])
+def test_the_predictions_in_a_row_by_hand(share):
+    rows, given, _, q = short_bank(share)
+    rows[0] = np.eye(5)[given[0]]  # never refined
+    found = predictions(distributions(rows, given), given, share)
+    assert found[1:] == pytest.approx(q[1:], abs=2e-3 if share == 0.999 else 1e-5)
+    assert found[0].tolist() == np.eye(5)[given[0]].tolist()
+    assert found.sum(1) == pytest.approx(1, abs=1e-3) and found.min() >= 0
+
+
+def test_predictions_of_a_bank_of_16_bits():
+    """Where the given label is 1 after rounding, the other classes are still exact."""
+    rows, given, _, q = short_bank(0.999)
+    rounded = torch.from_numpy(rows).bfloat16().float().numpy()
+    assert (rounded[np.arange(600), given] >= 0.99).all()
+    found = predictions(distributions(rounded, given), given, 0.999)
+    assert np.abs(found - q).max() < 0.02
+
+
+@pytest.mark.parametrize("most_classes", [2048, 4])
+@pytest.mark.parametrize("share", [0.5, 0.59, 0.9])
+def test_the_rate_before_a_label_has_changed(monkeypatch, share, most_classes):
+    monkeypatch.setattr("alr_fast.labels.suspicion.MOST_CLASSES", most_classes)
+    rows, given, true, _ = short_bank(share)
+    wrong = (given != true).mean()
+    noise = estimate_noise(lambda: [(rows[:99], given[:99]), (rows[99:], given[99:])], 5, share)
+    assert noise.rate == pytest.approx(wrong, abs=0.02) and noise.problem == ""
+    assert (noise.joint is None) == (most_classes == 4)
+    assert np.array_equal(noise.refined, rows.argmax(1))
+    found = scores(noise.log_odds(rows, given, np.full(600, np.nan, np.float32)), noise.rate)
+    assert (given != true)[found > SUSPICIOUS].mean() > 0.95
+
+
+def test_the_rate_of_right_labels_is_zero_before_a_label_can_have_changed():
+    rows, given, _, _ = short_bank(0.59, wrong=0)
+    noise = estimate_noise(lambda: [(rows, given)], 5, 0.59)
+    assert (noise.rate, noise.problem) == (0, "")
+
+
+def test_the_rate_after_many_epochs_is_the_share_of_refined_labels():
+    rows, given, _, _ = short_bank(0.01)
+    noise = estimate_noise(lambda: [(rows, given)], 5, 0.01)
+    assert noise.rate == (rows.argmax(1) != given).mean() > 0.25 and noise.joint is None
+
+
+def test_rows_that_contradict_the_share_are_taken_as_they_are():
+    rows, given, _, _ = short_bank(0.2)
+    as_they_are = estimate_noise(lambda: [(rows, given)], 5, 0)
+    noise = estimate_noise(lambda: [(rows, given)], 5, 0.6)  # of fewer updates
+    assert noise.given_share == 0 and noise.rate == as_they_are.rate
+    one = rows[:1] * 0 + np.float32(0.2)  # a single row, updated more often, changes nothing
+    whole = np.concatenate([one, short_bank(0.6)[0][1:]])
+    assert estimate_noise(lambda: [(whole, given)], 5, 0.6).given_share == 0.6
+
+
+@pytest.mark.parametrize("share", [None, 0, 0.5, 1])
+def test_rows_of_given_labels_alone_are_no_estimate(share):
+    given = np.arange(20) % 4
+    for rows in (np.eye(4)[given], np.zeros((20, 4))):
+        noise = estimate_noise(lambda rows=rows: [(rows, given)], 4, share)
+        assert math.isnan(noise.rate) and "none has been refined" in noise.problem
+        assert noise.bare.all()
+        found = scores(noise.log_odds(rows, given, np.linspace(0, 1, 20, dtype="f4")), noise.rate)
+        assert not (found > SUSPICIOUS).any() and found.argmax() == 19
+
+
+def test_an_unknown_share_is_no_estimate_unless_a_row_has_less_than_half_of_its_label():
+    rows, given, _, _ = short_bank(0.59)
+    noise = estimate_noise(lambda: [(rows, given)], 5)
+    assert math.isnan(noise.rate) and "too few epochs" in noise.problem
+    rows[3] = 0.2
+    noise = estimate_noise(lambda: [(rows, given)], 5)
+    assert noise.problem == "" and noise.rate == (rows.argmax(1) != given).mean()

@@ -1,4 +1,4 @@
-"""python -m alr_fast.noise."""
+"""alr-fast noise."""
 
 import re
 

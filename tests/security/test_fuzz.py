@@ -32,6 +32,7 @@ from alr_fast.data.index import PathTable, SampleIndex
 from alr_fast.data.label_files.cifar_n import read_cifar_n
 from alr_fast.data.label_files.label_table import read_labels, read_left_out, read_probabilities
 from alr_fast.data.layouts import cifar
+from alr_fast.data.unlabelled import find_images
 from alr_fast.errors import UserError
 from alr_fast.labels.marks import read_label_studio, read_marks
 from alr_fast.noise.files import load_labels, read_matrix, save_labels
@@ -42,6 +43,7 @@ from alr_fast.training.checkpoint.store import CheckpointStore
 from alr_fast.training.distributed import process_group
 from alr_fast.training.open_run import from_bank_file
 from alr_fast.training.output.run_folder import read_config
+from alr_fast.training.trained_model import load_model
 from helpers.forged import bounded
 from helpers.image_folder import write_folder
 
@@ -233,6 +235,7 @@ def _list_target(suffix):
         path = write(listed / f"list.{suffix}", TABLES[suffix], change)
         attempt(lambda: _open(path))
         attempt(lambda: _open(listed))
+        attempt(lambda: find_images([path], None, print))
 
     return test
 
@@ -301,6 +304,8 @@ def _run_target(name):
                 labels = attempt(lambda: from_bank_file(path, "alr"))
                 if labels is not None:
                     attempt(lambda: labels.noise_rate)
+            elif name == "alr.safetensors":
+                attempt(lambda: load_model(path))
             else:
                 attempt(lambda: about_run(run, good))
         finally:
@@ -310,6 +315,7 @@ def _run_target(name):
 
 
 test_bank_file = _run_target("alr_bank.safetensors")
+test_weights = _run_target("alr.safetensors")
 test_summary = _run_target("summary.json")
 test_metrics = _run_target("metrics.csv")
 test_config = _run_target("config.yaml")

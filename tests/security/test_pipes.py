@@ -9,13 +9,13 @@ from alr_fast.errors import UserError
 from alr_fast.labels.marks import read_label_studio
 from alr_fast.noise.files import read_matrix
 from alr_fast.training.models import build_model
-from alr_fast.training.teacher import load_model
+from alr_fast.training.trained_model import load_for_data
 from helpers.forged import bounded
 
 READERS = {
     "matrix.csv": lambda path: read_matrix(path),
     "tasks.json": lambda path: read_label_studio(path, ["a", "b"]),
-    "alr.safetensors": lambda path: load_model(path, num_classes=2, input_shape=(1, 8, 8)),
+    "alr.safetensors": lambda path: load_for_data(path, num_classes=2, input_shape=(1, 8, 8)),
     "val.txt": lambda path: _target_list(path.parent, path.parent / "val"),
 }
 

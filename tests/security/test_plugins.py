@@ -84,16 +84,17 @@ def test_a_run_that_is_exported_or_reported_imports_nothing(run, victim, plugin,
 
 def test_a_resumed_run_imports_what_the_command_line_names(run, victim, plugin, capsys):
     unfinished(run)
-    argv = [*OPTIONS, "--config", str(run / CONFIG), "--resume", str(run)]
-    assert train.main(argv) == 2
-    error = capsys.readouterr().err
-    assert error == (
-        f"error: --resume {run}: --config names plugins, which are programs that would run; name "
-        f"them yourself if you trust them: --plugins {plugin}\n"
-    )
-    assert not victim.exists()
+    config = ["--config", str(run / CONFIG)]
+    for argv in ([], [*OPTIONS, *config]):
+        assert train.main([*argv, "--resume", str(run)]) == 2
+        error = capsys.readouterr().err
+        assert error == (
+            f"error: --resume {run}: {run / CONFIG} names plugins, which are programs that would "
+            f"run; name them yourself if you trust them: --plugins {plugin}\n"
+        )
+        assert not victim.exists()
     # What the message says.
-    assert train.main([*argv, "--plugins", str(plugin)]) == 0
+    assert train.main(["--resume", str(run), "--plugins", str(plugin)]) == 0
     assert victim.exists()
 
 

@@ -85,7 +85,7 @@ def test_the_run_stops_with_one_line(tmp_path, monkeypatch, capsys, change, opti
     assert all(line.startswith("warning: checkpoint ") for line in warnings)
     assert len(warnings) <= 1
     assert "Traceback" not in output.err
-    assert "Last of" in output.out  # the results so far
+    assert "Not finished: epochs alr 2 of 4" in output.out  # the results so far
     if change is replaced:
         assert list(path.iterdir()) == []
     if change is a_file:

@@ -188,7 +188,8 @@ def test_a_run_does_not_show_files_outside_of_its_data(tmp_path, monkeypatch):
     (tmp_path / "set").mkdir()
     broken_files.write_good(tmp_path / "private.png")
     broken_files.write_good(tmp_path / "set" / "a.png")
-    read = _files(tmp_path / "set", PathTable.of(["a.png", "../private.png"]))
-    assert read(0) is not None
+    found = _files(tmp_path / "set", PathTable.of(["a.png", "../private.png"]))
+    assert found.read(0) is not None and found.file(0) == tmp_path / "set/a.png"
     with pytest.raises(BrokenImage, match="out of the folder"):
-        read(1)
+        found.read(1)
+    assert found.file(1) is None

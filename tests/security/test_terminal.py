@@ -164,7 +164,6 @@ PRINTING = {
     ("alr_fast/utils/command.py", "exit_status"),
     ("alr_fast/utils/console.py", "warn"),
     ("alr_fast/utils/console.py", "event"),
-    ("alr_fast/__main__.py", "main"),
 }
 
 

@@ -327,6 +327,7 @@ PATHS = [
     "data_root",
     "runs",
     "resume",
+    "warm_start",
     "plugins",
     "data.images",
     "data.ilsvrc12",
@@ -419,7 +420,7 @@ def test_roots_and_files_are_stored_as_absolute_paths(home, monkeypatch):
     monkeypatch.chdir(home)
     config = parse(["--data-root", ".", "--labels", "file.csv", "--data.exclude", "auto"])
     assert (config.data_root, config.data.label_file) == (str(home), str(home / "file.csv"))
-    assert (config.data.exclude, config.runs) == ("auto", "runs")
+    assert (config.data.exclude, config.runs) == ("auto", str(home / "runs"))
     (home / "auto").touch()  # words remain words beside files of the same name
     (home / "ce").touch()
     config = parse(["--data.exclude", "auto", "--transition.net", "ce"])

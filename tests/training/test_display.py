@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from alr_fast.labels import find_issues
 from alr_fast.training.output import display as module
 from alr_fast.training.output.display import RunDisplay
 from alr_fast.training.output.records import method_summary
@@ -156,7 +157,7 @@ def test_json_is_an_object_a_line(capsys, clock):
         "accuracy": 0.25, "samples_per_second": 777.0, "seconds_left": 0.0,
     }  # fmt: skip
     assert events[5] == {**asdict(record(2)), "epochs": 3, "seconds_left": 0.0}
-    assert events[7] == {"epochs": 3, "methods": results, "folder": "runs/x"}
+    assert events[7] == {"epochs": 3, "methods": results, "folder": "runs/x", "finished": True}
     assert events[8]["phases"]["data"] == {"seconds": 0.125, "share": 0.25}
 
 
@@ -278,12 +279,13 @@ def test_a_narrow_terminal_has_fewer_columns(terminal):
 def test_suspects_with_non_utf8_names_can_be_printed(monkeypatch, show):
     screen = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
     monkeypatch.setattr("sys.stdout", screen)
+    labels = find_issues([0, 0], [[0.1, 0.9], [0.9, 0.1]], class_names=["caf\udce9", "[b]x"])
     sample = {"id": 3, "path": "a/\udce9.png", "given_name": "caf\udce9", "refined_name": "[b]x",
               "score": 0.75}  # fmt: skip
-    RunDisplay(show).suspects("alr", [sample], report="python -m alr_fast.report runs/x")
+    RunDisplay(show).suspects(labels, [sample], report="alr-fast report runs/x")
     screen.flush()
     text = screen.buffer.getvalue().decode("utf-8").replace("\\\\", "\\")
-    for part in (r"a/\xe9.png", r"caf\xe9", "[b]x", "0.75", "python -m alr_fast.report runs/x"):
+    for part in (r"a/\xe9.png", r"caf\xe9", "[b]x", "0.75", "alr-fast report runs/x"):
         assert part in text
 
 
@@ -309,3 +311,22 @@ def test_without_test_samples_no_test_accuracy_is_shown(capsys, clock, terminal,
         display._progress.refresh()
     assert ("held out 25.0%" in out.getvalue()) == (held_out is not None)
     assert "test" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "balanced", "worst", "line"),
+    [
+        (0.9, 0.8, 0.7, "alr: balanced accuracy 80.0%; worst classes: cat (70.0%), [b] (75.0%)"),
+        (0.9, 0.88, 0.7, "alr: balanced accuracy 88.0%; worst classes: cat (70.0%), [b] (75.0%)"),
+        (0.9, 0.89, 0.86, None),
+        (0.9, None, None, None),
+    ],
+)
+def test_unequal_classes_have_a_line(capsys, accuracy, balanced, worst, line):
+    history = [record(1, test_accuracy=accuracy, test_balanced_accuracy=balanced)]
+    summary = method_summary(history, None)
+    if worst is not None:
+        summary["worst_classes"] = {"cat": worst, "[b]": worst + 0.05}
+    RunDisplay("lines").table({"alr": summary}, epochs=1, folder=Path("runs"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [text for text in lines if text.startswith("alr: ")] == ([line] if line else [])

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from alr_fast.bank import LabelBank
+from alr_fast.bank.file import BankFileWriter
 from alr_fast.bank.history import SampleHistory
 from alr_fast.data.broken import BrokenSamples
 from alr_fast.data.datasets import Split
@@ -28,8 +29,8 @@ from alr_fast.errors import SharedError, UserError, naming_options
 from alr_fast.losses import ALRLoss, ELRLoss, SATLoss
 from alr_fast.training.config.schema import Config, ModelConfig, OptimConfig
 from alr_fast.training.distributed import World, choose_device, process_group
+from alr_fast.training.evaluation import evaluate
 from alr_fast.training.loaders import Loaders
-from alr_fast.training.loop import evaluate
 from alr_fast.training.sharded_bank import export_bank, label_statistics
 from alr_fast.training.trainer import Trainer
 
@@ -229,14 +230,17 @@ def test_evaluation_counts_every_sample_once(samples):
     parts = in_processes(3, _evaluate, samples)
     with process_group() as world:
         alone = _evaluate(world, samples)
-    for loss, accuracy in parts:
-        assert loss == pytest.approx(alone[0], rel=1e-6)
-        assert accuracy == pytest.approx(alone[1], abs=1e-7)
+    for part in parts:
+        assert part.loss == pytest.approx(alone.loss, rel=1e-6)
+        assert part.accuracy == pytest.approx(alone.accuracy, abs=1e-7)
+        assert (part.classes, part.balanced_accuracy) == (alone.classes, alone.balanced_accuracy)
     split, model = data().take(np.arange(samples)), new_model().eval()
     pixels = torch.from_numpy(split.images.array).float() / 255 - 0.5
     logits, labels = model(pixels * 2), torch.from_numpy(split.index.labels)
-    assert alone[0] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
-    assert alone[1] == pytest.approx((logits.argmax(1) == labels).double().mean().item())
+    expected = nn.functional.cross_entropy(logits, labels).item()
+    assert alone.loss == pytest.approx(expected, rel=1e-5)
+    assert alone.accuracy == pytest.approx((logits.argmax(1) == labels).double().mean().item())
+    assert sum(alone.classes.samples) == samples
 
 
 def _evaluate(world, samples):
@@ -313,6 +317,27 @@ def test_all_processes_fail_if_the_bank_cannot_be_written(tmp_path):
     saved = load_file(tmp_path / "alr_bank.safetensors")
     assert torch.equal(saved["rows"].argmax(1), saved["given_labels"])
     assert saved["ids"].tolist() == list(range(SAMPLES))
+
+
+@pytest.mark.parametrize("function", ["write", "__init__"])
+def test_no_process_waits_for_one_that_cannot_write_the_bank(tmp_path, function):
+    path = tmp_path / "alr_bank.safetensors"
+    assert in_processes(2, _export_without_memory, path, function) == [
+        "MemoryError: too large",
+        "process 0 failed: MemoryError: too large",
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def _export_without_memory(world, path, function):
+    def fail(*args, **options):
+        raise MemoryError("too large")
+
+    setattr(BankFileWriter, function, fail)  # in this process, which ends with the test
+    try:
+        return _export(world, path)
+    except MemoryError as error:
+        return f"MemoryError: {error}"
 
 
 def _export(world, path):

@@ -1,7 +1,6 @@
 """The time that a run will take, said before it starts."""
 
 import re
-import time
 from dataclasses import replace
 
 import pytest
@@ -19,7 +18,8 @@ from alr_fast.training.run_data import load_data
 from helpers.image_folder import write_folder
 
 WORLD = World(0, 1, 1, torch.device("cpu"))
-SECONDS = 0.002  # of an image in `Slow`, at 16 pixels
+STEP = 0.002  # seconds of an image in `Slow`, at 16 pixels
+DECODING = 0.005  # seconds
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -43,15 +43,28 @@ def test_what_is_said():
     assert str(Estimate(0, 50, 30, 1, overlap=True)).startswith("about 50 s an epoch (loading 50 s")
 
 
+class Clock:
+    """Only what is measured here takes time, however busy the machine is."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+
+CLOCK = Clock()
+
+
 class Slow(nn.Module):
-    """Takes a time in proportion to the pixels; no matter how busy the machine is."""
+    """Takes a time in proportion to the pixels."""
 
     def __init__(self):
         super().__init__()
         self.head = nn.Linear(3, 2)
 
     def forward(self, images):
-        time.sleep(SECONDS * len(images) * (images.shape[-1] / 16) ** 2)
+        CLOCK.now += STEP * len(images) * (images.shape[-1] / 16) ** 2
         return self.head(images.mean(dim=(2, 3)))
 
 
@@ -59,7 +72,15 @@ class Slow(nn.Module):
 def estimated(tmp_path, monkeypatch):
     """Estimates the time of a model on 400 images of 20 x 16 pixels and 60 to test."""
     root = write_folder(tmp_path / "set", train={"a": 200, "b": 200}, test={"a": 60}, size=(20, 16))
-    monkeypatch.setattr(estimate, "_STEP_SECONDS", 0.1)
+    decode = estimate.decode_square
+
+    def slow(*arguments, **options):
+        CLOCK.now += DECODING
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr(estimate, "time", CLOCK)
+    monkeypatch.setattr(estimate, "decode_square", slow)
+    monkeypatch.setattr(estimate, "usable_cores", lambda: 4)
     (root / "test" / "b").mkdir()
     (root / "train" / "a" / "000.png").write_bytes(b"broken")
 
@@ -77,26 +98,26 @@ def estimated(tmp_path, monkeypatch):
 
 
 def test_steps_and_tests(estimated):
-    found = estimated()
+    found = estimated("--data.workers", "2")
     assert (found.loading, found.epochs, found.faster) == (0, 8, None)
-    # What the model sleeps, and little more unless the machine is busy.
-    assert 420 * SECONDS < found.steps < 2.5 * 420 * SECONDS
-    assert 0 < found.once < 2
+    # A test is a third of a step.
+    assert found.steps == pytest.approx((400 + 60 / 3) * STEP)
+    assert found.once == pytest.approx(460 * DECODING / 2)
     assert found.total == found.once + 8 * found.steps
 
 
 def test_part_of_the_samples(estimated):
-    whole = estimated().steps
-    assert estimated("--data.epoch_samples", "200").steps < 0.75 * whole
-    assert estimated("--data.limit", "100", "--data.test_limit", "20").steps < 0.5 * whole
+    assert estimated("--data.epoch_samples", "200").steps == pytest.approx(220 * STEP)
+    limits = ("--data.limit", "100", "--data.test_limit", "30")  # 15 of one class, none of b
+    assert estimated(*limits).steps == pytest.approx((100 + 15 / 3) * STEP)
 
 
 def test_loading_in_each_epoch(estimated):
-    found = estimated(loader="torch")
+    found = estimated("--data.workers", "16", loader="torch")
     assert found.once == 0
-    assert found.loading > 0
+    assert found.loading == pytest.approx(460 * DECODING / 4)  # there are four cores
     assert found.epoch == found.loading + found.steps
-    assert estimated("--data.workers", "1", loader="dali").loading > 0
+    assert estimated("--data.workers", "1", loader="dali").loading == pytest.approx(460 * DECODING)
 
 
 @pytest.mark.parametrize("size", [64, 128])
@@ -105,7 +126,7 @@ def test_smaller_images_are_named_where_an_epoch_is_long(estimated, monkeypatch,
     found = estimated("--data.image_size", str(size))
     option, seconds = found.faster
     assert option == f"--data.image_size {size // 2}"
-    assert 0.1 * found.epoch < seconds < 0.6 * found.epoch
+    assert seconds == pytest.approx(found.epoch / 4)
 
 
 class OneSize(Slow):

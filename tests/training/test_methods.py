@@ -8,6 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from alr_fast.errors import UserError
@@ -20,7 +21,7 @@ from alr_fast.training.config.command_line import parse
 from alr_fast.training.config.schema import Config
 from alr_fast.training.methods import METHODS, keeps_bank, options_of
 from alr_fast.training.run_data import load_data
-from alr_fast.training.teacher import load_model
+from alr_fast.training.trained_model import load_for_data
 from alr_fast.utils.random import stream
 from helpers.image_folder import write_folder
 
@@ -227,7 +228,7 @@ def test_the_teacher_predicts_every_sample(tmp_path, monkeypatch):
     data = load_data(parse(SMALL).data, None, log=print)
     order = stream("shards", 0).permutation(len(data.train))  # as the sampler shuffles
     pixels = torch.from_numpy(data.train.images.array[order]).float()
-    model = load_model(run / "ce.safetensors", num_classes=10, input_shape=(1, 8, 8))
+    model = load_for_data(run / "ce.safetensors", num_classes=10, input_shape=(1, 8, 8))
     with torch.no_grad():
         expected = model((pixels / 255 - 0.5) / 0.5).softmax(-1)
     torch.testing.assert_close(seen[-1], expected, rtol=1e-4, atol=1e-6)
@@ -240,7 +241,7 @@ def test_the_teacher_predicts_every_sample(tmp_path, monkeypatch):
         (["--methods", "forward_correction", "--transition.source", "FILE"], "2 x 3 numbers"),
         (
             ["--methods", "ce,distillation", "--distillation.teacher", "alone.safetensors"],
-            "alone.safetensors: cannot be read .*config.yaml beside",
+            "alone.safetensors: cannot be read as weights .*pass the weights of a run",
         ),
         (
             ["--methods", "ce,backward_correction", "--transition.source", "flat.csv"],
@@ -274,8 +275,9 @@ def test_a_model_of_other_classes_is_no_teacher(tmp_path, capsys):
 
 def test_a_model_of_classes_in_another_order_is_no_teacher(tmp_path, capsys):
     run = train(tmp_path, "--methods", "ce")
-    path = run / "summary.json"
-    results = json.loads(path.read_text())
+    path, weights = run / "ce.safetensors", load_file(run / "ce.safetensors")
+    with safe_open(path, "pt") as file:
+        metadata = {name: text for name, text in file.metadata().items() if name != "sha256"}
     words = ["--methods", "distillation", "--distillation.teacher", str(run / "ce.safetensors")]
     words += ["--runs", str(tmp_path / "others")]
     cases = {
@@ -283,13 +285,20 @@ def test_a_model_of_classes_in_another_order_is_no_teacher(tmp_path, capsys):
         "1234567890": "0 as class 9, in this data set it is class 0",
     }
     for names, why in cases.items():
-        path.write_text(json.dumps(results | {"data": {"classes": list(names)}}))
+        save_file(weights, path, metadata | {"class_names": json.dumps(list(names))})
         assert main([*SMALL, *words]) == 2
         message = capsys.readouterr().err
         assert f"--distillation.teacher {run.resolve() / 'ce.safetensors'}: was trained " in message
         assert why in message and "pass a model of the same classes in the same order" in message
         assert not (tmp_path / "others").exists()
-    path.write_text(json.dumps(results | {"data": {"classes": list("abcdefghij")}}))
+    # Weights of an earlier version say nothing: the summary of their run does.
+    save_file(weights, path)
+    summary = json.loads((run / "summary.json").read_text())
+    summary["data"]["classes"] = list("0213456789")
+    (run / "summary.json").write_text(json.dumps(summary))
+    assert main([*SMALL, *words]) == 2
+    assert "1 as class 2, in this data set it is class 1" in capsys.readouterr().err
+    save_file(weights, path, metadata | {"class_names": json.dumps(list("abcdefghij"))})
     assert main([*SMALL, *words]) == 0  # names alone tell nothing
 
 

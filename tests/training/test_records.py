@@ -1,10 +1,17 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from alr_fast.training.output.records import EpochRecord, Histogram, method_summary
+from alr_fast.training.output.records import (
+    EpochRecord,
+    Histogram,
+    method_summary,
+    plot_records,
+)
 from helpers.records import record
 
 
@@ -41,6 +48,53 @@ def test_records_survive_json(loss, accuracy, again):
         if again is not None
         else (loaded.test_loss is None)
     )
+
+
+def colour(picture, rgb):
+    """Pixels of about this colour."""
+    distance = np.abs(np.asarray(picture.convert("RGB")).astype(int) - rgb).max(2)
+    return int((distance < 40).sum())
+
+
+BLUE, ORANGE, GREEN = (31, 119, 180), (255, 127, 14), (44, 160, 44)  # the first of matplotlib
+
+
+def plotted(path, methods, epochs=60):
+    """The plot of methods with the same values at every epoch; ``methods``: name -> warm-up."""
+    records = [
+        record(epoch, name, test_accuracy=epoch / epochs, warming_up=epoch <= warmup)
+        for name, warmup in methods.items()
+        for epoch in range(1, epochs + 1)
+    ]
+    plot_records(records, path)
+    return Image.open(path)
+
+
+@pytest.mark.parametrize("epochs", [5, 60])
+def test_methods_with_equal_values_are_all_visible(tmp_path, epochs):
+    """At half size, too: each has a third of the pixels of the widest, at least."""
+    picture = plotted(tmp_path / "a.png", {"ce": 0, "alr": 0, "sat": 0}, epochs)
+    half = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.LANCZOS)
+    # Without the legend below.
+    shown = half.crop((0, 0, half.width, int(0.8 * half.height)))
+    counts = [colour(shown, rgb) for rgb in (BLUE, ORANGE, GREEN)]
+    assert min(counts) > 150 and 3 * min(counts) > max(counts)
+
+
+def test_the_end_of_a_warm_up_is_marked(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    lines = []
+    draw = Axes.axvline
+    monkeypatch.setattr(
+        Axes, "axvline", lambda self, x, **o: lines.append((x, o["label"])) or draw(self, x, **o)
+    )
+    plotted(tmp_path / "a.png", {"ce": 0, "alr": 10, "sat": 10, "selc": 20})
+    both = [(10.5, "end of warm-up (alr, sat)"), (20.5, "end of warm-up (selc)")]
+    assert lines == 2 * both
+    lines.clear()
+    plotted(tmp_path / "a.png", {"ce": 0})
+    assert lines == []
 
 
 def test_probabilities_are_counted():

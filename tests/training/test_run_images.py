@@ -29,7 +29,7 @@ def index(root):
 
 def images_of(index, root, options=FOLDER, *, asked=False):
     root = None if root is None else str(root)
-    return find_images(index.paths, index.sample_ids, options, root, asked=asked)
+    return find_images(index.paths, index.sample_ids, options, root, asked=asked).read
 
 
 def content(root, index):
@@ -102,7 +102,18 @@ def test_a_root_that_is_gone(index, tmp_path):
 def test_a_path_out_of_the_folder_is_not_followed(root, index, tmp_path, path):
     shutil.copy(root / "train/a/000.png", tmp_path / "secret.png")
     paths = PathTable.of(["train/a/000.png", path.format(outside=str(tmp_path)[1:])])
-    read = find_images(paths, np.arange(2), FOLDER, str(root), asked=False)
-    assert read(0)
+    found = find_images(paths, np.arange(2), FOLDER, str(root), asked=False)
+    assert found.read(0) and found.file(0) == root / "train/a/000.png"
     with pytest.raises(BrokenImage, match="its path leads out of the folder of the data"):
-        read(1)
+        found.read(1)
+    assert found.file(1) is None
+
+
+def test_the_files_of_images(root, index, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = find_images(index.paths, index.sample_ids, FOLDER, "set", asked=True)
+    assert [found.file(row) for row in range(6)] == [root / path for path in index.paths]
+    assert find_images(index.paths, index.sample_ids, FOLDER, "none", asked=False).file(0) is None
+    digits = open_dataset("digits", None).split("train").index
+    found = find_images(digits.paths, digits.sample_ids, DataConfig(), None, asked=False)
+    assert found.file(0) is None

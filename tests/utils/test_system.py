@@ -7,7 +7,7 @@ import pwd
 import pytest
 
 from alr_fast.utils.command import exit_status
-from alr_fast.utils.system import NO_HOME, home_folder, make_link, provide_home, set_mode
+from alr_fast.utils.system import NO_HOME, home_folder, make_link, provide_home, set_mode, user_name
 
 
 def failing(number, filename=None):
@@ -29,6 +29,14 @@ def test_a_user_without_a_home_gets_one_that_is_not_there(nobody):
     provide_home()
     assert os.environ["HOME"] == str(NO_HOME)
     assert os.path.expanduser("~/x") == f"{NO_HOME}/x"
+
+
+def test_a_user_without_a_name(nobody, monkeypatch):
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    assert user_name() is None
+    monkeypatch.setenv("USER", "ada")
+    assert user_name() == "ada"
 
 
 @pytest.mark.parametrize(("home", "expected"), [("/x", "/x"), ("", "/"), ("x", str(NO_HOME))])

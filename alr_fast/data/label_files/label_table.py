@@ -1,5 +1,5 @@
-"""Tables of labels to train on, hard or soft, or of samples to leave out, as `python -m
-alr_fast.export` and the report write them, or as people keep them.
+"""Tables of labels to train on, hard or soft, or of samples to leave out, as
+`alr-fast export` and the report write them, or as people keep them.
 
 CSV or Parquet, with a column ``path`` (`matching.py`: how samples are found) and for each use:
 
@@ -40,6 +40,7 @@ from alr_fast.data.tables import (
     open_table,
 )
 from alr_fast.errors import UserError
+from alr_fast.utils.shell import python_command
 
 SUFFIXES = (".csv", ".parquet")  # of the tables that are written
 PROBABILITIES = "probabilities"
@@ -192,6 +193,8 @@ def read_left_out(
     index: SampleIndex,
     above: float,
     log: Callable[[str], None] = lambda text: None,
+    *,
+    keep_labelled: bool = False,
 ) -> NDArray[np.int64] | None:
     """Rows to leave out, int64 ascending; None for a list without marks and scores.
 
@@ -200,6 +203,7 @@ def read_left_out(
         index: The whole split.
         above: Score above which a sample is left out, in a table without marks.
         log: Takes a line about samples that are unknown.
+        keep_labelled: Whether marked samples with a label are not left out: it is trained on.
 
     Raises:
         UserError: As for `read_labels`.
@@ -212,10 +216,13 @@ def read_left_out(
             samples.fail("has neither a column score nor a column mark to leave samples out by")
         samples.match()
         out = np.empty(len(samples.rows), dtype=np.int64)
-        for position, columns in samples.batches([name]):
+        more = ["label"] if name == MARK and keep_labelled else []
+        for position, columns in samples.batches([name, *more]):
             if name == MARK:
                 marks = [text.strip().lower() for text in as_text(columns[name])]
                 out[position] = [mark not in (KEEP, "") for mark in marks]
+                if keep_labelled:
+                    out[position] &= [not text.strip() for text in as_text(columns["label"])]
             else:
                 try:
                     out[position] = columns[name].astype(np.float64) > above
@@ -425,7 +432,8 @@ class _Samples:
             if name not in self.columns:
                 self.fail(
                     f"has no column {name}; it has {', '.join(self.columns[:20])}; pass a table "
-                    "of python -m alr_fast.export, or the name of another column of labels"
+                    f"of `{python_command('alr_fast.export', 'RUN')}`, or the name of another "
+                    "column of labels"
                 )
 
 

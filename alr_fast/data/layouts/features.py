@@ -74,6 +74,17 @@ def is_file_of_features(path: Path) -> bool:
         return False  # the layout of lists describes the problem
 
 
+def is_vectors(path: Path) -> bool:
+    """Whether this is a Parquet file with vectors, labelled or not."""
+    if path.suffix.lower() != ".parquet" or not path.is_file():
+        return False
+    try:
+        with open_table(path) as table:
+            return bool(table.vectors)
+    except TableError:
+        return False  # who reads it describes the problem
+
+
 def find(root: Path, column: str | None = None) -> Found | None:
     """A file of features; ``column`` names those that are meant, None for the only ones."""
     if not is_file_of_features(root):
@@ -145,11 +156,31 @@ def read(found: Found, split: str) -> Listing:
     return Listing(index, found.lists, FeatureRows(path, values), tuple(remarks))
 
 
+def read_unlabelled(path: Path, column: str | None = None) -> tuple[FeatureRows, PathTable]:
+    """All rows of the training part of a file of features, whether it has labels or not, and their
+    paths.
+
+    Args:
+        path: The file.
+        column: Name of the array or column of features, also that of a test part; None for the
+            only one.
+
+    Raises:
+        UserError: The file cannot be read, has no such features, or they are no finite numbers.
+    """
+    file = open_arrays(path)
+    single = column is None and len(file.names) == 1 and file.vectors is None
+    name = file.names[0] if single else _name_of_features(file, column)
+    values = _checked_features(file.read(name), path, name)
+    part = "test" if name.endswith("_test") or name.startswith("test_") else "train"
+    return FeatureRows(path, values), PathTable.of(_read_paths(file, part, len(values)))
+
+
 # Features.
 
 
-def _names_of_features(file: ArrayFile, column: str | None) -> tuple[str, str | None]:
-    """Names of the features for training and, if there are any, for testing."""
+def _name_of_features(file: ArrayFile, column: str | None) -> str:
+    """Name of the features for training, or ``column``."""
     allowed = file.names if file.vectors is None else file.vectors
     if column is None:
         name = _name(file, "features", "train", allowed)
@@ -160,17 +191,26 @@ def _names_of_features(file: ArrayFile, column: str | None) -> tuple[str, str | 
                 f"{file.path}: no features; name an array X or features, or pass its name as "
                 f"column; found: {', '.join(allowed)}"
             )
+        return name
+    if column not in allowed:
+        raise UserError(
+            f"no such vectors in {file.path}; found: {', '.join(allowed)}",
+            argument="column",
+            value=column,
+        )
+    return column
+
+
+def _names_of_features(file: ArrayFile, column: str | None) -> tuple[str, str | None]:
+    """Names of the features for training and, if there are any, for testing."""
+    allowed = file.names if file.vectors is None else file.vectors
+    name = _name_of_features(file, column)
+    if column is None:
         test = _name(file, "features", "test", allowed)
     else:
-        if column not in allowed:
-            raise UserError(
-                f"no such vectors in {file.path}; found: {', '.join(allowed)}",
-                argument="column",
-                value=column,
-            )
         base = column.removesuffix("_train").removeprefix("train_")
         tests = [spell(base) for spell in _spellings("test")]
-        name, test = column, next((spelled for spelled in tests if spelled in allowed), None)
+        test = next((spelled for spelled in tests if spelled in allowed), None)
     labels = _name(file, "labels", "test")
     if test is None and labels is not None:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Data sets of `python -m alr_fast.data pack`: tar files (shards) and an index.
+"""Data sets of `alr-fast data pack`: tar files (shards) and an index.
 
 ``packed.json``, ``<split>-000000.tar`` and so on, ``index/<split>.*.npy``
 
@@ -183,4 +183,4 @@ def allow_open_files(shards: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
-LAYOUT = Layout("packed", f"{MANIFEST} of `python -m alr_fast.data pack`", find, read, SPLITS)
+LAYOUT = Layout("packed", f"{MANIFEST} of `alr-fast data pack`", find, read, SPLITS)

@@ -17,6 +17,7 @@ from alr_fast.data.loaders.memory import Decoded, MemoryLoader
 from alr_fast.data.loaders.torch import TorchLoader
 from alr_fast.data.loaders.transform import Transform
 from alr_fast.errors import UserError
+from alr_fast.utils.requirements import install_command
 
 LOADERS = ("memory", "dali", "torch")
 
@@ -65,7 +66,7 @@ def choose_loader(loader: str, split: Split, transform: Transform, cache_mb: int
     elif loader == "memory" and not (arrays or fits):
         problem = f"needs crop center or pad, no RandAugment, and cache_mb of {needed_mb} or more"
     elif loader == "dali" and not has_dali():
-        problem = "NVIDIA DALI is not installed; pip install 'alr_fast[dali]', or pass torch"
+        problem = f"{_no_dali()}, or pass torch"
     if problem is not None:
         raise UserError(problem, argument="loader", value=loader)
     if arrays:
@@ -77,7 +78,12 @@ def choose_loader(loader: str, split: Split, transform: Transform, cache_mb: int
         return LoaderChoice("memory", f"all images at {size} fit into {cache_mb} MiB")
     if has_dali():
         return LoaderChoice("dali", "NVIDIA DALI is installed")
-    return LoaderChoice("torch", "NVIDIA DALI is not installed: pip install 'alr_fast[dali]'")
+    return LoaderChoice("torch", _no_dali())
+
+
+def _no_dali() -> str:
+    major = "120" if (torch.version.cuda or "").startswith("12.") else "130"
+    return f"NVIDIA DALI is not installed: {install_command([f'nvidia-dali-cuda{major}'])}"
 
 
 def make_loader(

@@ -6,7 +6,6 @@ numbers as they are written; which label a text is, `alr_fast.data.classes` deci
 of paths become lone surrogates, as in the names of files, see `os.fsdecode`.
 """
 
-import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from alr_fast.data.tables.json_text import JsonFile
 from alr_fast.data.tables.npz import NPY_MAGIC, ZIP_MAGIC, names_of_arrays
 from alr_fast.data.tables.parquet import open_parquet
 from alr_fast.utils.files import open_regular
+from alr_fast.utils.requirements import install_command, missing_modules
 from alr_fast.utils.text import error_text
 
 __all__ = ["Batch", "Table", "TableError", "as_text", "is_parquet", "is_table", "open_table"]
@@ -138,5 +138,6 @@ def is_parquet(path: Path) -> bool:
 
 
 def _need_pyarrow(path: Path, what: str) -> None:
-    if importlib.util.find_spec("pyarrow") is None:
-        raise TableError(path, f"{what} needs pyarrow, not installed: pip install pyarrow")
+    if missing_modules(["pyarrow"]):
+        command = install_command(["pyarrow"], "train")
+        raise TableError(path, f"{what} needs pyarrow, not installed: {command}")

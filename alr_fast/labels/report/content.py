@@ -17,7 +17,7 @@ from alr_fast.utils.text import percent
 
 # Bytes of the page, of everything but the suspects (mostly plotly.js), and of a suspect without its
 # texts and image.
-_PAGE_BYTES, _OTHER_BYTES, _SUSPECT_BYTES = 14_500_000, 6_200_000, 260
+_PAGE_BYTES, _OTHER_BYTES, _SUSPECT_BYTES = 14_500_000, 6_200_000, 300
 _CHARACTER_BYTES = 6  # of a character in JSON, at most
 LEAST_SHOWN = 10  # samples that are shown whatever their scores
 

@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -19,8 +18,9 @@ from alr_fast.training.config.check import resolve
 from alr_fast.training.config.ranges import expanded_path
 from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.methods import METHODS, load_plugins, options_of
-from alr_fast.training.run_paths import CONFIG, run_of
+from alr_fast.training.run_paths import CONFIG, actual_path, run_of
 from alr_fast.utils.command import CommandParser, program
+from alr_fast.utils.shell import quoted
 from alr_fast.utils.text import error_text
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -49,7 +49,7 @@ def parse(argv: Sequence[str]) -> schema.Config:
         SystemExit: Status 0 after ``--help`` or ``--print_config``.
     """
     given, left = _scan(_spelled_out(argv))
-    given.config = expanded_path(given.config, "config")
+    given.config = [str(actual_path(Path(path))) for path in expanded_path(given.config, "config")]
     given.resume = expanded_path(given.resume, "resume")
     own = _config_of_run(given.resume)
     files = [_read_config_file(path) for path in given.config]
@@ -110,7 +110,7 @@ def _check_plugins(given: argparse.Namespace, in_files: dict[str, Any], own: Pat
         names = ",".join(schema.words(plugins))
         raise UserError(
             f"--resume {resume}: {own or '--config'} names plugins, which are programs that would "
-            f"run; name them yourself if you trust them: --plugins {shlex.quote(names)}"
+            f"run; name them yourself if you trust them: --plugins {quoted(names)}"
         )
 
 

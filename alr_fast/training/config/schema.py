@@ -54,10 +54,10 @@ class DataConfig(Bounded):
     name: DatasetName = "digits"
     """Data set: digits (part of scikit-learn), a download as it is, folder
     (<class>/* in root, or in root/train and root/test), table (a list of images and labels),
-    packed (written by python -m alr_fast.data pack), huggingface (Parquet files with images, or a
-    folder of save_to_disk), webdataset (tar files), idx (MNIST and the like), or features (an .npz
-    file with arrays X and y, or a Parquet file with a column of vectors); auto detects the layout
-    of data_root."""
+    packed (written by alr-fast data pack), huggingface (Parquet files with images, or a folder of
+    save_to_disk), webdataset (tar files), idx (MNIST and the like), or features (an .npz file with
+    arrays X and y, or a Parquet file with a column of vectors); auto detects the layout of
+    data_root."""
     column: str | None = None
     """Of a file of features, the array or column that contains them; null for X, features,
     embeddings or embedding, or the only column of vectors."""
@@ -73,27 +73,27 @@ class DataConfig(Bounded):
     ilsvrc12: PathText | None = None
     """Folder with the validation images of ILSVRC12, a second test set for webvision."""
     label_file: PathText | None = None
-    """Labels to train on instead of the given ones: an .npz file of python -m alr_fast.noise, the
-    human labels of CIFAR-N (CIFAR-10_human.pt), or a .parquet or .csv table of python -m
-    alr_fast.export or of marks in a report. Short form: --labels."""
+    """Labels to train on instead of the given ones: an .npz file of alr-fast noise, the human
+    labels of CIFAR-N (CIFAR-10_human.pt), or a .parquet or .csv table of alr-fast export or of
+    marks in a report."""
     label_key: str | None = None
     """Which labels of label_file: of CIFAR-N aggre, worse, random1, random2, random3 or noisy; of a
     table a column, null for label (set by a person) or else refined_label, probabilities for soft
     labels, with which the label banks of alr, selc and sat are then initialised."""
     marks: PathText | None = None
-    """Labels that a person chose, of python -m alr_fast.review (RUN/marks.csv) or exported by a
+    """Labels that a person chose, of alr-fast review (RUN/marks.csv) or exported by a
     report: they replace those of the marked samples, wherever these come from: the data set,
     label_file or noise."""
     loader: Literal["auto", "memory", "dali", "torch"] = "auto"
     """Data loader: memory (all images decoded once, on the training device), dali (NVIDIA DALI) or
     torch (torchvision in worker processes); auto takes the first of them that can be used."""
     exclude: PathText = "auto"
-    """Samples to leave out: a CSV list of python -m alr_fast.data verify, or a table of python -m
-    alr_fast.export or of marks in a report; auto takes the list that verify wrote for this data
-    set, none uses no list."""
+    """Samples to leave out: a CSV list of alr-fast data verify, or a table of alr-fast export or of
+    marks in a report; auto takes the list that verify wrote for this data set, none uses no
+    list."""
     exclude_above: Fraction = 0.5
-    """With a table of python -m alr_fast.export, leave out samples with a suspicion score above
-    this, 0 to 1. (With marks, all marked samples are left out except those marked keep.)"""
+    """With a table of alr-fast export, leave out samples with a suspicion score above this, 0 to 1.
+    (With marks, all marked samples are left out except those marked keep.)"""
     max_broken: Fraction = 0.001
     """Share of unreadable images in a split above which the run stops."""
     limit: PositiveInt | None = None
@@ -106,6 +106,12 @@ class DataConfig(Bounded):
     epoch_samples: PositiveInt | None = None
     """Train each epoch on a new random subset of this many images, the same number from every
     class; null for all."""
+    balance: Literal["none", "sqrt", "classes"] = "none"
+    """Class-balanced sampling, by the given labels: classes (all classes equally often), sqrt (in
+    proportion to the square root of their sizes) or none (each sample once in an epoch). Samples of
+    rare classes are then seen several times in an epoch, those of frequent ones not in every one,
+    and their rows of the label bank are refined as often as they are seen. With epoch_samples an
+    epoch has this many samples, else as many as the training set."""
     image_size: PositiveInt | None = None
     """Side of the images in pixels; null takes the median of the shorter side over 64 training
     images, at most 224, or 64 with the small models of this package; with a transformer of timm its
@@ -317,8 +323,8 @@ class LogConfig(Bounded):
     """Output: auto (a progress bar on a terminal, lines elsewhere), lines, quiet (warnings and the
     final tables), json (one JSON object per line, for programs)."""
     to: list[str] | str = "csv,tensorboard"
-    """Loggers that record each epoch: csv, tensorboard, wandb (pip install 'alr_fast[wandb]'),
-    separated by commas."""
+    """Loggers that record each epoch: csv, tensorboard, wandb (Weights & Biases; its package is
+    not in the extra train), separated by commas."""
     wandb_project: str = "alr_fast"
     """Project at Weights & Biases."""
     profile: bool = False
@@ -483,6 +489,11 @@ def _seeds(seeds: list[int] | int | str | None, first: int) -> list[int] | None:
 def soft_labels(config: Config) -> str | None:
     """The table whose soft labels a run trains on, None if it trains on hard labels."""
     return config.data.label_file if config.data.label_key == PROBABILITIES else None
+
+
+def starts_from_given(config: Config) -> bool:
+    """Whether label banks start from the given labels, not from soft labels or an earlier run."""
+    return soft_labels(config) is None and config.warm_start is None
 
 
 def recipe_names() -> list[str]:

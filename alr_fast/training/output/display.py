@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ from alr_fast.utils.text import duration, percent, printable, rate
 EVERY_EPOCH = 20  # up to this number of epochs, each epoch has a line
 LINES_PER_METHOD = 10  # approximate number of lines for more epochs
 LINE_SECONDS = 10.0  # an epoch that ends later than this after the last line has a line, too
+UNEQUAL = 0.03  # difference of accuracy and balanced accuracy that is shown
+FAR_BELOW = 0.15  # distance of the accuracy of a class that is shown
+WORST_CLASSES = 3  # that are shown
 PROGRESS_SECONDS = 1.0  # minimum time between two progress events of json
 
 
@@ -227,6 +230,10 @@ class RunDisplay(Console):
             table.add_row(name, *(cell(result) for cell in columns.values()))
         if self.main:
             self.terminal.print(table)
+        for name, result in methods.items():
+            line = _unequal_classes(result)
+            if line is not None and self.main:
+                self.terminal.print(printable(f"{name}: {line}"), markup=False)
 
     def seeds(self, means: dict[str, dict[str, Any]], *, seeds: list[int], epochs: int) -> None:
         """Prints the means over several seeds, with standard deviations.
@@ -334,6 +341,20 @@ def _measured(record: EpochRecord, suffix: str = "") -> list[str]:
     if record.validation_accuracy is not None:
         return [f"held out{suffix} {percent(record.validation_accuracy):>5}"]
     return []
+
+
+def _unequal_classes(result: Mapping[str, Any]) -> str | None:
+    """What an accuracy hides if the classes differ much; None if they do not."""
+    name = "validation" if result["test_accuracy_last"] is None else "test"
+    accuracy = result[f"{name}_accuracy_last"]
+    balanced = result[f"{name}_balanced_accuracy_last"]
+    worst = list(result["worst_classes"].items())[:WORST_CLASSES]
+    if accuracy is None or balanced is None or not worst:
+        return None
+    if abs(accuracy - balanced) < UNEQUAL and worst[0][1] > accuracy - FAR_BELOW:
+        return None
+    classes = ", ".join(f"{name} ({percent(share)})" for name, share in worst)
+    return f"balanced accuracy {percent(balanced)}; worst classes: {classes}"
 
 
 def _deviating(mean: dict[str, Any], name: str) -> str:

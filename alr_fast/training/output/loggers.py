@@ -19,6 +19,7 @@ from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import Config
 from alr_fast.training.output.records import EpochRecord, Histogram
 from alr_fast.utils.files import open_appending, own_folder, replacing, write_text, writing
+from alr_fast.utils.requirements import install_command
 from alr_fast.utils.text import error_text
 
 LOGGER_NAMES = ("csv", "tensorboard", "wandb")
@@ -205,7 +206,8 @@ def check_loggers(names: list[str]) -> None:
             raise UserError(problem, argument="logger", value=name)
     # A folder named wandb, which W&B itself creates, is found as a package without an origin.
     if "wandb" in names and not getattr(importlib.util.find_spec("wandb"), "origin", None):
-        problem = "needs wandb, not installed: pip install 'alr_fast[wandb]', or leave it out"
+        command = install_command(["wandb"], "wandb")
+        problem = f"needs wandb, not installed: {command}, or leave it out"
         raise UserError(problem, argument="logger", value="wandb")
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from alr_fast.labels.report.model import Panel
+from alr_fast.training.output.plot import draw_panels
 from alr_fast.training.output.records import ACCURACIES, LABEL_STATES
-from alr_fast.utils.files import replacing
 
 Record = Mapping[str, str]  # a line of metrics.csv
 
@@ -19,23 +20,21 @@ def plot_seeds(runs: Sequence[Sequence[Record]], path: Path) -> None:
         runs: For each seed the lines of ``metrics.csv``.
         path: File to write.
     """
-    from matplotlib.figure import Figure  # pyplot would need a display and keep state
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    methods = list(dict.fromkeys(record["method"] for record in runs[0]))
-    for axes, panels in zip(figure.subplots(1, 2), (ACCURACIES, LABEL_STATES), strict=True):
-        title, column = _first_measured(runs, panels)
-        for method in methods:
+    warmup = dict.fromkeys((record["method"] for record in runs[0]), 0)
+    for record in runs[0]:
+        warmup[record["method"]] += record.get("warming_up") == "True"
+    panels, bands = [], []
+    for measures in (ACCURACIES, LABEL_STATES):
+        title, column = _first_measured(runs, measures)
+        series: dict[str, tuple[list[int], list[float | None]]] = {}
+        band = {}
+        for method in warmup:
             epochs, mean, deviation = curve(runs, method, column)
-            (line,) = axes.plot(epochs, mean, label=method)
-            band = mean - deviation, mean + deviation
-            axes.fill_between(epochs, *band, color=line.get_color(), alpha=0.2, linewidth=0)
-        axes.set(title=f"{title}\nmean of {len(runs)} seeds ± standard deviation", xlabel="epoch")
-        axes.set_ylabel("%")
-        axes.grid(alpha=0.3)
-        axes.legend()
-    with replacing(path) as fresh:
-        figure.savefig(fresh, dpi=120, format="png")
+            series[method], band[method] = (epochs.tolist(), mean.tolist()), deviation.tolist()
+        title = f"{title}\nmean of {len(runs)} seeds ± standard deviation"
+        panels.append(Panel(title, "%", series, warmup))
+        bands.append(band)
+    draw_panels(panels, path, bands=bands)
 
 
 def curve(

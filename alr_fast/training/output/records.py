@@ -1,10 +1,13 @@
 """Figures of an epoch and of a method: records, summary, plot, histograms."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +16,7 @@ from alr_fast.labels.report.model import Panel
 from alr_fast.noise import InjectedNoise
 from alr_fast.training.config.schema import Config
 from alr_fast.training.distributed import World
+from alr_fast.training.evaluation import ClassCounts
 from alr_fast.training.loaders import Loaders
 from alr_fast.training.output.plot import draw_panels
 from alr_fast.training.run_data import RunData, label_accuracy
@@ -28,6 +32,7 @@ LABEL_STATES = (
     ("share of right training labels", "label_accuracy"),
     ("share of changed training labels", "labels_changed"),
 )
+_WORST = 5  # classes in the summary
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,12 @@ class EpochRecord:
         mislabelled_memorised: Share of the same samples that are predicted as the wrong given
             label.
         warming_up: Whether the epoch belongs to the warm-up of the method; None if it has none.
+        test_balanced_accuracy: Mean over the classes of the share of their test samples that are
+            predicted correctly, None without test samples.
+        test_top5_accuracy: Share of test samples whose class is among the five most probable ones,
+            None without any and with up to 20 classes.
+        second_test_top5_accuracy: The same for the second test set.
+        validation_balanced_accuracy: As ``test_balanced_accuracy``, of the held-out samples.
     """
 
     method: str
@@ -82,6 +93,10 @@ class EpochRecord:
     mislabelled_correct: float | None = None
     mislabelled_memorised: float | None = None
     warming_up: bool | None = None
+    test_balanced_accuracy: float | None = None
+    test_top5_accuracy: float | None = None
+    second_test_top5_accuracy: float | None = None
+    validation_balanced_accuracy: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as JSON values: null for a test loss that is NaN or infinite."""
@@ -98,22 +113,43 @@ class EpochRecord:
 
 
 def method_summary(
-    history: list[EpochRecord], label_accuracy_before: float | None
+    history: list[EpochRecord],
+    label_accuracy_before: float | None,
+    counts: Mapping[str, ClassCounts] | None = None,
+    class_names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Returns the entry of one method in ``summary.json``; null for what was not measured.
 
     Args:
         history: Its epochs, in order; the last one is the result.
         label_accuracy_before: Share of the given labels that are correct, None if unknown.
+        counts: See `run_summary`, of this method.
+        class_names: Names of the K classes.
     """
     last = history[-1]
     tested = {r.epoch: r.test_accuracy for r in history if r.test_accuracy is not None}
     best = max(tested, key=lambda epoch: tested[epoch], default=None)  # shown, never selected
+    counts = counts or {}
     return {
         "test_accuracy_last": last.test_accuracy,
         "test_accuracy_best": None if best is None else tested[best],
         "best_epoch": best,
+        "test_balanced_accuracy_last": last.test_balanced_accuracy,
+        "test_top5_accuracy_last": last.test_top5_accuracy,
+        "second_test_accuracy_last": last.second_test_accuracy,
+        "second_test_top5_accuracy_last": last.second_test_top5_accuracy,
         "validation_accuracy_last": last.validation_accuracy,
+        "validation_balanced_accuracy_last": last.validation_balanced_accuracy,
+        "class_accuracy_last": {
+            name: [
+                None if math.isnan(share) else round(share, 6)
+                for share in of_set.accuracies.tolist()
+            ]
+            for name, of_set in counts.items()
+        },
+        "worst_classes": {
+            class_names[k]: share for k, share in _worst_classes(next(iter(counts.values()), None))
+        },
         "label_accuracy_before": label_accuracy_before,
         "label_accuracy_after": last.label_accuracy,
         "labels_changed": last.labels_changed,
@@ -125,17 +161,55 @@ def method_summary(
     }
 
 
-def method_summaries(records: list[EpochRecord], index: SampleIndex) -> dict[str, dict[str, Any]]:
+def method_summaries(
+    records: list[EpochRecord],
+    index: SampleIndex,
+    counts: Mapping[str, Mapping[str, ClassCounts]] | None = None,
+) -> dict[str, dict[str, Any]]:
     """The results of each method that has completed an epoch, in the order of training.
 
     Args:
         records: All epochs of all methods.
         index: Samples with the labels to train on.
+        counts: See `run_summary`.
     """
     before, names = label_accuracy(index), dict.fromkeys(record.method for record in records)
     return {
-        name: method_summary([r for r in records if r.method == name], before) for name in names
+        name: method_summary(
+            [r for r in records if r.method == name],
+            before,
+            (counts or {}).get(name),
+            index.class_names,
+        )
+        for name in names
     }
+
+
+def _worst_classes(counts: ClassCounts | None) -> list[tuple[int, float]]:
+    """Number and accuracy of the classes with the lowest accuracies, the lowest first."""
+    accuracies = np.empty(0) if counts is None else counts.accuracies
+    order = np.argsort(accuracies, kind="stable")[: np.isfinite(accuracies).sum()][:_WORST]
+    return [(int(k), round(float(accuracies[k]), 6)) for k in order]
+
+
+def class_table(index: SampleIndex, counts: Mapping[str, ClassCounts]) -> dict[str, list[Any]]:
+    """Columns of ``METHOD_classes.csv``, a row for each class.
+
+    Args:
+        index: Samples with the labels to train on.
+        counts: Of each test or validation set, by its name.
+    """
+    given = np.bincount(index.labels, minlength=index.num_classes)
+    table: dict[str, list[Any]] = {
+        "class": list(range(index.num_classes)),
+        "name": list(index.class_names),
+        "train_samples": given.tolist(),
+    }
+    for name, of_set in counts.items():
+        shares = of_set.accuracies.tolist()
+        table[f"{name}_samples"] = of_set.samples
+        table[f"{name}_accuracy"] = ["" if math.isnan(x) else round(x, 6) for x in shares]
+    return table
 
 
 def run_summary(
@@ -145,6 +219,7 @@ def run_summary(
     noise: InjectedNoise,
     loaders: Loaders,
     records: list[EpochRecord],
+    counts: Mapping[str, Mapping[str, ClassCounts]],
     *,
     started: str,
 ) -> dict[str, Any]:
@@ -157,9 +232,11 @@ def run_summary(
         noise: Noise in these labels.
         loaders: Loaders of the run.
         records: All epochs of all methods.
+        counts: Of each method and each test or validation set, correct predictions by class in its
+            last epoch.
         started: When the run started, ISO 8601.
     """
-    index, methods = data.train.index, method_summaries(records, data.train.index)
+    index, methods = data.train.index, method_summaries(records, data.train.index, counts)
     return {
         "methods": methods,
         "recipe": config.recipe,

@@ -5,7 +5,9 @@ runs/20260131-235959-digits/
     resolved.yaml            values that follow from them: seed of the noise, length of a warm-up
     metrics.csv              a line for each method and epoch
     metrics.png              test accuracy and label accuracy per epoch
-    METHOD.safetensors       weights of the last epoch
+    METHOD.safetensors       weights of the last epoch, and what it takes to use them
+                             (`alr_fast.training.trained_model`)
+    METHOD_classes.csv       samples and accuracy of each class
     METHOD_bank.safetensors  label bank of the last epoch, with ids, paths, labels and names of
                              classes, and a checksum of each row
     samples-*.safetensors    ids, paths and labels of the training samples, and names of classes;
@@ -29,22 +31,24 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import nn
 
+from alr_fast.bank.file import write_tensors
 from alr_fast.data.broken import BrokenSamples, write_exclusions
+from alr_fast.data.tables.writing import save_table
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config.schema import WEIGHTS, Config, flat, overlaid
-from alr_fast.training.config.yaml_file import read_options
+from alr_fast.training.config.yaml_file import options_text, read_options
 from alr_fast.training.output.loggers import Logger
 from alr_fast.training.output.records import EpochRecord, Histogram, plot_records
 from alr_fast.training.run_paths import CONFIG, LATEST, LOCK, RESOLVED, SUMMARY
 from alr_fast.training.weights import weights_of
-from alr_fast.utils.files import KnownFolder, locked, replace_link, write_bytes, write_text, writing
-from alr_fast.utils.text import error_text
+from alr_fast.utils.files import KnownFolder, locked, replace_link, write_text, writing
+from alr_fast.utils.text import error_text, is_utf8
 
 
 class RunFolder:
@@ -89,9 +93,9 @@ class RunFolder:
             opened.callback(folder.close)
             resolved = overlaid({}, config.resolved())
             if resolved:
-                write_text(folder.path / RESOLVED, yaml.safe_dump(resolved, sort_keys=False))
+                write_text(folder.path / RESOLVED, options_text(resolved))
             # This file makes the folder that of a run.
-            write_text(folder.path / CONFIG, yaml.safe_dump(config.as_asked(), sort_keys=False))
+            write_text(folder.path / CONFIG, options_text(config.as_asked()))
             opened.pop_all()
         return folder
 
@@ -119,12 +123,18 @@ class RunFolder:
             for logger in reversed(self._loggers):
                 stack.callback(logger.epoch, record, histograms)
 
-    def save_weights(self, method: str, model: nn.Module) -> None:
-        """Writes the weights under their names in the model."""
-        from safetensors.torch import save
+    def save_weights(
+        self, method: str, model: nn.Module, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Writes the weights under their names in the model, and texts that describe it."""
+        # Not by the library, which writes the texts in random order, and whose error for a full
+        # disk is no OSError.
+        write_tensors(self.path / f"{method}{WEIGHTS}", weights_of(model), metadata or {})
 
-        # Not save_file, whose error for a full disk is no OSError.
-        write_bytes(self.path / f"{method}{WEIGHTS}", save(weights_of(model)))
+    def save_classes(self, method: str, table: Mapping[str, Sequence[Any]]) -> None:
+        """Writes a table of the classes, column by column."""
+        not_utf8 = () if all(map(is_utf8, table["name"])) else ("name",)
+        save_table(self.path / f"{method}_classes.csv", [dict(table)], not_utf8=not_utf8)
 
     def save_broken(self, broken: BrokenSamples) -> None:
         """Writes the list of the training samples with unreadable images, if there are any."""

@@ -1,10 +1,12 @@
 """A disk without space for checkpoints or logs."""
 
+import re
+
 import pytest
 
 from alr_fast.training.checkpoint.manifest import list_checkpoints
-from helpers.faults import OPTIONS, TERM, being_written, checkpoints, same
-from helpers.training_process import outcome, run_folder
+from helpers.faults import OPTIONS, STEPS, TERM, being_written, checkpoints, same
+from helpers.training_process import options_of, outcome, run_folder
 
 pytestmark = pytest.mark.faults
 
@@ -54,16 +56,24 @@ def test_an_older_checkpoint_remains(start, runs, undisturbed, stop):
 def test_the_disk_is_full_when_an_epoch_is_logged(start, runs, undisturbed):
     fault = {"full_disk": {"name": "metrics.csv", "at": 2}}
     training = start(*FULL, faults=fault)
-    assert training.wait() == 2
-    errors = [line for line in training.output.splitlines() if "error" in line]
-    assert len(errors) == 1
-    assert errors[0].startswith("error: ")
-    assert (
-        "metrics.csv: No space left on device; free some space and try again with --resume auto"
-        in errors[0]
-    )
+    assert training.wait() == 0, training.output
+    assert "metrics.csv: No space left on device; free some space" in training.output
     assert "Traceback" not in training.output
-    resumed = start(*FULL, "--resume", "auto")
+    same(outcome(runs), undisturbed(*FULL))  # the next epoch was written with it
+
+
+def test_the_disk_is_full_at_the_end(start, runs, undisturbed):
+    """The first method is complete; the second has neither its files nor a last checkpoint."""
+    options = [*FULL, "--methods", "ce,alr"]
+    faults = {"limit_files": {"num_bytes": 9000, "after_steps": 2 * 3 * STEPS - 1}}
+    training = start(*options, faults=faults)
+    assert training.wait() == 2, training.output
+    assert "Last of 3 epochs" in training.output
+    assert "Traceback" not in training.output
+    remains = r"alr: its weights .* are missing; checkpoint \d+ remains; to train again .*: (.+)"
+    command, again = re.findall(remains, training.output)
+    assert command == again  # where it happened, and in the last line
+    resumed = start(*options_of(command))
     assert resumed.wait() == 0, resumed.output
-    assert "resumes in epoch 2 after step 3" in resumed.output
-    same(outcome(runs), undisturbed(*FULL))
+    assert "alr: resumes in epoch " in resumed.output
+    same(outcome(runs), undisturbed(*options))

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from helpers.faults import (
     slow,
 )
 from helpers.image_folder import write_folder
-from helpers.training_process import outcome
+from helpers.training_process import options_of, outcome, run_folder
 
 pytestmark = pytest.mark.faults
 
@@ -124,11 +125,16 @@ def test_a_run_stopped_by_a_signal_resumes_bit_by_bit(
     assert stopped.wait() == 75, stopped.output
     message = stopped.output.splitlines()[-1]
     assert message.startswith(("stopped by SIGTERM", "stopped by SIGUSR1"))
-    assert message.endswith(f" in {where}; --resume auto resumes there")
+    where = re.escape(where)
+    found = re.fullmatch(
+        rf"stopped by \w+ in {where} \(\w+\); checkpoint \d+ resumes there: (.+)", message
+    )
+    command = options_of(found[1])
+    assert command == ["--resume", str(run_folder(runs))]
     assert newest_checkpoint(checkpoints(runs)) is not None
     assert not (runs / "latest").exists()
 
-    resumed = start(*options, "--resume", "auto")
+    resumed = start(*command)
     assert resumed.wait() == 0, resumed.output
     assert resumed.output.count(": resumes in epoch") == 1
     same(outcome(runs), expected)
@@ -195,14 +201,9 @@ def test_a_signal_to_the_workers_too_ends_none_of_them(start, runs, with_workers
     """Slurm, and a shell that signals a whole group, reach the workers of the loader, too."""
     stop = {"signal_group_after": {"number": number, "steps": 4}}
     stopped = start(*with_workers, faults=stop)
-    if number == signal.SIGINT:
-        assert stopped.wait() == 130, stopped.output
-        assert "Traceback" not in stopped.output
-        return
-    assert stopped.wait() == 75, stopped.output
-    assert stopped.output.splitlines()[-1].endswith(
-        "in epoch 1 after step 4; --resume auto resumes there"
-    )
+    assert stopped.wait() == (130 if number == signal.SIGINT else 75), stopped.output
+    assert "Traceback" not in stopped.output
+    assert "in epoch 1 after step 4 (alr); checkpoint 4 resumes" in stopped.output.splitlines()[-1]
     resumed = start(*with_workers, "--resume", "auto")
     assert resumed.wait() == 0, resumed.output
     assert "alr: resumes in epoch 1 after step 4" in resumed.output
@@ -247,7 +248,7 @@ def test_the_real_command_stopped_by_sigterm(tmp_path, undisturbed):
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 75, errors
     assert errors.startswith("stopped by SIGTERM in epoch ")
-    assert "--resume auto" in errors
+    assert "--resume" in errors
     assert errors.count("\n") == 1
     done = subprocess.run(
         [*command, "--resume", "auto"], env=environment, capture_output=True, text=True, timeout=120

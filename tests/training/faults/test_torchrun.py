@@ -1,6 +1,8 @@
 """Several processes: stopped, killed, restarted, and resumed on another number of them."""
 
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -46,7 +48,9 @@ def stopped_pair(server, tmp_path_factory):
     assert training.wait() not in (0, None)
     output = training.output
     assert output.count("resumes there") == 1, output
-    assert "stopped by " in output
+    words = shlex.split(re.search(r"^stopped by .* resumes there: (.+)$", output, re.M)[1])
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "alr_fast.train"]
+    assert words[1:] == [*torchrun, "--resume", str(run_folder(folder / "runs"))]
     checkpoint = newest_checkpoint(checkpoints(folder / "runs"))
     assert (checkpoint.world_size, checkpoint.progress["position"]["epoch"] >= 1) == (2, True)
     return folder / "runs"
@@ -54,7 +58,7 @@ def stopped_pair(server, tmp_path_factory):
 
 def test_a_stopped_torchrun_resumes_bit_by_bit(start, runs, stopped_pair, undisturbed):
     shutil.copytree(stopped_pair, runs, symlinks=True)
-    resumed = start(*GROUP, "--resume", "auto", processes=2)
+    resumed = start("--resume", run_folder(runs), processes=2)
     assert resumed.wait() == 0, resumed.output
     assert resumed.output.count("alr: resumes in epoch") == 1
     same(outcome(runs), undisturbed(*GROUP, processes=2))

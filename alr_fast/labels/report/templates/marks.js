@@ -162,7 +162,9 @@ class ServedMarks extends Marks {
     if (this.problem !== null) {
       const count = this.unsaved.size;
       const what = count === 0 ? "No mark can be saved" : `Not saved: ${count === 1 ? "1 mark" : `${count} marks`}`;
-      const more = count === 0 ? "" : " They stay in this browser, which tries again; export them before you leave.";
+      const them = count === 1 ? "It stays" : "They stay";
+      const more =
+        count === 0 ? "" : ` ${them} in this browser, which tries again; export marks before you leave.`;
       return { text: `${what}. ${this.problem}${more}`, safe: false };
     }
     const state = this.unsaved.size > 0 || !this.loaded ? "being saved" : "saved";

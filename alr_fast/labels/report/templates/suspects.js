@@ -2,7 +2,7 @@
 // hidden, and the rows of its current page become cards.
 
 const COLUMNS = [
-  { title: "score", data: "score", type: "num" },
+  { title: "score", data: "rank", type: "num" }, // which no two samples share
   { title: "probability of the refined label", data: "refinedProbability", type: "num" },
   { title: "probability of the given label", data: "givenProbability", type: "num" },
   { title: "changes of the refined class", data: "changes", type: "num" },
@@ -15,8 +15,8 @@ const KEYS = { 1: "keep", 2: "fix", 3: "unsure", 0: null };
 
 class SuspectList {
   constructor(samples) {
-    this.samples = samples;
-    this.byId = new Map(samples.map((sample) => [sample.id, sample]));
+    this.samples = samples.map((sample, place) => ({ ...sample, rank: samples.length - place }));
+    this.byId = new Map(this.samples.map((sample) => [sample.id, sample]));
     const changed = (marks) => {
       if (marks) {
         this.table.rows().invalidate().draw(false);

@@ -1,0 +1,502 @@
+"""The file of trained weights, which describes its model: METHOD.safetensors.
+
+The metadata of the file are texts, each of them JSON but ``format``:
+
+    format            pt, as other libraries write it
+    format_version    1
+    alr_fast_version  of the program that wrote the file
+    model             name, num_classes, and in_chans or in_features
+    class_names       in the order of the outputs
+    input             how test samples were prepared: kind (images or features); of images size,
+                      resize, crop, interpolation, channels, mean and std
+    training          method, epoch, precision, and loader of the test images
+    sha256            of weights and metadata: finds damage
+
+A file may come from a stranger: `read_description` checks all of it before it is used.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from alr_fast.bank.file import DIGEST, DTYPES, as_bytes, digest_of
+from alr_fast.bank.read_file import read_header, strings
+from alr_fast.data.images.decode import decode_square, prepare, resize_part, to_rgb
+from alr_fast.data.images.sources import read_image_file
+from alr_fast.data.loaders.base import Normalise
+from alr_fast.data.loaders.choose import LOADERS
+from alr_fast.data.loaders.transform import Transform
+from alr_fast.errors import UserError
+from alr_fast.training.config.schema import FloatName
+from alr_fast.training.models import build_model
+from alr_fast.training.output.run_folder import read_config
+from alr_fast.utils.files import open_regular
+from alr_fast.utils.machine import available_memory
+from alr_fast.utils.text import error_text, printable, readable
+
+VERSION = 1
+_LARGEST_SIZE = 1 << 14  # of images, in pixels
+_LONGEST_SUMMARY = 64 << 20  # bytes
+_CROP, _INTERPOLATION = "center", "bilinear, antialiased"  # of all test images
+_WRITTEN_BY = "pass the weights of a run"
+
+Layout = dict[str, tuple[str, list[int]]]
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a file of weights says about its model.
+
+    Attributes:
+        model: Name of the model, see `build_model`.
+        input_shape: Shape of a sample, (C, S, S) of images or (D,) of features.
+        class_names: Names of the K classes, in the order of the outputs.
+        transform: Preparation of test images; without any effect on features.
+        method: Method that trained the model.
+        epoch: Number of epochs that it was trained.
+        precision: Name of the type that the model was tested in.
+        loader: Loader of the test images.
+    """
+
+    model: str
+    input_shape: tuple[int, ...]
+    class_names: tuple[str, ...]
+    transform: Transform
+    method: str
+    epoch: int
+    precision: str
+    loader: str
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes K."""
+        return len(self.class_names)
+
+    @property
+    def of_features(self) -> bool:
+        """Whether samples are features, not images."""
+        return len(self.input_shape) == 1
+
+    def metadata(self) -> dict[str, str]:
+        """The metadata of the file."""
+        from alr_fast import __version__
+
+        model: dict[str, Any] = {"name": self.model, "num_classes": self.num_classes}
+        if self.of_features:
+            model["in_features"] = self.input_shape[0]
+            prepared: dict[str, Any] = {"kind": "features"}
+        else:
+            model["in_chans"] = self.input_shape[0]
+            prepared = {
+                "kind": "images",
+                "channels": self.input_shape[0],
+                "size": self.transform.size,
+                "resize": max(self.transform.resize, self.transform.size),
+                "crop": _CROP,
+                "interpolation": _INTERPOLATION,
+                "mean": list(self.transform.mean),
+                "std": list(self.transform.std),
+            }
+        values = {
+            "format_version": VERSION,
+            "alr_fast_version": __version__,
+            "model": model,
+            "class_names": list(self.class_names),
+            "input": prepared,
+            "training": {
+                "method": self.method,
+                "epoch": self.epoch,
+                "precision": self.precision,
+                "loader": self.loader,
+            },
+        }
+        return {"format": "pt"} | {name: json.dumps(value) for name, value in values.items()}
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, str]) -> "Description":
+        """Inverse of `metadata`.
+
+        Raises:
+            ValueError: Something is missing, has another type or is out of range.
+        """
+        version = _value(metadata, "format_version", int)
+        if version != VERSION:
+            raise ValueError(f"its format_version is {version}, this version reads {VERSION}")
+        model, prepared = _value(metadata, "model", dict), _value(metadata, "input", dict)
+        training, names = _value(metadata, "training", dict), strings(metadata, "class_names")
+        if _field(model, "num_classes", int) != len(names):
+            raise ValueError(f"model has not the {len(names)} classes of class_names")
+        kind = _one_of(prepared, "kind", ("images", "features"))
+        if kind == "features":
+            shape: tuple[int, ...] = (_integer(model, "in_features", 1, 1 << 31),)
+            transform = Transform(size=1)
+        else:
+            channels = _integer(prepared, "channels", 1, 3)
+            if channels == 2 or channels != _field(model, "in_chans", int):
+                raise ValueError("channels is neither 1 nor 3, or model has others")
+            size = _integer(prepared, "size", 1, _LARGEST_SIZE)
+            _one_of(prepared, "crop", (_CROP,))
+            _one_of(prepared, "interpolation", (_INTERPOLATION,))
+            shape = (channels, size, size)
+            transform = Transform(
+                size=size,
+                resize=_integer(prepared, "resize", size, 1 << 24),
+                mean=_numbers(prepared, "mean", channels),
+                std=_numbers(prepared, "std", channels),
+            )
+            if min(transform.std) <= 0:
+                raise ValueError("input.std is not above 0")
+        method = _field(training, "method", str)
+        if re.fullmatch(r"\w{1,100}", method) is None:
+            raise ValueError("training.method is no name")
+        return cls(
+            model=_field(model, "name", str),
+            input_shape=shape,
+            class_names=names,
+            transform=transform,
+            method=method,
+            epoch=_integer(training, "epoch", 0, 1 << 53),
+            precision=_one_of(training, "precision", get_args(FloatName)),
+            loader=_one_of(training, "loader", LOADERS),
+        )
+
+
+def _value(metadata: dict[str, str], name: str, kind: type) -> Any:
+    try:
+        value = json.loads(metadata[name])
+    except (KeyError, ValueError, RecursionError):
+        raise ValueError(f"{name} is missing or damaged") from None
+    if type(value) is not kind:
+        raise ValueError(f"{name} is a {type(value).__name__}")
+    return value
+
+
+def _field(values: dict[str, Any], name: str, kind: type) -> Any:
+    if type(values.get(name)) is not kind:
+        raise ValueError(f"{name} is missing or no {kind.__name__}")
+    return values[name]
+
+
+def _integer(values: dict[str, Any], name: str, low: int, high: int) -> int:
+    value: int = _field(values, name, int)
+    if not low <= value <= high:
+        raise ValueError(f"{name} does not lie between {low} and {high}")
+    return value
+
+
+def _one_of(values: dict[str, Any], name: str, known: tuple[str, ...]) -> str:
+    value: str = _field(values, name, str)
+    if value not in known:
+        raise ValueError(f"{name} is not one of {', '.join(known)}")
+    return value
+
+
+def _numbers(values: dict[str, Any], name: str, channels: int) -> tuple[float, ...]:
+    found = _field(values, name, list)
+    if len(found) not in (1, channels):
+        raise ValueError(f"{name} has {len(found)} values for {channels} channels")
+    if not all(type(value) in (int, float) and abs(value) < 1e6 for value in found):
+        raise ValueError(f"{name} has other values than numbers")
+    return tuple(map(float, found))
+
+
+def read_description(weights: Path) -> Description | None:
+    """The description in a file of weights; None if it has none, as of earlier versions.
+
+    Args:
+        weights: The file.
+
+    Raises:
+        UserError: It is missing or damaged, or no file of weights.
+    """
+    return _read(weights)[0]
+
+
+def _read(weights: Path) -> tuple[Description | None, Layout, dict[str, str]]:
+    """The description, type and shape of each tensor, and the metadata."""
+    try:
+        with open_regular(weights) as file:
+            metadata, layout, _ = read_header(file)
+        size = sum(math.prod(shape) * DTYPES[dtype].itemsize for dtype, shape in layout.values())
+        if size > available_memory():
+            raise ValueError(f"its tensors need {readable(size)}, more memory than there is")
+        if "format_version" not in metadata:
+            return None, layout, metadata
+        return Description.from_metadata(metadata), layout, metadata
+    except (OSError, ValueError) as error:
+        raise _unreadable(weights, error) from error
+
+
+def _unreadable(weights: Path, error: Exception) -> UserError:
+    problem = f"cannot be read as weights ({error_text(error)}); {_WRITTEN_BY}"
+    return UserError(problem, argument="weights", value=weights)
+
+
+class TestTransform:
+    """Prepares a sample for a model, as the test samples of its run were prepared.
+
+    Args:
+        description: Description of the model.
+
+    Attributes:
+        transform: Size, mean and standard deviation.
+    """
+
+    __test__ = False  # no test of pytest
+
+    def __init__(self, description: Description) -> None:
+        self.transform = description.transform
+        self._shape = description.input_shape
+        if not description.of_features:
+            self._normalise = Normalise(self.transform, 3, torch.device("cpu"), torch.float32)
+
+    def __call__(self, sample: Any) -> Tensor:
+        """One sample, not a batch.
+
+        Args:
+            sample: An image as a path, encoded bytes, a Pillow image, or an array or tensor, uint8
+                [H, W, 3] or [H, W]; features [D] as anything that `torch.as_tensor` takes.
+
+        Returns:
+            float32 [C, S, S] or [D].
+
+        Raises:
+            UserError: A sample has another shape or type.
+            BrokenImage: An image cannot be read.
+        """
+        if len(self._shape) == 1:
+            values = torch.as_tensor(sample, dtype=torch.float32)
+            if values.shape != self._shape:
+                raise UserError(
+                    f"has shape {list(values.shape)}, the model takes {self._shape[0]} features",
+                    argument="sample",
+                )
+            return values
+        square = self._square(sample)
+        images = self._normalise(square.permute(1, 2, 0)[None].contiguous())
+        return with_channels(images, self._shape[0])[0].contiguous()
+
+    def _square(self, image: Any) -> Tensor:
+        """The part of an image that the model sees, uint8 [3, S, S]."""
+        transform = self.transform
+        if isinstance(image, str | os.PathLike):
+            image = read_image_file(image)
+        if isinstance(image, bytes):
+            encoded = prepare(image)
+            box = transform.box(encoded.height, encoded.width)
+            return decode_square(encoded, box, transform.size)
+        pixels = _pixels(image)
+        return resize_part(pixels, transform.box(*pixels.shape[1:]), transform.size)
+
+
+def with_channels(images: Tensor, channels: int) -> Tensor:
+    """Colour images [B, 3, H, W] for a model of ``channels`` channels: in gray for one, by ITU-R
+    601, where gray ones keep their values."""
+    if channels != 1:
+        return images
+    red, green, blue = images.float().unbind(1)
+    luma = green + 0.299 * (red - green) + 0.114 * (blue - green)
+    return luma[:, None].to(images.dtype)
+
+
+def _pixels(image: Any) -> Tensor:
+    """The pixels of a Pillow image or an array, uint8 [3, H, W], upright."""
+    from PIL import Image, ImageOps
+
+    if isinstance(image, Image.Image):
+        image = np.array(to_rgb(ImageOps.exif_transpose(image)))
+    array = torch.as_tensor(image)
+    if array.ndim == 2:
+        array = array[:, :, None].expand(-1, -1, 3)
+    if array.dtype != torch.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise UserError(
+            f"is {array.dtype} {list(array.shape)}; pass uint8 pixels [H, W, 3] or [H, W]",
+            argument="sample",
+        )
+    return array.permute(2, 0, 1).contiguous()
+
+
+def load_model(
+    weights: str | os.PathLike[str],
+) -> tuple[nn.Module, TestTransform, tuple[str, ...]]:
+    """A trained model from its file alone.
+
+        model, transform, class_names = load_model("runs/latest/alr.safetensors")
+        logits = model(transform("photo.jpg")[None])
+        print(class_names[logits.argmax()])
+
+    Args:
+        weights: RUN/METHOD.safetensors, of this version or a later one with the same format.
+
+    Returns:
+        The model in evaluation mode, on the CPU; the preparation of a sample, which also takes the
+        Pillow images of torchvision's data sets; and the names of the classes, in the order of the
+        logits.
+
+    Raises:
+        UserError: The file is missing or damaged, or an earlier version wrote it, without the
+            description of the model.
+    """
+    path = Path(weights)
+    description = described(path)
+    return load_described(path, description), TestTransform(description), description.class_names
+
+
+def described(weights: Path) -> Description:
+    """`read_description` of a file that must have one.
+
+    Raises:
+        UserError: It has none, or cannot be read.
+    """
+    description = read_description(weights)
+    if description is None:
+        problem = (
+            "does not say what model it is of, as an earlier version of alr_fast wrote it; train "
+            "again with this version"
+        )
+        raise UserError(problem, argument="weights", value=weights)
+    return description
+
+
+def load_described(weights: Path, description: Description) -> nn.Module:
+    """The model of a file of weights, on the CPU, in evaluation mode.
+
+    Raises:
+        UserError: The file cannot be read, or its weights are not those of the model.
+    """
+    problem = f"has not the weights of the model {description.model} that it names; {_WRITTEN_BY}"
+    return _load(
+        weights,
+        description.model,
+        num_classes=description.num_classes,
+        input_shape=description.input_shape,
+        misfit=problem,
+    )
+
+
+def load_for_data(
+    weights: Path,
+    *,
+    num_classes: int,
+    input_shape: tuple[int, ...],
+    class_names: tuple[str, ...] = (),
+) -> nn.Module:
+    """A model of a run for data that are known, on the CPU, in evaluation mode.
+
+    Args:
+        weights: RUN/METHOD.safetensors; of a file without a description RUN/config.yaml contains
+            the name of the model.
+        num_classes: Number of classes K that it must have.
+        input_shape: Shape of a sample, see `build_model`.
+        class_names: Names of the K classes; with them, a run with the same classes in another order
+            is refused.
+
+    Raises:
+        UserError: The file is missing, is no file of weights, or belongs to another kind of data.
+    """
+    description = read_description(weights)
+    names = _names_in_summary(weights) if description is None else description.class_names
+    _check_order(weights, class_names, names)
+    images = len(input_shape) == 3
+    inputs = f"images of {input_shape[0]} channels" if images else f"{input_shape[0]} features"
+    return _load(
+        weights,
+        _name_in_config(weights) if description is None else description.model,
+        num_classes=num_classes,
+        input_shape=input_shape,
+        misfit=f"does not fit {num_classes} classes and {inputs}; pass a model of the same data "
+        "set",
+    )
+
+
+def _load(
+    weights: Path, name: str, *, num_classes: int, input_shape: tuple[int, ...], misfit: str
+) -> nn.Module:
+    def build() -> nn.Module:
+        try:
+            return build_model(name, num_classes=num_classes, input_shape=input_shape)
+        except UserError as error:
+            problem = f"its model cannot be made here ({error})"
+            raise UserError(problem, argument="weights", value=weights) from error
+
+    _, layout, metadata = _read(weights)
+    if not _fits(build, layout):
+        raise UserError(misfit, argument="weights", value=weights)
+    try:
+        saved = load_file(weights)
+        if DIGEST in metadata:  # not of earlier versions
+            columns = {name: as_bytes(tensor) for name, tensor in saved.items()}
+            if digest_of(metadata, layout, columns) != metadata[DIGEST]:
+                raise ValueError("it was changed after it was written, SHA-256 differs")
+        model = build()
+        model.load_state_dict(saved)
+    except UserError:
+        raise
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _unreadable(weights, error) from error
+    except RuntimeError as error:  # also if the memory is too small for the model
+        raise UserError(misfit, argument="weights", value=weights) from error
+    return model.eval()
+
+
+def _fits(build: Callable[[], nn.Module], layout: Layout) -> bool:
+    """Whether a model has tensors of these shapes. Made without memory: a small file may name a
+    model of many GB."""
+    try:
+        with torch.random.fork_rng(devices=()), torch.device("meta"):
+            own = build().state_dict()
+    except UserError:
+        raise
+    except Exception:  # models of timm that compute when they are made
+        return True
+    shapes = {name: list(tensor.shape) for name, tensor in own.items()}
+    return shapes == {name: shape for name, (_, shape) in layout.items()}
+
+
+def _name_in_config(weights: Path) -> str:
+    try:
+        name = read_config(weights.parent)["model"]["name"]
+        if not isinstance(name, str):
+            raise TypeError("the name of its model is not a text")
+    except (UserError, KeyError, TypeError) as error:
+        problem = (
+            f"cannot be read ({error_text(error)}); pass the weights in the folder of a run, with "
+            "its config.yaml beside them"
+        )
+        raise UserError(problem, argument="weights", value=weights) from error
+    return name
+
+
+def _names_in_summary(weights: Path) -> Any:
+    try:
+        with open_regular(weights.parent / "summary.json", _LONGEST_SUMMARY) as file:
+            return json.loads(file.read())["data"]["classes"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ()  # a run that has not finished, or of an earlier version
+
+
+def _check_order(weights: Path, class_names: tuple[str, ...], names: Any) -> None:
+    """Refuses a model of classes of which one has another number here: what it predicts for one
+    class would be taken for another."""
+    try:
+        places = {name: k for k, name in enumerate(names)}
+    except TypeError:
+        return
+    for k, name in enumerate(class_names):
+        if places.get(name, k) != k:
+            problem = (
+                f"was trained with {printable(name)} as class {places[name]}, in this data set it "
+                f"is class {k}; pass a model of the same classes in the same order"
+            )
+            raise UserError(problem, argument="weights", value=weights)

@@ -95,6 +95,12 @@ def duration(seconds: float, *, digits: int = 0) -> str:
     return f"{hours} h {minutes:02} min"
 
 
+def size_of_data(samples: int, classes: int) -> str:
+    """1,437 samples in 10 classes."""
+    several = f"{samples:,} sample{'' if samples == 1 else 's'}"
+    return f"{several} in {classes:,} class{'' if classes == 1 else 'es'}"
+
+
 def readable(num_bytes: int) -> str:
     """A number of bytes as ``9.6 GB``, ``340 MB`` or ``12 kB``."""
     if num_bytes >= 1e9:

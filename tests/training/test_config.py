@@ -332,6 +332,7 @@ PATHS = [
     "data.images",
     "data.ilsvrc12",
     "data.label_file",
+    "data.marks",
     "data.exclude",
     "noise.matrix",
     "transition.source",

@@ -301,6 +301,7 @@ def test_no_noise_has_no_rate():
 TEXTS = [
     "seeds",
     "data.name",
+    "data.balance",
     "data.column",
     "data.columns",
     "data.train_split",

@@ -64,6 +64,8 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--output {output}: name a file that ends with .csv or .parquet")
     if output is not None and not output.absolute().parent.is_dir():
         raise UserError(f"--output {output}: no folder {output.parent}; make it first")
+    if options.soft and output is None:
+        raise UserError("--soft: the probabilities of all classes need a file; pass --output")
     console = Console()
     prediction = Prediction.of(
         options.run,

@@ -122,8 +122,11 @@ class _Sums(Metric):
         right = readable & (logits.argmax(1) == labels)
         self.samples.index_add_(0, classes, readable.long())
         self.correct.index_add_(0, classes, right.long())
-        if logits.shape[1] > FEW_CLASSES:
-            self.top += (logits.topk(TOP).indices == labels[:, None]).sum()
+        num_classes = logits.shape[1]
+        if num_classes > FEW_CLASSES:
+            # Unlike topk: equal logits and NaN count against the class.
+            below = (logits < logits.gather(1, classes[:, None])).sum(1)
+            self.top += (readable & (below >= num_classes - TOP)).sum()
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The four sums."""

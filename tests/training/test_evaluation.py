@@ -56,6 +56,14 @@ def test_accuracies_are_those_of_torchmetrics(classes):
     assert result.loss == pytest.approx(loss, rel=1e-6)
 
 
+@pytest.mark.parametrize("value", [0.0, math.nan])
+def test_equal_logits_are_not_among_the_best(value):
+    loader, _, _ = batches(20, 30)
+    for batch in loader:
+        batch["image"] = torch.full_like(batch["image"], value)
+    assert evaluate(torch.nn.Identity(), loader, EXACT).top5_accuracy == 0
+
+
 def test_classes_without_test_samples_do_not_count():
     loader, logits, labels = batches(300, 10, present=4)
     result = evaluate(torch.nn.Identity(), loader, EXACT)

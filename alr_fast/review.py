@@ -15,7 +15,6 @@ docs/security.md.
 
 import argparse
 import contextlib
-import getpass
 import io
 import os
 import signal
@@ -38,6 +37,7 @@ from alr_fast.training.output.run_folder import CONFIG
 from alr_fast.utils.command import CommandParser, exit_status, show
 from alr_fast.utils.files import locked
 from alr_fast.utils.shell import python_command, quoted
+from alr_fast.utils.system import user_name
 from alr_fast.utils.text import printable
 
 if TYPE_CHECKING:
@@ -166,7 +166,8 @@ def _login() -> str | None:
     words = os.environ.get("SSH_CONNECTION", "").split()  # addresses and ports of both sides
     if len(words) != 4:
         return None
-    user_at_host = quoted(f"{getpass.getuser()}@{words[2]}")
+    user = user_name()
+    user_at_host = quoted(words[2] if user is None else f"{user}@{words[2]}")
     return user_at_host if words[3] == "22" else f"-p {quoted(words[3])} {user_at_host}"
 
 

@@ -178,8 +178,9 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
     console.log(describe(config, data, noise, world))
     if threads := limited_threads():
         console.log(threads)
-    for line in advice(config):
-        console.warn(line)
+    if start.folder is None:  # the options of a resumed run stay as they are
+        for line in advice(config):
+            console.warn(line)
     with Run(config, world, loaders, console, stop, start) as run, stop:
         try:
             with stop.steps():

@@ -42,7 +42,7 @@ from alr_fast.training.samples import (
     samples_file,
 )
 from alr_fast.utils.command import CommandParser
-from alr_fast.utils.text import error_text, some_names
+from alr_fast.utils.text import did_you_mean, error_text, some_names
 
 FindSplit = Callable[[], Split]
 
@@ -278,7 +278,10 @@ def _without_images(
     """`open_run`, without opening images."""
     methods = words(options.methods)
     if method is not None and method not in methods:
-        raise UserError(f"--method {method}: not trained by {run}; it has {', '.join(methods)}")
+        raise UserError(
+            f"--method {method}: not trained by {run}; it has {', '.join(methods)}"
+            f"{did_you_mean(method, methods)}"
+        )
     saved = [name for name in methods if (run / f"{name}{BANK}").is_file()]
     if method is None and saved:
         method = saved[-1]

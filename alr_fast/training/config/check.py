@@ -25,6 +25,7 @@ from alr_fast.training.config.schema import (
 )
 from alr_fast.training.methods import METHODS, checked_options, options_of, path_options
 from alr_fast.training.run_paths import actual_path
+from alr_fast.utils.text import did_you_mean
 
 WORDS = ("auto", "none", "known", *ESTIMATES)  # values of options that also take paths
 
@@ -51,7 +52,10 @@ def resolve(config: Config) -> Config:
     methods = words(config.methods)
     for name in methods:
         if name not in METHODS:
-            raise UserError(f"--methods {name}: no such method; choose from {', '.join(METHODS)}")
+            raise UserError(
+                f"--methods {name}: no such method; choose from {', '.join(METHODS)}"
+                f"{did_you_mean(name, list(METHODS))}"
+            )
     if not methods or len(set(methods)) < len(methods):
         raise UserError(f"--methods {config.methods}: name one or more methods, each once")
     options = with_default_options(config).options

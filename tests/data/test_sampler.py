@@ -304,3 +304,14 @@ def test_balanced_epochs_differ_and_resume_in_the_middle():
 def test_a_balance_needs_labels():
     with pytest.raises(ValueError, match="needs labels"):
         ShuffledSampler(10, 2, balance=0.0)
+
+
+def test_rounded_shares_lose_no_sample():
+    class Least(np.random.Generator):
+        def random(self):
+            return 0.0
+
+    for classes in range(2, 60):
+        labels = np.arange(997) ** 2 % classes
+        sampler = ShuffledSampler(997, 8, labels=labels, balance=0.5)
+        assert sum(map(len, sampler._balanced(Least(np.random.PCG64(0))))) == 997

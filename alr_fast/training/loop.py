@@ -83,6 +83,8 @@ def _check_before(
         num_classes=index.num_classes,
     )
     remaining = [method for method in config.methods if method not in finished]
+    if not remaining:
+        return
     check_room(config, remaining, index, model, world, warn=console.warn)
     with naming_options(loader="data.loader", batch_size="optim.batch_size"):
         loader = choose_loader(config.data.loader, data.train, transform, config.data.cache_mb)

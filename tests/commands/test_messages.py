@@ -18,7 +18,12 @@ from helpers.image_folder import write_folder
 PACKAGE = Path(alr_fast.__file__).parent
 COMMAND = re.compile(rf"python3? -m alr_fast|alr-fast (?:{'|'.join(COMMANDS)})\b")
 # Descriptions of what a file is, not commands to call; help texts of options.
-PROSE = {"data/layouts/packed.py", "training/methods.py", "training/config/help.py"}
+PROSE = {
+    "data/layouts/packed.py",
+    "labels/report/server.py",
+    "training/config/help.py",
+    "training/methods.py",
+}
 
 
 def sources():

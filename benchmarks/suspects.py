@@ -226,9 +226,13 @@ def own_scores(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def own_noise(found: dict[str, np.ndarray]) -> tuple[float, np.ndarray]:
-    """Noise rate and transition matrix [true, given] as alr_fast estimates them."""
+    """Noise rate and transition matrix [true, given] as alr_fast estimates them; NaN if it does
+    not."""
     labels = own_labels(found)
-    return labels.noise_rate, labels.transition
+    matrix = labels.transition
+    if matrix is None:
+        matrix = np.full((labels.num_classes, labels.num_classes), np.nan)
+    return labels.noise_rate, matrix
 
 
 def cleanlab_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, np.ndarray]:

@@ -213,7 +213,8 @@ def open_dataset(
                     argument="root",
                     value=root,
                 )
-            raise UserError("no such file or folder", argument="root", value=root)
+            link = ", it is a link that leads nowhere" if path.is_symlink() else ""
+            raise UserError(f"no such file or folder{link}", argument="root", value=root)
         if not path.is_dir() and not path.is_file():
             raise UserError("is neither a file nor a folder", argument="root", value=root)
         for layout in candidates:

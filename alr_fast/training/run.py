@@ -20,9 +20,9 @@ from alr_fast.training.checkpoint.manifest import (
     list_checkpoints,
 )
 from alr_fast.training.checkpoint.store import CheckpointStore
+from alr_fast.training.class_counts import ClassCounts
 from alr_fast.training.config.schema import Config
 from alr_fast.training.distributed import World
-from alr_fast.training.evaluation import ClassCounts
 from alr_fast.training.loaders import Loaders
 from alr_fast.training.output.display import RunDisplay
 from alr_fast.training.output.loggers import make_loggers

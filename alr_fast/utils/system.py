@@ -7,6 +7,7 @@ import contextlib
 import errno
 import fcntl
 import getpass
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -117,7 +118,11 @@ def user_name() -> str | None:
 
 
 def provide_home() -> None:
-    """Names `NO_HOME` in the environment of a command without a home folder, for the packages that
-    would end with an error instead of doing without their files there."""
+    """Prepares a command for a home folder that is missing or cannot be written.
+
+    Packages that would end with an error go on without their files in `NO_HOME`. Matplotlib, which
+    then needs a second longer, does not say so in every run.
+    """
     if home_folder() == NO_HOME:
         os.environ["HOME"] = str(NO_HOME)
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)

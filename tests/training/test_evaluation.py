@@ -9,7 +9,8 @@ import torch
 from torchmetrics.classification import MulticlassAccuracy
 
 from alr_fast.data.layouts.base import new_index
-from alr_fast.training.evaluation import ClassCounts, evaluate
+from alr_fast.training.class_counts import ClassCounts
+from alr_fast.training.evaluation import evaluate
 from alr_fast.training.output.records import class_table, method_summary
 from alr_fast.training.progress import class_counts_from_json, class_counts_to_json
 from helpers.forged import bounded

@@ -1,6 +1,5 @@
 """Finds the checkpoint that a run resumes from, and checks that it fits the run."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,23 +17,20 @@ from alr_fast.training.config.check import lasting_path, path_names, with_defaul
 from alr_fast.training.config.schema import Config, flat
 from alr_fast.training.data_change import DataChange
 from alr_fast.training.methods import METHODS
-from alr_fast.training.output.run_folder import read_config
+from alr_fast.training.output.run_folder import read_config, read_summary
 from alr_fast.training.progress import check_progress
 from alr_fast.training.run_paths import (
     CHECKPOINTS,
     CONFIG,
-    SUMMARY,
     actual_path,
     find_runs,
     is_finished,
     run_of,
 )
 from alr_fast.training.samples import load_samples
-from alr_fast.utils.files import open_regular
 from alr_fast.utils.shell import python_command
 from alr_fast.utils.text import some_names
 
-_LONGEST_SUMMARY = 64 << 20  # bytes
 _MISSING = object()  # value of an option that does not exist
 
 # Options that may change when a run is resumed: they do not affect the results.
@@ -159,9 +155,8 @@ def train_on_command(config: Config, run: Path, *, epochs: int | None = None) ->
 def _can_be_completed(run: Path) -> bool:
     """Whether a finished run lacks files that its checkpoints can make."""
     try:
-        with open_regular(run / SUMMARY, _LONGEST_SUMMARY) as file:
-            missing = json.loads(file.read()).get("incomplete", [])
-    except (OSError, ValueError, AttributeError, RecursionError):
+        missing = read_summary(run).get("incomplete", [])
+    except UserError:
         return False
     if not isinstance(missing, list) or not missing:
         return False

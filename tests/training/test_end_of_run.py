@@ -114,6 +114,9 @@ def test_a_disk_that_is_full_for_one_file(tmp_path, monkeypatch, capfd, full, un
         assert summary(runs)["incomplete"] == []
         return
     (command,) = {*re.findall(r"--resume \S+$", shown.err, re.M)}
+    if name == "summary.json":  # still full: no method is left to train
+        assert main(options_of(command)) == 2
+        assert "Traceback" not in capfd.readouterr().err
     monkeypatch.undo()
     assert main(options_of(command)) == 0  # all others are those of the run
     assert outcome(runs) == undisturbed

@@ -142,7 +142,7 @@ def train(config: "Config", world: "World", stop: StopSignals, *, suspects: int 
     from alr_fast.training.loop import set_up, train_method
     from alr_fast.training.output.display import RunDisplay
     from alr_fast.training.output.records import run_summary
-    from alr_fast.training.resume import check_data, train_on_command
+    from alr_fast.training.resume import check_data, find_incomplete, train_on_command
     from alr_fast.training.run import Run
     from alr_fast.training.run_data import describe, prepare_data
     from alr_fast.training.warm_start import check_warm_start
@@ -163,6 +163,8 @@ def train(config: "Config", world: "World", stop: StopSignals, *, suspects: int 
         config = config.with_value("data.image_size", start.image_size)
     data, noise = prepare_data(config, world, log=console.log, track=console.track)
     start = world.on_all_ranks(lambda: check_data(config, start, data.train.index))
+    incomplete = world.from_main(lambda: find_incomplete(start.checkpoint))
+    start = replace(start, incomplete=incomplete)
     finished = () if start.checkpoint is None else start.checkpoint.progress["finished"]
     loaders = world.on_all_ranks(lambda: set_up(config, data, world, console, finished=finished))
     world.on_all_ranks(lambda: check_warm_start(config, start, loaders.train))

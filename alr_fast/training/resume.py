@@ -163,9 +163,15 @@ def _can_be_completed(run: Path) -> bool:
     return any(c.progress.get("method") in missing for c in list_checkpoints(run / CHECKPOINTS))
 
 
-def _incomplete(newest: Checkpoint) -> dict[str, Checkpoint]:
-    """The newest checkpoint of each method that was trained before and has missing files."""
+def find_incomplete(newest: Checkpoint | None) -> dict[str, Checkpoint]:
+    """The newest checkpoint of each method that was trained before and has missing files.
+
+    Args:
+        newest: Where the run resumes; `check_data` has accepted it.
+    """
     found: dict[str, Checkpoint] = {}
+    if newest is None:
+        return found
     missing = set(newest.progress.get("incomplete", [])) & set(newest.progress["finished"])
     for checkpoint in list_checkpoints(newest.path.parent) if missing else []:
         if checkpoint.number < newest.number and checkpoint.progress.get("method") in missing:
@@ -228,8 +234,7 @@ def check_data(config: Config, start: Start, index: SampleIndex) -> Start:
         index: Training samples, with the labels to train on.
 
     Returns:
-        ``start`` with the checkpoints of incomplete methods, and the change if the samples have
-        changed.
+        ``start``, with the change if the samples have changed.
 
     Raises:
         UserError: The checkpoint is not that of a run, or classes, most samples or labels differ.
@@ -270,7 +275,7 @@ def check_data(config: Config, start: Start, index: SampleIndex) -> Start:
             f"{path}: was made with other given labels of the same samples{drawn}; if they were "
             "corrected on purpose, pass --checkpoint.other_labels true, else the labels of that run"
         )
-    return replace(start, change=change, incomplete=_incomplete(start.checkpoint))
+    return replace(start, change=change)
 
 
 def _change(run: Path, saved: dict[str, Any], index: SampleIndex) -> DataChange | None:

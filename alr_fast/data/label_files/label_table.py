@@ -28,8 +28,6 @@ from alr_fast.data.label_files.mark_table import FIX, KEEP, MARK
 from alr_fast.data.label_files.table_samples import LABELS, PROBABILITIES, open_samples
 from alr_fast.data.tables import as_text, is_parquet, is_table
 
-SUFFIXES = (".csv", ".parquet")  # of the tables that are written
-
 
 @dataclass(frozen=True)
 class LabelsRead:

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 check_library()
 if is_command():
-    from alr_fast.utils.openmp import prepare
+    from alr_fast.utils.openmp import prepare_openmp
+    from alr_fast.utils.system import provide_home
 
-    prepare()
+    prepare_openmp()
+    provide_home()
 __version__ = installed_version()
 __all__ = ["ALRLoss", "LabelBank", "__version__"]
 

@@ -1,8 +1,8 @@
 """Predicts the classes of images, or of rows of features, with a trained model.
 
-    python -m alr_fast.predict runs/latest photo.jpg            # prints class and probability
-    python -m alr_fast.predict RUN FOLDER LIST.csv --output FILE.csv
-    python -m alr_fast.predict alr.safetensors features.npz --output FILE.parquet --soft
+    alr-fast predict runs/latest photo.jpg            # prints class and probability
+    alr-fast predict RUN FOLDER LIST.csv --output FILE.csv
+    alr-fast predict alr.safetensors features.npz --output FILE.parquet --soft
 
 RUN is the folder of a run, of which the last method is taken, or the file METHOD.safetensors alone.
 Samples are image files, folders of images at any depth, lists (tables with a column of paths), or,
@@ -16,7 +16,7 @@ One row for each sample that can be read:
                          the next ones, with --top
     probabilities        of all classes, with --soft (in CSV a column for each class, p0, p1, ...)
 
-`python -m alr_fast.train --labels FILE` trains on these classes, see docs/training.md. A table of a
+`alr-fast train --labels FILE` trains on these classes, see docs/training.md. A table of a
 million images is written piece by piece.
 """
 
@@ -64,6 +64,8 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(f"--output {output}: name a file that ends with .csv or .parquet")
     if output is not None and not output.absolute().parent.is_dir():
         raise UserError(f"--output {output}: no folder {output.parent}; make it first")
+    if options.soft and output is None:
+        raise UserError("--soft: the probabilities of all classes need a file; pass --output")
     console = Console()
     prediction = Prediction.of(
         options.run,

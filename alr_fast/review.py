@@ -15,7 +15,6 @@ docs/security.md.
 
 import argparse
 import contextlib
-import getpass
 import io
 import os
 import signal
@@ -33,11 +32,12 @@ from alr_fast.errors import UserError, naming_options
 from alr_fast.labels.issues import LabelIssues
 from alr_fast.labels.report.model import Report
 from alr_fast.report import add_most, check, report_of
-from alr_fast.training.open_run import add_run_arguments, marks_of_run, open_run
+from alr_fast.training.open_run import add_run_arguments, marks_of_run, open_run, plugins_of_run
 from alr_fast.training.output.run_folder import CONFIG
 from alr_fast.utils.command import CommandParser, exit_status, show
 from alr_fast.utils.files import locked
 from alr_fast.utils.shell import python_command, quoted
+from alr_fast.utils.system import user_name
 from alr_fast.utils.text import printable
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _take_over(marks: "MarksFile", folder: Path) -> None:
         )
         return
     marks.take_over(Path(earlier))
-    show(f"{len(marks):,} marks are taken over from {earlier}")
+    show(f"{_counted(len(marks))} taken over from {earlier}")
 
 
 def _pictures(
@@ -166,7 +166,8 @@ def _login() -> str | None:
     words = os.environ.get("SSH_CONNECTION", "").split()  # addresses and ports of both sides
     if len(words) != 4:
         return None
-    user_at_host = quoted(f"{getpass.getuser()}@{words[2]}")
+    user = user_name()
+    user_at_host = quoted(words[2] if user is None else f"{user}@{words[2]}")
     return user_at_host if words[3] == "22" else f"-p {quoted(words[3])} {user_at_host}"
 
 
@@ -176,7 +177,16 @@ def _end(marks: "MarksFile", folder: Path) -> None:
         return
     words = ("--config", str(folder / CONFIG), "--data.marks", str(marks.path))
     command = python_command("alr_fast.train", *words)
-    show(f"{len(marks):,} marks are in {marks.path}; this trains with them: {command}")
+    plugins = plugins_of_run(folder)
+    if plugins:  # of somebody else, perhaps
+        show(
+            f"the training runs programs that the run names: {', '.join(plugins)}; read them first"
+        )
+    show(f"{_counted(len(marks))} in {marks.path}; this trains with them: {command}")
+
+
+def _counted(count: int) -> str:
+    return "1 mark is" if count == 1 else f"{count:,} marks are"
 
 
 def _parser() -> CommandParser:

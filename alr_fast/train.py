@@ -22,6 +22,7 @@ resumes it); 130 if interrupted by Ctrl-C, which also writes one, unless it come
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -163,6 +164,8 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
             f"from its weights and label banks, also on data that has changed: {command}"
         )
         return start.folder
+    if start.folder is not None:  # which may be anywhere
+        config = replace(config, runs=str(start.folder.parent))
     if config.data.image_size is None and start.image_size is not None:
         config = config.with_value("data.image_size", start.image_size)
     data, noise = prepare_data(config, world, log=console.log, track=console.track)
@@ -175,8 +178,9 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
     console.log(describe(config, data, noise, world))
     if threads := limited_threads():
         console.log(threads)
-    for line in advice(config):
-        console.warn(line)
+    if start.folder is None:  # the options of a resumed run stay as they are
+        for line in advice(config):
+            console.warn(line)
     with Run(config, world, loaders, console, stop, start) as run, stop:
         try:
             with stop.steps():

@@ -141,7 +141,8 @@ def _refine(words: list[str]) -> dict[str, np.ndarray]:
     runs = Path(words[words.index("--runs") + 1])
     with safe_open(actual_path(runs / "latest" / "alr_bank.safetensors"), "numpy") as file:
         bank = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
-        bank["given_share"] = np.array(float(file.metadata()[GIVEN_SHARE]))
+        share = file.metadata().get(GIVEN_SHARE, "nan")  # not after a single epoch
+        bank["given_share"] = np.array(float(share))
     return {**bank, "given": bank.pop("given_labels"), "clean": bank.pop("clean_labels")}
 
 
@@ -196,14 +197,14 @@ def _predict(task: Task, words: list[str]) -> dict[str, np.ndarray]:
 
 def own_labels(found: dict[str, np.ndarray]) -> ScoredLabels:
     """The samples with the score of alr_fast, from the results of ALR."""
-    rows, given = found["rows"], found["given"]
+    rows, given, share = found["rows"], found["given"], float(found["given_share"])
     return ScoredLabels(
         sample_ids=np.arange(len(given)),
         labels=given,
         class_names=tuple(map(str, range(rows.shape[1]))),
         history={name: found[name] for name in ("given_loss", "changes")},
         read=lambda some: rows[some].astype(np.float32),
-        given_share=float(found["given_share"]),
+        given_share=None if np.isnan(share) else share,
     )
 
 
@@ -225,9 +226,13 @@ def own_scores(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def own_noise(found: dict[str, np.ndarray]) -> tuple[float, np.ndarray]:
-    """Noise rate and transition matrix [true, given] as alr_fast estimates them."""
+    """Noise rate and transition matrix [true, given] as alr_fast estimates them; NaN if it does
+    not."""
     labels = own_labels(found)
-    return labels.noise_rate, labels.transition
+    matrix = labels.transition
+    if matrix is None:
+        matrix = np.full((labels.num_classes, labels.num_classes), np.nan)
+    return labels.noise_rate, matrix
 
 
 def cleanlab_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,8 +1,9 @@
 """Takes screenshots of a report, those in docs/ among them.
 
-    python scripts/report_screenshot.py runs/latest/report.html docs/report.png
-    python scripts/report_screenshot.py REPORT FILE --phone --dark --at curves
-    python scripts/report_screenshot.py REPORT FILE --enlarge
+    python scripts/report_screenshot.py runs/latest/report.html docs/report.png --height 900
+    python scripts/report_screenshot.py runs/latest/report.html docs/figures/report-phone.png \\
+        --phone --dark --enlarge
+    python scripts/report_screenshot.py REPORT FILE --at curves
 
 Needs Debian's chromium and chromium-driver, and pillow.
 """

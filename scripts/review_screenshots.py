@@ -40,7 +40,7 @@ def main(run: str, folder: str) -> None:
         copy = Path(place) / original.name
         shutil.copytree(original, copy)
         (copy / "marks.csv").unlink(missing_ok=True)
-        words = [sys.executable, "-m", "alr_fast.review", str(copy), "--most", "60"]
+        words = [sys.executable, "-m", "alr_fast.review", str(copy), "--most", "1000"]
         with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as review:
             assert review.stdout is not None
             address = next(line.strip() for line in review.stdout if line.startswith("http"))

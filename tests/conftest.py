@@ -1,6 +1,7 @@
 """Fixtures for several folders of tests."""
 
 import shutil
+import signal
 
 import pytest
 import torch
@@ -21,6 +22,11 @@ _CHROMIUM = (
 # The first backward pass of a process decides whether autograd starts threads for other devices,
 # with which a process cannot be forked any more. A fake device, as the compiler adds it, counts.
 torch.ones(1, requires_grad=True).sum().backward()
+
+
+# A shell starts a process in the background with Ctrl-C ignored; some tests press it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config):

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from alr_fast.errors import UserError
-from alr_fast.utils.files import replacing, reserve_space
+from alr_fast.utils.files import replacing
+from alr_fast.utils.system import reserve_space
 from alr_fast.utils.text import readable
 
 _ALIGNMENT = 8  # of the data, as the safetensors library writes it

@@ -341,12 +341,14 @@ class LabelBank:
         self.given_share = given_share if self.from_given else None
 
     def known_share(self, history: SampleHistory | None) -> float | None:
-        """`given_share`, but None if the samples were not trained on once in each of the epochs.
+        """`given_share`, but None if the samples were not trained on once in each of the epochs, or
+        in a single one, whose first predictions are those of an untrained model.
 
         Args:
             history: Of these samples; None if unknown, and trusted then.
         """
-        if history is not None and self._epochs is not None and not history.is_even(self._epochs):
+        epochs = self._epochs
+        if epochs is None or epochs < 2 or (history is not None and not history.is_even(epochs)):
             return None
         return self.given_share
 

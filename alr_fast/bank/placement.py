@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from alr_fast.errors import UserError
-from alr_fast.utils.files import reserve_space
 from alr_fast.utils.machine import available_memory
+from alr_fast.utils.system import reserve_space
 from alr_fast.utils.text import readable
 
 PLACEMENTS = ("device", "pinned", "file")

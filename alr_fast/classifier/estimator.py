@@ -225,7 +225,7 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         self.refined_labels_ = self.classes_[self.label_probabilities_.argmax(1)]
         self.label_history_ = trained.history
         self._given = given
-        self._given_share = 0.0 if criterion.bank is None else criterion.bank.given_share
+        self._given_share = 0.0 if criterion.bank is None else criterion.bank.known_share(None)
 
     @property
     def label_issues_(self) -> LabelIssues:

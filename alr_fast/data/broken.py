@@ -134,8 +134,8 @@ def find_exclusions(split: Split, exclude: str) -> Path | None:
             path = default_exclusion_file(split)
         except UserError:  # without a cache folder there is no list
             return None
-        return path if path.exists() else None
-    if not Path(exclude).exists():
+        return path if os.path.exists(path) else None  # also where the cache is closed
+    if not os.path.exists(exclude):
         raise UserError(
             f"no such file; pass a table of `{python_command('alr_fast.export', 'RUN')}`, a list "
             f"that `--output` of `{verify_command(split)}` names, or auto",

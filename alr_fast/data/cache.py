@@ -23,6 +23,7 @@ from alr_fast.data.index import SampleIndex
 from alr_fast.data.layouts.base import Found, Listing
 from alr_fast.errors import UserError
 from alr_fast.utils.files import open_regular
+from alr_fast.utils.system import NO_HOME, home_folder
 
 _VERSION = 4  # of the stored lists: raise it when a reader lists the same files in another way
 _SETTLE_NS = 2 * 10**9  # a younger file may change again without a change of its times
@@ -43,16 +44,15 @@ def cache_folder() -> Path:
     Raises:
         UserError: The user has no home folder, and no other is named.
     """
-    given = os.environ.get("ALR_FAST_CACHE")
-    try:
-        if given:
-            return Path(given).expanduser()
-        shared = os.environ.get("XDG_CACHE_HOME")
-        return (Path(shared) if shared else Path.home() / ".cache") / "alr_fast"
-    except RuntimeError as error:
+    given, shared = os.environ.get("ALR_FAST_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    if given:
+        return Path(os.path.expanduser(given))
+    home = home_folder()
+    if not shared and home == NO_HOME:
         raise UserError(
             "there is no home folder for the cache; set ALR_FAST_CACHE to a writable folder"
-        ) from error
+        )
+    return (Path(shared) if shared else home / ".cache") / "alr_fast"
 
 
 class CacheEntry:

@@ -9,6 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from alr_fast.utils.files import open_regular
 
+_SMALL = 1 << 26  # bytes of a file that is not mapped: cut short later, a mapping ends the process
 _BLOCK = 1 << 22  # bytes of paths that are checked at once
 
 
@@ -18,7 +19,7 @@ def read_column(path: Path, dtype: DTypeLike, *, mapped: bool = False) -> NDArra
     Args:
         path: The file.
         dtype: Type of the result; integers of another width are converted.
-        mapped: Leave the numbers in the file, which is mapped into memory.
+        mapped: Leave the numbers in the file, which is mapped into memory if it is large.
 
     Raises:
         OSError: The file is missing or cannot be read.
@@ -34,7 +35,7 @@ def read_column(path: Path, dtype: DTypeLike, *, mapped: bool = False) -> NDArra
         if size - start != count * found.itemsize:
             raise ValueError(f"{path.name} has {size:,} bytes, its header needs "
                              f"{start + count * found.itemsize:,}")  # fmt: skip
-        if mapped and count:  # an empty file cannot be mapped
+        if mapped and size > _SMALL:
             return np.memmap(file, dtype=found, mode="r", offset=start, shape=(count,))
         file.seek(start)
         return np.fromfile(file, dtype=found, count=count).astype(wanted, copy=False)

@@ -34,6 +34,7 @@ from alr_fast.data.layouts.nearest import not_recognised
 from alr_fast.data.paths import is_address
 from alr_fast.errors import UserError
 from alr_fast.utils.files import reading
+from alr_fast.utils.text import did_you_mean
 
 # `auto` takes the first layout that fits. Many data sets are folders of classes, so that layout
 # follows those with a file of their own; animal10n comes after it, because other data sets have
@@ -134,7 +135,10 @@ class Dataset:
         """
         if name not in self.layout.splits:
             names = ", ".join(self.layout.splits)
-            raise UserError(f"{self.layout.name} has no split {name}; choose from {names}")
+            raise UserError(
+                f"{self.layout.name} has no split {name}; choose from {names}"
+                f"{did_you_mean(name, self.layout.splits)}"
+            )
         entry = CacheEntry(self.layout.name, self.found, name)
         listing = entry.load()
         if listing is None:
@@ -179,8 +183,9 @@ def open_dataset(
     elif name in LAYOUTS:
         candidates = [LAYOUTS[name]]
     else:
+        names = ["auto", "digits", *LAYOUTS]
         raise UserError(
-            f"no such data set; choose from auto, digits, {', '.join(LAYOUTS)}",
+            f"no such data set; choose from {', '.join(names)}{did_you_mean(name, names)}",
             argument="name",
             value=name,
         )
@@ -208,7 +213,8 @@ def open_dataset(
                     argument="root",
                     value=root,
                 )
-            raise UserError("no such file or folder", argument="root", value=root)
+            link = ", it is a link that leads nowhere" if path.is_symlink() else ""
+            raise UserError(f"no such file or folder{link}", argument="root", value=root)
         if not path.is_dir() and not path.is_file():
             raise UserError("is neither a file nor a folder", argument="root", value=root)
         for layout in candidates:

@@ -20,7 +20,7 @@ from alr_fast.labels.table import export, write_marks
 from alr_fast.utils.command import need
 from alr_fast.utils.files import write_text
 from alr_fast.utils.requirements import install_command, missing_modules
-from alr_fast.utils.text import percent, printable
+from alr_fast.utils.text import percent, printable, size_of_data
 
 LARGEST = 20_000  # samples on a page, the limit of a browser
 _SHOWN = 5  # samples in the text of the object
@@ -152,8 +152,10 @@ class LabelIssues(ScoredLabels):
         most: int | None = None,
     ) -> None:
         """Writes tasks for Label Studio with the refined labels as predictions, most suspicious
-        first. Its labelling interface is `alr_fast.labels.label_studio.interface`, printed in the
-        documentation; `alr_fast.labels.read_label_studio` reads the result of the labelling.
+        first. For a suspicious sample whose refined label is the given one, the prediction is the
+        next most probable class. Its labelling interface is
+        `alr_fast.labels.label_studio.interface`; `alr_fast.labels.read_label_studio` reads the
+        result of the labelling.
 
         Args:
             path: JSON file; an existing one is replaced.
@@ -172,7 +174,7 @@ class LabelIssues(ScoredLabels):
 
     def to_fiftyone(self, path: AnyPath, images: object = None, *, most: int | None = None) -> None:
         """Writes a folder that FiftyOne imports (type ``FiftyOneImageClassificationDataset``): the
-        refined labels, with the columns of the table as attributes.
+        labels that `to_label_studio` predicts, with the columns of the table as attributes.
 
         Args:
             path: Folder for ``labels.json`` and ``data.json``, made if it is missing.
@@ -209,9 +211,7 @@ class LabelIssues(ScoredLabels):
 
     def _shown(self) -> tuple[str, list[str], list[list[str]]]:
         """Title, column names and the most suspicious samples, as texts."""
-        title = (
-            f"LabelIssues: {_number(len(self), 'sample')} of {_number(self.num_classes, 'class')}, "
-        )
+        title = f"LabelIssues: {size_of_data(len(self), self.num_classes)}, "
         if self.estimate_problem:
             title += f"noise rate not estimated: {self.estimate_problem}; the highest scores:"
         else:
@@ -302,11 +302,6 @@ def _check_most(most: Any, largest: int | None = None) -> None:
     if not whole or int(most) < 0 or (largest is not None and int(most) > largest):
         limits = "be 0 or more, or None" if largest is None else f"lie between 0 and {largest}"
         raise UserError(f"must {limits}, an integer", argument="most", value=most)
-
-
-def _number(count: int, noun: str) -> str:
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{count:,} {noun if count == 1 else plural}"
 
 
 def _one_line(text: str) -> str:

@@ -8,10 +8,13 @@ def estimate(labels: ScoredLabels) -> str:
     """The estimated share of wrong labels, or why there is none, a clause."""
     if labels.estimate_problem:
         return f"how many labels are wrong cannot be estimated: {labels.estimate_problem}"
-    return (
+    found = (
         f"{percent(labels.noise_rate)} of the labels are estimated to be wrong, "
         f"{labels.suspicious:,} are suspicious"
     )
+    if labels.noise.given_share >= 0.5:
+        found += " (by the predictions alone: no label could change in so few epochs)"
+    return found
 
 
 def unseen(labels: ScoredLabels) -> list[str]:

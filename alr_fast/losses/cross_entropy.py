@@ -52,6 +52,14 @@ class CrossEntropyLoss(Loss):
             check_bank(bank)
             self._use_bank(bank, history=history, check_labels=check_labels)
 
+    def given_share(self, epochs: int) -> float | None:
+        """See `Loss.given_share`; the rows are updated from the first epoch on."""
+        if self.bank is None:
+            return None
+        if self.bank.one_hot:
+            return float(self.momentum**epochs)
+        return 0.0 if epochs > 0 and self.momentum < 1 else 1.0
+
     def _compute(
         self, logits: Tensor, labels: Tensor, index: Tensor | None, options: LossOptions
     ) -> LossResult:

@@ -12,6 +12,7 @@ from alr_fast.noise.classes import flips_line, rows_line
 from alr_fast.noise.instance import instance
 from alr_fast.noise.models import NoiseModel, NoiseRequest
 from alr_fast.utils.random import stream
+from alr_fast.utils.text import did_you_mean
 
 # The keys are the names in configurations.
 NOISE_MODELS: dict[str, NoiseModel] = {
@@ -163,8 +164,11 @@ def describe(
 def check_noise(kind: str, rate: float) -> None:
     """Raises `UserError` for an unknown kind or a rate outside [0, 1]."""
     if kind not in NOISE_MODELS:
+        names = ", ".join(NOISE_MODELS)
         raise UserError(
-            f"no such noise; there is {', '.join(NOISE_MODELS)}", argument="kind", value=kind
+            f"no such noise; there is {names}{did_you_mean(kind, list(NOISE_MODELS))}",
+            argument="kind",
+            value=kind,
         )
     if not 0.0 <= rate <= 1.0:
         raise UserError("must lie between 0 and 1", argument="rate", value=rate)

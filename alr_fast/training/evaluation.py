@@ -2,43 +2,15 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from alr_fast.data.loaders.base import Loader
+from alr_fast.training.class_counts import ClassCounts
 
 TOP = 5
 FEW_CLASSES = 20  # up to this number, the accuracy of the `TOP` classes says little
-
-
-@dataclass(frozen=True)
-class ClassCounts:
-    """Samples of each class, and those of them that are predicted correctly.
-
-    Attributes:
-        samples: [K].
-        correct: [K].
-    """
-
-    samples: list[int]
-    correct: list[int]
-
-    @property
-    def accuracies(self) -> NDArray[np.float64]:
-        """Share of the samples of each class that are predicted correctly (its recall), [K]; NaN
-        for a class without samples."""
-        samples = np.array(self.samples, dtype=np.float64)
-        return np.array(self.correct) / np.where(samples > 0, samples, np.nan)
-
-    @property
-    def balanced_accuracy(self) -> float:
-        """Mean of the accuracies of the classes that occur; NaN if none does."""
-        accuracies = self.accuracies
-        found = accuracies[~np.isnan(accuracies)]
-        return float(found.mean()) if len(found) else float("nan")
 
 
 @dataclass(frozen=True)
@@ -122,8 +94,11 @@ class _Sums(Metric):
         right = readable & (logits.argmax(1) == labels)
         self.samples.index_add_(0, classes, readable.long())
         self.correct.index_add_(0, classes, right.long())
-        if logits.shape[1] > FEW_CLASSES:
-            self.top += (logits.topk(TOP).indices == labels[:, None]).sum()
+        num_classes = logits.shape[1]
+        if num_classes > FEW_CLASSES:
+            # Unlike topk: equal logits and NaN count against the class.
+            below = (logits < logits.gather(1, classes[:, None])).sum(1)
+            self.top += (readable & (below >= num_classes - TOP)).sum()
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The four sums."""

@@ -14,6 +14,7 @@ from alr_fast.errors import SharedError, UserError, naming_options
 from alr_fast.training.checkpointer import Checkpointer
 from alr_fast.training.config.schema import Config
 from alr_fast.training.criterion import check_methods, make_loss
+from alr_fast.training.description import Description
 from alr_fast.training.distributed import World
 from alr_fast.training.dry_pass import SAMPLES, dry_pass
 from alr_fast.training.estimate import estimate_time
@@ -29,7 +30,6 @@ from alr_fast.training.run import Run
 from alr_fast.training.run_data import RunData
 from alr_fast.training.run_paths import BANK
 from alr_fast.training.sharded_bank import export_bank, label_statistics
-from alr_fast.training.trained_model import Description
 from alr_fast.training.trainer import Trainer
 from alr_fast.training.warm_start import warm_bank, warm_weights
 from alr_fast.utils.random import stream

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from alr_fast.errors import UserError
+from alr_fast.utils.text import or_similar
 
 
 class ConvNet(nn.Module):
@@ -173,8 +174,7 @@ def build_model(
     known = timm.list_models()
     # Names with a colon are addresses for timm.
     if name.split(".")[0] not in known or not re.fullmatch(r"[\w.-]+", name):
-        close = difflib.get_close_matches(name, [*MODELS, *known], n=3)
-        hint = f"; close names: {', '.join(close)}" if close else ""
+        hint = or_similar(difflib.get_close_matches(name, [*MODELS, *known], n=3))
         names = f"{', '.join(MODELS)} and the names of timm.list_models()"
         raise UserError(f"no such model; choose from {names}{hint}", argument="name", value=name)
     options = {"num_classes": num_classes, "in_chans": in_channels}

@@ -42,7 +42,7 @@ from alr_fast.training.samples import (
     samples_file,
 )
 from alr_fast.utils.command import CommandParser
-from alr_fast.utils.text import error_text, some_names
+from alr_fast.utils.text import did_you_mean, error_text, some_names
 
 FindSplit = Callable[[], Split]
 
@@ -201,6 +201,16 @@ def marks_of_run(run: Path) -> str | None:
     return _read_options(run).data.marks
 
 
+def plugins_of_run(run: Path) -> list[str]:
+    """The programs that a training with the options of a run would import; [] without any.
+
+    Raises:
+        UserError: Its configuration cannot be read.
+    """
+    plugins = read_config(run).get("plugins") or []
+    return words(plugins if isinstance(plugins, str) else [str(name) for name in plugins])
+
+
 def _names_of_methods(methods: Any) -> list[str]:
     """The methods, which `--print_config` prints as a text with commas."""
     if not isinstance(methods, str | list) or not all(isinstance(m, str) for m in methods):
@@ -268,7 +278,10 @@ def _without_images(
     """`open_run`, without opening images."""
     methods = words(options.methods)
     if method is not None and method not in methods:
-        raise UserError(f"--method {method}: not trained by {run}; it has {', '.join(methods)}")
+        raise UserError(
+            f"--method {method}: not trained by {run}; it has {', '.join(methods)}"
+            f"{did_you_mean(method, methods)}"
+        )
     saved = [name for name in methods if (run / f"{name}{BANK}").is_file()]
     if method is None and saved:
         method = saved[-1]

@@ -24,15 +24,17 @@ from alr_fast.data.tables.writing import Columns, save_table
 from alr_fast.data.unlabelled import find_images
 from alr_fast.errors import UserError
 from alr_fast.training.config.schema import WEIGHTS, DataConfig, words
+from alr_fast.training.description import Description
 from alr_fast.training.distributed import choose_device
 from alr_fast.training.loaders import evaluation_batch_size
 from alr_fast.training.output.run_folder import read_config
 from alr_fast.training.run_data import num_workers
 from alr_fast.training.run_paths import BANK, actual_path
-from alr_fast.training.trained_model import Description, described, load_described, with_channels
+from alr_fast.training.trained_model import described, load_described, with_channels
 from alr_fast.utils.files import reading
 from alr_fast.utils.text import is_utf8, is_utf8_bytes, printable
 
+_FEW = 32  # samples that are read sooner than worker processes have started
 _WARNINGS = 5  # about single images that cannot be read
 
 
@@ -138,7 +140,9 @@ class Prediction:
             description.transform,
             device=chosen,
             dtype=getattr(torch, description.precision),
-            workers=num_workers(DataConfig(workers=workers)),
+            workers=0
+            if workers is None and len(split) <= _FEW
+            else num_workers(DataConfig(workers=workers)),
             broken=BrokenSamples(split, 1.0),
         )
         return cls(

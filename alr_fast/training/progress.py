@@ -6,7 +6,7 @@ from typing import Any
 
 from alr_fast.errors import UserError
 from alr_fast.training.checkpoint.manifest import MANIFEST, Checkpoint
-from alr_fast.training.evaluation import ClassCounts
+from alr_fast.training.class_counts import ClassCounts
 from alr_fast.training.output.records import EpochRecord
 
 Counts = dict[str, dict[str, ClassCounts]]

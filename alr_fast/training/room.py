@@ -17,7 +17,8 @@ from alr_fast.training.config.schema import Config
 from alr_fast.training.distributed import World
 from alr_fast.training.methods import keeps_bank
 from alr_fast.training.sharded_bank import bank_bytes, bank_placement
-from alr_fast.utils.text import error_text, readable
+from alr_fast.utils.system import make_link
+from alr_fast.utils.text import readable
 
 _SAMPLE_BYTES = 100  # of a sample in a file, beside its row of the bank: id, labels, path
 
@@ -137,10 +138,8 @@ def _check_checkpoints(
 
 def _check_links(runs: Path, warn: Callable[[str], None]) -> None:
     with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=runs) as folder:
-        try:
-            os.symlink("target", Path(folder, "link"))
-        except OSError as error:
+        if not make_link(Path(folder, "link"), "target"):
             warn(
-                f"--runs {runs}: no links can be made here ({error_text(error)}), so there will be "
-                "no link latest; name runs by their folders"
+                f"--runs {runs}: this file system has no links, so there will be no link latest; "
+                "name runs by their folders"
             )

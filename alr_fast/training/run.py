@@ -1,5 +1,6 @@
 """A training run: its configuration, data, folder and progress, shared by its methods."""
 
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,9 +20,9 @@ from alr_fast.training.checkpoint.manifest import (
     list_checkpoints,
 )
 from alr_fast.training.checkpoint.store import CheckpointStore
+from alr_fast.training.class_counts import ClassCounts
 from alr_fast.training.config.schema import Config
 from alr_fast.training.distributed import World
-from alr_fast.training.evaluation import ClassCounts
 from alr_fast.training.loaders import Loaders
 from alr_fast.training.output.display import RunDisplay
 from alr_fast.training.output.loggers import make_loggers
@@ -194,12 +195,14 @@ class Run:
 
     @property
     def resume_command(self) -> str:
-        """The command that resumes this run, for a shell."""
+        """The command that resumes this run, for a shell; in words for several machines."""
         words = ["--resume", str(self.path.absolute())]
         if self.config.plugins:  # not taken from the run
             words += ["--plugins", ",".join(self.config.plugins)]
         if self.world.size == 1:
             return python_command("alr_fast.train", *words)
+        if self.world.size > self.world.local_size:
+            return f"the torchrun command of this run, with {shlex.join(words)}"
         processes = ["--nproc-per-node", str(self.world.local_size), "-m", "alr_fast.train"]
         return python_command("torch.distributed.run", *processes, *words)
 

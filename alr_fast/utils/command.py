@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from alr_fast.errors import SharedError, UserError
+from alr_fast.utils.files import naming_files
 from alr_fast.utils.requirements import extra_of, install_command, missing_modules
 from alr_fast.utils.streams import lasting_output
 from alr_fast.utils.text import did_you_mean, printable_lines, shortened
@@ -146,7 +147,7 @@ def exit_status(action: Callable[[], int | None], *, interrupted: str = "interru
     """
     with lasting_output():
         try:
-            with _naming_packages():
+            with naming_files(), _naming_packages():
                 return action() or 0
         except UserError as error:
             text = shortened(str(error), _LONGEST)

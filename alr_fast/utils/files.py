@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TextIO, cast
 
 from alr_fast.errors import UserError
+from alr_fast.utils.system import flush_to_disk, make_link, set_mode, try_lock
 from alr_fast.utils.text import readable
 
-_ZEROS = 1 << 20  # bytes per write on a file system that cannot reserve space
-_UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.ENOTTY})
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_ATTEMPTS = 20  # to make a new file
 _LONGEST = 200  # bytes of a name that leave room for the rest of a temporary one, below 255
 
 # How to put right what the system refused, by the number of its error.
@@ -40,34 +40,6 @@ _REMEDIES = {
     errno.EIO: "check the disk",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
 }
-
-
-def reserve_space(handle: int, num_bytes: int) -> None:
-    """Sets the size of an open file and allocates all of its space on the disk.
-
-    Without allocated space, a write into the memory-mapped file kills the process with SIGBUS when
-    the disk is full.
-
-    Args:
-        handle: File descriptor of an empty file.
-        num_bytes: The size, above 0.
-
-    Raises:
-        OSError: The disk is full, or the file would exceed a size limit.
-    """
-    try:
-        os.posix_fallocate(handle, 0, num_bytes)
-        return
-    except AttributeError:
-        pass  # not on every system
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
-            raise
-    for offset in range(0, num_bytes, _ZEROS):
-        # A disk that becomes full accepts a part of the data first and fails the next call.
-        end = min(offset + _ZEROS, num_bytes)
-        while offset < end:
-            offset += os.pwrite(handle, bytes(end - offset), offset)
 
 
 @contextlib.contextmanager
@@ -90,12 +62,33 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if isinstance(error.filename, str | bytes):
-            path = Path(os.fsdecode(error.filename))
-        denied = error.errno in (errno.EACCES, errno.EPERM)
-        where = _closed(path) if denied else path
+        where, denied = _refused(error, path)
         remedy = "make it readable" if denied else "check the disk"
         raise UserError(f"{where}: {error.strerror or error}; {remedy} and try again") from error
+
+
+@contextlib.contextmanager
+def naming_files() -> Iterator[None]:
+    """Turns an `OSError` about a file that nobody has handled into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise
+        where, denied = _refused(error, Path())
+        remedy = "change its permissions" if denied else _REMEDIES.get(error.errno or 0, "check it")
+        raise UserError(f"{where}: {error.strerror or error}; {remedy} and try again") from error
+
+
+def _refused(error: OSError, path: Path) -> tuple[Path, bool]:
+    """The file that an error is about, ``path`` if it names none, and whether access was denied.
+
+    If a folder keeps the file from being reached, it is the one that is meant.
+    """
+    if isinstance(error.filename, str | bytes):
+        path = Path(os.fsdecode(error.filename))
+    denied = error.errno in (errno.EACCES, errno.EPERM)
+    return (_closed(path) if denied else path), denied
 
 
 def _closed(path: Path) -> Path:
@@ -140,8 +133,7 @@ class Temporary(NamedTuple):
         """
         handle = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            with contextlib.suppress(OSError):  # a file system without modes
-                os.fchmod(handle, self.mode)
+            set_mode(handle, self.mode)
             flush_to_disk(handle)  # network file systems report a full disk only here
         finally:
             os.close(handle)
@@ -160,8 +152,7 @@ def temporary(path: Path) -> Iterator[Temporary]:
     handle, fresh = _new_file(path)
     try:
         mode = stat.S_IMODE(os.fstat(handle).st_mode)
-        with contextlib.suppress(OSError):
-            os.fchmod(handle, 0o600)  # also where the umask keeps files from their owner
+        set_mode(handle, 0o600)  # also where the umask keeps files from their owner
         with contextlib.suppress(OSError):
             known = os.lstat(path).st_mode
             mode = stat.S_IMODE(known) & 0o777 if stat.S_ISREG(known) else mode
@@ -170,19 +161,6 @@ def temporary(path: Path) -> Iterator[Temporary]:
         with contextlib.suppress(OSError):
             fresh.unlink()
         os.close(handle)  # last: until then the lock protects the file from `_remove_leftovers`
-
-
-def flush_to_disk(handle: int) -> None:
-    """Waits until a file or folder is on the disk, if its file system can tell.
-
-    Raises:
-        OSError: It could not be written.
-    """
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in _UNSUPPORTED:
-            raise
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -211,12 +189,8 @@ def replace_link(link: Path, target: str) -> None:
     """
     fresh = link.with_name(f".{link.name}.{secrets.token_hex(8)}.tmp")
     with writing(link):
-        try:
-            fresh.symlink_to(target)
-        except OSError as error:
-            if error.errno in (errno.EPERM, *_UNSUPPORTED):
-                return
-            raise
+        if not make_link(fresh, target):
+            return
         try:
             os.replace(fresh, link)
         except OSError:
@@ -335,13 +309,9 @@ def locked(path: Path, *, busy: str) -> TextIO:
     """
     with writing(path):
         file = os.fdopen(_open_own(path, os.O_RDWR), "r+")
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
+    if try_lock(file.fileno(), fcntl.lockf) is False:
         file.close()
-        raise UserError(busy) from error
-    except OSError:
-        pass  # a file system without locks
+        raise UserError(busy)
     return cast(TextIO, file)
 
 
@@ -360,8 +330,7 @@ def _open_own(path: Path, flags: int) -> int:
         _check_regular(handle, str(path))
         mode = stat.S_IMODE(os.fstat(handle).st_mode)
         if mode & 0o600 != 0o600:  # an unusual umask: it could not be opened again
-            with contextlib.suppress(OSError):
-                os.fchmod(handle, mode | 0o600)
+            set_mode(handle, mode | 0o600)
     except BaseException:
         os.close(handle)
         raise
@@ -381,19 +350,18 @@ def _new_file(path: Path) -> tuple[int, Path]:
 
     Its lock ends with this process, however it ends: see `_remove_leftovers`.
     """
-    while True:
+    for attempt in range(_ATTEMPTS):
         fresh = path.with_name(f".{_stem(path)}.{secrets.token_hex(8)}.tmp")
         handle = os.open(fresh, _NEW, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            taken = os.fstat(handle).st_nlink == 0
-        except BlockingIOError:
-            taken = True
-        except OSError:
-            taken = False  # no locks here
-        if not taken:
+        locked_now = try_lock(handle, fcntl.flock)
+        gone = os.fstat(handle).st_nlink == 0
+        # On a file system that always says so, a lock of another process means nothing.
+        if not gone and (locked_now is not False or attempt == _ATTEMPTS - 1):
             return handle, fresh
         os.close(handle)  # another process took it for a leftover before it was locked
+        with contextlib.suppress(OSError):
+            os.unlink(fresh)
+    raise OSError(errno.EBUSY, "its new files are removed by another process", str(path))
 
 
 def _stem(path: Path) -> str:
@@ -417,7 +385,7 @@ def _remove_leftovers(path: Path) -> None:
         with contextlib.suppress(OSError):
             handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(name)
+                if try_lock(handle, fcntl.flock):
+                    os.unlink(name)
             finally:
                 os.close(handle)

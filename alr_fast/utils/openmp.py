@@ -1,6 +1,6 @@
 """How the threads of OpenMP work in a command. It reads its environment when torch is loaded.
 
-A library must not change the environment of a program; only commands call `prepare`.
+A library must not change the environment of a program; only commands call `prepare_openmp`.
 """
 
 import os
@@ -14,7 +14,7 @@ _THREADS = "OMP_NUM_THREADS"
 _limited = False
 
 
-def prepare() -> None:
+def prepare_openmp() -> None:
     """Sets up OpenMP where the user has not; does nothing once torch is loaded.
 
     Threads that wait for each other spin for milliseconds by default, on a processor that the

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 LONGEST_ERROR = 300
+_NEAR, _LEAST = 0.85, 0.6  # similarity of a typing error, and of a name that is worth naming
 _LONGEST_NAME = 4096  # characters, as of a path
 _LONE_SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")  # not of `os.fsdecode`
 # Controls of both kinds, separators of lines, marks of the direction of writing.
@@ -94,6 +95,12 @@ def duration(seconds: float, *, digits: int = 0) -> str:
     return f"{hours} h {minutes:02} min"
 
 
+def size_of_data(samples: int, classes: int) -> str:
+    """1,437 samples in 10 classes."""
+    several = f"{samples:,} sample{'' if samples == 1 else 's'}"
+    return f"{several} in {classes:,} class{'' if classes == 1 else 'es'}"
+
+
 def readable(num_bytes: int) -> str:
     """A number of bytes as ``9.6 GB``, ``340 MB`` or ``12 kB``."""
     if num_bytes >= 1e9:
@@ -145,26 +152,37 @@ def error_text(error: BaseException) -> str:
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """``; did you mean A or B?`` with the nearest of known names, empty if none is near."""
-    names = nearest(word, known)
+    return or_similar(nearest(word, known))
+
+
+def or_similar(names: Sequence[str]) -> str:
+    """``; did you mean A or B?``, empty without names."""
     return f"; did you mean {' or '.join(names)}?" if names else ""
 
 
-def nearest(word: str, known: Sequence[str]) -> list[str]:
-    """The known names that a mistyped word may stand for, at most three, the nearest first.
+def nearest(word: str, known: Sequence[str], *, typo: bool = True) -> list[str]:
+    """The known names that a wrong word may stand for, at most three, the nearest first.
 
-    A name may have groups before its last part: ``--lr`` stands for ``--optim.lr``.
+    Args:
+        word: The word.
+        known: Names, which may have groups before the last part: ``lr`` stands for ``optim.lr``.
+        typo: Whether letters may be wrong, if no name has the same words.
     """
     plain = _plain(word)
+    words, own = {n: set(_plain(_leaf(n)).split("_")) for n in known}, set(plain.split("_"))
     same = [name for name in known if plain in (_plain(name), _plain(_leaf(name)))]
-    # "momentum" for "sgd_momentum", "epoch" for "epochs".
-    longer = [name for name in known if _words(plain) <= _words(_plain(_leaf(name)))]
-    if same or longer:
+    longer = [name for name in known if own <= words[name]]  # "sgd_momentum" for "momentum"
+    if same or longer or not typo:
         return list(dict.fromkeys([*same, *longer]))[:3]
     ratios = {
-        name: max(_ratio(plain, _plain(name)), _ratio(plain, _plain(_leaf(name)))) for name in known
+        name: max(_ratio(plain, _plain(name)), _ratio(_leaf(plain), _plain(_leaf(name))))
+        for name in known
     }
     best = max(ratios.values(), default=0.0)
-    return [name for name, ratio in ratios.items() if ratio == best >= 0.6][:3]
+    closest = [name for name in known if ratios[name] == best]
+    shorter = [name for name in known if words[name] <= own]  # "epochs" for "num_epochs"
+    found = shorter if shorter and best < _NEAR else closest if best >= _LEAST else []
+    return found[:3]
 
 
 def _plain(name: str) -> str:
@@ -173,10 +191,6 @@ def _plain(name: str) -> str:
 
 def _leaf(name: str) -> str:
     return name.rpartition(".")[2]
-
-
-def _words(name: str) -> set[str]:
-    return set(name.split("_"))
 
 
 def _ratio(first: str, second: str) -> float:

@@ -33,6 +33,23 @@ def test_the_help_lists_every_command_on_one_line(words, capsys):
     assert max(map(len, lines)) <= 80
 
 
+@pytest.mark.parametrize(
+    ("called", "prog"),
+    [
+        ("/env/bin/alr-fast", "alr-fast noise"),
+        ("/site/alr_fast/__main__.py", "python -m alr_fast noise"),
+        ("/site/alr_fast/noise/__main__.py", "python -m alr_fast.noise"),
+        ("/env/bin/pytest", "alr-fast noise"),
+    ],
+)
+def test_usage_names_the_command_as_it_was_called(called, prog, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [called])
+    monkeypatch.setattr(sys, "executable", "/env/bin/python")
+    with pytest.raises(SystemExit):
+        main(["noise", "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: {prog} [-h]")
+
+
 def test_the_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"alr-fast {alr_fast.__version__}\n"

@@ -59,9 +59,10 @@ def test_the_table_agrees_with_the_bank(run, capsys):
     assert columns["changes"].max() > 0
     changed = int((rows.argmax(1) != given).sum())
     wrong = columns["given_label"] != columns["clean_label"]
-    # Few labels have changed after two refining epochs; the estimate is not of these alone.
+    # Not all wrong labels have changed after four refining epochs.
     suspicious = columns["score"] > 0.5
-    assert 4 * changed < suspicious.sum() and abs(suspicious.mean() - wrong.mean()) < 0.03
+    assert 100 < changed < 0.6 * suspicious.sum()
+    assert abs(suspicious.mean() - wrong.mean()) < 0.03
     # The purpose of the score: most suspicious labels are wrong.
     assert wrong[suspicious].mean() > 0.8
 

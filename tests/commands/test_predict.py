@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -182,6 +184,7 @@ WRONG = {
     "batch": (["set/test", "--batch-size", "0"], "--batch-size 0: must be 1 or more"),
     "workers": (["set/test", "--workers", "-1"], "--workers -1: must be 0 or more"),
     "device": (["set/test", "--device", "tpu"], "--device tpu: not usable on this machine"),
+    "all classes": (["set/test", "--soft", "NO OUTPUT"], "--soft: the probabilities of all"),
     "nothing": ([], "the following arguments are required: IMAGES"),
 }
 
@@ -201,8 +204,9 @@ def test_wrong_inputs_are_one_line_and_nothing_is_written(
     (tmp_path / "far.csv").write_text("path\n../../etc/passwd\n")
     (tmp_path / "cell.csv").write_text("path,x\nset/test/cat/000.jpg,1\n,2\n")
     before = sorted(tmp_path.rglob("*"))
-    if "--output" not in argv:
+    if not {"--output", "NO OUTPUT"} & set(argv):
         argv = [*argv, "--output", "out.csv"]
+    argv = [word for word in argv if word != "NO OUTPUT"]
     assert main([str(run), *argv]) == 2
     assert sorted(tmp_path.rglob("*")) == before
     error = capsys.readouterr().err.replace(str(run), "RUN").splitlines()[-1]
@@ -299,3 +303,15 @@ def test_names_that_are_no_text_survive(trained, tmp_path, predict):
     assert paths == [f"{odd}/=1+1.jpg", f"{odd}/caf\udce9.jpg"]
     stored = pq.read_table(tmp_path / "out.parquet")["path"].to_pylist()
     assert stored == [path.encode("utf-8", "surrogateescape") for path in paths]
+
+
+def test_the_example_of_the_document_works(trained, tmp_path, monkeypatch, capsys):
+    root, run = trained
+    document = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/latest").symlink_to(run)
+    shutil.copy(root / "test/cat/001.jpg", tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert capsys.readouterr().out.strip() in ("cat", "dog", "ox")

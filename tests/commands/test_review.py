@@ -14,9 +14,13 @@ import torch
 from safetensors.torch import load_file
 
 from alr_fast import review
+from alr_fast.data.datasets import open_dataset
+from alr_fast.data.label_files.label_table import read_marks
+from alr_fast.export import main as export
 from alr_fast.labels.report.server import ReviewServer
 from alr_fast.train import main as train
 from alr_fast.utils.files import locked
+from helpers.documents import blocks
 from helpers.report_browser import Page, emulate
 from helpers.review import ask, lines_of, mark
 
@@ -125,7 +129,7 @@ def test_sigterm_ends_it(run, serve):
 
     status, output = serve(run, "--most", "3", during=during, number=signal.SIGTERM)
     assert status == 0 and output.err == ""
-    assert output.out.splitlines()[-1].startswith(f"1 marks are in {run}/marks.csv; ")
+    assert output.out.splitlines()[-1].startswith(f"1 mark is in {run}/marks.csv; ")
     assert signal.getsignal(signal.SIGTERM) is before
     assert "ssh -N" not in output.out
 
@@ -238,7 +242,7 @@ def test_a_folder_that_cannot_be_written_to(run, serve, monkeypatch):
         (["--port", "x"], "argument --port: invalid int value: 'x'"),
         (["--most", "-1"], "--most -1: must lie between 0 and 20000"),
         (["--method", "sat"], "--method sat: not trained by"),
-        (["--unknown"], "unrecognized arguments: --unknown"),
+        (["--unknown"], "--unknown: no such option"),
     ],
 )
 def test_wrong_options(run, capsys, argv, message):
@@ -279,10 +283,33 @@ def test_latest_is_the_folder_behind_it(run, serve, tmp_path):
     link = tmp_path / "latest"
     link.symlink_to(run)
     _, output = serve(link, "--most", "3", during=lambda server: server.marks.update({7: "keep"}))
-    assert f"1 marks are in {run}/marks.csv; " in output.out and str(link) not in output.out
+    assert f"1 mark is in {run}/marks.csv; " in output.out and str(link) not in output.out
+
+
+def test_programs_that_the_training_would_run_are_named(run, serve):
+    """The run may be somebody else's."""
+    config = run / "config.yaml"
+    config.write_text(re.sub(r"(?m)^plugins: .*$", "plugins: [./evil.py]", config.read_text()))
+    _, output = serve(run, "--most", "3", during=lambda server: server.marks.update({7: "keep"}))
+    line = "the training runs programs that the run names: ./evil.py; read them first"
+    assert line in output.out.splitlines()
 
 
 def test_the_files_of_a_review(run, serve):
     before = {path.name for path in run.iterdir()}
     serve(run, "--most", "3", during=lambda server: server.marks.update({7: "keep"}))
     assert {path.name for path in run.iterdir()} - before == {"marks.csv", ".marks.lock"}
+
+
+def test_the_example_of_the_document(run, tmp_path, monkeypatch):
+    """A program in the place of the reviewer: the first 100 with their true labels."""
+    (tmp_path / "runs").mkdir()
+    run.rename(tmp_path / "runs" / "latest")
+    monkeypatch.chdir(tmp_path)
+    assert export(["runs/latest", "--csv"]) == 0
+    (code,) = [b.code for b in blocks("python") if b.document.name == "review.md"]
+    exec(compile(code, "review.md", "exec"), {})
+    index = open_dataset("digits", None).split("train").index
+    read = read_marks(tmp_path / "runs/latest/marks.csv", index)
+    assert len(read.rows) == 100
+    assert read.labels.tolist() == index.labels[read.rows].tolist()

@@ -67,7 +67,10 @@ def test_table_and_page_say_the_same(six_epochs, capsys):
     facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page))
     scores = np.array(pq.read_table(run / "labels.parquet", columns=["score"])["score"])
     rate, count = f"{(scores > 0.5).mean():.1%}", f"{(scores > 0.5).sum():,}"
-    said = f"alr: {rate} of the labels are estimated to be wrong, {count} are suspicious"
+    said = (
+        f"alr: {rate} of the labels are estimated to be wrong, {count} are suspicious (by the "
+        "predictions alone: no label could change in so few epochs)"
+    )
     assert out.splitlines().count(said) == 2
     assert facts["labels refined to another class"] == "0.0%"
     assert (facts["estimated wrong labels"], facts["suspicious samples"]) == (rate, count)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import shutil
 import stat
 from dataclasses import replace
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from alr_fast.data import cache as module
-from alr_fast.data import datasets
+from alr_fast.data import columns, datasets
 from alr_fast.data.broken import find_exclusions
 from alr_fast.data.cache import CacheEntry, cache_folder
 from alr_fast.data.datasets import open_dataset
@@ -79,7 +80,8 @@ def copy_times(path, before):
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def test_the_second_opening_reads_the_cache(root, cache, calls, mount):
+def test_the_second_opening_reads_the_cache(root, cache, calls, mount, monkeypatch):
+    monkeypatch.setattr(columns, "_SMALL", 0)
     first = open_dataset("folder", root).split("train")
     again = open_dataset("folder", root).split("train")
     assert calls == ["train"]
@@ -92,6 +94,30 @@ def test_the_second_opening_reads_the_cache(root, cache, calls, mount):
     assert again.images.read(3) == first.images.read(3)
     assert open_dataset("folder", root).split("test").index.paths[0].startswith("test/")
     assert not [p for p in root.rglob("*") if p.name.endswith(".npy")]
+
+
+def test_a_stored_list_that_is_cut_short_while_it_is_used(root, cache, calls):
+    """Reading a page of a mapping that is no longer in the file ends the process with SIGBUS."""
+    expected = open_dataset("folder", root).split("train").index.paths[:]
+    used = open_dataset("folder", root).split("train")
+    assert calls == ["train"]
+    for path in cache.rglob("*.npy"):
+        os.truncate(path, 0)
+    assert used.index.paths[:] == expected
+    assert open_dataset("folder", root).split("train").index.paths[:] == expected
+    assert calls == ["train", "train"]
+
+
+def test_lists_and_their_folders_have_the_permissions_of_the_umask(root, cache):
+    before = os.umask(0o002)
+    try:
+        open_dataset("folder", root).split("train")
+    finally:
+        os.umask(before)
+    found = {stat.S_IMODE(path.stat().st_mode) for path in cache.rglob("*") if path.is_file()}
+    assert found == {0o664}
+    found = {stat.S_IMODE(path.stat().st_mode) for path in cache.rglob("*") if path.is_dir()}
+    assert found == {0o775}
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "renamed", "class", "replaced"])
@@ -363,13 +389,9 @@ def test_a_cache_that_cannot_be_written_is_no_error(root, tmp_path, monkeypatch,
 
 
 def without_home(monkeypatch):
-    for name in ("ALR_FAST_CACHE", "XDG_CACHE_HOME"):
+    for name in ("ALR_FAST_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
-
-    def home():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(module.Path, "home", home)
+    monkeypatch.setattr(pwd, "getpwuid", dict().__getitem__)  # KeyError: a number without a name
 
 
 def test_a_user_without_a_home_folder_has_no_cache(root, cache, calls, monkeypatch):

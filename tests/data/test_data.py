@@ -189,7 +189,8 @@ def test_limit_keeps_ids_and_files(root):
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (lambda r: None, "no such file or folder"),
+        (lambda r: None, "no such file or folder$"),
+        (lambda r: r.symlink_to(r.name), "no such file or folder, it is a link that leads nowhere"),
         (
             lambda r: r.write_text(""),
             "is neither a folder nor a list nor a file of features",

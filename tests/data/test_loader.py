@@ -2,6 +2,7 @@ import errno
 import importlib.util
 import itertools
 import multiprocessing
+import multiprocessing.synchronize
 import os
 import subprocess
 import sys
@@ -323,6 +324,15 @@ def test_workers_that_cannot_be_started_are_one_line(split, monkeypatch):
     with pytest.raises(
         UserError, match=r"workers 1: worker processes cannot be started .*temporar"
     ):
+        epoch_of(loader_of("torch", split))
+
+
+def test_workers_without_locks_are_one_line(split, monkeypatch):
+    def lock(*arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(multiprocessing.synchronize._multiprocessing, "SemLock", lock)
+    with pytest.raises(UserError, match=r"Read-only file system; .* /dev/shm\); use fewer, or 0"):
         epoch_of(loader_of("torch", split))
 
 

@@ -268,7 +268,7 @@ def test_samples_of_a_class_are_drawn_equally_often_on_all_ranks():
     for k, size in enumerate([600, 250, 100, 45, 5]):
         for sampler in ranks:
             own = sampler.rows[IMBALANCED[sampler.rows] == k]
-            assert seen[own].mean() == pytest.approx(200 / size, rel=0.1)
+            assert seen[own].mean() == pytest.approx(200 / size, rel=0.15)
 
 
 def test_classes_are_drawn_by_the_square_root_of_their_sizes():
@@ -304,3 +304,14 @@ def test_balanced_epochs_differ_and_resume_in_the_middle():
 def test_a_balance_needs_labels():
     with pytest.raises(ValueError, match="needs labels"):
         ShuffledSampler(10, 2, balance=0.0)
+
+
+def test_rounded_shares_lose_no_sample():
+    class Least(np.random.Generator):
+        def random(self):
+            return 0.0
+
+    for classes in range(2, 60):
+        labels = np.arange(997) ** 2 % classes
+        sampler = ShuffledSampler(997, 8, labels=labels, balance=0.5)
+        assert sum(map(len, sampler._balanced(Least(np.random.PCG64(0))))) == 997

@@ -3,6 +3,7 @@
 import csv
 import errno
 import os
+import pwd
 import re
 import shutil
 import stat
@@ -14,7 +15,12 @@ import numpy as np
 import pytest
 
 from alr_fast.data.__main__ import main
-from alr_fast.data.broken import default_exclusion_file, verify_command, write_exclusions
+from alr_fast.data.broken import (
+    default_exclusion_file,
+    find_exclusions,
+    verify_command,
+    write_exclusions,
+)
 from alr_fast.data.checks import verify as module
 from alr_fast.data.checks.examine import KINDS, NOTES
 from alr_fast.data.checks.verify import KnownFiles, verify_split
@@ -490,15 +496,50 @@ def test_the_numbers_add_up(tmp_path, capsys):
     assert [len(listed(list_of(root, name))) for name in ("train", "test")] == [1, 1]
 
 
+def test_a_cache_without_room_for_the_records_is_one_line(tmp_path, monkeypatch, capsys):
+    """Records written through a mapping without room would end the process with SIGBUS."""
+    root = small(tmp_path, 6)
+    monkeypatch.setenv("ALR_FAST_CACHE", str(tmp_path / "cache"))
+
+    def full(handle, start, count):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    assert main(["verify", str(root)]) == 2
+    error = capsys.readouterr().err
+    assert "No space left on device; free some space" in error and error.count("\n") == 1
+
+
+def test_records_that_are_cut_short_are_made_again(tmp_path, monkeypatch, capsys):
+    root = small(tmp_path, 6)
+    monkeypatch.setenv("ALR_FAST_CACHE", str(tmp_path / "cache"))
+    for size in (None, 0, 100, 300):
+        for path in tmp_path.glob("cache/verify/*/rows-*.npy"):
+            os.truncate(path, path.stat().st_size if size is None else size)
+        assert main(["verify", str(root)]) == 0
+    assert capsys.readouterr().out.count("6 files, 6 fine and 0 excluded; 6 read") == 4
+
+
+def test_a_closed_cache_has_no_list(tmp_path, monkeypatch):
+    root = small(tmp_path, 6)
+    (split,) = [open_dataset("auto", root).split("train")]
+    monkeypatch.setenv("ALR_FAST_CACHE", str(tmp_path / "cache"))
+    stat = os.stat
+
+    def closed(path, *arguments, **options):
+        if "cache" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return stat(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "stat", closed)  # root may enter every folder
+    assert find_exclusions(split, "auto") is None
+
+
 def test_a_user_without_a_home_folder_is_told_what_to_set(tmp_path, monkeypatch, capsys):
     root = small(tmp_path, 6)
-    for name in ("ALR_FAST_CACHE", "XDG_CACHE_HOME"):
+    for name in ("ALR_FAST_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
-
-    def home():
-        raise RuntimeError
-
-    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setattr(pwd, "getpwuid", dict().__getitem__)  # KeyError: a number without a name
     assert train(root) == 0
     assert main(["verify", str(root)]) == 2
     error = capsys.readouterr().err

@@ -82,7 +82,7 @@ def test_the_commands_are_understood(words, place, monkeypatch, capsys):
         return
     if program == "make":
         assert re.search(rf"^{rest[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    elif program == "alr_fast.train" and not {"--help", "--print_config"} & set(rest):
+    elif program == "alr_fast.train" and not {"--help", "--help-all", "--print_config"} & set(rest):
         parse([root_of(rest) if word == "DIR" else word for word in rest])
     else:
         options = [word for word in rest if word.startswith("--")]

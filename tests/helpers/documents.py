@@ -17,6 +17,7 @@ SMALL = (
     *("--optim.batch_size", "32", "--data.workers", "0", "--device", "cpu"),
 )
 SMALL_FEATURES = ("--optim.epochs", "2", "--data.limit", "200")
+WARMUPS = tuple(word for m in ("alr", "selc", "sat") for word in (f"--{m}.warmup_epochs", "1"))
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def blocks(language: str) -> list[Block]:
 def small(words: list[str]) -> list[str]:
     """Options that make a training with these words small."""
     of_features = any(word.endswith(".npz") for word in words)
-    return [*words, *(SMALL_FEATURES if of_features else SMALL)]
+    return [*words, *(SMALL_FEATURES if of_features else SMALL), *WARMUPS]
 
 
 def write_data(folder: Path) -> Path:
@@ -79,7 +80,7 @@ import os, sys
 sys.path.insert(0, {helpers!r})
 from helpers.documents import replaced
 words = replaced([{name!r}, *sys.argv[1:]])
-os.execv(words[0], words)
+os.execvp(words[0], words)
 """
 PROGRAMS = ("python", "alr-fast", "torchrun")
 
@@ -119,4 +120,6 @@ def replaced(words: list[str]) -> list[str]:
     rest = [root_of(rest) if word == "DIR" else word for word in rest]
     if training and not {"--help", "--print_config"} & set(rest):
         rest = small(rest)
+    if rest[:3] == ["-m", "alr_fast", "review"]:  # Ctrl-C ends it
+        start = ["timeout", "--preserve-status", "--signal=INT", "60", *start]
     return [*start, *rest]

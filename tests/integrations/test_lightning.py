@@ -84,6 +84,12 @@ def test_epochs_are_announced_and_validation_is_cross_entropy(part_of_module, tm
     assert (criterion.bank.rows.amax(1) < 1).all()
 
 
+def test_a_training_that_cannot_change_a_label_is_told_at_its_start(tmp_path):
+    criterion = new_criterion()
+    with pytest.warns(UserWarning, match="2 epochs cannot change a label.* max_epochs 8 or more"):
+        trainer(tmp_path, 2, ALRCallback(criterion)).fit(Module(criterion))
+
+
 def test_steps_are_announced_to_a_warmup_in_steps(tmp_path):
     criterion = new_criterion(warmup_epochs=None, warmup_steps=3, history=True)
     trainer(tmp_path, 2, ALRCallback(criterion)).fit(module := Module(criterion))

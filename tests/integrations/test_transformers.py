@@ -97,6 +97,11 @@ def test_the_index_reaches_the_loss_and_evaluation_is_cross_entropy(
     assert torch.equal(bank.rows, before)
 
 
+def test_a_training_that_cannot_change_a_label_is_told_at_its_start(tmp_path):
+    with pytest.warns(UserWarning, match="2 epochs cannot .* num_train_epochs 8 or more"):
+        new_trainer(tmp_path, save_strategy="no").train()
+
+
 def test_accumulated_steps_have_the_gradient_of_the_whole_batch(tmp_path):
     weights = []
     for batch_size, steps in ((26, 1), (13, 2)):

@@ -287,7 +287,7 @@ def test_text_of_the_object(issues):
     lines = repr(issues).splitlines()
     rate = f"{100 * issues.noise_rate:.1f}%"
     assert lines[0] == (
-        f"LabelIssues: 60 samples of 4 classes, estimated noise rate {rate}, 12 suspicious"
+        f"LabelIssues: 60 samples in 4 classes, estimated noise rate {rate}, 12 suspicious"
     )
     assert lines[1].split() == ["id", "given", "refined", "score"]
     assert [int(line.split()[0]) for line in lines[2:]] == issues.order[:5].tolist()
@@ -302,7 +302,7 @@ def test_rows_that_may_be_those_of_a_short_training_are_no_all_clear():
     issues = find_issues(labels, p)
     assert np.isnan(issues.noise_rate) and issues.transition is None and issues.suspicious == 0
     title = repr(issues).splitlines()[0]
-    assert title.startswith("LabelIssues: 60 samples of 4 classes, noise rate not estimated: every")
+    assert title.startswith("LabelIssues: 60 samples in 4 classes, noise rate not estimated: every")
     assert "suspicious" not in title and len(repr(issues).splitlines()) == 7
     predictions = find_issues(labels, p, given_share=0)
     assert predictions.noise_rate == 0 and predictions.estimate_problem == ""
@@ -320,7 +320,7 @@ def test_a_share_that_is_none(share):
 def test_a_single_class_and_a_single_sample():
     issues = find_issues([0], [[1.0]])
     assert issues.noise_rate == 0 and issues.scores.tolist() == pytest.approx([0.5])
-    assert "1 sample of 1 class," in repr(issues)
+    assert "1 sample in 1 class," in repr(issues)
 
 
 def test_the_transition_matrix(issues):

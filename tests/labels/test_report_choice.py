@@ -112,7 +112,9 @@ def test_two_classes_need_no_choice(open_page):
 @pytest.fixture
 def many(open_page):
     suspects = [suspect(k, given=k, refined=k + 1, others=((k + 1, 0.8),)) for k in range(5)]
-    content = report(suspects=suspects, class_names=MANY, confusion=[(0, 1, 5)], classes=[])
+    content = report(
+        suspects=suspects, class_names=MANY, confusion=[(0, 1, 5)], classes=[], panels=[]
+    )
     return open_page(content)
 
 
@@ -221,7 +223,7 @@ def test_no_stored_mark_fixes_to_the_given_label(open_page):
     """Of an earlier page, or because the labels have changed since."""
     same = suspect(1, given=1, refined=1, others=((3, 0.3),))
     page = open_page(
-        report(suspects=[suspect(0), same, suspect(2)]),
+        report(suspects=[suspect(0), same, suspect(2)], panels=[]),
         stored='{"0": "fix 0", "1": "fix", "2": "fix"}',
     )
     assert [page.mark_of(id) for id in range(3)] == ["keep", None, "fix"]

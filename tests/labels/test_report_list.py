@@ -74,6 +74,13 @@ def test_order(page):
         assert [values[id] for id in page.ids()] == sorted(values.values(), reverse=True)[:24]
 
 
+def test_equal_scores_stay_in_the_order_of_the_report(open_page):
+    page = open_page(report(suspects=[suspect(id, score=0.5) for id in (5, 1, 9, 3)]))
+    assert page.ids() == [5, 1, 9, 3]
+    page.choose("order-direction", "asc")
+    assert page.ids() == [3, 9, 1, 5]
+
+
 def test_pages(page):
     seen = page.ids()
     for _ in range(2):

@@ -124,7 +124,8 @@ def test_a_mark_that_takes_the_sample_out_of_the_list(page):
 
 
 def test_the_file_of_an_image_is_a_link_and_is_enlarged(open_page, file):
-    page = open_page(report(suspects=[suspect(0, address=file.as_uri()), suspect(1)]))
+    suspects = [suspect(0, address=file.as_uri()), suspect(1)]
+    page = open_page(report(suspects=suspects, panels=[]))
     link = page.one('.card[data-id="0"] .path a')
     assert link.get_attribute("href") == file.as_uri() and link.text == "train/cat/0000.jpg"
     assert page.all('.card[data-id="1"] .path a') == []
@@ -137,7 +138,7 @@ def test_the_file_of_an_image_is_a_link_and_is_enlarged(open_page, file):
 
 def test_without_its_file_the_embedded_image_is_enlarged(open_page, file):
     tiny = suspect(1, address=(file.parent / "gone.png").as_uri(), image=thumbnail(1, size=8))
-    page = open_page(report(suspects=[suspect(0, address=file.as_uri()), tiny]))
+    page = open_page(report(suspects=[suspect(0, address=file.as_uri()), tiny], panels=[]))
     page.click('.card[data-id="1"] .picture')
     page.until(lambda: page.js("document.querySelector('#viewer-picture img').naturalWidth") == 8)
     page.until(lambda: "tiny" in page.one("#viewer-picture img").get_attribute("class"))
@@ -145,22 +146,21 @@ def test_without_its_file_the_embedded_image_is_enlarged(open_page, file):
     assert page.js("document.querySelector('#viewer-picture img').naturalWidth") == 8
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_accessibility(open_page, file, scheme):
+@pytest.mark.parametrize(("scheme", "width", "height"), [("light", 1280, 800), ("dark", 390, 844)])
+def test_accessibility(open_page, file, scheme, width, height):
     axe = pytest.importorskip("axe_core_python.selenium", reason="axe-core-python is not installed")
-    page = open_page(report(suspects=[suspect(k, address=file.as_uri()) for k in range(3)]))
+    suspects = [suspect(k, address=file.as_uri()) for k in range(3)]
+    page = open_page(report(suspects=suspects, panels=[]))
     emulate(page.driver, scheme)
-    for width, height in ((1280, 800), (390, 844)):
-        resize(page.driver, width, height)
-        page.focus(1)
-        page.press(Keys.ENTER, "2")
-        assert page.overhang() == 0
-        for button in page.all("#viewer button"):
-            assert button.is_displayed() and button.rect["x"] + button.rect["width"] <= width
-        found = axe.Axe().run(page.driver)
-        assert found["passes"]
-        assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found["violations"]] == []
-        page.press("0", Keys.ESCAPE)
+    resize(page.driver, width, height)
+    page.focus(1)
+    page.press(Keys.ENTER, "2")
+    assert page.overhang() == 0
+    for button in page.all("#viewer button"):
+        assert button.is_displayed() and button.rect["x"] + button.rect["width"] <= width
+    found = axe.Axe().run(page.driver)
+    assert found["passes"]
+    assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found["violations"]] == []
 
 
 def test_boxes_show_that_they_scroll(page):

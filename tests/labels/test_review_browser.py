@@ -168,7 +168,7 @@ def test_a_server_that_has_ended(driver, path):
         page = ServedPage(driver, server.address).open()
     page.focus(0)
     page.press("1")
-    page.until(lambda: page.kept().startswith("Not saved: 1 mark. alr_fast.review does not answer"))
+    page.until(lambda: page.kept().startswith("Not saved: 1 mark. alr-fast review does not answer"))
     assert page.mark_of(0) == "keep"  # and can be exported
     assert not page.one("#export-marks").get_attribute("disabled")
     page.js("localStorage.clear()")

@@ -200,14 +200,14 @@ def test_what_is_no_request(server, text, capfd):
 
 
 def test_silent_connections_do_not_last(path, monkeypatch):
-    monkeypatch.setattr(module._Handler, "timeout", 0.2)
+    monkeypatch.setattr(module._Handler, "timeout", 1.0)
     monkeypatch.setattr(module, "_CONNECTIONS", 4)
     with serving(path) as server:
         silent = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(4)]
         time.sleep(0.1)
-        with socket.create_connection(("127.0.0.1", server.server_port), timeout=5) as more:
+        with socket.create_connection(("127.0.0.1", server.server_port), timeout=0.5) as more:
             assert more.recv(1) == b""  # no room: closed at once
-        time.sleep(0.4)
+        time.sleep(1.2)
         assert ask(server).status == 200
         for client in silent:
             client.close()

@@ -53,7 +53,7 @@ def test_the_wrong_labels_of_a_loop_are_listed(data, method, tmp_path):
     assert table.given_loss.notna().all()
     assert table.changes.max() > 0
     assert list(table.score) == sorted(table.score, reverse=True)
-    assert issues.given_share == bank.given_share == (0.7**12 if method == "alr" else None)
+    assert issues.given_share == bank.given_share == 0.7 ** (12 if method == "alr" else 15)
     history = bank.history.means(bank.refined_labels())
     same = find_issues(given, bank.rows, history, given_share=bank.given_share)
     assert np.array_equal(same.scores, issues.scores)
@@ -104,3 +104,29 @@ def test_rows_of_16_bits_whose_sums_drifted_are_read():
         criterion.loss_and_grad(3 * torch.randn(8, 1000), bank.given_labels, torch.arange(8))
     assert bank.rows.float().sum(1).max() > 1.02  # the limit for float32
     assert len(bank.issues()) == 8
+
+
+def test_a_share_holds_only_for_samples_that_were_trained_on_alike(data):
+    _, given, true = data
+    bank = LabelBank.from_labels(given, CLASSES)
+    criterion = ALRLoss(bank, warmup_epochs=1, momentum=0.9, history=True)
+    train(criterion, data, epochs=1)
+    assert bank.issues().given_share is None  # the predictions of an untrained model
+    train(criterion, data, epochs=6)  # seven epochs, as the history has counted
+    assert bank.known_share(None) == 0.9**5 and bank.issues().given_share is None
+    bank.history.passes -= 1
+    issues = bank.issues()
+    assert issues.given_share == 0.9**5 and issues.refined_share == 0
+    assert abs(issues.noise_rate - (given != true).float().mean()) < 0.05
+    bank.history.passes[:2] += 1  # two of 240 samples: nearly all are alike
+    assert bank.issues().given_share == 0.9**5
+    bank.history.passes[:20] += 1
+    assert "too few epochs" in bank.issues().estimate_problem
+
+
+def test_rows_that_did_not_start_from_the_given_labels_have_no_share(data):
+    bank = LabelBank.from_labels(data[1], CLASSES)
+    bank.rows.fill_(1 / CLASSES)
+    bank.from_given = False
+    train(ALRLoss(bank, warmup_epochs=1), data, epochs=3)
+    assert bank.given_share is None and bank.shard([0, 5]).from_given is False

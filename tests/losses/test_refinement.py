@@ -55,6 +55,16 @@ def test_the_share_of_a_bank_that_starts_at_zero():
     assert criterion.bank.given_share == 0
 
 
+@pytest.mark.parametrize("one_hot", [True, False])
+def test_the_share_of_a_bank_that_only_observes(one_hot):
+    for momentum, epochs in ((0.5, 1), (0.9, 3), (1.0, 2)):
+        bank = LabelBank.from_labels([2, 2], 3, one_hot=one_hot)
+        train(CrossEntropyLoss(bank=bank, momentum=momentum), epochs)
+        row = bank.rows[0] if one_hot else bank.rows[0] / bank.rows[0].sum()
+        own = float(row[2]) if row.isfinite().all() else 1.0  # a row of zeros
+        assert bank.given_share == pytest.approx(own, abs=1e-6)
+
+
 def test_the_share_is_unknown_where_steps_are_counted_or_no_rule_is_defined():
     assert made(ALRLoss, warmup_steps=1).given_share(5) is None
     assert made(ALRLoss, warmup_steps=0).given_share(5) == 0.9**5

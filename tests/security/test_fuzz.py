@@ -34,6 +34,7 @@ from alr_fast.data.label_files.label_table import read_labels, read_left_out, re
 from alr_fast.data.layouts import cifar
 from alr_fast.data.unlabelled import find_images
 from alr_fast.errors import UserError
+from alr_fast.labels import find_issues
 from alr_fast.labels.marks import read_label_studio, read_marks
 from alr_fast.noise.files import load_labels, read_matrix, save_labels
 from alr_fast.noise.injection import inject
@@ -471,6 +472,30 @@ TASKS = json.dumps(
 def test_marks(folder, change):
     attempt(lambda: read_marks(write(folder / "marks.csv", MARKS, change), NAMES))
     attempt(lambda: read_label_studio(write(folder / "tasks.json", TASKS, change), NAMES))
+
+
+MADE_IN_A_PAGE = (
+    b"id,path,given,refined,score,mark,label,given_name,refined_name,label_name\n"
+    b"0,cat/0.png,0,1,0.9,fix,1,cat,dog,dog\n4,dog/4.png,1,2,0.8,unsure,,dog,bird,\n"
+)
+
+
+@fuzz(cases=[b"", b"id,path,label\n", b"mark,label,path\nfix,,cat/0.png\n"])
+def test_marks_of_a_review(folder, index, change):
+    from alr_fast.labels.report.marks_file import MarksFile
+
+    labels = find_issues(
+        index.labels, np.full((COUNT, 3), 1 / 3), class_names=NAMES, paths=list(index.paths)
+    )
+    path = folder / "review.csv"
+    content = write(path, MADE_IN_A_PAGE, change).read_bytes()
+    file = attempt(lambda: MarksFile(path, labels))
+    assert path.read_bytes() == content  # reading changes nothing
+    if file is None:
+        return
+    known = file.marks()
+    file.update({11: "keep"})
+    assert MarksFile(path, labels).marks() == {**known, 11: "keep"}  # what is read is not lost
 
 
 OPTIONS = yaml.safe_dump({"recipe": "digits", "optim": {"epochs": 3}, "methods": ["alr"]}).encode()

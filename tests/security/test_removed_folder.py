@@ -13,7 +13,7 @@ from alr_fast.utils.files import KnownFolder
 
 OPTIONS = ["--data.limit", "100", "--data.test_limit", "20", "--optim.epochs", "4", "--methods"]
 OPTIONS += ["alr", "--alr.warmup_epochs", "0", "--log.show", "lines", "--optim.batch_size", "50"]
-OPTIONS += ["--checkpoint.steps", "1", "--noise.seed", "0"]
+OPTIONS += ["--checkpoint.steps", "1", "--noise.seed", "0", "--alr.momentum", "0.3"]
 
 
 def removed(run):

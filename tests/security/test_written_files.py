@@ -18,6 +18,7 @@ FILES = "alr_fast/utils/files.py"
 ALLOWED = {
     ("alr_fast/bank/placement.py", "_unlinked_file"): "a new file of tempfile",
     ("alr_fast/data/cache.py", "_write"): "into a new folder",
+    ("alr_fast/utils/streams.py", "_lasting"): "os.devnull",
     ("alr_fast/data/packing/shards.py", "__init__"): "a temporary file that `close` removes",
     ("alr_fast/training/checkpoint/manifest.py", "write_manifest"): "a new file, mode x",
     ("alr_fast/data/tables/writing.py", "_write_csv"): "the caller replaces",
@@ -124,6 +125,50 @@ def f(path):
 """
     (function,) = _functions(ast.parse(source))
     assert [line for line, _ in _writes(function, set())] == [3, 4, 5, 6, 7]
+
+
+# What a system may refuse, and the files that know how to go on without it.
+SYSTEM = ("alr_fast/utils/system.py",)
+REFUSABLE = {
+    **{name: (*SYSTEM, FILES) for name in ("flock", "lockf")},  # passed on to `try_lock`
+    **{name: SYSTEM for name in ("symlink", "symlink_to", "hardlink_to", "link")},
+    **{name: SYSTEM for name in ("fchmod", "chmod", "fsync", "posix_fallocate")},
+    **{name: SYSTEM for name in ("home", "getuser", "getpwuid", "fork")},
+    # of os.path, which leaves what it cannot expand
+    "expanduser": (
+        *SYSTEM,
+        *("alr_fast/data/cache.py", "alr_fast/data/paths.py", "alr_fast/data/layouts/places.py"),
+    ),
+    # not in a thread
+    "signal": (
+        *("alr_fast/training/signals.py", "alr_fast/data/loaders/torch.py", "alr_fast/review.py"),
+    ),
+    "sched_getaffinity": ("alr_fast/utils/machine.py",),
+}
+
+
+def _refusable(tree):
+    """Names of attributes, called or passed on, that a system may refuse."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in REFUSABLE:
+            module = node.value.id if isinstance(node.value, ast.Name) else ""
+            if module in {"home": ("Path",), "link": ("os",)}.get(node.attr, (module,)):
+                yield node.lineno, node.attr
+
+
+def test_what_a_system_may_refuse_is_called_where_that_is_known():
+    found = []
+    for path in sorted((ROOT / "alr_fast").rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        for line, call in _refusable(ast.parse(path.read_text())):
+            if name not in REFUSABLE[call]:
+                found.append(f"{name}:{line}: {call}")
+    assert found == []
+
+
+def test_the_search_finds_what_a_system_may_refuse():
+    source = "os.symlink(a, b)\nPath.home()\ncall(fcntl.flock)\nself.home()\nrun.link()\n"
+    assert list(_refusable(ast.parse(source))) == [(1, "symlink"), (2, "home"), (3, "flock")]
 
 
 # Links at the names that commands write

@@ -35,18 +35,17 @@ def folder(tmp_path, monkeypatch):
 
 def test_the_commands_of_the_document_run(folder, capsys):
     commands = [line.split("#")[0].split() for line in blocks("sh")[0].splitlines()]
-    assert [words[:3] for words in commands] == [["python", "-m", "alr_fast.train"]] * 3
+    assert [words[:2] for words in commands] == [["alr-fast", "train"]] * 3
     for words in commands[:2]:
-        assert main([*words[3:], *SMALL]) == 0
+        assert main([*words[2:], *SMALL]) == 0
         summary = json.loads(Path("runs/latest/summary.json").read_text())
         assert list(summary["methods"]) == ["ce", "gce", "alr"]
     capsys.readouterr()
     with pytest.raises(SystemExit):
-        main(commands[2][3:])
+        main(commands[2][2:])
     words = " ".join(capsys.readouterr().out.split())
     assert words.endswith(
-        "--gce.q Q above 0, at most 1; the higher, the less a wrong label weighs. (type: float, "
-        "default: 0.7)"
+        "--gce.q X above 0, at most 1; the higher, the less a wrong label weighs. (default 0.7)"
     )
     assert main(["--config", "gce.yaml", "--gce.q", "2"]) == 2
     (message,) = re.findall(r"`(error: --gce.*?)`", TEXT)

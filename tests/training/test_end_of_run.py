@@ -113,7 +113,7 @@ def test_a_disk_that_is_full_for_one_file(tmp_path, monkeypatch, capfd, full, un
     if not missing:
         assert summary(runs)["incomplete"] == []
         return
-    (command,) = {*re.findall(r"\S+ \S+ \S+ --resume \S+$", shown.err, re.M)}
+    (command,) = {*re.findall(r"--resume \S+$", shown.err, re.M)}
     monkeypatch.undo()
     assert main(options_of(command)) == 0  # all others are those of the run
     assert outcome(runs) == undisturbed

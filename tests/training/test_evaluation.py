@@ -9,7 +9,8 @@ import torch
 from torchmetrics.classification import MulticlassAccuracy
 
 from alr_fast.data.layouts.base import new_index
-from alr_fast.training.evaluation import ClassCounts, evaluate
+from alr_fast.training.class_counts import ClassCounts
+from alr_fast.training.evaluation import evaluate
 from alr_fast.training.output.records import class_table, method_summary
 from alr_fast.training.progress import class_counts_from_json, class_counts_to_json
 from helpers.forged import bounded
@@ -54,6 +55,14 @@ def test_accuracies_are_those_of_torchmetrics(classes):
         assert result.top5_accuracy > result.accuracy
     loss = torch.nn.functional.cross_entropy(logits[7:], labels[7:]).item()
     assert result.loss == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan])
+def test_equal_logits_are_not_among_the_best(value):
+    loader, _, _ = batches(20, 30)
+    for batch in loader:
+        batch["image"] = torch.full_like(batch["image"], value)
+    assert evaluate(torch.nn.Identity(), loader, EXACT).top5_accuracy == 0
 
 
 def test_classes_without_test_samples_do_not_count():

@@ -387,8 +387,8 @@ def test_a_file_of_the_user_adds_a_method(tmp_path, no_plugins, capsys):
     with pytest.raises(UserError, match=r"--methods mine: power -1\.0 is not above 0"):
         parse(["--config", str(config), "--mine.power", "-1"])
     with pytest.raises(SystemExit):
-        parse(["--plugins", str(plugin), "--help"])
-    assert "--mine.power POWER Exponent." in " ".join(capsys.readouterr().out.split())
+        parse(["--plugins", str(plugin), "--help-all"])
+    assert "--mine.power X Exponent." in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_plugin_cannot_take_a_name(tmp_path, no_plugins):

@@ -87,6 +87,17 @@ def test_test_samples_may_all_be_left_out(tmp_path):
     assert lines[-1].endswith("; all 2 of them are left out")
 
 
+@pytest.mark.parametrize("column", ["score,0.4", "mark,keep"])
+def test_a_table_that_leaves_nothing_out_is_told(tmp_path, table, column):
+    name, value = column.split(",")
+    listed = tmp_path / "labels.csv"
+    write_lines(listed, [f"path,label,{name}", *(f"{k}.png,{k % 3},{value}" for k in range(12))])
+    data, lines = loaded(table, exclude=str(listed))
+    assert len(leave_out(data).train) == 12
+    said = f"no sample is left out: {listed} has neither a mark nor a score above the limit"
+    assert lines.count(said) == 1
+
+
 def test_an_empty_training_set_is_named(tmp_path):
     root = write_folder(tmp_path / "set", train={"a": 2, "b": 2}, test={"a": 1, "b": 1})
     exclude_all(root, "train")

@@ -16,14 +16,9 @@ from alr_fast.bank.file import write_tensors
 from alr_fast.data.images.sources import BrokenImage
 from alr_fast.data.loaders.transform import Transform
 from alr_fast.errors import UserError
+from alr_fast.training.description import Description, read_description
 from alr_fast.training.models import build_model
-from alr_fast.training.trained_model import (
-    Description,
-    TestTransform,
-    load_for_data,
-    load_model,
-    read_description,
-)
+from alr_fast.training.trained_model import TestTransform, load_for_data, load_model
 from helpers.forged import bounded
 
 NAMES = ("cat", "d\xf6g", "caf\udce9", "=1+1", "")

@@ -18,11 +18,11 @@ from alr_fast.utils.files import (
     reading,
     replace_link,
     replacing,
-    reserve_space,
     temporary,
     write_text,
     writing,
 )
+from alr_fast.utils.system import reserve_space
 
 
 def failing(number):
@@ -339,11 +339,34 @@ except UserError as error:
     assert path.read_text() == "content"
 
 
-@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EACCES])
-def test_both_answers_of_the_system_to_a_held_lock(tmp_path, monkeypatch, number):
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EWOULDBLOCK])
+def test_the_answer_of_the_system_to_a_held_lock(tmp_path, monkeypatch, number):
     monkeypatch.setattr(fcntl, "lockf", failing(number))
     with pytest.raises(UserError, match="in use"):
         locked(tmp_path / "lock", busy="in use")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.ENOLCK, errno.ENOSYS])
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere EACCES may be a held lock")
+def test_a_refused_lock_is_no_held_one(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(fcntl, "lockf", failing(number))
+    locked(tmp_path / "lock", busy="in use").close()
+
+
+def test_a_file_system_whose_new_files_always_seem_to_be_locked(tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "flock", failing(errno.EAGAIN))
+    write_text(tmp_path / "file", "text")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_new_files_that_are_always_removed(tmp_path, monkeypatch):
+    def removed(handle, operation):
+        for path in tmp_path.iterdir():
+            path.unlink()
+
+    monkeypatch.setattr(fcntl, "flock", removed)
+    with pytest.raises(UserError, match="its new files are removed by another process"):
+        write_text(tmp_path / "file", "text")
 
 
 @pytest.mark.parametrize("existing", [True, False])

@@ -24,7 +24,7 @@ def fresh(monkeypatch):
 
 
 def test_threads_wait_without_spinning_for_long_and_are_those_of_the_quota(fresh):
-    openmp.prepare()
+    openmp.prepare_openmp()
     assert os.environ["GOMP_SPINCOUNT"] == "1000"
     assert os.environ["OMP_NUM_THREADS"] == "3"
     line = openmp.limited_threads()
@@ -33,26 +33,26 @@ def test_threads_wait_without_spinning_for_long_and_are_those_of_the_quota(fresh
 
 def test_no_quota_no_word(fresh, monkeypatch):
     monkeypatch.setattr(openmp, "usable_cores", lambda: 8)
-    openmp.prepare()
+    openmp.prepare_openmp()
     assert "OMP_NUM_THREADS" not in os.environ and openmp.limited_threads() is None
 
 
 @pytest.mark.parametrize("name", WAITING)
 def test_a_policy_of_the_user_stays(fresh, monkeypatch, name):
     monkeypatch.setenv(name, "7")
-    openmp.prepare()
+    openmp.prepare_openmp()
     assert {n: os.environ.get(n) for n in WAITING if n in os.environ} == {name: "7"}
 
 
 def test_threads_of_the_user_stay(fresh, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    openmp.prepare()
+    openmp.prepare_openmp()
     assert os.environ["OMP_NUM_THREADS"] == "5" and openmp.limited_threads() is None
 
 
 def test_nothing_is_changed_once_torch_is_loaded(fresh, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", object())
-    openmp.prepare()
+    openmp.prepare_openmp()
     assert not {*WAITING, "OMP_NUM_THREADS"} & set(os.environ)
 
 

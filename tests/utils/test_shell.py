@@ -51,6 +51,12 @@ def test_every_word_arrives_as_it_was(shell):
     assert run(shell, line).split(b"\0")[:-1] == [os.fsencode(word) for word in WORDS]
 
 
+def test_words_for_shells_that_this_machine_may_not_have():
+    assert quoted("a\\b") == "'a'\"\\\\\"'b'"  # fish escapes between single quotes, too
+    assert quoted("=ls") == "'=ls'"  # zsh looks up the path of ls
+    assert quoted("\x1b[m") == "\"$(printf '\\033\\133m')\""  # $'...' is not for dash
+
+
 def test_a_newline_at_the_end_arrives_in_bash():
     assert run("bash", f"printf '%s\\0' {quoted('end' + chr(10))}") == b"end\n\0"
 
@@ -138,6 +144,10 @@ def test_a_path_becomes_absolute_and_a_text_stays(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     command = python_command("alr_fast.data", "verify", Path("a b"), "DIR")
     assert command.endswith(f" data verify '{tmp_path}/a b' DIR")
+
+
+def test_a_pasted_command_runs_in_another_folder():
+    assert outcome(python_command("alr_fast", "--version")).startswith("alr-fast ")
 
 
 def test_another_module_is_run_by_its_name():

@@ -35,14 +35,11 @@ def summary(error_file):
 
 @pytest.mark.parametrize("kind", [UserError, SharedError])
 def test_a_wrong_input(error_file, capsys, kind):
-    assert exit_status(failing(kind("the disk is full; free some space"))) == 2
-    assert "traceback : the disk is full; free some space\n" in summary(error_file)
-    printed = capsys.readouterr().err
-    assert printed == (
-        ""
-        if kind is SharedError
-        else f"error in process 1: {kind('the disk is full; free some space')}\n"
-    )
+    message = "the disk is full; free some space"
+    assert exit_status(failing(kind(message))) == 2
+    assert f"traceback : {message}\n" in summary(error_file)
+    expected = "" if kind is SharedError else f"error in process 1: {message}\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_a_fault_of_the_program(error_file):

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from alr_fast.data.cache import cache_folder
@@ -29,6 +30,7 @@ from alr_fast.data.images.sources import LEFT_OUT, BrokenImage, ColumnImages, Sh
 from alr_fast.data.index import SampleIndex
 from alr_fast.errors import UserError
 from alr_fast.utils.files import locked, open_appending, replacing
+from alr_fast.utils.system import reserve_space
 from alr_fast.utils.threads import map_ahead
 
 _RECORD = np.dtype(
@@ -154,13 +156,23 @@ def _stored_records(split: Split, root: Path) -> Iterator[NDArray]:
 
 def _load_records(path: Path, count: int) -> np.memmap:
     try:
+        size = path.stat().st_size
         records = np.load(path, mmap_mode="r+", allow_pickle=False)
-        if records.shape == (count,) and records.dtype == _RECORD:
+        # A file that was cut short has become longer, without space on the disk.
+        if size == path.stat().st_size and records.shape == (count,) and records.dtype == _RECORD:
             return records
     except (OSError, ValueError, EOFError):
         pass  # never written, or damaged
     with replacing(path) as fresh:
-        np.lib.format.open_memmap(fresh, "w+", _RECORD, (count,)).flush()
+        with fresh.open("wb") as file:
+            header = {"descr": npy.dtype_to_descr(_RECORD), "fortran_order": False}
+            npy.write_array_header_1_0(file, {**header, "shape": (count,)})
+            size = file.tell() + count * _RECORD.itemsize
+        handle = os.open(fresh, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            reserve_space(handle, size)  # of zeros: no file has been found fine
+        finally:
+            os.close(handle)
     return np.load(path, mmap_mode="r+")
 
 

@@ -16,7 +16,7 @@ from alr_fast.data.layouts.cifar import integers, unpickle
 from alr_fast.data.tables.npz import ZIP_MAGIC
 from alr_fast.errors import UserError
 from alr_fast.utils.files import open_regular
-from alr_fast.utils.text import readable
+from alr_fast.utils.text import did_you_mean, readable
 
 _LEGACY_HEADERS = 3  # torch.save before 1.6: pickles of magic number, version and machine
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -47,7 +47,10 @@ def read_cifar_n(path: Path, key: str, clean: NDArray[np.int64]) -> NDArray[np.i
         )
     name = annotations.get(key, key)
     if name not in annotations.values():
-        raise UserError(f"{path}: no labels {key}; choose from {', '.join(annotations)}")
+        raise UserError(
+            f"{path}: no labels {key}; choose from {', '.join(annotations)}"
+            f"{did_you_mean(key, list(annotations))}"
+        )
     true = integers(content["clean_label"], f"{path}: 'clean_label'")
     labels = integers(content[name], f"{path}: '{name}'")
     for column, values in (("clean_label", true), (name, labels)):

@@ -24,7 +24,7 @@ from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.data.tables.array_file import ArrayFile, open_arrays
 from alr_fast.errors import UserError
 from alr_fast.utils.random import stream
-from alr_fast.utils.text import is_encodable, printable
+from alr_fast.utils.text import did_you_mean, is_encodable, printable
 
 # Names of the arrays or columns; those of the test part end with _test or begin with test_, and
 # those of the training part may have train in these places.
@@ -194,7 +194,8 @@ def _name_of_features(file: ArrayFile, column: str | None) -> str:
         return name
     if column not in allowed:
         raise UserError(
-            f"no such vectors in {file.path}; found: {', '.join(allowed)}",
+            f"no such vectors in {file.path}; found: {', '.join(allowed)}"
+            f"{did_you_mean(column, allowed)}",
             argument="column",
             value=column,
         )

@@ -4,6 +4,7 @@ For systems without NVIDIA DALI. Its batches equal those of the DALI loader up t
 decoder and resize filter.
 """
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -40,6 +41,8 @@ class TorchLoader(Loader[SamplerT]):
 
     @cached_property
     def _decoder(self) -> DataLoader:
+        if self.workers:
+            multiprocessing.Lock()  # a DataLoader without locks prints a traceback at its end, too
         return DataLoader(
             _DecodingDataset(self.split.images, self.transform),
             batch_sampler=self._pass,
@@ -75,7 +78,10 @@ class TorchLoader(Loader[SamplerT]):
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             if isinstance(error, OSError):  # no more processes, or no /dev/shm for semaphores
-                problem = f"worker processes cannot be started ({reason}); use fewer, or 0"
+                problem = (
+                    f"worker processes cannot be started ({reason}; locks need a writable "
+                    "/dev/shm); use fewer, or 0"
+                )
             elif "timed out" in reason:
                 problem = (
                     f"no batch came for {_LONGEST_WAIT // 60} minutes: the worker processes hang, "

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Mapping, Sequence
 
+from alr_fast.utils.text import did_you_mean
+
 # Role -> its names. They are compared without case, and with _ for blanks and hyphens.
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "path": (
@@ -47,6 +49,7 @@ def find_column(
         if name not in columns:
             raise ValueError(
                 f"has no column {name} for {role}; choose from {', '.join(columns[:20])}"
+                f"{did_you_mean(name, columns[:20])}"
             )
         candidates = [column for column in columns if column == name]
     else:

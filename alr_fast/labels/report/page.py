@@ -38,7 +38,7 @@ from plotly.offline import get_plotlyjs
 
 from alr_fast.labels.report.model import Panel, Report, Suspect
 from alr_fast.labels.report.thumbnails import image_kind
-from alr_fast.utils.text import distinct_names, printable, printable_lines
+from alr_fast.utils.text import distinct_names, printable, printable_lines, size_of_data
 
 MATRIX_CLASSES = 30  # with more classes, the page lists pairs instead of a matrix
 MAX_PAIRS = 40
@@ -88,7 +88,7 @@ def render(report: Report, *, server: Mapping[str, str] | None = None) -> str:
         data=_json(_data(report, figures) | {"server": server and dict(server)}),
         served=server is not None,
         policy=_policy(scripts, report, served=server is not None),
-        size=_size(report),
+        size=size_of_data(report.samples, len(report.class_names)),
         css=Markup("\n".join(_template(f"{name}.css") for name in _STYLES)),
         table_css=Markup(_library("dt_bundle.css")),
         plotly_js=plotly_js,
@@ -124,17 +124,6 @@ def _check(report: Report) -> None:
 
 def _is_file(address: str) -> bool:
     return address.startswith("file:///")
-
-
-def _size(report: Report) -> str:
-    """The size of the data, a line."""
-    return " in ".join(
-        f"{_count(number)} {one if number == 1 else several}"
-        for number, one, several in (
-            (report.samples, "sample", "samples"),
-            (len(report.class_names), "class", "classes"),
-        )
-    )
 
 
 def _template(name: str) -> str:

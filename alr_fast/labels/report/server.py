@@ -161,7 +161,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         _, token, *places = self.path.split("/", 2) if self.path[:1] == "/" else ("", "")
         if not places or not secrets.compare_digest(token.encode(), self.server.token.encode()):
             raise _Refused(
-                HTTPStatus.NOT_FOUND, "open the address that alr_fast.review printed, all of it"
+                HTTPStatus.NOT_FOUND, "open the address that alr-fast review printed, all of it"
             )
         return places[0]
 

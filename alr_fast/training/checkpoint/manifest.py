@@ -14,7 +14,8 @@ import torch.distributed as dist
 from alr_fast.errors import UserError
 from alr_fast.training.checkpoint.dcp import on_all_ranks, reason
 from alr_fast.training.checkpoint.metadata import DATA_FILE, METADATA
-from alr_fast.utils.files import flush_to_disk, open_regular, reading
+from alr_fast.utils.files import open_regular, reading
+from alr_fast.utils.system import flush_to_disk
 
 MANIFEST = "manifest.json"
 NUMBER = "[0-9]{9,}"  # name of a checkpoint folder

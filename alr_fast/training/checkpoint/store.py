@@ -46,7 +46,8 @@ from alr_fast.training.checkpoint.manifest import (
 from alr_fast.training.checkpoint.metadata import METADATA, read_metadata
 from alr_fast.training.checkpoint.shards import dtype_of, host_copy, without_empty_shards
 from alr_fast.training.distributed import gather
-from alr_fast.utils.files import flush_to_disk, own_folder
+from alr_fast.utils.files import own_folder
+from alr_fast.utils.system import flush_to_disk
 
 # Ranks wait for the slowest disk; torch's default of 30 minutes is short for a large label bank.
 _TIMEOUT = timedelta(hours=3)

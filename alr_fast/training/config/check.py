@@ -15,6 +15,7 @@ from alr_fast.training.config.ranges import NamesPath, expanded_path, marks_of
 from alr_fast.training.config.schema import (
     ESTIMATES,
     WEIGHTS,
+    BankConfig,
     Config,
     DataConfig,
     NoiseConfig,
@@ -24,6 +25,7 @@ from alr_fast.training.config.schema import (
 )
 from alr_fast.training.methods import METHODS, checked_options, options_of, path_options
 from alr_fast.training.run_paths import actual_path
+from alr_fast.utils.text import did_you_mean
 
 WORDS = ("auto", "none", "known", *ESTIMATES)  # values of options that also take paths
 
@@ -50,7 +52,10 @@ def resolve(config: Config) -> Config:
     methods = words(config.methods)
     for name in methods:
         if name not in METHODS:
-            raise UserError(f"--methods {name}: no such method; choose from {', '.join(METHODS)}")
+            raise UserError(
+                f"--methods {name}: no such method; choose from {', '.join(METHODS)}"
+                f"{did_you_mean(name, list(METHODS))}"
+            )
     if not methods or len(set(methods)) < len(methods):
         raise UserError(f"--methods {config.methods}: name one or more methods, each once")
     options = with_default_options(config).options
@@ -75,6 +80,7 @@ def resolve(config: Config) -> Config:
         warm_start=_lasting_run(config.warm_start),
         data=_with_paths(data, _paths_of(DataConfig)),
         transition=_with_paths(transition, _paths_of(TransitionConfig)),
+        bank=_with_paths(config.bank, _paths_of(BankConfig)),
         log=replace(config.log, to=words(config.log.to)),
         noise=replace(_with_paths(noise, _paths_of(NoiseConfig)), rate=rate, seed=seed),
         options=options,

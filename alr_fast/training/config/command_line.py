@@ -1,7 +1,6 @@
 """Parses the command line into a checked `Config`; every mistake becomes one line."""
 
 import argparse
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import fields
@@ -15,27 +14,18 @@ from alr_fast.data.layouts.features import is_file_of_features
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config import schema
 from alr_fast.training.config.check import resolve
+from alr_fast.training.config.help import SHORT, help_text, known_options, similar_options
 from alr_fast.training.config.ranges import expanded_path
 from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.methods import METHODS, load_plugins, options_of
 from alr_fast.training.run_paths import CONFIG, actual_path, run_of
-from alr_fast.utils.command import CommandParser, program
+from alr_fast.utils.command import CommandParser, program, show
 from alr_fast.utils.shell import quoted
-from alr_fast.utils.text import error_text
+from alr_fast.utils.text import did_you_mean, error_text, or_similar
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
-# Short forms of options.
-_SHORT = {
-    "data": "data.name",
-    "labels": "data.label_file",
-    "log_every": "log.every",
-    "profile": "log.profile",
-}
 _NO_OPTIONS = ("options", "asked")  # fields of the configuration
-DESCRIPTION = """Trains a classifier on noisy labels, once with each method, and compares
-the methods. Without options it runs the recipe digits. Options on the command line override
---config, which overrides the recipe."""
 
 
 def parse(argv: Sequence[str]) -> schema.Config:
@@ -74,7 +64,11 @@ def parse(argv: Sequence[str]) -> schema.Config:
         *left,
     ]
     parser = _parser(recipe)
-    _check_names(parser, left, files[own is not None :])
+    if helping := {"-h", "--help", "--help_all"}.intersection(left):
+        show(help_text(parser, everything="--help_all" in helping))
+        raise SystemExit(0)
+    methods = given.methods or in_files.get("methods") or parser.get_default("methods")
+    _check_names(parser, argv, files[own is not None :], schema.words(methods))
     if own is not None:
         _check_run_config(parser, files[0], own)
     parsed = parser.instantiate(parser.parse_args(left))
@@ -146,30 +140,39 @@ class _Parser(jsonargparse.ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         for pattern, replacement in _REWRITES:
             message = re.sub(pattern, replacement, message)
-        raise UserError(f"{message}; --help lists every option")
+        choice = re.fullmatch(r"--(\S+): Expected a Literal\[(.*)\]\. Got value: (.*)", message)
+        if choice:
+            option, names, value = choice[1], re.findall(r"'([^']*)'", choice[2]), choice[3]
+            message = f"--{option} {value}: must be one of {', '.join(names)}"
+            raise UserError(message + did_you_mean(value, names))
+        raise UserError(f"{message}; --help-all lists every option")
 
 
 def _check_names(
-    parser: jsonargparse.ArgumentParser, line: list[str], files: list[dict[str, Any]]
+    parser: jsonargparse.ArgumentParser,
+    line: Sequence[str],
+    files: Sequence[dict[str, Any]],
+    methods: Sequence[str],
 ) -> None:
-    """Raises `UserError` for an option that does not exist, with the name of a similar option."""
-    known = [option for action in parser._actions for option in action.option_strings]
-    found = [word.partition("=")[0] for word in line if word.startswith("--") and word != "--"]
-    found += [f"--{name}" for file in files for name in schema.flat(file)]
-    for option in found:
-        if option not in known:
-            close = difflib.get_close_matches(option, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise UserError(f"{option}: no such option{hint}; --help lists every option")
+    """Raises `UserError` for an option that does not exist, with the names of similar options."""
+    known = known_options(parser)
+    words = [word.partition("=")[0] for word in line if word.startswith("--") and word != "--"]
+    names = {word: word[2:].replace("-", "_") for word in words}
+    wrong = {word: name for word, name in names.items() if name not in known}
+    in_files = [name for file in files for name in schema.flat(file)]
+    wrong |= {f"--{name}": name for name in in_files if name not in known or name in SHORT}
+    for word, name in wrong.items():
+        similar = or_similar(similar_options(name, parser, methods))
+        raise UserError(f"{word}: no such option{similar}; --help-all lists every option")
 
 
 def _check_run_config(
     parser: jsonargparse.ArgumentParser, options: dict[str, Any], path: Path
 ) -> None:
     """Raises `UserError` for an option of a run that this version does not have."""
-    known = [option for action in parser._actions for option in action.option_strings]
+    known = known_options(parser)
     for name in schema.flat(options):
-        if f"--{name}" not in known:
+        if name not in known:
             raise UserError(
                 f"{path}: has the option {name}, which this version of alr_fast does not have; "
                 "resume with the version that wrote it, or leave --resume out to start a new run"
@@ -177,13 +180,7 @@ def _check_run_config(
 
 
 def _parser(recipe: str) -> jsonargparse.ArgumentParser:
-    prog = program("alr_fast.train")
-    parser = _Parser(
-        prog=prog,
-        usage=f"{prog} [--recipe NAME] [--config FILE] [--data-root DIR] [--OPTION VALUE ...]",
-        description=DESCRIPTION,
-        formatter_class=_HelpFormatter,
-    )
+    parser = _Parser(prog=program("alr_fast.train"))
     recipes = ", ".join(schema.recipe_names())
     parser.add_argument(
         "--recipe",
@@ -212,15 +209,15 @@ def _parser(recipe: str) -> jsonargparse.ArgumentParser:
     for name in METHODS:
         parser.add_class_arguments(options_of(name), name)
     parser.set_defaults(schema.flat(yaml.safe_load(schema.recipe_text(recipe))))
-    for action in parser._actions:  # of one group, like "--optim FILE": --config covers it
+    texts = {
+        "help": "Show the first options and exit; --help-all shows all of them.",
+        "print_config": "Print the configuration as YAML, with all other arguments, and exit.",
+    }
+    for action in parser._actions:
         if action.help == "Path to a configuration file.":
-            action.help = argparse.SUPPRESS
+            action.help = argparse.SUPPRESS  # of one group, like "--optim FILE": --config covers it
+        action.help = texts.get(action.dest, action.help)
     return parser
-
-
-class _HelpFormatter(jsonargparse.DefaultHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28, width=100)
 
 
 def _spelled_out(argv: Sequence[str]) -> list[str]:
@@ -232,7 +229,7 @@ def _spelled_out(argv: Sequence[str]) -> list[str]:
         if word.startswith("--"):
             option, equals, value = word.removeprefix("--").partition("=")
             option = option.replace("-", "_")
-            option = _SHORT.get(option, option)
+            option = SHORT.get(option, option)
             if option == "seed" and "," in (value if equals else following):
                 option = "seeds"
             word = f"--{option}{equals}{value}"
@@ -246,6 +243,7 @@ def _scan(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     scan.add_argument("--recipe")
     scan.add_argument("--config", action="append", default=[])
     scan.add_argument("--data_root")
+    scan.add_argument("--methods")
     scan.add_argument("--plugins")
     scan.add_argument("--resume")
     return scan.parse_known_args(argv)

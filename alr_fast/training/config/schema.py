@@ -33,6 +33,7 @@ from alr_fast.training.config.ranges import (
     PositiveFraction,
     PositiveInt,
 )
+from alr_fast.utils.text import did_you_mean
 
 _RECIPES = Path(__file__).with_name("recipes")
 DEFAULT_RECIPE = "digits"
@@ -318,7 +319,7 @@ class LogConfig(Bounded):
 
     every: PositiveInt = 20
     """Steps between two readings of loss and accuracy. Signals and the time of the next checkpoint
-    are checked at the same interval. Short form: --log-every."""
+    are checked at the same interval."""
     show: Literal["auto", "lines", "quiet", "json"] = "auto"
     """Output: auto (a progress bar on a terminal, lines elsewhere), lines, quiet (warnings and the
     final tables), json (one JSON object per line, for programs)."""
@@ -329,7 +330,7 @@ class LogConfig(Bounded):
     """Project at Weights & Biases."""
     profile: bool = False
     """Profile a few steps after the first with torch.profiler, write the trace into the folder of
-    the run, and print the time of each part of a step. Short form: --profile."""
+    the run, and print the time of each part of a step."""
 
 
 @dataclass
@@ -509,7 +510,10 @@ def recipe_text(name: str) -> str:
     """
     names = recipe_names()
     if name not in names:
-        raise UserError(f"--recipe {name}: no such recipe; shipped are {', '.join(names)}")
+        raise UserError(
+            f"--recipe {name}: no such recipe; shipped are {', '.join(names)}"
+            f"{did_you_mean(name, names)}"
+        )
     return (_RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
 
 

@@ -20,7 +20,7 @@ from alr_fast.training.config.schema import Config
 from alr_fast.training.output.records import EpochRecord, Histogram
 from alr_fast.utils.files import open_appending, own_folder, replacing, write_text, writing
 from alr_fast.utils.requirements import install_command
-from alr_fast.utils.text import error_text
+from alr_fast.utils.text import did_you_mean, error_text
 
 LOGGER_NAMES = ("csv", "tensorboard", "wandb")
 
@@ -202,7 +202,8 @@ def check_loggers(names: list[str]) -> None:
     """
     for name in names:
         if name not in LOGGER_NAMES:
-            problem = f"no such logger; choose from {', '.join(LOGGER_NAMES)}"
+            choice = f"choose from {', '.join(LOGGER_NAMES)}{did_you_mean(name, LOGGER_NAMES)}"
+            problem = f"no such logger; {choice}"
             raise UserError(problem, argument="logger", value=name)
     # A folder named wandb, which W&B itself creates, is found as a package without an origin.
     if "wandb" in names and not getattr(importlib.util.find_spec("wandb"), "origin", None):

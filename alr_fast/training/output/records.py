@@ -14,9 +14,9 @@ from torch import Tensor
 from alr_fast.data.index import SampleIndex
 from alr_fast.labels.report.model import Panel
 from alr_fast.noise import InjectedNoise
+from alr_fast.training.class_counts import ClassCounts
 from alr_fast.training.config.schema import Config
 from alr_fast.training.distributed import World
-from alr_fast.training.evaluation import ClassCounts
 from alr_fast.training.loaders import Loaders
 from alr_fast.training.output.plot import draw_panels
 from alr_fast.training.run_data import RunData, label_accuracy

@@ -6,7 +6,7 @@ runs/20260131-235959-digits/
     metrics.csv              a line for each method and epoch
     metrics.png              test accuracy and label accuracy per epoch
     METHOD.safetensors       weights of the last epoch, and what it takes to use them
-                             (`alr_fast.training.trained_model`)
+                             (`alr_fast.training.description`)
     METHOD_classes.csv       samples and accuracy of each class
     METHOD_bank.safetensors  label bank of the last epoch, with ids, paths, labels and names of
                              classes, and a checksum of each row

@@ -194,7 +194,7 @@ class ServedMarks extends Marks {
     try {
       response = await fetch(this.server.marks, { credentials: "omit", redirect: "error", ...options });
     } catch {
-      throw new Error("alr_fast.review does not answer: it has ended, or the connection has.");
+      throw new Error("alr-fast review does not answer: it has ended, or the connection has.");
     }
     if (!response.ok) throw new Error(`${(await response.text()).trim()}.`);
     return response.json();

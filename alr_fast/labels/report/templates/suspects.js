@@ -2,7 +2,7 @@
 // hidden, and the rows of its current page become cards.
 
 const COLUMNS = [
-  { title: "score", data: "score", type: "num" },
+  { title: "score", data: "rank", type: "num" }, // which no two samples share
   { title: "probability of the refined label", data: "refinedProbability", type: "num" },
   { title: "probability of the given label", data: "givenProbability", type: "num" },
   { title: "changes of the refined class", data: "changes", type: "num" },
@@ -15,8 +15,8 @@ const KEYS = { 1: "keep", 2: "fix", 3: "unsure", 0: null };
 
 class SuspectList {
   constructor(samples) {
-    this.samples = samples;
-    this.byId = new Map(samples.map((sample) => [sample.id, sample]));
+    this.samples = samples.map((sample, place) => ({ ...sample, rank: samples.length - place }));
+    this.byId = new Map(this.samples.map((sample) => [sample.id, sample]));
     const changed = (marks) => {
       if (marks) {
         this.table.rows().invalidate().draw(false);
@@ -39,6 +39,11 @@ class SuspectList {
     // Without those that no sample has.
     const known = ({ data }) => samples.some((sample) => ![null, ""].includes(sample[data]));
     this.columns = [...COLUMNS.filter(known), { title: "mark", data: rank, type: "num" }];
+    // By score, then by id, as everywhere else.
+    this.ties = [
+      [0, "desc"],
+      [this.columns.findIndex(({ data }) => data === "id"), "asc"],
+    ];
     this.orderBy = document.getElementById("order-by");
     this.direction = document.getElementById("order-direction");
     this.viewer = new Viewer(this);
@@ -71,7 +76,7 @@ class SuspectList {
         render: column.type === "string" ? escaped : undefined,
       })),
       autoWidth: false,
-      order: [[0, "desc"]],
+      order: this.ties,
       pageLength: 24,
       lengthMenu: [12, 24, 48, 96],
       layout: {
@@ -136,7 +141,7 @@ class SuspectList {
     for (const select of [this.orderBy, this.direction]) {
       select.addEventListener("change", () => {
         const first = [Number(this.orderBy.value), this.direction.value];
-        this.table.order([first, [0, "desc"]]).draw(); // ties by score
+        this.table.order([first, ...this.ties]).draw();
       });
     }
     document

@@ -29,7 +29,7 @@ _LOADING_SECONDS, _STEP_SECONDS = 0.5, 0.3  # spent on each measurement, about
 _STEP_SHARE, _MOST_STEP_SECONDS = 0.01, 4.0  # or this share of a longer run, at most
 _REPEATS = 3  # of a step; the first one prepares
 _FORWARD = 1 / 3  # of the time of a step
-_SMALLEST = 32  # size in pixels that is proposed
+_SMALLEST = 48  # size in pixels that is proposed: fewer images are better than smaller ones
 
 
 @dataclass(frozen=True)

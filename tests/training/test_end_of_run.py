@@ -65,7 +65,8 @@ def full(monkeypatch):
 
         monkeypatch.setattr(files, "temporary", wrapped(files.temporary))
         monkeypatch.setattr(loggers, "open_appending", wrapped(loggers.open_appending))
-        monkeypatch.setattr(Path, "symlink_to", wrapped(Path.symlink_to))
+        link = wrapped(lambda path, target, genuine=os.symlink: genuine(target, path))
+        monkeypatch.setattr(os, "symlink", lambda target, path: link(path, target))
         genuine = store.write_manifest
 
         def write_manifest(checkpoint):

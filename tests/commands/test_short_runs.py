@@ -68,8 +68,8 @@ def test_table_and_page_say_the_same(six_epochs, capsys):
     scores = np.array(pq.read_table(run / "labels.parquet", columns=["score"])["score"])
     rate, count = f"{(scores > 0.5).mean():.1%}", f"{(scores > 0.5).sum():,}"
     said = (
-        f"alr: {rate} of the labels are estimated to be wrong, {count} are suspicious (by the "
-        "predictions alone: no label could change in so few epochs)"
+        f"alr: {rate} of the labels are estimated to be wrong, {count} are suspicious (by "
+        "predictions alone: too few epochs to refine)"
     )
     assert out.splitlines().count(said) == 2
     assert facts["labels refined to another class"] == "0.0%"

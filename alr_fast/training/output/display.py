@@ -272,7 +272,8 @@ class RunDisplay(Console):
 
         Args:
             labels: All samples, with their scores.
-            samples: As returned by its `samples`, the most suspicious first.
+            samples: As returned by its `samples`, the most suspicious first; without any, a line
+                about all samples is printed.
             review: Command that shows these and more samples, to be marked.
         """
         shown = [
@@ -296,6 +297,9 @@ class RunDisplay(Console):
                 problem=labels.estimate_problem,
                 review=review,
             )
+        elif self.main and not shown:
+            line = f"{method}: {estimate(labels)}; to review them: {review}"
+            self.terminal.print(printable(line), markup=False)
         elif self.main:
             table = Table(title=f"Most suspicious labels, as {method} sees them")
             table.add_column("id", justify="right", no_wrap=True)

@@ -8,7 +8,6 @@ runs/20260131-235959-digits-seeds/
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ from typing import Any
 
 from alr_fast.errors import UserError
 from alr_fast.training.output.averages import FIGURES, mean_row
-from alr_fast.training.output.run_folder import new_folder
+from alr_fast.training.output.run_folder import new_folder, read_summary
 from alr_fast.utils.files import open_regular, write_text
 from alr_fast.utils.text import error_text
 
-_MOST_BYTES = 64 << 20  # of summary.json and metrics.csv
+_MOST_BYTES = 64 << 20  # of metrics.csv
 _COLUMNS = ("method", "seed", "run", "seeds", *(f"{f}{s}" for f in FIGURES for s in ("", "_std")))
 
 
@@ -86,14 +85,12 @@ class SeedResults:
 
 
 def _summary(run: Path) -> dict[str, Any]:
-    path = run / "summary.json"
     try:
-        with open_regular(path, _MOST_BYTES) as file:
-            summary = json.loads(file.read())
+        summary = read_summary(run)
         _ = summary["methods"], summary["epochs"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: cannot be read ({error_text(error)}); train it again") from error
-    return dict(summary)
+    except (UserError, KeyError) as error:
+        raise UserError(f"{error_text(error)}; train {run} again") from error
+    return summary
 
 
 def _records(run: Path) -> list[dict[str, str]]:

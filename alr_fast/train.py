@@ -268,8 +268,8 @@ def show_suspects(run: "Run", most: int) -> None:
     except (UserError, MemoryError) as error:  # the run itself is complete
         run.console.warn(f"the most suspicious labels cannot be shown: {error}")
         return
-    command = python_command("alr_fast.report", run.path)
-    run.console.suspects(labels, samples, report=command)
+    command = python_command("alr_fast.review", run.path)
+    run.console.suspects(labels, samples, review=command)
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def train_seeds(config: "Config", seeds: list[int], world: "World", stop: StopSi
     def finish() -> None:
         results = SeedResults.read(seeds, runs)
         console.seeds(results.means(), seeds=seeds, epochs=results.epochs)
-        console.log(str(results.save(Path(config.runs), config.recipe)))
+        console.log(str(results.save(Path(config.runs), config.recipe, warn=console.warn)))
 
     world.from_main(finish)
 

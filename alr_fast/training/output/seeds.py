@@ -9,7 +9,8 @@ runs/20260131-235959-digits-seeds/
 import csv
 import io
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,24 +49,27 @@ class SeedResults:
             UserError: One of them cannot be read.
         """
         summaries = [_summary(run) for run in runs]
-        methods = {
-            name: [s["methods"][name] for s in summaries] for name in summaries[0]["methods"]
-        }
+        names = summaries[0]["methods"].keys()
+        for run, summary in zip(runs, summaries, strict=True):
+            if summary["methods"].keys() != names:
+                raise UserError(f"{run}: was not trained with {', '.join(names)}; train it again")
+        methods = {name: [s["methods"][name] for s in summaries] for name in names}
         return cls(seeds, runs, methods, summaries[0]["epochs"])
 
     def means(self) -> dict[str, dict[str, Any]]:
         """For each method the means over the seeds, see `mean_row`."""
         return {name: mean_row(results) for name, results in self.methods.items()}
 
-    def save(self, runs: Path, recipe: str) -> Path:
+    def save(self, runs: Path, recipe: str, *, warn: Callable[[str], None]) -> Path:
         """Writes table and plot to a new folder; returns it.
 
         Args:
             runs: Folder of the new folder.
             recipe: Name of the recipe, a part of its name.
+            warn: Takes a line of text if there is no plot.
 
         Raises:
-            UserError: They cannot be written.
+            UserError: The table cannot be written.
         """
         from alr_fast.training.output.plot_seeds import plot_seeds
 
@@ -79,9 +83,12 @@ class SeedResults:
         for name, mean in self.means().items():
             writer.writerow({**mean, "method": name, "seed": "mean"})
         write_text(folder / "seeds.csv", text.getvalue())
-        curves = [_records(run) for run in self.runs]
-        if all(curves):
-            plot_seeds(curves, folder / "metrics.png")
+        try:
+            curves = [_records(run) for run in self.runs]
+            if all(curves):
+                plot_seeds(curves, folder / "metrics.png")
+        except Exception as error:  # a metrics.csv may have other columns; the table is complete
+            warn(f"{error_text(error)}; the seeds have no plot")
         return folder
 
 
@@ -90,10 +97,19 @@ def _summary(run: Path) -> dict[str, Any]:
     try:
         with open_regular(path, _MOST_BYTES) as file:
             summary = json.loads(file.read())
-        _ = summary["methods"], summary["epochs"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        if not all(map(_is_figure, _figures(summary))) or type(summary["epochs"]) is not int:
+            raise ValueError("its figures are no numbers")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error_text(error)}); train it again") from error
     return dict(summary)
+
+
+def _figures(summary: dict[str, Any]) -> list[Any]:
+    return [result.get(figure) for result in summary["methods"].values() for figure in FIGURES]
+
+
+def _is_figure(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and math.isfinite(value))
 
 
 def _records(run: Path) -> list[dict[str, str]]:

@@ -144,6 +144,7 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
     from alr_fast.training.resume import Start, check_data, find_checkpoint, train_on_command
     from alr_fast.training.run import Run
     from alr_fast.training.run_data import describe, prepare_data
+    from alr_fast.training.run_paths import CONFIG
     from alr_fast.training.warm_start import check_warm_start
 
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -158,6 +159,16 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
 
     start: Start = world.from_main(find_start)
     if start.finished and start.folder is not None:
+        if start.lost:
+            names = ",".join(start.lost)
+            again = ("--config", start.folder / CONFIG, "--resume", "none", "--methods", names)
+            text = (
+                f"{start.folder}: has finished, but weights or label bank of {names} are lost; "
+                f"train again with: {python_command('alr_fast.train', *again)}"
+            )
+            if config.resume != "auto":
+                raise SharedError(text)
+            console.warn(text)
         command = train_on_command(config, start.folder)
         console.log(
             f"{start.folder}: has already finished; leave --resume out to train again, or train on "

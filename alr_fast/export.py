@@ -30,8 +30,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from alr_fast.data.label_files.label_table import SUFFIXES
 from alr_fast.data.paths import path_option
+from alr_fast.data.tables.writing import SUFFIXES
 from alr_fast.errors import UserError, naming_options
 from alr_fast.labels.table import export, save_transition, summary_lines
 from alr_fast.training.open_run import NEEDED, add_run_arguments, open_run

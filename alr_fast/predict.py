@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alr_fast.data.paths import path_option
+from alr_fast.data.tables.writing import SUFFIXES
 from alr_fast.errors import UserError, naming_options
 from alr_fast.utils.command import CommandParser, exit_status, need, show
 from alr_fast.utils.text import shortened
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from alr_fast.training.prediction import Prediction
 
 NEEDED = ("pyarrow", "yaml", "PIL", "simplejpeg", "torchvision", "timm", "safetensors", "rich")
-SUFFIXES = (".csv", ".parquet")
 SHOWN = 20  # rows without a file
 _NO_MEMORY = "can't allocate memory|not enough memory|out of memory"  # as torch says it
 

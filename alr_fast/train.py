@@ -24,7 +24,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alr_fast.errors import SharedError, UserError, naming_options
 from alr_fast.training.signals import Stopped, StopSignals
@@ -33,8 +33,11 @@ from alr_fast.utils.openmp import limited_threads
 from alr_fast.utils.shell import python_command
 
 if TYPE_CHECKING:
+    from alr_fast.training.checkpointer import Checkpointer
     from alr_fast.training.config.schema import Config
     from alr_fast.training.distributed import World
+    from alr_fast.training.output.display import RunDisplay
+    from alr_fast.training.resume import Start
     from alr_fast.training.run import Run
 
 # Modules of the extra train. All are checked at the start: a missing one should not
@@ -56,7 +59,7 @@ TRAIN_EXTRA = (
     "safetensors",
 )
 NOT_FINISHED = "the run does not count as finished"
-SHOWN = 10  # most suspicious labels
+SUSPECTS = 10  # labels that are listed after a run, the most suspicious ones
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,23 +110,24 @@ def train_seeds(config: "Config", seeds: list[int], world: "World", stop: StopSi
     console = RunDisplay(config.log.show, main=world.main)
     for number, seed in enumerate(seeds, start=1):
         console.log(f"seed {seed} ({number} of {len(seeds)})")
-        runs.append(train(config.with_seed(seed), world, stop))
+        runs.append(train(config.with_seed(seed), world, stop, suspects=0))
 
-    def finish() -> None:
+    def show_means() -> None:
         results = SeedResults.read(seeds, runs)
         console.seeds(results.means(), seeds=seeds, epochs=results.epochs)
         console.log(str(results.save(Path(config.runs), config.recipe, warn=console.warn)))
 
-    world.from_main(finish)
+    world.from_main(show_means)
 
 
-def train(config: "Config", world: "World", stop: StopSignals) -> Path:
+def train(config: "Config", world: "World", stop: StopSignals, *, suspects: int = SUSPECTS) -> Path:
     """Trains every method of a configuration and writes one run folder.
 
     Args:
         config: Resolved configuration.
         world: The processes.
         stop: Signals that stop the run; checked every ``log.every`` steps.
+        suspects: Number of the most suspicious labels that are listed.
 
     Returns:
         The folder of the finished run.
@@ -134,14 +138,11 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
         Stopped: A signal came, and a checkpoint was written.
     """
     from alr_fast.training.advice import advice
-    from alr_fast.training.config.schema import words
     from alr_fast.training.loaders import with_image_size
     from alr_fast.training.loop import set_up, train_method
     from alr_fast.training.output.display import RunDisplay
-    from alr_fast.training.output.loggers import check_loggers
     from alr_fast.training.output.records import run_summary
-    from alr_fast.training.output.run_folder import RunFolder, check_runs
-    from alr_fast.training.resume import Start, check_data, find_checkpoint, train_on_command
+    from alr_fast.training.resume import check_data, find_incomplete, train_on_command
     from alr_fast.training.run import Run
     from alr_fast.training.run_data import describe, prepare_data
     from alr_fast.training.run_paths import CONFIG
@@ -149,15 +150,7 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
 
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     console = RunDisplay(config.log.show, main=world.main)
-
-    def find_start() -> Start:
-        with naming_options(runs="runs", logger="log.to"):
-            if config.resume in ("none", "auto"):  # else there is a folder already
-                check_runs(config.runs)
-            check_loggers(words(config.log.to))
-        return find_checkpoint(config, log=console.log, warn=console.warn)
-
-    start: Start = world.from_main(find_start)
+    start = world.from_main(lambda: find_start(config, console))
     if start.finished and start.folder is not None:
         if start.lost:
             names = ",".join(start.lost)
@@ -181,6 +174,8 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
         config = config.with_value("data.image_size", start.image_size)
     data, noise = prepare_data(config, world, log=console.log, track=console.track)
     start = world.on_all_ranks(lambda: check_data(config, start, data.train.index))
+    incomplete = world.from_main(lambda: find_incomplete(start.checkpoint))
+    start = replace(start, incomplete=incomplete)
     finished = () if start.checkpoint is None else start.checkpoint.progress["finished"]
     loaders = world.on_all_ranks(lambda: set_up(config, data, world, console, finished=finished))
     world.on_all_ranks(lambda: check_warm_start(config, start, loaders.train))
@@ -193,31 +188,63 @@ def train(config: "Config", world: "World", stop: StopSignals) -> Path:
         for line in advice(config):
             console.warn(line)
     with Run(config, world, loaders, console, stop, start) as run, stop:
+        last = None
         try:
             with stop.steps():
                 for method in config.methods:
                     if method not in run.finished:
-                        checkpointer = train_method(method, run)
+                        last = train_method(method, run)
         except BaseException as error:
             show_stopped(run, error)
             raise
         summary = run_summary(
             *(config, world, data, noise, loaders, run.records, run.class_counts), started=started
         )
-        summary["incomplete"] = list(run.incomplete)
-        complete = run.in_folder(RunFolder.write_summary, summary, without=NOT_FINISHED)
-        console.table(summary["methods"], epochs=config.optim.epochs, folder=run.path)
-        run.in_folder(RunFolder.close_loggers, without="some epochs are missing in the logs")
-        run.in_folder(RunFolder.plot, run.records, without="the run has no plot")
-        run.in_folder(RunFolder.link, without="latest does not point to this run")
-        if not complete:
-            checkpointer.save_last()
-            raise SharedError(f"{run.path}: is trained but has no summary; {run.kept}")
-        world.from_main(lambda: show_suspects(run))
-        console.log(f"{run.path}{run.also}")
-        if run.incomplete:
-            raise SharedError("; ".join(run.incomplete.values()))
+        finish(run, {**summary, "incomplete": list(run.incomplete)}, last, suspects)
         return run.path
+
+
+def find_start(config: "Config", console: "RunDisplay") -> "Start":
+    """Where the run starts, after a check of all that it writes to; in process 0."""
+    from alr_fast.training.config.schema import words
+    from alr_fast.training.output.loggers import check_loggers
+    from alr_fast.training.output.run_folder import check_runs
+    from alr_fast.training.resume import find_checkpoint
+
+    with naming_options(runs="runs", logger="log.to"):
+        if config.resume in ("none", "auto"):  # else there is a folder already
+            check_runs(config.runs)
+        check_loggers(words(config.log.to))
+    return find_checkpoint(config, log=console.log, warn=console.warn)
+
+
+def finish(run: "Run", summary: dict[str, Any], last: "Checkpointer | None", suspects: int) -> None:
+    """Writes and shows the results, as many of them as can be written.
+
+    Args:
+        run: The run, with all methods trained.
+        summary: Content of ``summary.json``.
+        last: Checkpointer of the last method; None if the checkpoint that was resumed is complete.
+        suspects: Number of the most suspicious labels that are listed.
+
+    Raises:
+        SharedError: Weights, a label bank or the summary could not be written.
+    """
+    from alr_fast.training.output.run_folder import RunFolder
+
+    complete = run.in_folder(RunFolder.write_summary, summary, without=NOT_FINISHED)
+    run.console.table(summary["methods"], epochs=summary["epochs"], folder=run.path)
+    run.in_folder(RunFolder.close_loggers, without="some epochs are missing in the logs")
+    run.in_folder(RunFolder.plot, run.records, without="the run has no plot")
+    run.in_folder(RunFolder.link, without="latest does not point to this run")
+    if not complete:
+        if last is not None:
+            last.save_last()
+        raise SharedError(f"{run.path}: is trained but has no summary; {run.kept}")
+    run.world.from_main(lambda: show_suspects(run, suspects))
+    run.console.log(f"{run.path}{run.also}")
+    if run.incomplete:
+        raise SharedError("; ".join(run.incomplete.values()))
 
 
 def show_stopped(run: "Run", error: BaseException) -> None:
@@ -235,7 +262,7 @@ def show_stopped(run: "Run", error: BaseException) -> None:
         run.console.warn(f"interrupted; {run.kept}")
 
 
-def show_suspects(run: "Run") -> None:
+def show_suspects(run: "Run", most: int) -> None:
     """Prints the most suspicious labels of a finished run, by its last method with a label bank."""
     from alr_fast.training.methods import keeps_bank
     from alr_fast.training.open_run import from_bank_file
@@ -248,7 +275,7 @@ def show_suspects(run: "Run") -> None:
     method = methods[-1]
     try:
         labels = from_bank_file(run.path / f"{method}{BANK}", method)
-        samples = labels.samples(labels.most_suspicious(SHOWN))
+        samples = labels.samples(labels.most_suspicious(most))
     except (UserError, MemoryError) as error:  # the run itself is complete
         run.console.warn(f"the most suspicious labels cannot be shown: {error}")
         return

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alr_fast.data.classes import ClassMap
-from alr_fast.data.label_files.label_table import NAME_COLUMNS
 from alr_fast.data.label_files.mark_table import MARK, wrong_fix
 from alr_fast.data.label_files.numbering import Numbering
+from alr_fast.data.label_files.table_samples import NAME_COLUMNS
 from alr_fast.data.tables import TableError, as_text, open_table
 from alr_fast.errors import UserError
 from alr_fast.labels.label_studio import CHOICE, ID

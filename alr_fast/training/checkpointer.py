@@ -17,6 +17,7 @@ from alr_fast.training.progress import class_counts_to_json
 from alr_fast.training.resume import describe_data
 from alr_fast.training.run import Run
 from alr_fast.training.run_paths import CONFIG
+from alr_fast.training.sharded_bank import common_share
 from alr_fast.training.signals import Stopped
 from alr_fast.training.trainer import Trainer
 from alr_fast.utils.shell import python_command
@@ -151,7 +152,7 @@ class Checkpointer:
         self._own.add(run.last_checkpoint)
         tensors, bank = trainer.tensors(), trainer.criterion.bank
         if bank is not None:
-            progress["given_share"] = bank.known_share(trainer.history)
+            progress["given_share"] = common_share(bank, trainer.history, run.world)
             given = {"bank.ids": self._sample_ids, "bank.given": bank.given_labels}
             tensors |= self._sharded({**given, **self._learned(bank)})
             # A bank in a file may be larger than the memory: it is written without a copy.

@@ -17,7 +17,7 @@ from alr_fast.errors import UserError, naming_options
 from alr_fast.losses import Loss
 from alr_fast.training.config.schema import Config
 from alr_fast.training.distributed import World
-from alr_fast.training.models import own_size
+from alr_fast.training.models import own_size, precision_of
 from alr_fast.training.optim import make_optimizer
 from alr_fast.training.random_state import random_state, set_random_state
 from alr_fast.training.weights import weights_of
@@ -28,22 +28,23 @@ _ROUND_TRIP_BYTES = 1 << 30  # larger weights are not loaded back for a check
 
 
 def random_batch(
-    shape: tuple[int, ...], samples: int, *, device: torch.device, dtype: torch.dtype
+    shape: tuple[int, ...], samples: int, precision: str, device: torch.device
 ) -> Tensor:
     """Standard normal numbers in the form of a batch; the same for the same shape.
 
     Args:
         shape: Shape of a sample, [C, S, S] or [D].
         samples: Number of samples B.
+        precision: Type of images; features are float32, as `FeatureLoader` has them.
         device: Device of the batch.
-        dtype: Type of the batch.
 
     Returns:
         [B, C, S, S], channels last, or [B, D].
     """
     numbers = torch.randn((samples, *shape), generator=torch.Generator().manual_seed(0))
-    layout = torch.channels_last if len(shape) == 3 else torch.contiguous_format
-    return numbers.to(device, dtype, memory_format=layout)
+    if len(shape) == 1:
+        return numbers.to(device)
+    return numbers.to(device, getattr(torch, precision), memory_format=torch.channels_last)
 
 
 def dry_pass(
@@ -102,11 +103,8 @@ class _ModelCheck:
     ) -> None:
         self._name, self._model, self._precision = name, model, precision
         self._shape, self._classes, self._world = input_shape, num_classes, world
-        dtype, device = getattr(torch, precision), world.device
-        # Features stay in float32, see `FeatureLoader`.
-        batch_dtype = dtype if len(input_shape) == 3 else torch.float32
-        self._batch = random_batch(input_shape, SAMPLES, device=device, dtype=batch_dtype)
-        self._autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+        self._batch = random_batch(input_shape, SAMPLES, precision, world.device)
+        self._autocast = precision_of(precision, world.device)
 
     def _refused(self, problem: str) -> UserError:
         return UserError(problem, argument="name", value=self._name)

@@ -17,6 +17,7 @@ from alr_fast.errors import UserError
 from alr_fast.training.config.schema import Config
 from alr_fast.training.distributed import World
 from alr_fast.training.dry_pass import SAMPLES, random_batch
+from alr_fast.training.models import precision_of
 from alr_fast.training.optim import make_optimizer
 from alr_fast.training.random_state import random_state, set_random_state
 from alr_fast.training.run_data import RunData, num_workers
@@ -28,7 +29,7 @@ _LOADING_SECONDS, _STEP_SECONDS = 0.5, 0.3  # spent on each measurement, about
 _STEP_SHARE, _MOST_STEP_SECONDS = 0.01, 4.0  # or this share of a longer run, at most
 _REPEATS = 3  # of a step; the first one prepares
 _FORWARD = 1 / 3  # of the time of a step
-_SMALLEST = 32  # size in pixels that is proposed
+_SMALLEST = 48  # size in pixels that is proposed: fewer images are better than smaller ones
 
 
 @dataclass(frozen=True)
@@ -139,9 +140,7 @@ class _Probe:
         self._model, self._config, self._data = model, config, data
         self._transform, self._loader, self._world = transform, loader, world
         self._optimizer = make_optimizer(model, config.optim)
-        dtype, device = getattr(torch, config.precision), world.device
-        self._dtype = dtype
-        self._autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+        self._autocast = precision_of(config.precision, world.device)
         batch = max(config.optim.batch_size // world.size, 1)
         self._micro_batches = max(min(config.optim.accumulate, batch // 2), 1)
         samples = len(data.train)
@@ -152,7 +151,7 @@ class _Probe:
         tests = sum(map(len, data.tests))
         validation = 0 if data.validation is None else len(data.validation)
         self._tested = (tests + validation) / world.size
-        self._on_gpu = device.type == "cuda"
+        self._on_gpu = world.device.type == "cuda"
 
     def estimate(self, epochs: int) -> Estimate:
         """The estimate for this number of epochs, of all methods together."""
@@ -252,10 +251,9 @@ class _Probe:
     def _one_step(self, shape: tuple[int, ...], samples: int) -> tuple[float, float]:
         """Seconds of forward and backward pass, and of the optimizer."""
         device, classes = self._world.device, self._data.train.index.num_classes
-        dtype = self._dtype if len(shape) == 3 else torch.float32
         labels = torch.arange(samples, device=device) % classes
         try:
-            batch = random_batch(shape, samples, device=device, dtype=dtype)
+            batch = random_batch(shape, samples, self._config.precision, device)
             self._model.train()
             self._optimizer.zero_grad(set_to_none=True)
             forward = self._timed(lambda: self._forward_and_backward(batch, labels))

@@ -185,6 +185,12 @@ def build_model(
         raise UserError(problem, argument="name", value=name) from error
 
 
+def precision_of(name: str, device: torch.device) -> torch.autocast:
+    """The context in which a model computes in a precision: float32, bfloat16 or float16."""
+    dtype = getattr(torch, name)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
 def default_size(name: str, side: int) -> int:
     """The size at which a model trains on images if nobody chose one.
 

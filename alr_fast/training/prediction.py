@@ -1,7 +1,6 @@
 """Predictions of a trained model for samples without labels."""
 
 import json
-import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -27,11 +26,11 @@ from alr_fast.training.config.schema import WEIGHTS, DataConfig, words
 from alr_fast.training.description import Description
 from alr_fast.training.distributed import choose_device
 from alr_fast.training.loaders import evaluation_batch_size
+from alr_fast.training.models import precision_of
 from alr_fast.training.output.run_folder import read_config
 from alr_fast.training.run_data import num_workers
-from alr_fast.training.run_paths import BANK, actual_path
-from alr_fast.training.trained_model import described, load_described, with_channels
-from alr_fast.utils.files import reading
+from alr_fast.training.run_paths import actual_path
+from alr_fast.training.trained_model import described, load_described, weights_in, with_channels
 from alr_fast.utils.text import is_utf8, is_utf8_bytes, printable
 
 _FEW = 32  # samples that are read sooner than worker processes have started
@@ -170,10 +169,8 @@ class Prediction:
         Raises:
             UserError: None of the samples can be read.
         """
-        split, precision = self.loader.split, getattr(torch, self.description.precision)
-        autocast = torch.autocast(
-            self.loader.device.type, dtype=precision, enabled=precision != torch.float32
-        )
+        split = self.loader.split
+        autocast = precision_of(self.description.precision, self.loader.device)
         broken = self.loader.broken.reasons
         warned = 0
         with closing(predicted_logits(self.model, self.loader, autocast)) as batches:
@@ -251,8 +248,7 @@ def find_weights(run: Path, method: str | None) -> Path:
         return run
     if not run.is_dir():
         raise UserError(f"{run}: no such folder or file; pass the folder of a run")
-    with reading(run):
-        files = {path.stem: path for path in sorted(run.glob(f"*{WEIGHTS}")) if is_weights(path)}
+    files = weights_in(run)
     if not files:
         raise UserError(f"{run}: has no weights, METHOD{WEIGHTS}; pass a run that has finished")
     found = ", ".join(map(printable, files))
@@ -264,11 +260,6 @@ def find_weights(run: Path, method: str | None) -> Path:
     if not names:
         raise UserError(f"{run}: has the weights of {found}; name one", argument="method")
     return files[names[-1]]
-
-
-def is_weights(path: Path) -> bool:
-    """Whether a file in the folder of a run has the name of a file of weights."""
-    return not path.name.endswith(BANK) and re.fullmatch(r"\w+", path.stem) is not None
 
 
 def _methods(run: Path) -> list[str]:

@@ -1,6 +1,5 @@
 """Finds the checkpoint that a run resumes from, and checks that it fits the run."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,23 +17,20 @@ from alr_fast.training.config.check import lasting_path, path_names, with_defaul
 from alr_fast.training.config.schema import Config, flat
 from alr_fast.training.data_change import DataChange
 from alr_fast.training.methods import METHODS
-from alr_fast.training.output.run_folder import read_config
+from alr_fast.training.output.run_folder import read_config, read_summary
 from alr_fast.training.progress import check_progress
 from alr_fast.training.run_paths import (
     CHECKPOINTS,
     CONFIG,
-    SUMMARY,
     actual_path,
     find_runs,
     is_finished,
     run_of,
 )
 from alr_fast.training.samples import load_samples
-from alr_fast.utils.files import open_regular
 from alr_fast.utils.shell import python_command
 from alr_fast.utils.text import some_names
 
-_LONGEST_SUMMARY = 64 << 20  # bytes
 _MISSING = object()  # value of an option that does not exist
 
 # Options that may change when a run is resumed: they do not affect the results.
@@ -161,9 +157,8 @@ def train_on_command(config: Config, run: Path, *, epochs: int | None = None) ->
 def _missing(run: Path) -> list[Any]:
     """The methods of a finished run whose weights or label bank are missing."""
     try:
-        with open_regular(run / SUMMARY, _LONGEST_SUMMARY) as file:
-            missing = json.loads(file.read()).get("incomplete", [])
-    except (OSError, ValueError, AttributeError, RecursionError):
+        missing = read_summary(run).get("incomplete", [])
+    except UserError:
         return []
     return missing if isinstance(missing, list) else []
 
@@ -176,9 +171,15 @@ def _can_be_completed(run: Path) -> bool:
     return any(c.progress.get("method") in missing for c in list_checkpoints(run / CHECKPOINTS))
 
 
-def _incomplete(newest: Checkpoint) -> dict[str, Checkpoint]:
-    """The newest checkpoint of each method that was trained before and has missing files."""
+def find_incomplete(newest: Checkpoint | None) -> dict[str, Checkpoint]:
+    """The newest checkpoint of each method that was trained before and has missing files.
+
+    Args:
+        newest: Where the run resumes; `check_data` has accepted it.
+    """
     found: dict[str, Checkpoint] = {}
+    if newest is None:
+        return found
     missing = set(newest.progress.get("incomplete", [])) & set(newest.progress["finished"])
     for checkpoint in list_checkpoints(newest.path.parent) if missing else []:
         if checkpoint.number < newest.number and checkpoint.progress.get("method") in missing:
@@ -242,8 +243,7 @@ def check_data(config: Config, start: Start, index: SampleIndex) -> Start:
         index: Training samples, with the labels to train on.
 
     Returns:
-        ``start`` with the checkpoints of incomplete methods, and the change if the samples have
-        changed.
+        ``start``, with the change if the samples have changed.
 
     Raises:
         UserError: The checkpoint is not that of a run, or classes, most samples or labels differ.
@@ -284,7 +284,7 @@ def check_data(config: Config, start: Start, index: SampleIndex) -> Start:
             f"{path}: was made with other given labels of the same samples{drawn}; if they were "
             "corrected on purpose, pass --checkpoint.other_labels true, else the labels of that run"
         )
-    return replace(start, change=change, incomplete=_incomplete(start.checkpoint))
+    return replace(start, change=change)
 
 
 def _change(run: Path, saved: dict[str, Any], index: SampleIndex) -> DataChange | None:

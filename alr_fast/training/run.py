@@ -51,10 +51,10 @@ class Run:
         path: Folder of the run.
         records: All epochs so far, of all methods.
         finished: Methods that are completely trained.
-        class_counts: Of each method and each of its test and validation sets, correct predictions
-            by class after its last epoch so far.
         incomplete: Those of them whose weights or label bank are missing, and for each a line that
             says how to get them.
+        class_counts: Of each method and each of its test and validation sets, correct predictions
+            by class after its last epoch so far.
         store: Checkpoints of the run.
         last_checkpoint: Number of the last checkpoint, 0 before the first.
         saved_at: Time of the last checkpoint, or of the start (`time.monotonic`).

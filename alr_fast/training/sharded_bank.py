@@ -179,6 +179,12 @@ def label_statistics(
     )
 
 
+def common_share(bank: LabelBank, history: SampleHistory | None, world: World) -> float | None:
+    """`LabelBank.known_share` of the rows of all processes; all of them call this."""
+    shares = set(world.gather(bank.known_share(history)))
+    return shares.pop() if len(shares) == 1 else None
+
+
 def share_facts(given_share: float | None) -> dict[str, str]:
     """`LabelBank.given_share` as metadata of a bank's file."""
     return {} if given_share is None else {GIVEN_SHARE: repr(given_share)}
@@ -208,8 +214,7 @@ def export_bank(
         SharedError: The file cannot be written.
     """
     parts = world.gather((rows, history.means()))
-    shares = set(world.gather(bank.known_share(history)))
-    share = shares.pop() if len(shares) == 1 else None
+    share = common_share(bank, history, world)
     with bank.host_access(), ExitStack() as stack:
         # Whatever fails in process 0, the others wait for it only until they hear of it.
         writer = world.on_all_ranks(

@@ -9,6 +9,7 @@ from alr_fast.data.loaders.base import Loader
 from alr_fast.training.config.check import is_soft_labels
 from alr_fast.training.config.schema import WEIGHTS
 from alr_fast.training.methods import METHODS
+from alr_fast.training.models import precision_of
 from alr_fast.training.prediction import predicted_logits
 from alr_fast.training.run import Run
 from alr_fast.training.sharded_bank import fill_rows
@@ -65,7 +66,6 @@ def teacher_probabilities(teacher: str, run: Run) -> Tensor:
         run.world.on_all_ranks(lambda: fill_rows(table, teacher, run.index, run.rows, log))
         return table
     loader = run.loaders.in_order()
-
     model = run.world.on_all_ranks(
         lambda: (
             load_for_data(
@@ -78,6 +78,4 @@ def teacher_probabilities(teacher: str, run: Run) -> Tensor:
             .to(memory_format=torch.channels_last)
         )
     )
-    precision = getattr(torch, run.config.precision)
-    autocast = torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
-    return predict(model, loader, autocast, dtype=dtype)
+    return predict(model, loader, precision_of(run.config.precision, device), dtype=dtype)

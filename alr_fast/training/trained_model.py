@@ -1,7 +1,7 @@
 """Trained models from their files, and the preparation of their samples."""
 
-import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from alr_fast.data.images.decode import decode_square, prepare, resize_part, to_
 from alr_fast.data.images.sources import read_image_file
 from alr_fast.data.loaders.base import Normalise
 from alr_fast.errors import UserError
+from alr_fast.training.config.schema import WEIGHTS
 from alr_fast.training.description import (
     REMEDY,
     Description,
@@ -26,11 +27,10 @@ from alr_fast.training.description import (
     unreadable,
 )
 from alr_fast.training.models import build_model
-from alr_fast.training.output.run_folder import read_config
-from alr_fast.utils.files import open_regular
+from alr_fast.training.output.run_folder import classes_in_summary, read_config
+from alr_fast.training.run_paths import BANK
+from alr_fast.utils.files import reading
 from alr_fast.utils.text import error_text, printable
-
-_LONGEST_SUMMARY = 64 << 20  # bytes
 
 
 class TestTransform:
@@ -143,6 +143,20 @@ def load_model(
     return load_described(path, description), TestTransform(description), description.class_names
 
 
+def weights_in(run: Path) -> dict[str, Path]:
+    """The files of weights in the folder of a run, by method.
+
+    Raises:
+        UserError: The folder cannot be read.
+    """
+    with reading(run):
+        return {
+            path.stem: path
+            for path in sorted(run.glob(f"*{WEIGHTS}"))
+            if not path.name.endswith(BANK) and re.fullmatch(r"\w+", path.stem)
+        }
+
+
 def described(weights: Path) -> Description:
     """`read_description` of a file that must have one.
 
@@ -196,13 +210,16 @@ def load_for_data(
         UserError: The file is missing, is no file of weights, or belongs to another kind of data.
     """
     description = read_description(weights)
-    names = _names_in_summary(weights) if description is None else description.class_names
+    if description is None:
+        name, names = _name_in_config(weights), classes_in_summary(weights.parent)
+    else:
+        name, names = description.model, description.class_names
     _check_order(weights, class_names, names)
     images = len(input_shape) == 3
     inputs = f"images of {input_shape[0]} channels" if images else f"{input_shape[0]} features"
     return _load(
         weights,
-        _name_in_config(weights) if description is None else description.model,
+        name,
         num_classes=num_classes,
         input_shape=input_shape,
         misfit=f"does not fit {num_classes} classes and {inputs}; pass a model of the same data "
@@ -268,21 +285,12 @@ def _name_in_config(weights: Path) -> str:
     return name
 
 
-def _names_in_summary(weights: Path) -> Any:
-    try:
-        with open_regular(weights.parent / "summary.json", _LONGEST_SUMMARY) as file:
-            return json.loads(file.read())["data"]["classes"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return ()  # a run that has not finished, or of an earlier version
-
-
-def _check_order(weights: Path, class_names: tuple[str, ...], names: Any) -> None:
+def _check_order(
+    weights: Path, class_names: tuple[str, ...], names: tuple[str, ...] | None
+) -> None:
     """Refuses a model of classes of which one has another number here: what it predicts for one
     class would be taken for another."""
-    try:
-        places = {name: k for k, name in enumerate(names)}
-    except TypeError:
-        return
+    places = {name: k for k, name in enumerate(names or ())}
     for k, name in enumerate(class_names):
         if places.get(name, k) != k:
             problem = (

@@ -18,6 +18,7 @@ from alr_fast.losses import Loss
 from alr_fast.training.config.schema import Config
 from alr_fast.training.distributed import World
 from alr_fast.training.epoch_sums import EpochResult, EpochSums
+from alr_fast.training.models import precision_of
 from alr_fast.training.optim import learning_rate_factor, make_optimizer
 from alr_fast.training.random_state import random_state, set_random_state
 
@@ -91,10 +92,9 @@ class Trainer:
         factor = learning_rate_factor(config.optim, steps_per_epoch=len(loader))
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
         self._half = config.precision == "float16"
-        kind, scale = world.device.type, 65536.0 if self._half else 1.0
-        self.scaler = torch.amp.GradScaler(kind, init_scale=scale)
-        dtype = getattr(torch, config.precision)
-        self.autocast = torch.autocast(kind, dtype=dtype, enabled=dtype != torch.float32)
+        scale = 65536.0 if self._half else 1.0
+        self.scaler = torch.amp.GradScaler(world.device.type, init_scale=scale)
+        self.autocast = precision_of(config.precision, world.device)
         self.ema, decay = None, config.model.ema_decay
         if decay is not None:
             # With the warm-up the EMA follows the weights from the start, in short runs too.

@@ -4,7 +4,6 @@ This is how a run is trained on: for more epochs, whose schedule is its own, on 
 or with labels that were corrected since.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +17,17 @@ from alr_fast.data.index import SampleIndex
 from alr_fast.data.loaders.base import Loader
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.checkpoint.shards import CHUNK_BYTES
-from alr_fast.training.config.schema import WEIGHTS, Config, soft_labels
+from alr_fast.training.config.schema import Config, soft_labels
 from alr_fast.training.methods import keeps_bank
-from alr_fast.training.output.run_folder import read_config
+from alr_fast.training.output.run_folder import classes_in_summary, read_config
 from alr_fast.training.resume import Start
 from alr_fast.training.run import Run
-from alr_fast.training.run_paths import BANK, CONFIG, SUMMARY
+from alr_fast.training.run_paths import BANK, CONFIG
 from alr_fast.training.samples import read_index
-from alr_fast.training.trained_model import load_for_data
+from alr_fast.training.trained_model import load_for_data, weights_in
 from alr_fast.training.trainer import Trainer
-from alr_fast.utils.files import open_regular
-from alr_fast.utils.text import error_text, some_names
+from alr_fast.utils.text import error_text, printable, some_names
 
-_LONGEST_SUMMARY = 64 << 20  # bytes
 _OPTIONS = {"warm_start": "warm_start", "weights": "warm_start"}
 
 
@@ -76,12 +73,9 @@ def _check_run(source: Path, config: Config, index: SampleIndex) -> None:
         raise _problem(source, f"{error_text(error)}; pass another run") from error
     if name != config.model.name:
         raise _problem(source, f"its model is {name}; pass --model.name {name}")
-    try:
-        with open_regular(source / SUMMARY, _LONGEST_SUMMARY) as file:
-            classes = tuple(json.loads(file.read())["data"]["classes"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return  # not finished; a label bank has them, too
-    _check_classes(source, classes, index)
+    classes = classes_in_summary(source)
+    if classes is not None:  # else not finished; a label bank has them, too
+        _check_classes(source, classes, index)
 
 
 def _check_classes(source: Path, classes: tuple[str, ...], index: SampleIndex) -> None:
@@ -98,14 +92,12 @@ def _problem(source: Path, text: str) -> UserError:
 
 
 def _load_weights(source: Path, method: str, loader: Loader) -> nn.Module:
-    weights, index = source / f"{method}{WEIGHTS}", loader.split.index
-    if not weights.is_file():
-        others = sorted(path.name.removesuffix(WEIGHTS) for path in source.glob(f"*{WEIGHTS}"))
-        trained = [name for name in others if name.isidentifier() and not name.endswith("_bank")]
-        has = ", ".join(trained) or "none"
+    found, index = weights_in(source), loader.split.index
+    if method not in found:
+        has = ", ".join(map(printable, found)) or "none"
         raise _problem(source, f"has no weights of {method} (it has {has}); pass other --methods")
     return load_for_data(
-        weights,
+        found[method],
         num_classes=index.num_classes,
         input_shape=loader.input_shape,
         class_names=index.class_names,

@@ -3,18 +3,7 @@
 import statistics
 from collections.abc import Iterable
 
-from alr_fast.training.output.averages import mean_row
-
-# Figures of a training run that are averaged over the seeds.
-FIGURES = (
-    "test_accuracy_last",
-    "test_accuracy_best",
-    "validation_accuracy_last",
-    "label_accuracy_before",
-    "label_accuracy_after",
-    "noise_rate",
-    "seconds",
-)
+from alr_fast.training.output.averages import FIGURES, mean_row
 
 
 def percentiles(values: Iterable[float], name: str | None = None) -> dict[str, float]:
@@ -46,6 +35,6 @@ def grouped(rows: Iterable[dict], *keys: str) -> dict[tuple, list[dict]]:
 def mean_rows(rows: Iterable[dict]) -> list[dict]:
     """One row for each method and noise: means over the seeds, and sample standard deviations."""
     return [
-        {"method": method, "noise": noise, **mean_row(group, FIGURES)}
+        {"method": method, "noise": noise, **mean_row(group, (*FIGURES, "noise_rate"))}
         for (method, noise), group in grouped(rows, "method", "noise").items()
     ]

@@ -272,7 +272,7 @@ def test_soft_labels_of_excluded_samples_are_ignored(write):
 
 
 def test_long_tables_are_read_in_batches(write, monkeypatch):
-    monkeypatch.setattr("alr_fast.data.label_files.label_table._BATCH_VALUES", 10)
+    monkeypatch.setattr("alr_fast.data.label_files.table_samples._BATCH_VALUES", 10)
     ids = np.arange(20)
     index = SampleIndex(ids, [f"p{i}" for i in ids], ids % 3, None, ("a", "b", "c"))
     rows = np.eye(3)[(ids + 1) % 3].tolist()

@@ -31,7 +31,7 @@ from alr_fast.training.config.schema import Config, ModelConfig, OptimConfig
 from alr_fast.training.distributed import World, choose_device, process_group
 from alr_fast.training.evaluation import evaluate
 from alr_fast.training.loaders import Loaders
-from alr_fast.training.sharded_bank import export_bank, label_statistics
+from alr_fast.training.sharded_bank import common_share, export_bank, label_statistics
 from alr_fast.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -317,6 +317,20 @@ def test_all_processes_fail_if_the_bank_cannot_be_written(tmp_path):
     saved = load_file(tmp_path / "alr_bank.safetensors")
     assert torch.equal(saved["rows"].argmax(1), saved["given_labels"])
     assert saved["ids"].tolist() == list(range(SAMPLES))
+
+
+def test_a_share_of_given_labels_is_that_of_all_processes():
+    """The samples of process 1 were not trained on in the last epoch."""
+    assert in_processes(2, _share, 2) == [0.81] * 2
+    assert in_processes(2, _share, 1) == [None] * 2
+
+
+def _share(world, passes_of_last):
+    bank = LabelBank.from_labels(torch.arange(3), CLASSES)
+    bank.announce(2, 0.81)
+    history = SampleHistory(bank.given_labels, CPU)
+    history.passes.fill_(2 if world.main else passes_of_last)
+    return common_share(bank, history, world)
 
 
 @pytest.mark.parametrize("function", ["write", "__init__"])

@@ -120,7 +120,7 @@ def test_loading_in_each_epoch(estimated):
     assert estimated("--data.workers", "1", loader="dali").loading == pytest.approx(460 * DECODING)
 
 
-@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("size", [96, 128])
 def test_smaller_images_are_named_where_an_epoch_is_long(estimated, monkeypatch, size):
     monkeypatch.setattr(estimate, "LONG_EPOCH", 0.1)
     found = estimated("--data.image_size", str(size))
@@ -131,17 +131,18 @@ def test_smaller_images_are_named_where_an_epoch_is_long(estimated, monkeypatch,
 
 class OneSize(Slow):
     def forward(self, images):
-        assert images.shape[-1] == 64, "one size only"
+        assert images.shape[-1] == 128, "one size only"
         return super().forward(images)
 
 
 def test_fewer_images_are_named_where_smaller_ones_are_impossible(estimated, monkeypatch):
     monkeypatch.setattr(estimate, "LONG_EPOCH", 0.0)
-    found = estimated("--data.image_size", "64", model=OneSize())
+    found = estimated("--data.image_size", "128", model=OneSize())
     assert found.faster == ("--data.epoch_samples 200", found.epoch / 2)
-    # 16 pixels are small already, and 4 samples few.
-    assert estimated("--data.epoch_samples", "4").faster[0] == "--data.epoch_samples 2"
-    assert estimated("--data.epoch_samples", "2").faster is None
+    # 64 pixels are small already, and 4 samples few.
+    few = ("--data.image_size", "64", "--data.epoch_samples")
+    assert estimated(*few, "4").faster[0] == "--data.epoch_samples 2"
+    assert estimated(*few, "2").faster is None
 
 
 class Full(Slow):

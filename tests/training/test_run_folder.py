@@ -191,7 +191,7 @@ def writes():
             "pathlib.Path.write_bytes",
             lambda f: f.write_summary({}),
         ),
-        "latest": ("latest", "pathlib.Path.symlink_to", lambda f: f.link()),
+        "latest": ("latest", "os.symlink", lambda f: f.link()),
     }
 
 

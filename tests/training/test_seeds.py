@@ -119,6 +119,16 @@ def test_table_and_event_have_means_and_deviations(trained):
                 assert values[0] != values[1]
 
 
+def test_only_a_run_with_one_seed_lists_suspicious_labels(trained, tmp_path, capsys):
+    _, _, events = trained
+    assert [e["samples"] for e in events if e["event"] == "suspects"] == [[], []]
+    words = ["--methods", "alr", "--log.show", "quiet", *SMALL]
+    assert main(["--seed", "3,5", "--runs", str(tmp_path), *words]) == 0
+    output = capsys.readouterr().out
+    assert "Most suspicious" not in output
+    assert output.count("; to review them: ") == 2
+
+
 def test_finished_seeds_are_not_trained_again(trained, capsys):
     runs, words, _ = trained
     before = {path.name for path in runs.iterdir()}
@@ -163,7 +173,7 @@ def test_summaries_of_strangers(tmp_path, name):
     for run, text in (("a", good), ("b", DAMAGED[name])):
         (tmp_path / run).mkdir()
         (tmp_path / run / "summary.json").write_text(text)
-    with pytest.raises(UserError, match=r"b\b.*; train it again"):
+    with pytest.raises(UserError, match=r"b\b.*; train .*b again"):
         SeedResults.read([0, 1], [tmp_path / "a", tmp_path / "b"])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from alr_fast.data.tables.cells import CsvWriter
 from alr_fast.utils.files import replacing
 
+SUFFIXES = (".csv", ".parquet")
 _GROUP_ROWS = 1 << 16  # of a row group in a Parquet file
 _GROUP_BYTES = 1 << 26  # of one with vectors
 

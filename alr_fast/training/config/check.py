@@ -42,8 +42,8 @@ def resolve(config: Config) -> Config:
     Returns:
         A configuration with ``methods``, ``plugins`` and ``log.to`` as lists, with values for
         ``noise.seed`` and the length of each method's warm-up (and in ``asked`` what was asked for
-        there), and with absolute paths to the files
-        and folders that it reads, so that it means the same anywhere.
+        there), and with absolute paths to the files and folders that it reads, so that it means the
+        same anywhere.
 
     Raises:
         UserError: A value cannot work; the message names it and how to fix it.

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from alr_fast.data.datasets import DatasetName
-from alr_fast.data.label_files.label_table import PROBABILITIES, is_label_table
+from alr_fast.data.label_files.label_table import is_label_table
+from alr_fast.data.label_files.table_samples import PROBABILITIES
 from alr_fast.errors import UserError, naming_options
 from alr_fast.noise.injection import check_noise
 from alr_fast.training.config.ranges import (

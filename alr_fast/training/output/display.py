@@ -272,7 +272,8 @@ class RunDisplay(Console):
 
         Args:
             labels: All samples, with their scores.
-            samples: As returned by its `samples`, the most suspicious first.
+            samples: As returned by its `samples`, the most suspicious first; without any, a line
+                about all samples is printed.
             report: Command that makes a page of these and more samples.
         """
         shown = [
@@ -296,6 +297,9 @@ class RunDisplay(Console):
                 problem=labels.estimate_problem,
                 report=report,
             )
+        elif self.main and not shown:
+            line = f"{method}: {estimate(labels)}; to review them: {report}"
+            self.terminal.print(printable(line), markup=False)
         elif self.main:
             table = Table(title=f"Most suspicious labels, as {method} sees them")
             table.add_column("id", justify="right", no_wrap=True)

@@ -1,6 +1,7 @@
 """The plot of runs with several seeds: means, and a band of one standard deviation."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from alr_fast.labels.report.model import Panel
 from alr_fast.training.output.plot import draw_panels
-from alr_fast.training.output.records import ACCURACIES, LABEL_STATES
+from alr_fast.training.output.records import ACCURACIES, LABEL_STATES, first_measured
 
 Record = Mapping[str, str]  # a line of metrics.csv
 
@@ -25,7 +26,7 @@ def plot_seeds(runs: Sequence[Sequence[Record]], path: Path) -> None:
         warmup[record["method"]] += record.get("warming_up") == "True"
     panels, bands = [], []
     for measures in (ACCURACIES, LABEL_STATES):
-        title, column = _first_measured(runs, measures)
+        title, column = first_measured(list(chain(*runs)), measures)
         series: dict[str, tuple[list[int], list[float | None]]] = {}
         band = {}
         for method in warmup:
@@ -51,14 +52,3 @@ def curve(
     values = 100 * np.array([[one[epoch] for epoch in epochs] for one in series])
     deviation = values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(len(epochs))
     return np.array(epochs, dtype=np.int64), values.mean(axis=0), deviation
-
-
-def _first_measured(
-    runs: Sequence[Sequence[Record]], panels: Sequence[tuple[str, str]]
-) -> tuple[str, str]:
-    """Title and column of the first panel with a value in every epoch of every run."""
-    return next(
-        (title, column)
-        for title, column in panels
-        if all(record.get(column) for run in runs for record in run)
-    )

@@ -280,7 +280,8 @@ def plot_records(records: list[EpochRecord], path: Path) -> None:
     }
     warmup = {method: sum(r.warming_up is True for r in of) for method, of in own.items()}
     panels = []
-    for title, column in (_first_measured(records, p) for p in (ACCURACIES, LABEL_STATES)):
+    rows = [asdict(record) for record in records]
+    for title, column in (first_measured(rows, p) for p in (ACCURACIES, LABEL_STATES)):
         series = {
             method: ([r.epoch for r in of], [100 * getattr(r, column) for r in of])
             for method, of in own.items()
@@ -289,14 +290,19 @@ def plot_records(records: list[EpochRecord], path: Path) -> None:
     draw_panels(panels, path)
 
 
-def _first_measured(
-    records: list[EpochRecord], panels: tuple[tuple[str, str], ...]
+def first_measured(
+    rows: Sequence[Mapping[str, Any]], panels: Sequence[tuple[str, str]]
 ) -> tuple[str, str]:
-    """Title and column of the first panel with a value in every epoch; the last one always has."""
+    """Title and column of the first panel with a value in every epoch; the last one always has.
+
+    Args:
+        rows: Fields of records, or lines of ``metrics.csv``.
+        panels: Title and column of each.
+    """
     return next(
         (title, column)
         for title, column in panels
-        if all(getattr(record, column) is not None for record in records)
+        if all(row.get(column) not in (None, "") for row in rows)
     )
 
 

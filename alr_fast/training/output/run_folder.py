@@ -47,8 +47,17 @@ from alr_fast.training.output.loggers import Logger
 from alr_fast.training.output.records import EpochRecord, Histogram, plot_records
 from alr_fast.training.run_paths import CONFIG, LATEST, LOCK, RESOLVED, SUMMARY
 from alr_fast.training.weights import weights_of
-from alr_fast.utils.files import KnownFolder, locked, replace_link, write_text, writing
+from alr_fast.utils.files import (
+    KnownFolder,
+    locked,
+    open_regular,
+    replace_link,
+    write_text,
+    writing,
+)
 from alr_fast.utils.text import error_text, is_utf8
+
+_LONGEST_SUMMARY = 64 << 20  # bytes
 
 
 class RunFolder:
@@ -201,6 +210,36 @@ def _read_options(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error_text(error)})") from error
     return options
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """Reads ``summary.json`` of a run.
+
+    Args:
+        run: Its folder.
+
+    Raises:
+        UserError: It is missing or cannot be read. The message has no remedy, which the caller
+            appends.
+    """
+    path = run / SUMMARY
+    try:
+        with open_regular(path, _LONGEST_SUMMARY) as file:
+            summary = json.loads(file.read())
+        if not isinstance(summary, dict):
+            raise ValueError("no results in it")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({error_text(error)})") from error
+    return summary
+
+
+def classes_in_summary(run: Path) -> tuple[str, ...] | None:
+    """Names of the classes of a finished run; None if its ``summary.json`` does not have them."""
+    try:
+        names = tuple(read_summary(run)["data"]["classes"])
+    except (UserError, KeyError, TypeError):
+        return None
+    return names if all(isinstance(name, str) for name in names) else None
 
 
 def check_runs(runs: str) -> None:

@@ -8,7 +8,6 @@ runs/20260131-235959-digits-seeds/
 
 import csv
 import io
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ from typing import Any
 
 from alr_fast.errors import UserError
 from alr_fast.training.output.averages import FIGURES, mean_row
-from alr_fast.training.output.run_folder import new_folder
+from alr_fast.training.output.run_folder import new_folder, read_summary
 from alr_fast.utils.files import open_regular, write_text
 from alr_fast.utils.text import error_text
 
-_MOST_BYTES = 64 << 20  # of summary.json and metrics.csv
+_MOST_BYTES = 64 << 20  # of metrics.csv
 _COLUMNS = ("method", "seed", "run", "seeds", *(f"{f}{s}" for f in FIGURES for s in ("", "_std")))
 
 
@@ -52,7 +51,7 @@ class SeedResults:
         names = summaries[0]["methods"].keys()
         for run, summary in zip(runs, summaries, strict=True):
             if summary["methods"].keys() != names:
-                raise UserError(f"{run}: was not trained with {', '.join(names)}; train it again")
+                raise UserError(f"{run}: has not the methods {', '.join(names)}; train {run} again")
         methods = {name: [s["methods"][name] for s in summaries] for name in names}
         return cls(seeds, runs, methods, summaries[0]["epochs"])
 
@@ -93,15 +92,16 @@ class SeedResults:
 
 
 def _summary(run: Path) -> dict[str, Any]:
-    path = run / "summary.json"
     try:
-        with open_regular(path, _MOST_BYTES) as file:
-            summary = json.loads(file.read())
-        if not all(map(_is_figure, _figures(summary))) or type(summary["epochs"]) is not int:
-            raise ValueError("its figures are no numbers")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({error_text(error)}); train it again") from error
-    return dict(summary)
+        summary = read_summary(run)
+        known = all(map(_is_figure, _figures(summary))) and type(summary["epochs"]) is int
+    except UserError as error:
+        raise UserError(f"{error}; train {run} again") from error
+    except (KeyError, AttributeError):
+        known = False
+    if not known:
+        raise UserError(f"{run}: its summary.json has no such figures; train {run} again")
+    return summary
 
 
 def _figures(summary: dict[str, Any]) -> list[Any]:

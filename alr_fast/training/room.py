@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import shutil
 import tempfile
 from collections import defaultdict
@@ -46,7 +47,7 @@ def check_room(
         warn: Takes a line about what will not work.
 
     Raises:
-        UserError: Wrong placement, or too little memory or disk space.
+        UserError: Wrong placement, too little memory or disk space, too low a limit on files.
     """
     banked = [method for method in methods if keeps_bank(method)]
     needs: dict[Path, dict[str, int]] = defaultdict(dict)
@@ -57,10 +58,12 @@ def check_room(
         if bank_placement(config.bank, own, world).placement == "file":
             needs[_bank_folder(config)]["label bank in training"] = own * world.local_size
     if world.main:
-        needs[runs]["weights"] = _weight_bytes(model) * len(methods)
+        one = {"weights": _weight_bytes(model)}
+        needs[runs]["weights"] = one["weights"] * len(methods)
         if banked:
-            rows = whole + len(index) * (_SAMPLE_BYTES + 4 * len(COLUMNS))
-            needs[runs]["label banks"] = rows * len(banked)
+            one["label bank"] = whole + len(index) * (_SAMPLE_BYTES + 4 * len(COLUMNS))
+            needs[runs]["label banks"] = one["label bank"] * len(banked)
+        _refuse_large(one)
     for folder, parts in _by_disk(needs).items():
         _refuse_full(folder, parts, config)
     if world.main:
@@ -104,6 +107,17 @@ def _refuse_full(folder: Path, parts: dict[str, int], config: Config) -> None:
         f"--{'bank.folder' if elsewhere else 'runs'} {folder}: has room for {readable(free)}, the "
         f"run needs {readable(needed)} ({listed}); free some space, or pass another folder{half}"
     )
+
+
+def _refuse_large(files: dict[str, int]) -> None:
+    """A limit on the size of files is known before they are written."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    largest = max(files, key=lambda name: files[name])
+    if limit != resource.RLIM_INFINITY and files[largest] > limit:
+        raise UserError(
+            f"{largest}: a file of {readable(files[largest])}, files may have {readable(limit)}; "
+            "raise the limit on the size of files: ulimit -f unlimited"
+        )
 
 
 def _check_checkpoints(

@@ -233,7 +233,7 @@ def test_a_run_ends_with_its_most_suspicious_labels(tmp_path, capsys, show):
     assert len(wanted) == 10
     found = [s["score"] for s in wanted]
     assert found == sorted(found, reverse=True)
-    assert commands(out) == [["report", str(run)]]
+    assert commands(out) == [["review", str(run)]]
 
 
 def test_the_suspects_are_an_event_of_json(tmp_path, capsys):
@@ -242,7 +242,7 @@ def test_the_suspects_are_an_event_of_json(tmp_path, capsys):
     )
     events = [json.loads(line) for line in out.splitlines()]
     (event,) = [event for event in events if event["event"] == "suspects"]
-    assert (event["method"], arguments(event["report"])) == ("alr", ["report", str(run)])
+    assert (event["method"], arguments(event["review"])) == ("alr", ["review", str(run)])
     with open_run(run) as labels:
         wanted = labels.samples(labels.most_suspicious(10, above=0.5))
     assert event["samples"] == [

@@ -282,10 +282,10 @@ def test_suspects_with_non_utf8_names_can_be_printed(monkeypatch, show):
     labels = find_issues([0, 0], [[0.1, 0.9], [0.9, 0.1]], class_names=["caf\udce9", "[b]x"])
     sample = {"id": 3, "path": "a/\udce9.png", "given_name": "caf\udce9", "refined_name": "[b]x",
               "score": 0.75}  # fmt: skip
-    RunDisplay(show).suspects(labels, [sample], report="alr-fast report runs/x")
+    RunDisplay(show).suspects(labels, [sample], review="alr-fast review runs/x")
     screen.flush()
     text = screen.buffer.getvalue().decode("utf-8").replace("\\\\", "\\")
-    for part in (r"a/\xe9.png", r"caf\xe9", "[b]x", "0.75", "alr-fast report runs/x"):
+    for part in (r"a/\xe9.png", r"caf\xe9", "[b]x", "0.75", "alr-fast review runs/x"):
         assert part in text
 
 

@@ -303,6 +303,17 @@ def test_too_little_room_for_the_results(monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("one_thread")
+def test_a_limit_on_the_size_of_files_is_said_before_training(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("resource.getrlimit", lambda kind: (100_000, -1))
+    assert train(tmp_path, "--methods", "ce,alr") == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: weights: a file of ") and text.count("\n") == 1
+    assert text.endswith("files may have 100 kB; raise the limit on the size of files: ulimit -f "
+                         "unlimited\n")  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_too_little_room_for_checkpoints_is_said(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(MODELS, "net", Net)
     free_space(monkeypatch, 40_000)

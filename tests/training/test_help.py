@@ -69,6 +69,8 @@ def test_the_defaults_are_those_of_the_recipe(shown):
     [
         ("--lr 1", "--optim.lr"),
         ("--epochs 3", "--optim.epochs"),
+        ("--epoch 3", "--optim.epochs"),
+        ("--gpu 0", "--device"),
         ("--num-epochs 3", "--optim.epochs"),
         ("--batch-size 8", "--optim.batch_size"),
         ("--momentum .9", "--optim.sgd_momentum or --alr.momentum"),

@@ -49,7 +49,10 @@ _PLACEHOLDERS = {int: "N", float: "X", bool: "true|false"}
 # What people call an option.
 _SYNONYMS = {
     "arch": "model.name",
+    "cuda": "device",
     "dataset": "data",
+    "epoch": "epochs",
+    "gpu": "device",
     "learning_rate": "lr",
     "model": "model.name",
     "out": "runs",

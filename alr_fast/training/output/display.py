@@ -267,14 +267,14 @@ class RunDisplay(Console):
         if self.main:
             self.terminal.print(table)
 
-    def suspects(self, labels: ScoredLabels, samples: list[dict[str, Any]], *, report: str) -> None:
+    def suspects(self, labels: ScoredLabels, samples: list[dict[str, Any]], *, review: str) -> None:
         """Prints the samples with the highest scores of suspicion, whatever these are.
 
         Args:
             labels: All samples, with their scores.
             samples: As returned by its `samples`, the most suspicious first; without any, a line
                 about all samples is printed.
-            report: Command that makes a page of these and more samples.
+            review: Command that shows these and more samples, to be marked.
         """
         shown = [
             {
@@ -295,10 +295,10 @@ class RunDisplay(Console):
                 suspicious=None if labels.estimate_problem else suspicious,
                 estimated_rate=labels.noise_rate,
                 problem=labels.estimate_problem,
-                report=report,
+                review=review,
             )
         elif self.main and not shown:
-            line = f"{method}: {estimate(labels)}; to review them: {report}"
+            line = f"{method}: {estimate(labels)}; to review them: {review}"
             self.terminal.print(printable(line), markup=False)
         elif self.main:
             table = Table(title=f"Most suspicious labels, as {method} sees them")
@@ -311,7 +311,7 @@ class RunDisplay(Console):
                 table.add_row(*(Text(str(text)) for text in texts), f"{score:.3f}")
             self.terminal.print(table)
             said = [f"{method}: {estimate(labels)}", *below_the_limit(labels, len(shown))]
-            for line in (*said, *unseen(labels), f"to review them: {report}"):
+            for line in (*said, *unseen(labels), f"to review them: {review}"):
                 self.terminal.print(printable(line), markup=False)
 
     def shares(self, title: str, phases: dict[str, tuple[float, float]]) -> None:

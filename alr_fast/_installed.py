@@ -1,7 +1,9 @@
 """Which installation of this package is imported, and whether it is complete. Needs no torch."""
 
 import os
+import re
 import sys
+from collections.abc import Sequence
 from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -66,5 +68,25 @@ def _hidden_installation() -> Path | None:
 def is_command() -> bool:
     """Whether this process is a command of this package, for which a traceback says nothing."""
     if sys.argv[:1] == ["-m"]:  # `python -m`, before the module is found
-        return any(word.split(".")[0] == "alr_fast" for word in sys.orig_argv)
+        return _module_to_run(sys.orig_argv[1:]).split(".")[0] == "alr_fast"
     return bool(sys.argv) and Path(sys.argv[0]).name == "alr-fast"
+
+
+def _module_to_run(words: Sequence[str]) -> str:
+    """The module that ``python -m`` runs, from the words that follow ``python``; "" without one.
+
+    Another module may import this package before it runs, and name it in its own arguments.
+    """
+    rest = iter(words)
+    for word in rest:
+        if word == "--check-hash-based-pycs":
+            next(rest, None)
+        if not word.startswith("-") or word.startswith("--"):
+            continue
+        option = re.search("[cmWX]", word)  # those with a value, behind it or in the next word
+        if option is None:
+            continue
+        value = word[option.end() :] or next(rest, "")
+        if option[0] in "cm":
+            return value if option[0] == "m" else ""
+    return ""

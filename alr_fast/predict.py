@@ -21,9 +21,11 @@ million images is written piece by piece.
 """
 
 import argparse
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +33,14 @@ from alr_fast.data.paths import path_option
 from alr_fast.data.tables.writing import SUFFIXES
 from alr_fast.errors import UserError, naming_options
 from alr_fast.utils.command import CommandParser, exit_status, need, show
+from alr_fast.utils.text import shortened
 
 if TYPE_CHECKING:
     from alr_fast.training.prediction import Prediction
 
 NEEDED = ("pyarrow", "yaml", "PIL", "simplejpeg", "torchvision", "timm", "safetensors", "rich")
 SHOWN = 20  # rows without a file
+_NO_MEMORY = "can't allocate memory|not enough memory|out of memory"  # as torch says it
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,15 +91,33 @@ def run(options: argparse.Namespace) -> None:
         batches = console.track(
             batches, description="Batches to predict", total=prediction.steps, every=10.0
         )
-    if output is None:
-        _print(console, prediction, list(batches))
-        return
     counts: Counter[str] = Counter()
-    prediction.write(output, _counted(batches, counts))
-    common = ", ".join(f"{number:,} {name}" for name, number in counts.most_common(5))
+    with _enough_memory(options.run, prediction.description.transform.size):
+        if output is None:
+            _print(console, prediction, list(batches))
+            return
+        prediction.write(output, _counted(batches, counts))
+    most = counts.most_common(5)
+    common = ", ".join(f"{number:,} {shortened(name, 100)}" for name, number in most)
     more = f" and {len(counts) - 5} more classes" if len(counts) > 5 else ""
     show(f"{counts.total():,} of {prediction.found:,} samples: {common}{more}")
     show(str(output))
+
+
+@contextmanager
+def _enough_memory(run: Path, size: int) -> Iterator[None]:
+    """Names the size of the images, which a file of weights chooses, if there is no memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        lines = str(error).splitlines()
+        if not isinstance(error, MemoryError) and not re.search(_NO_MEMORY, str(error)):
+            raise
+        raise UserError(
+            f"{run}: not enough memory for samples of {size:,} x {size:,} pixels "
+            f"({lines[0] if lines else 'out of memory'}); pass a smaller --batch-size or another "
+            "model"
+        ) from error
 
 
 def _counted(pieces: Iterator[dict[str, Any]], counts: Counter[str]) -> Iterator[dict[str, Any]]:

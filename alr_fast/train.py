@@ -115,7 +115,7 @@ def train_seeds(config: "Config", seeds: list[int], world: "World", stop: StopSi
     def show_means() -> None:
         results = SeedResults.read(seeds, runs)
         console.seeds(results.means(), seeds=seeds, epochs=results.epochs)
-        console.log(str(results.save(Path(config.runs), config.recipe)))
+        console.log(str(results.save(Path(config.runs), config.recipe, warn=console.warn)))
 
     world.from_main(show_means)
 
@@ -145,12 +145,23 @@ def train(config: "Config", world: "World", stop: StopSignals, *, suspects: int 
     from alr_fast.training.resume import check_data, find_incomplete, train_on_command
     from alr_fast.training.run import Run
     from alr_fast.training.run_data import describe, prepare_data
+    from alr_fast.training.run_paths import CONFIG
     from alr_fast.training.warm_start import check_warm_start
 
     started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
     console = RunDisplay(config.log.show, main=world.main)
     start = world.from_main(lambda: find_start(config, console))
     if start.finished and start.folder is not None:
+        if start.lost:
+            names = ",".join(start.lost)
+            again = ("--config", start.folder / CONFIG, "--resume", "none", "--methods", names)
+            text = (
+                f"{start.folder}: has finished, but weights or label bank of {names} are lost; "
+                f"train again with: {python_command('alr_fast.train', *again)}"
+            )
+            if config.resume != "auto":
+                raise SharedError(text)
+            console.warn(text)
         command = train_on_command(config, start.folder)
         console.log(
             f"{start.folder}: has already finished; leave --resume out to train again, or train on "

@@ -167,6 +167,10 @@ def strings(metadata: Mapping[str, str], name: str) -> tuple[str, ...]:
         raise ValueError(f"{name} is missing or damaged") from None
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
         raise ValueError(f"{name} is not a list of texts")
+    try:
+        os.fsencode("".join(found))  # as names of files may be, but no other lone surrogates
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} cannot be written as texts") from None
     return tuple(found)
 
 

@@ -13,7 +13,7 @@ def estimate(labels: ScoredLabels) -> str:
         f"{labels.suspicious:,} are suspicious"
     )
     if labels.noise.given_share >= 0.5:
-        found += " (by the predictions alone: no label could change in so few epochs)"
+        found += " (by predictions alone: too few epochs to refine)"
     return found
 
 

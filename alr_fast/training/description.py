@@ -121,6 +121,8 @@ class Description:
             raise ValueError(f"its format_version is {version}, this version reads {VERSION}")
         model, prepared = _value(metadata, "model", dict), _value(metadata, "input", dict)
         training, names = _value(metadata, "training", dict), strings(metadata, "class_names")
+        if not names:
+            raise ValueError("it has no classes")
         if _field(model, "num_classes", int) != len(names):
             raise ValueError(f"model has not the {len(names)} classes of class_names")
         kind = _one_of(prepared, "kind", ("images", "features"))

@@ -22,6 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from alr_fast.errors import SharedError, UserError
 from alr_fast.training.signals import interruptible
+from alr_fast.utils.command import show
 
 _T = TypeVar("_T")
 
@@ -299,11 +300,7 @@ def _reach_first(place: _Place) -> None:
 
 
 def _say_waiting() -> None:
-    print(
-        f"waiting up to {_START_TIMEOUT}: {_misplaced('which are not here yet')}",
-        file=sys.stderr,
-        flush=True,
-    )
+    show(f"waiting up to {_START_TIMEOUT}: {_misplaced('which are not here yet')}", file=sys.stderr)
 
 
 def _own_part(store: dist.Store) -> dist.Store:

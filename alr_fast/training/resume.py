@@ -64,6 +64,7 @@ class Start:
         incomplete: The newest checkpoint of each trained method with missing files.
         change: How the training samples differ from those of the checkpoint; None if they do not.
         image_size: Side of the images in the earlier run, None if unknown.
+        lost: Methods of an earlier run that has finished whose weights or label bank are missing.
     """
 
     folder: Path | None = None
@@ -71,6 +72,7 @@ class Start:
     incomplete: dict[str, Checkpoint] = field(default_factory=dict)
     change: DataChange | None = None
     image_size: int | None = None
+    lost: tuple[str, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -152,13 +154,19 @@ def train_on_command(config: Config, run: Path, *, epochs: int | None = None) ->
     return python_command("alr_fast.train", *words)
 
 
-def _can_be_completed(run: Path) -> bool:
-    """Whether a finished run lacks files that its checkpoints can make."""
+def _missing(run: Path) -> list[Any]:
+    """The methods of a finished run whose weights or label bank are missing."""
     try:
         missing = read_summary(run).get("incomplete", [])
     except UserError:
-        return False
-    if not isinstance(missing, list) or not missing:
+        return []
+    return missing if isinstance(missing, list) else []
+
+
+def _can_be_completed(run: Path) -> bool:
+    """Whether a finished run lacks files that its checkpoints can make."""
+    missing = _missing(run)
+    if not missing:
         return False
     return any(c.progress.get("method") in missing for c in list_checkpoints(run / CHECKPOINTS))
 
@@ -182,7 +190,8 @@ def find_incomplete(newest: Checkpoint | None) -> dict[str, Checkpoint]:
 
 
 def _start(run: Path, checkpoint: Checkpoint | None) -> Start:
-    return Start(run, checkpoint, image_size=_image_size(run))
+    lost = tuple(name for name in METHODS if name in _missing(run)) if checkpoint is None else ()
+    return Start(run, checkpoint, image_size=_image_size(run), lost=lost)
 
 
 def _image_size(run: Path) -> int | None:

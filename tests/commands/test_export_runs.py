@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from itertools import pairwise
 
 import pytest
 import torch
@@ -31,7 +32,8 @@ def test_an_unfinished_run_is_exported_from_its_checkpoint(run, capsys):
     unfinish(run)
     capsys.readouterr()
     table = exported(run, "--soft").to_pydict()
-    source, first, *_ = capsys.readouterr().out.splitlines()[-4:]
+    lines = capsys.readouterr().out.splitlines()
+    source, first = next(pair for pair in pairwise(lines) if pair[0].startswith("alr: from "))
     newest = checkpoints_of(run)[-1]
     assert source.startswith(f"alr: from {newest}, in epoch ")
     assert first.endswith("1,437 labels refined to another class, in a run that was not finished")
@@ -386,6 +388,7 @@ def test_a_flipped_bit_in_the_samples(folder_run, tmp_path, capsys):
     argv = ["--data-root", str(root), "--runs", str(tmp_path / "runs"), "--optim.epochs", "1"]
     argv += ["--optim.batch_size", "8", "--data.workers", "1", "--checkpoint.steps", "3"]
     assert train([*argv, "--methods", "alr", "--log.to", "csv", "--log.show", "quiet"]) == 0
+    capsys.readouterr()
     run = (tmp_path / "runs" / "latest").resolve()
     unfinish(run)
     (path,) = run.glob("samples-*.safetensors")

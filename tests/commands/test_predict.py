@@ -18,6 +18,7 @@ from alr_fast.data import open_dataset
 from alr_fast.data.label_files.label_table import read_labels, read_probabilities
 from alr_fast.predict import main
 from alr_fast.train import main as train
+from alr_fast.training.models import ConvNet
 from alr_fast.training.trained_model import load_model
 from helpers.exported_runs import lines_of
 from helpers.features import write_digits
@@ -286,6 +287,20 @@ def test_features(tmp_path, predict, capsys):
         Image.new("RGB", (4, 4)).save(tmp_path / "set.jpg")
         assert main([str(runs / "latest"), str(tmp_path / wrong)]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_no_memory_is_one_line(trained, monkeypatch, capsys):
+    def no_memory(self, images):
+        raise RuntimeError(
+            "DefaultCPUAllocator: can't allocate memory: you tried 17179869184 bytes"
+        )
+
+    root, run = trained
+    monkeypatch.setattr(ConvNet, "forward", no_memory)
+    assert main([str(run), str(root / "test/cat/001.jpg"), *NO_WORKERS]) == 2
+    message = capsys.readouterr().err
+    assert "not enough memory for samples of 8 x 8 pixels (DefaultCPU" in message
+    assert message.count("\n") == 1
 
 
 def test_names_that_are_no_text_survive(trained, tmp_path, predict):

@@ -213,6 +213,21 @@ def test_silent_connections_do_not_last(path, monkeypatch):
             client.close()
 
 
+def test_threads_that_cannot_be_started_take_no_room(path, monkeypatch):
+    class NoThread(threading.Thread):
+        def start(self):
+            raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(module, "_CONNECTIONS", 2)
+    with serving(path) as server:
+        with monkeypatch.context() as few:
+            few.setattr(threading, "Thread", NoThread)
+            for _ in range(3):
+                with socket.create_connection(("127.0.0.1", server.server_port), timeout=5) as no:
+                    assert no.recv(1) == b""
+        assert ask(server).status == 200
+
+
 # --- images -------------------------------------------------------------------------------------
 
 

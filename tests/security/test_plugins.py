@@ -6,6 +6,8 @@ import pytest
 import yaml
 
 from alr_fast import export, report, train
+from alr_fast.errors import UserError
+from alr_fast.training.config.command_line import parse
 from alr_fast.training.methods import METHODS
 from alr_fast.training.output.run_folder import read_config
 from alr_fast.training.run_paths import CONFIG
@@ -158,6 +160,18 @@ def test_no_file_of_options_makes_objects(run, tmp_path, capsys, text):
         assert command() == 2
         assert capsys.readouterr().err.count("\n") == 1
     assert not victim.exists()
+
+
+def test_no_file_of_options_reads_another(run, tmp_path):
+    """The parser would read it, also a pipe, and leave its plugins and recipe out."""
+    other, config = tmp_path / "other.yaml", tmp_path / "config.yaml"
+    other.write_text("seed: 5\n")
+    config.write_text(f"config: {other}\n")
+    with (run / CONFIG).open("a") as file:
+        file.write(f"config: {other}\n")
+    for words in (["--config", str(config)], ["--resume", str(run), "--plugins", ""]):
+        with pytest.raises(UserError, match="names another file of options"):
+            parse(words)
 
 
 def test_options_of_a_run_are_plain_values(finished):

@@ -164,6 +164,7 @@ PRINTING = {
     ("alr_fast/utils/command.py", "exit_status"),
     ("alr_fast/utils/console.py", "warn"),
     ("alr_fast/utils/console.py", "event"),
+    ("alr_fast/utils/streams.py", "_try"),  # texts of this package and of the system
 }
 
 

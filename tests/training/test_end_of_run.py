@@ -257,3 +257,19 @@ def test_a_disk_that_is_full_for_all_that_is_not_a_result(tmp_path, full, capfd)
     assert shown.err.count("No space left on device") == 4
     assert re.search(TABLE, shown.out)
     assert summary(tmp_path / "runs")["incomplete"] == []
+
+
+def test_a_finished_run_whose_weights_are_lost(tmp_path, full, monkeypatch, capfd):
+    runs = tmp_path / "runs"
+    with monkeypatch.context():
+        full(r"ce\.safetensors|manifest\.json")
+        assert train(runs) == 2
+    monkeypatch.undo()
+    capfd.readouterr()
+    run = run_folder(runs)
+    assert main(["--resume", str(run), "--log.show", "quiet"]) == 2  # not that all is well
+    message = capfd.readouterr().err
+    assert "weights or label bank of ce are lost; train again with: " in message
+    assert options_of(message) == [
+        *("--config", str(run / "config.yaml"), "--resume", "none", "--methods", "ce")
+    ]

@@ -12,6 +12,7 @@ from alr_fast.errors import UserError
 from alr_fast.train import main
 from alr_fast.training.config.command_line import parse
 from alr_fast.training.output.plot_seeds import curve
+from alr_fast.training.output.seeds import SeedResults
 from helpers.finished_runs import summary
 
 SMALL = ["--data.limit", "200", "--data.test_limit", "100", "--optim.epochs", "2"]
@@ -153,3 +154,34 @@ def test_the_plot_has_a_curve_with_a_band_for_each_method(trained):
     assert (epochs.tolist(), mean.tolist()) == ([1], [62.5])
     assert deviation[0] == pytest.approx(100 * statistics.stdev([0.5, 0.75]))
     assert np.all(curve(records[:1], "a", "test_accuracy")[2] == 0)
+
+
+DAMAGED = {
+    "no method": '{"epochs": 2, "methods": {}}',
+    "no table": '{"epochs": 2, "methods": [1]}',
+    "no figures": '{"epochs": 2, "methods": {"ce": "x", "alr": "x"}}',
+    "a text": '{"epochs": 2, "methods": {"ce": {"seconds": "=x"}, "alr": {}}}',
+    "NaN": '{"epochs": 2, "methods": {"ce": {"seconds": NaN}, "alr": {}}}',
+    "epochs": '{"epochs": "2", "methods": {"ce": {}, "alr": {}}}',
+    "nested": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_summaries_of_strangers(tmp_path, name):
+    good = '{"epochs": 2, "methods": {"ce": {"seconds": 1.5}, "alr": {}}}'
+    for run, text in (("a", good), ("b", DAMAGED[name])):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "summary.json").write_text(text)
+    with pytest.raises(UserError, match=r"b\b.*; train .*b again"):
+        SeedResults.read([0, 1], [tmp_path / "a", tmp_path / "b"])
+
+
+@pytest.mark.parametrize("lines", ["a,b\n1,2\n", "method,epoch,test_accuracy\nce,x,y\n"])
+def test_the_table_is_complete_without_a_plot(tmp_path, lines):
+    (tmp_path / "metrics.csv").write_text(lines)
+    results = SeedResults([0], [tmp_path], {"ce": [{"seconds": 1.5}]}, 2)
+    warnings = []
+    folder = results.save(tmp_path / "runs", "x", warn=warnings.append)
+    assert [path.name for path in folder.iterdir()] == ["seeds.csv"]
+    assert len(warnings) == 1 and warnings[0].endswith("; the seeds have no plot")

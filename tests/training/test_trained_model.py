@@ -142,6 +142,8 @@ FORGED = {
     "no names": {"class_names": None},
     "no list": {"class_names": "{}"},
     "fewer names": {"class_names": '["a"]'},
+    "no classes": {"class_names": "[]", **changed("model", num_classes=0)},
+    "no text in a file": {"class_names": json.dumps([f"\ud800{k}" for k in range(5)])},
     "no texts": {"class_names": "[1, 2, 3, 4, 5]"},
     "no JSON": {"input": "{"},
     "nested": {"input": "[" * 100_000},

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from alr_fast import _installed
 from alr_fast.utils import openmp
 
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -83,3 +84,22 @@ def test_importing_the_library_sets_nothing_and_loads_no_torch():
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
     assert "GOMP_SPINCOUNT = '1000'" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        ("-m alr_fast.train --data digits", True),
+        ("-malr_fast", True),
+        ("-um alr_fast.data verify", True),
+        ("-W ignore -X dev -I --check-hash-based-pycs always -m alr_fast", True),
+        ("-m mine alr_fast", False),  # whose package imports this one
+        ("-m mine --loss alr_fast.ALRLoss -m alr_fast.train", False),
+        ("-Walr_fast -X alr_fast -m mine", False),
+        ("-m alr_faster.train", False),
+    ],
+)
+def test_which_module_python_runs(monkeypatch, words, command):
+    monkeypatch.setattr(sys, "argv", ["-m"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", *words.split()])
+    assert _installed.is_command() == command

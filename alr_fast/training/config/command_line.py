@@ -249,9 +249,17 @@ def _scan(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return scan.parse_known_args(argv)
 
 
+def _read_file(path: Path) -> dict[str, Any]:
+    """The options in a file, which name no further file: the parser would read whatever it is."""
+    options = read_options(path)
+    if "config" in options:
+        raise ValueError("it names another file of options, config: name that by --config instead")
+    return options
+
+
 def _read_run_config(path: Path) -> dict[str, Any]:
     try:
-        return read_options(path)
+        return _read_file(path)
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path}: cannot be read ({error_text(error)}); pass another --resume"
@@ -260,6 +268,6 @@ def _read_run_config(path: Path) -> dict[str, Any]:
 
 def _read_config_file(path: str) -> dict[str, Any]:
     try:
-        return read_options(Path(path))
+        return _read_file(Path(path))
     except (OSError, ValueError) as error:
         raise UserError(f"--config {path}: {error_text(error)}") from error

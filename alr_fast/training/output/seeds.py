@@ -8,7 +8,8 @@ runs/20260131-235959-digits-seeds/
 
 import csv
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,24 +48,27 @@ class SeedResults:
             UserError: One of them cannot be read.
         """
         summaries = [_summary(run) for run in runs]
-        methods = {
-            name: [s["methods"][name] for s in summaries] for name in summaries[0]["methods"]
-        }
+        names = summaries[0]["methods"].keys()
+        for run, summary in zip(runs, summaries, strict=True):
+            if summary["methods"].keys() != names:
+                raise UserError(f"{run}: has not the methods {', '.join(names)}; train {run} again")
+        methods = {name: [s["methods"][name] for s in summaries] for name in names}
         return cls(seeds, runs, methods, summaries[0]["epochs"])
 
     def means(self) -> dict[str, dict[str, Any]]:
         """For each method the means over the seeds, see `mean_row`."""
         return {name: mean_row(results) for name, results in self.methods.items()}
 
-    def save(self, runs: Path, recipe: str) -> Path:
+    def save(self, runs: Path, recipe: str, *, warn: Callable[[str], None]) -> Path:
         """Writes table and plot to a new folder; returns it.
 
         Args:
             runs: Folder of the new folder.
             recipe: Name of the recipe, a part of its name.
+            warn: Takes a line of text if there is no plot.
 
         Raises:
-            UserError: They cannot be written.
+            UserError: The table cannot be written.
         """
         from alr_fast.training.output.plot_seeds import plot_seeds
 
@@ -78,19 +82,34 @@ class SeedResults:
         for name, mean in self.means().items():
             writer.writerow({**mean, "method": name, "seed": "mean"})
         write_text(folder / "seeds.csv", text.getvalue())
-        curves = [_records(run) for run in self.runs]
-        if all(curves):
-            plot_seeds(curves, folder / "metrics.png")
+        try:
+            curves = [_records(run) for run in self.runs]
+            if all(curves):
+                plot_seeds(curves, folder / "metrics.png")
+        except Exception as error:  # a metrics.csv may have other columns; the table is complete
+            warn(f"{error_text(error)}; the seeds have no plot")
         return folder
 
 
 def _summary(run: Path) -> dict[str, Any]:
     try:
         summary = read_summary(run)
-        _ = summary["methods"], summary["epochs"]
-    except (UserError, KeyError) as error:
-        raise UserError(f"{error_text(error)}; train {run} again") from error
+        known = all(map(_is_figure, _figures(summary))) and type(summary["epochs"]) is int
+    except UserError as error:
+        raise UserError(f"{error}; train {run} again") from error
+    except (KeyError, AttributeError):
+        known = False
+    if not known:
+        raise UserError(f"{run}: its summary.json has no such figures; train {run} again")
     return summary
+
+
+def _figures(summary: dict[str, Any]) -> list[Any]:
+    return [result.get(figure) for result in summary["methods"].values() for figure in FIGURES]
+
+
+def _is_figure(value: Any) -> bool:
+    return value is None or (type(value) in (int, float) and math.isfinite(value))
 
 
 def _records(run: Path) -> list[dict[str, str]]:

@@ -145,7 +145,7 @@ def train_on_command(config: Config, run: Path, *, epochs: int | None = None) ->
         run: Its folder.
         epochs: How long; None for as long again.
     """
-    words = ["--config", str(run / CONFIG), "--resume", "none", "--warm_start", str(run)]
+    words = ["--config", str(run / CONFIG), "--resume", "none", "--warm-start", str(run)]
     if epochs is not None:
         words += ["--optim.epochs", str(epochs)]
     for name in config.methods:  # a second warm-up would train on the given labels again

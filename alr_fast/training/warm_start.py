@@ -28,7 +28,7 @@ from alr_fast.training.trained_model import load_for_data, weights_in
 from alr_fast.training.trainer import Trainer
 from alr_fast.utils.text import error_text, printable, some_names
 
-_OPTIONS = {"warm_start": "warm_start", "weights": "warm_start"}
+_OPTIONS = {"warm_start": "warm-start", "weights": "warm-start"}
 
 
 def check_warm_start(config: Config, start: Start, loader: Loader) -> None:

@@ -57,7 +57,7 @@ def last(run, method):
 def test_a_warm_started_run_begins_where_the_earlier_one_ended(earlier, tmp_path, capfd):
     runs = tmp_path / "runs"
     config = ["--config", str(earlier / "config.yaml"), "--runs", str(runs)]
-    assert main([*config, *STILL, "--warm_start", str(earlier)]) == 0
+    assert main([*config, *STILL, "--warm-start", str(earlier)]) == 0
     new = run_folder(runs)
     for method in ("ce", "alr"):
         now, then = last(new, method), last(earlier, method)
@@ -91,7 +91,7 @@ def test_new_and_corrected_samples_start_from_their_label(earlier, data, tmp_pat
     table.write_text("\n".join(["id,label", *lines]) + "\n")
     runs = tmp_path / "runs"
     words = ["--data-root", str(data), "--noise.kind", "none", "--labels", str(table)]
-    words += ["--warm_start", str(earlier), "--runs", str(runs), "--methods", "alr"]
+    words += ["--warm-start", str(earlier), "--runs", str(runs), "--methods", "alr"]
     words += ["--optim.epochs", "2", "--alr.warmup_epochs", "1", "--optim.lr", "1e-9"]
     assert main([*OPTIONS, *words, "--alr.momentum", "0.999"]) == 0
     out = capfd.readouterr().out
@@ -104,7 +104,7 @@ def test_new_and_corrected_samples_start_from_their_label(earlier, data, tmp_pat
 
     shutil.rmtree(runs)
     words = ["--data-root", str(grown), "--noise.kind", "none", "--methods", "alr"]
-    words += ["--warm_start", str(earlier), "--runs", str(runs), *STILL]
+    words += ["--warm-start", str(earlier), "--runs", str(runs), *STILL]
     assert main([*OPTIONS, *words]) == 0
     assert "150 new samples and " in capfd.readouterr().out
 
@@ -123,7 +123,7 @@ def test_a_finished_run_says_how_to_train_on(earlier, tmp_path, capfd):
     )
     words = options_of(found[1])
     assert words == [
-        "--config", f"{copy}/config.yaml", "--resume", "none", "--warm_start", str(copy),
+        "--config", f"{copy}/config.yaml", "--resume", "none", "--warm-start", str(copy),
         "--optim.epochs", "2", "--alr.warmup_epochs", "0",
     ]  # fmt: skip
     runs = tmp_path / "more"
@@ -138,7 +138,7 @@ def test_a_finished_run_says_how_to_train_on(earlier, tmp_path, capfd):
 
 
 REFUSED = {
-    "no_run": (["--warm_start", "nowhere"], "is not the folder of a run; pass one"),
+    "no_run": (["--warm-start", "nowhere"], "is not the folder of a run; pass one"),
     "model": (["--model.name", "mlp-32"], "its model is mlp-64; pass --model.name mlp-64"),
     "method": (["--methods", "sat"], r"has no weights of sat \(it has alr, ce\)"),
 }
@@ -148,8 +148,8 @@ REFUSED = {
 def test_another_kind_of_run_is_refused_before_training(earlier, tmp_path, capfd, case):
     words, message = REFUSED[case]
     runs, config = tmp_path / "runs", ["--config", str(earlier / "config.yaml")]
-    assert main([*config, "--warm_start", str(earlier), "--runs", str(runs), *words]) == 2
-    assert re.match(rf"error: --warm_start \S+: {message}", capfd.readouterr().err)
+    assert main([*config, "--warm-start", str(earlier), "--runs", str(runs), *words]) == 2
+    assert re.match(rf"error: --warm-start \S+: {message}", capfd.readouterr().err)
     assert not runs.exists()
 
 
@@ -158,5 +158,5 @@ def test_other_classes_are_refused(earlier, tmp_path, capfd):
         arrays = dict(old)
     np.savez(tmp_path / "other.npz", **{**arrays, "y": np.array([f"c{y}" for y in arrays["y"]])})
     words = ["--config", str(earlier / "config.yaml"), "--data-root", str(tmp_path / "other.npz")]
-    assert main([*words, "--warm_start", str(earlier), "--runs", str(tmp_path / "runs")]) == 2
-    assert re.match(r"error: --warm_start \S+: has the classes 0, 1", capfd.readouterr().err)
+    assert main([*words, "--warm-start", str(earlier), "--runs", str(tmp_path / "runs")]) == 2
+    assert re.match(r"error: --warm-start \S+: has the classes 0, 1", capfd.readouterr().err)

@@ -264,6 +264,7 @@ def show_stopped(run: "Run", error: BaseException) -> None:
 
 def show_suspects(run: "Run", most: int) -> None:
     """Prints the most suspicious labels of a finished run, by its last method with a label bank."""
+    from alr_fast.labels.proposals import other_classes
     from alr_fast.training.methods import keeps_bank
     from alr_fast.training.open_run import from_bank_file
     from alr_fast.training.run_paths import BANK
@@ -275,7 +276,10 @@ def show_suspects(run: "Run", most: int) -> None:
     method = methods[-1]
     try:
         labels = from_bank_file(run.path / f"{method}{BANK}", method)
-        samples = labels.samples(labels.most_suspicious(most))
+        rows = labels.most_suspicious(most)
+        samples = labels.samples(rows)
+        for sample, others in zip(samples, other_classes(labels, rows), strict=True):
+            sample["next_name"] = labels.class_names[others[0][0]] if others else None
     except (UserError, MemoryError) as error:  # the run itself is complete
         run.console.warn(f"the most suspicious labels cannot be shown: {error}")
         return

@@ -17,6 +17,14 @@ def estimate(labels: ScoredLabels) -> str:
     return found
 
 
+def truth(labels: ScoredLabels) -> list[str]:
+    """The share of wrong labels, if the true labels are known."""
+    if labels.clean_labels is None:
+        return []
+    wrong = float((labels.labels != labels.clean_labels).mean())
+    return [f"{percent(wrong)} of the given labels are wrong"]
+
+
 def unseen(labels: ScoredLabels) -> list[str]:
     """A sentence about samples of whose labels nothing is known, if there are any."""
     if not labels.never_seen:

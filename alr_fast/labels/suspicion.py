@@ -35,6 +35,7 @@ MOST_CLASSES = 2048  # above it no pattern is estimated, a matrix [K, K]
 _HISTORY = 0.1  # weight of the training history; the bank has the rest
 _PATTERN = 0.4  # largest weight of an estimated pattern
 _LEAST = 1e-8  # lower bound of probabilities in logarithms
+_CHANCE = 4  # standard errors, see `_by_chance`
 # Rows contradict a share of given labels if more than a hundredth of them has so much more of other
 # classes than it leaves: they were updated more often, or started otherwise.
 _TOLERANCE, _EXCEPTIONS = 1.05, 0.01
@@ -234,6 +235,8 @@ def estimate_noise(
     confident = round(confident * len(whole.own)) / len(whole.own) if confident > 0 else 0.0
     changed = float((whole.given != whole.refined).mean())
     counted = share > 0 and confident > changed
+    if counted and not problem and joint is not None and _by_chance(joint):
+        problem = "the predictions agree with the labels hardly more than chance"
     return NoiseEstimate(
         refined=whole.refined,
         rate=float("nan") if problem else confident if counted else changed,
@@ -243,6 +246,17 @@ def estimate_noise(
         joint=joint if counted else None,
         bare=whole.own == 1,
     )
+
+
+def _by_chance(joint: Matrix) -> bool:
+    """Whether given labels and predictions, [K, K] counts, agree no more often than independent
+    ones would: by less than four standard errors. A model that knows nothing finds every label
+    wrong."""
+    total = joint.sum()
+    agreeing = np.trace(joint) / total
+    expected = float(joint.sum(0) @ joint.sum(1)) / total**2
+    error = np.sqrt(expected * (1 - expected) / total)
+    return bool(agreeing - expected < _CHANCE * error)
 
 
 class _Piece(NamedTuple):

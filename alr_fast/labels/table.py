@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from alr_fast.data.tables.writing import save_table
 from alr_fast.errors import UserError
-from alr_fast.labels.remarks import estimate, unseen
+from alr_fast.labels.remarks import estimate, truth, unseen
 from alr_fast.labels.scored import ScoredLabels
 from alr_fast.utils.command import need
 from alr_fast.utils.files import replacing
@@ -121,8 +121,7 @@ def summary_lines(labels: ScoredLabels) -> list[str]:
         *unseen(labels),
     ]
     if labels.clean_labels is not None:
-        wrong = (labels.labels != labels.clean_labels).mean()
-        lines.append(f"{wrong:.1%} of the given labels are wrong")
+        lines += truth(labels)
         if labels.transition_error is not None:
             lines[-1] += (
                 f"; error of the estimated transition matrix {labels.transition_error:.3f} (0 to 2)"

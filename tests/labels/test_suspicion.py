@@ -495,3 +495,20 @@ def test_an_unknown_share_is_no_estimate_unless_a_row_has_less_than_half_of_its_
     rows[3] = 0.2
     noise = estimate_noise(lambda: [(rows, given)], 5)
     assert noise.problem == "" and noise.rate == (rows.argmax(1) != given).mean()
+
+
+@pytest.mark.parametrize("right", [0.0, 0.3, 0.6])
+def test_predictions_of_chance_say_nothing_about_the_labels(right):
+    """A model that has learnt nothing agrees with few labels, whatever their quality."""
+    rng = np.random.default_rng(0)
+    guesses, given = random_bank(300, 10)
+    known = rng.random(300) < right
+    guesses[known] = np.eye(10, dtype=np.float32)[given[known]]
+    rows = 0.8 * np.eye(10, dtype=np.float32)[given] + 0.2 * guesses
+    noise = estimate_noise(lambda: [(rows, given)], 10, 0.8)
+    if right:
+        assert noise.problem == ""
+        assert noise.rate > 0
+    else:
+        assert noise.problem.startswith("the predictions agree with the labels hardly more than")
+        assert math.isnan(noise.rate)

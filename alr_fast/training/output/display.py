@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeE
 from rich.table import Table
 from rich.text import Text
 
-from alr_fast.labels.remarks import below_the_limit, estimate, unseen
+from alr_fast.labels.remarks import below_the_limit, estimate, truth, unseen
 from alr_fast.labels.scored import ScoredLabels
 from alr_fast.training.output.records import EpochRecord
 from alr_fast.utils.console import WIDTH, Console
@@ -272,8 +272,9 @@ class RunDisplay(Console):
 
         Args:
             labels: All samples, with their scores.
-            samples: As returned by its `samples`, the most suspicious first; without any, a line
-                about all samples is printed.
+            samples: As returned by its `samples`, the most suspicious first, and in ``next_name``
+                the most probable class other than the given one, shown where the refined label is
+                the given one; without any, a line about all samples is printed.
             review: Command that shows these and more samples, to be marked.
         """
         shown = [
@@ -306,11 +307,14 @@ class RunDisplay(Console):
             for name in ("path", "given", "refined"):
                 table.add_column(name, overflow="fold")
             table.add_column("score", justify="right", no_wrap=True)
-            for sample in shown:
-                *texts, score = sample.values()
+            for sample, entry in zip(samples, shown, strict=True):
+                *texts, score = entry.values()
+                if entry["refined"] == entry["given"] and sample.get("next_name"):
+                    texts[-1] += f" (next: {printable(sample['next_name'])})"
                 table.add_row(*(Text(str(text)) for text in texts), f"{score:.3f}")
             self.terminal.print(table)
             said = [f"{method}: {estimate(labels)}", *below_the_limit(labels, len(shown))]
+            said += truth(labels)
             for line in (*said, *unseen(labels), f"to review them: {review}"):
                 self.terminal.print(printable(line), markup=False)
 

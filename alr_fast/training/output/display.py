@@ -310,7 +310,7 @@ class RunDisplay(Console):
             for sample, entry in zip(samples, shown, strict=True):
                 *texts, score = entry.values()
                 if entry["refined"] == entry["given"] and sample.get("next_name"):
-                    texts[-1] += f" (next: {printable(sample['next_name'])})"
+                    texts[-1] = f"{texts[-1]} (next: {printable(sample['next_name'])})"
                 table.add_row(*(Text(str(text)) for text in texts), f"{score:.3f}")
             self.terminal.print(table)
             said = [f"{method}: {estimate(labels)}", *below_the_limit(labels, len(shown))]

@@ -330,3 +330,13 @@ def test_unequal_classes_have_a_line(capsys, accuracy, balanced, worst, line):
     RunDisplay("lines").table({"alr": summary}, epochs=1, folder=Path("runs"))
     lines = capsys.readouterr().out.splitlines()
     assert [text for text in lines if text.startswith("alr: ")] == ([line] if line else [])
+
+
+def test_a_suspect_that_keeps_its_label_is_shown_with_the_next_class(capsys):
+    labels = find_issues([0, 1], [[0.9, 0.1], [0.1, 0.9]], class_names=["cat", "dog"])
+    sample = {"id": 3, "path": "a.png", "given_name": "cat", "refined_name": "cat", "score": 0.75}
+    display = RunDisplay("lines")
+    display.suspects(labels, [sample | {"next_name": "dog"}], review="alr-fast review runs/x")
+    assert "cat (next: dog)" in capsys.readouterr().out
+    display.suspects(labels, [sample | {"next_name": None}], review="alr-fast review runs/x")
+    assert "next" not in capsys.readouterr().out.replace("next highest", "")

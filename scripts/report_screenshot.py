@@ -9,7 +9,6 @@ Needs Debian's chromium and chromium-driver, and pillow.
 """
 
 import argparse
-import io
 import shutil
 import time
 from pathlib import Path
@@ -18,6 +17,8 @@ from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.wait import WebDriverWait
+
+from alr_fast.data.images.decode import open_image
 
 DESKTOP, PHONE = (1280, 800), (390, 844)
 COLOURS = 256  # of the picture, which is that much smaller
@@ -66,7 +67,7 @@ def main() -> None:
         if options.enlarge:
             driver.execute_script("document.querySelector('.card button.picture').click()")
         time.sleep(1)  # images are decoded, shadows fade in
-        shot = Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+        shot = open_image(driver.get_screenshot_as_png()).convert("RGB")
         shot.quantize(COLOURS, dither=Image.Dither.NONE).save(options.picture, optimize=True)
     finally:
         driver.quit()

@@ -43,7 +43,7 @@ def install_command(
     if complete:
         packages |= {package: None for package in required if not _known(package)}
     words = [required.get(package, package) for package in packages]
-    if importlib.util.find_spec("pip") is None and shutil.which("uv"):  # environments of uv
+    if not _known("pip") and shutil.which("uv"):  # environments of uv
         program = ("uv", "pip", "install", "--python", sys.executable)
         return " ".join(map(quoted, (*program, *words)))
     return python_command("pip", "install", *words)
@@ -72,6 +72,8 @@ def _requirements() -> list[tuple[str, str, str]]:
 
 
 def _known(package: str) -> bool:
+    """Whether a package is installed. Not by `find_spec`: for pip, setuptools takes it as the sign
+    of an installation, and torch.compile fails afterwards."""
     try:
         version(package)
     except PackageNotFoundError:

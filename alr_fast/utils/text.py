@@ -151,8 +151,9 @@ def error_text(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """``; did you mean A or B?`` with the nearest of known names, empty if none is near."""
-    return or_similar(nearest(word, known))
+    """``; did you mean A or B?`` with the nearest of known names, empty if none is near, or if
+    there is only one."""
+    return or_similar(nearest(word, known)) if len(known) > 1 else ""
 
 
 def or_similar(names: Sequence[str]) -> str:

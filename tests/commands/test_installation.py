@@ -7,12 +7,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
 import alr_fast
 from alr_fast.__main__ import COMMANDS
+from alr_fast.utils import requirements
 from alr_fast.utils.requirements import extra_of, install_command
 from helpers.image_folder import write_folder
 
@@ -117,12 +119,26 @@ def test_the_command_names_the_versions_that_are_needed():
     assert install_command(["pandas"]) == f"{INTERPRETER} -m pip install pandas"
 
 
+def version_without_pip(package):
+    if package == "pip":
+        raise PackageNotFoundError(package)
+    return "1"
+
+
+def test_an_advice_changes_nothing_of_this_process():
+    """Looking for pip as a module made setuptools restore the distutils of Python."""
+    code = "import setuptools\nfrom alr_fast.utils.requirements import install_command\n"
+    code += "install_command(['rich'])\nimport _distutils_hack\n"
+    code += "_distutils_hack.ensure_local_distutils()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_environment_of_uv_has_no_pip(monkeypatch, tmp_path):
     (tmp_path / "uv").write_text("#!/bin/sh\n")
     (tmp_path / "uv").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    real = sys.modules["importlib.util"].find_spec
-    monkeypatch.setattr("importlib.util.find_spec", lambda n: None if n == "pip" else real(n))
+    monkeypatch.setattr(requirements, "version", version_without_pip)
     assert install_command(["rich"]).startswith(f"uv pip install --python {INTERPRETER} 'rich>=")
 
 

@@ -795,7 +795,7 @@ def test_parquet_without_pyarrow_names_a_remedy(tmp_path, monkeypatch):
     (tmp_path / "all.parquet").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     message = refused(tmp_path / "all.parquet", "table")
-    assert message.startswith(f"{tmp_path}/all.parquet: ") and "pip install pyarrow" in message
+    assert message.startswith(f"{tmp_path}/all.parquet: ") and "pip install 'pyarrow>=" in message
 
 
 @pytest.mark.parametrize("test", ["test.csv", "val.csv", "val.tsv"])

@@ -15,6 +15,7 @@ import alr_fast.__main__ as command
 from alr_fast import ALRLoss, LabelBank, train
 from alr_fast.training.config.command_line import parse
 from alr_fast.training.distributed import process_group
+from alr_fast.training.methods import METHODS
 from helpers.documents import (
     DOCUMENTS,
     ROOT,
@@ -40,7 +41,10 @@ def place(tmp_path_factory):
     small = ["--data.limit", "200", "--data.test_limit", "50", "--optim.epochs", "3"]
     words = [*small, "--alr.warmup_epochs", "1", "--alr.momentum", "0.3", "--log.show", "quiet"]
     assert train.main([*words, "--runs", str(folder / "runs")]) == 0
-    return folder
+    methods = dict(METHODS)
+    yield folder
+    METHODS.clear()  # of the method of the plugin
+    METHODS.update(methods)
 
 
 def commands():

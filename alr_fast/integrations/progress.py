@@ -50,7 +50,7 @@ def start_training(criterion: Loss, epochs: float | None, *, name: str) -> None:
     def make(number: int, momentum: float | None) -> Loss:
         changed = copy.copy(criterion)
         if momentum is not None:
-            changed.momentum = momentum  # type: ignore[assignment]
+            vars(changed)["momentum"] = momentum
         return changed
 
     problem = refinement_problem(make, int(epochs), names=(name, "momentum"))

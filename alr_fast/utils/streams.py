@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from io import TextIOWrapper
 from typing import Any, TextIO, cast
 
 
@@ -29,9 +30,9 @@ def lasting_output() -> Iterator[None]:
 def _lasting(stream: TextIO | None, name: str) -> TextIO:
     if stream is None:
         return open(os.devnull, "w", encoding="utf-8")
-    with contextlib.suppress(AttributeError, ValueError, OSError):  # a stream of another kind
-        if stream.encoding.lower().replace("-", "") != "utf8":
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
+    if isinstance(stream, TextIOWrapper) and stream.encoding.lower().replace("-", "") != "utf8":
+        with contextlib.suppress(ValueError, OSError):
+            stream.reconfigure(errors="backslashreplace")
     return cast(TextIO, _Stream(stream, name))
 
 

@@ -101,6 +101,9 @@ def test_the_commands_are_understood(words, place, monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("block", SHELL, ids=str)
 def test_the_commands_run_when_they_are_pasted(block, place):
+    latest = place / "runs" / "latest"
+    latest.unlink()
+    latest.symlink_to(sorted(latest.parent.glob("*-digits"))[0].name)
     programs = str(place / ".venv" / "bin")
     done = subprocess.run(
         ["bash", "-e", "-c", block.code],

@@ -12,7 +12,7 @@ DOCUMENTS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 # Options that make the training of a block small. They come last, so they win.
 SMALL = (
-    *("--optim.epochs", "2", "--data.limit", "200", "--data.test_limit", "50"),
+    *("--optim.epochs", "2", "--data.limit", "200", "--data.test_limit", "60"),
     *("--data.image_size", "16", "--model.name", "conv-mini", "--model.pretrained", "false"),
     *("--optim.batch_size", "32", "--data.workers", "0", "--device", "cpu"),
 )

@@ -57,11 +57,13 @@ def test_enlarged_by_a_click_and_by_enter(page):
     large = page.one("#viewer-picture img").rect
     assert large["width"] * large["height"] > 5 * small["width"] * small["height"]
     page.press(Keys.ESCAPE)
-    assert shown(page) is None and page.focused() == 4
+    page.until(lambda: page.focused() == 4)
+    assert shown(page) is None
     page.press(Keys.ENTER)
     assert shown(page) == "Sample 4"
     page.press(Keys.ENTER)  # the button to close has the focus
-    assert shown(page) is None and page.focused() == 4
+    page.until(lambda: page.focused() == 4)
+    assert shown(page) is None
     # On a button of the card, Enter is the button's.
     page.press(Keys.TAB, Keys.TAB, Keys.ENTER)
     assert shown(page) is None and page.mark_of(4) == "keep"
@@ -82,7 +84,7 @@ def test_arrow_keys_go_on_over_the_pages_of_the_list(page):
     assert shown(page) == "Sample 23" and page.ids() == by_score()[:24]
     page.click("#viewer-next")
     page.click("#viewer-close")
-    assert page.focused() == 24
+    page.until(lambda: page.focused() == 24)
 
 
 def test_the_last_one_of_a_filtered_list(page):
@@ -120,7 +122,7 @@ def test_a_mark_that_takes_the_sample_out_of_the_list(page):
     page.press("1", Keys.ARROW_LEFT)
     assert shown(page) == "Sample 1"
     page.press(Keys.ESCAPE)
-    assert page.focused() == 1
+    page.until(lambda: page.focused() == 1)
 
 
 def test_the_file_of_an_image_is_a_link_and_is_enlarged(open_page, file):
@@ -201,3 +203,13 @@ def test_the_warm_up_and_equal_curves_are_drawn(open_page):
     )
     # The first one is drawn below, and shows on both sides.
     assert widths[0] >= widths[1] + 2
+
+
+def test_a_key_that_comes_after_closing_does_nothing(page):
+    page.focus(0)
+    page.press(Keys.ENTER, Keys.ESCAPE)
+    page.until(lambda: page.focused() == 0)
+    late = 'new KeyboardEvent("keydown", {key: "2", bubbles: true})'
+    page.driver.execute_script(f'document.getElementById("viewer").dispatchEvent({late})')
+    assert page.stored() == {}
+    assert page.log() == []

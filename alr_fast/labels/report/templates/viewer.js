@@ -29,6 +29,11 @@ class Viewer {
     }
   }
 
+  /** The card of the sample; null while the view is closed, also for keys that come late. */
+  get card() {
+    return this.details.firstElementChild;
+  }
+
   /** Opens the view of a sample that the page of the list shows. */
   open(sample) {
     this.show(sample);
@@ -49,7 +54,7 @@ class Viewer {
 
   /** After a change of marks elsewhere. */
   refresh() {
-    if (this.dialog.open) this.list.showMark(this.details.firstElementChild, this.sample);
+    if (this.card) this.list.showMark(this.card, this.sample);
     this.update();
   }
 
@@ -95,8 +100,8 @@ class Viewer {
     if (step) {
       event.preventDefault();
       this.step(step);
-    } else {
-      this.list.onMarkKey(event, this.details.firstElementChild);
+    } else if (this.card) {
+      this.list.onMarkKey(event, this.card);
     }
   }
 }

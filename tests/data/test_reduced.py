@@ -47,7 +47,7 @@ def test_the_factor_leaves_twice_the_size():
     assert reduction((0, 0, 256, 340), 224) == 1
 
 
-# Sides that are no multiple of the factor: the last block of pixels is a narrow one.
+# Sides that are not multiples of the factor: the last block of pixels is narrower.
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("part", ["middle", "corner", "edge"])
 def test_a_reduced_image_is_the_whole_image_made_smaller(orientation, part, scales):

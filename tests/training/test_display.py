@@ -338,5 +338,6 @@ def test_a_suspect_that_keeps_its_label_is_shown_with_the_next_class(capsys):
     display = RunDisplay("lines")
     display.suspects(labels, [sample | {"next_name": "dog"}], review="alr-fast review runs/x")
     assert "cat (next: dog)" in capsys.readouterr().out
-    display.suspects(labels, [sample | {"next_name": None}], review="alr-fast review runs/x")
+    for other in ({"next_name": None}, {"refined_name": "dog", "next_name": "dog"}):
+        display.suspects(labels, [sample | other], review="alr-fast review runs/x")
     assert "next" not in capsys.readouterr().out.replace("next highest", "")

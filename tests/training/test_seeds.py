@@ -11,6 +11,7 @@ import pytest
 from alr_fast.errors import UserError
 from alr_fast.train import main
 from alr_fast.training.config.command_line import parse
+from alr_fast.training.output.averages import mean_row
 from alr_fast.training.output.plot_seeds import curve
 from alr_fast.training.output.seeds import SeedResults
 from helpers.finished_runs import summary
@@ -67,6 +68,14 @@ def test_the_noise_follows_the_seed_unless_it_has_its_own():
 
 def test_the_configuration_of_a_seed_is_that_of_a_run_with_it():
     assert parse(["--seeds", "3"]).with_seed(2) == parse(["--seed", "2"])
+
+
+def test_a_figure_that_a_seed_lacks_has_no_mean():
+    rows = [
+        {"test_accuracy_last": 0.5, "seconds": 1.0},
+        {"test_accuracy_last": None, "seconds": 3.0},
+    ]
+    assert mean_row(rows) == {"seeds": 2, "seconds": 2.0, "seconds_std": pytest.approx(2**0.5)}
 
 
 # Runs.

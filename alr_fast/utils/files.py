@@ -221,23 +221,23 @@ def own_folder(path: Path, *, parents: bool = True) -> None:
 class KnownFolder:
     """Notices that a folder was removed, moved or replaced since.
 
-    Args:
+    Attributes:
         path: The folder.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         # Some file systems give a file another number each time.
         self._comparable = self._same()
 
     def in_place(self) -> bool:
         """Whether the path still leads to the folder."""
-        return self._same() if self._comparable else os.path.isdir(self._path)
+        return self._same() if self._comparable else os.path.isdir(self.path)
 
     def _same(self) -> bool:
         try:
-            return os.path.samestat(os.fstat(self._handle), os.lstat(self._path))
+            return os.path.samestat(os.fstat(self._handle), os.lstat(self.path))
         except OSError:
             return False
 

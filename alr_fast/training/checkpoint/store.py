@@ -46,7 +46,7 @@ from alr_fast.training.checkpoint.manifest import (
 from alr_fast.training.checkpoint.metadata import METADATA, read_metadata
 from alr_fast.training.checkpoint.shards import dtype_of, host_copy, without_empty_shards
 from alr_fast.training.distributed import gather
-from alr_fast.utils.files import own_folder
+from alr_fast.utils.files import KnownFolder, own_folder, writing
 from alr_fast.utils.system import flush_to_disk
 
 # Ranks wait for the slowest disk; torch's default of 30 minutes is short for a large label bank.
@@ -112,6 +112,8 @@ class CheckpointStore:
         self._rank = dist.get_rank(group)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
+        self._run_place: KnownFolder | None = None  # in process 0, as the next
+        self._place: KnownFolder | None = None
         on_all_ranks(self._prepare_folder, group)
         # After the preparation, so that all ranks see the same folders.
         newest = math.inf if resumed_from is None else resumed_from
@@ -163,6 +165,9 @@ class CheckpointStore:
         """Waits, then ends the thread; the store cannot be used afterwards."""
         self.wait()
         self._thread.shutdown()
+        for place in (self._run_place, self._place):
+            if place is not None:
+                place.close()
 
     def _write(
         self, number: int, tensors: Tensors, progress: dict[str, Any], failure: Exception | None
@@ -190,8 +195,9 @@ class CheckpointStore:
         if failure is not None:
             raise failure
         if self._rank == 0:
-            if self.folder.parent.is_dir():  # also if only the checkpoints were removed
-                own_folder(self.folder, parents=False)
+            _check_place(self._run_place)
+            if os.path.islink(self.folder) or not self.folder.exists():
+                self._make_folder()  # only the checkpoints were removed
             self._clean_up()
             folder.mkdir()
 
@@ -216,6 +222,7 @@ class CheckpointStore:
             Checkpoint(temporary, number, created, world_size, torch.__version__, progress, files)
         )
         _flush_folder(temporary)
+        self._check_places()
         if final.exists():
             final.rename(self._hidden(number, "old"))
         temporary.rename(final)
@@ -224,13 +231,14 @@ class CheckpointStore:
     def _fail(self, number: int, why: str) -> None:
         older: list[str] = []
         with suppress(UserError):  # a folder that can be written but not listed
+            self._check_places()
             older = [p.name for p in numbered_folders(self.folder) if p not in self._passed_over]
         self.last_error = (
             f"checkpoint {number} could not be written: {why}; training continues, "
             + (f"checkpoint {int(older[-1])} remains" if older else "no older checkpoint exists")
         )
         if self._rank == 0:
-            with suppress(OSError):
+            with suppress(OSError, UserError):
                 self._clean_up()
             self._log(self.last_error)
 
@@ -238,6 +246,7 @@ class CheckpointStore:
         """Removes the checkpoints passed over and the oldest beyond `keep`, but neither
         ``number`` nor those pinned."""
         try:
+            self._check_places()
             kept = {number, *self.pinned}
             others = {path for path in numbered_folders(self.folder) if int(path.name) not in kept}
             old = sorted(others - self._passed_over, key=lambda path: int(path.name), reverse=True)
@@ -250,11 +259,30 @@ class CheckpointStore:
 
     def _prepare_folder(self) -> None:
         if self._rank == 0:
-            own_folder(self.folder)
+            with writing(self.folder):
+                self.folder.parent.mkdir(parents=True, exist_ok=True)
+                self._run_place = KnownFolder(self.folder.parent)
+            self._make_folder()
             self._clean_up()
+
+    def _make_folder(self) -> None:
+        own_folder(self.folder, parents=False)
+        if self._place is not None:
+            self._place.close()
+        with writing(self.folder):
+            self._place = KnownFolder(self.folder)
+
+    def _check_places(self) -> None:
+        """Raises a `UserError` in process 0 if another run may be in the place of this one.
+
+        The files of the other must stay as they are.
+        """
+        _check_place(self._run_place)
+        _check_place(self._place)
 
     def _clean_up(self) -> None:
         """Removes hidden folders and restores a checkpoint whose replacement was interrupted."""
+        self._check_places()
         for path in list(self.folder.iterdir()):
             if match := re.fullmatch(rf"\.({NUMBER})\.(tmp|old|del)", path.name):
                 final = self.folder / match[1]
@@ -267,6 +295,11 @@ class CheckpointStore:
 
     def _hidden(self, number: int, suffix: str) -> Path:
         return self.folder / f".{number:09d}.{suffix}"
+
+
+def _check_place(place: KnownFolder | None) -> None:
+    if place is not None and not place.in_place():
+        raise UserError(f"{place.path}: was removed, moved or replaced")
 
 
 def _flush_folder(folder: Path) -> None:

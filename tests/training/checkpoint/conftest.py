@@ -28,11 +28,12 @@ def lines():
 
 @pytest.fixture
 def make_store(tmp_path, lines):
-    """Makes stores in one folder and closes them at the end."""
+    """Makes stores, in one folder unless it is named, and closes them at the end."""
     stores = []
 
-    def make(**options):
-        stores.append(CheckpointStore(tmp_path / "c", **{"keep": 3, "log": lines.append} | options))
+    def make(folder="c", **options):
+        options = {"keep": 3, "log": lines.append} | options
+        stores.append(CheckpointStore(tmp_path / folder, **options))
         return stores[-1]
 
     yield make

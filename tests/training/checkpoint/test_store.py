@@ -3,6 +3,7 @@
 import re
 import shutil
 import threading
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -290,3 +291,63 @@ def test_the_first_checkpoint_may_fail_too(make_store, lines):
         store.wait()
     assert lines[0].endswith("no older checkpoint exists")
     assert store.written is None
+
+
+def files(folder):
+    return {
+        path.relative_to(folder): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+@pytest.mark.parametrize("place", ["run", "run/c"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        (cp, "on_all_ranks"),
+        (cp, "save_tensors"),
+        (cp, "size_and_digest"),
+        (cp, "write_manifest"),
+        (cp.CheckpointStore, "_remove_old"),
+        (cp.CheckpointStore, "_fail"),
+    ],
+)
+def test_checkpoints_of_another_run_in_its_place_stay(
+    tmp_path, make_store, lines, monkeypatch, place, moment
+):
+    place = tmp_path / place
+    store = make_store("run/c", keep=1)
+    saved(store, 1)
+    other = make_store("other/c", keep=9)
+    saved(other, 1, 2, 3)
+    (other.folder / ".000000001.tmp").mkdir()
+    other = tmp_path / "other" / place.relative_to(tmp_path / "run")
+    before, (holder, name) = files(other), moment
+    genuine = getattr(holder, name)
+
+    def swapped_before(*args, **kwargs):
+        if other.exists():
+            place.rename(tmp_path / "moved")
+            other.rename(place)
+        return genuine(*args, **kwargs)
+
+    monkeypatch.setattr(holder, name, swapped_before)
+    failing = workers.failing_writes(workers.no_space()) if name == "_fail" else nullcontext()
+    with failing:
+        store.save(2, {"x": torch.tensor([2])}, {})
+        store.wait()
+    assert files(place) == before
+    assert f"{place}: was removed, moved or replaced" in lines[-1] or "no older" in lines[-1]
+    assert len(lines) == 1
+
+
+def test_checkpoints_that_were_removed_are_made_again_and_kept_apart(tmp_path, make_store, lines):
+    store = make_store()
+    saved(store, 1)
+    shutil.rmtree(store.folder)
+    saved(store, 2)
+    store.folder.rename(tmp_path / "moved")
+    store.folder.mkdir()
+    store.save(3, {"x": torch.tensor([3])}, {}, wait=True)
+    assert names(store) == []
+    assert f"{store.folder}: was removed, moved or replaced" in lines[-1]

@@ -1,7 +1,6 @@
 """The same image under two labels, in train and in test, or twice."""
 
 import csv
-import time
 
 import numpy as np
 import pytest
@@ -207,7 +206,7 @@ def test_few_files(count):
     assert not found.counts() and not len(found.row)
 
 
-def test_many_files_take_seconds():
+def test_many_files():
     rng = np.random.default_rng(0)
     digests = rng.integers(1, 2**63, 600_000, dtype=np.uint64)
     digests[-1000:] = digests[:1000]
@@ -215,7 +214,5 @@ def test_many_files_take_seconds():
     index = SampleIndex(np.arange(len(digests)), paths, np.zeros(len(digests), int), None, ("a",))
     halves = np.stack([digests, digests], axis=1)
     report = VerifyReport(index, {}, np.zeros(1, np.uint8), 0, halves)
-    began = time.perf_counter()
     found = find_duplicates({"train": report})
-    assert time.perf_counter() - began < 10  # 0.3 s on an idle machine
     assert found.counts() == {SAME_LABEL: 2000}

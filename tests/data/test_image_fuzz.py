@@ -17,9 +17,9 @@ from alr_fast.data.images.decode import decode_rgb, prepare
 from alr_fast.data.images.sources import BrokenImage
 from helpers.loaded import LOADING, WHOLE, loaded, split_of
 from helpers.odd_images import SIDE, odd_images
+from helpers.patience import PATIENCE
 
 SEEDS = [odd.data for odd in odd_images() if len(odd.data) < 12000]
-LIMIT_S = 5.0
 
 
 def edited(seed, edits, cut, mend):
@@ -87,7 +87,7 @@ def check_any_bytes(data):
             assert error.kind and "\n" not in str(error)
         else:
             assert not broken  # what `verify` keeps is never broken for a loader
-    assert time.monotonic() - began < LIMIT_S
+    assert time.monotonic() - began < PATIENCE
 
 
 @pytest.fixture

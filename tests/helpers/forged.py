@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from alr_fast.training.checkpoint import manifest
+from helpers.patience import PATIENCE
 
 
 class Command:
@@ -65,7 +66,7 @@ def replace_tensor(checkpoint, name, data):
 
 
 @contextmanager
-def bounded(seconds=10.0, gigabytes=1.0):
+def bounded(seconds=PATIENCE, gigabytes=1.0):
     """Fails if the block takes longer; allocating more memory raises a MemoryError in it."""
     limits = resource.getrlimit(resource.RLIMIT_AS)
     with open("/proc/self/statm") as file:

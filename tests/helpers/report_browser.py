@@ -8,6 +8,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
+from helpers.patience import PATIENCE
 from helpers.report_pages import report
 
 PAIR = '.pair[data-given="{}"][data-refined="{}"]'
@@ -84,8 +85,8 @@ class Page:
     def stored(self):
         return json.loads(self.js("localStorage.getItem(arguments[0])", report().key) or "{}")
 
-    def until(self, condition, seconds=10):
-        deadline = time.monotonic() + seconds
+    def until(self, condition):
+        deadline = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < deadline
             time.sleep(0.05)

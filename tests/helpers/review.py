@@ -14,6 +14,7 @@ from alr_fast.labels import find_issues
 from alr_fast.labels.report.marks_file import MarksFile
 from alr_fast.labels.report.page import render
 from alr_fast.labels.report.server import ReviewServer
+from helpers.patience import PATIENCE
 from helpers.report_pages import report, thumbnail
 
 JSON = "application/json"
@@ -86,7 +87,7 @@ def ask(server, place="", *, method="GET", token=None, body=None, **headers):
     if method == "POST":
         usual |= {"Origin": f"http://{host}", "Content-Type": JSON}
         usual["Content-Length"] = str(len(body or b""))
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=PATIENCE)
     with contextlib.closing(connection):
         address = f"/{server.token if token is None else token}/{place}"
         connection.putrequest(method, address, skip_host=True, skip_accept_encoding=True)

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import time
 from dataclasses import replace
 
 import pytest
@@ -34,10 +33,15 @@ def test_policy_stops_code_from_elsewhere(page):
     page.js(
         "document.body.append(Object.assign(document.createElement('script'), {text: 'pwned=1'}))"
     )
-    time.sleep(0.2)
-    assert page.js("window.pwned") is None
     # Handler and script are refused, and the image, too: it is not a data: address.
-    assert sum("Content Security Policy" in message for message in page.log()) >= 3
+    refused = []
+
+    def all_refused():
+        refused.extend(message for message in page.log() if "Content Security Policy" in message)
+        return len(refused) >= 3
+
+    page.until(all_refused)
+    assert page.js("window.pwned") is None
 
 
 def test_names_and_paths_are_text(page_with_curves):
@@ -169,15 +173,13 @@ def test_dark_scheme(page_with_curves):
 
     light = colors()
     emulate(page.driver, "dark")
-    time.sleep(0.3)
+    page.until(lambda: all(a != b for a, b in zip(light, colors(), strict=True)))
     dark = colors()
-    assert all(a != b for a, b in zip(light, dark, strict=True))
     assert dark[0] == "rgb(15, 19, 24)"
     page.open()
     assert colors() == dark
     emulate(page.driver, "light")
-    time.sleep(0.3)
-    assert colors() == light
+    page.until(lambda: colors() == light)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -5,7 +5,6 @@ import io
 import json
 import socket
 import threading
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +16,7 @@ from alr_fast.errors import UserError
 from alr_fast.labels.report import marks_file
 from alr_fast.labels.report import server as module
 from alr_fast.labels.report.thumbnails import image_kind
+from helpers.patience import PATIENCE
 from helpers.review import JSON, ask, lines_of, mark, serving
 
 
@@ -166,8 +166,12 @@ def test_sizes_are_limited(server, headers, status):
     assert ask(server, "marks", method="POST", body=body, **headers).status == status
 
 
+def connected(server):
+    return socket.create_connection(("127.0.0.1", server.server_port), timeout=PATIENCE)
+
+
 def test_a_body_that_is_cut_off(server, path):
-    with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as client:
+    with connected(server) as client:
         host = f"127.0.0.1:{server.server_port}"
         head = [
             f"POST /{server.token}/marks HTTP/1.0", f"Host: {host}", f"Origin: http://{host}",
@@ -187,7 +191,7 @@ def test_a_body_that_is_cut_off(server, path):
              b"GET / HTTP/1.0\r\n" + b"".join(b"A%d: b\r\n" % k for k in range(300)) + b"\r\n"]
 )  # fmt: skip
 def test_what_is_no_request(server, text, capfd):
-    with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as client:
+    with connected(server) as client:
         client.sendall(text)
         client.shutdown(socket.SHUT_WR)
         answer = b""
@@ -200,17 +204,19 @@ def test_what_is_no_request(server, text, capfd):
 
 
 def test_silent_connections_do_not_last(path, monkeypatch):
-    monkeypatch.setattr(module._Handler, "timeout", 1.0)
-    monkeypatch.setattr(module, "_CONNECTIONS", 4)
-    with serving(path) as server:
-        silent = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(4)]
-        time.sleep(0.1)
-        with socket.create_connection(("127.0.0.1", server.server_port), timeout=0.5) as more:
-            assert more.recv(1) == b""  # no room: closed at once
-        time.sleep(1.2)
+    monkeypatch.setattr(module._Handler, "timeout", 0.1)
+    with serving(path) as server, connected(server) as client:
+        assert client.recv(1) == b""
         assert ask(server).status == 200
-        for client in silent:
-            client.close()
+
+
+def test_connections_beyond_the_room_are_closed_at_once(path, monkeypatch):
+    monkeypatch.setattr(module, "_CONNECTIONS", 4)
+    with serving(path) as server, contextlib.ExitStack() as silent:
+        for _ in range(4):
+            silent.enter_context(connected(server))
+        with connected(server) as more:
+            assert more.recv(1) == b""
 
 
 def test_threads_that_cannot_be_started_take_no_room(path, monkeypatch):
@@ -223,7 +229,7 @@ def test_threads_that_cannot_be_started_take_no_room(path, monkeypatch):
         with monkeypatch.context() as few:
             few.setattr(threading, "Thread", NoThread)
             for _ in range(3):
-                with socket.create_connection(("127.0.0.1", server.server_port), timeout=5) as no:
+                with connected(server) as no:
                     assert no.recv(1) == b""
         assert ask(server).status == 200
 

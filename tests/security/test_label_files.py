@@ -35,7 +35,7 @@ def refused(root, tmp_path, capsys, *argv):
     """Training on these options ends with one line and writes nothing; returns the line."""
     runs = tmp_path / "runs"
     capsys.readouterr()
-    with bounded(seconds=60, gigabytes=1):
+    with bounded(gigabytes=1):
         status = train.main(["--data-root", str(root), "--runs", str(runs), *OPTIONS, *argv])
     error = capsys.readouterr().err
     assert status == 2, error

@@ -36,7 +36,7 @@ def refused(packed, tmp_path, capsys, *, commands=("train", "verify")):
     lines = []
     for name in commands:
         capsys.readouterr()
-        with bounded(seconds=30, gigabytes=2):
+        with bounded(gigabytes=2):
             if name == "train":
                 status = train.main(argv)
             else:

@@ -31,7 +31,7 @@ def refused(run, capsys, mains=(export.main, report.main)):
     lines = []
     for main in mains:
         capsys.readouterr()
-        with bounded(seconds=30, gigabytes=2):
+        with bounded(gigabytes=2):
             status = main([str(run)])
         error = capsys.readouterr().err
         assert status == 2, error
@@ -128,7 +128,7 @@ def test_a_report_does_not_wait(run, capsys, name, kind):
             file.truncate(60 * 10**9)
     else:
         path.symlink_to("/dev/zero")
-    with bounded(seconds=30, gigabytes=2):
+    with bounded(gigabytes=2):
         assert report.main([str(run)]) in (0, 2)
     assert "Traceback" not in capsys.readouterr().err
 
@@ -151,7 +151,7 @@ def test_values_of_another_type_in_a_summary(run, capsys, change):
     content = json.loads((run / "summary.json").read_text())
     for value in ([1], {"x": 1}, "<b>x</b>", -1e400):
         (run / "summary.json").write_text(json.dumps(content | {change: value}))
-        with bounded(seconds=30, gigabytes=2):
+        with bounded(gigabytes=2):
             status = report.main([str(run)])
         error = capsys.readouterr().err
         assert status in (0, 2) and error.count("\n") == (1 if status else 0), (value, error)
@@ -163,7 +163,7 @@ def test_values_of_another_type_in_a_summary(run, capsys, change):
 )
 def test_metrics_of_another_shape(run, capsys, text):
     (run / "metrics.csv").write_text(text)
-    with bounded(seconds=30, gigabytes=2):
+    with bounded(gigabytes=2):
         status = report.main([str(run)])
     error = capsys.readouterr().err
     assert status in (0, 2)

@@ -12,6 +12,7 @@ import pytest
 from alr_fast import train
 from alr_fast.training import signals
 from alr_fast.training.signals import StopSignals, interruptible
+from helpers.patience import PATIENCE
 
 
 def test_a_signal_is_recorded_in_the_block_alone():
@@ -85,7 +86,7 @@ def test_while_the_data_is_read_a_signal_ends_the_command_at_once(tmp_path, numb
         "import os, time\n"
         "from alr_fast import train\n"
         "from alr_fast.training import run_data\n"
-        "def wait(*args, **options): os.write(1, b'reads'); time.sleep(60)\n"
+        "def wait(*args, **options): os.write(1, b'reads'); time.sleep(600)\n"
         "run_data.prepare_data = wait\n"
         f"raise SystemExit(train.main(['--runs', {str(tmp_path)!r}]))"
     )
@@ -95,8 +96,8 @@ def test_while_the_data_is_read_a_signal_ends_the_command_at_once(tmp_path, numb
         assert process.stdout.read(5) == b"reads"
         began = time.monotonic()
         process.send_signal(number)
-        _, errors = process.communicate(timeout=30)
-    assert time.monotonic() - began < 20
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert time.monotonic() - began < PATIENCE
     if number == signal.SIGINT:
         assert (process.returncode, errors) == (130, b"interrupted\n")
     else:

@@ -9,6 +9,7 @@ from alr_fast.errors import UserError
 from alr_fast.training.config.command_line import parse
 from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.output.run_folder import read_config
+from helpers.patience import PATIENCE
 
 NINE = ", ".join(["*{0}"] * 9)
 BOMB = "a: &a [1, 2, 3]\n" + "".join(
@@ -51,7 +52,7 @@ def test_files_that_are_no_options(tmp_path, case):
         message = str(caught.value)
         assert f"{tmp_path / 'config.yaml'}: " in message or why is None
         assert "\n" not in message and (why is None or why in message)
-    assert time.perf_counter() - began < 20
+    assert time.perf_counter() - began < PATIENCE
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
@@ -79,4 +80,4 @@ def test_a_long_number_of_base_sixty_takes_no_time(tmp_path):
     path.write_text("a: 1" + ":1" * 45_000)
     began = time.perf_counter()
     assert read_options(path)["a"] > 60
-    assert time.perf_counter() - began < 10
+    assert time.perf_counter() - began < PATIENCE

@@ -23,6 +23,7 @@ from alr_fast.utils.files import (
     writing,
 )
 from alr_fast.utils.system import reserve_space
+from helpers.patience import PATIENCE
 
 
 def failing(number):
@@ -132,7 +133,7 @@ with replacing(Path(sys.argv[1])) as fresh:
     os.kill(os.getpid(), 9)
 """
     path = tmp_path / "a.txt"
-    subprocess.run([sys.executable, "-c", code, path], check=False, timeout=60)
+    subprocess.run([sys.executable, "-c", code, path], check=False, timeout=PATIENCE)
     (left,) = tmp_path.iterdir()
     others = [tmp_path / ".b.txt.0123456789abcdef.tmp", tmp_path / ".a.txt.tmp"]
     for other in others:
@@ -333,7 +334,7 @@ except UserError as error:
 """
     with locked(path, busy="in use"):
         done = subprocess.run(
-            [sys.executable, "-c", code, path], capture_output=True, text=True, timeout=60
+            [sys.executable, "-c", code, path], capture_output=True, text=True, timeout=PATIENCE
         )
     assert done.stdout == "in use\n"
     assert path.read_text() == "content"
@@ -447,7 +448,7 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
             with pytest.raises(OSError) as caught:
                 open_regular(tmp_path / name)
             assert caught.value.strerror == reason
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < PATIENCE
     left = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         with pytest.raises(OSError):

@@ -12,6 +12,7 @@ from alr_fast.training.checkpoint import manifest
 from alr_fast.training.checkpoint.store import load
 from helpers import checkpoint_workers as workers
 from helpers.checkpoints import read_all
+from helpers.patience import PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_a_kill_at_any_moment_leaves_intact_checkpoints(tmp_path):
             process, _ = workers.start(
                 workers.save_forever, (tmp_path, attempt % 2 == 0, started), 0, 1, store
             )
-            assert started.wait(60)
+            assert started.wait(PATIENCE)
             time.sleep(moments.uniform(0.1, 0.4))
             process.kill()
             process.join()

@@ -13,6 +13,7 @@ from alr_fast.training.checkpoint import dcp, manifest, shards
 from alr_fast.training.checkpoint import store as cp
 from helpers import checkpoint_workers as workers
 from helpers.checkpoints import bits, flip, names, read_all, saved, value
+from helpers.patience import PATIENCE
 
 
 @pytest.mark.parametrize("in_background", [True, False])
@@ -71,7 +72,7 @@ class _Gate:
 
         def held(writer, plan, planner):
             self.reached.set()
-            assert self.open.wait(20)
+            assert self.open.wait(PATIENCE)
             return write_data(writer, plan, planner)
 
         monkeypatch.setattr(dcp._Writer, "write_data", held)
@@ -83,7 +84,7 @@ def test_training_may_change_tensors_while_they_are_written(make_store, mesh, mo
     rows, weight = torch.arange(20.0).reshape(10, 2), torch.arange(4.0)
     progress = {"losses": [1.0]}
     store.save(1, {"rows": shards.shard(rows, 0, 10, mesh), "weight": weight}, progress)
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(PATIENCE)
     assert store.written is None
     rows.zero_()
     weight.zero_()

@@ -33,6 +33,7 @@ from helpers.faults import (
     slow,
 )
 from helpers.image_folder import write_folder
+from helpers.patience import PATIENCE
 from helpers.training_process import options_of, outcome, run_folder
 
 pytestmark = pytest.mark.faults
@@ -227,7 +228,7 @@ def test_workers_do_not_outlive_a_killed_training(start, with_workers):
     assert len(living()) >= 3
     training.send(signal.SIGKILL)
     assert training.wait() == -signal.SIGKILL
-    end = time.monotonic() + 20  # workers check every five seconds whether their parent still runs
+    end = time.monotonic() + PATIENCE  # workers look for their parent every five seconds
     while living():
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -47,8 +47,9 @@ from alr_fast.training.output.run_folder import read_config
 from alr_fast.training.trained_model import load_model
 from helpers.forged import bounded
 from helpers.image_folder import write_folder
+from helpers.patience import PATIENCE
 
-SECONDS, GIGABYTES = 5, 2
+GIGABYTES = 2
 EXPECTED = (UserError, BrokenImage, Broken)
 NAMES = ("cat", "dog", "bird")
 COUNT = 12
@@ -95,7 +96,7 @@ def fuzz(*, cases=()):
         def with_settings(count):
             run = settings(
                 max_examples=count,
-                deadline=SECONDS * 1000,
+                deadline=1000 * PATIENCE,
                 database=None,
                 suppress_health_check=list(HealthCheck),
             )(given(change=ANY)(test))

@@ -1,5 +1,6 @@
 """Files of options that may be anybody's."""
 
+import json
 import os
 import time
 
@@ -7,6 +8,7 @@ import pytest
 
 from alr_fast.errors import UserError
 from alr_fast.training.config.command_line import parse
+from alr_fast.training.config.schema import overlaid
 from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.output.run_folder import read_config
 from helpers.patience import PATIENCE
@@ -81,3 +83,31 @@ def test_a_long_number_of_base_sixty_takes_no_time(tmp_path):
     began = time.perf_counter()
     assert read_options(path)["a"] > 60
     assert time.perf_counter() - began < PATIENCE
+
+
+WRONG = [5, -1.5, True, {"a": 1}, [1], [None], [{}], [["alr"]], ["alr", 3]]
+
+
+@pytest.mark.parametrize("name", ["recipe", "data_root", "methods", "plugins", "resume"])
+@pytest.mark.parametrize("value", WRONG, ids=str)
+def test_options_that_decide_about_the_others_must_be_text(tmp_path, name, value):
+    path = tmp_path / "a.yaml"
+    path.write_text(json.dumps({name: value}))
+    with pytest.raises(UserError) as caught:
+        parse(["--config", str(path)])
+    assert f"--config {path}: {name} must be text, got {value!r}; " in str(caught.value)
+
+
+REFUSING = ["runs", "methods", "plugins", "noise.rate", "optim.lr", "log.to", "sat.momentum"]
+ACCEPTING = ["data_root", "data.mean", "noise.seed", "alr.warmup_epochs", "checkpoint.steps"]
+
+
+@pytest.mark.parametrize("name", [*REFUSING, *ACCEPTING])
+def test_null_is_for_options_that_may_have_no_value(tmp_path, name):
+    path = tmp_path / "a.yaml"
+    path.write_text(json.dumps(overlaid({}, {name: None})))
+    if name in ACCEPTING:
+        parse(["--config", str(path)])
+        return
+    with pytest.raises(UserError, match=f"--config .*a.yaml: {name} must not be null; leave it"):
+        parse(["--config", str(path)])

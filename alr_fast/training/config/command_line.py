@@ -14,7 +14,13 @@ from alr_fast.data.layouts.features import is_file_of_features
 from alr_fast.errors import UserError, naming_options
 from alr_fast.training.config import schema
 from alr_fast.training.config.check import resolve
-from alr_fast.training.config.help import SHORT, help_text, known_options, similar_options
+from alr_fast.training.config.help import (
+    SHORT,
+    help_text,
+    known_options,
+    needed_options,
+    similar_options,
+)
 from alr_fast.training.config.ranges import expanded_path
 from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.methods import METHODS, load_plugins, options_of
@@ -25,6 +31,8 @@ from alr_fast.utils.text import did_you_mean, error_text, or_similar
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
+_SCANNED = ("recipe", "data_root", "methods", "plugins", "resume")
+_SEVERAL = ("methods", "plugins")  # those of which there may be a list
 _NO_OPTIONS = ("options", "asked")  # fields of the configuration
 
 
@@ -46,6 +54,7 @@ def parse(argv: Sequence[str]) -> schema.Config:
     if own is not None:  # first: all others override it
         files = [_read_run_config(own), *files]
         given.config = [str(own), *given.config]
+    _check_scanned(given.config, files)
     in_files = {name: value for file in files for name, value in file.items()}
     _check_plugins(given, in_files, own)
     with naming_options(plugins="plugins"):
@@ -71,6 +80,7 @@ def parse(argv: Sequence[str]) -> schema.Config:
     _check_names(parser, argv, files[own is not None :], schema.words(methods))
     if own is not None:
         _check_run_config(parser, files[0], own)
+    _check_nulls(parser, given.config, files)
     parsed = parser.instantiate(parser.parse_args(left))
     names = [f.name for f in fields(schema.Config) if f.name not in _NO_OPTIONS]
     values = {name: getattr(parsed, name) for name in names}
@@ -91,14 +101,25 @@ def _config_of_run(resume: str | None) -> Path | None:
     return None if run is None else run / CONFIG
 
 
+def _check_scanned(paths: Sequence[str], files: Sequence[dict[str, Any]]) -> None:
+    """Checks, before a parser can, the types of the options that decide about the parser."""
+    for path, file in zip(paths, files, strict=True):
+        for name in _SCANNED:
+            value = file.get(name, "")
+            words = value if isinstance(value, list) and name in _SEVERAL else [value or ""]
+            if not all(isinstance(word, str) for word in words):
+                raise UserError(
+                    f"--config {path}: {name} must be text, got {value!r}; write text that looks "
+                    "like a number in quotes"
+                )
+
+
 def _check_plugins(given: argparse.Namespace, in_files: dict[str, Any], own: Path | None) -> None:
     """Checks that the plugins of a resumed run, which are programs, are named by the user.
 
     A run and its config.yaml may come from somebody else.
     """
     plugins = in_files.get("plugins") or ""
-    if not isinstance(plugins, str | list) or not all(isinstance(name, str) for name in plugins):
-        raise UserError("--config: plugins must be names of files or modules")
     resume = given.resume or in_files.get("resume") or "none"
     if resume != "none" and given.plugins is None and schema.words(plugins):
         names = ",".join(schema.words(plugins))
@@ -179,6 +200,19 @@ def _check_run_config(
             )
 
 
+def _check_nulls(
+    parser: jsonargparse.ArgumentParser, paths: Sequence[str], files: Sequence[dict[str, Any]]
+) -> None:
+    """Raises `UserError` for null where a value is needed: the parser takes it everywhere."""
+    needed = needed_options(parser)
+    for path, file in zip(paths, files, strict=True):
+        for name, value in schema.flat(file).items():
+            if value is None and name in needed:
+                raise UserError(
+                    f"--config {path}: {name} must not be null; leave it out for its default"
+                )
+
+
 def _parser(recipe: str) -> jsonargparse.ArgumentParser:
     parser = _Parser(prog=program("alr_fast.train"))
     recipes = ", ".join(schema.recipe_names())
@@ -240,12 +274,9 @@ def _spelled_out(argv: Sequence[str]) -> list[str]:
 def _scan(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options that decide about the parser, and the other words."""
     scan = _Scan(add_help=False)
-    scan.add_argument("--recipe")
     scan.add_argument("--config", action="append", default=[])
-    scan.add_argument("--data_root")
-    scan.add_argument("--methods")
-    scan.add_argument("--plugins")
-    scan.add_argument("--resume")
+    for name in _SCANNED:
+        scan.add_argument(f"--{name}")
     return scan.parse_known_args(argv)
 
 

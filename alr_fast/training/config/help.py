@@ -4,6 +4,7 @@ import argparse
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
+from types import NoneType
 from typing import Any, get_args
 
 from alr_fast.noise.injection import NOISE_MODELS
@@ -84,6 +85,12 @@ def help_text(parser: argparse.ArgumentParser, *, everything: bool) -> str:
 def known_options(parser: argparse.ArgumentParser) -> list[str]:
     """The names of all options that a user may pass, without dashes, short forms first."""
     return [*SHORT, *(action.dest for action in _options(parser)), "help_all"]
+
+
+def needed_options(parser: argparse.ArgumentParser) -> set[str]:
+    """The names of the options that must have a value other than null."""
+    types = {action.dest: getattr(action, "_typehint", None) for action in _options(parser)}
+    return {name for name, type_ in types.items() if type_ and NoneType not in get_args(type_)}
 
 
 def similar_options(

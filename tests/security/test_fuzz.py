@@ -423,7 +423,14 @@ def _human():
 HUMAN = _human()
 
 
-@fuzz(cases=[b"", b"PK\x03\x04", b"PK\x05\x06" + b"\x00" * 18])
+@fuzz(
+    cases=[
+        b"",
+        b"PK\x03\x04",
+        b"PK\x05\x06" + b"\x00" * 18,
+        *([(0.875, 4, edit)] for edit in (b"\0@\0\0", b"\0\0\0@", b"\0\0\0 ", b"\0\0\0\1")),
+    ]
+)
 def test_cifar_n(folder, change):
     path = write(folder / "CIFAR-10_human.pt", HUMAN, change)
     attempt(lambda: read_cifar_n(path, "worse", np.arange(COUNT) % 3))

@@ -16,7 +16,7 @@ from alr_fast.data.layouts.cifar import integers, unpickle
 from alr_fast.data.tables.npz import ZIP_MAGIC
 from alr_fast.errors import UserError
 from alr_fast.utils.files import open_regular
-from alr_fast.utils.text import did_you_mean, readable
+from alr_fast.utils.text import did_you_mean, error_text, readable
 
 _LEGACY_HEADERS = 3  # torch.save before 1.6: pickles of magic number, version and machine
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -114,11 +114,13 @@ def _load(path: Path) -> Any:
                 for _ in range(_LEGACY_HEADERS):
                     content = unpickle(file, path, _MOST_BYTES)
             return content
-    except zipfile.BadZipFile as error:
-        raise UserError(
-            f"{path}: not a file of torch.save ({error}); restore it from the download"
-        ) from error
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(
             f"{path}: {error.strerror or error}; pass the CIFAR-N file as downloaded"
+        ) from error
+    except Exception as error:  # BadZipFile, NotImplementedError, EOFError, zlib.error, ...
+        raise UserError(
+            f"{path}: not a file of torch.save ({error_text(error)}); restore it from the download"
         ) from error

@@ -1,6 +1,7 @@
 # make train   set up, then train on the digits that scikit-learn ships
-# make test    set up, then run the tests (make test-all: the long ones, too);
-#              make test ARGS="tests/losses -x" runs only pytest with these arguments
+# make test    set up, then run the tests (make test-all: the long ones, too), in two processes
+#              or make test WORKERS=8; make test ARGS="tests/losses -x" runs only pytest, with these
+#              arguments
 # make bench   the kernels against the reference implementation
 # make lint    formatters, linters, types and layers, as in .pre-commit-config.yaml
 
@@ -8,6 +9,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+WORKERS ?= 2
+
+# Tests of one file share their fixtures, in one process.
+PYTEST := $(BIN)/python -m pytest $(if $(strip $(ARGS)),$(ARGS),-n $(WORKERS) --dist loadfile)
 
 NATIVE := CMakeLists.txt setup.py pyproject.toml \
           $(shell find csrc cmake -type f)
@@ -19,16 +24,16 @@ train: build
 
 test: build $(VENV)/.test-packages
 ifeq ($(strip $(ARGS)),)
-	@echo 'All tests: about a quarter of an hour on two cores; make test ARGS="tests/losses" runs one folder.'
+	@echo 'All tests: about ten minutes on two cores; make test ARGS="tests/losses" runs one folder.'
 	scripts/ctest.sh $(BIN)
 endif
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST)
 
 test-all: build $(VENV)/.test-packages
 ifeq ($(strip $(ARGS)),)
 	scripts/ctest.sh $(BIN)
 endif
-	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+	$(PYTEST) -m "slow or not slow"
 
 bench: build $(VENV)/.test-packages
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)

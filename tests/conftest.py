@@ -1,7 +1,12 @@
 """Fixtures for several folders of tests."""
 
+import os
 import shutil
 import signal
+
+# Several processes share the cores (`make test`); torch and its children read this at the start.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

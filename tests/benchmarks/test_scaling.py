@@ -115,7 +115,7 @@ def test_the_peak_includes_a_bank_in_memory(tmp_path: Path) -> None:
         (row,) = scaling_bank.measure_bank([case], tmp_path, 1, large=False)
         return row["peaks_megabytes"]["make"]
 
-    assert 40 <= peak("device") < 60
+    assert 40 <= peak("device") < 80  # once
     assert peak("file") < 20
 
 

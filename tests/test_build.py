@@ -340,10 +340,12 @@ def planned(*arguments):
 def test_make_test_runs_only_what_it_is_asked_for(target):
     asked = planned(target, "ARGS=tests/losses -x")
     assert "pytest tests/losses -x" in asked.replace('-m "slow or not slow" ', "")
-    assert "ctest" not in asked
+    assert "ctest" not in asked and "loadfile" not in asked
     assert "scripts/ctest.sh" in planned(target)
+    assert "pytest -n 2 --dist loadfile" in planned(target)
+    assert "pytest -n 8 --dist loadfile" in planned(target, "WORKERS=8")
 
 
 def test_make_test_says_how_long_it_takes():
-    assert "quarter of an hour" in planned("test")
-    assert "quarter of an hour" not in planned("test", "ARGS=tests/losses")
+    assert "about ten minutes" in planned("test")
+    assert "about ten minutes" not in planned("test", "ARGS=tests/losses")

@@ -359,6 +359,16 @@ def full_disk(name: str, at: int) -> None:
     os.open = open_file
 
 
+def move_run(runs: str, to: str, steps: int) -> None:
+    """Process 0 finds, after a number of steps, that somebody has moved the folder of the run."""
+
+    def after(made: int) -> None:
+        if made == steps and os.environ.get("RANK", "0") == "0":
+            run_folder(Path(runs)).rename(to)
+
+    _around_steps(after=after)
+
+
 def options_of(command: str) -> list[str]:
     """The options of a command in a message, without the program and its module."""
     words = shlex.split(command)

@@ -124,17 +124,25 @@ def test_what_is_no_script_is_not_taken(environment, first):
     assert python_command("alr_fast") == f"'{programs}/python' -m alr_fast"
 
 
-def test_the_scripts_that_pip_writes_are_recognised(tmp_path, monkeypatch):
-    from pip._vendor.distlib.scripts import ScriptMaker
+SCRIPT = """
+import sys
+from pip._vendor.distlib.scripts import ScriptMaker
+folder, sys.executable = sys.argv[1:]
+maker = ScriptMaker(None, folder)
+maker.variants = {""}
+maker.make("alr-fast = alr_fast.__main__:main")
+"""
 
+
+def test_the_scripts_that_pip_writes_are_recognised(tmp_path, monkeypatch):
     for folder in ("short", "with blank", "long" * 60):
         programs = tmp_path / folder[:200]
         programs.mkdir()
         (programs / "python").symlink_to(sys.executable)
-        monkeypatch.setattr(sys, "executable", str(programs / "python"))
-        maker = ScriptMaker(None, str(programs))
-        maker.variants = {""}
-        maker.make("alr-fast = alr_fast.__main__:main")
+        # In another process: torch.compile fails where pip was imported (setuptools' distutils).
+        interpreter = str(programs / "python")
+        subprocess.run([sys.executable, "-c", SCRIPT, programs, interpreter], check=True)
+        monkeypatch.setattr(sys, "executable", interpreter)
         monkeypatch.setenv("PATH", str(programs))
         assert python_command("alr_fast.train") == "alr-fast train"
         monkeypatch.undo()

@@ -156,12 +156,23 @@ def children(pid):
 
 
 @pytest.mark.slow
-def test_an_error_of_the_first_process_ends_all(start, runs, undisturbed):
-    """The disk is full when an epoch is logged: no process waits for the one that failed."""
+def test_the_disk_is_full_when_an_epoch_is_logged(start, runs, undisturbed):
     fault = {"full_disk": {"name": "metrics.csv", "at": 2}}
     training = start(*GROUP, processes=2, faults=fault)
-    assert training.wait() == 1
+    assert training.wait() == 0, training.output
     assert training.output.count("metrics.csv: No space left on device") == 1
+    same(outcome(runs), undisturbed(*GROUP, processes=2))
+
+
+@pytest.mark.slow
+def test_an_error_of_the_first_process_ends_all(start, runs, tmp_path, undisturbed):
+    """No process waits for the one that failed."""
+    moved = tmp_path / "moved"
+    faults = {"move_run": {"runs": str(runs), "to": str(moved), "steps": 8}}
+    training = start(*GROUP, processes=2, faults=faults)
+    assert training.wait() == 1
+    (name,) = set(re.findall(r"runs/(\S+): the folder of this run was removed", training.output))
+    moved.rename(runs / name)
     resumed = start(*GROUP, "--resume", "auto", processes=2)
     assert resumed.wait() == 0, resumed.output
     same(outcome(runs), undisturbed(*GROUP, processes=2))

@@ -111,12 +111,12 @@ def test_every_bank_has_a_row(rows: list[dict]) -> None:
 
 def test_the_peak_includes_a_bank_in_memory(tmp_path: Path) -> None:
     def peak(placement: str) -> float:
-        case = Case(100_000, 100, placement=placement, updates=3)  # 40 MB
+        case = Case(200_000, 100, placement=placement, updates=3)  # 80 MB
         (row,) = scaling_bank.measure_bank([case], tmp_path, 1, large=False)
         return row["peaks_megabytes"]["make"]
 
-    assert 40 <= peak("device") < 80  # once
-    assert peak("file") < 20
+    assert 80 <= peak("device") < 140  # once, beside about 20 MB of torch's own
+    assert peak("file") < 60
 
 
 def test_a_bank_that_is_too_large_is_skipped(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ ARGS ?=
 WORKERS ?= 2
 
 # Tests of one file share their fixtures, in one process.
-PYTEST := $(BIN)/python -m pytest $(if $(strip $(ARGS)),$(ARGS),-n $(WORKERS) --dist loadfile)
+PYTEST_ARGS := $(if $(strip $(ARGS)),$(ARGS),-n $(WORKERS) --dist loadfile)
 
 NATIVE := CMakeLists.txt setup.py pyproject.toml \
           $(shell find csrc cmake -type f)
@@ -27,13 +27,13 @@ ifeq ($(strip $(ARGS)),)
 	@echo 'All tests: about ten minutes on two cores; make test ARGS="tests/losses" runs one folder.'
 	scripts/ctest.sh $(BIN)
 endif
-	$(PYTEST)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-all: build $(VENV)/.test-packages
 ifeq ($(strip $(ARGS)),)
 	scripts/ctest.sh $(BIN)
 endif
-	$(PYTEST) -m "slow or not slow"
+	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)
 
 bench: build $(VENV)/.test-packages
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)

@@ -343,8 +343,12 @@ def test_make_test_runs_only_what_it_is_asked_for(target):
     assert "pytest tests/losses -x" in asked.replace('-m "slow or not slow" ', "")
     assert "ctest" not in asked and "loadfile" not in asked
     assert "scripts/ctest.sh" in planned(target)
-    assert "pytest -n 2 --dist loadfile" in planned(target)
-    assert "pytest -n 8 --dist loadfile" in planned(target, "WORKERS=8")
+    assert " -n 2 --dist loadfile" in planned(target)
+    assert " -n 8 --dist loadfile" in planned(target, "WORKERS=8")
+
+
+def test_arguments_override_the_choice_of_all_tests():
+    assert 'pytest -m "slow or not slow" -m faults' in planned("test-all", "ARGS=-m faults")
 
 
 def test_make_test_says_how_long_it_takes():

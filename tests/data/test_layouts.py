@@ -403,6 +403,7 @@ def test_wrong_labels_of_cifar_n_are_named(tmp_path, clean, change, what, zipped
     with pytest.raises(UserError, match=what) as caught:
         read_cifar_n(path, "worse", clean)
     assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).count(str(path)) == 1
 
 
 @pytest.mark.parametrize("zipped", [True, False])

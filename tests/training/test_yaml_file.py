@@ -95,7 +95,15 @@ def test_options_that_decide_about_the_others_must_be_text(tmp_path, name, value
     path.write_text(json.dumps({name: value}))
     with pytest.raises(UserError) as caught:
         parse(["--config", str(path)])
-    assert f"--config {path}: {name} must be text, got {value!r}; " in str(caught.value)
+    assert f"{path}: {name} must be text, got {value!r}; " in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["recipe", "data_root", "resume"])
+def test_a_list_of_text_is_for_options_of_several_values(tmp_path, name):
+    path = tmp_path / "a.yaml"
+    path.write_text(json.dumps({name: ["digits"]}))
+    with pytest.raises(UserError, match=rf"{name} must be text, got \['digits'\]; "):
+        parse(["--config", str(path)])
 
 
 REFUSING = ["runs", "methods", "plugins", "noise.rate", "optim.lr", "log.to", "sat.momentum"]
@@ -109,5 +117,5 @@ def test_null_is_for_options_that_may_have_no_value(tmp_path, name):
     if name in ACCEPTING:
         parse(["--config", str(path)])
         return
-    with pytest.raises(UserError, match=f"--config .*a.yaml: {name} must not be null; leave it"):
+    with pytest.raises(UserError, match=f"a.yaml: {name} must not be null; leave it"):
         parse(["--config", str(path)])

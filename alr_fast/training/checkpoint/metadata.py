@@ -80,7 +80,7 @@ def check_archives(metadata: Metadata, names: set[str], folder: Path) -> None:
                     unpacked = sum(member.file_size for member in archive.infolist())
             if unpacked > storage.length:
                 raise zipfile.BadZipFile("it unpacks to more than it has")
-        except Exception as error:  # OSError, ValueError, NotImplementedError, BadZipFile, ...
+        except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: {index.fqn} cannot be read ({error_text(error)})") from error
 
 

@@ -109,8 +109,8 @@ def _check_scanned(paths: Sequence[str], files: Sequence[dict[str, Any]]) -> Non
             words = value if isinstance(value, list) and name in _SEVERAL else [value or ""]
             if not all(isinstance(word, str) for word in words):
                 raise UserError(
-                    f"--config {path}: {name} must be text, got {value!r}; write text that looks "
-                    "like a number in quotes"
+                    f"{path}: {name} must be text, got {value!r}; write text that looks like a "
+                    "number in quotes"
                 )
 
 
@@ -208,9 +208,7 @@ def _check_nulls(
     for path, file in zip(paths, files, strict=True):
         for name, value in schema.flat(file).items():
             if value is None and name in needed:
-                raise UserError(
-                    f"--config {path}: {name} must not be null; leave it out for its default"
-                )
+                raise UserError(f"{path}: {name} must not be null; leave it out for its default")
 
 
 def _parser(recipe: str) -> jsonargparse.ArgumentParser:

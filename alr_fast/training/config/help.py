@@ -90,7 +90,7 @@ def known_options(parser: argparse.ArgumentParser) -> list[str]:
 def needed_options(parser: argparse.ArgumentParser) -> set[str]:
     """The names of the options that must have a value other than null."""
     types = {action.dest: getattr(action, "_typehint", None) for action in _options(parser)}
-    return {name for name, type_ in types.items() if type_ and NoneType not in get_args(type_)}
+    return {name for name, type_ in types.items() if NoneType not in get_args(type_)}
 
 
 def similar_options(

@@ -309,6 +309,7 @@ def files(folder):
         (cp, "save_tensors"),
         (cp, "size_and_digest"),
         (cp, "write_manifest"),
+        (cp, "_flush_folder"),
         (cp.CheckpointStore, "_remove_old"),
         (cp.CheckpointStore, "_fail"),
     ],
@@ -326,13 +327,20 @@ def test_checkpoints_of_another_run_in_its_place_stay(
     before, (holder, name) = files(other), moment
     genuine = getattr(holder, name)
 
-    def swapped_before(*args, **kwargs):
+    def swap():
         if other.exists():
             place.rename(tmp_path / "moved")
             other.rename(place)
+
+    def swapped(*args, **kwargs):
+        if name == "_flush_folder":  # just before checkpoint 2 of the other would be replaced
+            genuine(*args, **kwargs)
+            swap()
+            return None
+        swap()
         return genuine(*args, **kwargs)
 
-    monkeypatch.setattr(holder, name, swapped_before)
+    monkeypatch.setattr(holder, name, swapped)
     failing = workers.failing_writes(workers.no_space()) if name == "_fail" else nullcontext()
     with failing:
         store.save(2, {"x": torch.tensor([2])}, {})
@@ -340,6 +348,15 @@ def test_checkpoints_of_another_run_in_its_place_stay(
     assert files(place) == before
     assert f"{place}: was removed, moved or replaced" in lines[-1] or "no older" in lines[-1]
     assert len(lines) == 1
+
+
+def test_nothing_is_made_in_another_folder_in_place_of_the_run(tmp_path, make_store, lines):
+    store = make_store("run/c")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    (tmp_path / "run").mkdir()
+    store.save(1, {"x": torch.tensor([1])}, {}, wait=True)
+    assert list((tmp_path / "run").iterdir()) == []
+    assert f"{tmp_path / 'run'}: was removed, moved or replaced" in lines[-1]
 
 
 def test_checkpoints_that_were_removed_are_made_again_and_kept_apart(tmp_path, make_store, lines):

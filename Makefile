@@ -3,6 +3,7 @@
 #              or make test WORKERS=8; make test ARGS="tests/losses -x" runs only pytest, with these
 #              arguments
 # make bench   the kernels against the reference implementation
+# make wheel   source package and wheel for manylinux_2_28, in dist
 # make lint    formatters, linters, types and layers, as in .pre-commit-config.yaml
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ PYTEST_ARGS := $(if $(strip $(ARGS)),$(ARGS),-n $(WORKERS) --dist loadfile)
 NATIVE := CMakeLists.txt setup.py pyproject.toml \
           $(shell find csrc cmake -type f)
 
-.PHONY: train test test-all bench lint build wheel-check clean
+.PHONY: train test test-all bench lint build wheel wheel-check clean
 
 train: build
 	$(BIN)/python -m alr_fast.train $(ARGS)
@@ -41,8 +42,12 @@ bench: build $(VENV)/.test-packages
 lint: $(VENV)/.test-packages
 	$(BIN)/pre-commit run --all-files
 
-# The built wheel under a second torch: make wheel-check TORCH=2.13.0
-wheel-check: build
+# Source package and manylinux wheel, in dist.
+wheel: $(VENV)/.test-packages
+	scripts/build_wheel.sh $(BIN)
+
+# The wheel in an empty environment, with this torch or another: make wheel-check TORCH=2.13.0
+wheel-check: wheel
 	scripts/check_wheel.sh $(BIN) $(TORCH)
 
 build: $(VENV)/.build
@@ -67,4 +72,4 @@ $(VENV)/.test-packages: $(VENV)/.train-packages
 	@touch $@
 
 clean:
-	rm -rf build $(VENV)/.build alr_fast/*.so
+	rm -rf build dist $(VENV)/.build alr_fast/*.so

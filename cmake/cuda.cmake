@@ -76,5 +76,8 @@ add_library(alr_fast_cuda STATIC ${CUDA_SOURCES} csrc/cuda/launch_plan.cpp)
 target_include_directories(alr_fast_cuda PUBLIC csrc)
 # Compiles the architectures of a file in parallel: there are fewer files than cores.
 target_compile_options(alr_fast_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--threads=0>)
+if(CUDA_VERSION VERSION_GREATER_EQUAL 12.8)
+  target_compile_options(alr_fast_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--compress-mode=size>)
+endif()
 target_link_libraries(alr_fast_cuda PUBLIC CUDA::cudart_static)
 message(STATUS "alr_fast: CUDA ${CUDA_VERSION} kernels for ${CUDA_ARCHITECTURES_TEXT}")

@@ -1,16 +1,43 @@
 #!/bin/sh
-# Builds the wheel and runs the operator tests with it under another torch: one build works with both.
-# Arguments: the folder of the environment's programs, the version of the other torch.
+# Installs a wheel in an empty environment and runs there the operator tests of the source package.
+# Arguments: the folder of the environment's programs, the version of torch to install (default: the
+# torch of that environment is used, and nothing is downloaded), the folder of both packages
+# (default: dist, as scripts/build_wheel.sh writes them).
 set -e
 bin=$(cd "$1" && pwd)
-torch=${2:-2.13.0}
-rm -rf build/wheel && mkdir -p build/wheel
-PATH="$bin:$PATH" "$bin/pip" wheel --quiet --no-build-isolation --no-deps --wheel-dir build/wheel .
-"$bin/python" -m venv build/wheel/venv
-build/wheel/venv/bin/pip install --quiet "torch==$torch" numpy pytest hypothesis expecttest
-build/wheel/venv/bin/pip install --quiet --no-deps build/wheel/alr_fast-*.whl
-cp -r tests build/wheel/tests  # outside the source tree, so that the wheel is imported
-cd build/wheel
-venv/bin/alr-fast info
-PYTHONPATH=tests venv/bin/python -m pytest -c /dev/null -q -p no:cacheprovider \
-  --import-mode=importlib tests/operators
+torch=$2
+packages=$(cd "${3:-dist}" && pwd)
+work=$(pwd)/build/package/check
+tools="numpy pytest pytest-xdist hypothesis expecttest"
+rm -rf "$work"
+mkdir -p "$work/source"
+tar -xzf "$packages"/alr_fast-*.tar.gz -C "$work/source" --strip-components=1
+mv "$work/source/tests" "$work/tests" # without the package beside them
+
+"$bin/python" -m venv "$work/env"
+# shellcheck disable=SC2086 # several names
+if [ -n "$torch" ]; then
+  "$work/env/bin/pip" install --quiet "torch==$torch" $tools
+else
+  "$bin/python" scripts/lend_packages.py "$work/env" torch $tools
+fi
+"$work/env/bin/pip" install --quiet --no-index "$packages"/alr_fast-*.whl
+
+cd "$work"
+unset PYTHONPATH
+env/bin/alr-fast info
+env/bin/python - <<'CHECK'
+import sysconfig
+from pathlib import Path
+
+import alr_fast.functional
+
+package = Path(sysconfig.get_path("purelib"), "alr_fast")
+mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines()}
+libraries = {Path(name) for name in mapped if "alr_fast" in name and name.endswith(".so")}
+assert Path(alr_fast.__file__).parent == package, alr_fast.__file__
+assert package / "_ops.so" in libraries, libraries
+assert all(library.parent == package for library in libraries), libraries
+CHECK
+OMP_NUM_THREADS=1 PYTHONPATH=tests env/bin/python -m pytest -c /dev/null -q -p no:cacheprovider \
+  --import-mode=importlib -n 2 --dist loadfile tests/operators

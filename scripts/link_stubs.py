@@ -18,6 +18,12 @@ from typing import NamedTuple
 
 LIMITS = {"GLIBC": (2, 28), "GLIBCXX": (3, 4, 24), "CXXABI": (1, 3, 11)}
 LIBRARIES = ("libc.so.6", "libm.so.6", "libstdc++.so.6")
+# glibc 2.29 to 2.34 moved symbols into libc.so.6, with a new version; before, they were here.
+FORMER = {
+    "libdl.so.2": re.compile("dl"),
+    "librt.so.1": re.compile("shm_|timer_|(__)?mq_|aio_|lio_"),
+    "libpthread.so.0": re.compile("_*pthread_|sem_|call_once|cnd_|mtx_|thrd_|tss_"),
+}
 # Younger symbols that libstdc++ uses if the headers of the system have them: name and value.
 # __libc_single_threaded: whether reference counts may be changed without atomic operations.
 SUBSTITUTES = {"__libc_single_threaded": "char __libc_single_threaded = 0;"}
@@ -80,17 +86,31 @@ def find(name: str) -> Path:
     """A file that the compiler links with."""
     printed = _run(*_compiler(), f"-print-file-name={name}")
     if not Path(printed).is_absolute():
-        raise SystemExit(
-            f"error: {_compiler()[0]} has no {name}: install its package"
-        )
+        raise SystemExit(f"error: {_compiler()[0]} has no {name}: install its package")
     return Path(printed).resolve()
+
+
+def split() -> dict[str, list[Symbol]]:
+    """The symbols that are offered, by the library that had them in glibc 2.28."""
+    libraries: dict[str, list[Symbol]] = {name: [] for name in (*LIBRARIES, *FORMER)}
+    for name in LIBRARIES:
+        found = find(name)
+        moved = {symbol.name for symbol in symbols_of(found) if not symbol.is_allowed()}
+        for symbol in offered(found).values():
+            formerly = [
+                former
+                for former, pattern in FORMER.items()
+                if name == "libc.so.6" and symbol.name in moved and pattern.match(symbol.name)
+            ]
+            libraries[formerly[0] if formerly else name].append(symbol)
+    return libraries
 
 
 def write(folder: Path) -> None:
     """Writes the libraries, by the names under which the linker looks for them."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in LIBRARIES:
-        _write_stub(folder / name, offered(find(name)).values())
+    for name, symbols in split().items():
+        _write_stub(folder / name, symbols)
     substitutes = folder / "substitutes.c"
     hidden = '__attribute__((visibility("hidden"))) '
     substitutes.write_text("".join(f"{hidden}{text}\n" for text in SUBSTITUTES.values()))
@@ -101,7 +121,8 @@ def write(folder: Path) -> None:
     # The system's libc.so is such a script as well; its other members stay.
     script = find("libc.so").read_text()
     stub = folder / "libc.so.6"
-    script, count = re.subn(r"\S+/libc\.so\.6", f"{stub} {archive}", script)
+    former = f"AS_NEEDED ( {' '.join(str(folder / name) for name in FORMER)} )"
+    script, count = re.subn(r"\S+/libc\.so\.6", f"{stub} {former} {archive}", script)
     if count != 1:
         raise SystemExit("error: libc.so is not the linker script of glibc that is expected")
     (folder / "libc.so").write_text(script)

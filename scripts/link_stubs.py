@@ -120,15 +120,15 @@ def write(folder: Path) -> None:
     _run("ar", "rc", str(archive), str(folder / "substitutes.o"))
     # The system's libc.so is such a script as well; its other members stay.
     script = find("libc.so").read_text()
-    stub = folder / "libc.so.6"
-    former = f"AS_NEEDED ( {' '.join(str(folder / name) for name in FORMER)} )"
-    script, count = re.subn(r"\S+/libc\.so\.6", f"{stub} {former} {archive}", script)
+    former = " ".join(f'"{folder / name}"' for name in FORMER)
+    members = f'"{folder / "libc.so.6"}" AS_NEEDED ( {former} ) "{archive}"'
+    script, count = re.subn(r"\S+/libc\.so\.6", lambda _: members, script)
     if count != 1:
         raise SystemExit("error: libc.so is not the linker script of glibc that is expected")
     (folder / "libc.so").write_text(script)
-    (folder / "libm.so").write_text(f"INPUT ( {folder / 'libm.so.6'} )\n")
+    (folder / "libm.so").write_text(f'INPUT ( "{folder / "libm.so.6"}" )\n')
     (folder / "libstdc++.so").write_text(
-        f"INPUT ( {folder / 'libstdc++.so.6'} {find('libstdc++.a')} {archive} )\n"
+        f'INPUT ( "{folder / "libstdc++.so.6"}" "{find("libstdc++.a")}" "{archive}" )\n'
     )
 
 

@@ -66,7 +66,7 @@ extern "C" double use_all(double value, char* text) {
 @pytest.fixture(scope="module")
 def stubs(tmp_path_factory):
     """The folder of the stubs."""
-    folder = tmp_path_factory.mktemp("stubs")
+    folder = tmp_path_factory.mktemp("folder of stubs")
     link_stubs.write(folder)
     return folder
 

@@ -27,7 +27,7 @@ LDFLAGS="-L'$work/stubs' $LDFLAGS" ALR_FAST_NATIVE=1 \
   exit 1
 }
 # Stops if a library needs more than the policy allows. The libraries of torch stay outside.
-auditwheel repair --plat "manylinux_2_28_$(uname -m)" --exclude 'libtorch*' --exclude 'libc10*' \
+python -m auditwheel repair --plat "manylinux_2_28_$(uname -m)" --exclude 'libtorch*' --exclude 'libc10*' \
   --wheel-dir "$out" "$work"/alr_fast-*.whl >"$work/auditwheel.log" 2>&1 || {
   cat "$work/auditwheel.log"
   exit 1

@@ -17,16 +17,17 @@ mv "$work/source/tests" "$work/tests" # without the package beside them
 "$bin/python" -m venv "$work/env"
 # shellcheck disable=SC2086 # several names
 if [ -n "$torch" ]; then
-  "$work/env/bin/pip" install --quiet "torch==$torch" $tools
+  "$work/env/bin/python" -m pip install --quiet "torch==$torch" $tools
 else
   "$bin/python" scripts/lend_packages.py "$work/env" torch $tools
 fi
-"$work/env/bin/pip" install --quiet --no-index "$packages"/alr_fast-*.whl
+"$work/env/bin/python" -m pip install --quiet --no-index "$packages"/alr_fast-*.whl
 
 cd "$work"
 unset PYTHONPATH
 env/bin/alr-fast info
-env/bin/python - <<'CHECK'
+env/bin/python - "$packages"/alr_fast-*.whl <<'CHECK'
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -38,6 +39,8 @@ libraries = {Path(name) for name in mapped if "alr_fast" in name and name.endswi
 assert Path(alr_fast.__file__).parent == package, alr_fast.__file__
 assert package / "_ops.so" in libraries, libraries
 assert all(library.parent == package for library in libraries), libraries
+size, limit = Path(sys.argv[1]).stat().st_size, 20 if (package / "_cuda.so").exists() else 2
+assert size <= limit * 10**6, f"the wheel has {size} bytes: more than {limit} MB"
 CHECK
 OMP_NUM_THREADS=1 PYTHONPATH=tests env/bin/python -m pytest -c /dev/null -q -p no:cacheprovider \
   --import-mode=importlib -n 2 --dist loadfile tests/operators

@@ -102,7 +102,10 @@ def _define_alr_loss_once() -> None:
 
     def alr_loss_once(*arguments: object) -> tuple[Tensor, Tensor, Tensor]:
         check_not_in_backward()
-        return _alr_loss(*arguments)
+        try:
+            return _alr_loss(*arguments)
+        except RuntimeError as error:
+            raise _typed(error) from None
 
     _LIBRARY.impl(name, ("cpu", "cuda"), alr_loss_once)
 
@@ -153,7 +156,8 @@ def table_loss(
             options.momentum, options.entropy_weight, reduction,
         )  # fmt: skip
     targets = (table, index, options.labels, options.given_labels)
-    loss, grad = _call(operator, logits, targets, others, options)
+    call = _call if compiling else _call_typed
+    loss, grad = call(operator, logits, targets, others, options)
     if options.update and not compiling:  # compiled code does it by itself
         _increment_version([table])
     return LossResult(loss, grad, stats)
@@ -171,7 +175,24 @@ def label_loss(
     reduction = _reduction(options.reduction)
     others = (options.status, options.smoothing, options.entropy_weight, reduction)
     targets = (labels, options.sample_index, options.given_labels)
-    return LossResult(*_call(_label_smoothing_cross_entropy, logits, targets, others, options))
+    call = _call if compiling else _call_typed
+    return LossResult(*call(_label_smoothing_cross_entropy, logits, targets, others, options))
+
+
+# In the message about a label that differs from the given one, see csrc/cpu/launch.cpp.
+_WRONG_LABEL = "has the given label"
+
+
+def _typed(error: RuntimeError) -> Exception:
+    """The error of an operator with the same type for every torch: 2.15 has no ValueError."""
+    return ValueError(str(error)) if _WRONG_LABEL in str(error) else error
+
+
+def _call_typed(*arguments: Any) -> tuple[Tensor, Tensor | None]:
+    try:
+        return _call(*arguments)
+    except RuntimeError as error:
+        raise _typed(error) from None
 
 
 def _call(

@@ -1,5 +1,7 @@
 """The labels of a batch against those given to its samples, and rows ignored by label or sample."""
 
+import re
+
 import pytest
 import torch
 
@@ -225,6 +227,26 @@ def test_compiled_code_compares_labels(device):
     if device.type == "cpu":
         with pytest.raises(ValueError, match=r"labels\[0\]"):
             step(problem.logits, table, problem.index, labels["labels"] + 1, given)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("labels[0] is 1, but sample 0 (index[0]) has the given label 2", ValueError),
+        ("given_labels are compared with labels: pass labels as well", RuntimeError),
+    ],
+)
+def test_the_type_of_an_error_does_not_depend_on_torch(monkeypatch, text, kind):
+    """torch 2.15 raises RuntimeError for each invalid argument of an operator."""
+
+    def operator(*arguments):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr("alr_fast._operators._soft_target_cross_entropy", operator)
+    for logits in (torch.zeros(2, 3), torch.zeros(2, 3, requires_grad=True)):
+        with pytest.raises(kind, match=re.escape(text)) as caught:
+            soft_target_cross_entropy(logits, torch.full((2, 3), 1 / 3))
+        assert type(caught.value) is kind
 
 
 def test_labels_without_an_index_belong_to_the_rows(device):

@@ -103,13 +103,14 @@ def split() -> dict[str, list[Symbol]]:
                 if name == "libc.so.6" and symbol.name in moved and pattern.match(symbol.name)
             ]
             libraries[formerly[0] if formerly else name].append(symbol)
-    return libraries
+    return {name: symbols for name, symbols in libraries.items() if symbols}
 
 
 def write(folder: Path) -> None:
     """Writes the libraries, by the names under which the linker looks for them."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, symbols in split().items():
+    stubs = split()
+    for name, symbols in stubs.items():
         _write_stub(folder / name, symbols)
     substitutes = folder / "substitutes.c"
     hidden = '__attribute__((visibility("hidden"))) '
@@ -120,7 +121,7 @@ def write(folder: Path) -> None:
     _run("ar", "rc", str(archive), str(folder / "substitutes.o"))
     # The system's libc.so is such a script as well; its other members stay.
     script = find("libc.so").read_text()
-    former = " ".join(f'"{folder / name}"' for name in FORMER)
+    former = " ".join(f'"{folder / name}"' for name in FORMER if name in stubs)
     members = f'"{folder / "libc.so.6"}" AS_NEEDED ( {former} ) "{archive}"'
     script, count = re.subn(r"\S+/libc\.so\.6", lambda _: members, script)
     if count != 1:

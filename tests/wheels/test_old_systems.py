@@ -3,6 +3,7 @@
 import ctypes
 import importlib.util
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -102,6 +103,14 @@ def test_symbols_that_moved_are_looked_for_where_they_were(stubs, tmp_path):
     dynamic = subprocess.check_output(["readelf", "--wide", "--dynamic", library], text=True)
     assert "[libdl.so.2]" in dynamic and "[libpthread.so.0]" in dynamic
     assert "[librt.so.1]" not in dynamic
+
+
+def test_systems_on_which_nothing_has_moved_get_no_stubs_of_other_libraries(tmp_path, monkeypatch):
+    """As with glibc 2.28 itself."""
+    monkeypatch.setattr(link_stubs, "FORMER", {"libdl.so.2": re.compile("no such symbol")})
+    link_stubs.write(tmp_path)
+    assert not (tmp_path / "libdl.so.2").exists()
+    assert "libdl" not in (tmp_path / "libc.so").read_text()
 
 
 def test_a_symbol_that_is_too_young_is_an_error(stubs, tmp_path):

@@ -121,8 +121,8 @@ def write(folder: Path) -> None:
     _run("ar", "rc", str(archive), str(folder / "substitutes.o"))
     # The system's libc.so is such a script as well; its other members stay.
     script = find("libc.so").read_text()
-    former = " ".join(f'"{folder / name}"' for name in FORMER if name in stubs)
-    members = f'"{folder / "libc.so.6"}" AS_NEEDED ( {former} ) "{archive}"'
+    former = [f'AS_NEEDED ( "{folder / name}" )' for name in FORMER if name in stubs]
+    members = " ".join([f'"{folder / "libc.so.6"}"', *former, f'"{archive}"'])
     script, count = re.subn(r"\S+/libc\.so\.6", lambda _: members, script)
     if count != 1:
         raise SystemExit("error: libc.so is not the linker script of glibc that is expected")

@@ -131,7 +131,10 @@ def _how_to_get_cuda() -> str:
 
 def _tell(message: str) -> None:
     """Warns, in one of the processes that work together."""
-    if multiprocessing.parent_process() is not None or os.environ.get("RANK", "0") != "0":
+    # A spawned process has no parent yet while it imports the main module.
+    is_starting = getattr(multiprocessing.current_process(), "_inheriting", False)
+    is_child = multiprocessing.parent_process() is not None or is_starting
+    if is_child or os.environ.get("RANK", "0") != "0":
         return
     if _installed.STARTED_AS_COMMAND:
         from alr_fast.utils.command import show

@@ -14,7 +14,9 @@ def rounded_stochastically(
     if dtype == torch.float32:
         return x
     column = torch.arange(x.shape[1], device=x.device)
-    random = _rounding_bits(_rounding_key(*rounding_state.unbind(), row)[:, None], column)
+    random = _rounding_bits(
+        _rounding_key(rounding_state[0], rounding_state[1], row)[:, None], column
+    )
     if dtype == torch.bfloat16:
         return ((x.view(torch.int32) + (random >> 16).int()) & -0x10000).view(torch.float32)
     # Below the smallest normal number the unit is 2^-24: adding 2^-14 lines the bits up.

@@ -143,7 +143,7 @@ def test_scale_grad_has_the_bits_of_the_native_operator(dtype):
 
 def test_without_raising_wrong_rows_are_nan_counted_and_stored_nowhere():
     tensors = arguments()
-    z, table, index, labels, _, _, status, *_ = tensors
+    _, table, index, labels, _, _, status, *_ = tensors
     index[12], index[13] = len(table), 2**40
     row = 14
     labels[row] = (labels[row] + 1) % 37

@@ -9,15 +9,14 @@ Names and modules are imported on first use: the commands begin before torch is 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from alr_fast._installed import check_library, installed_version, is_command
+from alr_fast._installed import STARTED_AS_COMMAND, installed_version
 
 if TYPE_CHECKING:
     from alr_fast.bank import LabelBank as LabelBank
     from alr_fast.classifier import ALRClassifier as ALRClassifier
     from alr_fast.losses import ALRLoss as ALRLoss
 
-check_library()
-if is_command():
+if STARTED_AS_COMMAND:
     from alr_fast.utils.openmp import prepare_openmp
     from alr_fast.utils.system import provide_home
 

@@ -1,16 +1,28 @@
-"""Which installation of this package is imported, and whether it is complete. Needs no torch."""
+"""Which installation of this package is imported, and whether it is compiled. Needs no torch."""
 
+import json
 import os
 import re
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.machinery import PathFinder
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from alr_fast.utils.requirements import is_installed, pip_install
+from alr_fast.utils.text import printable, shortened
 
 HERE = Path(__file__).resolve().parent
 OPERATORS = HERE / "_ops.so"
 CUDA_OPERATORS = HERE / "_cuda.so"
+NOT_COMPILED = HERE / "_not_compiled.txt"  # of a build without them: the reason
+
+_BUILD_PACKAGES = ("setuptools", "cmake", "ninja", "pybind11")
+_LONGEST_REASON = 300  # characters
 
 
 def installed_version() -> str:
@@ -21,36 +33,78 @@ def installed_version() -> str:
         return "unknown"
 
 
-def check_library() -> None:
-    """Checks that the compiled library belongs to this package.
-
-    Raises:
-        ImportError: It is missing. A command of this package ends with one line instead.
-    """
+def why_missing() -> str | None:
+    """Why this package has no compiled library, in one line; None if there is one."""
     if OPERATORS.exists():
-        return
-    message = _missing()
-    if not is_command():
-        raise ImportError(message, name="alr_fast")
-    from alr_fast.utils.command import show
-
-    show(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def _missing() -> str:
-    """The message that the library is missing: where, and how to get it."""
-    problem = f"the compiled library of alr_fast is missing in {HERE}"
+        return None
+    try:
+        record = NOT_COMPILED.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        record = ""
+    reason = f"is missing in {HERE}" + (f" ({one_line(record)})" if record else "")
     other = _hidden_installation()
     if other is not None:
-        return (
-            f"{problem}: this source folder hides the package installed in {other}; run the "
-            "command in another folder (or without PYTHONPATH), or compile the source: make build"
-        )
-    return (
-        f"{problem}: compile it by `make build` in the source folder, or install the package by "
-        f"`{sys.executable} -m pip install --no-build-isolation {HERE.parent}`"
-    )
+        reason += f", a source folder that hides the package installed in {other}"
+    return reason
+
+
+def one_line(text: object) -> str:
+    """A text of another program in one line of a message."""
+    return shortened(printable(" ".join(str(text).split())), _LONGEST_REASON)
+
+
+def how_to_compile(*, cuda: bool = False) -> str:
+    """What to do for a compiled library, with the command, in one line.
+
+    Args:
+        cuda: Whether its CUDA kernels are missing, rather than all of it.
+    """
+    source, is_folder = _source()
+    words = ["--no-build-isolation", "--no-deps"]
+    if source == HERE.parent:
+        words += ["--editable"]
+    else:
+        words += ["--force-reinstall", *([] if is_folder else ["--no-cache-dir"])]
+    command = pip_install(*words, "SOURCE" if source is None else str(source))
+    tools = [name for name in _BUILD_PACKAGES if not is_installed(name)]
+    variables = "" if os.name == "nt" else "ALR_FAST_NATIVE=1 " + "ALR_FAST_CUDA=1 " * cuda
+    command = f"{variables}{command}"
+    if tools:
+        command = f"{pip_install(*tools)} && {command}"
+    where = "" if source is not None else ", where SOURCE is a source package or folder of alr_fast"
+    text = f"compile it with a C++ compiler by `{command}`{where}"
+    if _hidden_installation() is not None:
+        return f"run in another folder (or without PYTHONPATH), or {text}"
+    return text
+
+
+def build_facts() -> dict[str, Any] | None:
+    """What `alr_fast._C` says about the build; None if it was not built for this Python."""
+    try:
+        facts: dict[str, Any] = import_module("alr_fast._C").build_info()
+    except ImportError:
+        return None
+    return facts
+
+
+def _source() -> tuple[Path | str | None, bool]:
+    """Where this package comes from, if that can be compiled, and whether it is a folder."""
+    if (HERE.parent / "csrc").is_dir() and (HERE.parent / "setup.py").is_file():
+        return HERE.parent, True
+    try:
+        record = json.loads(distribution("alr_fast").read_text("direct_url.json") or "{}")
+        url = record.get("url", "")
+        if "vcs_info" in record:
+            kind, commit = record["vcs_info"]["vcs"], record["vcs_info"]["commit_id"]
+            return f"{kind}+{url}@{commit}", False
+        if "dir_info" in record:
+            folder = Path(url2pathname(urlsplit(url).path))
+            return (folder, True) if (folder / "setup.py").is_file() else (None, False)
+        if urlsplit(url).path.endswith(".tar.gz"):
+            return url, False
+    except (PackageNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        pass  # not installed, or by a program that keeps other records
+    return None, False
 
 
 def _hidden_installation() -> Path | None:
@@ -90,3 +144,7 @@ def _module_to_run(words: Sequence[str]) -> str:
         if option[0] in "cm":
             return value if option[0] == "m" else ""
     return ""
+
+
+# Decided at the start: later the first word of a command is the path of its module.
+STARTED_AS_COMMAND = is_command()

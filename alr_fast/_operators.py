@@ -1,4 +1,4 @@
-"""The compiled operators: loading, fake kernels for the compiler, autograd.
+"""The operators for the compiler and for autograd.
 
 An operator whose schema declares mutation cannot have autograd of its own. A
 `torch.autograd.Function` calls it instead: the forward pass already writes the gradient of every
@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from alr_fast._fallback.operators import OTHER_DEVICES
 from alr_fast._inputs import check_local
-from alr_fast._installed import CUDA_OPERATORS, OPERATORS
+from alr_fast._loading import load
 from alr_fast.reference import RowStats
-from alr_fast.utils.shell import python_command
 
 # torch has no type annotations for their members.
 _OPS: Any = torch.ops
@@ -78,17 +78,8 @@ class LossResult(NamedTuple):
     stats: RowStats | None = None
 
 
-def _load() -> bool:
-    """Loads the operators; returns whether the CUDA kernels are among them."""
-    _OPS.load_library(OPERATORS)
-    # The CUDA kernels are in a separate library, which links to libtorch_cuda.
-    if torch.version.cuda is None or not CUDA_OPERATORS.exists():
-        return False
-    _OPS.load_library(CUDA_OPERATORS)
-    return True
-
-
-HAS_CUDA = _load()
+LOADED = load()
+HAS_CUDA = LOADED.cuda is None  # native kernels
 
 
 def _define_alr_loss_once() -> None:
@@ -107,10 +98,12 @@ def _define_alr_loss_once() -> None:
         except RuntimeError as error:
             raise _typed(error) from None
 
-    _LIBRARY.impl(name, ("cpu", "cuda"), alr_loss_once)
+    _LIBRARY.impl(name, ("cpu", *OTHER_DEVICES), alr_loss_once)
 
 
-_define_alr_loss_once()
+_IS_FIRST = not hasattr(_OPS.alr_fast, "alr_loss_once")  # or this module is loaded again
+if _IS_FIRST:
+    _define_alr_loss_once()
 
 # Loss (scalar, or [B] without reduction), gradient rows [B, K] or [0, K], scale of the gradient.
 _Operator = Callable[..., tuple[Tensor, Tensor, Tensor]]
@@ -303,7 +296,6 @@ def _is_special(logits: Tensor) -> bool:
         type(logits) is not Tensor
         or _functorch_transform() is not None
         or forward_ad._current_level >= 0
-        or (not HAS_CUDA and logits.is_cuda)
     )
 
 
@@ -321,12 +313,6 @@ def _check_call(
         raise _unsupported("the kernels have no rules for it", "a transform of torch.func")
     elif forward_ad._current_level >= 0 and any(map(_has_tangent, (logits, *constants))):
         raise _unsupported("the derivative would be 0", "forward-mode differentiation")
-    if logits.is_cuda and not HAS_CUDA:
-        raise RuntimeError(
-            "this build of alr_fast has no CUDA kernels: install the CUDA toolkit of torch's CUDA "
-            f"version ({torch.version.cuda}) and rebuild with ALR_FAST_CUDA=1; "
-            f"`{python_command('alr_fast.info')}` shows the build"
-        )
 
 
 def _has_tangent(tensor: Tensor | None) -> bool:
@@ -381,13 +367,18 @@ def _fake_loss(name: str) -> _Operator:
     return fake
 
 
-for _name in (
-    "alr_loss",
-    "alr_loss_once",
-    "soft_target_cross_entropy",
-    "label_smoothing_cross_entropy",
-):
-    _LIBRARY.register_fake(f"alr_fast::{_name}", _fake_loss(_name))
-_LIBRARY.register_fake(
-    "alr_fast::scale_grad", lambda grad_rows, *others: torch.empty_like(grad_rows)
-)
+def _register_fake_kernels() -> None:
+    for name in (
+        "alr_loss",
+        "alr_loss_once",
+        "soft_target_cross_entropy",
+        "label_smoothing_cross_entropy",
+    ):
+        _LIBRARY.register_fake(f"alr_fast::{name}", _fake_loss(name))
+    _LIBRARY.register_fake(
+        "alr_fast::scale_grad", lambda grad_rows, *others: torch.empty_like(grad_rows)
+    )
+
+
+if _IS_FIRST:
+    _register_fake_kernels()

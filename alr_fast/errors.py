@@ -39,6 +39,14 @@ class SharedError(UserError):
     """A `UserError` that is the same on all ranks of a run: one of them shows it."""
 
 
+class NativeLibraryError(UserError, ImportError):
+    """The native library is required (``ALR_FAST_NATIVE=1``) and is not in use."""
+
+
+class FallbackWarning(UserWarning):
+    """Losses are computed by plain PyTorch, because the native library is not in use."""
+
+
 @contextmanager
 def naming_options(**options: str) -> Iterator[None]:
     """Lets errors about arguments name the options that these came from.

@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def action() -> None:
         CommandParser(module="alr_fast.info", description=__doc__.splitlines()[0]).parse_args(argv)
         for name, fact in facts().items():
-            show(f"{name + ':':<14}{fact}")
+            show(f"{name + ':':<18}{fact}")
 
     return exit_status(action)
 
@@ -27,27 +27,38 @@ def facts() -> dict[str, str]:
     import torch
 
     from alr_fast import __file__, __version__
-    from alr_fast._C import build_info
-    from alr_fast._operators import HAS_CUDA
+    from alr_fast._installed import build_facts
+    from alr_fast._operators import HAS_CUDA, LOADED
     from alr_fast.utils.machine import processor
 
-    build = build_info()
-    cuda = build["cuda_version"]
-    in_use = build["cpu_isa_in_use"]
-    isas = [f"{isa} (in use)" if isa == in_use else isa for isa in build["cpu_isas_compiled"]]
+    build = build_facts() or {}
+    built_by = f", built by {build['compiler']}, torch {build['torch_built_with']}" if build else ""
+    cuda = build.get("cuda_version")
+    in_use = build.get("cpu_isa_in_use") if LOADED.native is None else None
+    isas = [
+        f"{isa} (in use)" if isa == in_use else isa for isa in build.get("cpu_isas_compiled", [])
+    ]
+    native = "the compiled library" if HAS_CUDA else "the compiled library on the CPU"
     return {
-        "alr_fast": f"{__version__}, built by {build['compiler']}, "
-        f"torch {build['torch_built_with']}",
+        "alr_fast": f"{__version__}{built_by}",
         "installed in": str(__file__).removesuffix("/__init__.py"),
+        "compiled library": "loaded" if LOADED.native is None else _missing(LOADED.native),
+        "losses by": native if LOADED.native is None else "plain PyTorch, which is slower",
         "CUDA kernels": f"CUDA {cuda}, {build['cuda_architectures']}" if cuda else "not built",
-        "CUDA loaded": "yes" if HAS_CUDA else "no",
-        "CPU kernels": ", ".join(isas),
+        "CUDA loaded": "yes" if HAS_CUDA else f"no ({LOADED.cuda})",
+        "CPU kernels": ", ".join(isas) or "not built",
         "torch": f"{torch.__version__} (CUDA {torch.version.cuda}), {torch.get_num_threads()} "
         "threads",
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "Python": f"{platform.python_version()} on {platform.platform()}, {sys.executable}",
         "processor": processor(),
     }
+
+
+def _missing(reason: str) -> str:
+    from alr_fast._installed import OPERATORS
+
+    return f"{'not loaded' if OPERATORS.exists() else 'not built'} ({reason})"
 
 
 if __name__ == "__main__":

@@ -41,9 +41,13 @@ def install_command(
     required = {package: text for package, text, of in _requirements() if extra in (None, of)}
     packages = dict.fromkeys(_PACKAGES.get(name, name) for name in modules)
     if complete:
-        packages |= {package: None for package in required if not _known(package)}
-    words = [required.get(package, package) for package in packages]
-    if not _known("pip") and shutil.which("uv"):  # environments of uv
+        packages |= {package: None for package in required if not is_installed(package)}
+    return pip_install(*(required.get(package, package) for package in packages))
+
+
+def pip_install(*words: str) -> str:
+    """The command that installs into this environment, with uv where there is no pip."""
+    if not is_installed("pip") and shutil.which("uv"):  # environments of uv
         program = ("uv", "pip", "install", "--python", sys.executable)
         return " ".join(map(quoted, (*program, *words)))
     return python_command("pip", "install", *words)
@@ -71,7 +75,7 @@ def _requirements() -> list[tuple[str, str, str]]:
     return found
 
 
-def _known(package: str) -> bool:
+def is_installed(package: str) -> bool:
     """Whether a package is installed. Not by `find_spec`: for pip, setuptools takes it as the sign
     of an installation, and torch.compile fails afterwards."""
     try:

@@ -9,9 +9,10 @@ import subprocess
 from pathlib import Path
 
 import torch
-from alr_fast._C import build_info
 
 import alr_fast
+from alr_fast._installed import build_facts
+from alr_fast._operators import LOADED
 from alr_fast.utils.machine import processor
 
 _ROOT = Path(__file__).parents[2]
@@ -30,7 +31,7 @@ def environment(device: str = "cpu") -> dict[str, object]:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
-        "cpu_isa": build_info()["cpu_isa_in_use"],
+        "cpu_isa": _instruction_set(),
         "machine": platform.machine(),
         "device": gpu or "cpu",
         "commit": _commit(),
@@ -41,6 +42,12 @@ def environment(device: str = "cpu") -> dict[str, object]:
         "cuda": torch.version.cuda if on_gpu else None,
         "triton": _triton_version() if on_gpu else None,
     }
+
+
+def _instruction_set() -> str:
+    """That of the CPU kernels in use."""
+    facts = build_facts() if LOADED.native is None else None
+    return "plain PyTorch" if facts is None else str(facts["cpu_isa_in_use"])
 
 
 def loading_environment(device: str = "cpu") -> dict[str, object]:

@@ -177,37 +177,33 @@ def in_source(source, *words, **environment):
     )
 
 
-@pytest.mark.parametrize(
-    "words", [[], ["train"], ["info"], ["--version"], ".train", ".data", ".export"]
-)
-def test_a_source_folder_that_hides_the_installed_package_is_named(source, tmp_path, words):
+def test_a_source_folder_that_hides_the_installed_package_is_named(source, tmp_path):
     site = tmp_path / "site"
     (site / "alr_fast").mkdir(parents=True)
     (site / "alr_fast" / "__init__.py").write_text("")
     (site / "alr_fast" / "_ops.so").write_text("")
-    call = ["-m", f"alr_fast{words}"] if isinstance(words, str) else ["-m", "alr_fast", *words]
-    done = in_source(source, *call, PYTHONPATH=str(site))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    assert f"missing in {source}/alr_fast: this source folder hides" in done.stderr
-    assert f"installed in {site}/alr_fast; run the command in another folder" in done.stderr
+    done = in_source(source, "-m", "alr_fast", "info", PYTHONPATH=str(site))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("warning: ") and done.stderr.count("\n") == 1
+    assert f"is missing in {source}/alr_fast, a source folder that hides" in done.stderr
+    assert f"installed in {site}/alr_fast; run in another folder (or without PYTH" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], [".data", "--help"]])
+def test_commands_that_compute_no_loss_say_nothing_of_a_missing_library(source, words):
+    module = "alr_fast" + (words.pop(0) if words[0].startswith(".") else "")
+    done = in_source(source, "-m", module, *words)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_source_folder_that_is_not_compiled_says_how(source):
-    done = in_source(source, "-S", "-m", "alr_fast.train")  # without site-packages
-    assert done.returncode == 2
-    assert done.stderr == (
-        f"error: the compiled library of alr_fast is missing in {source}/alr_fast: compile it by "
-        f"`make build` in the source folder, or install the package by `{sys.executable} -m pip "
-        f"install --no-build-isolation {source}`\n"
-    )
-
-
-def test_a_program_gets_an_import_error(source):
-    done = in_source(source, "-S", "-c", "import alr_fast")
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
-    assert last.startswith("ImportError: the compiled library of alr_fast is missing in ")
+    (source / "csrc").mkdir()
+    (source / "setup.py").write_text("")
+    done = in_source(source, "-m", "alr_fast", "info")
+    assert done.returncode == 0
+    assert f"its compiled library is missing in {source}/alr_fast; compile it" in done.stderr
+    assert "`ALR_FAST_NATIVE=1 " in done.stderr
+    assert f"install --no-build-isolation --no-deps --editable {source}`" in done.stderr
 
 
 def test_the_lazy_names_are_those_of_the_modules():

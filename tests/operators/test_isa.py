@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from alr_fast import _C
 from alr_fast.functional import alr_loss, alr_loss_and_grad, soft_target_cross_entropy
 from helpers.compare import check
 from helpers.problems import OPERATIONS, make_problem, problem_for, run_exact, run_fused
+
+_C = pytest.importorskip("alr_fast._C")
+pytestmark = pytest.mark.native  # the instruction sets of the compiled library
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 BUILD = _C.build_info()

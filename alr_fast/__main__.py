@@ -35,6 +35,7 @@ COMMANDS = {
     "predict": Command("alr_fast.predict", "classify images with the weights of a run"),
     "data": Command("alr_fast.data.__main__", "verify the files of a data set, or pack them"),
     "noise": Command("alr_fast.noise.__main__", "write noisy labels for a data set to a file"),
+    "completion": Command("alr_fast.completion", "print the completion of commands for a shell"),
     "info": Command("alr_fast.info", "print versions, build and machine, for a bug report"),
 }
 
@@ -61,7 +62,7 @@ def _run(words: list[str]) -> int:
 
 def _help() -> str:
     called = program("alr_fast")
-    lines = [f"  {name:<9}{command.purpose}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<11}{command.purpose}" for name, command in COMMANDS.items()]
     return "\n".join([
         f"usage: {called} COMMAND [OPTIONS]",
         "",

@@ -13,11 +13,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, or 2 for a wrong input."""
 
     def action() -> None:
-        CommandParser(module="alr_fast.info", description=__doc__.splitlines()[0]).parse_args(argv)
+        parser().parse_args(argv)
         for name, fact in facts().items():
             show(f"{name + ':':<14}{fact}")
 
     return exit_status(action)
+
+
+def parser() -> CommandParser:
+    """The arguments of the command, of which there are none."""
+    return CommandParser(module="alr_fast.info", description=__doc__.splitlines()[0])
 
 
 def facts() -> dict[str, str]:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from alr_fast.errors import SharedError, UserError, naming_options
 from alr_fast.training.signals import Stopped, StopSignals
-from alr_fast.utils.command import exit_status, need, show
+from alr_fast.utils.command import CommandParser, exit_status, need, show
 from alr_fast.utils.openmp import limited_threads
 from alr_fast.utils.shell import python_command
 
@@ -88,6 +88,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     return exit_status(action)
+
+
+def parser() -> CommandParser:
+    """The arguments of the command, for a shell that completes them."""
+    need(TRAIN_EXTRA, "train", what="training")
+    from alr_fast.training.outline import outline
+
+    return outline()
 
 
 def train_seeds(config: "Config", seeds: list[int], world: "World", stop: StopSignals) -> None:

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, Literal, NamedTuple, NoReturn, TextIO
 
 from alr_fast.errors import SharedError, UserError
 from alr_fast.utils.files import naming_files
@@ -16,7 +16,27 @@ from alr_fast.utils.streams import lasting_output
 from alr_fast.utils.text import did_you_mean, printable_lines, shortened
 from alr_fast.utils.torchrun import report_failure
 
+DEVICES = ("auto", "cpu", "cuda")
 _LONGEST = 10_000  # characters of an error; a table may name anything
+
+
+class Offer(NamedTuple):
+    """What a shell offers as the value of an argument.
+
+    Attributes:
+        words: Values; others may be right, too.
+        paths: Whether it names a file, or a folder only.
+        several: Whether several of the words can be named, with commas between them.
+    """
+
+    words: Sequence[str] = ()
+    paths: Literal["files", "folders"] | None = None
+    several: bool = False
+
+
+def offer(action: argparse.Action, offered: Offer) -> None:
+    """Sets what a shell offers for an argument, where its choices and type do not tell."""
+    action.offer = offered  # type: ignore[attr-defined]
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -72,7 +72,7 @@ def parse(argv: Sequence[str]) -> schema.Config:
         *(f"--{name}={value}" for name, value in scanned.items() if value is not None),
         *left,
     ]
-    parser = _parser(recipe)
+    parser = options_parser(recipe)
     if helping := {"-h", "--help", "--help_all"}.intersection(left):
         show(help_text(parser, everything="--help_all" in helping))
         raise SystemExit(0)
@@ -211,7 +211,8 @@ def _check_nulls(
                 raise UserError(f"{path}: {name} must not be null; leave it out for its default")
 
 
-def _parser(recipe: str) -> jsonargparse.ArgumentParser:
+def options_parser(recipe: str) -> jsonargparse.ArgumentParser:
+    """The parser of all options, with the defaults of a recipe."""
     parser = _Parser(prog=program("alr_fast.train"))
     recipes = ", ".join(schema.recipe_names())
     parser.add_argument(

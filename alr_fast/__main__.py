@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
-from alr_fast import __version__
 from alr_fast.errors import UserError
-from alr_fast.utils.command import exit_status, program, show
+from alr_fast.utils.command import VERSION, exit_status, program, show, version_line
 from alr_fast.utils.text import did_you_mean
 
 
@@ -50,10 +49,13 @@ def _run(words: list[str]) -> int:
     if name in COMMANDS:
         main_of: int = import_module(COMMANDS[name].module).main(arguments)
         return main_of
-    own = {"--help": _help, "-h": _help, "--version": lambda: f"alr-fast {__version__}"}
+    own = {"--help": _help, "-h": _help, **dict.fromkeys(VERSION, version_line)}
     if name not in own:
         hint = did_you_mean(name, [*COMMANDS, "--help", "--version"])
         raise UserError(f"{name}: no such command{hint}; --help lists all")
+    if arguments and arguments[0] in COMMANDS and name not in VERSION:
+        called = f"{program('alr_fast')} {arguments[0]} {name}"
+        raise UserError(f"{name} {arguments[0]}: write the command first: {called}")
     if arguments:
         raise UserError(f"{arguments[0]}: {name} takes nothing else; leave it out")
     show(own[name]())

@@ -25,7 +25,16 @@ from alr_fast.training.config.ranges import expanded_path
 from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.methods import METHODS, load_plugins, options_of
 from alr_fast.training.run_paths import CONFIG, actual_path, run_of
-from alr_fast.utils.command import CommandParser, program, show
+from alr_fast.utils.command import (
+    VERSION,
+    CommandParser,
+    check_values,
+    is_option,
+    program,
+    readable_error,
+    show,
+    version_line,
+)
 from alr_fast.utils.shell import quoted
 from alr_fast.utils.text import did_you_mean, error_text, or_similar
 
@@ -44,8 +53,12 @@ def parse(argv: Sequence[str]) -> schema.Config:
 
     Raises:
         UserError: Unknown or wrong option, recipe or value.
-        SystemExit: Status 0 after ``--help`` or ``--print_config``.
+        SystemExit: Status 0 after ``--help``, ``--version`` or ``--print_config``.
     """
+    if {*VERSION}.intersection(argv):
+        show(version_line())
+        raise SystemExit(0)
+    check_values(argv)
     given, left = _scan(_spelled_out(argv))
     given.config = [str(actual_path(Path(path))) for path in expanded_path(given.config, "config")]
     given.resume = expanded_path(given.resume, "resume")
@@ -154,6 +167,10 @@ class _Scan(CommandParser):
 
     parse_known_args = argparse.ArgumentParser.parse_known_args
 
+    def error(self, message: str) -> NoReturn:
+        message = readable_error(message).replace("--data_root", "--data-root")
+        raise UserError(f"{message}; --help-all lists every option")
+
 
 class _Parser(jsonargparse.ArgumentParser):
     """A parser that raises a `UserError` of one line instead of printing its usage."""
@@ -166,7 +183,7 @@ class _Parser(jsonargparse.ArgumentParser):
             option, names, value = choice[1], re.findall(r"'([^']*)'", choice[2]), choice[3]
             message = f"--{option} {value}: must be one of {', '.join(names)}"
             raise UserError(message + did_you_mean(value, names))
-        raise UserError(f"{message}; --help-all lists every option")
+        raise UserError(f"{readable_error(message)}; --help-all lists every option")
 
 
 def _check_names(
@@ -177,9 +194,9 @@ def _check_names(
 ) -> None:
     """Raises `UserError` for an option that does not exist, with the names of similar options."""
     known = known_options(parser)
-    words = [word.partition("=")[0] for word in line if word.startswith("--") and word != "--"]
-    names = {word: word[2:].replace("-", "_") for word in words}
-    wrong = {word: name for word, name in names.items() if name not in known}
+    words = [word.partition("=")[0] for word in line if is_option(word) and word != "-h"]
+    names = {word: word.lstrip("-").replace("-", "_") for word in words}
+    wrong = {w: name for w, name in names.items() if name not in known or not w.startswith("--")}
     in_files = [name for file in files for name in schema.flat(file)]
     wrong |= {f"--{name}": name for name in in_files if name not in known or name in SHORT}
     for word, name in wrong.items():

@@ -12,7 +12,12 @@ from typing import Any, Literal, NamedTuple, NoReturn, TextIO
 
 from alr_fast.errors import SharedError, UserError
 from alr_fast.utils.files import naming_files
-from alr_fast.utils.requirements import extra_of, install_command, missing_modules
+from alr_fast.utils.requirements import (
+    extra_of,
+    install_command,
+    installed_version,
+    missing_modules,
+)
 from alr_fast.utils.streams import lasting_output
 from alr_fast.utils.text import did_you_mean, printable_lines, shortened
 from alr_fast.utils.torchrun import report_failure
@@ -116,9 +121,7 @@ class _ShowVersion(argparse.Action):
 
 def version_line() -> str:
     """What ``--version`` prints."""
-    from alr_fast import __version__
-
-    return f"alr-fast {__version__}"
+    return f"alr-fast {installed_version()}"
 
 
 def check_options(words: Sequence[str], known: Sequence[str]) -> None:
@@ -132,9 +135,8 @@ def check_options(words: Sequence[str], known: Sequence[str]) -> None:
         if word == "--":
             return
         if is_option(word) and option not in known:
-            raise UserError(
-                f"{option}: no such option{did_you_mean(option, list(dict.fromkeys(known)))}; --help lists every option"
-            )
+            hint = did_you_mean(option, list(dict.fromkeys(known)))  # once for several parsers
+            raise UserError(f"{option}: no such option{hint}; --help lists every option")
 
 
 def is_option(word: str) -> bool:

@@ -190,7 +190,7 @@ def test_no_command_takes_an_empty_value(name, apart, capsys):
 
 @pytest.mark.parametrize("name", ["export", "report", "review", "predict", "data", "completion"])
 def test_no_command_takes_an_empty_argument(name, capsys):
-    *words, last = WORDS[name]
+    words = WORDS[name][:-1]
     assert mistake([name, *words, ""], capsys).startswith("an argument: the value is empty")
 
 

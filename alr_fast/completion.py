@@ -1,10 +1,13 @@
 """Prints a script with which a shell completes alr-fast: commands, options and their values.
 
-    alr-fast completion bash > ~/.local/share/bash-completion/completions/alr-fast
-    alr-fast completion zsh > DIR/_alr-fast        # DIR in $fpath, before compinit
+    alr-fast completion bash > ~/.alr-fast.bash    # and "source ~/.alr-fast.bash" in ~/.bashrc
+    alr-fast completion zsh > ~/.alr-fast.zsh      # and "source ~/.alr-fast.zsh" in ~/.zshrc
     alr-fast completion fish > ~/.config/fish/completions/alr-fast.fish
-    alr-fast completion tcsh > FILE                # and "source FILE" in ~/.tcshrc
+    alr-fast completion tcsh > ~/.alr-fast.tcsh    # and "source ~/.alr-fast.tcsh" in ~/.tcshrc
 
+In zsh after compinit. Where bash-completion is installed, its folder
+~/.local/share/bash-completion/completions takes the file, too, named alr-fast; in zsh a folder of
+$fpath, named _alr-fast.
 The script runs no Python. Print it again after an update of alr_fast.
 """
 
@@ -81,7 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> CommandParser:
     """The arguments of the command."""
-    parser = CommandParser(module="alr_fast.completion", description=__doc__.splitlines()[0])
+    parser = CommandParser(
+        module="alr_fast.completion",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=", ".join(SHELLS))
     return parser
 

@@ -144,8 +144,12 @@ def is_option(word: str) -> bool:
     return re.match("-+[A-Za-z_]", word) is not None and " " not in word.partition("=")[0]
 
 
-def check_values(words: Sequence[str]) -> None:
+def check_values(words: Sequence[str], *, lists: Sequence[str] = ()) -> None:
     """Checks that no value is empty.
+
+    Args:
+        words: The command line.
+        lists: Options for which it is the empty list.
 
     Raises:
         UserError: One is, perhaps because a variable of the shell is not set.
@@ -154,7 +158,7 @@ def check_values(words: Sequence[str]) -> None:
         if before == "--":
             return
         option = before if word == "" else word.removesuffix("=") if word.endswith("=") else ""
-        if word and not (option.startswith("--") and "=" not in option):
+        if (word and not (option.startswith("--") and "=" not in option)) or option in lists:
             continue
         what = option if option.startswith("--") else "an argument"
         raise UserError(

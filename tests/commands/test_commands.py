@@ -10,6 +10,7 @@ import pytest
 
 import alr_fast
 from alr_fast.__main__ import COMMANDS, main
+from alr_fast.training.config.command_line import parse
 
 
 def python(*words, **settings):
@@ -25,13 +26,21 @@ def test_each_command_has_its_module(name):
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
-def test_the_help_lists_every_command_on_one_line(words, capsys):
+def test_the_help_lists_every_command_on_one_line(words, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "usage: alr-fast COMMAND [OPTIONS]"
     listed = [line.split()[0] for line in lines if line.startswith("  ")]
     assert listed == list(COMMANDS)
     assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 200])
+def test_the_help_fits_into_the_terminal(columns, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main([]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= max(40, min(80, columns))
 
 
 @pytest.mark.parametrize(
@@ -186,6 +195,12 @@ def test_no_command_takes_an_empty_value(name, apart, capsys):
     assert error == (
         f"{EMPTY[name]}: the value is empty (a variable that is not set?); pass one or leave it out"
     )
+
+
+@pytest.mark.parametrize("option", ["--plugins", "--log.to"])
+def test_a_list_may_be_empty(option):
+    """No plugins for a run that names some, and no logs."""
+    assert parse([option, ""]) == parse([f"{option}="])
 
 
 @pytest.mark.parametrize("name", ["export", "report", "review", "predict", "data", "completion"])

@@ -42,6 +42,7 @@ jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 _SCANNED = ("recipe", "data_root", "methods", "plugins", "resume")
 _SEVERAL = ("methods", "plugins")  # those of which there may be a list
+_MAY_BE_EMPTY = ("--plugins", "--log.to")  # no plugins, no logs
 _NO_OPTIONS = ("options", "asked")  # fields of the configuration
 
 
@@ -58,7 +59,7 @@ def parse(argv: Sequence[str]) -> schema.Config:
     if {*VERSION}.intersection(argv):
         show(version_line())
         raise SystemExit(0)
-    check_values(argv)
+    check_values(argv, lists=_MAY_BE_EMPTY)
     given, left = _scan(_spelled_out(argv))
     given.config = [str(actual_path(Path(path))) for path in expanded_path(given.config, "config")]
     given.resume = expanded_path(given.resume, "resume")

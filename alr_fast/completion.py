@@ -21,6 +21,7 @@ from typing import Any
 
 from alr_fast.__main__ import COMMANDS
 from alr_fast.data.paths import path_option, text_option
+from alr_fast.training.methods import METHODS
 from alr_fast.training.open_run import run_option
 from alr_fast.utils.command import CommandParser, Offer, exit_status, need, show
 
@@ -145,6 +146,8 @@ def offer_of(action: argparse.Action) -> Offer:
         return Offer(paths="folders")
     if action.type in (path_option, text_option):
         return Offer(paths="files")
+    if action.metavar == "METHOD":
+        return Offer(tuple(METHODS))
     return Offer(tuple(map(str, action.choices or ())))
 
 

@@ -80,6 +80,7 @@ def shell(request, tmp_path_factory):
         ("alr-fast export runs --ou", "--output"),
         ("alr-fast export runs --output tab", "table one.csv"),
         ("alr-fast noise --kind asymmetric-s", "asymmetric-superclass"),
+        ("alr-fast export runs --method back", "backward_correction"),
         ("alr-fast data ver", "verify"),
         ("alr-fast data verify my", "my photos/"),
         ("alr-fast data verify --ag", "--again"),
@@ -163,6 +164,12 @@ def test_the_script_runs_no_python(tmp_path):
         [bash, "--norc", "-c", call], capture_output=True, text=True, env={"PATH": "/nowhere"}
     )
     assert (done.stdout, done.stderr) == ("--optim.lr\n", "")
+
+
+@pytest.mark.parametrize("name", completion.SHELLS)
+def test_the_command_prints_the_script(name, capsys):
+    assert main(["completion", name]) == 0
+    assert capsys.readouterr() == (f"{completion.script(name)}\n", "")
 
 
 def test_every_command_is_in_the_script():

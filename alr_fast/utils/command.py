@@ -81,7 +81,8 @@ class CommandParser(argparse.ArgumentParser):
             settings["prog"] = program(module)
         super().__init__(**{"allow_abbrev": False, **settings})
         if self.add_help:
-            self.add_argument(*VERSION, action=_ShowVersion, nargs=0, help=argparse.SUPPRESS)
+            hidden = dict.fromkeys(("dest", "default", "help"), argparse.SUPPRESS)
+            self.add_argument(*VERSION, action=_ShowVersion, nargs=0, **hidden)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = sys.argv[1:] if args is None else list(args)

@@ -81,7 +81,7 @@ class CommandParser(argparse.ArgumentParser):
             settings["prog"] = program(module)
         super().__init__(**{"allow_abbrev": False, **settings})
         if self.add_help:
-            hidden = dict.fromkeys(("dest", "default", "help"), argparse.SUPPRESS)
+            hidden: dict[str, Any] = dict.fromkeys(("dest", "default", "help"), argparse.SUPPRESS)
             self.add_argument(*VERSION, action=_ShowVersion, nargs=0, **hidden)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

@@ -9,8 +9,7 @@ Names and modules are imported on first use: the commands begin before torch is 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from alr_fast._installed import check_library, is_command
-from alr_fast.utils.requirements import installed_version
+from alr_fast._installed import check_library, installed_version, is_command
 
 if TYPE_CHECKING:
     from alr_fast.bank import LabelBank as LabelBank

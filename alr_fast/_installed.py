@@ -5,11 +5,20 @@ import re
 import sys
 from collections.abc import Sequence
 from importlib.machinery import PathFinder
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 OPERATORS = HERE / "_ops.so"
 CUDA_OPERATORS = HERE / "_cuda.so"
+
+
+def installed_version() -> str:
+    """Version of this package; "unknown" for a source folder that is not installed."""
+    try:
+        return version("alr_fast")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def check_library() -> None:

@@ -12,12 +12,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, TextIO
 
 from alr_fast.errors import SharedError, UserError
 from alr_fast.utils.files import naming_files
-from alr_fast.utils.requirements import (
-    extra_of,
-    install_command,
-    installed_version,
-    missing_modules,
-)
+from alr_fast.utils.requirements import extra_of, install_command, missing_modules
 from alr_fast.utils.streams import lasting_output
 from alr_fast.utils.text import did_you_mean, printable_lines, shortened
 from alr_fast.utils.torchrun import report_failure
@@ -122,7 +117,7 @@ class _ShowVersion(argparse.Action):
 
 def version_line() -> str:
     """What ``--version`` prints."""
-    return f"alr-fast {installed_version()}"
+    return f"alr-fast {sys.modules['alr_fast'].__version__}"  # a layer above
 
 
 def check_options(words: Sequence[str], known: Sequence[str]) -> None:

@@ -23,14 +23,6 @@ _PACKAGES = {
 }
 
 
-def installed_version() -> str:
-    """Version of this package; "unknown" for a source folder that is not installed."""
-    try:
-        return version("alr_fast")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def missing_modules(modules: Iterable[str]) -> list[str]:
     """Those of the modules that are not installed."""
     return [name for name in modules if importlib.util.find_spec(name) is None]

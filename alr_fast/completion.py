@@ -21,12 +21,12 @@ from typing import Any
 
 from alr_fast.__main__ import COMMANDS
 from alr_fast.data.paths import path_option, text_option
+from alr_fast.train import TRAIN_EXTRA
 from alr_fast.training.methods import METHODS
 from alr_fast.training.open_run import run_option
 from alr_fast.utils.command import CommandParser, Offer, exit_status, need, show
 
 SHELLS = ("bash", "zsh", "fish", "tcsh")
-_NEEDED = ("shtab", "jsonargparse", "yaml")
 _PROG = "alr-fast"
 _BRIEF = 60  # characters of the help that zsh and fish show
 
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def action() -> None:
         shell = parser().parse_args(argv).shell
-        need(_NEEDED, "train", what="completion")
+        need(("shtab", *TRAIN_EXTRA), "train", what="completion")
         show(script(shell))
 
     return exit_status(action)

@@ -91,8 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> CommandParser:
-    """The arguments of the command, for a shell that completes them."""
-    need(TRAIN_EXTRA, "train", what="training")
+    """The arguments of the command, for a shell that completes them; needs the extra train."""
     from alr_fast.training.outline import outline
 
     return outline()

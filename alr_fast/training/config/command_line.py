@@ -26,14 +26,12 @@ from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.methods import METHODS, load_plugins, options_of
 from alr_fast.training.run_paths import CONFIG, actual_path, run_of
 from alr_fast.utils.command import (
-    VERSION,
     CommandParser,
     check_values,
     is_option,
     program,
     readable_error,
     show,
-    version_line,
 )
 from alr_fast.utils.shell import quoted
 from alr_fast.utils.text import did_you_mean, error_text, or_similar
@@ -54,11 +52,8 @@ def parse(argv: Sequence[str]) -> schema.Config:
 
     Raises:
         UserError: Unknown or wrong option, recipe or value.
-        SystemExit: Status 0 after ``--help``, ``--version`` or ``--print_config``.
+        SystemExit: Status 0 after ``--help`` or ``--print_config``.
     """
-    if {*VERSION}.intersection(argv):
-        show(version_line())
-        raise SystemExit(0)
     check_values(argv, lists=_MAY_BE_EMPTY)
     given, left = _scan(_spelled_out(argv))
     given.config = [str(actual_path(Path(path))) for path in expanded_path(given.config, "config")]

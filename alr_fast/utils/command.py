@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, NoReturn, TextIO
 from alr_fast.errors import SharedError, UserError
 from alr_fast.utils.files import naming_files
 from alr_fast.utils.requirements import extra_of, install_command, missing_modules
+from alr_fast.utils.shell import quoted
 from alr_fast.utils.streams import lasting_output
 from alr_fast.utils.text import did_you_mean, printable_lines, shortened
 from alr_fast.utils.torchrun import report_failure
@@ -104,7 +105,8 @@ class CommandParser(argparse.ArgumentParser):
             )
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{readable_error(message)}; --help lists every option")
+        hint = data_hint(message) if "--data-root" in self._option_string_actions else ""
+        raise UserError(f"{readable_error(message)}{hint}; --help lists every option")
 
 
 class _ShowVersion(argparse.Action):
@@ -169,6 +171,15 @@ def readable_error(message: str) -> str:
             text = found.expand(form)
             return re.sub(r"\{(.+)\}$", lambda types: _type_words(types[1]), text)
     return message
+
+
+def data_hint(message: str) -> str:
+    """``; did you mean --data-root PATH?`` if a word too many is the path of something."""
+    words = message.partition("unrecognized arguments: ")[2]
+    for path in (words, words.partition(" ")[0]):
+        if path and os.path.exists(path):
+            return f"; did you mean --data-root {quoted(path)}?"
+    return ""
 
 
 def _type_words(types: str) -> str:

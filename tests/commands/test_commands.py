@@ -240,6 +240,9 @@ def test_only_an_empty_value_is_empty(words, capsys):
         (["train", "--optim.nesterov", "maybe"], "--optim.nesterov maybe: must be true or false"),
         (["train", "--data.mean", "3"], "--data.mean 3: must be a list of numbers or null"),
         (["train", "-epochs", "3"], "-epochs: no such option; did you mean --optim.epochs?"),
+        (["train", "--noise.kind", "sym"], "--noise.kind sym: no such noise; there is none, "
+         "symmetric, symmetric-exclusive, asymmetric, asymmetric-blocks5, asymmetric-superclass, "
+         "pair, instance, matrix; did you mean symmetric or symmetric-exclusive?"),
         (["train", "--help=x"], "--help=x: takes no value"),
         (["--help", "train"], "--help train: write the command first: alr-fast train --help"),
         (["-h", "noise"], "-h noise: write the command first: alr-fast noise -h"),
@@ -249,6 +252,14 @@ def test_only_an_empty_value_is_empty(words, capsys):
 def test_a_mistake_in_the_arguments_is_named(words, error, capsys):
     found = mistake(words, capsys)
     assert re.sub(r"; --help(-all)? lists every option$", "", found) == error
+
+
+@pytest.mark.parametrize("name", ["train", "noise"])
+def test_data_without_their_option_are_recognised(name, capsys, tmp_path):
+    folder = tmp_path / "my photos"
+    folder.mkdir()
+    error = mistake([name, *WORDS[name], str(folder)], capsys)
+    assert f"; did you mean --data-root '{folder}'?; --help" in error
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from alr_fast.training.run_paths import CONFIG, actual_path, run_of
 from alr_fast.utils.command import (
     CommandParser,
     check_values,
+    data_hint,
     is_option,
     program,
     readable_error,
@@ -179,7 +180,8 @@ class _Parser(jsonargparse.ArgumentParser):
             option, names, value = choice[1], re.findall(r"'([^']*)'", choice[2]), choice[3]
             message = f"--{option} {value}: must be one of {', '.join(names)}"
             raise UserError(message + did_you_mean(value, names))
-        raise UserError(f"{readable_error(message)}; --help-all lists every option")
+        hint = data_hint(message)
+        raise UserError(f"{readable_error(message)}{hint}; --help-all lists every option")
 
 
 def _check_names(

@@ -24,7 +24,7 @@ class ShellSession:
         seconds: Time after which an answer counts as missing.
     """
 
-    def __init__(self, words, folder, path, *, seconds=20.0):
+    def __init__(self, words, folder, path, *, seconds=60.0):
         self._seconds, self._count = seconds, 0
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, _COLUMNS, 0, 0))

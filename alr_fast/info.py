@@ -35,6 +35,7 @@ def facts() -> dict[str, str]:
     from alr_fast._C import build_info
     from alr_fast._operators import HAS_CUDA
     from alr_fast.utils.machine import processor
+    from alr_fast.utils.requirements import installed_packages
 
     build = build_info()
     cuda = build["cuda_version"]
@@ -52,6 +53,7 @@ def facts() -> dict[str, str]:
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "Python": f"{platform.python_version()} on {platform.platform()}, {sys.executable}",
         "processor": processor(),
+        "packages": installed_packages(),
     }
 
 

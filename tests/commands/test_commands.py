@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -280,3 +281,10 @@ def test_mistakes_are_the_same_by_python(capsys):
     for module in (["alr_fast", "export"], ["alr_fast.export"]):
         done = python("-m", *module, *words[1:])
         assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {expected}\n")
+
+
+def test_info_has_the_versions_of_the_packages_that_are_used(capsys):
+    assert main(["info"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "packages:" in line)
+    assert f"numpy {version('numpy')}, " in line and f"timm {version('timm')}, " in line
+    assert "torch 2" not in line and "pytest" not in line  # has its own line; is not used

@@ -4,14 +4,15 @@ alr-fast train --data-root DIR
 alr-fast --help
 """
 
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
-from alr_fast import __version__
 from alr_fast.errors import UserError
-from alr_fast.utils.command import exit_status, program, show
+from alr_fast.utils.command import VERSION, exit_status, program, show, version_line
 from alr_fast.utils.text import did_you_mean
 
 
@@ -31,10 +32,15 @@ COMMANDS = {
     "train": Command("alr_fast.train", "train a classifier on noisy labels, with several methods"),
     "export": Command("alr_fast.export", "write the labels of a run as a table"),
     "report": Command("alr_fast.report", "write a page of the suspicious labels of a run"),
-    "review": Command("alr_fast.review", "serve this page here and keep the marks in the run"),
+    "review": Command(
+        "alr_fast.review", "serve that page on this machine, and keep marks in the run"
+    ),
     "predict": Command("alr_fast.predict", "classify images with the weights of a run"),
     "data": Command("alr_fast.data.__main__", "verify the files of a data set, or pack them"),
     "noise": Command("alr_fast.noise.__main__", "write noisy labels for a data set to a file"),
+    "completion": Command(
+        "alr_fast.completion", "print a script with which a shell completes commands"
+    ),
     "info": Command("alr_fast.info", "print versions, build and machine, for a bug report"),
 }
 
@@ -49,10 +55,13 @@ def _run(words: list[str]) -> int:
     if name in COMMANDS:
         main_of: int = import_module(COMMANDS[name].module).main(arguments)
         return main_of
-    own = {"--help": _help, "-h": _help, "--version": lambda: f"alr-fast {__version__}"}
+    own = {"--help": _help, "-h": _help, **dict.fromkeys(VERSION, version_line)}
     if name not in own:
         hint = did_you_mean(name, [*COMMANDS, "--help", "--version"])
         raise UserError(f"{name}: no such command{hint}; --help lists all")
+    if arguments and arguments[0] in COMMANDS and name not in VERSION:
+        called = f"{program('alr_fast')} {arguments[0]} {name}"
+        raise UserError(f"{name} {arguments[0]}: write the command first: {called}")
     if arguments:
         raise UserError(f"{arguments[0]}: {name} takes nothing else; leave it out")
     show(own[name]())
@@ -61,17 +70,24 @@ def _run(words: list[str]) -> int:
 
 def _help() -> str:
     called = program("alr_fast")
-    lines = [f"  {name:<9}{command.purpose}" for name, command in COMMANDS.items()]
+    width = max(40, min(80, shutil.get_terminal_size().columns))
+    column = max(map(len, COMMANDS)) + 4
+
+    def wrapped(text: str, hanging: int = 0) -> str:
+        return textwrap.fill(text, width, subsequent_indent=" " * hanging, break_on_hyphens=False)
+
+    entries = {f"  {name}".ljust(column): command.purpose for name, command in COMMANDS.items()}
     return "\n".join([
-        f"usage: {called} COMMAND [OPTIONS]",
+        wrapped(f"usage: {called} COMMAND [OPTIONS]", 7),
         "",
-        "Adaptive Label Refinement: training with noisy labels, and their review.",
+        wrapped("Adaptive Label Refinement: training with noisy labels, and their review."),
         "",
         "commands:",
-        *lines,
+        *(wrapped(name + purpose, column) for name, purpose in entries.items()),
         "",
-        f"{called} COMMAND --help lists the options of a command,",
-        f"{called} --version prints the version.",
+        wrapped(f"{called} train trains on example data, about a minute;"),
+        wrapped(f"{called} COMMAND --help lists the options of a command,"),
+        wrapped(f"{called} --version prints the version."),
     ])  # fmt: skip
 
 

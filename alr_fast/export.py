@@ -40,7 +40,7 @@ from alr_fast.utils.command import CommandParser, exit_status, need, show
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, or 2 for a wrong input."""
-    return exit_status(lambda: run(_parser().parse_args(argv)))
+    return exit_status(lambda: run(parser().parse_args(argv)))
 
 
 @naming_options(root="data-root")
@@ -73,7 +73,8 @@ def run(options: argparse.Namespace) -> None:
     show(str(output))
 
 
-def _parser() -> CommandParser:
+def parser() -> CommandParser:
+    """The arguments of the command."""
     parser = CommandParser(module="alr_fast.export", description=__doc__.splitlines()[0])
     add_run_arguments(parser)
     parser.add_argument(

@@ -13,11 +13,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, or 2 for a wrong input."""
 
     def action() -> None:
-        CommandParser(module="alr_fast.info", description=__doc__.splitlines()[0]).parse_args(argv)
+        parser().parse_args(argv)
         for name, fact in facts().items():
             show(f"{name + ':':<18}{fact}")
 
     return exit_status(action)
+
+
+def parser() -> CommandParser:
+    """The arguments of the command, of which there are none."""
+    return CommandParser(module="alr_fast.info", description=__doc__.splitlines()[0])
 
 
 def facts() -> dict[str, str]:
@@ -30,6 +35,7 @@ def facts() -> dict[str, str]:
     from alr_fast._installed import build_facts
     from alr_fast._operators import HAS_CUDA, LOADED
     from alr_fast.utils.machine import processor
+    from alr_fast.utils.requirements import installed_packages
 
     build = build_facts() or {}
     built_by = f", built by {build['compiler']}, torch {build['torch_built_with']}" if build else ""
@@ -52,6 +58,7 @@ def facts() -> dict[str, str]:
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "Python": f"{platform.python_version()} on {platform.platform()}, {sys.executable}",
         "processor": processor(),
+        "packages": installed_packages(),
     }
 
 

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from alr_fast.data.paths import path_option
 from alr_fast.data.tables.writing import SUFFIXES
 from alr_fast.errors import UserError, naming_options
-from alr_fast.utils.command import CommandParser, exit_status, need, show
+from alr_fast.utils.command import DEVICES, CommandParser, Offer, exit_status, need, offer, show
 from alr_fast.utils.text import shortened
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _NO_MEMORY = "can't allocate memory|not enough memory|out of memory"  # as torch
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, or 2 for a wrong input."""
-    return exit_status(lambda: run(_parser().parse_args(argv)))
+    return exit_status(lambda: run(parser().parse_args(argv)))
 
 
 @naming_options(
@@ -150,7 +150,8 @@ def _print(console: Any, prediction: "Prediction", pieces: Sequence[dict[str, An
         )
 
 
-def _parser() -> CommandParser:
+def parser() -> CommandParser:
+    """The arguments of the command."""
     parser = CommandParser(module="alr_fast.predict", description=__doc__.splitlines()[0])
     parser.add_argument(
         "run",
@@ -185,9 +186,10 @@ def _parser() -> CommandParser:
     parser.add_argument(
         "--column", metavar="NAME", help="array or column of a file of features (default X)"
     )
-    parser.add_argument(
+    device = parser.add_argument(
         "--device", default="auto", help="auto (CUDA if available), cpu, cuda, ... (default auto)"
     )
+    offer(device, Offer(DEVICES))
     parser.add_argument(
         "--batch-size", metavar="N", type=int, help="samples at a time (default: as in the test)"
     )

@@ -62,7 +62,7 @@ _PANELS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, or 2 for a wrong input."""
-    return exit_status(lambda: run(_parser().parse_args(argv)))
+    return exit_status(lambda: run(parser().parse_args(argv)))
 
 
 @naming_options(root="data-root")
@@ -217,7 +217,8 @@ def _panels(records: Sequence[Mapping[str, str]]) -> list[Panel]:
     return list(panels.values())
 
 
-def _parser() -> CommandParser:
+def parser() -> CommandParser:
+    """The arguments of the command."""
     parser = CommandParser(module="alr_fast.report", description=__doc__.splitlines()[0])
     add_run_arguments(parser)
     parser.add_argument(

@@ -50,7 +50,7 @@ _LARGEST_PORT = 65_535
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, or 2 for a wrong input."""
-    return exit_status(lambda: run(_parser().parse_args(argv)))
+    return exit_status(lambda: run(parser().parse_args(argv)))
 
 
 @naming_options(root="data-root")
@@ -189,7 +189,8 @@ def _counted(count: int) -> str:
     return "1 mark is" if count == 1 else f"{count:,} marks are"
 
 
-def _parser() -> CommandParser:
+def parser() -> CommandParser:
+    """The arguments of the command."""
     parser = CommandParser(module="alr_fast.review", description=__doc__.splitlines()[0])
     add_run_arguments(parser)
     add_most(parser)

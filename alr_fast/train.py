@@ -28,7 +28,14 @@ from typing import TYPE_CHECKING, Any
 
 from alr_fast.errors import SharedError, UserError, naming_options
 from alr_fast.training.signals import Stopped, StopSignals
-from alr_fast.utils.command import exit_status, need, show
+from alr_fast.utils.command import (
+    VERSION,
+    CommandParser,
+    exit_status,
+    need,
+    show,
+    version_line,
+)
 from alr_fast.utils.openmp import limited_threads
 from alr_fast.utils.shell import python_command
 
@@ -65,12 +72,17 @@ SUSPECTS = 10  # labels that are listed after a run, the most suspicious ones
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status, see above."""
 
+    words = sys.argv[1:] if argv is None else argv
+
     def action() -> int:
+        if {*VERSION}.intersection(words):
+            show(version_line())
+            return 0
         need(TRAIN_EXTRA, "train", what="training")
         from alr_fast.training.config.command_line import parse
         from alr_fast.training.distributed import process_group
 
-        config = parse(sys.argv[1:] if argv is None else argv)
+        config = parse(words)
         naming = naming_options(
             device="device", max_broken="data.max_broken", workers="data.workers"
         )
@@ -88,6 +100,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     return exit_status(action)
+
+
+def parser() -> CommandParser:
+    """The arguments of the command, for a shell that completes them; needs the extra train."""
+    from alr_fast.training.outline import outline
+
+    return outline()
 
 
 def train_seeds(config: "Config", seeds: list[int], world: "World", stop: StopSignals) -> None:

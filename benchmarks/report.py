@@ -5,11 +5,11 @@
 It uses the latest file of each benchmark on each device. The same rows produce the same files.
 """
 
-import argparse
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from alr_fast.utils.files import write_text
+from benchmarks.harness.command import new_parser
 from benchmarks.harness.results import FOLDER, latest, processor
 from benchmarks.tables import (
     accuracy,
@@ -98,7 +98,7 @@ Found = dict[tuple[str, str], tuple[str, list[dict]]]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = new_parser(__doc__, json=False)
     parser.add_argument("--results-dir", type=Path, default=FOLDER, help="folder of the rows")
     parser.add_argument("--out", type=Path, default=FOLDER.parent / "README.md",
                         help="the file to write")  # fmt: skip

@@ -35,7 +35,7 @@ FLAGS = (
 
 def main() -> None:
     """Opens the page and saves the visible window."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("page", type=Path)
     parser.add_argument("picture", type=Path)
     parser.add_argument("--phone", action="store_true", help="the size of a phone")

@@ -12,20 +12,21 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from alr_fast.data.broken import default_exclusion_file, verify_command, write_exclusions
 from alr_fast.data.checks.duplicates import Duplicates, duplicates_file, find_duplicates
 from alr_fast.data.checks.examine import KINDS
 from alr_fast.data.checks.verify import KnownFiles, VerifyReport, verify_split
-from alr_fast.data.datasets import Dataset, Split, open_dataset
+from alr_fast.data.datasets import Dataset, DatasetName, Split, open_dataset
 from alr_fast.data.images.sources import FeatureRows
 from alr_fast.data.layouts import features, packed
 from alr_fast.data.layouts.base import NoSplit
+from alr_fast.data.layouts.splits import SPLITS
 from alr_fast.data.packing.pack import Packer
 from alr_fast.data.paths import path_option, text_option
 from alr_fast.errors import UserError, naming_options
-from alr_fast.utils.command import CommandParser, exit_status
+from alr_fast.utils.command import CommandParser, Offer, exit_status, offer
 from alr_fast.utils.files import reading
 from alr_fast.utils.machine import usable_cores
 from alr_fast.utils.shell import python_command
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
 
     def action() -> int:
-        options = _parser().parse_args(argv)
+        options = parser().parse_args(argv)
         if options.workers is None:
             options.workers = usable_cores()
         if options.workers < 1:
@@ -274,7 +275,8 @@ def _print_table(
     console.terminal.print(table)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
+    """The arguments of the command."""
     parser = CommandParser(module="alr_fast.data", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=CommandParser)
     verify = commands.add_parser(
@@ -307,13 +309,14 @@ def _parser() -> argparse.ArgumentParser:
     pack.add_argument(
         "--shard-mb", type=int, default=256, metavar="MB", help="size of a shard in MiB (256)"
     )
-    pack.add_argument(
+    exclude = pack.add_argument(
         "--exclude",
         default="auto",
         type=text_option,
         metavar="LIST",
         help="CSV list of samples to leave out; auto: the list that verify wrote; none (auto)",
     )
+    offer(exclude, Offer(("auto", "none"), "files"))
     pack.set_defaults(run=run_pack)
     return parser
 
@@ -322,16 +325,20 @@ def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "root", type=path_option, metavar="ROOT", help="folder or file of the data set"
     )
-    parser.add_argument(
+    data = parser.add_argument(
         "--data", default="auto", metavar="NAME", help="data set; auto detects it (auto)"
     )
+    offer(data, Offer(get_args(DatasetName)))
     parser.add_argument(
         "--columns", metavar="PATH=..,LABEL=..", help="of a list, the names of its columns"
     )
     parser.add_argument(
         "--images", type=path_option, metavar="DIR", help="of a list, the folder of its images"
     )
-    parser.add_argument("--split", nargs="+", default=[], metavar="NAME", help="splits (all)")
+    split = parser.add_argument(
+        "--split", nargs="+", default=[], metavar="NAME", help="splits (all)"
+    )
+    offer(split, Offer(SPLITS))
     parser.add_argument("--workers", type=int, metavar="N", help="threads that read (one per core)")
 
 

@@ -11,8 +11,10 @@ format of the file is that of `alr_fast.noise.files`.
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import get_args
 
 from alr_fast.data import open_dataset
+from alr_fast.data.datasets import DatasetName
 from alr_fast.data.loaders.memory import decode_all
 from alr_fast.data.paths import path_option
 from alr_fast.errors import UserError, naming_options
@@ -24,14 +26,14 @@ from alr_fast.noise.injection import (
     inject,
     needs_features,
 )
-from alr_fast.utils.command import CommandParser, exit_status, show
+from alr_fast.utils.command import CommandParser, Offer, exit_status, offer, show
 
 RATELESS = ("none", "matrix")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, 2 for a wrong input, 130 when interrupted."""
-    return exit_status(lambda: show(run(_parser().parse_args(argv))))
+    return exit_status(lambda: show(run(parser().parse_args(argv))))
 
 
 @naming_options(
@@ -109,7 +111,8 @@ def _check(options: argparse.Namespace, rate: float) -> None:
         raise UserError(f"--seed {options.seed}: must be 0 or more")
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
+    """The arguments of the command."""
     parser = CommandParser(
         module="alr_fast.noise",
         description="Injects label noise into the training labels of a data set, even if true "
@@ -118,12 +121,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--data-root", type=path_option, metavar="DIR", help="folder or file of the data set"
     )
-    parser.add_argument(
+    data = parser.add_argument(
         "--data",
         default="auto",
         metavar="NAME",
         help="data set; auto recognises the one in the folder (auto)",
     )
+    offer(data, Offer(get_args(DatasetName)))
     parser.add_argument(
         "--column",
         metavar="NAME",

@@ -391,14 +391,15 @@ def _samples_of(
 NEEDED = ("pyarrow", "yaml")  # of the extra train
 
 
-def _run_option(text: str) -> Path:
+def run_option(text: str) -> Path:
+    """The type of an argument that names the folder of a run."""
     return actual_path(path_option(text))
 
 
 def add_run_arguments(parser: CommandParser) -> None:
     """Adds the arguments that name a run."""
     parser.add_argument(
-        "run", metavar="RUN", type=_run_option, help="folder of a run, for example runs/latest"
+        "run", metavar="RUN", type=run_option, help="folder of a run, for example runs/latest"
     )
     parser.add_argument("--method", metavar="METHOD", help="default: the last with a label bank")
     parser.add_argument(

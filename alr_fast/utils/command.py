@@ -2,27 +2,70 @@
 
 import argparse
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, Literal, NamedTuple, NoReturn, TextIO
 
 from alr_fast.errors import SharedError, UserError
 from alr_fast.utils.files import naming_files
 from alr_fast.utils.requirements import extra_of, install_command, missing_modules
+from alr_fast.utils.shell import quoted
 from alr_fast.utils.streams import lasting_output
 from alr_fast.utils.text import did_you_mean, printable_lines, shortened
 from alr_fast.utils.torchrun import report_failure
 
+DEVICES = ("auto", "cpu", "cuda")
+VERSION = ("-V", "--version")
 _LONGEST = 10_000  # characters of an error; a table may name anything
+
+
+# What argparse and jsonargparse say about a value, and how it is said here.
+_REWRITES = (
+    (r"argument (?:-\w/)?(\S+): expected (?:at least )?one argument", r"\1: needs a value"),
+    (r"argument (?:-\w/)?(\S+): ignored explicit argument '(.*)'", r"\1=\2: takes no value"),
+    (r"argument (\S+): invalid (\w+) value: '(.*)'", r"\1 \3: must be {\2}"),
+    (r"(--\S+): Expected (?:one of|an?) (.+)\. Got value: (.*)", r"\1 \3: must be {\2}"),
+)
+_TYPES = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "list": "a list",
+    "list[int]": "a list of integers",
+    "list[float]": "a list of numbers",
+    "list[str]": "a list of texts",
+}
+
+
+class Offer(NamedTuple):
+    """What a shell offers as the value of an argument.
+
+    Attributes:
+        words: Values; others may be right, too.
+        paths: Whether it names a file, or a folder only.
+        several: Whether several of the words can be named, with commas between them.
+    """
+
+    words: Sequence[str] = ()
+    paths: Literal["files", "folders"] | None = None
+    several: bool = False
+
+
+def offer(action: argparse.Action, offered: Offer) -> None:
+    """Sets what a shell offers for an argument, where its choices and type do not tell."""
+    action.offer = offered  # type: ignore[attr-defined]
 
 
 class CommandParser(argparse.ArgumentParser):
     """A parser that raises a `UserError` of one line instead of printing its usage.
 
     An option must be written out, and a word that is no option is answered with the nearest one.
+    No value may be empty. Of an option that is repeated the last value counts.
 
     Args:
         module: The module of the command, for usage and help; None for a parser inside of another.
@@ -33,10 +76,14 @@ class CommandParser(argparse.ArgumentParser):
         if module is not None:
             settings["prog"] = program(module)
         super().__init__(**{"allow_abbrev": False, **settings})
+        if self.add_help:
+            hidden: dict[str, Any] = dict.fromkeys(("dest", "default", "help"), argparse.SUPPRESS)
+            self.add_argument(*VERSION, action=_ShowVersion, nargs=0, **hidden)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = sys.argv[1:] if args is None else list(args)
         check_options(words, self.options())
+        check_values(words)
         return super().parse_known_args(words, namespace)
 
     def options(self) -> list[str]:
@@ -58,7 +105,21 @@ class CommandParser(argparse.ArgumentParser):
             )
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; --help lists every option")
+        hint = data_hint(message) if "--data-root" in self._option_string_actions else ""
+        raise UserError(f"{readable_error(message)}{hint}; --help lists every option")
+
+
+class _ShowVersion(argparse.Action):
+    """Prints the version and ends the command, wherever the option stands."""
+
+    def __call__(self, *_: Any) -> NoReturn:
+        show(version_line())
+        raise SystemExit(0)
+
+
+def version_line() -> str:
+    """What ``--version`` prints."""
+    return f"alr-fast {sys.modules['alr_fast'].__version__}"  # a layer above
 
 
 def check_options(words: Sequence[str], known: Sequence[str]) -> None:
@@ -71,10 +132,59 @@ def check_options(words: Sequence[str], known: Sequence[str]) -> None:
         option = word.partition("=")[0]
         if word == "--":
             return
-        if word.startswith("--") and " " not in option and option not in known:
-            raise UserError(
-                f"{option}: no such option{did_you_mean(option, known)}; --help lists every option"
-            )
+        if is_option(word) and option not in known:
+            hint = did_you_mean(option, list(dict.fromkeys(known)))  # once for several parsers
+            raise UserError(f"{option}: no such option{hint}; --help lists every option")
+
+
+def is_option(word: str) -> bool:
+    """Whether a word looks like an option, -option too, and not like a negative number."""
+    return re.match("-+[A-Za-z_]", word) is not None and " " not in word.partition("=")[0]
+
+
+def check_values(words: Sequence[str], *, lists: Sequence[str] = ()) -> None:
+    """Checks that no value is empty.
+
+    Args:
+        words: The command line.
+        lists: Options for which it is the empty list.
+
+    Raises:
+        UserError: One is, perhaps because a variable of the shell is not set.
+    """
+    for before, word in zip(["", *words], words, strict=False):
+        if before == "--":
+            return
+        option = before if word == "" else word.removesuffix("=") if word.endswith("=") else ""
+        if (word and not (option.startswith("--") and "=" not in option)) or option in lists:
+            continue
+        what = option if option.startswith("--") else "an argument"
+        raise UserError(
+            f"{what}: the value is empty (a variable that is not set?); pass one or leave it out"
+        )
+
+
+def readable_error(message: str) -> str:
+    """An error of argparse or jsonargparse in the form of all others: ``--option value: text``."""
+    for pattern, form in _REWRITES:
+        if found := re.fullmatch(pattern, message, re.DOTALL):
+            text = found.expand(form)
+            return re.sub(r"\{(.+)\}$", lambda types: _type_words(types[1]), text)
+    return message
+
+
+def data_hint(message: str) -> str:
+    """``; did you mean --data-root PATH?`` if a word too many is the path of something."""
+    words = message.partition("unrecognized arguments: ")[2]
+    for path in (words, words.partition(" ")[0]):
+        if path and os.path.exists(path):
+            return f"; did you mean --data-root {quoted(path)}?"
+    return ""
+
+
+def _type_words(types: str) -> str:
+    """``int, null`` as ``an integer or null``."""
+    return " or ".join(_TYPES.get(name, name) for name in types.split(", "))
 
 
 def program(module: str) -> str:

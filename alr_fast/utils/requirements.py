@@ -83,3 +83,10 @@ def is_installed(package: str) -> bool:
     except PackageNotFoundError:
         return False
     return True
+
+
+def installed_packages() -> str:
+    """Names and versions of the installed packages that this one uses, but torch."""
+    used = {name for name, _, extra in _requirements() if extra not in ("bench", "test")}
+    found = {name: version(name) for name in sorted(used - {"torch"}) if is_installed(name)}
+    return ", ".join(f"{name} {number}" for name, number in found.items())

@@ -183,7 +183,8 @@ def nearest(word: str, known: Sequence[str], *, typo: bool = True) -> list[str]:
     closest = [name for name in known if ratios[name] == best]
     shorter = [name for name in known if words[name] <= own]  # "epochs" for "num_epochs"
     found = shorter if shorter and best < _NEAR else closest if best >= _LEAST else []
-    return found[:3]
+    begun = [name for name in known if len(plain) > 1 and _plain(_leaf(name)).startswith(plain)]
+    return (found or begun)[:3]
 
 
 def _plain(name: str) -> str:

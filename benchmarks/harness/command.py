@@ -4,11 +4,29 @@ import argparse
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
+from alr_fast.errors import UserError
+from alr_fast.utils.command import CommandParser
 from alr_fast.utils.machine import usable_cores
+
+
+class BenchmarkParser(CommandParser):
+    """A parser that ends the command with one line and status 2 if its arguments are wrong."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        try:
+            return super().parse_known_args(args, namespace)
+        except UserError as error:
+            self.exit(2, f"error: {error}\n")
+
+    def error(self, message: str) -> NoReturn:
+        try:
+            super().error(message)
+        except UserError as error:
+            self.exit(2, f"error: {error}\n")
 
 
 def new_parser(
@@ -19,7 +37,7 @@ def new_parser(
     threads: str | None = None,
     seconds: tuple[float, str] | None = None,
     tiny: str | None = None,
-) -> argparse.ArgumentParser:
+) -> BenchmarkParser:
     """A parser with the common arguments that a command has.
 
     Args:
@@ -30,7 +48,7 @@ def new_parser(
         seconds: Default and help text of ``--seconds``.
         tiny: What is small with ``--tiny``.
     """
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser = BenchmarkParser(description=doc.splitlines()[0])
     if json:
         parser.add_argument("--json", metavar="FILE", help="write the rows to this file only")
     if device:
@@ -48,7 +66,7 @@ def new_parser(
 
 def new_grid_parser(
     doc: str, suites: Mapping[str, Any], folder: str, *, gpu_jobs: int = 4
-) -> argparse.ArgumentParser:
+) -> BenchmarkParser:
     """A parser for a command that trains the runs of a suite.
 
     Args:
@@ -75,7 +93,7 @@ def new_grid_parser(
 
 
 def parse(
-    parser: argparse.ArgumentParser,
+    parser: BenchmarkParser,
     argv: Sequence[str] | None,
     suites: Mapping[str, Any] | None = None,
 ) -> argparse.Namespace:

@@ -496,7 +496,7 @@ def test_marks_of_runs_and_methods_are_separate(run, tmp_path):
     [
         (["--most", "-1"], "--most -1: must lie between 0 and 20000"),
         (["--most", "20001"], "--most 20001: must lie between 0 and 20000"),
-        (["--most", "few"], "argument --most: invalid int value: 'few'; --help lists every option"),
+        (["--most", "few"], "--most few: must be an integer; --help lists every option"),
         (["--method", "elr"], "--method elr: not trained by"),
         (["--method", "ce"], "method ce has no label bank; the methods that keep one are alr"),
         (["--output", "none/a.html"], "--output none/a.html: no folder none; make it first"),

@@ -239,7 +239,7 @@ def test_a_folder_that_cannot_be_written_to(run, serve, monkeypatch):
     [
         (["--port", "70000"], "--port 70000: must lie between 0 and 65535"),
         (["--port", "-1"], "--port -1: must lie between 0 and 65535"),
-        (["--port", "x"], "argument --port: invalid int value: 'x'"),
+        (["--port", "x"], "--port x: must be an integer"),
         (["--most", "-1"], "--most -1: must lie between 0 and 20000"),
         (["--method", "sat"], "--method sat: not trained by"),
         (["--unknown"], "--unknown: no such option"),

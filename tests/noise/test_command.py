@@ -89,7 +89,7 @@ def test_command_reads_a_matrix(tmp_path, capsys, digits):
     [
         ("--kind pair", "--kind pair: needs a rate"),
         ("--kind pair --rate 2", "--rate 2.0: must lie between 0 and 1"),
-        ("--kind pair --rate x", "argument --rate: invalid float value: 'x'; --help"),
+        ("--kind pair --rate x", "--rate x: must be a number; --help"),
         ("--kind nosuch --rate 0.1", "--kind nosuch: must be one of .*symmetric"),
         ("--rate 0.1", "arguments are required: --kind"),
         ("--kind none --rate 0.1", "--rate 0.1: kind none takes no rate; leave it out"),

@@ -25,7 +25,15 @@ from alr_fast.training.config.ranges import expanded_path
 from alr_fast.training.config.yaml_file import read_options
 from alr_fast.training.methods import METHODS, load_plugins, options_of
 from alr_fast.training.run_paths import CONFIG, actual_path, run_of
-from alr_fast.utils.command import CommandParser, program, show
+from alr_fast.utils.command import (
+    CommandParser,
+    check_values,
+    data_hint,
+    is_option,
+    program,
+    readable_error,
+    show,
+)
 from alr_fast.utils.shell import quoted
 from alr_fast.utils.text import did_you_mean, error_text, or_similar
 
@@ -33,6 +41,7 @@ jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 _SCANNED = ("recipe", "data_root", "methods", "plugins", "resume")
 _SEVERAL = ("methods", "plugins")  # those of which there may be a list
+_MAY_BE_EMPTY = ("--plugins", "--log.to")  # no plugins, no logs
 _NO_OPTIONS = ("options", "asked")  # fields of the configuration
 
 
@@ -46,6 +55,7 @@ def parse(argv: Sequence[str]) -> schema.Config:
         UserError: Unknown or wrong option, recipe or value.
         SystemExit: Status 0 after ``--help`` or ``--print_config``.
     """
+    check_values(argv, lists=_MAY_BE_EMPTY)
     given, left = _scan(_spelled_out(argv))
     given.config = [str(actual_path(Path(path))) for path in expanded_path(given.config, "config")]
     given.resume = expanded_path(given.resume, "resume")
@@ -72,7 +82,7 @@ def parse(argv: Sequence[str]) -> schema.Config:
         *(f"--{name}={value}" for name, value in scanned.items() if value is not None),
         *left,
     ]
-    parser = _parser(recipe)
+    parser = options_parser(recipe)
     if helping := {"-h", "--help", "--help_all"}.intersection(left):
         show(help_text(parser, everything="--help_all" in helping))
         raise SystemExit(0)
@@ -154,6 +164,10 @@ class _Scan(CommandParser):
 
     parse_known_args = argparse.ArgumentParser.parse_known_args
 
+    def error(self, message: str) -> NoReturn:
+        message = readable_error(message).replace("--data_root", "--data-root")
+        raise UserError(f"{message}; --help-all lists every option")
+
 
 class _Parser(jsonargparse.ArgumentParser):
     """A parser that raises a `UserError` of one line instead of printing its usage."""
@@ -166,7 +180,8 @@ class _Parser(jsonargparse.ArgumentParser):
             option, names, value = choice[1], re.findall(r"'([^']*)'", choice[2]), choice[3]
             message = f"--{option} {value}: must be one of {', '.join(names)}"
             raise UserError(message + did_you_mean(value, names))
-        raise UserError(f"{message}; --help-all lists every option")
+        hint = data_hint(message)
+        raise UserError(f"{readable_error(message)}{hint}; --help-all lists every option")
 
 
 def _check_names(
@@ -177,9 +192,9 @@ def _check_names(
 ) -> None:
     """Raises `UserError` for an option that does not exist, with the names of similar options."""
     known = known_options(parser)
-    words = [word.partition("=")[0] for word in line if word.startswith("--") and word != "--"]
-    names = {word: word[2:].replace("-", "_") for word in words}
-    wrong = {word: name for word, name in names.items() if name not in known}
+    words = [word.partition("=")[0] for word in line if is_option(word) and word != "-h"]
+    names = {word: word.lstrip("-").replace("-", "_") for word in words}
+    wrong = {w: name for w, name in names.items() if name not in known or not w.startswith("--")}
     in_files = [name for file in files for name in schema.flat(file)]
     wrong |= {f"--{name}": name for name in in_files if name not in known or name in SHORT}
     for word, name in wrong.items():
@@ -211,7 +226,8 @@ def _check_nulls(
                 raise UserError(f"{path}: {name} must not be null; leave it out for its default")
 
 
-def _parser(recipe: str) -> jsonargparse.ArgumentParser:
+def options_parser(recipe: str) -> jsonargparse.ArgumentParser:
+    """The parser of all options, with the defaults of a recipe."""
     parser = _Parser(prog=program("alr_fast.train"))
     recipes = ", ".join(schema.recipe_names())
     parser.add_argument(

@@ -84,12 +84,12 @@ def help_text(parser: argparse.ArgumentParser, *, everything: bool) -> str:
 
 def known_options(parser: argparse.ArgumentParser) -> list[str]:
     """The names of all options that a user may pass, without dashes, short forms first."""
-    return [*SHORT, *(action.dest for action in _options(parser)), "help_all"]
+    return [*SHORT, *(action.dest for action in option_actions(parser)), "help_all"]
 
 
 def needed_options(parser: argparse.ArgumentParser) -> set[str]:
     """The names of the options that must have a value other than null."""
-    types = {action.dest: getattr(action, "_typehint", None) for action in _options(parser)}
+    types = {action.dest: getattr(action, "_typehint", None) for action in option_actions(parser)}
     return {name for name, type_ in types.items() if NoneType not in get_args(type_)}
 
 
@@ -117,13 +117,13 @@ def similar_options(
     return [written(other) for other in found]
 
 
-def _options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
-    """The actions of options, without those that the parser adds for whole groups."""
+def option_actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """The options, without those that the parser adds for whole groups."""
     return [action for action in parser._actions if action.help != argparse.SUPPRESS]
 
 
 def _first_options(parser: argparse.ArgumentParser, width: int) -> list[str]:
-    actions = {action.dest: action for action in _options(parser)}
+    actions = {action.dest: action for action in option_actions(parser)}
     choices = {
         "data": ", ".join(get_args(getattr(actions["data.name"], "_typehint", None))),
         "recipes": ", ".join(schema.recipe_names()),
@@ -170,7 +170,7 @@ def _all_options(parser: argparse.ArgumentParser, width: int) -> list[str]:
 
 def _groups(parser: argparse.ArgumentParser) -> Iterable[tuple[str, list[argparse.Action]]]:
     """Title and options of each group that has any."""
-    public = _options(parser)
+    public = option_actions(parser)
     for group in parser._action_groups:
         actions = [action for action in group._group_actions if action in public]
         if actions:
@@ -182,7 +182,9 @@ def _entry(
 ) -> str:
     """The lines about an option."""
     column = min(28, width // 3)
-    head = f"{_head(action)} {_placeholder(action) if placeholder is None else placeholder}"
+    if placeholder is None:
+        placeholder = placeholder_of(action)
+    head = f"{', '.join(names_of(action))} {placeholder}"
     text = " ".join(text.split())
     if action.default not in (argparse.SUPPRESS, None, "", "none") and action.dest != "config":
         text += f" (default {_value(action.default)})"
@@ -193,12 +195,12 @@ def _entry(
     return "\n".join([head.ljust(column) + lines[0].strip(), *lines[1:]])
 
 
-def _head(action: argparse.Action) -> str:
-    """The names of an option, the short form first."""
+def names_of(action: argparse.Action) -> list[str]:
+    """The names of an option as they are written, the short form first."""
     if action.dest == "help":
-        return "-h, --help"
+        return ["-h", "--help"]
     names = [*(name for name, full in SHORT.items() if full == action.dest), action.dest]
-    return ", ".join(map(written, names))
+    return [written(name) for name in names]
 
 
 def written(name: str) -> str:
@@ -206,7 +208,8 @@ def written(name: str) -> str:
     return f"--{name if '.' in name else name.replace('_', '-')}"
 
 
-def _placeholder(action: argparse.Action) -> str:
+def placeholder_of(action: argparse.Action) -> str:
+    """What stands for the value of an option in the help; empty if it takes none."""
     if action.nargs == 0 or action.dest == "print_config":
         return ""
     if isinstance(action.metavar, str):

@@ -4,39 +4,11 @@ import re
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from alr_fast import LabelBank
-from alr_fast.labels import find_issues
+from helpers.reader import surroundings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def surroundings() -> dict:
-    """Names that the examples of the documents use, on data that a linear model learns."""
-    torch.manual_seed(0)
-    truth = torch.arange(300) % 10
-    images = nn.functional.one_hot(truth, 10).float() + 0.1 * torch.randn(300, 10)
-    labels = truth.clone()
-    labels[:60] = torch.randint(10, (60,))
-    model = nn.Linear(10, 10)
-    batches = [(images[i], labels[i], i) for i in torch.randperm(300).split(50)]
-    return {
-        "labels": labels,
-        "truth": truth,
-        "device": "cpu",
-        "loader": batches,
-        "model": model,
-        "optimizer": torch.optim.SGD(model.parameters(), lr=1.0),
-        "class_weight": torch.ones(10),
-        "class_counts": torch.bincount(labels),
-        "logits": model(images[:50]),
-        "label": labels[:50],
-        "index": torch.arange(50),
-        "tags": torch.randint(2, (300, 3)),
-        "tag_logits": torch.randn(50, 3),
-    }
 
 
 def examples(text: str) -> list[str]:
@@ -55,8 +27,6 @@ def test_the_example_trains_and_refines() -> None:
 
 def test_the_example_of_the_estimator_refines() -> None:
     names = surroundings()
-    images, labels, _ = zip(*names["loader"], strict=True)
-    names["X"], names["y"] = torch.cat(images), torch.cat(labels)
     code = examples(README)[1]
     assert len([line for line in code.splitlines() if line]) <= 4
     exec(compile(code, "README.md", "exec"), names)
@@ -64,36 +34,6 @@ def test_the_example_of_the_estimator_refines() -> None:
     given = (names["y"] == truth).float().mean()
     assert (torch.from_numpy(names["refined"]) == truth).float().mean() > given
     assert len(names["issues"]) == 300
-
-
-def test_the_examples_of_a_loop_of_ones_own_run() -> None:
-    names = surroundings()
-    text = (ROOT / "docs" / "own-loop.md").read_text(encoding="utf-8")
-    for code in examples(text):
-        exec(compile(code, "own-loop.md", "exec"), names)
-        names |= {key: surroundings()[key] for key in ("logits", "label", "index")}
-    wrong = (names["labels"] != names["truth"]).float().mean()
-    assert abs(names["issues"].noise_rate - wrong) < 0.02
-    assert names["loss"].isfinite()
-
-
-def test_the_example_of_the_labels_runs(tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    names = surroundings()
-    names["bank"] = bank = LabelBank.from_labels(names["labels"], 10)
-    names |= {
-        "probabilities": bank.rows,
-        "names": [f"class {k}" for k in range(10)],
-        "paths": [f"{i}.png" for i in range(300)],
-        "texts": [f"text {i}" for i in range(300)],
-    }
-    issues = find_issues(names["labels"], bank.rows, class_names=names["names"])
-    issues.write_marks("marks.csv", [3, 5], [1, 2])
-    (code,) = examples((ROOT / "docs" / "labels.md").read_text(encoding="utf-8"))
-    exec(compile(code, "labels.md", "exec"), names)
-    assert bank.given_labels[[3, 5]].tolist() == [1, 2]
-    assert Path("report.html").stat().st_size > 100_000
-    assert len(Path("issues.csv").read_text(encoding="utf-8").splitlines()) == 301
 
 
 def test_the_commands_of_the_readme_exist() -> None:

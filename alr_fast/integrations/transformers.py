@@ -66,6 +66,7 @@ class ALRTrainerMixin(_Trainer):
     train_dataset: Any
     label_smoother: Any
     compute_loss_func: Any
+    label_names: list[str]
     loss_is_scaled_for_ga: bool | None = False  # a mean over one batch
 
     def __init__(self, *args: Any, criterion: Loss, **kwargs: Any) -> None:
@@ -89,6 +90,8 @@ class ALRTrainerMixin(_Trainer):
             )
         if self.compute_loss_func is not None:
             raise UserError("the loss is that of criterion: drop it", argument="compute_loss_func")
+        if "labels" not in self.label_names:  # a model without that argument: its column stays
+            self.label_names = [*self.label_names, "labels"]
         # The model does not compute the loss, so labels are not counted for it.
         self.model_accepts_loss_kwargs = False
         self.criterion.to(self.args.device)

@@ -41,6 +41,17 @@ class Model(nn.Module):
         return (logits,) if self.as_tuple else {"logits": logits}
 
 
+class OnlyInputs(nn.Module):
+    """A model whose `forward` does not name the labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, K)
+
+    def forward(self, x):
+        return {"logits": self.layer(x)}
+
+
 def items(**more) -> list[dict]:
     """Items of the data set, with a column that the model does not take."""
     pairs = zip(*new_dataset().tensors, strict=True)
@@ -95,6 +106,13 @@ def test_the_index_reaches_the_loss_and_evaluation_is_cross_entropy(
     assert metrics["eval_loss"] == pytest.approx(float(expected.detach()), rel=1e-4)
     assert metrics["eval_shape"] == [N, K, N]
     assert torch.equal(bank.rows, before)
+
+
+def test_the_labels_of_a_model_that_does_not_take_them_are_kept(tmp_path):
+    trainer = new_trainer(tmp_path, model=OnlyInputs(), save_strategy="no")
+    trainer.train()
+    assert (trainer.criterion.bank.rows.amax(1) < 1).all()
+    assert trainer.evaluate()["eval_shape"] == [N, K, N]
 
 
 def test_a_training_that_cannot_change_a_label_is_told_at_its_start(tmp_path):

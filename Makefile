@@ -4,67 +4,97 @@
 #              arguments
 # make bench   the kernels against the reference implementation
 # make lint    formatters, linters, types and layers, as in .pre-commit-config.yaml
+# make clean   remove what was compiled; make distclean: the environment, too
+#
+# make train ALR_FAST_NATIVE=0   without a compiler (slower); docs/build.md: if a build fails
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A build that fails is an error here; an installation by pip falls back to PyTorch.
+ALR_FAST_NATIVE ?= 1
+# The programs of a folder that has moved name its old place; python does not. What a user has set
+# for pip is kept, except for where and what to install.
+PIP := PIP_USER=0 PIP_TARGET= PIP_PREFIX= PIP_ROOT= PIP_PYTHON= PIP_NO_DEPS= PIP_DRY_RUN= \
+       $(BIN)/python -m pip
+# What a build depends on, besides files.
+export BUILD_CHOICES = native=$(ALR_FAST_NATIVE) cuda=$(ALR_FAST_CUDA) $(TORCH_CUDA_ARCH_LIST) \
+       $(CXX) $(CXXFLAGS) $(LDFLAGS) $(CUDACXX) $(CUDA_HOME) $(CUDAHOSTCXX) $(CUDAFLAGS)
 ARGS ?=
 WORKERS ?= 2
 
 # Tests of one file share their fixtures, in one process.
 PYTEST_ARGS := $(if $(strip $(ARGS)),$(ARGS),-n $(WORKERS) --dist loadfile)
 
+CTEST := $(if $(filter 0,$(ALR_FAST_NATIVE)),,scripts/ctest.sh $(BIN))
+
 NATIVE := CMakeLists.txt setup.py pyproject.toml \
           $(shell find csrc cmake -type f)
 
-.PHONY: train test test-all bench lint build wheel-check clean
+.NOTPARALLEL: # goals in the order given
+.PHONY: train test test-all bench lint build test-packages check-tools wheel-check clean distclean
 
 train: build
 	$(BIN)/python -m alr_fast.train $(ARGS)
 
-test: build $(VENV)/.test-packages
+test: test-packages
 ifeq ($(strip $(ARGS)),)
 	@echo 'All tests: about ten minutes on two cores; make test ARGS="tests/losses" runs one folder.'
-	scripts/ctest.sh $(BIN)
+	$(CTEST)
 endif
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-all: build $(VENV)/.test-packages
+test-all: test-packages
 ifeq ($(strip $(ARGS)),)
-	scripts/ctest.sh $(BIN)
+	$(CTEST)
 endif
 	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)
 
-bench: build $(VENV)/.test-packages
+bench: test-packages
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
 
-lint: $(VENV)/.test-packages
-	$(BIN)/pre-commit run --all-files
+lint: test-packages
+	$(BIN)/python -m pre_commit run --all-files
 
 # The built wheel under a second torch: make wheel-check TORCH=2.13.0
 wheel-check: build
 	scripts/check_wheel.sh $(BIN) $(TORCH)
 
-build: $(VENV)/.build
+# Files that this make has looked at would be taken as they were: hence another one.
+build:
+	@scripts/locked.sh $(MAKE) --no-print-directory check-tools $(VENV)/.build
+
+test-packages: build
+	@scripts/locked.sh $(MAKE) --no-print-directory $(VENV)/.test-packages
+
+check-tools:
+	@scripts/check_tools.sh $(PYTHON) $(VENV)
+	@test ! -e $(VENV)/.build || $(BIN)/python -I scripts/build_state.py check $(VENV)/.build
 
 # The package itself, in place. The build uses the installed torch.
 $(VENV)/.build: $(VENV)/.train-packages $(NATIVE)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
-	@touch $@
+	ALR_FAST_NATIVE=$(ALR_FAST_NATIVE) $(PIP) install --quiet --no-build-isolation --no-deps --editable .
+	@$(BIN)/python -I scripts/build_state.py write $@
 
 # Packages for building and training.
 $(VENV)/.train-packages: pyproject.toml scripts/requirements.py
-	@scripts/check_tools.sh $(PYTHON)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python scripts/requirements.py build train > $(VENV)/train-packages.txt
-	$(BIN)/pip install --quiet --requirement $(VENV)/train-packages.txt
+	$(PIP) install --quiet --requirement $(VENV)/train-packages.txt
+	@$(BIN)/python -I -c 'import importlib.util as i, sys; sys.exit(not i.find_spec("torch"))' || { \
+	  echo "error: pip has installed the packages elsewhere: see target, prefix and root in" \
+	       "$(BIN)/python -m pip config list" >&2; exit 1; }
 	@touch $@
 
 # In addition, packages for tests, benchmarks and linting.
 $(VENV)/.test-packages: $(VENV)/.train-packages
 	$(BIN)/python scripts/requirements.py test > $(VENV)/test-packages.txt
-	$(BIN)/pip install --quiet --requirement $(VENV)/test-packages.txt
+	$(PIP) install --quiet --requirement $(VENV)/test-packages.txt
 	@touch $@
 
 clean:
-	rm -rf build $(VENV)/.build alr_fast/*.so
+	rm -rf build $(VENV)/.build alr_fast/*.so alr_fast/_not_compiled.txt
+
+distclean: clean
+	@test $(VENV) = .venv || test -f $(VENV)/pyvenv.cfg
+	rm -rf $(VENV)

@@ -54,8 +54,8 @@ def run(*command: str) -> None:
         raise BuildError(f"the native build failed: {first_error(''.join(lines))}")
 
 
-def build_native(package: Path) -> None:
-    """Builds alr_fast/{_C,_ops,_cuda}: see CMakeLists.txt, the one description of the build."""
+def build_native(output: Path) -> None:
+    """Builds {_C,_ops,_cuda} in a folder: see CMakeLists.txt, the one description of the build."""
     try:
         import torch
     except ImportError as error:
@@ -65,7 +65,9 @@ def build_native(package: Path) -> None:
     beside = str(Path(sys.executable).parent)
     # The program itself: the script of the package names an interpreter, which may have moved.
     package_of_cmake = importlib.util.find_spec("cmake")
-    in_package = [str(Path(package_of_cmake.origin).parent / "data/bin")] if package_of_cmake else []
+    in_package = (
+        [str(Path(package_of_cmake.origin).parent / "data/bin")] if package_of_cmake else []
+    )
     cmake, ninja = program("cmake", [*in_package, beside]), program("ninja", [beside])
     # Environments side by side do not disturb each other.
     facts = f"{sys.prefix} {sys.version} {torch.__file__} {torch.__version__}"
@@ -78,7 +80,7 @@ def build_native(package: Path) -> None:
         "-DCMAKE_BUILD_TYPE=Release",
         f"-DCMAKE_MAKE_PROGRAM={ninja}",
         f"-DPython_EXECUTABLE={sys.executable}",
-        f"-DALR_FAST_OUTPUT_DIR={package}",
+        f"-DALR_FAST_OUTPUT_DIR={output}",
         "-DALR_FAST_PYTHON=ON",
         f"-DALR_FAST_CUDA={os.environ.get('ALR_FAST_CUDA') or 'auto'}",
         f"-DALR_FAST_CUDA_ARCH_LIST={os.environ.get('TORCH_CUDA_ARCH_LIST', '')}",
@@ -133,7 +135,9 @@ class Wheel(bdist_wheel):
     def run(self) -> None:
         self.run_command("build")
         built = Path(self.get_finalized_command("build").build_lib) / "alr_fast"
-        self.root_is_pure = (built / RECORD).exists()
+        if (built / RECORD).exists():
+            self.root_is_pure = True
+            self.distribution.ext_modules = []  # with them, its files would be of a platform
         super().run()
 
 

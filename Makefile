@@ -4,6 +4,7 @@
 #              arguments
 # make bench   the kernels against the reference implementation
 # make wheel   source package and wheel for manylinux_2_28, in dist
+# make docs    the documentation as a site, in build/site
 # make lint    formatters, linters, types and layers, as in .pre-commit-config.yaml
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ PYTEST_ARGS := $(if $(strip $(ARGS)),$(ARGS),-n $(WORKERS) --dist loadfile)
 NATIVE := CMakeLists.txt setup.py pyproject.toml \
           $(shell find csrc cmake -type f)
 
-.PHONY: train test test-all bench lint build wheel wheel-check clean
+.PHONY: train test test-all bench lint docs build wheel wheel-check clean
 
 train: build
 	$(BIN)/python -m alr_fast.train $(ARGS)
@@ -42,6 +43,12 @@ bench: build $(VENV)/.test-packages
 lint: $(VENV)/.test-packages
 	$(BIN)/pre-commit run --all-files
 
+# The documentation, in build/site: it opens from there without a server. Needs no build. The
+# variable leaves out a note of mkdocs-material on its successor.
+docs: $(VENV)/.docs-packages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "wrote build/site/index.html"
+
 # Source package and manylinux wheel, in dist.
 wheel: $(VENV)/.test-packages
 	scripts/build_wheel.sh $(BIN)
@@ -63,6 +70,12 @@ $(VENV)/.train-packages: pyproject.toml scripts/requirements.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python scripts/requirements.py build train > $(VENV)/train-packages.txt
 	$(BIN)/pip install --quiet --requirement $(VENV)/train-packages.txt
+	@touch $@
+
+# In addition, packages for the site.
+$(VENV)/.docs-packages: $(VENV)/.train-packages
+	$(BIN)/python scripts/requirements.py docs > $(VENV)/docs-packages.txt
+	$(BIN)/python -m pip install --quiet --requirement $(VENV)/docs-packages.txt
 	@touch $@
 
 # In addition, packages for tests, benchmarks and linting.

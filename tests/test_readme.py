@@ -48,5 +48,5 @@ def test_the_commands_of_the_readme_exist() -> None:
 def test_ci_runs_what_the_readme_names() -> None:
     lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     commands = [line for line in lines if line.startswith("make ")]
-    assert commands == ["make lint", "make test"]
+    assert commands == ["make lint", "make test", "make docs"]
     assert all(f"`{command}`" in README or command in README for command in commands)

@@ -74,7 +74,8 @@ class ALRTrainerMixin(_Trainer):
 
         Args:
             criterion: The loss, with a whole bank. It is moved to the device of the trainer.
-            args, kwargs: Of the Trainer.
+            *args: Positional arguments of the Trainer.
+            **kwargs: Keyword arguments of the Trainer.
 
         Raises:
             UserError: The criterion is not a loss of `alr_fast.losses`, or the Trainer has another

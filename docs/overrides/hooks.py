@@ -1,17 +1,21 @@
-"""Hooks of the site's build: what the pages link to outside docs/, and KaTeX.
+"""Hooks of the site's build: links, what they lead to outside docs/, and the fonts of KaTeX.
 
 The pages are read on GitHub, too, where `../CMakeLists.txt` is a link to that file. A site has
 docs/ alone, so each file that a page links to becomes a page of its own below `repository/`:
 Markdown as it is, a folder as a list of its files, sources as a block of code. Images and data are
-copied.
+copied. A link whose text is the name of a file gets the title of its page instead.
+
+The fonts of formulas are put into the style sheet: a page from file:// may not load a font.
 """
 
+import base64
+import functools
 import posixpath
 import re
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
+from markdown.extensions.toc import slugify
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -25,15 +29,20 @@ LANGUAGES = {
     "CMakeLists.txt": "cmake",
 }  # fmt: skip
 
-_FENCE = re.compile(r"^( *)(```+|~~~+)[^\n]*\n.*?^\1\2 *$", re.DOTALL | re.MULTILINE)
-_LINK = re.compile(r"(\]\()([^)\s#]+)(#[^)\s]*)?(\))")
+_FENCE = r"^(?P<indent> *)(?P<fence>```+|~~~+)[^\n]*\n.*?^(?P=indent)(?P=fence) *$"
+_CODE = r"(?P<tick>`+).+?(?P=tick)"
+_LINK = r"\[(?P<text>[^\[\]]*)\]\((?P<path>[^)\s#]+)(?:#(?P<anchor>[^)\s]*))?\)"
+_CODE_OR_LINK = re.compile(f"{_FENCE}|{_CODE}|{_LINK}", re.DOTALL | re.MULTILINE)
+_HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 _ADDRESS = re.compile(r"[a-z]+:")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds the files that pages link to, those that these link to, and KaTeX."""
-    katex = Path(find_spec("sphinxcontrib.katex").origin).with_name("katex.min.js")
-    files.append(File.generated(config, "assets/katex.min.js", abs_src_path=str(katex)))
+    """Adds the files that pages link to, and those that these link to; puts fonts in place."""
+    style = files.get_file_from_path("assets/katex/katex.min.css")
+    files.remove(style)
+    text = with_fonts(Path(style.abs_src_path))
+    files.append(File.generated(config, style.src_uri, content=text))
     waiting = [(place_of(f), f.content_string) for f in files.documentation_pages()]
     while waiting:
         place, text = waiting.pop()
@@ -45,6 +54,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if file.is_documentation_page():
                 waiting.append((place_of(file), file.content_string))
     return files
+
+
+def with_fonts(style: Path) -> str:
+    """The style sheet with its woff2 fonts inside, and without the other forms of them."""
+
+    def embedded(match: re.Match[str]) -> str:
+        font = base64.b64encode((style.parent / match[1]).read_bytes()).decode()
+        return f'src:url(data:font/woff2;base64,{font}) format("woff2")'
+
+    return re.sub(r"src:url\(([^)]+\.woff2)\)[^}]*", embedded, style.read_text(encoding="utf-8"))
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
@@ -100,17 +119,27 @@ def replace_links(text: str, place: str, new: Callable[[str], str]) -> str:
     """
 
     def one(match: re.Match[str]) -> str:
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(place), match[2]))
-        # What does not exist stays, and is reported by the check of links.
-        if _ADDRESS.match(match[2]) or not (ROOT / target).exists():
+        text, path, anchor = match["text"], match["path"], match["anchor"]
+        if path is None:  # code
             return match[0]
-        return f"{match[1]}{new(target)}{match[3] or ''}{match[4]}"
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(place), path))
+        # What does not exist stays, and is reported by the check of links.
+        if _ADDRESS.match(path) or not (ROOT / target).exists():
+            return match[0]
+        if path.endswith(".md") and text in (target, posixpath.basename(target)):
+            text = title_of(target, anchor)
+        return f"[{text}]({new(target)}{'' if anchor is None else '#' + anchor})"
 
-    parts, end = [], 0
-    for fence in _FENCE.finditer(text):
-        parts += [_LINK.sub(one, text[end : fence.start()]), fence[0]]
-        end = fence.end()
-    return "".join([*parts, _LINK.sub(one, text[end:])])
+    return _CODE_OR_LINK.sub(one, text)
+
+
+@functools.cache
+def title_of(target: str, anchor: str | None) -> str:
+    """The title of a page, up to a colon, and the heading that an anchor leads to."""
+    headings = _HEADING.findall((ROOT / target).read_text(encoding="utf-8"))
+    title = headings[0].partition(":")[0]
+    below = [heading for heading in headings if slugify(heading, "-") == anchor]
+    return f"{title}: {below[0]}" if below else title
 
 
 def make_file(target: str, config: MkDocsConfig) -> File:

@@ -205,7 +205,8 @@ def _suspects(rows: Rows) -> str:
         best = (suspects.best(by_noise[noise,]) for noise in noises)
         means = (f"{suspects.mean(rows, 'average_precision'):.3f}" for rows in best)
         lines.append((source, *means))
-    return f"{rows[0]['samples']:,} images, {seeds_of(rows)}:\n\n{markdown(('ranking', *map(_noise, noises)), lines)}"
+    table = markdown(("ranking", *map(_noise, noises)), lines)
+    return f"{rows[0]['samples']:,} images, {seeds_of(rows)}:\n\n{table}"
 
 
 # Around the chosen setting: one option changed at a time, and the nearest rival.

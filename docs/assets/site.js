@@ -16,7 +16,7 @@ if (formulas.length > 0) {
 }
 
 // Short cells, figures above all, keep to one line; a table that is too wide scrolls.
-for (const cell of document.querySelectorAll(".md-typeset table:not([class]) :is(td, th)")) {
+for (const cell of document.querySelectorAll(".md-typeset table:not([class])  td")) {
   if (cell.textContent.length <= 20) cell.style.whiteSpace = "nowrap";
 }
 

@@ -1,9 +1,13 @@
 """The site as a reader sees it, from its files and without a network: in a real Chromium."""
 
 import json
+import subprocess
+import sys
 
 import pytest
+from PIL import Image
 
+from helpers.documents import ROOT
 from helpers.report_browser import Page, emulate, resize
 
 # What sticks out of the window at the right, where nothing scrolls: the theme would cut it off.
@@ -138,8 +142,11 @@ def test_no_text_is_tiny(open_page, driver, width):
         assert min(sizes)[0] >= 11, min(sizes)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", LOOKED_AT)
+# In the dark, pages with all colours.
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [*((name, "light") for name in LOOKED_AT), ("index", "dark"), ("api/losses", "dark")],
+)
 def test_accessibility(open_page, driver, name, scheme):
     axe = pytest.importorskip("axe_core_python.selenium", reason="axe-core-python is not installed")
     emulate(driver, scheme)
@@ -148,3 +155,27 @@ def test_accessibility(open_page, driver, name, scheme):
     found = axe.Axe().run(driver)
     assert found["passes"]
     assert [(v["id"], [n["html"][:200] for n in v["nodes"]]) for v in found["violations"]] == []
+
+
+@pytest.mark.slow
+def test_screenshots_are_taken_in_each_window_and_scheme(driver, site, tmp_path):
+    script = ROOT / "scripts" / "docs_screenshots.py"
+    words = [sys.executable, str(script), "--site", str(site), "--out", str(tmp_path / "shots")]
+    done = subprocess.run([*words, "--pages", "index.html"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shots = sorted(path.name for path in (tmp_path / "shots").iterdir())
+    windows = [
+        f"{window}-{scheme}" for window in ("desktop", "phone") for scheme in ("dark", "light")
+    ]
+    assert shots == [f"index-{name}.png" for name in windows]
+    sizes = {path.name: Image.open(path).size for path in (tmp_path / "shots").iterdir()}
+    assert {sizes["index-desktop-dark.png"], sizes["index-phone-light.png"]} == {
+        (1280, 800),
+        (390, 844),
+    }
+    light, dark = (
+        Image.open(tmp_path / "shots" / f"index-phone-{s}.png") for s in ("light", "dark")
+    )
+    assert light.getpixel((5, 800)) != dark.getpixel((5, 800))
+    done = subprocess.run([*words, "--pages", "missing.html"], capture_output=True, text=True)
+    assert done.returncode == 2 and "missing.html: run make docs first" in done.stderr

@@ -156,19 +156,23 @@ def outputs(
     grad_scale = (1 / (count.to(z.dtype) * stored_scale)).to(acc)
     if options.grad_mode == _GRAD_NONE:
         return loss, logits.new_empty((0, logits.shape[1])), grad_scale
-    grad = _logit_gradient(log_p, old, options) * factor[:, None]
-    grad = grad.masked_fill(~rows.counted[:, None], 0)
+    grad = _logit_gradient(log_p, old, options).mul_(factor[:, None])
+    grad.masked_fill_(~rows.counted[:, None], 0)
     return loss, grad.to(logits.dtype), grad_scale
 
 
 def _logit_gradient(log_p: Tensor, old: Tensor, options: Options) -> Tensor:
-    """dz = a (sum(T) p - T) - lambda p (log p + H); the target a T + (1 - a) p is a constant."""
+    """dz = a (sum(T) p - T) - lambda p (log p + H); the target a T + (1 - a) p is a constant.
+
+    Overwrites log_p.
+    """
+    # In place as far as possible: new memory costs more than the arithmetic.
     p = log_p.exp()
-    log_p = log_p.clamp(min=torch.finfo(log_p.dtype).min)  # p is 0 there
-    entropy = -(p * log_p).sum(-1, keepdim=True)
-    mass = old.sum(-1, keepdim=True)
-    target_part = options.momentum * (mass * p - old)
-    return target_part - options.entropy_weight * p * (log_p + entropy)
+    log_p = log_p.clamp_(min=torch.finfo(log_p.dtype).min)  # p is 0 there
+    entropy = -torch.linalg.vecdot(p, log_p)[:, None]
+    grad = log_p.add_(entropy).mul_(p).mul_(-options.entropy_weight)
+    mass = options.momentum * old.sum(-1, keepdim=True)
+    return grad.addcmul_(p, mass).sub_(old, alpha=options.momentum)
 
 
 def _wide_loss(logits: Tensor, z: Tensor, old: Tensor, loss: Tensor, options: Options) -> Tensor:

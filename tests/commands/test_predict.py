@@ -2,9 +2,7 @@
 
 import csv
 import json
-import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -318,15 +316,3 @@ def test_names_that_are_no_text_survive(trained, tmp_path, predict):
     assert paths == [f"{odd}/=1+1.jpg", f"{odd}/caf\udce9.jpg"]
     stored = pq.read_table(tmp_path / "out.parquet")["path"].to_pylist()
     assert stored == [path.encode("utf-8", "surrogateescape") for path in paths]
-
-
-def test_the_example_of_the_document_works(trained, tmp_path, monkeypatch, capsys):
-    root, run = trained
-    document = (Path(__file__).parents[2] / "docs/training.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs/latest").symlink_to(run)
-    shutil.copy(root / "test/cat/001.jpg", tmp_path / "photo.jpg")
-    monkeypatch.chdir(tmp_path)
-    exec(code, {})
-    assert capsys.readouterr().out.strip() in ("cat", "dog", "ox")

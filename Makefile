@@ -4,6 +4,7 @@
 #              arguments
 # make bench   the kernels against the reference implementation
 # make wheel   source package and wheel for manylinux_2_28, in dist
+# make docs    the documentation as a site, in build/site
 # make lint    formatters, linters, types and layers, as in .pre-commit-config.yaml
 # make clean   remove what was compiled; make distclean: the environment, too
 #
@@ -33,7 +34,7 @@ CTEST := $(if $(filter 0,$(ALR_FAST_NATIVE)),,scripts/ctest.sh $(BIN))
 NATIVE := CMakeLists.txt setup.py pyproject.toml \
           $(shell find csrc cmake -type f)
 
-.PHONY: train test test-all bench lint build check-tools wheel wheel-check clean distclean
+.PHONY: train test test-all bench lint docs build check-tools wheel wheel-check clean distclean
 
 train: build
 	$(BIN)/python -m alr_fast.train $(ARGS)
@@ -56,6 +57,12 @@ bench: build $(VENV)/.test-packages
 
 lint: $(VENV)/.test-packages
 	$(BIN)/python -m pre_commit run --all-files
+
+# The documentation, in build/site: it opens from there without a server. Needs no build. The
+# variable leaves out a note of mkdocs-material on its successor.
+docs: $(VENV)/.docs-packages
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "wrote build/site/index.html"
 
 # Source package and manylinux wheel, in dist.
 wheel: $(VENV)/.test-packages
@@ -85,6 +92,12 @@ $(VENV)/.train-packages: pyproject.toml scripts/requirements.py | check-tools
 	@$(BIN)/python -I -c 'import importlib.util as i, sys; sys.exit(not i.find_spec("torch"))' || { \
 	  echo "error: pip has installed the packages elsewhere: see target, prefix and root in" \
 	       "$(BIN)/python -m pip config list" >&2; exit 1; }
+	@touch $@
+
+# In addition, packages for the site.
+$(VENV)/.docs-packages: $(VENV)/.train-packages
+	$(BIN)/python scripts/requirements.py docs > $(VENV)/docs-packages.txt
+	$(PIP) install --quiet --requirement $(VENV)/docs-packages.txt
 	@touch $@
 
 # In addition, packages for tests, benchmarks and linting.

@@ -71,10 +71,16 @@ class LossOptions(NamedTuple):
 
 
 class LossResult(NamedTuple):
-    """Results of one call of a loss; None for those that were not asked for."""
+    """Results of one call of a loss; None for those that were not asked for.
 
-    loss: Tensor  # scalar, or [B] with reduction "none"
-    grad: Tensor | None = None  # [B, K]
+    Attributes:
+        loss: A scalar, or [B] with reduction "none".
+        grad: [B, K], in the dtype of the logits.
+        stats: The statistics of the rows.
+    """
+
+    loss: Tensor
+    grad: Tensor | None = None
     stats: RowStats | None = None
 
 

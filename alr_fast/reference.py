@@ -19,13 +19,21 @@ from torch import Tensor
 
 
 class RowStats(NamedTuple):
-    """Statistics of each row; -1 and NaN for rows that were ignored or are not finite."""
+    """Statistics of each row; -1 and NaN for rows that were ignored or are not finite.
 
-    predicted: Tensor  # [B] int64, class with the largest logit, the lowest on a tie
-    confidence: Tensor  # [B] float32, probability of the predicted class
-    class_before: Tensor  # [B] int64, class of the bank row before the call
-    class_after: Tensor  # [B] int64, class of the bank row after the call
-    max_target: Tensor  # [B] float32, largest entry of the target t
+    Attributes:
+        predicted: [B] int64, class with the largest logit, the lowest on a tie.
+        confidence: [B] float32, probability of the predicted class.
+        class_before: [B] int64, class of the bank row before the call.
+        class_after: [B] int64, class of the bank row after the call.
+        max_target: [B] float32, largest entry of the target t.
+    """
+
+    predicted: Tensor
+    confidence: Tensor
+    class_before: Tensor
+    class_after: Tensor
+    max_target: Tensor
 
 
 def alr_loss(

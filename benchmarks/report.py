@@ -1,4 +1,4 @@
-"""Writes benchmarks/README.md and its plots from the rows in benchmarks/results.
+"""Writes benchmarks/README.md, its plots, and tables of docs/ from the rows in benchmarks/results.
 
     python -m benchmarks.report
 
@@ -22,6 +22,7 @@ from benchmarks.tables import (
     suspects,
     training,
 )
+from benchmarks.tables.excerpts import Excerpt, fill
 from benchmarks.tables.markdown import NOT_MEASURED, markdown
 from benchmarks.tables.section import Section
 
@@ -66,7 +67,7 @@ _COMMANDS = {
     "classifier": "`ALRClassifier` on features: speed, accuracy under noise, settings; `--suite` "
     "selects one",
     "figures": "nothing: draws figures from finished runs of the trainer",
-    "report": "nothing: generates this file",
+    "report": "nothing: generates this file, and the tables of `docs/`",
 }
 _OTHER_COMMANDS = {
     "`make bench`": "the CPU shapes under pytest-benchmark; writes no rows",
@@ -101,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = new_parser(__doc__, json=False)
     parser.add_argument("--results-dir", type=Path, default=FOLDER, help="folder of the rows")
     parser.add_argument("--out", type=Path, default=FOLDER.parent / "README.md",
-                        help="the file to write")  # fmt: skip
+                        help="the file to write; tables are put into the pages of ../docs, "
+                        "where there are such")  # fmt: skip
     arguments = parser.parse_args(argv)
     if not arguments.results_dir.is_dir():
         parser.error(f"there is no folder {arguments.results_dir}: name the one that has the rows")
@@ -115,7 +117,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             else:
                 path.unlink(missing_ok=True)  # an old plot of other rows
     write_text(arguments.out, report(found, plotted))
-    print(f"wrote {' and '.join(map(str, (arguments.out, *plotted.values())))}")
+    written = [arguments.out, *plotted.values()]
+    for page in sorted((arguments.out.parent.parent / "docs").glob("*.md")):
+        old = page.read_text(encoding="utf-8")
+        if (text := with_tables(old, found)) != old:
+            write_text(page, text)
+            written.append(page)
+    print(f"wrote {' and '.join(map(str, written))}")
 
 
 def report(found: Found, plotted: Collection[str] = ()) -> str:
@@ -130,12 +138,28 @@ def report(found: Found, plotted: Collection[str] = ()) -> str:
     for suite, section in SECTIONS.items():
         parts.append(f"## {section.title}\n\n{section.note}\n")
         parts += [
-            f"{_source(section, file, rows)}\n\n{section.text(rows)}"
+            f"{_source(section, rows)}; [{file}](results/{file})\n\n{section.text(rows)}"
             for _, file, rows in _rows_of(found, suite)
         ] or [f"{NOT_MEASURED}\n"]
         if suite in plotted:
             parts.append(f"![{section.plot.description}]({section.plot.file})\n")
     return "\n".join(parts)
+
+
+def with_tables(page: str, found: Found) -> str:
+    """A page of docs/ with its tables, see `benchmarks.tables.excerpts`."""
+
+    def table(excerpt: Excerpt) -> str:
+        section = SECTIONS[excerpt.suite]
+        parts = [
+            f"{excerpt.text(rows).rstrip()}\n\n{_source(section, rows)}; "
+            f"[rows](../benchmarks/results/{file})."
+            for _, file, rows in _rows_of(found, excerpt.suite)
+        ]
+        command = f"`python -m benchmarks.{section.command}`"
+        return "\n\n".join(parts) or f"{NOT_MEASURED.capitalize()}: {command}."
+
+    return fill(page, table)
 
 
 def _rows_of(found: Found, suite: str) -> list[tuple[str, str, list[dict]]]:
@@ -147,8 +171,8 @@ def _rows_of(found: Found, suite: str) -> list[tuple[str, str, list[dict]]]:
     ]
 
 
-def _source(section: Section, file: str, rows: list[dict]) -> str:
-    """Machine, versions, command and file of the rows."""
+def _source(section: Section, rows: list[dict]) -> str:
+    """Machine, versions and command of the rows."""
     facts = rows[0]["environment"]
     shown = [f"**{processor(facts)}**"]
     if facts["gpu"]:
@@ -162,7 +186,7 @@ def _source(section: Section, file: str, rows: list[dict]) -> str:
     command = f"python -m benchmarks.{section.command}"
     if facts["gpu"] and not section.gpu_only:
         command += " --device cuda"
-    return f"{', '.join(shown)}; `{command}`; [{file}](results/{file})"
+    return f"{', '.join(shown)}; `{command}`"
 
 
 if __name__ == "__main__":

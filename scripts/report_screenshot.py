@@ -9,28 +9,16 @@ Needs Debian's chromium and chromium-driver, and pillow.
 """
 
 import argparse
-import shutil
 import time
 from pathlib import Path
 
+from browser import DESKTOP, PHONE, browser, show_in
 from PIL import Image
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.wait import WebDriverWait
 
 from alr_fast.data.images.decode import open_image
 
-DESKTOP, PHONE = (1280, 800), (390, 844)
 COLOURS = 256  # of the picture, which is that much smaller
-# Without these flags Chromium does not start in a container, or accesses the network.
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-dev-shm-usage",
-    "--hide-scrollbars",
-)
 
 
 def main() -> None:
@@ -44,21 +32,10 @@ def main() -> None:
     parser.add_argument("--enlarge", action="store_true", help="enlarge the first image")
     parser.add_argument("--height", type=int, help="of the window")
     options = parser.parse_args()
-    width, height = PHONE if options.phone else DESKTOP
-    flags = webdriver.ChromeOptions()
-    for flag in FLAGS:
-        flags.add_argument(flag)
-    driver = webdriver.Chrome(flags, Service(shutil.which("chromedriver")))
-    try:
-        size = {
-            "width": width,
-            "height": options.height or height,
-            "deviceScaleFactor": 1,
-            "mobile": options.phone,
-        }
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if options.dark else "light"}
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    window = PHONE if options.phone else DESKTOP
+    with browser() as driver:
+        height = options.height or window.height
+        show_in(driver, window._replace(height=height), "dark" if options.dark else "light")
         driver.get(options.page.resolve().as_uri())
         WebDriverWait(driver, 30).until(lambda d: d.find_elements("css selector", ".card"))
         if options.at:
@@ -69,8 +46,6 @@ def main() -> None:
         time.sleep(1)  # images are decoded, shadows fade in
         shot = open_image(driver.get_screenshot_as_png()).convert("RGB")
         shot.quantize(COLOURS, dither=Image.Dither.NONE).save(options.picture, optimize=True)
-    finally:
-        driver.quit()
 
 
 if __name__ == "__main__":

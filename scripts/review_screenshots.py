@@ -14,20 +14,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
+from browser import DESKTOP, PHONE, browser, show_in
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.support.wait import WebDriverWait
 
-# Without these flags Chromium does not start in a container, or accesses the network.
-FLAGS = (
-    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
-    *("--disable-dev-shm-usage", "--hide-scrollbars"),
-)
-# Width and height in pixels, colour scheme, element at the top.
+# Window, colour scheme, element at the top.
 WINDOWS = {
-    "desktop": (1200, 900, "light", "#suspects"),
-    "phone": (390, 844, "dark", ".marks"),
+    "desktop": (DESKTOP._replace(width=1200, height=900), "light", "#suspects"),
+    "phone": (PHONE, "dark", ".marks"),
 }
 KEYS = "2213"  # of the first samples: fix, fix, keep, unsure
 SAVED = "return document.getElementById('marks-kept').textContent.startsWith('Marks are saved')"
@@ -53,17 +47,9 @@ def main(run: str, folder: str) -> None:
 
 def take(address: str, folder: Path) -> None:
     """Marks samples, then takes a picture in each window."""
-    options = webdriver.ChromeOptions()
-    for flag in FLAGS:
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
-    try:
-        for name, (width, height, scheme, top) in WINDOWS.items():
-            size = {"width": width, "height": height, "deviceScaleFactor": 1}
-            size["mobile"] = name == "phone"
-            driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-            features = [{"name": "prefers-color-scheme", "value": scheme}]
-            driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    with browser() as driver:
+        for name, (window, scheme, top) in WINDOWS.items():
+            show_in(driver, window, scheme)
             driver.get(address)
             WebDriverWait(driver, 30).until(lambda d: d.execute_script(SAVED))
             for number, key in enumerate(KEYS if name == "desktop" else ""):
@@ -74,8 +60,6 @@ def take(address: str, folder: Path) -> None:
             driver.execute_script(f"document.querySelector('{top}').scrollIntoView()")
             time.sleep(0.5)
             driver.save_screenshot(str(folder / f"review-{name}.png"))
-    finally:
-        driver.quit()
 
 
 if __name__ == "__main__":

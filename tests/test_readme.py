@@ -45,8 +45,9 @@ def test_the_commands_of_the_readme_exist() -> None:
     assert {"train", "test", "bench", "lint"} <= named <= targets
 
 
-def test_ci_runs_what_the_readme_names() -> None:
+def test_ci_runs_what_readme_and_contributing_name() -> None:
     lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     commands = [line for line in lines if line.startswith("make ")]
-    assert commands == ["make lint", "make test"]
-    assert all(f"`{command}`" in README or command in README for command in commands)
+    assert commands == ["make lint", "make test", "make docs"]
+    text = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert all(command in text for command in commands)

@@ -96,7 +96,7 @@ class SampleHistory:
         return {"given_loss": (self.loss / passes).cpu(), "changes": changes}
 
     def is_even(self, passes: int) -> bool:
-        """Whether nearly all samples that were trained on were so this number of times."""
+        """Whether nearly all samples that were trained on were so this number of ``passes``."""
         seen = self.passes[self.passes > 0]
         return bool(((seen != passes).sum() <= _UNEVEN * len(seen)).item())
 

@@ -194,7 +194,7 @@ class SampleIndex:
         return len(self.class_names)
 
     def find_rows(self, sample_ids: ArrayLike) -> NDArray[np.int64]:
-        """Rows of the samples with these ids, int64 [M]; -1 for an id that is not in the index."""
+        """Rows, int64 [M], of the ``sample_ids`` [M]; -1 for an id that is not in the index."""
         ids = np.asarray(sample_ids, dtype=np.int64)
         rows = np.searchsorted(self.sample_ids, ids)
         found = rows < len(self)
@@ -235,7 +235,7 @@ class SampleIndex:
         return rows
 
     def rows_of(self, sample_ids: ArrayLike) -> NDArray[np.int64]:
-        """Rows of the samples with these ids, int64 [M].
+        """Rows, int64 [M], of the ``sample_ids`` [M].
 
         Raises:
             KeyError: An id is not in the index.

@@ -269,8 +269,9 @@ class OwnedRowsSampler(DistributedSampler[int]):
 
     Args:
         dataset: The data set, or its length.
-        rank, world_size: Number of this process, and of processes; by default those of
-            `torch.distributed` if it is initialised, else 0 and 1.
+        rank: Number of this process; by default that of `torch.distributed` if it is initialised,
+            else 0.
+        world_size: Number of processes; by default that of `torch.distributed`, else 1.
         seed: Seed of the division and of the orders; the same on all ranks.
         shuffle: False draws the rows in ascending order.
         drop_last: What happens if the ranks own unequally many rows (they differ by one): True

@@ -74,7 +74,8 @@ class ALRTrainerMixin(_Trainer):
 
         Args:
             criterion: The loss, with a whole bank. It is moved to the device of the trainer.
-            args, kwargs: Of the Trainer.
+            *args: Positional arguments of the Trainer.
+            **kwargs: Keyword arguments of the Trainer.
 
         Raises:
             UserError: The criterion is not a loss of `alr_fast.losses`, or the Trainer has another
@@ -135,7 +136,10 @@ class ALRTrainerMixin(_Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Loss of a batch, whose `labels` are [B, 2] in training, and [B] or [B, 2] otherwise."""
+        """Loss of a batch, whose `labels` are [B, 2] in training, and [B] or [B, 2] otherwise.
+
+        The arguments are those of the Trainer.
+        """
         inputs = dict(inputs)
         labels = inputs.pop("labels")
         outputs = model(**inputs)
@@ -149,7 +153,7 @@ class ALRTrainerMixin(_Trainer):
         """Saves the model, and the state of the loss beside it.
 
         With several processes the bank is saved with the checkpoints only, because all processes
-        have to take part.
+        have to take part. The arguments are those of the Trainer.
         """
         super().save_model(output_dir, _internal_call)
         bank = self.criterion.bank
@@ -166,6 +170,8 @@ class ALRTrainerMixin(_Trainer):
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
     ) -> Any:
         """Trains; from a checkpoint, with the bank that was saved with it.
+
+        The arguments are those of the Trainer.
 
         Raises:
             UserError: The checkpoint has no bank.

@@ -65,8 +65,11 @@ class LabelIssues(ScoredLabels):
         export(self, file, soft=soft, most_suspicious_first=most_suspicious_first)
 
     def to_pandas(self, *, soft: bool = False, most_suspicious_first: bool = True) -> Any:
-        """The table as a `pandas.DataFrame`; needs pandas. With ``soft``, the probabilities are
-        columns ``p0``, ``p1``, ...
+        """The table as a `pandas.DataFrame`; needs pandas.
+
+        Args:
+            soft: Whether to add the probabilities of all classes, as columns ``p0``, ``p1``, ...
+            most_suspicious_first: See `to_csv`.
 
         Raises:
             UserError: pandas is not installed.

@@ -155,7 +155,9 @@ class ALRLoss(SELCLoss):
         history: bool = False,
         check_labels: bool = True,
     ) -> None:
-        """Sets up the loss; all other arguments, and the errors, are those of `SELCLoss`.
+        """Sets up the loss.
+
+        All other arguments, and the errors, are those of `SELCLoss`.
 
         The defaults of momentum and entropy weight are this project's own, because the paper's
         values were not available; docs/method.md explains the choice.

@@ -144,7 +144,7 @@ class Loss(nn.Module):
             ValueError: An argument has the wrong type, shape or value, or is missing; or a label is
                 not the given label of its sample (on the CPU; see `LabelBank.check`).
             IndexError: A label or an index is out of range (on the CPU; see `LabelBank.check`).
-            In all cases nothing was written.
+                In all cases nothing was written.
         """
         given = (row_weight, class_weight, class_prior, update)
         return self._call(logits, labels, index, given, with_grad=False).loss

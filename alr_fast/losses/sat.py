@@ -37,7 +37,9 @@ class SATLoss(SELCLoss):
         check_labels: bool = True,
         all_sum: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        """Sets up the loss; all other arguments, and the errors, are those of `SELCLoss`.
+        """Sets up the loss.
+
+        All other arguments, and the errors, are those of `SELCLoss`.
 
         Args:
             all_sum: sums a float64 tensor [2] over all processes that share a batch, since the

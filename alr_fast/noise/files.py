@@ -272,6 +272,9 @@ def read_matrix(path: str | os.PathLike) -> NDArray[np.float64]:
 
     The values of a line are divided by commas, semicolons or tabs. `inject` checks signs and sums.
 
+    Args:
+        path: The file.
+
     Raises:
         UserError: The file is missing, or is not a square table of numbers.
     """

@@ -35,8 +35,15 @@ def needs_features(kind: str) -> bool:
 
 
 def class_numbers_line(kind: str, class_names: Sequence[str]) -> str | None:
-    """A line about the classes that the numbers of a kind of noise stand for; None if it has none,
-    or no class has a number other than its position as its name.
+    """A line about the classes that the numbers of a kind of noise stand for.
+
+    Args:
+        kind: The kind, see `inject`.
+        class_names: Names of the K classes.
+
+    Returns:
+        The line; None if the kind has no numbers, or no class has a number other than its position
+        as its name.
     """
     if kind == "matrix":
         return rows_line("transition matrix", class_names)

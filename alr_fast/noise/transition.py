@@ -16,7 +16,7 @@ Pieces = Callable[[], Iterable[tuple[NDArray[np.floating], NDArray[np.int64]]]]
 
 
 def symmetric_transition(num_classes: int, rate: float) -> Matrix:
-    """`(1 - rate) I + (rate / K) J`: a share ``rate`` of the labels is redrawn from all classes."""
+    """`(1 - rate) I + (rate / K) J`, K = ``num_classes``: a share ``rate`` is redrawn from all."""
     return (1 - rate) * np.eye(num_classes) + rate / num_classes
 
 

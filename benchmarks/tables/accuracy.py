@@ -83,17 +83,18 @@ def _accuracy(rows: list[dict]) -> str:
     return "\n".join(parts)
 
 
+def validation_mean(means: dict[str, dict]) -> float:
+    """Mean validation accuracy of a setting over the noises: noise -> mean row."""
+    return sum(row["validation_accuracy_last"] for row in means.values()) / len(means)
+
+
 def study_cells(rows: Sequence[dict]) -> Cells:
     """Table of ALR's settings, by mean validation accuracy over all noises, the best first."""
-
-    def validation(means: dict[str, dict]) -> float:
-        return sum(row["validation_accuracy_last"] for row in means.values()) / len(means)
-
     by_name = {
         name: {row["noise"]: row for row in group}
         for (name,), group in grouped(mean_rows(rows), "method").items()
     }
-    ranked = sorted(by_name.items(), key=lambda item: -validation(item[1]))
+    ranked = sorted(by_name.items(), key=lambda item: -validation_mean(item[1]))
     noises = list(ranked[0][1])
     names = ["setting", "validation, mean"]
     names += [f"{noise}: {what}" for noise in noises for what in ("val.", "test")]
@@ -101,7 +102,7 @@ def study_cells(rows: Sequence[dict]) -> Cells:
     lines = []
     for name, means in ranked:
         cells = (percent(means[noise], figure) for noise in noises for figure in figures)
-        lines.append([name, f"{100 * validation(means):.2f}", *cells])
+        lines.append([name, f"{100 * validation_mean(means):.2f}", *cells])
     return names, lines
 
 

@@ -21,7 +21,7 @@ GOALS = {4096: 0.90, 1000: 0.80, 256: 0.55}
 
 _COMPILED = ("compiled", "compiled_plain", "compiled_max-autotune-no-cudagraphs",
              "compiled_reduce-overhead")  # fmt: skip
-_TRITON = ("triton", "triton_loop")
+TRITON = ("triton", "triton_loop")
 
 Variants = dict[str, dict]  # variant -> row
 
@@ -56,7 +56,7 @@ def _latency(rows: list[dict]) -> str:
         "eager": ["eager"],
         "plain": ["plain"],
         "best compiled": _COMPILED,
-        "Triton": _TRITON,
+        "Triton": TRITON,
     }
     host = {"fused": ["fused"], "fused_and_grad": ["fused_and_grad"],
             "one native operation": ["native_one_op"]}  # fmt: skip
@@ -67,8 +67,8 @@ def _latency(rows: list[dict]) -> str:
         lines = []
         for k, batch in shapes:
             variants = by_shape.get((k, batch), {})
-            best = (_best(variants, names) for names in columns.values())
-            lines.append((str(batch), str(k), *map(cell, best)))
+            fastest = (best(variants, names) for names in columns.values())
+            lines.append((str(batch), str(k), *map(cell, fastest)))
         return f"{title}:\n\n{markdown(('B', 'K', *columns), lines)}"
 
     host_time, launches = (partial(_number, name=name) for name in ("host_p50_us", "launches"))
@@ -86,15 +86,15 @@ def _latency(rows: list[dict]) -> str:
 
 
 def _bandwidth(rows: list[dict]) -> str:
-    columns = (["fused_forward_any_index"], ["fused_and_grad"], ["fused"], _TRITON, _COMPILED,
+    columns = (["fused_forward_any_index"], ["fused_and_grad"], ["fused"], TRITON, _COMPILED,
                ["plain"], ["eager"])  # fmt: skip
     lines = []
-    for (classes, batch, logits, bank), variants in _by_dtype(rows).items():
+    for (classes, batch, logits, bank), variants in by_dtype(rows).items():
         dtypes = logits if logits == bank else f"{logits}, bank {bank}"
         forward, copy, speed = variants.get("fused_forward"), variants.get("copy"), NOT_MEASURED
         if copy:
             speed = f"{copy['gigabytes_per_second']:.0f} GB/s ({copy['p50_us']:.1f})"
-        shares = (_share(_best(variants, names)) for names in columns)
+        shares = (_share(best(variants, names)) for names in columns)
         cells = (str(batch), str(classes), dtypes, speed, _share(forward), _goal(classes, forward))
         lines.append((*cells, *shares))
     names = ("B", "K", "dtype", "copy", "fused_forward", "goal", "fused_forward_any_index",
@@ -124,13 +124,13 @@ def _by_shape(rows: Iterable[dict], *keys: str) -> dict[tuple, Variants]:
     return {key: {row["variant"]: row for row in group} for key, group in groups}
 
 
-def _by_dtype(rows: Iterable[dict]) -> dict[tuple, Variants]:
+def by_dtype(rows: Iterable[dict]) -> dict[tuple, Variants]:
     """(K, B, dtype of the logits, of the bank) -> variant -> row; float32 first."""
     table = _by_shape(measured(rows), "classes", "batch", "logits_dtype", "bank_dtype")
     return dict(sorted(table.items(), key=lambda item: (item[0][2] != "float32", item[0])))
 
 
-def _best(variants: Variants, names: Iterable[str]) -> dict | None:
+def best(variants: Variants, names: Iterable[str]) -> dict | None:
     """The fastest of some variants; None if they were not measured."""
     rows = [variants[name] for name in names if name in variants]
     return min(rows, key=lambda row: row["p50_us"], default=None)
@@ -171,14 +171,14 @@ def _plot(path: Path, devices: list[tuple[str, list[dict]]]) -> bool:
         "copy": ["copy"],
         "fused, forward": ["fused_forward"],
         "fused, forward + backward": ["fused"],
-        "Triton": _TRITON,
+        "Triton": TRITON,
         "best compiled": _COMPILED,
     }
 
     def draw(axes, shapes: dict[tuple, Variants]) -> None:
         for label, names in curves.items():
-            best = [(key[0], _best(variants, names)) for key, variants in shapes.items()]
-            points = [(k, row["gigabytes_per_second"]) for k, row in best if row]
+            fastest = [(key[0], best(variants, names)) for key, variants in shapes.items()]
+            points = [(k, row["gigabytes_per_second"]) for k, row in fastest if row]
             if points:
                 axes.plot(*zip(*points, strict=True), marker="o", label=label)
         axes.set(xscale="log", xlabel="classes K", ylabel="GB/s of ideal bytes")
@@ -187,7 +187,7 @@ def _plot(path: Path, devices: list[tuple[str, list[dict]]]) -> bool:
         axes.legend()
 
     panels = [
-        (device, {key: v for key, v in _by_dtype(rows).items() if key[2] == key[3] == "float32"})
+        (device, {key: v for key, v in by_dtype(rows).items() if key[2] == key[3] == "float32"})
         for device, rows in devices
     ]
     return draw_panels(path, panels, draw)

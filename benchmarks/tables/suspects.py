@@ -12,7 +12,7 @@ OWN = "alr_fast"
 SCORE = "score"  # of alr_fast; its other scores are the components of this one
 
 
-def _mean(group: Sequence[dict], figure: str) -> float:
+def mean(group: Sequence[dict], figure: str) -> float:
     return mean_and_deviation([row[figure] for row in group])[0]
 
 
@@ -20,10 +20,10 @@ def _shown(group: Sequence[dict], figure: str) -> str:
     return deviation(*mean_and_deviation([row[figure] for row in group]), 3)
 
 
-def _best(rows: Sequence[dict]) -> list[dict]:
+def best(rows: Sequence[dict]) -> list[dict]:
     """The rows of the score with the highest mean average precision."""
     groups = grouped(rows, "score").values()
-    return max(groups, key=lambda group: _mean(group, "average_precision"))
+    return max(groups, key=lambda group: mean(group, "average_precision"))
 
 
 def suspects_cells(rows: Sequence[dict]) -> Cells:
@@ -34,15 +34,17 @@ def suspects_cells(rows: Sequence[dict]) -> Cells:
     shown = [row for row in rows if row["source"] != OWN or row["score"] == SCORE]
     lines = []
     for (noise,), of_noise in grouped(shown, "noise").items():
-        best = {source: _best(group) for (source,), group in grouped(of_noise, "source").items()}
-        highest = max(_mean(group, "average_precision") for group in best.values())
-        for source, group in best.items():
+        by_source = {
+            source: best(group) for (source,), group in grouped(of_noise, "source").items()
+        }
+        highest = max(mean(group, "average_precision") for group in by_source.values())
+        for source, group in by_source.items():
             precision = _shown(group, "average_precision")
-            if _mean(group, "average_precision") == highest:
+            if mean(group, "average_precision") == highest:
                 precision = f"**{precision}**"
             figures = {"training_seconds": 1, "scoring_seconds": 2, "noise_rate": 3,
                        "noise_rate_estimate": 3, "transition_error": 3}  # fmt: skip
-            means = (f"{_mean(group, name):.{digits}f}" for name, digits in figures.items())
+            means = (f"{mean(group, name):.{digits}f}" for name, digits in figures.items())
             lines.append((noise, source, precision, _shown(group, "auroc"), *means))
     names = ("noise", "ranking", "average precision", "AUROC", "training, s", "scoring, s",
              "wrong labels", "estimated", "transition error")  # fmt: skip
@@ -55,7 +57,7 @@ def parts_cells(rows: Sequence[dict]) -> Cells:
     lines = []
     for (source, score), group in grouped(rows, "source", "score").items():
         by_noise = grouped(group, "noise")
-        means = (_mean(by_noise[noise,], "average_precision") for noise in noises)
+        means = (mean(by_noise[noise,], "average_precision") for noise in noises)
         lines.append((source, score, *(f"{mean:.4f}" for mean in means)))
     return ("ranking", "score", *noises), lines
 

@@ -18,12 +18,12 @@ def train_step_cells(rows: list[dict]) -> Cells:
         if "skipped" in row:
             lines.append((model, "all", "", NOT_MEASURED, f"({row['skipped']})", ""))
             continue
-        over = (_percent(row.get(f"over_{base}_percent")) for base in ("ce", "plain"))
+        over = (shown_percent(row.get(f"over_{base}_percent")) for base in ("ce", "plain"))
         lines.append((model, f"`{row['variant']}`", row["what"], spread(row, "ms"), *over))
     return ("model", "variant", "description", "ms", "% over `ce`", "% over `plain`"), lines
 
 
-def _percent(found: Sequence[float] | None) -> str:
+def shown_percent(found: Sequence[float] | None) -> str:
     if found is None:
         return ""
     middle, low, high = (f"{value:+.1f}" for value in found)
@@ -44,7 +44,7 @@ def _text(rows: list[dict]) -> str:
     goals = []
     for case, kind, limit in STEP_GOALS:
         percent = found.get(case) if kind == here else None
-        goal, shown = f"`alr` over `ce`, {case} on a {kind}", _percent(percent) or NOT_MEASURED
+        goal, shown = f"`alr` over `ce`, {case} on a {kind}", shown_percent(percent) or NOT_MEASURED
         goals.append((goal, f"< {limit} %", shown, _verdict(percent, limit)))
     rounds = sorted({row["rounds"] for row in measured(rows)})
     return (

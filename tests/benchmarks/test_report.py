@@ -1,11 +1,14 @@
 """The page that `benchmarks.report` writes."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
 
 from benchmarks import report
+from benchmarks.harness.results import FOLDER, latest
+from benchmarks.tables.excerpts import EXCERPTS
 from helpers.benchmark_rows import CPU_ROW, gpu_row, write_page
 
 
@@ -83,3 +86,56 @@ def test_the_page_shows_rows_goals_and_sources(tmp_path: Path) -> None:
         path.unlink()
     assert "roofline" not in write_page(tmp_path)
     assert not plot.exists()
+
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(
+    page for page in (ROOT / "docs").glob("*.md") if "<!-- rows: " in page.read_text("utf-8")
+)
+
+
+def test_committed_pages_are_those_of_the_committed_rows() -> None:
+    """After new rows, or a change of a table: python -m benchmarks.report."""
+    found = latest(FOLDER)
+    assert {page.name for page in PAGES} == {"accuracy.md", "method.md", "performance.md"}
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert report.with_tables(text, found) == text, page.name
+        assert text.count("<!-- rows: ") == text.count("<!-- end of rows -->")
+    drawn = [suite for suite, section in report.SECTIONS.items() if section.plot]
+    page = FOLDER.parent / "README.md"
+    text = page.read_text(encoding="utf-8")
+    plotted = [suite for suite in drawn if f"]({report.SECTIONS[suite].plot.file})" in text]
+    assert report.report(found, plotted) == text
+
+
+def test_every_excerpt_is_on_a_page_with_command_device_date_and_commit() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    names = re.findall(r"<!-- rows: (\w+) -->\n\n(.*?)\n\n<!-- end of rows -->", text, re.DOTALL)
+    assert sorted(name for name, _ in names) == sorted(EXCERPTS)
+    source = r"\*\*(AMD EPYC|NVIDIA H200)\*\*, .*\d{4}-\d\d-\d\d, commit \w{7}; `python -m bench"
+    for _, table in names:
+        assert table.startswith("Not measured: `python -m bench") or (
+            len(re.findall(source, table)) == len(re.findall(r"^\| -", table, re.MULTILINE))
+        )
+
+
+def test_pages_without_rows_are_not_measured(tmp_path: Path) -> None:
+    results, docs = tmp_path / "benchmarks" / "results", tmp_path / "docs"
+    results.mkdir(parents=True)
+    docs.mkdir()
+    marks = "<!-- rows: kernels_cpu -->\n<!-- end of rows -->\n"
+    (docs / "page.md").write_text(f"before\n\n{marks}\nafter\n")
+    (docs / "other.md").write_text("other")
+    write_page(results.parent)
+    text = (docs / "page.md").read_text()
+    assert "\n\nNot measured: `python -m benchmarks.fused_vs_reference`.\n\n" in text
+    assert text.startswith("before\n\n<!--") and text.endswith("-->\n\nafter\n")
+    write_page(results.parent, [CPU_ROW])
+    text = (docs / "page.md").read_text()
+    assert "| 256 x 16 | 0.200 | 0.100 | 1.00 (5.0x) | 0.50 (2.5x) | 0.010 |" in text
+    assert "Geometric means: 5.0 times faster than eager, 2.5 times faster" in text
+    assert (docs / "other.md").read_text() == "other"
+    (docs / "page.md").write_text(marks.replace("kernels_cpu", "typo"))
+    with pytest.raises(KeyError, match="typo"):
+        write_page(results.parent)

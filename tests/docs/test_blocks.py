@@ -153,7 +153,8 @@ def test_links_within_the_documents_lead_somewhere():
         for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
             path = document.parent / target if target else document
             assert path.exists(), f"{document.name}: {target}"
-            if anchor:
+            # Names of the reference are anchors of the site alone, whose build checks them.
+            if anchor and path.parent.name != "api":
                 assert anchor in slugs(path), f"{document.name}: {target}#{anchor}"
 
 

@@ -120,8 +120,10 @@ class CMakeBuild(build_ext):
 
     def remedy(self) -> str:
         """How to install the package with the native library."""
-        unpacked = (ROOT / "PKG-INFO").exists()  # from a source package, in a temporary folder
-        source = f"{self.distribution.get_fullname()}.tar.gz" if unpacked else f"'{ROOT}'"
+        source = f"'{ROOT}'"
+        if (ROOT / "PKG-INFO").exists():  # a source package, unpacked in a temporary folder
+            # pip keeps the wheel that it builds of one; it would be installed again.
+            source = f"--no-cache-dir {self.distribution.get_fullname()}.tar.gz"
         return (
             "to compile it: `pip install torch setuptools ninja cmake pybind11`, then "
             "`ALR_FAST_NATIVE=1 pip install --no-build-isolation --no-deps --force-reinstall "

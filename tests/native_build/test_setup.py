@@ -75,11 +75,12 @@ def test_a_build_that_fails_leaves_a_package_that_says_why(source, broken_compil
     assert f"`{remedy} '{source}'`" in warning
 
 
-def test_a_source_package_is_not_installed_again_from_the_cache_of_pip(source, broken_compiler):
+def test_a_source_package_is_not_taken_from_the_cache_of_pip(source, broken_compiler):
     (source / "PKG-INFO").write_text("")
     remedy = one_message(
         python("setup.py", "-q", "build", cwd=source, **broken_compiler), "warning"
     )
+    remedy = one_message(done, "warning")
     assert re.search(r"--force-reinstall --no-cache-dir alr_fast-[\d.]+\.tar\.gz`", remedy)
 
 

@@ -77,11 +77,9 @@ def test_a_build_that_fails_leaves_a_package_that_says_why(source, broken_compil
 
 def test_a_source_package_is_not_taken_from_the_cache_of_pip(source, broken_compiler):
     (source / "PKG-INFO").write_text("")
-    remedy = one_message(
-        python("setup.py", "-q", "build", cwd=source, **broken_compiler), "warning"
-    )
-    remedy = one_message(done, "warning")
-    assert re.search(r"--force-reinstall --no-cache-dir alr_fast-[\d.]+\.tar\.gz`", remedy)
+    done = python("setup.py", "-q", "build", cwd=source, **broken_compiler)
+    remedy = r"--force-reinstall --no-cache-dir alr_fast-[\d.]+\.tar\.gz`"
+    assert re.search(remedy, one_message(done, "warning"))
 
 
 def test_a_build_that_fails_is_an_error_on_request(source, broken_compiler):

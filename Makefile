@@ -6,20 +6,35 @@
 # make wheel   source package and wheel for manylinux_2_28, in dist
 # make docs    the documentation as a site, in build/site
 # make lint    formatters, linters, types and layers, as in .pre-commit-config.yaml
+# make clean   remove what was compiled; make distclean: the environment, too
+#
+# make train ALR_FAST_NATIVE=0   without a compiler (slower); docs/build.md: if a build fails
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A build that fails is an error here; an installation by pip falls back to PyTorch.
+ALR_FAST_NATIVE ?= 1
+# The programs of a folder that has moved name its old place; python does not. What a user has set
+# for pip is kept, except for where and what to install.
+PIP := PIP_USER=0 PIP_TARGET= PIP_PREFIX= PIP_ROOT= PIP_PYTHON= PIP_NO_DEPS= PIP_DRY_RUN= \
+       $(BIN)/python -m pip
+# The package is built again after another choice of these variables.
+CHOICES := $(ALR_FAST_NATIVE) $(ALR_FAST_CUDA) $(TORCH_CUDA_ARCH_LIST) $(CXX) $(CXXFLAGS) $(LDFLAGS) \
+           $(CUDACXX) $(CUDA_HOME) $(CUDAHOSTCXX) $(CUDAFLAGS)
+BUILT := $(VENV)/.built-$(shell echo '$(subst ','"'"',$(CHOICES))' | cksum | tr ' ' -)
 ARGS ?=
 WORKERS ?= 2
 
 # Tests of one file share their fixtures, in one process.
 PYTEST_ARGS := $(if $(strip $(ARGS)),$(ARGS),-n $(WORKERS) --dist loadfile)
 
+CTEST := $(if $(filter 0,$(ALR_FAST_NATIVE)),,scripts/ctest.sh $(BIN))
+
 NATIVE := CMakeLists.txt setup.py pyproject.toml \
           $(shell find csrc cmake -type f)
 
-.PHONY: train test test-all bench lint docs build wheel wheel-check clean
+.PHONY: train test test-all bench lint docs build check-tools wheel wheel-check clean distclean
 
 train: build
 	$(BIN)/python -m alr_fast.train $(ARGS)
@@ -27,13 +42,13 @@ train: build
 test: build $(VENV)/.test-packages
 ifeq ($(strip $(ARGS)),)
 	@echo 'All tests: about ten minutes on two cores; make test ARGS="tests/losses" runs one folder.'
-	scripts/ctest.sh $(BIN)
+	$(CTEST)
 endif
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-all: build $(VENV)/.test-packages
 ifeq ($(strip $(ARGS)),)
-	scripts/ctest.sh $(BIN)
+	$(CTEST)
 endif
 	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)
 
@@ -41,7 +56,7 @@ bench: build $(VENV)/.test-packages
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
 
 lint: $(VENV)/.test-packages
-	$(BIN)/pre-commit run --all-files
+	$(BIN)/python -m pre_commit run --all-files
 
 # The documentation, in build/site: it opens from there without a server. Needs no build. The
 # variable leaves out a note of mkdocs-material on its successor.
@@ -57,32 +72,43 @@ wheel: $(VENV)/.test-packages
 wheel-check: wheel
 	scripts/check_wheel.sh $(BIN) $(TORCH)
 
-build: $(VENV)/.build
+build: $(BUILT)
 
 # The package itself, in place. The build uses the installed torch.
-$(VENV)/.build: $(VENV)/.train-packages $(NATIVE)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
+$(BUILT): $(VENV)/.train-packages $(NATIVE)
+	@rm -f $(VENV)/.built-*
+	ALR_FAST_NATIVE=$(ALR_FAST_NATIVE) $(PIP) install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
+# Whether this machine, this folder and the environment can be used.
+check-tools:
+	@ALR_FAST_NATIVE=$(ALR_FAST_NATIVE) scripts/check_tools.sh $(PYTHON) $(VENV)
+
 # Packages for building and training.
-$(VENV)/.train-packages: pyproject.toml scripts/requirements.py
-	@scripts/check_tools.sh $(PYTHON)
+$(VENV)/.train-packages: pyproject.toml scripts/requirements.py | check-tools
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python scripts/requirements.py build train > $(VENV)/train-packages.txt
-	$(BIN)/pip install --quiet --requirement $(VENV)/train-packages.txt
+	$(PIP) install --quiet --requirement $(VENV)/train-packages.txt
+	@$(BIN)/python -I -c 'import importlib.util as i, sys; sys.exit(not i.find_spec("torch"))' || { \
+	  echo "error: pip has installed the packages elsewhere: see target, prefix and root in" \
+	       "$(BIN)/python -m pip config list" >&2; exit 1; }
 	@touch $@
 
 # In addition, packages for the site.
 $(VENV)/.docs-packages: $(VENV)/.train-packages
 	$(BIN)/python scripts/requirements.py docs > $(VENV)/docs-packages.txt
-	$(BIN)/python -m pip install --quiet --requirement $(VENV)/docs-packages.txt
+	$(PIP) install --quiet --requirement $(VENV)/docs-packages.txt
 	@touch $@
 
 # In addition, packages for tests, benchmarks and linting.
 $(VENV)/.test-packages: $(VENV)/.train-packages
 	$(BIN)/python scripts/requirements.py test > $(VENV)/test-packages.txt
-	$(BIN)/pip install --quiet --requirement $(VENV)/test-packages.txt
+	$(PIP) install --quiet --requirement $(VENV)/test-packages.txt
 	@touch $@
 
 clean:
-	rm -rf build dist $(VENV)/.build alr_fast/*.so
+	rm -rf build dist $(VENV)/.built-* alr_fast/*.so alr_fast/_not_compiled.txt
+
+distclean: clean
+	@test $(VENV) = .venv || test -f $(VENV)/pyvenv.cfg
+	rm -rf $(VENV)

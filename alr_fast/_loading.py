@@ -81,9 +81,10 @@ def _why_cuda_is_not_loaded() -> str | None:
     """Loads the CUDA kernels, which are in a library of their own; returns why they cannot be."""
     if torch.version.cuda is None:
         return "torch has no CUDA" if torch.version.hip is None else "they are not for ROCm"
-    if not CUDA_OPERATORS.exists():
-        return "they were not built"
     facts = _installed.build_facts()
+    if not CUDA_OPERATORS.exists():
+        reason = None if facts is None else facts["cuda_reason"]
+        return f"they were not built ({reason})" if reason else "they were not built"
     if facts is None:
         return f"alr_fast._C, which knows their CUDA version, is not built for {sys.executable}"
     built = facts["cuda_version"]

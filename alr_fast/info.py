@@ -39,7 +39,8 @@ def facts() -> dict[str, str]:
 
     build = build_facts() or {}
     built_by = f", built by {build['compiler']}, torch {build['torch_built_with']}" if build else ""
-    cuda = build.get("cuda_version")
+    cuda, reason = build.get("cuda_version"), build.get("cuda_reason")
+    kernels = f"CUDA {cuda}, {build['cuda_architectures']}" if cuda else "not built"
     in_use = build.get("cpu_isa_in_use") if LOADED.native is None else None
     isas = [
         f"{isa} (in use)" if isa == in_use else isa for isa in build.get("cpu_isas_compiled", [])
@@ -50,7 +51,7 @@ def facts() -> dict[str, str]:
         "installed in": str(__file__).removesuffix("/__init__.py"),
         "compiled library": "loaded" if LOADED.native is None else _missing(LOADED.native),
         "losses by": native if LOADED.native is None else "plain PyTorch, which is slower",
-        "CUDA kernels": f"CUDA {cuda}, {build['cuda_architectures']}" if cuda else "not built",
+        "CUDA kernels": f"{kernels} ({reason})" if reason else kernels,
         "CUDA loaded": "yes" if HAS_CUDA else f"no ({LOADED.cuda})",
         "CPU kernels": ", ".join(isas) or "not built",
         "torch": f"{torch.__version__} (CUDA {torch.version.cuda}), {torch.get_num_threads()} "

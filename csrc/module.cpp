@@ -33,9 +33,11 @@ py::dict build_info() {
 #if defined(ALR_FAST_CUDA_VERSION)
   info["cuda_version"] = ALR_FAST_CUDA_VERSION;
   info["cuda_architectures"] = ALR_FAST_CUDA_ARCHITECTURES;
+  info["cuda_reason"] = py::none();
 #else
   info["cuda_version"] = py::none();
   info["cuda_architectures"] = py::none();
+  info["cuda_reason"] = ALR_FAST_CUDA_REASON;  // why they are not built
 #endif
   py::list compiled, supported;
   for (const CpuKernels& kernels : compiled_cpu_kernels()) {

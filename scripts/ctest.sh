@@ -1,10 +1,10 @@
 #!/bin/sh
 # Builds and runs the C++ tests; argument: the folder of the environment's programs.
 set -e
-PATH="$(pwd)/$1:$PATH"
+PATH="$(cd "$1" && pwd):$PATH"
 mkdir -p build
 # Kernels and tests only: the files of the package are built already.
-cmake -G Ninja -S . -B build/ctest -DALR_FAST_CUDA=0 -DCMAKE_DISABLE_FIND_PACKAGE_Python=ON \
+cmake --fresh -G Ninja -S . -B build/ctest -DALR_FAST_CUDA=0 -DCMAKE_DISABLE_FIND_PACKAGE_Python=ON \
   >build/ctest-configure.log 2>&1 || {
   cat build/ctest-configure.log
   exit 1

@@ -109,7 +109,7 @@ sanitize() { # tool, limit, options
 
 if wanted build; then
   if [ -n "$PYTHON" ]; then
-    run build 150 "$python" setup.py egg_info build_ext --inplace
+    run build 150 env ALR_FAST_NATIVE=1 "$python" setup.py egg_info build_ext --inplace
   else
     run build 240 make build
   fi

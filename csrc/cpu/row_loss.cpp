@@ -4,8 +4,6 @@
 // passes read them from there. Lanes beyond the end of a row hold logit -inf and target 0, which
 // add nothing to any sum.
 
-#include <stdlib.h>
-
 #include <new>
 #include <type_traits>
 
@@ -148,15 +146,15 @@ class Scratch {
  public:
   explicit Scratch(int64_t vectors) {
     if (vectors <= kOnStack) return;
-    heap_ = static_cast<V*>(aligned_alloc(64, (vectors * sizeof(V) + 63) / 64 * 64));
-    if (heap_ == nullptr) throw std::bad_alloc();
+    heap_ = static_cast<V*>(::operator new(vectors * sizeof(V), kAlignment));
   }
-  ~Scratch() { free(heap_); }
+  ~Scratch() { ::operator delete(heap_, kAlignment); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   V* get() { return heap_ != nullptr ? heap_ : stack_; }
 
  private:
+  static constexpr std::align_val_t kAlignment{64};
   static constexpr int64_t kOnStack = 8192 / sizeof(V);
   alignas(64) V stack_[kOnStack];
   V* heap_ = nullptr;

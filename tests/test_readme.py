@@ -36,13 +36,12 @@ def test_the_example_of_the_estimator_refines() -> None:
     assert len(names["issues"]) == 300
 
 
-def test_the_commands_of_the_readme_exist() -> None:
+def test_the_commands_of_readme_and_contributing_exist() -> None:
+    text = README + (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE))
-    named = set(re.findall(r"`make ([a-z-]+)", README)) | set(
-        re.findall(r"^make ([a-z-]+)", README, flags=re.MULTILINE)
-    )
-    assert {"train", "test", "bench", "lint"} <= named <= targets
+    named = set(re.findall(r"(?:`|^ *)make ([a-z-]+)", text, flags=re.MULTILINE))
+    assert {"train", "test", "bench", "lint", "docs"} <= named <= targets
 
 
 def test_ci_runs_what_readme_and_contributing_name() -> None:

@@ -100,6 +100,8 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
         classes_: Classes [K], sorted.
         n_features_in_: Number of features D.
         feature_names_in_: Names of the features [D], if ``X`` had names.
+        module_: The trained model, on the CPU, in evaluation mode.
+        loss_curve_: Mean training loss of each epoch, float64 [epochs].
         refined_labels_: Refined label of each training sample [N], of the type of the classes.
         label_probabilities_: Probabilities that `refined_labels_` are the most probable of,
             float32 [N, K]: the rows of the label bank, or with a method without one the
@@ -108,8 +110,6 @@ class ALRClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # wi
             ``changes``, see `alr_fast.bank.history.SampleHistory.means`.
         label_issues_: `alr_fast.labels.LabelIssues` of the given labels, made from these two. For
             a table with paths, pass them to `alr_fast.labels.find_issues` yourself.
-        module_: The trained model, on the CPU, in evaluation mode.
-        loss_curve_: Mean training loss of each epoch, float64 [epochs].
     """
 
     def __init__(

@@ -15,9 +15,11 @@ if (formulas.length > 0) {
   document.head.append(style, script);
 }
 
-// Short cells, figures above all, keep to one line; a table that is too wide scrolls.
+// Short cells, figures above all, keep to one line, and long ones have room; a table that is too
+// wide scrolls.
 for (const cell of document.querySelectorAll(".md-typeset table:not([class])  td")) {
   if (cell.textContent.length <= 20) cell.style.whiteSpace = "nowrap";
+  else if (cell.textContent.length > 40) cell.style.minWidth = "11rem";
 }
 
 // What the theme leaves without a name, and what scrolls sideways, also with the keyboard. The

@@ -66,6 +66,16 @@ def test_names_at_the_top_are_on_the_first_page_of_the_reference():
     assert pages == set(re.findall(r"\]\((\w+\.md)", text))
 
 
+@pytest.mark.parametrize(("module", "name"), NAMES)
+def test_no_attribute_gets_the_type_of_another(module, name):
+    """griffe gives an attribute that it finds nowhere the type of the one above: order them."""
+    entry = found(module, name)
+    for section in entry.docstring.parse("google", warnings=False) if entry.docstring else ():
+        if section.kind is griffe.DocstringSectionKind.attributes:
+            unknown = [a for a in section.value if a.name not in entry.all_members]
+            assert [a.name for a in unknown if a.annotation is not None] == []
+
+
 @pytest.mark.parametrize(("function", "text"), CALLS)
 def test_every_parameter_is_described(function, text):
     text += function.docstring.value if function.docstring else ""

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -120,7 +121,7 @@ class CMakeBuild(build_ext):
 
     def remedy(self) -> str:
         """How to install the package with the native library."""
-        source = f"'{ROOT}'"
+        source = shlex.quote(str(ROOT))
         if (ROOT / "PKG-INFO").exists():  # a source package, unpacked in a temporary folder
             # pip keeps the wheel that it builds of one; it would be installed again.
             source = f"--no-cache-dir {self.distribution.get_fullname()}.tar.gz"

@@ -81,9 +81,13 @@ def how_to_compile(*, cuda: bool = False) -> str:
 def build_facts() -> dict[str, Any] | None:
     """What `alr_fast._C` says about the build; None if it was not built for this Python."""
     try:
-        facts: dict[str, Any] = import_module("alr_fast._C").build_info()
+        module = import_module("alr_fast._C")
     except ImportError:
         return None
+    # The finder of an editable installation elsewhere finds the one there.
+    if Path(str(module.__file__)).resolve().parent != HERE:
+        return None
+    facts: dict[str, Any] = module.build_info()
     return facts
 
 

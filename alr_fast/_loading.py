@@ -73,7 +73,7 @@ def _why_not_loaded() -> str | None:
     try:
         _OPS.load_library(OPERATORS)
     except OSError as error:  # of another platform, C++ runtime or version of torch
-        return f"cannot be loaded ({_installed.one_line(error)})"
+        return f"cannot be loaded ({_why(error)})"
     return None
 
 
@@ -83,7 +83,7 @@ def _why_cuda_is_not_loaded() -> str | None:
         return "torch has no CUDA" if torch.version.hip is None else "they are not for ROCm"
     facts = _installed.build_facts()
     if not CUDA_OPERATORS.exists():
-        reason = None if facts is None else facts["cuda_reason"]
+        reason = None if facts is None else facts.get("cuda_reason")  # not in old builds
         return f"they were not built ({reason})" if reason else "they were not built"
     if facts is None:
         return f"alr_fast._C, which knows their CUDA version, is not built for {sys.executable}"
@@ -95,8 +95,13 @@ def _why_cuda_is_not_loaded() -> str | None:
     try:
         _OPS.load_library(CUDA_OPERATORS)
     except OSError as error:
-        return f"they cannot be loaded ({_installed.one_line(error)})"
+        return f"they cannot be loaded ({_why(error)})"
     return None
+
+
+def _why(error: OSError) -> str:
+    """What the system says, where torch says only which library it is."""
+    return _installed.one_line(error.__cause__ or error)
 
 
 class _TellOnce:

@@ -1,6 +1,7 @@
 """setup.py: the choice by ALR_FAST_NATIVE, builds that fail, builds that have moved."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ NO_TORCH = "raise ImportError('none here')\n"
 @pytest.fixture
 def source(tmp_path):
     """A copy of the source, which has never been built."""
-    return copy_source(tmp_path / "source")
+    return copy_source(tmp_path / "user's source")
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ def test_a_build_that_fails_leaves_a_package_that_says_why(source, broken_compil
     assert reason.startswith("the native build failed: ") and "C++ compiler" in reason
     assert reason in warning
     remedy = "ALR_FAST_NATIVE=1 pip install --no-build-isolation --no-deps --force-reinstall"
-    assert f"`{remedy} '{source}'`" in warning
+    assert f"`{remedy} {shlex.quote(str(source))}`" in warning
 
 
 def test_a_source_package_is_not_taken_from_the_cache_of_pip(source, broken_compiler):

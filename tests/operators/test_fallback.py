@@ -1,16 +1,20 @@
 """The operators in plain PyTorch: as the native ones, tested by the same tests, chosen and said."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pytest
 import torch
 
 import alr_fast
+from alr_fast import _installed, _loading
 from alr_fast._fallback import operators as plain
 from alr_fast._operators import LOADED
 from helpers.compare import same_bits
@@ -277,7 +281,97 @@ def test_a_library_of_another_system_is_not_fatal(uncompiled):
     done = in_folder(uncompiled, "-c", STEP)
     assert done.returncode == 0, done.stderr
     assert "its compiled library cannot be loaded (" in done.stderr
+    # The words of the system, not only torch's "Could not load this library".
+    assert re.search(r"_ops\.so: (file too short|invalid ELF header|.*not a mach-o)", done.stderr)
     assert done.stderr.count("FallbackWarning: ") == 1
+
+
+def test_facts_of_another_build_are_not_taken_for_those_of_this_one(tmp_path):
+    code = """
+import sys, types
+import alr_fast
+other = sys.modules["alr_fast._C"] = types.ModuleType("alr_fast._C")
+other.__file__, other.build_info = sys.argv[1], lambda: {"cuda_version": "13.0"}
+from alr_fast._installed import build_facts
+print(build_facts())
+"""
+    elsewhere, here = tmp_path / "_C.so", PACKAGE / "_C.so"
+    assert python("-c", code, str(elsewhere)).stdout == "None\n"
+    assert python("-c", code, str(here)).stdout == "{'cuda_version': '13.0'}\n"
+
+
+def test_facts_of_an_old_build_lack_some(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(_loading, "CUDA_OPERATORS", tmp_path / "_cuda.so")
+    monkeypatch.setattr(_installed, "build_facts", lambda: {"cuda_version": None})
+    assert _loading._why_cuda_is_not_loaded() == "they were not built"
+    monkeypatch.setattr(_installed, "build_facts", lambda: {"cuda_reason": "there is no nvcc"})
+    assert _loading._why_cuda_is_not_loaded() == "they were not built (there is no nvcc)"
+
+
+FAKE_PIP = """
+import json, os, sys
+variables = {k: os.environ[k] for k in ("ALR_FAST_NATIVE", "ALR_FAST_CUDA") if k in os.environ}
+print(json.dumps([sys.argv[1:], variables]))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a command of sh")
+@pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize("kind", ["folder", "package", "git", "beside"])
+def test_the_command_of_the_warning_runs_as_it_is_printed(uncompiled, tmp_path, kind, cuda):
+    source = tmp_path / "it's a (copy) é"
+    source.mkdir()
+    (source / "setup.py").write_text("")
+    (source / "alr_fast-1.tar.gz").write_text("")
+    url = source.as_uri()
+    record = {
+        "folder": {"url": url, "dir_info": {}},
+        "package": {"url": f"{url}/alr_fast-1.tar.gz", "archive_info": {}},
+        "git": {"url": "https://x.org/a.git", "vcs_info": {"vcs": "git", "commit_id": "12ab"}},
+        "beside": {},
+    }[kind]
+    info = uncompiled / "alr_fast-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: alr_fast\nVersion: 1\n")
+    (info / "direct_url.json").write_text(json.dumps(record))
+    if kind == "beside":  # a source folder, in which the package itself lies
+        (uncompiled / "csrc").mkdir()
+        (uncompiled / "setup.py").write_text("")
+    (tmp_path / "fake" / "pip").mkdir(parents=True)
+    (tmp_path / "fake" / "pip" / "__init__.py").write_text("")
+    (tmp_path / "fake" / "pip" / "__main__.py").write_text(FAKE_PIP)
+
+    code = "from alr_fast._installed import how_to_compile\n"
+    code += f"print(how_to_compile(cuda={cuda}))"
+    printed = in_folder(uncompiled, "-c", code).stdout
+    assert printed.count("\n") == 1
+    command = re.search("`(.*)`", printed)[1]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ALR_FAST_")}
+    done = subprocess.run(
+        ["sh", "-c", command],
+        cwd=tmp_path,
+        env={**environment, "PYTHONPATH": str(tmp_path / "fake")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (*options, target), variables = json.loads(done.stdout.splitlines()[-1])
+    assert variables == {"ALR_FAST_NATIVE": "1"} | ({"ALR_FAST_CUDA": "1"} if cuda else {})
+    fresh = ["--editable"] if kind == "beside" else ["--force-reinstall"]
+    fresh += ["--no-cache-dir"] if kind in ("package", "git") else []
+    assert options == ["install", "--no-build-isolation", "--no-deps", *fresh]
+    if target.startswith("file://"):
+        target = url2pathname(urlsplit(target).path)
+    assert (
+        target
+        == {
+            "folder": str(source),
+            "package": str(source / "alr_fast-1.tar.gz"),
+            "git": "git+https://x.org/a.git@12ab",
+            "beside": str(uncompiled),
+        }[kind]
+    )
 
 
 def test_modules_may_be_loaded_again_and_processes_started(uncompiled):

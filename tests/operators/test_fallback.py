@@ -436,7 +436,7 @@ def test_a_torch_of_another_cuda_is_said_at_the_first_use():
     reason, _, *told = done.stdout.splitlines()
     assert len(told) == 1 and reason in told[0]
     assert "ALR_FAST_CUDA=1" in told[0]
-    assert reason == "they were not built" or "of CUDA 1.0" in reason
+    assert reason.startswith("they were not built") or "of CUDA 1.0" in reason
     silent = python("-c", OTHER_MAJOR.format(wanted="0"))
     assert silent.stdout.splitlines()[2:] == []
     required = python("-c", OTHER_MAJOR.format(wanted="1"))

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -17,6 +18,7 @@ import alr_fast
 from alr_fast import _installed, _loading
 from alr_fast._fallback import operators as plain
 from alr_fast._operators import LOADED
+from alr_fast.errors import NativeLibraryError
 from helpers.compare import same_bits
 from helpers.problems import make_problem
 
@@ -244,6 +246,17 @@ def test_a_package_that_is_not_compiled_works_and_says_so_once(uncompiled):
     assert "--no-build-isolation" in done.stderr and "ALR_FAST_NATIVE=0 turns" in done.stderr
 
 
+def test_another_package_that_is_not_compiled_is_no_help(uncompiled, tmp_path):
+    (tmp_path / "other" / "alr_fast").mkdir(parents=True)
+    (tmp_path / "other" / "alr_fast" / "__init__.py").touch()
+    code = "import alr_fast._installed as i; print(i.why_missing(), i.how_to_compile())"
+    path = f"{uncompiled}{os.pathsep}{tmp_path / 'other'}"
+    assert "hides" not in in_folder(uncompiled, "-c", code, PYTHONPATH=path).stdout
+    (tmp_path / "other" / "alr_fast" / "_ops.so").touch()
+    printed = in_folder(uncompiled, "-c", code, PYTHONPATH=path).stdout
+    assert f"hides the package installed in {tmp_path / 'other' / 'alr_fast'} run in" in printed
+
+
 def test_a_chosen_fallback_says_nothing(uncompiled):
     done = in_folder(uncompiled, "-W", "error", "-c", STEP, ALR_FAST_NATIVE="0")
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
@@ -441,6 +454,41 @@ def test_a_torch_of_another_cuda_is_said_at_the_first_use():
     assert silent.stdout.splitlines()[2:] == []
     required = python("-c", OTHER_MAJOR.format(wanted="1"))
     assert "NativeLibraryError: ALR_FAST_NATIVE=1, but alr_fast has no kernels" in required.stderr
+
+
+def test_which_kernels_are_not_opened(monkeypatch, tmp_path):
+    opened = []
+    monkeypatch.setattr(_loading, "_OPS", SimpleNamespace(load_library=opened.append))
+    monkeypatch.setattr(_loading, "CUDA_OPERATORS", tmp_path / "_cuda.so")
+    (tmp_path / "_cuda.so").touch()
+    monkeypatch.setattr(torch.version, "cuda", "13.2")
+    for facts, reason in [
+        (None, "alr_fast._C, which knows their CUDA version, is not built for"),
+        ({"cuda_version": None}, "does not belong to this build"),
+        ({"cuda_version": "12.8"}, "they are of CUDA 12.8, torch"),
+    ]:
+        monkeypatch.setattr(_installed, "build_facts", lambda facts=facts: facts)
+        assert reason in _loading._why_cuda_is_not_loaded()
+    assert opened == []
+    monkeypatch.setattr(_installed, "build_facts", lambda: {"cuda_version": "13.0"})
+    assert _loading._why_cuda_is_not_loaded() is None and len(opened) == 1
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert _loading._why_cuda_is_not_loaded() == "they are not for ROCm"
+
+
+def test_required_kernels_are_an_error_each_time():
+    on_use = _loading._TellOnce("1", None, "they were not built")
+    for _ in range(2):
+        with pytest.raises(NativeLibraryError, match="no kernels for this device: they were not"):
+            on_use()
+
+
+def test_only_the_first_of_the_processes_that_work_together_speaks(uncompiled):
+    done = in_folder(uncompiled, "-c", STEP, RANK="0")
+    assert done.stderr.count("FallbackWarning: ") == 1
+    done = in_folder(uncompiled, "-c", STEP, RANK="1")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # On a GPU only: the plain operators there.

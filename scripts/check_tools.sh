@@ -20,12 +20,15 @@ if [ -e "$venv" ] || [ -L "$venv" ]; then # a link may be broken
     missing "$python does not run, its Python may be gone: $again"
     exit 1
   }
-  # The programs of an environment name its folder in their first lines.
-  if [ -f "$venv/bin/pip" ] && here=$(cd "$venv" && pwd) && real=$(cd "$venv" && pwd -P) &&
-    ! head -n 2 "$venv/bin/pip" | grep -qF -e "$here/bin/" -e "$real/bin/"; then
-    missing "$venv was created in another folder, which its programs name: $again"
-    exit 1
-  fi
+  # The programs of an environment name its folder in their first lines, unless it may be moved (uv).
+  for program in "$venv/bin/pip" "$venv/bin/alr-fast"; do
+    if [ -f "$program" ] && here=$(cd "$venv" && pwd) && real=$(cd "$venv" && pwd -P) &&
+      head -n 2 "$program" | grep -q /bin/python &&
+      ! head -n 2 "$program" | grep -qF -e "$here/bin/" -e "$real/bin/"; then
+      missing "$venv was created in another folder, which its programs name: $again"
+      exit 1
+    fi
+  done
 elif ! command -v "$python" >/dev/null 2>&1; then
   missing "$python was not found: install Python 3.10 or later (apt-get install python3)"
   exit 1

@@ -127,6 +127,24 @@ def test_an_environment_that_has_moved(tmp_path):
     assert ".venv was created in another folder" in line and "make distclean removes it" in line
 
 
+@pytest.mark.parametrize(
+    "shebang", ["#!/else/bin/python\n", """#!/bin/sh\n'''exec' "/e l/bin/python3" "$0" "$@"\n"""]
+)
+def test_an_environment_that_has_moved_and_has_no_program_pip(tmp_path, shebang):
+    venv.create(tmp_path / ".venv", with_pip=False)
+    (tmp_path / ".venv" / "bin" / "alr-fast").write_text(shebang)
+    (line,) = check_tools(tmp_path).stderr.splitlines()
+    assert ".venv was created in another folder" in line
+
+
+def test_an_environment_that_may_be_moved(tmp_path):
+    venv.create(tmp_path / ".venv", with_pip=False)
+    relocatable = """#!/bin/sh\n'''exec' "$(dirname -- "$(realpath -- "$0")")"/'python' "$0"\n"""
+    (tmp_path / ".venv" / "bin" / "alr-fast").write_text(relocatable)
+    done = check_tools(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_an_environment_whose_python_is_gone(tmp_path):
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "python").symlink_to(tmp_path / "gone")

@@ -124,6 +124,27 @@ def test_a_build_in_place_replaces_the_earlier_one(source):
     assert (package / "_not_compiled.txt").exists()
 
 
+BUILD_THAT_SUCCEEDS = """
+import setuptools
+setuptools.setup = lambda **options: None
+names = {"__file__": "setup.py", "__name__": "setup"}
+exec(open("setup.py", encoding="utf-8").read(), names)
+names["build_native"] = lambda output: (output / "_ops.so").touch()
+command = names["CMakeBuild"](setuptools.Distribution({"ext_modules": []}))
+command.ensure_finalized()
+command.inplace = True
+command.run()
+"""
+
+
+def test_a_build_that_succeeds_removes_the_reason_of_one_that_failed(source):
+    record = source / "alr_fast" / "_not_compiled.txt"
+    record.write_text("ALR_FAST_NATIVE was 0\n")  # a wheel with this file is one without a library
+    done = python("-c", BUILD_THAT_SUCCEEDS, cwd=source)
+    assert done.returncode == 0, done.stderr
+    assert (source / "alr_fast" / "_ops.so").exists() and not record.exists()
+
+
 def test_the_package_gives_the_reason_of_its_build(source, monkeypatch):
     python("setup.py", "-q", "build_ext", "--inplace", cwd=source, ALR_FAST_NATIVE="0")
     monkeypatch.setattr(_installed, "OPERATORS", source / "alr_fast" / "_ops.so")

@@ -76,7 +76,7 @@ build: $(BUILT)
 
 # The package itself, in place. The build uses the installed torch.
 $(BUILT): $(VENV)/.train-packages $(NATIVE)
-	@rm -f $(VENV)/.built-*
+	@rm -rf $(VENV)/.built-* alr_fast.egg-info # whose metadata would hide those of the environment
 	ALR_FAST_NATIVE=$(ALR_FAST_NATIVE) $(PIP) install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 

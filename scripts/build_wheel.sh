@@ -16,6 +16,7 @@ python -m build --sdist --no-isolation --outdir "$out" . >"$work/sdist.log" 2>&1
   cat "$work/sdist.log"
   exit 1
 }
+rm -rf alr_fast.egg-info # in this folder it would hide the metadata of the environment
 tar -xzf "$out"/alr_fast-*.tar.gz -C "$work/source" --strip-components=1
 
 echo "wheel"

@@ -18,7 +18,7 @@ SMALL = ["--data.limit", "200", "--data.test_limit", "50", "--optim.epochs", "2"
 
 
 def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, flags=re.DOTALL)
+    return re.findall(rf"```{language}.*?\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
 @pytest.fixture

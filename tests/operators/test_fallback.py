@@ -17,6 +17,7 @@ import torch
 import alr_fast
 from alr_fast import _installed, _loading
 from alr_fast._fallback import operators as plain
+from alr_fast._fallback.rounding import rounded_stochastically
 from alr_fast._operators import LOADED
 from alr_fast.errors import NativeLibraryError
 from helpers.compare import same_bits
@@ -507,3 +508,14 @@ def test_on_a_gpu_nothing_waits():
     want = plain.alr_loss(*ours, 0.7, 0.3, 1, False, 2)
     for a, b in zip([*got, *tensors], [*want, *ours], strict=True):
         torch.testing.assert_close(a.cpu(), b, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_stochastic_rounding_gives_numbers_of_the_type(dtype):
+    """Otherwise they would be rounded a second time, to the nearest, and the mean would be off."""
+    magnitudes = torch.cat([torch.linspace(2.0**k, 2.0 ** (k + 1), 500) for k in range(-26, 1)])
+    x = torch.stack([magnitudes, -magnitudes])
+    state = torch.tensor([7, 3])
+    rounded = rounded_stochastically(x, torch.arange(2), dtype, state)
+    assert torch.equal(rounded, rounded.to(dtype).float())
+    assert (rounded != x).any()

@@ -51,8 +51,7 @@ QUICK_FILES = [f"tests/operators/test_{name}.py" for name in [*QUICK.split(), "r
 
 
 def through_the_fallback(*words):
-    here = f"--ignore={Path(__file__).relative_to(ROOT)}"
-    call = ("-m", "pytest", "-q", "-p", "no:cacheprovider", here, "-m", "not slow and not native")
+    call = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow and not native")
     done = python(*call, *words, ALR_FAST_NATIVE="0")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     return int(re.search(r"(\d+) passed", done.stdout)[1])

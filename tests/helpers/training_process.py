@@ -279,6 +279,24 @@ def signal_after(number: int, steps: int) -> None:
     _around_steps(after=lambda made: made == steps and os.kill(os.getpid(), number))
 
 
+def wait_for_signal(steps: int) -> None:
+    """After a number of steps the process waits for a signal, so that it stops at that step."""
+    from alr_fast.training.signals import StopSignals
+
+    genuine, received = StopSignals._record, []
+
+    def record(self, number, frame):
+        received.append(number)
+        genuine(self, number, frame)
+
+    def after(made: int) -> None:
+        while made == steps and not received:
+            time.sleep(0.001)
+
+    StopSignals._record = record
+    _around_steps(after=after)
+
+
 def signal_group_after(number: int, steps: int) -> None:
     """All processes of the training get a signal from outside, as from Slurm or a shell."""
 

@@ -40,9 +40,11 @@ GROUP = [*OPTIONS, "--alr.momentum", "0.95", "--checkpoint.steps", "3", "--check
 
 @pytest.fixture(scope="module")
 def stopped_pair(server, tmp_path_factory):
-    """A run of two processes, stopped by SIGTERM to torchrun in the second epoch or later."""
+    """A run of two processes, stopped by SIGTERM to torchrun in the middle of the second epoch."""
     folder = tmp_path_factory.mktemp("pair")
-    training = server.start("--runs", folder / "runs", *GROUP, log=folder / "log", processes=2)
+    options = ["--runs", folder / "runs", *GROUP]
+    faults = {"wait_for_signal": {"steps": STEPS + 5}}
+    training = server.start(*options, log=folder / "log", processes=2, faults=faults)
     assert training.until(lambda: newest_number(folder / "runs") >= STEPS + 2), training.output
     training.send(signal.SIGTERM)
     assert training.wait() not in (0, None)
@@ -52,7 +54,8 @@ def stopped_pair(server, tmp_path_factory):
     torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "alr_fast.train"]
     assert words[1:] == [*torchrun, "--resume", str(run_folder(folder / "runs"))]
     checkpoint = newest_checkpoint(checkpoints(folder / "runs"))
-    assert (checkpoint.world_size, checkpoint.progress["position"]["epoch"] >= 1) == (2, True)
+    position = checkpoint.progress["position"]
+    assert (checkpoint.world_size, position["epoch"], position["step"]) == (2, 1, 5)
     return folder / "runs"
 
 

@@ -14,9 +14,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import Extension, setup
-from setuptools.command.bdist_wheel import bdist_wheel
-from setuptools.command.build_ext import build_ext
+import setuptools
+
+SETUPTOOLS = 77  # reads the licence of pyproject.toml; without build isolation nothing else checks
+if int(setuptools.__version__.split(".")[0]) < SETUPTOOLS:
+    raise SystemExit(
+        f"error: setuptools {setuptools.__version__} is too old to build alr_fast: "
+        f"`pip install 'setuptools>={SETUPTOOLS}'`"
+    )
+
+from setuptools import Extension, setup  # noqa: E402
+from setuptools.command.bdist_wheel import bdist_wheel  # noqa: E402
+from setuptools.command.build_ext import build_ext  # noqa: E402
 
 ROOT = Path(__file__).parent.resolve()
 RECORD = "_not_compiled.txt"
@@ -126,8 +135,8 @@ class CMakeBuild(build_ext):
             # pip keeps the wheel that it builds of one; it would be installed again.
             source = f"--no-cache-dir {self.distribution.get_fullname()}.tar.gz"
         return (
-            "to compile it: `pip install torch setuptools ninja cmake pybind11`, then "
-            "`ALR_FAST_NATIVE=1 pip install --no-build-isolation --no-deps --force-reinstall "
+            f"to compile it: `pip install torch 'setuptools>={SETUPTOOLS}' ninja cmake pybind11`, "
+            "then `ALR_FAST_NATIVE=1 pip install --no-build-isolation --no-deps --force-reinstall "
             f"{source}`"
         )
 

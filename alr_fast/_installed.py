@@ -21,7 +21,8 @@ OPERATORS = HERE / "_ops.so"
 CUDA_OPERATORS = HERE / "_cuda.so"
 NOT_COMPILED = HERE / "_not_compiled.txt"  # of a build without them: the reason
 
-_BUILD_PACKAGES = ("setuptools", "cmake", "ninja", "pybind11")
+# setuptools: as setup.py asks for; any version of the others that is in use.
+_BUILD_PACKAGES = {"setuptools": 77, "cmake": 0, "ninja": 0, "pybind11": 0}
 _LONGEST_REASON = 300  # characters
 
 
@@ -66,7 +67,11 @@ def how_to_compile(*, cuda: bool = False) -> str:
     else:
         words += ["--force-reinstall", *([] if is_folder else ["--no-cache-dir"])]
     command = pip_install(*words, "SOURCE" if source is None else str(source))
-    tools = [name for name in _BUILD_PACKAGES if not is_installed(name)]
+    tools = [
+        f"{name}>={least}" if least else name
+        for name, least in _BUILD_PACKAGES.items()
+        if not is_installed(name) or int(version(name).split(".")[0]) < least
+    ]
     variables = "" if os.name == "nt" else "ALR_FAST_NATIVE=1 " + "ALR_FAST_CUDA=1 " * cuda
     command = f"{variables}{command}"
     if tools:

@@ -133,6 +133,9 @@ def check_installation(words: list[str]) -> None:
     for word in words[1:]:
         if word.startswith("-"):
             continue
+        if ">=" in word:
+            assert word in required, f"{word}: pyproject.toml has another lower bound"
+            continue
         name, _, inside = word.rstrip("]").partition("[")
         asked = inside.split(",") if inside else []
         assert set(asked) <= set(extras), f"{word}: extras are {', '.join(extras)}"

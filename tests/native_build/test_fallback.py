@@ -387,6 +387,13 @@ def test_the_command_of_the_warning_runs_as_it_is_printed(uncompiled, tmp_path, 
     )
 
 
+def test_the_command_of_the_warning_renews_setuptools_that_is_too_old(monkeypatch):
+    monkeypatch.setattr(_installed, "version", lambda name: "65.5.0.post1")
+    assert "setuptools>=77" in _installed.how_to_compile()
+    monkeypatch.setattr(_installed, "version", lambda name: "77")
+    assert "setuptools" not in _installed.how_to_compile()
+
+
 def test_modules_may_be_loaded_again_and_processes_started(uncompiled):
     again = """
 import importlib, multiprocessing, sys, threading

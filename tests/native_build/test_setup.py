@@ -137,6 +137,19 @@ command.run()
 """
 
 
+def test_setuptools_that_is_too_old(source):
+    code = "import setuptools\nsetuptools.__version__ = '65.5.0'\n"
+    code += "exec(open('setup.py', encoding='utf-8').read())"
+    done = python("-c", code, cwd=source, ALR_FAST_NATIVE="0")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: setuptools 65.5.0 is too old to build alr_fast: `pip install 'setuptools>=77'`\n"
+    )
+    requirement = f'"setuptools>={_installed._BUILD_PACKAGES["setuptools"]}"'
+    assert requirement == '"setuptools>=77"'
+    assert requirement in (source / "pyproject.toml").read_text(encoding="utf-8")
+
+
 def test_a_build_that_succeeds_removes_the_reason_of_one_that_failed(source):
     record = source / "alr_fast" / "_not_compiled.txt"
     record.write_text("ALR_FAST_NATIVE was 0\n")  # a wheel with this file is one without a library

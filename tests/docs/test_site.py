@@ -6,6 +6,7 @@ import sys
 from html.parser import HTMLParser
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -160,6 +161,13 @@ def test_links_in_code_and_to_missing_files_stay():
     )
     new = hooks.replace_links(text, "docs/page.md", str.upper)
     assert new == text.replace("[a](../setup.py) ", "[a](SETUP.PY) ", 1)
+
+
+def test_the_name_of_a_member_leads_to_the_member():
+    names = load_hook("names")
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="page.md"))
+    html = names.on_page_content("<code>LabelBank.check()</code>", page, None)
+    assert 'identifier="alr_fast.bank.LabelBank.check"' in html
 
 
 def test_a_source_with_fences_is_one_block():

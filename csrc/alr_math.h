@@ -74,12 +74,13 @@ ALR_HD void rebase(RowSums<F>& sums, F shift, F factor) {
   sums.target_d += sums.target == F(0) ? F(0) : sums.target * shift;
 }
 
-// `log_sum` is log(sums.exp), `max_is_finite` whether m is neither infinite nor NaN.
+// `log_sum` is log(sums.exp), `inv_sum` its reciprocal, `max_is_finite` whether m is neither
+// infinite nor NaN.
 template <class F>
-ALR_HD RowScalars<F> finish_row(const RowSums<F>& sums, F log_sum, bool max_is_finite, F momentum,
-                                F entropy_weight) {
+ALR_HD RowScalars<F> finish_row(const RowSums<F>& sums, F log_sum, F inv_sum, bool max_is_finite,
+                                F momentum, F entropy_weight) {
   RowScalars<F> row;
-  row.inv_sum = F(1) / sums.exp;
+  row.inv_sum = inv_sum;
   row.entropy = log_sum - sums.exp_d * row.inv_sum;
   row.offset = -sums.exp_d * row.inv_sum;
   row.mass = sums.target;

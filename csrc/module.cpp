@@ -51,8 +51,8 @@ py::dict build_info() {
 }
 
 py::dict plan_of(int64_t rows, int64_t classes, const std::string& logits_dtype,
-                 const std::optional<std::string>& bank_dtype, int aligned, int cluster_size,
-                 int shared_memory) {
+                 const std::optional<std::string>& bank_dtype, int aligned, bool has_extras,
+                 int cluster_size) {
   if (aligned < 1 || (aligned & (aligned - 1)) != 0)
     throw std::invalid_argument("aligned is " + std::to_string(aligned) +
                                 ": it must be a power of two");
@@ -64,9 +64,9 @@ py::dict plan_of(int64_t rows, int64_t classes, const std::string& logits_dtype,
   std::optional<DType> table_dtype;
   if (bank_dtype) table_dtype = dtype_named(*bank_dtype);
   const LaunchPlan plan = launch_plan(rows, classes, dtype_named(logits_dtype), table_dtype,
-                                      aligned, {cluster_size, shared_memory});
+                                      aligned, has_extras, {cluster_size});
   py::dict facts;
-  facts["regime"] = plan.regime_name;
+  facts["regime"] = shape_of(plan.regime).name;
   facts["threads_per_row"] = plan.threads_per_row;
   facts["rows_per_block"] = plan.rows_per_block;
   facts["threads_per_block"] = plan.threads_per_block;
@@ -87,14 +87,14 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "launch_plan", &plan_of, py::arg("rows"), py::arg("classes"),
       py::arg("logits_dtype") = "float32", py::arg("bank_dtype") = "float32",
-      py::arg("aligned") = kAccessBytes, py::arg("cluster_size") = DeviceLimits().cluster_size,
-      py::arg("shared_memory") = DeviceLimits().shared_memory,
+      py::arg("aligned") = kAccessBytes, py::arg("has_extras") = false,
+      py::arg("cluster_size") = DeviceLimits().cluster_size,
       "The CUDA kernel for a batch: regime, threads per row and per block, rows per block, blocks "
       "per row (a cluster), elements that a thread holds, vector width in elements, shared memory "
       "in bytes, blocks that have work (fewer take several rows in turn). `aligned`: elements of "
-      "which all row starts are multiples; `cluster_size`, `shared_memory`: what the device "
-      "allows, by default that of Hopper; bank_dtype None: labels instead of a bank. ValueError "
-      "where no kernel exists.");
+      "which all row starts are multiples; `has_extras`: statistics, stochastic rounding or no "
+      "gradient; `cluster_size`: what the device allows, by default that of Hopper; bank_dtype "
+      "None: labels instead of a bank. ValueError where no kernel exists.");
 }
 
 }  // namespace alr_fast

@@ -4,7 +4,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,10 @@ import alr_fast
 from alr_fast import _C
 
 LIBRARY = Path(alr_fast.__file__).with_name("_cuda.so")
-ROW_KERNELS = 3 * 4 * 11  # logits x targets (three banks, labels) x regimes and access widths
+REGIMES = ("sub_warp", "half_warp", "warp", "two_warps", "four_warps", "eight_warps",
+           "sixteen_warps", "loop")  # fmt: skip
+# Logits x targets (three banks, labels) x regimes, access widths, and with extras or not.
+ROW_KERNELS = 3 * 4 * (3 * 5 + 4 * 4 + 2)
 
 if _C.build_info()["cuda_version"] is None:
     pytest.skip("this build has no CUDA kernels", allow_module_level=True)
@@ -72,15 +75,17 @@ def code() -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def row_kernels(names: Iterator[str], *, regime: int | None = None) -> list[str]:
-    """Row kernels of a regime, given by its number in launch_plan.h."""
-    wanted = rf"row_loss_kernel.*RegimeE{'[0-9]' if regime is None else regime}ELi"
+def row_kernels(names: Iterable[str], regime: str = "", extras: bool | None = None) -> list[str]:
+    """Row kernels, of one regime, with extras or without."""
+    number = str(REGIMES.index(regime)) if regime else r"\d+"
+    flag = "[01]" if extras is None else str(int(extras))
+    wanted = rf"row_loss_kernel.*RegimeE{number}ELi\dELb{flag}E"
     return [name for name in names if re.search(wanted, name)]
 
 
 def width_of(kernel: str) -> int:
     """Elements of an access."""
-    return int(re.search(r"RegimeE\dELi(\d)", kernel)[1])
+    return int(re.search(r"RegimeE\d+ELi(\d)", kernel)[1])
 
 
 def full_width(kernel: str) -> int:
@@ -109,21 +114,10 @@ def test_no_kernel_has_instructions_for_local_memory(code):
 
 
 def test_wide_kernels_access_device_memory_16_bytes_at_a_time(code):
-    loops = (0, 1, 2, 4)
-    wide = [
-        name
-        for regime in loops
-        for name in row_kernels(code, regime=regime)
-        if width_of(name) == full_width(name)
-    ]
-    assert len(wide) == 12 * len(loops)
+    wide = [name for name in row_kernels(code) if width_of(name) == full_width(name)]
+    assert len(wide) == 12 * (7 * 2 + 1)
     for name in wide:
         assert re.search(r"\bLDG\S*\.128\b", code[name]), name
-        assert re.search(r"\bSTG\S*\.128\b", code[name]), name
-    staged = row_kernels(code, regime=3)
-    assert len(staged) == 12
-    for name in staged:  # directly into shared memory
-        assert re.search(r"\bLDGSTS\S*\.128\b", code[name]), name
         assert re.search(r"\bSTG\S*\.128\b", code[name]), name
 
 
@@ -133,26 +127,45 @@ def test_nothing_is_read_from_other_blocks_byte_by_byte(code):
 
 def test_narrow_kernels_have_narrow_accesses(code):
     """The search finds nothing in code without such instructions."""
-    narrow = [name for name in row_kernels(code, regime=0) if width_of(name) == 1]
-    assert len(narrow) == 12
+    narrow = [name for name in row_kernels(code, "sub_warp") if width_of(name) == 1]
+    assert len(narrow) == 24
     for name in narrow:
         assert not re.search(r"\b(LDG|STG)\S*\.128\b", code[name]), name
 
 
-def test_a_row_is_requested_before_anything_is_reduced(code):
-    """Loads of logits and bank row are all issued before the first barrier."""
-    wide = [
-        name
-        for name in row_kernels(code, regime=2)
-        if width_of(name) == full_width(name) and "LabelTarget" not in name
-    ]
-    assert len(wide) == 9
-    streamed = r"\bLDG\S*\.EF\S*\.128\b"  # EF: evict first
-    for name in wide:
-        first = re.search(streamed, code[name])
-        requests, *_ = re.split(r"\bBAR\.SYNC", code[name][first.start() :], maxsplit=1)
+def registers(text: str) -> set[int]:
+    """Registers of an operand that is 32 bits wide."""
+    return {int(n) for n in re.findall(r"\bR(\d+)\b", text)}
+
+
+def first_use_and_requests(text: str, count: int) -> tuple[int, list[int]]:
+    """Instruction that first reads what the first `count` streamed loads wrote; those loads."""
+    lines = re.findall(r"/\*[0-9a-f]{4,5}\*/\s+(?:@!?U?P\w+ )?([^;]*);", text)
+    requests = [n for n, line in enumerate(lines) if re.match(r"LDG\S*\.EF\S*", line)][:count]
+    loaded = set()
+    for n, line in enumerate(lines):
+        target, _, sources = line.partition(",")
+        if loaded & registers(sources) and not line.startswith("LDG"):
+            return n, requests
+        if n in requests:
+            first = int(re.search(r"\bR(\d+)$", target)[1])
+            words = 4 if ".128" in line else 2 if ".64" in line else 1
+            loaded |= set(range(first, first + words))
+    raise AssertionError("what is loaded is never read")
+
+
+@pytest.mark.parametrize("regime", REGIMES[:-1])
+def test_a_row_is_requested_before_any_of_it_is_used(code, regime):
+    """Loads of logits and bank row are in flight together, whatever their types and widths."""
+    kernels = [name for name in row_kernels(code, regime, extras=False) if "TableTarget" in name]
+    assert len(kernels) == 9 * (3 if regime in REGIMES[:3] else 2)
+    for name in kernels:
         logits = 2 if re.search(r"RowTraitsI(6__half|13__nv_bf)", name) else 4
         # Repeated types are abbreviated.
         table = 4 if "TableTargetIfE" in name else 2
-        elements = 16
-        assert len(re.findall(streamed, requests)) == elements * (logits + table) // 16, name
+        width = width_of(name)
+        elements = max(width, {"sub_warp": 4, "half_warp": 8, "warp": 8}.get(regime, 16))
+        per_row = sum(elements // width * max(1, width * size // 16) for size in (logits, table))
+        use, requests = first_use_and_requests(code[name], per_row)
+        assert len(requests) == per_row
+        assert requests[-1] < use, name

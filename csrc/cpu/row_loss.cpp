@@ -302,7 +302,7 @@ class RowLoss {
   static bool is_finite(F x) { return x - x == 0; }
 
   void finish(Row& row, const RowSums<F>& sums) const {
-    row.scalars = finish_row(sums, log_of(sums.exp), is_finite(row.max),
+    row.scalars = finish_row(sums, log_of(sums.exp), F(1) / sums.exp, is_finite(row.max),
                              static_cast<F>(p_.momentum), static_cast<F>(p_.entropy_weight));
   }
 

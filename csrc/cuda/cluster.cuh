@@ -16,7 +16,10 @@
 
 namespace alr_fast {
 
-class ClusterGroup : public BlockGroup {
+template <int kWarps>
+class ClusterGroup : public BlockGroup<kWarps> {
+  using Block = BlockGroup<kWarps>;
+
  public:
   __device__ __forceinline__ explicit ClusterGroup(int blocks) : blocks_(blocks) {
 #if ALR_FAST_HAS_CLUSTERS
@@ -34,60 +37,72 @@ class ClusterGroup : public BlockGroup {
   __device__ __forceinline__ int first_column(int classes) const {
     return min(block_rank_ * static_cast<int>(columns_per_block(classes, blocks_)), classes);
   }
-  __device__ __forceinline__ int columns(int classes) const {
-    const int part = static_cast<int>(columns_per_block(classes, blocks_));
-    return min(part, classes - first_column(classes));
+  __device__ __forceinline__ int end_column(int classes) const {
+    return min((block_rank_ + 1) * static_cast<int>(columns_per_block(classes, blocks_)), classes);
   }
 
   template <class T, class Op>
   __device__ __forceinline__ T reduce(T value, Op op) {
-    value = BlockGroup::reduce(value, op);
+    value = Block::reduce(value, op);
 #if ALR_FAST_HAS_CLUSTERS
-    if (blocks_ > 1) value = reduce_blocks(value, op);
+    if (blocks_ > 1) {
+      value = exchange_blocks(value);
+      for (int step = blocks_ / 2; step > 0; step /= 2)
+        value = op(value, shuffle_xor(Block::kAllLanes, value, step));
+    }
 #endif
     return value;
+  }
+
+  __device__ __forceinline__ void join(RowPart& part) {
+    Block::join(part);
+#if ALR_FAST_HAS_CLUSTERS
+    if (blocks_ > 1) {
+      part = exchange_blocks(part);
+      float max = part.max;
+      for (int step = blocks_ / 2; step > 0; step /= 2)
+        max = fmaxf(max, shuffle_xor(Block::kAllLanes, max, step));
+      part.raise(max);
+      for (int step = blocks_ / 2; step > 0; step /= 2)
+        part.sums = Add()(part.sums, shuffle_xor(Block::kAllLanes, part.sums, step));
+    }
+#endif
   }
 
   // A block must not exit before the others have read its part of the last reduction.
   __device__ __forceinline__ void wait_before_exit() const {
 #if ALR_FAST_HAS_CLUSTERS
-    if (blocks_ > 1) wait_for_cluster();
+    if (blocks_ > 1) {
+      __cluster_barrier_arrive();  // releasing: the reads come before it
+      __cluster_barrier_wait();
+    }
 #endif
   }
 
-  __device__ __forceinline__ int blocks() const { return blocks_; }
-
-  // Bytes from the start of shared memory that reductions use.
-  __device__ __forceinline__ static int slot_bytes() { return reduction_bytes(blockDim.x, true); }
-
  private:
 #if ALR_FAST_HAS_CLUSTERS
-  // Each lane reads the value of one block; the number of blocks is a power of two, further lanes
-  // read the same values again.
-  template <class T, class Op>
-  __device__ __forceinline__ T reduce_blocks(T value, Op op) {
-    unsigned char* const slots = shared_memory() + reduction_bytes(blockDim.x, false);
+  // Each block gives a value, each lane takes that of one block; the number of blocks is a power of
+  // two, further lanes take the same values again.
+  template <class T>
+  __device__ __forceinline__ T exchange_blocks(const T& value) {
+    unsigned char* const slots =
+        shared_memory() + reduction_bytes(Block::kThreads, false) + cluster_buffer_ * kReductionSlotBytes;
     // A slow block may still read a slot while a fast block writes the next: two slots alternate,
     // like the buffers of the reduction within the block.
+    cluster_buffer_ ^= 1;
     if (threadIdx.x == 0) {
-      write_slot(slots, buffer_, value);
+      Block::write_slot(slots, 0, value);
       __threadfence_cluster();  // other blocks read nothing else, so the barrier need not order
                                 // more
     }
-    wait_for_cluster();
-    const unsigned from = threadIdx.x & static_cast<unsigned>(blocks_ - 1);
-    value = read_slot<T>(static_cast<const unsigned char*>(__cluster_map_shared_rank(slots, from)),
-                         buffer_);
-    for (int step = blocks_ / 2; step > 0; step /= 2)
-      value = op(value, shuffle_xor(0xffffffffu, value, step));
-    return value;
-  }
-
-  // Writes before a fence before this barrier are visible to all blocks after it.
-  __device__ __forceinline__ static void wait_for_cluster() {
     __cluster_barrier_arrive_relaxed();
     __cluster_barrier_wait();
+    const unsigned from = threadIdx.x & static_cast<unsigned>(blocks_ - 1);
+    return Block::template read_slot<T>(
+        static_cast<const unsigned char*>(__cluster_map_shared_rank(slots, from)), 0);
   }
+
+  int cluster_buffer_ = 0;
 #endif
 
   int blocks_;

@@ -9,26 +9,38 @@
 
 namespace alr_fast {
 
+template <class Logits, class Target, Regime kRegime, int kVector, class Launch>
+auto dispatch_extras(const LaunchPlan& plan, const Launch& launch) {
+  if constexpr (!shape_of(kRegime).always_has_extras()) {
+    if (!plan.has_extras)
+      return launch(RowLossKernel<RowTraits<Logits, Target, kRegime, kVector, false>>(), plan);
+  }
+  return launch(RowLossKernel<RowTraits<Logits, Target, kRegime, kVector, true>>(), plan);
+}
+
 // The widths that supported_width (launch_plan.cpp) returns.
 template <class Logits, class Target, Regime kRegime, class Launch>
 auto dispatch_vector(const LaunchPlan& plan, const Launch& launch) {
   constexpr int kFull = full_vector_width(sizeof(Logits), sizeof(typename Target::Element));
-  if constexpr (kRegime == Regime::kSubWarp || kRegime == Regime::kWarp) {
-    if (plan.vector_width == 2)
-      return launch(RowLossKernel<RowTraits<Logits, Target, kRegime, 2>>(), plan);
+  if constexpr (shape_of(kRegime).has_pairs()) {
+    if (plan.vector_width == 2 && !plan.has_extras)
+      return launch(RowLossKernel<RowTraits<Logits, Target, kRegime, 2, false>>(), plan);
   }
-  if constexpr (kRegime != Regime::kShared) {
-    if (plan.vector_width == 1)
-      return launch(RowLossKernel<RowTraits<Logits, Target, kRegime, 1>>(), plan);
-  }
-  return launch(RowLossKernel<RowTraits<Logits, Target, kRegime, kFull>>(), plan);
+  if (plan.vector_width == 1)
+    return dispatch_extras<Logits, Target, kRegime, 1>(plan, launch);
+  return dispatch_extras<Logits, Target, kRegime, kFull>(plan, launch);
 }
 
-template <class Logits, class Target, class Launch>
+// Looks for the plan's regime from entry kEntry of the launch table on.
+template <class Logits, class Target, int kEntry = 0, class Launch>
 auto dispatch_regime(const LaunchPlan& plan, const Launch& launch) {
-  return visit_regime(plan.regime, [&](auto regime) {
-    return dispatch_vector<Logits, Target, decltype(regime)::value>(plan, launch);
-  });
+  if constexpr (kEntry == sizeof(kLaunchTable) / sizeof(TableEntry)) {
+    return dispatch_vector<Logits, Target, kFallback.regime>(plan, launch);
+  } else {
+    constexpr Regime kRegime = kLaunchTable[kEntry].regime;
+    if (plan.regime == kRegime) return dispatch_vector<Logits, Target, kRegime>(plan, launch);
+    return dispatch_regime<Logits, Target, kEntry + 1>(plan, launch);
+  }
 }
 
 // launch_plan has already rejected float64.

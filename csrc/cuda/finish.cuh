@@ -15,17 +15,20 @@ __device__ __forceinline__ unsigned long long* status_word(const RowLossParams& 
 }
 
 // Counts the rows from `begin` to `end` that are not ignored; called by a whole block.
+template <class Block>
 __device__ __forceinline__ int64_t count_valid_rows(const RowLossParams& p, int64_t begin,
-                                                    int64_t end, BlockGroup& block) {
+                                                    int64_t end, Block& block) {
   int64_t count = 0;
-  for (int64_t b = begin + block.rank(); b < end; b += block.size()) count += index_at(p, b) >= 0;
+  #pragma unroll 1
+  for (int64_t b = begin + block.rank(); b < end; b += Block::kThreads) count += index_at(p, b) >= 0;
   return block.reduce(count, Add());
 }
 
 // Number of rows that are not ignored, or -1 if it is not needed before the first row is written
 // (the gradient of a mean needs it). `is_counted`: the pre-pass has counted them.
+template <class Block>
 __device__ __forceinline__ int64_t valid_rows_before(const RowLossParams& p, bool is_counted,
-                                                     BlockGroup& block) {
+                                                     Block& block) {
   if (p.reduction != Reduction::kMean || p.grad_mode != GradMode::kFinal) return -1;
   if (keeps_all_rows(p)) return p.rows;
   if (is_counted) return p.status[kStatusCounted];
@@ -47,8 +50,9 @@ struct AddPartials {
 };
 
 // Called by a whole block after its rows; `partial` is valid in its first thread.
+template <class Block>
 __device__ __forceinline__ void finish_batch(const RowLossParams& p, const BlockPartial& partial,
-                                             BlockGroup& block) {
+                                             Block& block) {
   __syncthreads();  // all threads have read the states that are reset below
   BlockPartial* const partials = static_cast<BlockPartial*>(p.row_loss);
   const bool is_reduced = p.reduction != Reduction::kNone;
@@ -65,6 +69,7 @@ __device__ __forceinline__ void finish_batch(const RowLossParams& p, const Block
   if (is_reduced) {
     BlockPartial total;
     // Other blocks wrote them: bypass the L1 cache of this multiprocessor.
+#pragma unroll 1
     for (unsigned n = threadIdx.x; n < gridDim.x; n += blockDim.x)
       total = AddPartials()(total, {__ldcg(&partials[n].loss), __ldcg(&partials[n].valid)});
     total = block.reduce(total, AddPartials());

@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "dispatch.cuh"
-#include "launch.cuh"
 #include "launch.h"
+#include "launch_row_loss.h"
 #include "prepare.cuh"
 
 namespace alr_fast {
@@ -35,13 +35,12 @@ cudaError_t launch_prepare(const RowLossParams& params, const GroupScratch& scra
 
 // The driver has these attributes cached: no call waits for the device.
 cudaError_t current_device(Device& device) {
-  int number = 0, major = 0, has_clusters = 0;
-  cudaError_t error = cudaGetDevice(&number);
+  int major = 0, has_clusters = 0;
+  cudaError_t error = cudaGetDevice(&device.number);
   const auto read = [&](int& value, cudaDeviceAttr attribute) {
-    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, attribute, number);
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, attribute, device.number);
   };
   read(device.multiprocessors, cudaDevAttrMultiProcessorCount);
-  read(device.limits.shared_memory, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   read(has_clusters, cudaDevAttrClusterLaunch);
   read(major, cudaDevAttrComputeCapabilityMajor);
   // Only data centre GPUs have clusters above the portable size.

@@ -9,59 +9,18 @@ namespace {
 
 constexpr int64_t kMaxBlocks = 2147483647;  // of a grid's x dimension
 
-struct PlanEntry {
-  int64_t max_classes;  // the entry is for K up to this
-  Regime regime;
-  const char* name;
-  int threads_per_block;
-  int blocks_per_row;  // 0: a block holds several rows
-  int lanes;           // threads per row where a block holds several
-  int elements;
-  int min_resident_blocks;
-};
-
-template <Regime kRegime>
-constexpr PlanEntry entry(int64_t max_classes, const char* name,
-                          int threads_per_block = RegimeTraits<kRegime>::kMaxThreads,
-                          int blocks_per_row = 1) {
-  using Traits = RegimeTraits<kRegime>;
-  return {max_classes,
-          kRegime,
-          name,
-          threads_per_block,
-          Traits::kLanes > 0 ? 0 : blocks_per_row,
-          Traits::kLanes,
-          Traits::kElements,
-          Traits::kMinBlocks * Traits::kMaxThreads / threads_per_block};
-}
-
-// Sorted by max_classes. Longer rows use more blocks; short rows leave room for other blocks.
-constexpr PlanEntry kPlans[] = {
-    entry<Regime::kSubWarp>(32, "sub_warp"),
-    entry<Regime::kWarp>(256, "warp"),
-    entry<Regime::kBlock>(1024, "block", 64),
-    entry<Regime::kBlock>(2048, "block", 128),
-    entry<Regime::kShared>(8192, "shared"),
-    entry<Regime::kShared>(16384, "shared", 256, 2),
-    entry<Regime::kShared>(32768, "shared", 256, 4),
-    entry<Regime::kShared>(65536, "shared", 256, 8),
-    entry<Regime::kShared>(262144, "shared", 256, 16),
-};
-// For devices without clusters or with too little shared memory.
-constexpr PlanEntry kFallback = entry<Regime::kLoop>(262144, "loop");
-
-constexpr bool plans_are_sound() {
+constexpr bool table_is_sound() {
   int64_t previous = 0;
-  for (const PlanEntry& plan : kPlans) {
-    const int64_t threads = plan.lanes > 0 ? plan.lanes : plan.threads_per_block;
-    if (plan.max_classes <= previous) return false;
-    if (plan.regime != Regime::kShared && plan.max_classes > threads * plan.elements) return false;
-    if (plan.threads_per_block % 32 != 0) return false;
-    previous = plan.max_classes;
+  for (const TableEntry& entry : kLaunchTable) {
+    const RegimeShape& shape = shape_of(entry.regime);
+    if (entry.max_classes <= previous) return false;
+    if (columns_per_block(entry.max_classes, entry.blocks_per_row) > shape.columns()) return false;
+    if (entry.blocks_per_row > 1 && !shape.can_be_cluster()) return false;
+    previous = entry.max_classes;
   }
-  return previous == kFallback.max_classes;
+  return previous <= kMaxClasses;
 }
-static_assert(plans_are_sound(), "sorted, and no row larger than its registers");
+static_assert(table_is_sound(), "sorted, and no row larger than its registers");
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -97,63 +56,48 @@ int base_alignment(const void* base, DType dtype) {
              : power_of_two_in(static_cast<int64_t>(address / size_of(dtype)), kAccessBytes);
 }
 
-// Widths with kernels: 16 bytes; two elements for short rows, which are rarely multiples of 16
-// bytes (10, 14 or 50 classes); one element.
-int supported_width(Regime regime, int full, int allowed) {
-  if (regime == Regime::kShared || allowed >= full) return full;
-  if ((regime == Regime::kSubWarp || regime == Regime::kWarp) && allowed >= 2) return 2;
-  return 1;
+// Widths with kernels: 16 bytes; two elements for short rows; one element.
+int supported_width(const RegimeShape& shape, bool has_extras, int full, int allowed) {
+  if (allowed >= full) return full;
+  return shape.has_pairs() && !has_extras && allowed >= 2 ? 2 : 1;
 }
 
-int64_t shared_row_bytes(int64_t classes, int blocks_per_row, int logits_size, int table_size) {
-  const int64_t columns = columns_per_block(classes, blocks_per_row);
-  return staged_bytes(columns, logits_size) + staged_bytes(columns, table_size);
+const TableEntry& entry_for(int64_t classes, int cluster_size) {
+  const auto* const found =
+      std::find_if(std::begin(kLaunchTable), std::end(kLaunchTable), [&](const TableEntry& entry) {
+        return classes <= entry.max_classes && entry.blocks_per_row <= cluster_size;
+      });
+  return found == std::end(kLaunchTable) ? kFallback : *found;
 }
 
 }  // namespace
 
 LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
-                       std::optional<DType> table_dtype, int aligned, const DeviceLimits& limits) {
+                       std::optional<DType> table_dtype, int aligned, bool has_extras,
+                       const DeviceLimits& limits) {
   require_cuda_dtype(logits_dtype, "logits_dtype");
   if (table_dtype) require_cuda_dtype(*table_dtype, "bank_dtype");
   if (rows < 0)
     throw std::invalid_argument("rows is " + std::to_string(rows) + ": it must be >= 0");
-  if (classes < 1 || classes > kFallback.max_classes)
+  if (classes < 1 || classes > kMaxClasses)
     throw std::invalid_argument("classes is " + std::to_string(classes) +
-                                ": CUDA kernels exist for 1 to " +
-                                std::to_string(kFallback.max_classes));
-  PlanEntry chosen = *std::find_if(std::begin(kPlans), std::end(kPlans),
-                                   [&](const PlanEntry& e) { return classes <= e.max_classes; });
+                                ": CUDA kernels exist for 1 to " + std::to_string(kMaxClasses));
+  const TableEntry& entry = entry_for(classes, limits.cluster_size);
+  const RegimeShape& shape = shape_of(entry.regime);
   const int logits_size = size_of(logits_dtype);
-  const int table_size = table_dtype ? size_of(*table_dtype) : 0;
-  int64_t shared_memory =
-      reduction_bytes(chosen.threads_per_block, chosen.regime == Regime::kShared);
-  if (chosen.regime == Regime::kShared) {
-    chosen.blocks_per_row = std::min(chosen.blocks_per_row, limits.cluster_size);
-    shared_memory += shared_row_bytes(classes, chosen.blocks_per_row, logits_size, table_size);
-    if (shared_memory > limits.shared_memory) {
-      chosen = kFallback;
-      shared_memory = reduction_bytes(chosen.threads_per_block, false);
-    }
-  }
   LaunchPlan plan;
-  plan.regime = chosen.regime;
-  plan.regime_name = chosen.name;
-  plan.threads_per_block = chosen.threads_per_block;
-  plan.blocks_per_row = std::max(chosen.blocks_per_row, 1);
+  plan.regime = shape.regime;
+  plan.has_extras = has_extras;
+  plan.threads_per_block = shape.threads;
+  plan.blocks_per_row = entry.blocks_per_row;
   plan.vector_width = supported_width(
-      chosen.regime, full_vector_width(logits_size, table_dtype ? table_size : logits_size),
+      shape, has_extras,
+      full_vector_width(logits_size, table_dtype ? size_of(*table_dtype) : logits_size),
       power_of_two_in(classes, aligned));
-  plan.elements_per_thread = chosen.regime == Regime::kShared
-                                 ? chosen.elements
-                                 : std::max(chosen.elements, plan.vector_width);
-  // Threads that hold more elements need more registers, so fewer blocks fit.
-  plan.threads_per_row = chosen.lanes > 0
-                             ? chosen.lanes * chosen.elements / plan.elements_per_thread
-                             : chosen.threads_per_block * plan.blocks_per_row;
-  plan.rows_per_block = std::max(1, chosen.threads_per_block / plan.threads_per_row);
-  plan.min_resident_blocks = chosen.min_resident_blocks;
-  plan.shared_memory = static_cast<int>(shared_memory);
+  plan.elements_per_thread = std::max(shape.elements, plan.vector_width);
+  plan.threads_per_row = shape.columns() / plan.elements_per_thread * plan.blocks_per_row;
+  plan.rows_per_block = std::max(1, shape.threads / plan.threads_per_row);
+  plan.shared_memory = reduction_bytes(shape.threads, shape.can_be_cluster());
   const int64_t most_rows = kMaxBlocks * plan.rows_per_block / plan.blocks_per_row;
   if (rows > most_rows)
     throw std::invalid_argument("rows is " + std::to_string(rows) + ": one launch takes up to " +
@@ -165,7 +109,12 @@ LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
 LaunchPlan launch_plan(const RowLossParams& p, const DeviceLimits& limits) {
   std::optional<DType> table_dtype;
   if (p.target.table != nullptr) table_dtype = p.target.dtype;
-  return launch_plan(p.rows, p.classes, p.logits_dtype, table_dtype, row_alignment(p), limits);
+  return launch_plan(p.rows, p.classes, p.logits_dtype, table_dtype, row_alignment(p),
+                     has_extras(p), limits);
+}
+
+bool has_extras(const RowLossParams& p) {
+  return p.stats_class != nullptr || p.rounding_state != nullptr || p.grad_mode == GradMode::kNone;
 }
 
 int row_alignment(const RowLossParams& p) {

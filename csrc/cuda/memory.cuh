@@ -35,14 +35,16 @@ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
-// Returns x, hidden from the optimiser: values derived from it are recomputed instead of being kept
-// in registers.
-__device__ __forceinline__ float anew(float x) {
-#if defined(__CUDA_ARCH__)
-  asm("" : "+f"(x));
-#endif
-  return x;
-}
+// What is loaded beyond the end of a row: below ordinary logits, and not so low that exp_below
+// would fail.
+template <class T>
+struct Padding {
+  static constexpr float kValue = -1e38f;
+};
+template <>
+struct Padding<__half> {
+  static constexpr float kValue = -65504;  // the lowest finite number
+};
 
 // 2^x by the hardware, to about 2 units in the last place; 0 below the smallest normal number.
 __device__ __forceinline__ float fast_exp2(float x) {
@@ -55,24 +57,47 @@ __device__ __forceinline__ float fast_exp2(float x) {
 #endif
 }
 
-// e^x for x <= 0, to about 3 units in the last place whatever the size of x. Rounding x * log2(e)
-// alone would cost |x| / 2 units, so its rounding error is added back.
-__device__ __forceinline__ float fast_exp(float x) {
+// e^x for x <= 0, to about 3 units in the last place whatever the size of x; NaN below -2e38.
+// Rounding x * log2(e) alone would cost |x| / 2 units, so its rounding error is added back.
+__device__ __forceinline__ float exp_below(float x) {
   constexpr float kLog2E = 1.44269504088896340736f;
-  constexpr float kLog2ELow = 1.92596299112661746887e-8f;  // log2(e) - kLog2E
-  constexpr float kLn2 = 0.69314718055994530942f;
-  constexpr float kZeroBelow = -150;  // 2^x is 0 there, and the rest may be infinity - infinity
+  constexpr float kMinusLn2 = -0.693147182464599609375f;
+  constexpr float kMinusLn2Low = 1.90465429995776804525e-9f;  // -log(2) - kMinusLn2
   const float exponent = x * kLog2E;
-  const float rest = fmaf(x, kLog2ELow, fmaf(x, kLog2E, -exponent));
+  const float rest = fmaf(exponent, kMinusLn2Low, fmaf(exponent, kMinusLn2, x));
   const float y = fast_exp2(exponent);
-  return exponent > kZeroBelow ? fmaf(y, rest * kLn2, y) : y;
+  return fmaf(y, rest, y);
+}
+
+// The same for any x <= 0, -inf included; that of NaN is 0.
+__device__ __forceinline__ float fast_exp(float x) { return exp_below(fmaxf(x, -1000.f)); }
+
+// 1 / x for x >= 1, to one unit in the last place.
+__device__ __forceinline__ float reciprocal(float x) {
+#if defined(__CUDA_ARCH__)
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return 1 / x;
+#endif
+}
+
+// Returns an address that the compiler keeps in registers, instead of computing it again for each of
+// the accesses relative to it.
+template <class T>
+__device__ __forceinline__ T* kept(T* address) {
+#if defined(__CUDA_ARCH__)
+  asm("" : "+l"(address));
+#endif
+  return address;
 }
 
 // Cache policy of an access.
 enum class Cached {
   kOnce,   // not needed again soon: the first to be evicted, so that the gradient, which is read
-           // next, stays in L2. Device memory only.
-  kAgain,  // as the hardware sees fit; shared memory too
+           // next, stays in L2
+  kAgain,  // as the hardware sees fit
 };
 
 template <int kBytes>
@@ -104,29 +129,46 @@ struct Pack {
   using Word = typename WordOf<kBytes>::Type;
 };
 
+// kVector elements as they lie in memory: what is loaded is converted where it is used, so that
+// nothing waits between the requests of a row.
+template <class T, int kVector>
+struct Words {
+  using P = Pack<T, kVector>;
+  typename P::Word words[P::kCount];
+
+  __device__ __forceinline__ float operator[](int i) const {
+    T elements[P::kSize];
+    __builtin_memcpy(static_cast<void*>(elements), &words[i / P::kSize], sizeof(elements));
+    return to_float(elements[i % P::kSize]);
+  }
+};
+
 // `from` and `to` are multiples of kVector elements away from an address aligned for them.
-template <int kVector, Cached kCached, class T>
-__device__ __forceinline__ void load(const T* from, float* to) {
+template <Cached kCached, class T, int kVector>
+__device__ __forceinline__ void load(const T* from, Words<T, kVector>& to) {
   using P = Pack<T, kVector>;
   ALR_DEVICE_CHECK(reinterpret_cast<uintptr_t>(from) % P::kBytes == 0);
 #pragma unroll
   for (int n = 0; n < P::kCount; ++n) {
     const auto* const at = reinterpret_cast<const typename P::Word*>(from) + n;
-    typename P::Word word;
     if constexpr (kCached == Cached::kOnce) {
-      word = __ldcs(at);
+      to.words[n] = __ldcs(at);
     } else {
-      word = *at;
+      to.words[n] = __ldca(at);
     }
-    T elements[P::kSize];
-    __builtin_memcpy(static_cast<void*>(elements), &word, sizeof(word));
-#pragma unroll
-    for (int i = 0; i < P::kSize; ++i) to[n * P::kSize + i] = to_float(elements[i]);
   }
 }
 
-template <int kVector, Cached kCached, class T>
-__device__ __forceinline__ void store(T* to, const float* from) {
+template <class T, int kVector>
+__device__ __forceinline__ void fill(Words<T, kVector>& to, T value) {
+  T elements[kVector];
+#pragma unroll
+  for (int i = 0; i < kVector; ++i) elements[i] = value;
+  __builtin_memcpy(&to.words, static_cast<const void*>(elements), sizeof(elements));
+}
+
+template <Cached kCached, int kVector, class T>
+__device__ __forceinline__ void store(T* to, const float (&from)[kVector]) {
   using P = Pack<T, kVector>;
   ALR_DEVICE_CHECK(reinterpret_cast<uintptr_t>(to) % P::kBytes == 0);
 #pragma unroll
@@ -140,7 +182,7 @@ __device__ __forceinline__ void store(T* to, const float* from) {
     if constexpr (kCached == Cached::kOnce) {
       __stcs(at, word);
     } else {
-      *at = word;
+      __stwb(at, word);
     }
   }
 }

@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kPrepareThreads, 1)
                         int32_t* next_in_group,   // [B] or null
                         uint8_t* first_in_group,  // [B] or null
                         int32_t* chain) {         // [B] scratch or null
-  BlockGroup block;
+  BlockGroup<kPrepareThreads / kWarpThreads> block;
   const int64_t begin = p.rows * blockIdx.x / gridDim.x;
   const int64_t end = p.rows * (blockIdx.x + int64_t{1}) / gridDim.x;
   const int64_t count = count_valid_rows(p, begin, end, block);

@@ -6,6 +6,7 @@
 
 #include "../alr_math.h"
 #include "launch_plan.h"
+#include "memory.cuh"
 
 namespace alr_fast {
 
@@ -34,17 +35,30 @@ struct Max {
   __device__ __forceinline__ float operator()(float a, float b) const { return fmaxf(a, b); }
 };
 
-template <class T>
-__device__ __forceinline__ T shuffle_xor(unsigned mask, const T& value, int lane_mask) {
+// Exchanges a value of whole words, by exchange(word).
+template <class T, class Exchange>
+__device__ __forceinline__ T exchange_words(const T& value, const Exchange& exchange) {
   static_assert(sizeof(T) % 4 == 0, "whole words");
   uint32_t words[sizeof(T) / 4];
   __builtin_memcpy(words, &value, sizeof(T));
 #pragma unroll
-  for (int i = 0; i < static_cast<int>(sizeof(T) / 4); ++i)
-    words[i] = __shfl_xor_sync(mask, words[i], lane_mask);
+  for (int i = 0; i < static_cast<int>(sizeof(T) / 4); ++i) words[i] = exchange(words[i]);
   T other;
   __builtin_memcpy(static_cast<void*>(&other), words, sizeof(T));
   return other;
+}
+
+template <class T>
+__device__ __forceinline__ T shuffle_xor(unsigned mask, const T& value, int lane_mask) {
+  return exchange_words(
+      value, [&](uint32_t word) { return __shfl_xor_sync(mask, word, lane_mask); });
+}
+
+// The value of one of kLanes neighbours.
+template <int kLanes, class T>
+__device__ __forceinline__ T shuffle(unsigned mask, const T& value, int lane) {
+  return exchange_words(value,
+                        [&](uint32_t word) { return __shfl_sync(mask, word, lane, kLanes); });
 }
 
 // Over kLanes neighbours, the lanes in `mask`.
@@ -56,12 +70,57 @@ __device__ __forceinline__ T reduce_lanes(unsigned mask, T value, Op op) {
   return value;
 }
 
-// Threads that share a row: kLanes of a warp.
+// Sums over kLanes neighbours, fewer shuffles than one by one: lanes exchange halves of the four
+// sums, until each has a quarter of the lanes' share of one.
 template <int kLanes>
+__device__ __forceinline__ RowSums<float> add_lanes(unsigned mask, const RowSums<float>& sums) {
+  if constexpr (kLanes < 8) {
+    return reduce_lanes<kLanes>(mask, sums, Add());
+  } else {
+    const unsigned lane = threadIdx.x % kLanes;
+    const bool upper = lane & (kLanes / 2), odd = lane & (kLanes / 4);
+    const float keep0 = upper ? sums.target : sums.exp, keep1 = upper ? sums.target_d : sums.exp_d;
+    const float give0 = upper ? sums.exp : sums.target, give1 = upper ? sums.exp_d : sums.target_d;
+    const float part0 = keep0 + __shfl_xor_sync(mask, give0, kLanes / 2);
+    const float part1 = keep1 + __shfl_xor_sync(mask, give1, kLanes / 2);
+    float part = odd ? part1 : part0;
+    part += __shfl_xor_sync(mask, odd ? part0 : part1, kLanes / 4);
+    part = reduce_lanes<kLanes / 4>(mask, part, Add());
+    constexpr int kQuarter = kLanes / 4;
+    return {__shfl_sync(mask, part, 0, kLanes), __shfl_sync(mask, part, kQuarter, kLanes),
+            __shfl_sync(mask, part, 2 * kQuarter, kLanes),
+            __shfl_sync(mask, part, 3 * kQuarter, kLanes)};
+  }
+}
+
+// Part of a row: its largest logit, and the sums with differences from it.
+struct RowPart {
+  float max;
+  RowSums<float> sums;
+
+  // The same with differences from a larger logit.
+  __device__ __forceinline__ void raise(float to) {
+    const float shift = max - to;
+    rebase(sums, shift, fast_exp(shift));
+    max = to;
+  }
+};
+
+// The whole of the parts in kLanes neighbours.
+template <int kLanes>
+__device__ __forceinline__ void join_lanes(unsigned mask, RowPart& part) {
+  part.raise(reduce_lanes<kLanes>(mask, part.max, Max()));
+  part.sums = add_lanes<kLanes>(mask, part.sums);
+}
+
+// Threads that share a row: kLanes of a warp.
+template <int kLanes_>
 class LaneGroup {
  public:
+  static constexpr int kLanes = kLanes_;  // of a warp, in this group
+  static constexpr int kThreads = kLanes;
+  __device__ __forceinline__ int lane() const { return rank(); }
   __device__ __forceinline__ int rank() const { return threadIdx.x % kLanes; }
-  __device__ __forceinline__ static constexpr int size() { return kLanes; }
   __device__ __forceinline__ bool is_leader() const { return rank() == 0; }
   __device__ __forceinline__ int64_t row() const {
     return int64_t{blockIdx.x} * (blockDim.x / kLanes) + threadIdx.x / kLanes;
@@ -69,41 +128,79 @@ class LaneGroup {
   __device__ __forceinline__ int64_t rows_in_grid() const {
     return int64_t{gridDim.x} * (blockDim.x / kLanes);
   }
+  // Columns of a row that this block holds.
+  __device__ __forceinline__ int first_column(int) const { return 0; }
+  __device__ __forceinline__ int end_column(int classes) const { return classes; }
+
+  // The value of a lane.
+  template <class T>
+  __device__ __forceinline__ T from_lane(const T& value, int lane) const {
+    return shuffle<kLanes>(mask(), value, lane);
+  }
 
   template <class T, class Op>
   __device__ __forceinline__ T reduce(const T& value, Op op) {
-    // Rows of one warp may differ in the number of reductions: only this row's lanes take part.
+    return reduce_lanes<kLanes>(mask(), value, op);
+  }
+  __device__ __forceinline__ void join(RowPart& part) { join_lanes<kLanes>(mask(), part); }
+
+ private:
+  // Rows of one warp may differ in the number of reductions: only this row's lanes take part.
+  __device__ __forceinline__ static unsigned mask() {
     const unsigned in_warp = threadIdx.x % kWarpThreads;
-    const unsigned mask =
-        kLanes == 32 ? 0xffffffffu : ((1u << (kLanes % 32)) - 1) << (in_warp - in_warp % kLanes);
-    return reduce_lanes<kLanes>(mask, value, op);
+    return kLanes == 32 ? 0xffffffffu
+                        : ((1u << (kLanes % 32)) - 1) << (in_warp - in_warp % kLanes);
   }
 };
 
-// Threads that share a row: a block.
+// Threads that share a row: a block of kWarps warps.
+template <int kWarps_>
 class BlockGroup {
  public:
+  static constexpr int kWarps = kWarps_;
+  static constexpr int kLanes = kWarpThreads;
+  static constexpr int kThreads = kWarps * kWarpThreads;
+  __device__ __forceinline__ int lane() const { return threadIdx.x % kLanes; }
   __device__ __forceinline__ int rank() const { return threadIdx.x; }
-  __device__ __forceinline__ int size() const { return blockDim.x; }
   __device__ __forceinline__ bool is_leader() const { return rank() == 0; }
   __device__ __forceinline__ int64_t row() const { return blockIdx.x; }
   __device__ __forceinline__ int64_t rows_in_grid() const { return gridDim.x; }
+  __device__ __forceinline__ int first_column(int) const { return 0; }
+  __device__ __forceinline__ int end_column(int classes) const { return classes; }
+
+  template <class T>
+  __device__ __forceinline__ T from_lane(const T& value, int lane) const {
+    return shuffle<kLanes>(kAllLanes, value, lane);
+  }
 
   template <class T, class Op>
   __device__ __forceinline__ T reduce(T value, Op op) {
-    value = reduce_lanes<kWarpThreads>(0xffffffffu, value, op);
-    const int warps = blockDim.x / kWarpThreads;
-    unsigned char* const slots = shared_memory() + buffer_ * warps * kReductionSlotBytes;
+    value = reduce_lanes<kWarpThreads>(kAllLanes, value, op);
+    if constexpr (kWarps > 1) value = reduce_lanes<kWarps>(kAllLanes, exchange(value), op);
+    return value;
+  }
+  __device__ __forceinline__ void join(RowPart& part) {
+    join_lanes<kWarpThreads>(kAllLanes, part);
+    if constexpr (kWarps > 1) {
+      part = exchange(part);
+      join_lanes<kWarps>(kAllLanes, part);
+    }
+  }
+
+ protected:
+  static constexpr unsigned kAllLanes = 0xffffffffu;
+
+  // Each warp gives a value, each lane takes that of one warp.
+  template <class T>
+  __device__ __forceinline__ T exchange(const T& value) {
+    unsigned char* const slots = shared_memory() + buffer_ * kWarps * kReductionSlotBytes;
     // A slow warp may still read this buffer while a fast warp starts the next reduction.
     buffer_ ^= 1;
     if (threadIdx.x % kWarpThreads == 0) write_slot(slots, threadIdx.x / kWarpThreads, value);
     __syncthreads();
-    value = read_slot<T>(slots, 0);
-    for (int warp = 1; warp < warps; ++warp) value = op(value, read_slot<T>(slots, warp));
-    return value;
+    return read_slot<T>(slots, threadIdx.x % kWarps);
   }
 
- protected:
   template <class T>
   __device__ __forceinline__ static void write_slot(unsigned char* slots, int n, const T& value) {
     static_assert(sizeof(T) <= kReductionSlotBytes, "fits a slot");

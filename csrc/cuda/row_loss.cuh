@@ -11,40 +11,39 @@
 #include "launch_plan.h"
 #include "memory.cuh"
 #include "reduce.cuh"
-#include "row_access.cuh"
-#include "row_writer.cuh"
+#include "row_registers.cuh"
+#include "row_twice.cuh"
 #include "target.cuh"
 
 namespace alr_fast {
 
-// Compile-time facts of one instantiation.
-template <class Logits_, class Target_, Regime kRegime_, int kVector_>
+// Compile-time facts of one instantiation. kExtras: with statistics, stochastic rounding or without
+// a gradient; the other kernels contain nothing of these.
+template <class Logits_, class Target_, Regime kRegime_, int kVector_, bool kExtras_>
 struct RowTraits {
   using Logits = Logits_;
   using Target = Target_;
-  using Shape = RegimeTraits<kRegime_>;
-  static constexpr Regime kRegime = kRegime_;
+  static constexpr RegimeShape kShape = shape_of(kRegime_);
   static constexpr int kVector = kVector_;
-  static constexpr int kElements = kVector > Shape::kElements ? kVector : Shape::kElements;
-  static constexpr bool kIsBlock = Shape::kLanes == 0;
-  // Threads that hold more elements need more registers, so fewer blocks fit.
-  static constexpr int kLanes = kIsBlock ? 32 : Shape::kLanes * Shape::kElements / kElements;
-  static constexpr bool kIsShared = kRegime == Regime::kShared;
-  // Label rows are generated in registers and need a few more of them; so do single accesses to
-  // a row of 16-bit numbers, of which a thread of a block holds many.
-  static constexpr bool kNeedsRegisters =
-      !Target::kIsTable ||
-      (kRegime == Regime::kBlock && kVector == 1 && sizeof(typename Target::Element) == 2);
+  static constexpr bool kExtras = kExtras_;
+  static constexpr int kElements = kVector > kShape.elements ? kVector : kShape.elements;
+  // Threads of a warp that share a row: fewer if each holds more elements.
+  static constexpr int kLanes = kShape.lanes * kShape.elements / kElements;
+  static constexpr bool kIsBlock = kShape.warps > 1;
+  // Statistics, and label rows, which are generated, take a few more registers.
   static constexpr int kMinBlocks =
-      kNeedsRegisters && Shape::kMinBlocks > 1 ? Shape::kMinBlocks - 1 : Shape::kMinBlocks;
-  using Group = std::conditional_t<kIsShared, ClusterGroup,
-                                   std::conditional_t<kIsBlock, BlockGroup, LaneGroup<kLanes>>>;
+      (kExtras || !Target::kIsTable) && kShape.min_blocks > 1 ? kShape.min_blocks - 1
+                                                              : kShape.min_blocks;
+  static constexpr bool kIsCluster = kShape.can_be_cluster();
+  using Block = BlockGroup<kShape.threads / kWarpThreads>;
+  using Group = std::conditional_t<
+      kIsCluster, ClusterGroup<kShape.warps>,
+      std::conditional_t<kIsBlock, BlockGroup<kShape.warps>, LaneGroup<kLanes>>>;
 };
 
 template <class Traits>
-using RowOf = std::conditional_t<Traits::kIsShared, RowInShared<Traits>,
-                                 std::conditional_t<Traits::kRegime == Regime::kLoop,
-                                                    RowInChunks<Traits>, RowInRegisters<Traits>>>;
+using RowOf = std::conditional_t<Traits::kShape.regime == Regime::kLoop, RowReadTwice<Traits>,
+                                 RowInRegisters<Traits>>;
 
 // Launch-specific parameters of the kernel.
 struct RowLaunch {
@@ -72,7 +71,15 @@ class RowLoss {
 
   // Processes all rows of this group of threads.
   __device__ __forceinline__ void run() {
-    for (int64_t b = group_.row(); b < p_.rows; b += group_.rows_in_grid()) rows_of_index(b);
+    const int64_t step = group_.rows_in_grid();
+    RowFacts held{};
+    int n = 0;
+    for (int64_t b = group_.row(); b < p_.rows; b += step, n = (n + 1) % Group::kLanes) {
+      // Each lane asks for one of the rows to come: requested together, and long before they are
+      // needed.
+      if (n == 0) held = facts_of(b + group_.lane() * step);
+      rows_of_index(b, group_.from_lane(held, n));
+    }
   }
 
   // Contribution of these rows to the batch; valid in the group's first thread.
@@ -81,25 +88,46 @@ class RowLoss {
  private:
   enum class Pass { kOnly, kListed, kAgain };
 
+  // What is known of a batch row before it is computed.
+  struct RowFacts {
+    int64_t target = -1;  // its target row; negative: ignored
+    float weight = 1;
+    int32_t is_outside = false, has_wrong_label = false;
+  };
+
+  __device__ __forceinline__ RowFacts facts_of(int64_t b) const {
+    RowFacts row;
+    if (b >= p_.rows) return row;
+    row.target = index_at(p_, b);
+    if (p_.row_weight != nullptr) row.weight = static_cast<const float*>(p_.row_weight)[b];
+    if (row.target < 0) return row;
+    row.is_outside = is_out_of_range(p_, b, row.target);
+    if (p_.given_labels == nullptr || row.is_outside) return row;
+    const LabelledSample labelled = labelled_sample(p_, b, row.target);
+    row.has_wrong_label = labelled.label != p_.given_labels[labelled.sample];
+    return row;
+  }
+
   // Computes row `first` or, in batch order, all rows with its index. They all read the old target
   // row, so the last valid row is computed again to be stored.
-  __device__ __forceinline__ void rows_of_index(int64_t first) {
+  __device__ __forceinline__ void rows_of_index(int64_t first, RowFacts facts) {
     const bool is_listed = p_.next_in_group != nullptr && p_.next_in_group[first] >= 0;
     Pass pass = is_listed ? Pass::kListed : Pass::kOnly;
     int32_t last = -1;  // rows of a list are fewer than 2^31
     int64_t b = first;
     while (true) {
-      const int64_t i = index_at(p_, b);
-      const Logits* const z = static_cast<const Logits*>(p_.logits) + b * p_.logits_stride;  // [K]
-      Row row(z, static_cast<int>(p_.classes), group_);  // its loads start before the index arrives
-      if (b == first && !is_mine(b, i)) return;
-      const bool is_finite = compute(row, b, i, pass);
+      const Target target(p_, facts.target, facts.target >= 0 && !facts.is_outside);
+      Row row(static_cast<int>(p_.classes), group_);
+      row.request(logits(b), target);
+      if (b == first && !is_mine(b, facts)) return;
+      const bool is_finite = compute(row, target, b, facts, pass);
       if (pass != Pass::kListed) break;
       if (is_finite) last = static_cast<int32_t>(b);
       const int32_t next = p_.next_in_group[b];
       if (next < 0 && last < 0) return;
       if (next < 0) pass = Pass::kAgain;
       b = next < 0 ? last : next;
+      facts = facts_of(b);
     }
     if (pass == Pass::kAgain && p_.stats_class != nullptr && group_.is_leader()) {
       int64_t* const class_after = p_.stats_class + 2 * p_.rows;
@@ -107,14 +135,18 @@ class RowLoss {
     }
   }
 
+  __device__ __forceinline__ const Logits* logits(int64_t b) const {  // [K]
+    return static_cast<const Logits*>(p_.logits) + b * p_.logits_stride;
+  }
+
   // Whether this group computes row b and all rows with its index. Also writes the outputs of rows
   // that are ignored or out of range.
-  __device__ __forceinline__ bool is_mine(int64_t b, int64_t i) {
-    if (i < 0) {
+  __device__ __forceinline__ bool is_mine(int64_t b, const RowFacts& facts) {
+    if (facts.target < 0) {
       skip(b, 0);
       return false;
     }
-    if (is_out_of_range(p_, b, i)) {
+    if (facts.is_outside) {
       // Rows with equal indices are reported one by one.
       if (group_.is_leader()) count(kStatusOutOfRange);
       add_to_batch(b, __builtin_nanf(""));
@@ -126,65 +158,59 @@ class RowLoss {
 
   // Returns whether the logits have a softmax and the label is the given one; stores the target
   // row only then.
-  __device__ __forceinline__ bool compute(Row& row, int64_t b, int64_t i, Pass pass) {
-    const Target target(p_, i);
-    row.load_target(target);
-    const bool has_wrong_label = is_wrong_label(b, i);  // while the target row arrives
-    const RowReduction reduction = row.reduce(target);
+  __device__ __forceinline__ bool compute(Row& row, const Target& target, int64_t b,
+                                          const RowFacts& facts, Pass pass) {
+    const RowPart whole = row.reduce(logits(b), group_);
+    const float sum = whole.sums.exp;
     RowScalars<float> scalars =
-        finish_row(reduction.sums, logf(reduction.sums.exp), reduction.max_is_finite,
+        finish_row(whole.sums, logf(sum), reciprocal(sum), is_finite(whole.max) && sum > 0,
                    launch_.momentum, launch_.entropy_weight);
     if (scalars.finite && !is_finite(scalars.loss))
-      scalars.loss = wide_loss(scalars, wide_target_d(b, target, reduction.max));
-    const bool is_again = pass == Pass::kAgain;
-    if (!is_again && group_.is_leader()) {
-      if (has_wrong_label) {
-        count(kStatusWrongLabel);
-      } else if (!(scalars.finite && is_finite(scalars.loss))) {
-        count(kStatusNonFinite);
+      scalars.loss = wide_loss(scalars, wide_target_d(b, target, whole.max));
+    const bool is_valid = scalars.finite && !facts.has_wrong_label;
+    if (pass != Pass::kAgain) {
+      if (group_.is_leader()) {
+        if (facts.has_wrong_label) {
+          count(kStatusWrongLabel);
+        } else if (!(scalars.finite && is_finite(scalars.loss))) {
+          count(kStatusNonFinite);
+        }
       }
+      add_to_batch(b, is_valid ? scalars.loss * facts.weight : __builtin_nanf(""));
     }
-
     int class_before = 0;
-    if (p_.stats_class != nullptr) class_before = largest_class(row, target);
-    if (!scalars.finite || has_wrong_label) {
-      add_to_batch(b, __builtin_nanf(""));
+    if constexpr (Traits::kExtras) {
+      if (p_.stats_class != nullptr) class_before = largest_class(row, target);
+    }
+    if (!is_valid) {
       skip(b, __builtin_nanf(""), class_before);
       return false;
     }
-    const float weight =
-        p_.row_weight == nullptr ? 1.f : static_cast<const float*>(p_.row_weight)[b];
-    if (!is_again) add_to_batch(b, scalars.loss * weight);
-
     const bool stores = p_.update && pass != Pass::kListed;
     RowFindings found;
-    row.write(row_write(b, scalars, weight, stores), target, reduction, found);
-    if (p_.stats_class != nullptr) {
-      found = group_.reduce(found, MergeFindings());
-      const int class_after =
-          Target::kIsTable && stores ? class_or_first(found.after.at) : class_before;
-      write_stats(b, found.predicted, class_before, class_after, scalars.inv_sum,
-                  found.largest_target);
+    row.write(row_write(b, scalars, facts.weight, stores), target, whole, found);
+    if constexpr (Traits::kExtras) {
+      if (p_.stats_class != nullptr) {
+        found = group_.reduce(found, MergeFindings());
+        const int class_after =
+            Target::kIsTable && stores ? class_or_first(found.after.at) : class_before;
+        write_stats(b, found.predicted, class_before, class_after, scalars.inv_sum,
+                    found.largest_target);
+      }
     }
     return true;
-  }
-
-  __device__ __forceinline__ bool is_wrong_label(int64_t b, int64_t i) const {
-    if (p_.given_labels == nullptr) return false;
-    const LabelledSample labelled = labelled_sample(p_, b, i);
-    return labelled.label != p_.given_labels[labelled.sample];
   }
 
   __device__ __forceinline__ static bool is_finite(float x) { return x - x == 0; }
 
   // sum(T d) of a row in double, from device memory. For few rows: loads are not vectorized.
   __device__ __forceinline__ double wide_target_d(int64_t b, const Target& target, float max) {
-    const Logits* const z = static_cast<const Logits*>(p_.logits) + b * p_.logits_stride;
+    const Logits* const z = logits(b);
     double sum = 0;
     for_each_column([&](int k) {
-      float T;
-      target.template load<1, Cached::kAgain>(k, &T);
-      if (T != 0) sum += static_cast<double>(T) * (static_cast<double>(to_float(z[k])) - max);
+      typename Target::template Part<1> T;
+      target.template load<Cached::kAgain>(k, true, T);
+      if (T[0] != 0) sum += static_cast<double>(T[0]) * (static_cast<double>(to_float(z[k])) - max);
     });
     return group_.reduce(sum, Add());
   }
@@ -193,13 +219,9 @@ class RowLoss {
   // only cost registers.
   template <class Fn>
   __device__ __forceinline__ void for_each_column(const Fn& f) const {
-    int k = group_.rank(), end = static_cast<int>(p_.classes);
-    if constexpr (Traits::kIsShared) {
-      k += group_.first_column(end);
-      end = group_.first_column(end) + group_.columns(end);
-    }
+    const int classes = static_cast<int>(p_.classes), end = group_.end_column(classes);
 #pragma unroll 1
-    for (; k < end; k += group_.size()) f(k);
+    for (int k = group_.first_column(classes) + group_.rank(); k < end; k += Group::kThreads) f(k);
   }
 
   // Loss of a row that is not ignored.
@@ -214,15 +236,16 @@ class RowLoss {
                                                         float weight, bool stores) const {
     RowWrite<Logits> to;
     to.scalars = scalars;
-    to.grad = p_.grad_mode == GradMode::kNone
-                  ? nullptr
-                  : static_cast<Logits*>(p_.grad_logits) + b * p_.classes;
+    to.grad = grad_row(b);
     to.grad_factor = grad_factor(weight);
     to.stores_target = stores;
-    to.rounds_stochastically = p_.rounding_state != nullptr;
-    to.wants_findings = p_.stats_class != nullptr;
-    to.rounding_key =
-        to.rounds_stochastically ? rounding_key(p_.rounding_state[0], p_.rounding_state[1], b) : 0;
+    if constexpr (Traits::kExtras) {
+      to.rounds_stochastically = p_.rounding_state != nullptr;
+      to.wants_findings = p_.stats_class != nullptr;
+      to.rounding_key = to.rounds_stochastically
+                            ? rounding_key(p_.rounding_state[0], p_.rounding_state[1], b)
+                            : 0;
+    }
     return to;
   }
 
@@ -231,9 +254,15 @@ class RowLoss {
     return weight * mean_factor_;
   }
 
-  __device__ __forceinline__ static int largest_class(Row& row, const Target& target) {
+  // Null if no gradient is requested.
+  __device__ __forceinline__ Logits* grad_row(int64_t b) const {  // [K]
+    if (Traits::kExtras && p_.grad_mode == GradMode::kNone) return nullptr;
+    return static_cast<Logits*>(p_.grad_logits) + b * p_.classes;
+  }
+
+  __device__ __forceinline__ int largest_class(const Row& row, const Target& target) const {
     if constexpr (Target::kIsTable) {
-      return class_or_first(row.largest_target(target).at);
+      return class_or_first(row.largest_target(group_).at);
     } else {
       return target.label();
     }
@@ -247,11 +276,11 @@ class RowLoss {
   __device__ __forceinline__ void skip(int64_t b, float value, int64_t table_class = -1) {
     if (value == 0 && p_.reduction == Reduction::kNone && group_.is_leader())
       static_cast<float*>(p_.row_loss)[b] = value;
-    if (p_.grad_mode != GradMode::kNone) {
-      Logits* const grad = static_cast<Logits*>(p_.grad_logits) + b * p_.classes;  // [K]
+    if (Logits* const grad = grad_row(b)) {
       const Logits element = from_float<Logits>(value);
       for_each_column([&](int k) { grad[k] = element; });
     }
+    if constexpr (!Traits::kExtras) return;
     const float nan = __builtin_nanf("");
     if (p_.stats_class != nullptr) write_stats(b, -1, table_class, table_class, nan, nan);
   }
@@ -282,7 +311,7 @@ class RowLoss {
 // Sums the partials of the groups of a block; the first thread of each group holds one.
 template <class Traits>
 __device__ __forceinline__ BlockPartial partial_of_block(const BlockPartial& partial,
-                                                         BlockGroup& block) {
+                                                         typename Traits::Block& block) {
   if constexpr (Traits::kIsBlock) {
     return partial;
   } else {
@@ -291,14 +320,15 @@ __device__ __forceinline__ BlockPartial partial_of_block(const BlockPartial& par
 }
 
 template <class Traits>
-__global__ void __launch_bounds__(Traits::Shape::kMaxThreads, Traits::kMinBlocks)
-    row_loss_kernel(const RowLossParams p, const RowLaunch launch) {
-  BlockGroup block;
+__global__ void __launch_bounds__(Traits::kShape.threads, Traits::kMinBlocks)
+    row_loss_kernel(const __grid_constant__ RowLossParams p,
+                    const __grid_constant__ RowLaunch launch) {
+  typename Traits::Block block;
   const int64_t valid_rows = valid_rows_before(p, launch.is_counted, block);
   const float mean_factor = valid_rows > 0 ? 1.f / static_cast<float>(valid_rows) : 1.f;
   __syncthreads();  // the buffers of reductions are free
-  if constexpr (Traits::kIsShared) {
-    ClusterGroup group(launch.blocks_per_row);
+  if constexpr (Traits::kIsCluster) {
+    typename Traits::Group group(launch.blocks_per_row);
     RowLoss<Traits> rows(p, launch, mean_factor, group);
     rows.run();
     finish_batch(p, rows.partial(), block);

@@ -21,11 +21,12 @@ __global__ void scale_grad_kernel(const ScaleGradParams p) {
   const int64_t step = int64_t{gridDim.y} * blockDim.x * kVector;
   int64_t k = (int64_t{blockIdx.y} * blockDim.x + threadIdx.x) * kVector;
   for (; k < p.classes; k += step) {
+    Words<T, kVector> words;
+    load<Cached::kOnce>(from + k, words);
     float values[kVector];
-    load<kVector, Cached::kOnce>(from + k, values);
 #pragma unroll
-    for (int i = 0; i < kVector; ++i) values[i] *= factor;
-    store<kVector, Cached::kAgain>(to + k, values);
+    for (int i = 0; i < kVector; ++i) values[i] = words[i] * factor;
+    store<Cached::kAgain>(to + k, values);
   }
 }
 

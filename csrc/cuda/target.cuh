@@ -23,23 +23,32 @@ class TableTarget {
  public:
   static constexpr bool kIsTable = true;
   using Element = T;
+  template <int kVector>
+  using Part = Words<T, kVector>;
 
-  __device__ __forceinline__ TableTarget(const RowLossParams& p, int64_t i)
-      : row_(static_cast<T*>(p.target.table) + i * p.target.stride) {}
-  __device__ __forceinline__ explicit TableTarget(T* row) : row_(row) {}
+  // No row if it is not there: an index that is ignored or out of range.
+  __device__ __forceinline__ TableTarget(const RowLossParams& p, int64_t i, bool is_there)
+      : row_(static_cast<T*>(p.target.table) + (is_there ? i * p.target.stride : 0)),
+        is_there_(is_there) {}
 
-  // kVector elements from column k.
-  template <int kVector, Cached kCached>
-  __device__ __forceinline__ void load(int k, float* to) const {
-    alr_fast::load<kVector, kCached>(row_ + k, to);
+  // The same row, with columns counted from k.
+  __device__ __forceinline__ TableTarget from_column(int k) const {
+    TableTarget target = *this;
+    target.row_ = kept(row_ + k);
+    return target;
   }
 
-  template <int kVector, Cached kCached>
-  __device__ __forceinline__ void store(int k, const float* t) const {
-    alr_fast::store<kVector, kCached>(row_ + k, t);
+  // kVector elements from column k, zeros beyond the row.
+  template <Cached kCached, int kVector>
+  __device__ __forceinline__ void load(int k, bool is_inside, Words<T, kVector>& to) const {
+    fill(to, T(0.f));
+    if (is_inside && is_there_) alr_fast::load<kCached>(row_ + k, to);
   }
 
-  __device__ __forceinline__ T* row() const { return row_; }
+  template <Cached kCached, int kVector>
+  __device__ __forceinline__ void store(int k, const float (&t)[kVector]) const {
+    alr_fast::store<kCached>(row_ + k, t);
+  }
 
   // t, rounded as stored.
   __device__ __forceinline__ static float rounded(float t) { return to_float(from_float<T>(t)); }
@@ -50,7 +59,8 @@ class TableTarget {
   }
 
  private:
-  T* row_;  // [K], or the columns of one block
+  T* row_;  // [K]
+  bool is_there_;
 };
 
 // Smoothed one-hot row of a label: no memory is read or written, so the logits of type T alone
@@ -61,22 +71,36 @@ class LabelTarget {
   static constexpr bool kIsTable = false;
   using Element = T;
 
-  __device__ __forceinline__ LabelTarget(const RowLossParams& p, int64_t i)
+  __device__ __forceinline__ LabelTarget(const RowLossParams& p, int64_t i, bool)
       : on_(static_cast<float>(p.target.on_target)),
         off_(static_cast<float>(p.target.off_target)),
         label_(static_cast<int>(i)) {}
 
-  // The same row with column k at 0.
   __device__ __forceinline__ LabelTarget from_column(int k) const {
     LabelTarget target = *this;
     target.label_ -= k;
     return target;
   }
 
-  template <int kVector, Cached>
-  __device__ __forceinline__ void load(int k, float* to) const {
-#pragma unroll
-    for (int i = 0; i < kVector; ++i) to[i] = k + i == label_ ? on_ : off_;
+  template <int kVector>
+  class Part {
+   public:
+    __device__ __forceinline__ float operator[](int i) const {
+      return i >= count_ ? 0.f : i == label_ ? on_ : off_;
+    }
+
+   private:
+    friend class LabelTarget;
+    float on_, off_;
+    int label_, count_;
+  };
+
+  template <Cached, int kVector>
+  __device__ __forceinline__ void load(int k, bool is_inside, Part<kVector>& to) const {
+    to.on_ = on_;
+    to.off_ = off_;
+    to.label_ = label_ - k;
+    to.count_ = is_inside ? kVector : 0;
   }
 
   __device__ __forceinline__ int label() const { return label_; }

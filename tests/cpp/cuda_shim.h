@@ -83,8 +83,16 @@ T __ldcg(const T* from) {
   return *from;
 }
 template <class T>
+T __ldca(const T* from) {
+  return *from;
+}
+template <class T>
 T __ldcs(const T* from) {
   return *from;
+}
+template <class T>
+void __stwb(T* to, T value) {
+  *to = value;
 }
 template <class T>
 void __stcs(T* to, T value) {
@@ -98,6 +106,7 @@ inline void __pipeline_commit() {}
 inline void __pipeline_wait_prior(size_t) { cuda_shim::Machine::get().end_copies(); }
 
 // Clusters: the two halves of their barrier always come together.
+#define __cluster_barrier_arrive() ((void)0)
 #define __cluster_barrier_arrive_relaxed() ((void)0)
 #define __threadfence_cluster() ((void)0)
 #define __cluster_barrier_wait() cuda_shim::Machine::get().cluster_barrier(__FILE__, __LINE__)

@@ -32,8 +32,6 @@ std::string wrong_in_exponential() {
   const float lowest = std::numeric_limits<float>::lowest();
   for (float x : {-200.f, lowest, -std::numeric_limits<float>::infinity()})
     if (!(alr_fast::fast_exp(x) == 0)) return "e^" + std::to_string(x) + " is not 0";
-  if (!std::isnan(alr_fast::fast_exp(std::numeric_limits<float>::quiet_NaN())))
-    return "e^NaN is not NaN";
   for (float x = 0; x > -87; x -= 0.0137f) {
     const double right = std::exp(static_cast<double>(x));
     if (std::abs(alr_fast::fast_exp(x) / right - 1) > 3 * 1.2e-7)
@@ -46,8 +44,8 @@ std::string wrong_in_any() {
   const std::string wrong_alone = wrong_in_exponential();
   if (!wrong_alone.empty()) return wrong_alone;
   unsigned number = 0;
-  // One case per regime; the last two for a device without clusters and with little shared memory.
-  for (int64_t classes : {10, 37, 300, 2053, 8301, 2052, 8301}) {
+  // One case for most regimes; the last for a device without clusters.
+  for (int64_t classes : {10, 37, 131, 300, 2053, 8301, 16401}) {
     ++number;
     for (int misalignment : {0, 1}) {
       test::Case facts;
@@ -61,7 +59,7 @@ std::string wrong_in_any() {
       facts.has_weights = facts.has_stats = true;
       facts.is_stochastic = true;  // float32 rows are not rounded, but the state advances
       test::variation = {number % 2 == 0, misalignment == 0, number % 3 == 0, 2, 1024, {}};
-      if (number > 5) test::variation.limits = {1, 16 * 1024};
+      if (number > 6) test::variation.limits = {1};
       const std::string wrong = wrong_in(facts);
       if (!wrong.empty()) return facts.describe() + ": " + wrong;
     }

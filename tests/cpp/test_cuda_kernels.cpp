@@ -49,7 +49,9 @@ __global__ void read_outside_mask_kernel(float* out) {
 }
 
 __global__ void misaligned_kernel(const float* from, float* to) {
-  alr_fast::load<4, alr_fast::Cached::kAgain>(from + 1, to);
+  alr_fast::Words<float, 4> words;
+  alr_fast::load<alr_fast::Cached::kAgain>(from + 1, words);
+  to[0] = words[0];
 }
 
 __global__ void static_shared_kernel(float* out, bool writes) {
@@ -227,15 +229,15 @@ int main(int argc, char** argv) {
   } else if (part == "sizes") {
     // Odd ones, and both sides of each bound in launch_plan.cpp with and without whole vectors.
     backend.classes = {1,   2,   3,   7,   8,    9,    10,   11,   12,   13,   14,  15,  16,
-                       24,  31,  32,  33,  34,   35,   36,   37,   38,   39,   50,  100, 255,
-                       256, 257, 260, 264, 1000, 1023, 1024, 1025, 1028, 1032, 2048};
+                       24,  31,  32,  33,  34,   35,   36,   37,   38,   39,   50,  100, 127,
+                       128, 129, 130, 136, 255,  256, 257, 260, 264, 1000, 1023, 1024, 1025, 1028, 1032, 2048};
     test::check_sizes(backend);
   } else if (part == "large_sizes") {
-    backend.classes = {2049, 2050, 2051, 2052, 2053,  2054,  2055,  2056,
-                       4097, 8192, 8193, 8200, 20001, 40008, 131072};
+    backend.classes = {2049, 2050, 2051, 2052,  2053,  2054,  2055,   2056,
+                       4097, 8192, 8193, 16392, 20001, 40008, 131072, 131073};
     test::check_sizes(backend);
-    limits = {1, 16 * 1024};  // a device without clusters, and with little shared memory
-    backend.classes = {2056, 4099, 8193, 20001};
+    limits = {1};  // a device without clusters
+    backend.classes = {8193, 16384, 16385, 20008};
     test::check_sizes(backend);
   } else if (part == "options") {
     test::check_options(backend);

@@ -11,19 +11,24 @@ DTYPES = ("float32", "float16", "bfloat16")
 PLANS = [
     # classes, regime, threads per row, rows per block, threads per block, blocks per row
     pytest.param(1, "sub_warp", 8, 16, 128, 1, id="smallest"),
-    pytest.param(31, "sub_warp", 8, 16, 128, 1, id="largest of a shared warp"),
-    pytest.param(33, "warp", 32, 4, 128, 1, id="smallest of a warp"),
+    pytest.param(32, "sub_warp", 8, 16, 128, 1, id="largest of 8 lanes"),
+    pytest.param(33, "half_warp", 16, 8, 128, 1, id="smallest of 16 lanes"),
+    pytest.param(128, "half_warp", 16, 8, 128, 1, id="largest of 16 lanes"),
+    pytest.param(129, "warp", 32, 4, 128, 1, id="smallest of a warp"),
     pytest.param(256, "warp", 32, 4, 128, 1, id="largest of a warp"),
-    pytest.param(257, "block", 64, 1, 64, 1, id="smallest of 64 threads"),
-    pytest.param(1024, "block", 64, 1, 64, 1, id="largest of 64 threads"),
-    pytest.param(1025, "block", 128, 1, 128, 1, id="smallest of 128 threads"),
-    pytest.param(2048, "block", 128, 1, 128, 1, id="largest held in registers"),
-    pytest.param(2049, "shared", 256, 1, 256, 1, id="smallest in shared memory"),
-    pytest.param(8192, "shared", 256, 1, 256, 1, id="largest of one block"),
-    pytest.param(8193, "shared", 512, 1, 256, 2, id="smallest of two blocks"),
-    pytest.param(21841, "shared", 1024, 1, 256, 4, id="of four blocks"),
-    pytest.param(65536, "shared", 2048, 1, 256, 8, id="largest of eight blocks"),
-    pytest.param(262144, "shared", 4096, 1, 256, 16, id="largest"),
+    pytest.param(257, "two_warps", 64, 1, 64, 1, id="smallest of two warps"),
+    pytest.param(1024, "two_warps", 64, 1, 64, 1, id="largest of two warps"),
+    pytest.param(1025, "four_warps", 128, 1, 128, 1, id="smallest of four warps"),
+    pytest.param(2048, "four_warps", 128, 1, 128, 1, id="largest of four warps"),
+    pytest.param(2049, "eight_warps", 256, 1, 256, 1, id="smallest of eight warps"),
+    pytest.param(4096, "eight_warps", 256, 1, 256, 1, id="largest of eight warps"),
+    pytest.param(8192, "sixteen_warps", 512, 1, 512, 1, id="largest of one block"),
+    pytest.param(8193, "sixteen_warps", 1024, 1, 512, 2, id="smallest of two blocks"),
+    pytest.param(21841, "sixteen_warps", 2048, 1, 512, 4, id="of four blocks"),
+    pytest.param(65536, "sixteen_warps", 4096, 1, 512, 8, id="largest of eight blocks"),
+    pytest.param(131072, "sixteen_warps", 8192, 1, 512, 16, id="largest of sixteen blocks"),
+    pytest.param(131073, "loop", 512, 1, 512, 1, id="smallest that is read twice"),
+    pytest.param(262144, "loop", 512, 1, 512, 1, id="largest"),
 ]
 
 
@@ -31,23 +36,23 @@ PLANS = [
 def test_launch_plan(classes, regime, per_row, rows, threads, cluster):
     for logits in DTYPES:
         for bank in DTYPES:
-            plan = _C.launch_plan(1000, classes, logits, bank)
-            assert plan["regime"] == regime
-            assert plan["threads_per_row"] == per_row
-            assert plan["rows_per_block"] == rows
-            assert plan["threads_per_block"] == threads
-            assert plan["blocks_per_row"] == cluster
-            assert plan["blocks"] == -(-1000 // rows) * cluster
-            full = 4 if logits == bank == "float32" else 8
-            if regime == "shared":  # a part of logits and bank row, each with a head
-                assert plan["vector_width"] == full
-                size = (4 if logits == "float32" else 2) + (4 if bank == "float32" else 2)
-                assert classes // cluster * size < plan["shared_memory"] <= 227 * 1024
-            else:
-                # Two buffers of 16 bytes for each warp, for reductions over a block.
-                assert plan["shared_memory"] == 2 * 16 * threads // 32
-                assert plan["elements_per_thread"] * per_row >= classes
+            for has_extras in (False, True):
+                plan = _C.launch_plan(1000, classes, logits, bank, has_extras=has_extras)
+                assert plan["regime"] == regime
+                assert plan["threads_per_block"] == threads
+                assert plan["blocks_per_row"] == cluster
+                full = 4 if logits == bank == "float32" else 8
                 assert plan["vector_width"] == (full if classes % full == 0 else 1)
+                assert plan["elements_per_thread"] * plan["threads_per_row"] == per_row * (
+                    4 if classes <= 32 else 8 if classes <= 256 or regime == "loop" else 16
+                )
+                # Two buffers of 32 bytes for each warp, and one more for the cluster.
+                can_be_cluster = regime in ("eight_warps", "sixteen_warps")
+                assert plan["shared_memory"] == 2 * 32 * (threads // 32 + can_be_cluster)
+                if classes > 32 or plan["vector_width"] < 8:
+                    assert plan["threads_per_row"] == per_row
+                    assert plan["rows_per_block"] == rows
+                    assert plan["blocks"] == -(-1000 // rows) * cluster
 
 
 def test_accesses_are_as_wide_as_classes_and_addresses_allow():
@@ -58,29 +63,19 @@ def test_accesses_are_as_wide_as_classes_and_addresses_allow():
     assert width(100, "bfloat16") == 2 and width(104, "bfloat16") == 8
     assert [width(100, aligned=a) for a in (1, 2, 4, 8)] == [1, 2, 4, 4]
     assert width(1002) == 1 and width(1000, aligned=2) == 1
-    assert width(2049, aligned=1) == 4  # through shared memory, with a scalar head and tail
+    assert width(10, has_extras=True) == 1  # such kernels have no accesses of two elements
     plan = _C.launch_plan(64, 32, "float16", "float32")  # 16 bytes of float16 are 8 elements
     assert (plan["vector_width"], plan["threads_per_row"], plan["rows_per_block"]) == (8, 4, 32)
 
 
-def test_launch_plan_of_labels_leaves_out_the_bank():
-    plan = _C.launch_plan(64, 21841, "float32", None)
-    bank = _C.launch_plan(64, 21841, "float32", "float32")
-    assert plan["vector_width"] == bank["vector_width"] == 4
-    assert plan["shared_memory"] < 0.6 * bank["shared_memory"]
-    ampere = {"cluster_size": 1, "shared_memory": 163 * 1024}
-    assert _C.launch_plan(1, 40000, "float32", None, **ampere)["regime"] == "shared"
-    assert _C.launch_plan(1, 40000, "float32", "float32", **ampere)["regime"] == "loop"
-
-
 def test_launch_plan_of_other_devices():
-    ampere = {"cluster_size": 1, "shared_memory": 163 * 1024}
-    assert _C.launch_plan(1, 16384, **ampere)["blocks_per_row"] == 1
-    assert _C.launch_plan(1, 16384, **ampere)["regime"] == "shared"
-    loop = _C.launch_plan(1, 65536, **ampere)
+    assert _C.launch_plan(1, 8192, cluster_size=1)["regime"] == "sixteen_warps"
+    loop = _C.launch_plan(1, 8193, cluster_size=1)
     assert (loop["regime"], loop["threads_per_row"], loop["blocks"]) == ("loop", 512, 1)
-    portable = _C.launch_plan(1, 131072, cluster_size=8)
-    assert (portable["regime"], portable["blocks_per_row"]) == ("shared", 8)
+    portable = _C.launch_plan(1, 65536, cluster_size=8)
+    assert (portable["regime"], portable["blocks_per_row"]) == ("sixteen_warps", 8)
+    assert _C.launch_plan(1, 65537, cluster_size=8)["regime"] == "loop"
+    assert _C.launch_plan(64, 1000, "float32", None)["vector_width"] == 4
 
 
 def test_launch_plan_over_rows():
@@ -103,8 +98,8 @@ def test_launch_plan_over_rows():
         ((10, 10, "float64"), "unknown dtype float64: the CUDA kernels take float32"),
         ((10, 10, "float32", "int8"), "unknown dtype int8"),
         ((10, 10, "float32", "float32", 3), "aligned is 3: it must be a power of two"),
-        ((10, 9000, "float32", "float32", 16, 0), "cluster_size is 0: it must be a power of two"),
-        ((10, 9000, "float32", "float32", 16, 32), "from 1 to 16"),
+        ((10, 9000, "float32", "float32", 16, False, 0), "cluster_size is 0: it must be a power of two"),
+        ((10, 9000, "float32", "float32", 16, False, 32), "from 1 to 16"),
     ],
 )
 def test_launch_plan_refuses(arguments, message):

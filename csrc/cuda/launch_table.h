@@ -1,0 +1,29 @@
+// Which regime a row of K classes takes. The kernels of the regimes named here are compiled.
+#pragma once
+
+#include <cstdint>
+
+#include "regimes.h"
+
+namespace alr_fast {
+
+struct TableEntry {
+  int64_t max_classes;  // the entry is for K up to this
+  Regime regime;
+  int blocks_per_row = 1;  // the size of the cluster
+};
+
+constexpr int64_t kMaxClasses = 262144;
+
+// Sorted by max_classes; longer rows, and those whose cluster a device does not allow, take kLoop.
+constexpr TableEntry kLaunchTable[] = {
+    {32, Regime::kSubWarp},           {128, Regime::kHalfWarp},
+    {256, Regime::kWarp},             {1024, Regime::kTwoWarps},
+    {2048, Regime::kFourWarps},       {4096, Regime::kEightWarps},
+    {8192, Regime::kSixteenWarps},    {16384, Regime::kSixteenWarps, 2},
+    {32768, Regime::kSixteenWarps, 4}, {65536, Regime::kSixteenWarps, 8},
+    {131072, Regime::kSixteenWarps, 16},
+};
+constexpr TableEntry kFallback = {kMaxClasses, Regime::kLoop};
+
+}  // namespace alr_fast

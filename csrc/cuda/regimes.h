@@ -1,0 +1,66 @@
+// Regimes of the row kernel: how a row is divided among threads. Host code without CUDA or torch.
+#pragma once
+
+#include <cstdint>
+
+#include "alr_params.h"
+
+namespace alr_fast {
+
+enum class Regime : int32_t {
+  kSubWarp,
+  kHalfWarp,
+  kWarp,
+  kTwoWarps,
+  kFourWarps,
+  kEightWarps,
+  kSixteenWarps,
+  kLoop,
+};
+
+struct RegimeShape {
+  Regime regime;
+  const char* name;
+  int lanes;       // of one warp that share a row
+  int warps;       // that share a row, or its part in one block of a cluster
+  int elements;    // of the row that a thread holds
+  int threads;     // of a block
+  int min_blocks;  // on a multiprocessor: bounds the registers
+
+  constexpr int columns() const { return lanes * warps * elements; }  // that a block holds
+  // Whether blocks of a cluster may share a row.
+  constexpr bool can_be_cluster() const { return regime != Regime::kLoop && warps >= 8; }
+  // Short rows are rarely multiples of 16 bytes (10, 14 or 50 classes): they have kernels for two
+  // elements an access, too.
+  constexpr bool has_pairs() const { return columns() <= 256; }
+  // A rare regime, whose only kernel has statistics, stochastic rounding and no gradient as options.
+  constexpr bool always_has_extras() const { return regime == Regime::kLoop; }
+};
+
+// All but the last hold a row in registers, so that it is read once.
+constexpr RegimeShape kShapes[] = {
+    {Regime::kSubWarp, "sub_warp", 8, 1, 4, 128, 6},
+    {Regime::kHalfWarp, "half_warp", 16, 1, 8, 128, 6},
+    {Regime::kWarp, "warp", 32, 1, 8, 128, 6},
+    {Regime::kTwoWarps, "two_warps", 32, 2, 16, 64, 8},
+    {Regime::kFourWarps, "four_warps", 32, 4, 16, 128, 4},
+    {Regime::kEightWarps, "eight_warps", 32, 8, 16, 256, 2},
+    {Regime::kSixteenWarps, "sixteen_warps", 32, 16, 16, 512, 1},
+    {Regime::kLoop, "loop", 32, 16, 8, 512, 1},
+};
+
+constexpr const RegimeShape& shape_of(Regime regime) { return kShapes[static_cast<int>(regime)]; }
+
+constexpr bool shapes_are_sound() {
+  int n = 0;
+  for (const RegimeShape& shape : kShapes) {
+    if (static_cast<int>(shape.regime) != n++) return false;
+    if (shape.lanes < 1 || shape.lanes > 32 || (shape.lanes & (shape.lanes - 1)) != 0) return false;
+    if (shape.warps > 1 && (shape.lanes != 32 || shape.warps * 32 != shape.threads)) return false;
+    if (shape.threads % 32 != 0 || shape.elements % 4 != 0) return false;
+  }
+  return true;
+}
+static_assert(shapes_are_sound(), "in the order of the names; whole vectors, lanes and warps");
+
+}  // namespace alr_fast

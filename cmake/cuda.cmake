@@ -95,7 +95,8 @@ find_package(CUDAToolkit REQUIRED)
 set(BUILD_CUDA ON)
 
 file(GLOB CUDA_SOURCES CONFIGURE_DEPENDS "${CMAKE_SOURCE_DIR}/csrc/cuda/*.cu")
-add_library(alr_fast_cuda STATIC ${CUDA_SOURCES} csrc/cuda/launch_plan.cpp)
+add_library(alr_fast_cuda STATIC ${CUDA_SOURCES} csrc/cuda/launch_plan.cpp
+                                 csrc/cuda/slots.cpp)
 target_include_directories(alr_fast_cuda PUBLIC csrc)
 # Compiles the architectures of a file in parallel: there are fewer files than cores.
 target_compile_options(alr_fast_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--threads=0>)

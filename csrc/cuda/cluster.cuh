@@ -51,7 +51,10 @@ class ClusterGroup : public BlockGroup {
   // A block must not exit before the others have read its part of the last reduction.
   __device__ __forceinline__ void wait_before_exit() const {
 #if ALR_FAST_HAS_CLUSTERS
-    if (blocks_ > 1) wait_for_cluster();
+    if (blocks_ > 1) {
+      __cluster_barrier_arrive();  // releases: the reads come before it
+      __cluster_barrier_wait();
+    }
 #endif
   }
 

@@ -1,6 +1,7 @@
 #include "launch_plan.h"
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -110,6 +111,11 @@ int64_t shared_row_bytes(int64_t classes, int blocks_per_row, int logits_size, i
   return staged_bytes(columns, logits_size) + staged_bytes(columns, table_size);
 }
 
+// Bytes of the indices of all rows in shared memory, in whole accesses.
+int index_bytes(int64_t rows) {
+  return static_cast<int>(divide_up(rows * int64_t{sizeof(int32_t)}, kAccessBytes) * kAccessBytes);
+}
+
 }  // namespace
 
 LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
@@ -154,6 +160,7 @@ LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
   plan.rows_per_block = std::max(1, chosen.threads_per_block / plan.threads_per_row);
   plan.min_resident_blocks = chosen.min_resident_blocks;
   plan.shared_memory = static_cast<int>(shared_memory);
+  plan.indices_at = -1;
   const int64_t most_rows = kMaxBlocks * plan.rows_per_block / plan.blocks_per_row;
   if (rows > most_rows)
     throw std::invalid_argument("rows is " + std::to_string(rows) + ": one launch takes up to " +
@@ -165,7 +172,14 @@ LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
 LaunchPlan launch_plan(const RowLossParams& p, const DeviceLimits& limits) {
   std::optional<DType> table_dtype;
   if (p.target.table != nullptr) table_dtype = p.target.dtype;
-  return launch_plan(p.rows, p.classes, p.logits_dtype, table_dtype, row_alignment(p), limits);
+  DeviceLimits left = limits;
+  const int for_indices = finds_groups_in_blocks(p) ? index_bytes(p.rows) : 0;
+  left.shared_memory -= for_indices;
+  LaunchPlan plan =
+      launch_plan(p.rows, p.classes, p.logits_dtype, table_dtype, row_alignment(p), left);
+  if (for_indices > 0) plan.indices_at = plan.shared_memory;
+  plan.shared_memory += for_indices;
+  return plan;
 }
 
 int row_alignment(const RowLossParams& p) {
@@ -184,9 +198,15 @@ bool needs_groups(const RowLossParams& p) {
   return p.update && !p.unique_index && p.index.data != nullptr && p.rows > 1;
 }
 
-bool needs_count_before(const RowLossParams& p) {
-  return p.reduction == Reduction::kMean && p.grad_mode == GradMode::kFinal && !keeps_all_rows(p) &&
-         p.rows > kRowsCountedByBlock;
+bool finds_groups_in_blocks(const RowLossParams& p) {
+  return needs_groups(p) && p.rows <= kRowsSeenByBlock &&
+         p.target.size <= std::numeric_limits<int32_t>::max();
+}
+
+bool needs_prepare(const RowLossParams& p) {
+  const bool counts_before = p.reduction == Reduction::kMean && p.grad_mode == GradMode::kFinal &&
+                             !keeps_all_rows(p) && p.rows > kRowsSeenByBlock;
+  return counts_before || (needs_groups(p) && !finds_groups_in_blocks(p));
 }
 
 int64_t row_loss_size(const RowLossParams& p) {

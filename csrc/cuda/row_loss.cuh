@@ -7,6 +7,7 @@
 #include "../alr_math.h"
 #include "../alr_params.h"
 #include "cluster.cuh"
+#include "duplicates.cuh"
 #include "finish.cuh"
 #include "launch_plan.h"
 #include "memory.cuh"
@@ -49,13 +50,25 @@ using RowOf = std::conditional_t<Traits::kIsShared, RowInShared<Traits>,
 // Launch-specific parameters of the kernel.
 struct RowLaunch {
   int blocks_per_row;  // the size of the cluster
+  int indices_at;      // see LaunchPlan
   bool is_counted;     // the pre-pass has counted the rows that are not ignored
   float momentum, entropy_weight, stored_scale;
 };
 
 inline RowLaunch row_launch(const RowLossParams& p, const LaunchPlan& plan, bool is_counted) {
-  return {plan.blocks_per_row, is_counted, static_cast<float>(p.momentum),
-          static_cast<float>(p.entropy_weight), static_cast<float>(p.stored_scale)};
+  const int indices_at = p.stores_groups ? -1 : plan.indices_at;
+  return {plan.blocks_per_row,
+          indices_at,
+          is_counted,
+          static_cast<float>(p.momentum),
+          static_cast<float>(p.entropy_weight),
+          static_cast<float>(p.stored_scale)};
+}
+
+// The indices of all rows in shared memory, or null.
+__device__ __forceinline__ int32_t* indices_in_block(const RowLaunch& launch) {
+  return launch.indices_at < 0 ? nullptr
+                               : reinterpret_cast<int32_t*>(shared_memory() + launch.indices_at);
 }
 
 template <class Traits>
@@ -68,65 +81,51 @@ class RowLoss {
  public:
   __device__ __forceinline__ RowLoss(const RowLossParams& params, const RowLaunch& launch,
                                      float mean_factor, Group& group)
-      : p_(params), launch_(launch), mean_factor_(mean_factor), group_(group) {}
+      : p_(params),
+        launch_(launch),
+        mean_factor_(mean_factor),
+        group_(group),
+        row_groups_(params, indices_in_block(launch)) {}
 
   // Processes all rows of this group of threads.
   __device__ __forceinline__ void run() {
-    for (int64_t b = group_.row(); b < p_.rows; b += group_.rows_in_grid()) rows_of_index(b);
+    for (int64_t n = group_.row(); n < (p_.stores_groups ? row_groups_.count() : p_.rows);
+         n += group_.rows_in_grid()) {
+      const int64_t b = p_.stores_groups ? row_groups_.row_to_store(n) : n;
+      if (b >= 0) process(b);
+    }
   }
 
   // Contribution of these rows to the batch; valid in the group's first thread.
   __device__ __forceinline__ BlockPartial partial() const { return {loss_, valid_}; }
 
  private:
-  enum class Pass { kOnly, kListed, kAgain };
-
-  // Computes row `first` or, in batch order, all rows with its index. They all read the old target
-  // row, so the last valid row is computed again to be stored.
-  __device__ __forceinline__ void rows_of_index(int64_t first) {
-    const bool is_listed = p_.next_in_group != nullptr && p_.next_in_group[first] >= 0;
-    Pass pass = is_listed ? Pass::kListed : Pass::kOnly;
-    int32_t last = -1;  // rows of a list are fewer than 2^31
-    int64_t b = first;
-    while (true) {
-      const int64_t i = index_at(p_, b);
-      const Logits* const z = static_cast<const Logits*>(p_.logits) + b * p_.logits_stride;  // [K]
-      Row row(z, static_cast<int>(p_.classes), group_);  // its loads start before the index arrives
-      if (b == first && !is_mine(b, i)) return;
-      const bool is_finite = compute(row, b, i, pass);
-      if (pass != Pass::kListed) break;
-      if (is_finite) last = static_cast<int32_t>(b);
-      const int32_t next = p_.next_in_group[b];
-      if (next < 0 && last < 0) return;
-      if (next < 0) pass = Pass::kAgain;
-      b = next < 0 ? last : next;
-    }
-    if (pass == Pass::kAgain && p_.stats_class != nullptr && group_.is_leader()) {
-      int64_t* const class_after = p_.stats_class + 2 * p_.rows;
-      for (b = first; b >= 0; b = p_.next_in_group[b]) class_after[b] = class_after[last];
-    }
+  __device__ __forceinline__ void process(int64_t b) {
+    // Before the row occupies registers.
+    const int32_t row_group = p_.stores_groups ? 0 : row_groups_.of(b);
+    const int64_t i = index_at(p_, b);
+    const Logits* const z = static_cast<const Logits*>(p_.logits) + b * p_.logits_stride;  // [K]
+    Row row(z, static_cast<int>(p_.classes), group_);  // its loads start before the index arrives
+    if (has_target(b, i)) compute(row, b, i, row_group);
   }
 
-  // Whether this group computes row b and all rows with its index. Also writes the outputs of rows
-  // that are ignored or out of range.
-  __device__ __forceinline__ bool is_mine(int64_t b, int64_t i) {
+  // Whether row b has a target row; if it is ignored or out of range, writes its outputs instead.
+  __device__ __forceinline__ bool has_target(int64_t b, int64_t i) {
+    if (i >= 0 && !is_out_of_range(p_, b, i)) return true;
+    if (group_.is_leader()) row_groups_.note(b, 0, false);
     if (i < 0) {
       skip(b, 0);
-      return false;
-    }
-    if (is_out_of_range(p_, b, i)) {
-      // Rows with equal indices are reported one by one.
+    } else {
       if (group_.is_leader()) count(kStatusOutOfRange);
       add_to_batch(b, __builtin_nanf(""));
       skip(b, __builtin_nanf(""));
-      return false;
     }
-    return p_.next_in_group == nullptr || p_.first_in_group[b] != 0;
+    return false;
   }
 
-  // Returns whether the logits have a softmax and the label is the given one; stores the target
-  // row only then.
-  __device__ __forceinline__ bool compute(Row& row, int64_t b, int64_t i, Pass pass) {
+  // Stores the target row only if the logits have a softmax, the label is the given one, and the
+  // row is in no group.
+  __device__ __forceinline__ void compute(Row& row, int64_t b, int64_t i, int32_t row_group) {
     const Target target(p_, i);
     row.load_target(target);
     const bool has_wrong_label = is_wrong_label(b, i);  // while the target row arrives
@@ -136,8 +135,9 @@ class RowLoss {
                    launch_.momentum, launch_.entropy_weight);
     if (scalars.finite && !is_finite(scalars.loss))
       scalars.loss = wide_loss(scalars, wide_target_d(b, target, reduction.max));
-    const bool is_again = pass == Pass::kAgain;
-    if (!is_again && group_.is_leader()) {
+    const bool can_be_stored = scalars.finite && !has_wrong_label;
+    if (group_.is_leader()) {
+      if (!p_.stores_groups) row_groups_.note(b, row_group, can_be_stored);
       if (has_wrong_label) {
         count(kStatusWrongLabel);
       } else if (!(scalars.finite && is_finite(scalars.loss))) {
@@ -147,16 +147,16 @@ class RowLoss {
 
     int class_before = 0;
     if (p_.stats_class != nullptr) class_before = largest_class(row, target);
-    if (!scalars.finite || has_wrong_label) {
+    if (!can_be_stored) {
       add_to_batch(b, __builtin_nanf(""));
       skip(b, __builtin_nanf(""), class_before);
-      return false;
+      return;
     }
     const float weight =
         p_.row_weight == nullptr ? 1.f : static_cast<const float*>(p_.row_weight)[b];
-    if (!is_again) add_to_batch(b, scalars.loss * weight);
+    add_to_batch(b, scalars.loss * weight);
 
-    const bool stores = p_.update && pass != Pass::kListed;
+    const bool stores = p_.update && row_group == 0;
     RowFindings found;
     row.write(row_write(b, scalars, weight, stores), target, reduction, found);
     if (p_.stats_class != nullptr) {
@@ -166,7 +166,6 @@ class RowLoss {
       write_stats(b, found.predicted, class_before, class_after, scalars.inv_sum,
                   found.largest_target);
     }
-    return true;
   }
 
   __device__ __forceinline__ bool is_wrong_label(int64_t b, int64_t i) const {
@@ -221,8 +220,12 @@ class RowLoss {
     to.stores_target = stores;
     to.rounds_stochastically = p_.rounding_state != nullptr;
     to.wants_findings = p_.stats_class != nullptr;
+    // The launch before has counted this call.
+    const int64_t counted = p_.stores_groups ? 1 : 0;
     to.rounding_key =
-        to.rounds_stochastically ? rounding_key(p_.rounding_state[0], p_.rounding_state[1], b) : 0;
+        to.rounds_stochastically
+            ? rounding_key(p_.rounding_state[0], p_.rounding_state[1] - counted, b)
+            : 0;
     return to;
   }
 
@@ -268,13 +271,15 @@ class RowLoss {
   }
 
   __device__ __forceinline__ void count(int status) const {
-    atomicAdd(status_word(p_, status), 1ull);
+    if (p_.status != nullptr)
+      atomicAdd(reinterpret_cast<unsigned long long*>(p_.status + status), 1ull);
   }
 
   const RowLossParams& p_;
   const RowLaunch& launch_;
   float mean_factor_;
   Group& group_;
+  RowGroups<Traits::kLanes> row_groups_;
   double loss_ = 0;
   int32_t valid_ = 0;
 };
@@ -294,20 +299,21 @@ template <class Traits>
 __global__ void __launch_bounds__(Traits::Shape::kMaxThreads, Traits::kMinBlocks)
     row_loss_kernel(const RowLossParams p, const RowLaunch launch) {
   BlockGroup block;
-  const int64_t valid_rows = valid_rows_before(p, launch.is_counted, block);
+  const int64_t valid_rows = 
+      valid_rows_before(p, launch.is_counted, indices_in_block(launch), block);
   const float mean_factor = valid_rows > 0 ? 1.f / static_cast<float>(valid_rows) : 1.f;
   __syncthreads();  // the buffers of reductions are free
   if constexpr (Traits::kIsShared) {
     ClusterGroup group(launch.blocks_per_row);
     RowLoss<Traits> rows(p, launch, mean_factor, group);
     rows.run();
-    finish_batch(p, rows.partial(), block);
+    if (!p.stores_groups) finish_batch(p, rows.partial(), block);
     group.wait_before_exit();
   } else {
     typename Traits::Group group;
     RowLoss<Traits> rows(p, launch, mean_factor, group);
     rows.run();
-    finish_batch(p, partial_of_block<Traits>(rows.partial(), block), block);
+    if (!p.stores_groups) finish_batch(p, partial_of_block<Traits>(rows.partial(), block), block);
   }
 }
 

@@ -32,9 +32,25 @@ enum class GradMode : int32_t {
 constexpr int kStatusNonFinite = 0;   // rows whose logits or loss are not finite
 constexpr int kStatusOutOfRange = 1;  // rows whose index is beyond the table (CUDA only)
 constexpr int kStatusWrongLabel = 2;  // rows with another label than the given one (CUDA only)
-constexpr int kStatusArrivals = 3;  // scratch of the CUDA kernels, 0 between calls: finished blocks
-constexpr int kStatusCounted = 4;   // scratch as well: rows counted by the pre-pass
-constexpr int kStatusSize = 5;
+constexpr int kStatusSize = 3;
+
+// Counters of one call of the CUDA kernels, in device memory; 0 before the call and after it.
+struct CallCounters {
+  unsigned long long arrived;  // blocks that have finished
+  unsigned long long counted;  // rows that are not ignored, as the pre-pass counts them
+};
+
+// Device memory in which one call of the CUDA kernels notes the groups: the rows of a batch that
+// share an index. One row of a group, any, names it. Null without groups; csrc/cuda/duplicates.h
+// has the layout.
+struct GroupMemory {
+  int32_t* group_of = nullptr;   // [B] 1 + the name of a row's group; 0 if it is alone
+  int32_t* last_row = nullptr;   // [B] by name: 1 + the last row that can be stored; 0 if none can
+  int32_t* names = nullptr;      // of all groups, in any order; null in a small batch
+  int32_t* num_groups = nullptr;  // [1]
+  int32_t* claims = nullptr;     // hash table of the pre-pass: 1 + a row with that index; 0 if free
+  uint32_t claim_mask = 0;       // entries of the hash table, a power of two, minus 1
+};
 
 // Source of the target rows. Without a table, row b is the smoothed one-hot row of a label:
 // `on_target` at index[b], `off_target` elsewhere.
@@ -76,10 +92,14 @@ struct RowLossParams {
   int64_t samples = 0;
   bool unique_index = false;  // the caller promises that no index occurs twice
 
-  // Batch rows that share an index form a list: all of them read the old table row, and the last
-  // valid row in batch order is stored. Null if no index occurs twice or the table is not updated.
+  // Batch rows that share an index form a group: all of them read the old table row, and the last
+  // valid row in batch order is stored. On the CPU as lists, null if no index occurs twice or the
+  // table is not updated:
   const int32_t* next_in_group = nullptr;   // [B] the next row with the same index, or -1
   const uint8_t* first_in_group = nullptr;  // [B] whether no earlier row has the same index
+  // In the CUDA kernels:
+  GroupMemory groups;
+  bool stores_groups = false;  // this launch only stores the last row of each group
 
   double momentum = 1;        // a in t = a T + (1 - a) p
   double entropy_weight = 0;  // lambda
@@ -98,6 +118,7 @@ struct RowLossParams {
   int64_t* stats_class = nullptr;  // [3, B] predicted, class before, class after; or null
   float* stats_value = nullptr;    // [2, B] confidence, largest target; or null
   int64_t* status = nullptr;       // [kStatusSize] or null
+  CallCounters* counters = nullptr;  // CUDA only, not null
   int64_t* rounding_state =
       nullptr;  // [2] seed, calls so far: stochastic rounding; null: to nearest
 };

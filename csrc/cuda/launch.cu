@@ -1,14 +1,11 @@
-#include <limits>
-#include <map>
-#include <mutex>
-#include <stdexcept>
-#include <string>
-#include <utility>
+#include <atomic>
+#include <cstdint>
 
 #include "dispatch.cuh"
 #include "launch.h"
 #include "launch_row_loss.h"
 #include "prepare.cuh"
+#include "slots.h"
 
 namespace alr_fast {
 namespace {
@@ -24,13 +21,12 @@ cudaError_t launch_kernel(void (*kernel)(Expected...), dim3 grid, dim3 block, in
   return cudaLaunchKernelEx(&config, kernel, static_cast<Expected>(args)...);
 }
 
-cudaError_t launch_prepare(const RowLossParams& params, const GroupScratch& scratch,
-                           cudaStream_t stream) {
-  const auto blocks =
-      static_cast<unsigned>((params.rows + kPrepareRowsPerBlock - 1) / kPrepareRowsPerBlock);
-  return launch_kernel(prepare_rows_kernel, dim3(blocks), dim3(kPrepareThreads),
-                       kPrepareSharedMemory, stream, params, scratch.next_in_group,
-                       scratch.first_in_group, scratch.chain);
+// A thread for each row.
+cudaError_t launch_by_row(void (*kernel)(RowLossParams), const RowLossParams& params,
+                          int shared_memory, cudaStream_t stream) {
+  const int64_t blocks = (params.rows + kPrepareThreads - 1) / kPrepareThreads;
+  return launch_kernel(kernel, dim3(static_cast<unsigned>(blocks)), dim3(kPrepareThreads),
+                       shared_memory, stream, params);
 }
 
 // The driver has these attributes cached: no call waits for the device.
@@ -50,9 +46,8 @@ cudaError_t current_device(Device& device) {
   return error;
 }
 
-cudaError_t launch_planned(const RowLossParams& params, const Device& device, bool is_counted,
-                           cudaStream_t stream) {
-  const LaunchPlan plan = launch_plan(params, device.limits);
+cudaError_t launch_planned(const RowLossParams& params, const LaunchPlan& plan,
+                           const Device& device, bool is_counted, cudaStream_t stream) {
   switch (params.logits_dtype) {
     case DType::kFloat32:
       return launch_row_loss_float32(params, plan, device, is_counted, stream);
@@ -77,75 +72,136 @@ class RelaxedCapture {
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
 
-constexpr int kStatusSlots = 4096;
-__device__ int64_t status_slots[kStatusSlots][kStatusSize];  // 0 when the library is loaded
+// The counters of all calls on one device, by slot; 0 when the library is loaded.
+constexpr int kSlotsInTurn = 65536;
+constexpr int kKeptSlots = 16384;
+__device__ CallCounters call_counters[kSlotsInTurn + kKeptSlots];
+
+// The first of them on the current device. The runtime looks the address up under a lock, so it is
+// kept for the first devices.
+cudaError_t counters_on_device(int device, CallCounters** first) {
+  static std::atomic<CallCounters*> known[16];
+  const bool is_kept = device < 16;
+  if (is_kept) *first = known[device].load(std::memory_order_relaxed);
+  if (*first != nullptr) return cudaSuccess;
+  void* address = nullptr;
+  const cudaError_t error = cudaGetSymbolAddress(&address, call_counters);
+  *first = static_cast<CallCounters*>(address);
+  if (error == cudaSuccess && is_kept) known[device].store(*first, std::memory_order_relaxed);
+  return error;
+}
+
+// For all devices: a slot has counters on each of them. Never destroyed, since graphs may give
+// slots back while the process ends.
+Slots& slots() {
+  static Slots& slots = *new Slots(kSlotsInTurn, kKeptSlots);
+  return slots;
+}
+
+// Called by the driver when the last of a graph and its executable copies is gone. The slot's
+// number is the pointer itself.
+void CUDART_CB give_back_slot(void* slot) {
+  slots().give_back(static_cast<int>(reinterpret_cast<intptr_t>(slot)));
+}
+
+// A slot that is given back when the graph is destroyed.
+cudaError_t slot_of_graph(cudaGraph_t graph, int* slot) {
+  *slot = slots().keep();
+  if (*slot == Slots::kNone) return cudaSuccess;
+  cudaUserObject_t owner = nullptr;
+  cudaError_t error =
+      cudaUserObjectCreate(&owner, reinterpret_cast<void*>(static_cast<intptr_t>(*slot)),
+                           give_back_slot, 1, cudaUserObjectNoDestructorSync);
+  if (error != cudaSuccess) {
+    slots().give_back(*slot);
+    return error;
+  }
+  error = cudaGraphRetainUserObject(graph, owner, 1, cudaGraphUserObjectMove);
+  if (error != cudaSuccess) cudaUserObjectRelease(owner, 1);  // gives the slot back
+  return error;
+}
+
+cudaError_t graph_of_capture(cudaStream_t stream, cudaGraph_t* graph) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  *graph = nullptr;
+#if CUDART_VERSION >= 13000
+  return cudaStreamGetCaptureInfo(stream, &status, nullptr, graph);
+#else
+  return cudaStreamGetCaptureInfo_v2(stream, &status, nullptr, graph);
+#endif
+}
+
+// The pre-pass and the memory of groups, before the row kernel.
+cudaError_t prepare(const RowLossParams& params, int64_t zeroed_bytes, void* group_memory,
+                    cudaStream_t stream) {
+  if (!needs_prepare(params)) return cudaSuccess;
+  if (zeroed_bytes > 0) {
+    const cudaError_t error = cudaMemsetAsync(group_memory, 0, zeroed_bytes, stream);
+    if (error != cudaSuccess) return error;
+  }
+  return launch_by_row(prepare_rows_kernel, params, kPrepareSharedMemory, stream);
+}
+
+// Stores the rows that the row kernel has left to it, see duplicates.cuh.
+cudaError_t store_groups(const RowLossParams& params, const Device& device, cudaStream_t stream) {
+  const RowLossParams storing = params_of_storing(params);
+  const cudaError_t error = launch_planned(storing, launch_plan(storing, device.limits), device,
+                                           /*is_counted=*/false, stream);
+  if (error != cudaSuccess || params.stats_class == nullptr) return error;
+  return launch_by_row(share_class_after_kernel, params, 0, stream);
+}
 
 }  // namespace
 
-cudaError_t status_of_stream(cudaStream_t stream, int device, int64_t** status) {
-  static std::mutex mutex;
-  static std::map<std::pair<int, cudaStream_t>, int64_t*> of_stream;
-  static std::map<int, int> taken;  // slots in use per device
+cudaError_t counters_of_call(cudaStream_t stream, int device, CallCounters** counters) {
   const RelaxedCapture relaxed;
-  *status = nullptr;
-  cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
-  cudaError_t error = cudaStreamIsCapturing(stream, &capture);
+  *counters = nullptr;
+  CallCounters* first = nullptr;
+  cudaError_t error = counters_on_device(device, &first);
   if (error != cudaSuccess) return error;
-  const bool is_captured = capture != cudaStreamCaptureStatusNone;
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (!is_captured) {
-    const auto found = of_stream.find({device, stream});
-    if (found != of_stream.end()) {
-      *status = found->second;
-      return cudaSuccess;
-    }
+  cudaGraph_t graph = nullptr;
+  error = graph_of_capture(stream, &graph);
+  if (error != cudaSuccess) return error;
+  int slot = Slots::kNone;
+  if (graph == nullptr) {
+    slot = slots().next();
+  } else {
+    error = slot_of_graph(graph, &slot);
   }
-  int& next = taken[device];
-  if (next == kStatusSlots) return cudaSuccess;
-  void* slots = nullptr;
-  error = cudaGetSymbolAddress(&slots, status_slots);
-  if (error != cudaSuccess) return error;
-  *status = static_cast<int64_t*>(slots) + int64_t{next++} * kStatusSize;
-  if (!is_captured) of_stream[{device, stream}] = *status;
-  return cudaSuccess;
+  if (error == cudaSuccess && slot != Slots::kNone)
+    *counters = first + slot;
+  return error;
 }
 
-cudaError_t launch_row_loss(const RowLossParams& ungrouped, const GroupScratch& scratch,
+cudaError_t launch_row_loss(const RowLossParams& ungrouped, void* group_memory,
                             cudaStream_t stream) {
   RowLossParams params = ungrouped;
-  params.next_in_group = nullptr;
-  params.first_in_group = nullptr;
   launch_plan(params);  // throws before anything is launched
   if (params.rows == 0) return cudaSuccess;
+  const GroupBytes bytes = place_groups(params, group_memory, &params.groups);
   const RelaxedCapture relaxed;
   Device device;
   cudaError_t error = current_device(device);
   if (error != cudaSuccess) return error;
-  const bool is_grouped = needs_groups(params);
-  if (is_grouped && params.rows > std::numeric_limits<int32_t>::max())
-    throw std::invalid_argument("rows is " + std::to_string(params.rows) +
-                                ": beyond 2147483647 every index must occur once, and be promised "
-                                "to by unique_index=True");
-  const bool is_counted = is_grouped || needs_count_before(params);
-  if (is_counted) {
-    error = launch_prepare(params, is_grouped ? scratch : GroupScratch(), stream);
-    if (error != cudaSuccess) return error;
-  }
-  if (is_grouped) {
-    params.next_in_group = scratch.next_in_group;
-    params.first_in_group = scratch.first_in_group;
-  }
-  error = launch_planned(params, device, is_counted, stream);
+  error = prepare(params, bytes.zeroed, group_memory, stream);
+  if (error != cudaSuccess) return error;
+  const bool is_counted = needs_prepare(params);
+  LaunchPlan plan = launch_plan(params, device.limits);
+  error = launch_planned(params, plan, device, is_counted, stream);
   // No room for such a cluster (for example in a MIG slice), or no code for clusters.
   while ((error == cudaErrorInvalidClusterSize || error == cudaErrorLaunchOutOfResources) &&
          device.limits.cluster_size > 1) {
     cudaGetLastError();
     device.limits.cluster_size /= 2;
-    error = launch_planned(params, device, is_counted, stream);
+    plan = launch_plan(params, device.limits);
+    error = launch_planned(params, plan, device, is_counted, stream);
   }
-  if (error != cudaSuccess && is_counted)  // the next call must not find this count
-    cudaMemsetAsync(params.status + kStatusCounted, 0, sizeof(int64_t), stream);
-  return error;
+  if (error != cudaSuccess) {
+    if (is_counted)  // the next call with these counters must not find this count
+      cudaMemsetAsync(params.counters, 0, sizeof(CallCounters), stream);
+    return error;
+  }
+  return needs_groups(params) ? store_groups(params, device, stream) : cudaSuccess;
 }
 
 cudaError_t launch_scale_grad(const ScaleGradParams& params, cudaStream_t stream) {

@@ -6,29 +6,21 @@
 #include <cstdint>
 
 #include "../alr_params.h"
-#include "launch_plan.h"  // needs_groups
+#include "duplicates.h"
 
 namespace alr_fast {
 
-// Uninitialised device memory that one call of launch_row_loss fills. All null if needs_groups is
-// false.
-struct GroupScratch {
-  int32_t* next_in_group = nullptr;   // [B]
-  uint8_t* first_in_group = nullptr;  // [B]
-  int32_t* chain = nullptr;           // [B]
-};
+// The whole operation on `stream` of the current device: one launch of the row kernel; the pre-pass
+// before it with needs_prepare; with needs_groups another one that stores rows with equal indices.
+// All pointers are device memory; the table may be pinned host memory. row_loss has row_loss_size
+// elements and is aligned to 16 bytes; counters are 0. `group_memory` has the bytes of
+// place_groups, not initialised; null without groups. Does nothing for rows = 0. Throws
+// std::invalid_argument for a size or dtype without a kernel.
+cudaError_t launch_row_loss(const RowLossParams& params, void* group_memory, cudaStream_t stream);
 
-// The whole operation on `stream` of the current device, in one launch, or two with needs_groups or
-// needs_count_before. All pointers are device memory; the table may be pinned host memory. In
-// contrast to the CPU, `status` is not null and its scratch entries are 0; row_loss has
-// row_loss_size elements and is aligned to 16 bytes. next_in_group and first_in_group are ignored.
-// Does nothing for rows = 0. Throws std::invalid_argument for a size or dtype without a kernel.
-cudaError_t launch_row_loss(const RowLossParams& params, const GroupScratch& scratch,
-                            cudaStream_t stream);
-
-// A status, as above, for callers without one: one for each stream, and one for each captured call,
-// since a graph can be replayed concurrently with its stream. Null if all are in use.
-cudaError_t status_of_stream(cudaStream_t stream, int device, int64_t** status);
+// Counters for the next call on `stream` of the current device, whose number is `device`. Null if
+// none are left for a captured call: more are captured than there are slots.
+cudaError_t counters_of_call(cudaStream_t stream, int device, CallCounters** counters);
 
 // out = grad_rows * grad_scale * grad_output * row_weight. `out` and `grad_rows` do not overlap.
 cudaError_t launch_scale_grad(const ScaleGradParams& params, cudaStream_t stream);

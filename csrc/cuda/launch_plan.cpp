@@ -1,6 +1,7 @@
 #include "launch_plan.h"
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -70,6 +71,11 @@ const TableEntry& entry_for(int64_t classes, int cluster_size) {
   return found == std::end(kLaunchTable) ? kFallback : *found;
 }
 
+// Bytes of the indices of all rows in shared memory, in whole accesses.
+int index_bytes(int64_t rows) {
+  return static_cast<int>(divide_up(rows * int64_t{sizeof(int32_t)}, kAccessBytes) * kAccessBytes);
+}
+
 }  // namespace
 
 LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
@@ -98,6 +104,7 @@ LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
   plan.threads_per_row = shape.columns() / plan.elements_per_thread * plan.blocks_per_row;
   plan.rows_per_block = std::max(1, shape.threads / plan.threads_per_row);
   plan.shared_memory = reduction_bytes(shape.threads, shape.can_be_cluster());
+  plan.indices_at = -1;
   const int64_t most_rows = kMaxBlocks * plan.rows_per_block / plan.blocks_per_row;
   if (rows > most_rows)
     throw std::invalid_argument("rows is " + std::to_string(rows) + ": one launch takes up to " +
@@ -109,8 +116,12 @@ LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
 LaunchPlan launch_plan(const RowLossParams& p, const DeviceLimits& limits) {
   std::optional<DType> table_dtype;
   if (p.target.table != nullptr) table_dtype = p.target.dtype;
-  return launch_plan(p.rows, p.classes, p.logits_dtype, table_dtype, row_alignment(p),
-                     has_extras(p), limits);
+  LaunchPlan plan = launch_plan(p.rows, p.classes, p.logits_dtype, table_dtype, row_alignment(p),
+                                has_extras(p), limits);
+  if (p.stores_groups || !finds_groups_in_blocks(p)) return plan;
+  plan.indices_at = plan.shared_memory;
+  plan.shared_memory += index_bytes(p.rows);
+  return plan;
 }
 
 bool has_extras(const RowLossParams& p) {
@@ -133,9 +144,15 @@ bool needs_groups(const RowLossParams& p) {
   return p.update && !p.unique_index && p.index.data != nullptr && p.rows > 1;
 }
 
-bool needs_count_before(const RowLossParams& p) {
-  return p.reduction == Reduction::kMean && p.grad_mode == GradMode::kFinal && !keeps_all_rows(p) &&
-         p.rows > kRowsCountedByBlock;
+bool finds_groups_in_blocks(const RowLossParams& p) {
+  return needs_groups(p) && p.rows <= kRowsSeenByBlock &&
+         p.target.size <= std::numeric_limits<int32_t>::max();
+}
+
+bool needs_prepare(const RowLossParams& p) {
+  const bool counts_before = p.reduction == Reduction::kMean && p.grad_mode == GradMode::kFinal &&
+                             !keeps_all_rows(p) && p.rows > kRowsSeenByBlock;
+  return counts_before || (needs_groups(p) && !finds_groups_in_blocks(p));
 }
 
 int64_t row_loss_size(const RowLossParams& p) {

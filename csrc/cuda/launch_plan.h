@@ -17,8 +17,9 @@ constexpr int kReductionBuffers = 2;     // used in turn, so that a reduction ne
 constexpr int64_t kMaxResidentBlocks = 8192;
 constexpr int kMaxClusterBlocks = 16;
 
-// Up to this many rows, every block counts the valid rows itself; larger batches need the pre-pass.
-constexpr int64_t kRowsCountedByBlock = 2048;
+// Up to this many rows, every block of the row kernel looks at all indices itself: it counts the
+// valid rows and finds equal indices. Larger batches need the pre-pass.
+constexpr int64_t kRowsSeenByBlock = 2048;
 
 // Elements per 16-byte access to the narrower of the two types.
 ALR_HD constexpr int full_vector_width(int logits_bytes, int table_bytes) {
@@ -51,6 +52,7 @@ struct LaunchPlan {
   int vector_width;         // elements per access
   int elements_per_thread;  // held in registers at once
   int shared_memory;        // bytes per block
+  int indices_at;           // offset in shared memory, bytes, of the indices of all rows; -1: none
   bool has_extras;          // statistics, stochastic rounding, or no gradient
   int64_t blocks;           // blocks with work; a smaller grid processes several rows per block
 };
@@ -70,11 +72,16 @@ int row_alignment(const RowLossParams& params);
 // Whether statistics, stochastic rounding or no gradient are asked for.
 bool has_extras(const RowLossParams& params);
 
-// Whether an index may occur twice, which requires the pre-pass and its scratch memory.
+// Whether an index may occur twice: rows that share one are stored by a second launch.
 bool needs_groups(const RowLossParams& params);
 
-// Whether the rows that are not ignored must be counted before the row kernel starts.
-bool needs_count_before(const RowLossParams& params);
+// Whether every block of the row kernel looks for equal indices itself, in shared memory, where an
+// index has 32 bits.
+bool finds_groups_in_blocks(const RowLossParams& params);
+
+// Whether the pre-pass comes first: to find equal indices, or to count the rows that are not
+// ignored.
+bool needs_prepare(const RowLossParams& params);
 
 // Elements of RowLossParams::row_loss: one per row, or 16 bytes per block where it is scratch.
 int64_t row_loss_size(const RowLossParams& params);

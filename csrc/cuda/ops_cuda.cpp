@@ -16,8 +16,8 @@ cudaStream_t current_stream(const Tensor& t) {
   return static_cast<cudaStream_t>(stream);
 }
 
-Tensor scratch(const Tensor& like, int32_t dtype, int64_t size) {
-  return new_tensor(like, dtype, &size, 1);
+Tensor scratch(const Tensor& like, int64_t bytes) {
+  return new_tensor(like, aoti_torch_dtype_uint8(), &bytes, 1);
 }
 
 struct CudaBackend {
@@ -49,27 +49,20 @@ struct CudaBackend {
     }
     // Scratch memory goes back to torch's allocator when this returns, which reuses it in stream
     // order.
-    Tensor status, lists;
-    if (params.status == nullptr) {
-      STD_CUDA_CHECK(status_of_stream(stream, logits.get_device_index(), &params.status));
-      if (params.status == nullptr) {  // too many streams and captured calls
-        status = scratch(logits, aoti_torch_dtype_int64(), kStatusSize);
-        params.status = static_cast<int64_t*>(status.data_ptr());
-        STD_CUDA_CHECK(cudaMemsetAsync(params.status, 0, kStatusSize * sizeof(int64_t), stream));
-      }
-    }
-    GroupScratch groups;
-    if (needs_groups(params)) {
-      const int64_t bytes = params.rows * (2 * sizeof(int32_t) + sizeof(uint8_t));
-      lists = scratch(logits, aoti_torch_dtype_uint8(), bytes);
-      groups.next_in_group = static_cast<int32_t*>(lists.data_ptr());
-      groups.chain = groups.next_in_group + params.rows;
-      groups.first_in_group = reinterpret_cast<uint8_t*>(groups.chain + params.rows);
+    Tensor counters, groups;
+    STD_CUDA_CHECK(counters_of_call(stream, logits.get_device_index(), &params.counters));
+    if (params.counters == nullptr) {  // too many captured calls
+      counters = scratch(logits, sizeof(CallCounters));
+      params.counters = static_cast<CallCounters*>(counters.data_ptr());
+      STD_CUDA_CHECK(cudaMemsetAsync(params.counters, 0, sizeof(CallCounters), stream));
     }
     try {
-      STD_CUDA_CHECK(launch_row_loss(params, groups, stream));
+      GroupMemory unplaced;
+      const int64_t bytes = place_groups(params, nullptr, &unplaced).all;
+      if (bytes > 0) groups = scratch(logits, bytes);
+      STD_CUDA_CHECK(launch_row_loss(params, bytes > 0 ? groups.data_ptr() : nullptr, stream));
     } catch (const std::invalid_argument& error) {
-      throw_invalid(error.what());  // too many classes; the same error type for every torch
+      throw_invalid(error.what());  // too many classes or rows; the same error type for every torch
     }
   }
 

@@ -1,129 +1,64 @@
-// The pre-pass, a separate launch: builds lists of rows that share an index, if an index may occur
-// twice, and counts the rows that are not ignored.
+// Launches before and after the row kernel, with a thread for each row: the pre-pass, which counts
+// the rows that are not ignored and finds the groups of duplicates.cuh; and a last one, which
+// completes the statistics of groups.
 #pragma once
 
 #include <cstdint>
 
 #include "../alr_params.h"
-#include "finish.cuh"
-#include "memory.cuh"
 #include "reduce.cuh"
 
 namespace alr_fast {
 
-constexpr int kPrepareThreads = 512;
-constexpr int kPrepareRowsPerBlock = 1024;  // on average, where rows are grouped
-constexpr int kGroupSlots = 4096;           // of a block's hash table
-constexpr int kPrepareSharedMemory =
-    reduction_bytes(kPrepareThreads, false) + kGroupSlots * static_cast<int>(sizeof(int32_t));
+constexpr int kPrepareThreads = 256;
+constexpr int kPrepareSharedMemory = reduction_bytes(kPrepareThreads, false);
 
-// Rows with the same index share a slot of a hash table in shared memory. The slot holds the latest
-// of them; each row stores the row that had the slot before. From these unordered chains every row
-// finds the next row in batch order. Indices are assigned to blocks by their hash, so that one
-// block sees all rows of an index. The time grows with the square of the number of rows per index.
-class RowGroups {
- public:
-  static constexpr int32_t kNoRow = -1;
-
-  __device__ __forceinline__ RowGroups(const RowLossParams& p, int32_t* chain, int32_t* slots)
-      : p_(p), chain_(chain), slots_(slots) {}
-
-  __device__ __forceinline__ void clear() {
-    for (int n = threadIdx.x; n < kGroupSlots; n += blockDim.x) slots_[n] = kNoRow;
-  }
-
-  // Ignored rows and those out of range are in no group.
-  __device__ __forceinline__ bool is_in_group(int64_t i) const {
-    return i >= 0 && i < p_.target.size;
-  }
-  __device__ __forceinline__ bool is_mine(int64_t i) const {
-    return is_in_group(i) && hash(i) / kGroupSlots % gridDim.x == blockIdx.x;
-  }
-
-  __device__ __forceinline__ void insert(int32_t b, int64_t i) {
-    int slot = first_slot(i);
-    for (int tries = 0; tries < kGroupSlots;) {
-      const int32_t there = slots_[slot];
-      if (there != kNoRow && index_at(p_, there) != i) {
-        slot = (slot + 1) % kGroupSlots;
-        ++tries;
-      } else if (atomicCAS(slots_ + slot, there, b) == there) {
-        chain_[b] = there;
-        return;
-      }
+// Finds the group of row b with index i in the hash table. The first row with an index claims an
+// entry; every later one finds it there and joins its group. Which one is first depends on the
+// order of threads, the results do not.
+__device__ __forceinline__ void join_group(const RowLossParams& p, int32_t b, int64_t i) {
+  const GroupMemory& groups = p.groups;
+  for (uint32_t entry = rounding_key(0, 0, i);; ++entry) {
+    int32_t* const claim_at = groups.claims + (entry & groups.claim_mask);
+    // Read first: rows of a large group would wait for each other's atomic operations.
+    int32_t claim = __ldcg(claim_at);
+    if (claim == 0) claim = atomicCAS(claim_at, 0, b + 1);
+    if (claim == 0) return;
+    const int32_t name = claim - 1;
+    if (index_at(p, name) != i) continue;
+    groups.group_of[b] = claim;
+    int32_t* const of_name = groups.group_of + name;
+    if (__ldcg(of_name) == 0 && atomicCAS(of_name, 0, claim) == 0) {
+      groups.last_row[name] = 0;
+      groups.names[atomicAdd(groups.num_groups, 1)] = name;
     }
-    // The table is full of other indices for good: no row of this index is in it.
+    return;
   }
+}
 
-  struct Place {
-    int32_t next = kNoRow;  // the next row with the same index
-    bool is_first = true;
-
-    __device__ __forceinline__ void meet(int32_t b, int32_t other) {
-      if (other < b) is_first = false;
-      if (other > b && (next == kNoRow || other < next)) next = other;
-    }
-  };
-
-  __device__ __forceinline__ Place place_of(int32_t b, int64_t i) const {
-    Place place;
-    int slot = first_slot(i);
-    for (int tries = 0; tries < kGroupSlots; ++tries) {
-      const int32_t head = slots_[slot];
-      if (index_at(p_, head) == i) {
-        for (int32_t other = head; other != kNoRow; other = chain_[other]) place.meet(b, other);
-        return place;
-      }
-      slot = (slot + 1) % kGroupSlots;
-    }
-    for (int32_t other = 0; other < p_.rows; ++other)  // fallback: more indices than slots
-      if (index_at(p_, other) == i) place.meet(b, other);
-    return place;
+// Finds the groups if there is memory for their hash table.
+__global__ void __launch_bounds__(kPrepareThreads) prepare_rows_kernel(const RowLossParams p) {
+  int64_t count = 0;
+  for (int64_t b = int64_t{blockIdx.x} * blockDim.x + threadIdx.x; b < p.rows;
+       b += int64_t{gridDim.x} * blockDim.x) {
+    const int64_t i = index_at(p, b);
+    count += i >= 0;
+    if (p.groups.claims != nullptr && i >= 0 && !is_out_of_range(p, b, i))
+      join_group(p, static_cast<int32_t>(b), i);
   }
-
- private:
-  __device__ __forceinline__ static uint32_t hash(int64_t i) { return rounding_key(0, 0, i); }
-  __device__ __forceinline__ static int first_slot(int64_t i) { return hash(i) % kGroupSlots; }
-
-  const RowLossParams& p_;
-  int32_t* chain_;  // [B] the row that had the slot before, or kNoRow
-  int32_t* slots_;  // [kGroupSlots]
-};
-
-// Counts into the status; also builds the groups if `next_in_group` is not null.
-__global__ void __launch_bounds__(kPrepareThreads, 1)
-    prepare_rows_kernel(const RowLossParams p,
-                        int32_t* next_in_group,   // [B] or null
-                        uint8_t* first_in_group,  // [B] or null
-                        int32_t* chain) {         // [B] scratch or null
   BlockGroup<kPrepareThreads / kWarpThreads> block;
-  const int64_t begin = p.rows * blockIdx.x / gridDim.x;
-  const int64_t end = p.rows * (blockIdx.x + int64_t{1}) / gridDim.x;
-  const int64_t count = count_valid_rows(p, begin, end, block);
-  if (threadIdx.x == 0)
-    atomicAdd(status_word(p, kStatusCounted), static_cast<unsigned long long>(count));
-  if (next_in_group == nullptr) return;
+  count = block.reduce(count, Add());
+  if (threadIdx.x == 0) atomicAdd(&p.counters->counted, static_cast<unsigned long long>(count));
+}
 
-  RowGroups groups(
-      p, chain, reinterpret_cast<int32_t*>(shared_memory() + reduction_bytes(blockDim.x, false)));
-  groups.clear();
-  __syncthreads();
-  for (int64_t b = threadIdx.x; b < p.rows; b += blockDim.x) {
-    const int64_t i = index_at(p, b);
-    if (groups.is_mine(i)) groups.insert(static_cast<int32_t>(b), i);
-  }
-  __syncthreads();
-  for (int64_t b = threadIdx.x; b < p.rows; b += blockDim.x) {
-    const int64_t i = index_at(p, b);
-    RowGroups::Place place;
-    if (groups.is_mine(i)) {
-      place = groups.place_of(static_cast<int32_t>(b), i);
-    } else if (groups.is_in_group(i) || b % gridDim.x != blockIdx.x) {
-      continue;  // belongs to another block
-    }
-    next_in_group[b] = place.next;
-    first_in_group[b] = place.is_first;
-  }
+// All rows of a group report the class after of the row that was stored.
+__global__ void share_class_after_kernel(const RowLossParams p) {
+  const int64_t b = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (b >= p.rows || p.groups.group_of[b] == 0) return;
+  const int32_t group = p.groups.group_of[b];
+  const int32_t stored = p.groups.last_row[(group < 0 ? -group : group) - 1];
+  int64_t* const class_after = p.stats_class + 2 * p.rows;  // [B]
+  if (stored != 0 && stored != b + 1) class_after[b] = class_after[stored - 1];
 }
 
 }  // namespace alr_fast

@@ -7,6 +7,7 @@
 #include "../alr_math.h"
 #include "../alr_params.h"
 #include "cluster.cuh"
+#include "duplicates.cuh"
 #include "finish.cuh"
 #include "launch_plan.h"
 #include "memory.cuh"
@@ -48,13 +49,24 @@ using RowOf = std::conditional_t<Traits::kShape.regime == Regime::kLoop, RowRead
 // Launch-specific parameters of the kernel.
 struct RowLaunch {
   int blocks_per_row;  // the size of the cluster
+  int indices_at;      // see LaunchPlan
   bool is_counted;     // the pre-pass has counted the rows that are not ignored
   float momentum, entropy_weight, stored_scale;
 };
 
 inline RowLaunch row_launch(const RowLossParams& p, const LaunchPlan& plan, bool is_counted) {
-  return {plan.blocks_per_row, is_counted, static_cast<float>(p.momentum),
-          static_cast<float>(p.entropy_weight), static_cast<float>(p.stored_scale)};
+  return {plan.blocks_per_row,
+          plan.indices_at,
+          is_counted,
+          static_cast<float>(p.momentum),
+          static_cast<float>(p.entropy_weight),
+          static_cast<float>(p.stored_scale)};
+}
+
+// The indices of all rows in shared memory, or null.
+__device__ __forceinline__ int32_t* indices_in_block(const RowLaunch& launch) {
+  return launch.indices_at < 0 ? nullptr
+                               : reinterpret_cast<int32_t*>(shared_memory() + launch.indices_at);
 }
 
 template <class Traits>
@@ -67,7 +79,11 @@ class RowLoss {
  public:
   __device__ __forceinline__ RowLoss(const RowLossParams& params, const RowLaunch& launch,
                                      float mean_factor, Group& group)
-      : p_(params), launch_(launch), mean_factor_(mean_factor), group_(group) {}
+      : p_(params),
+        launch_(launch),
+        mean_factor_(mean_factor),
+        group_(group),
+        row_groups_(params, indices_in_block(launch)) {}
 
   // Processes all rows of this group of threads.
   __device__ __forceinline__ void run() {
@@ -78,7 +94,21 @@ class RowLoss {
       // Each lane asks for one of the rows to come: requested together, and long before they are
       // needed.
       if (n == 0) held = facts_of(b + group_.lane() * step);
-      rows_of_index(b, group_.from_lane(held, n));
+      RowFacts facts = group_.from_lane(held, n);
+      if (row_groups_.is_searched()) facts.group = row_groups_.find(b);
+      process(b, facts);
+    }
+  }
+
+  // The second launch, which computes rows again to store them.
+  __device__ __forceinline__ void store_groups() {
+    const int64_t count = row_groups_.count();
+    for (int64_t n = group_.row(); n < count; n += group_.rows_in_grid()) {
+      const int64_t b = row_groups_.row_to_store(n);
+      if (b < 0) continue;
+      RowFacts facts = facts_of(b);
+      facts.group = 0;
+      process(b, facts);
     }
   }
 
@@ -86,13 +116,13 @@ class RowLoss {
   __device__ __forceinline__ BlockPartial partial() const { return {loss_, valid_}; }
 
  private:
-  enum class Pass { kOnly, kListed, kAgain };
-
   // What is known of a batch row before it is computed.
   struct RowFacts {
     int64_t target = -1;  // its target row; negative: ignored
     float weight = 1;
-    int32_t is_outside = false, has_wrong_label = false;
+    int32_t group = 0;  // 1 + the name of its group of rows with one index; 0: it is alone
+    bool is_outside = false, has_wrong_label = false;
+    bool unused[2] = {};  // whole words
   };
 
   __device__ __forceinline__ RowFacts facts_of(int64_t b) const {
@@ -100,6 +130,7 @@ class RowLoss {
     if (b >= p_.rows) return row;
     row.target = index_at(p_, b);
     if (p_.row_weight != nullptr) row.weight = static_cast<const float*>(p_.row_weight)[b];
+    row.group = row_groups_.of(b);
     if (row.target < 0) return row;
     row.is_outside = is_out_of_range(p_, b, row.target);
     if (p_.given_labels == nullptr || row.is_outside) return row;
@@ -108,58 +139,35 @@ class RowLoss {
     return row;
   }
 
-  // Computes row `first` or, in batch order, all rows with its index. They all read the old target
-  // row, so the last valid row is computed again to be stored.
-  __device__ __forceinline__ void rows_of_index(int64_t first, RowFacts facts) {
-    const bool is_listed = p_.next_in_group != nullptr && p_.next_in_group[first] >= 0;
-    Pass pass = is_listed ? Pass::kListed : Pass::kOnly;
-    int32_t last = -1;  // rows of a list are fewer than 2^31
-    int64_t b = first;
-    while (true) {
-      const Target target(p_, facts.target, facts.target >= 0 && !facts.is_outside);
-      Row row(static_cast<int>(p_.classes), group_);
-      row.request(logits(b), target);
-      if (b == first && !is_mine(b, facts)) return;
-      const bool is_finite = compute(row, target, b, facts, pass);
-      if (pass != Pass::kListed) break;
-      if (is_finite) last = static_cast<int32_t>(b);
-      const int32_t next = p_.next_in_group[b];
-      if (next < 0 && last < 0) return;
-      if (next < 0) pass = Pass::kAgain;
-      b = next < 0 ? last : next;
-      facts = facts_of(b);
-    }
-    if (pass == Pass::kAgain && p_.stats_class != nullptr && group_.is_leader()) {
-      int64_t* const class_after = p_.stats_class + 2 * p_.rows;
-      for (b = first; b >= 0; b = p_.next_in_group[b]) class_after[b] = class_after[last];
-    }
+  __device__ __forceinline__ void process(int64_t b, const RowFacts& facts) {
+    const Target target(p_, facts.target, facts.target >= 0 && !facts.is_outside);
+    Row row(static_cast<int>(p_.classes), group_);
+    row.request(logits(b), target);
+    if (has_target(b, facts)) compute(row, target, b, facts);
   }
 
   __device__ __forceinline__ const Logits* logits(int64_t b) const {  // [K]
     return static_cast<const Logits*>(p_.logits) + b * p_.logits_stride;
   }
 
-  // Whether this group computes row b and all rows with its index. Also writes the outputs of rows
-  // that are ignored or out of range.
-  __device__ __forceinline__ bool is_mine(int64_t b, const RowFacts& facts) {
+  // Whether row b has a target row; if it is ignored or out of range, writes its outputs instead.
+  __device__ __forceinline__ bool has_target(int64_t b, const RowFacts& facts) {
+    if (facts.target >= 0 && !facts.is_outside) return true;
+    if (group_.is_leader()) row_groups_.note(b, 0, false);
     if (facts.target < 0) {
       skip(b, 0);
-      return false;
-    }
-    if (facts.is_outside) {
-      // Rows with equal indices are reported one by one.
+    } else {
       if (group_.is_leader()) count(kStatusOutOfRange);
       add_to_batch(b, __builtin_nanf(""));
       skip(b, __builtin_nanf(""));
-      return false;
     }
-    return p_.next_in_group == nullptr || p_.first_in_group[b] != 0;
+    return false;
   }
 
-  // Returns whether the logits have a softmax and the label is the given one; stores the target
-  // row only then.
-  __device__ __forceinline__ bool compute(Row& row, const Target& target, int64_t b,
-                                          const RowFacts& facts, Pass pass) {
+  // Stores the target row only if the logits have a softmax, the label is the given one, and the
+  // row is in no group.
+  __device__ __forceinline__ void compute(Row& row, const Target& target, int64_t b,
+                                          const RowFacts& facts) {
     const RowPart whole = row.reduce(logits(b), group_);
     const float sum = whole.sums.exp;
     RowScalars<float> scalars =
@@ -167,38 +175,39 @@ class RowLoss {
                    launch_.momentum, launch_.entropy_weight);
     if (scalars.finite && !is_finite(scalars.loss))
       scalars.loss = wide_loss(scalars, wide_target_d(b, target, whole.max));
-    const bool is_valid = scalars.finite && !facts.has_wrong_label;
-    if (pass != Pass::kAgain) {
-      if (group_.is_leader()) {
-        if (facts.has_wrong_label) {
-          count(kStatusWrongLabel);
-        } else if (!(scalars.finite && is_finite(scalars.loss))) {
-          count(kStatusNonFinite);
-        }
-      }
-      add_to_batch(b, is_valid ? scalars.loss * facts.weight : __builtin_nanf(""));
-    }
+    const bool can_be_stored = scalars.finite && !facts.has_wrong_label;
+    if (group_.is_leader()) note(b, facts, scalars, can_be_stored);
     int class_before = 0;
     if constexpr (Traits::kExtras) {
       if (p_.stats_class != nullptr) class_before = largest_class(row, target);
     }
-    if (!is_valid) {
+    if (!can_be_stored) {
       skip(b, __builtin_nanf(""), class_before);
-      return false;
+      return;
     }
-    const bool stores = p_.update && pass != Pass::kListed;
+    const bool stores = p_.update && facts.group == 0;
     RowFindings found;
     row.write(row_write(b, scalars, facts.weight, stores), target, whole, found);
     if constexpr (Traits::kExtras) {
-      if (p_.stats_class != nullptr) {
-        found = group_.reduce(found, MergeFindings());
-        const int class_after =
-            Target::kIsTable && stores ? class_or_first(found.after.at) : class_before;
-        write_stats(b, found.predicted, class_before, class_after, scalars.inv_sum,
-                    found.largest_target);
-      }
+      if (p_.stats_class == nullptr) return;
+      found = group_.reduce(found, MergeFindings());
+      const int class_after =
+          Target::kIsTable && stores ? class_or_first(found.after.at) : class_before;
+      write_stats(b, found.predicted, class_before, class_after, scalars.inv_sum,
+                  found.largest_target);
     }
-    return true;
+  }
+
+  // Counts row b and adds its loss; called by the leader.
+  __device__ __forceinline__ void note(int64_t b, const RowFacts& facts,
+                                       const RowScalars<float>& scalars, bool can_be_stored) {
+    row_groups_.note(b, facts.group, can_be_stored);
+    if (facts.has_wrong_label) {
+      count(kStatusWrongLabel);
+    } else if (!(scalars.finite && is_finite(scalars.loss))) {
+      count(kStatusNonFinite);
+    }
+    add_to_batch(b, can_be_stored ? scalars.loss * facts.weight : __builtin_nanf(""));
   }
 
   __device__ __forceinline__ static bool is_finite(float x) { return x - x == 0; }
@@ -242,9 +251,12 @@ class RowLoss {
     if constexpr (Traits::kExtras) {
       to.rounds_stochastically = p_.rounding_state != nullptr;
       to.wants_findings = p_.stats_class != nullptr;
-      to.rounding_key = to.rounds_stochastically
-                            ? rounding_key(p_.rounding_state[0], p_.rounding_state[1], b)
-                            : 0;
+      // The launch before has counted this call.
+      const int64_t counted = p_.stores_groups ? 1 : 0;
+      to.rounding_key =
+          to.rounds_stochastically
+              ? rounding_key(p_.rounding_state[0], p_.rounding_state[1] - counted, b)
+              : 0;
     }
     return to;
   }
@@ -297,13 +309,15 @@ class RowLoss {
   }
 
   __device__ __forceinline__ void count(int status) const {
-    atomicAdd(status_word(p_, status), 1ull);
+    if (p_.status != nullptr)
+      atomicAdd(reinterpret_cast<unsigned long long*>(p_.status + status), 1ull);
   }
 
   const RowLossParams& p_;
   const RowLaunch& launch_;
   float mean_factor_;
   Group& group_;
+  RowGroups<Group::kLanes> row_groups_;
   double loss_ = 0;
   int32_t valid_ = 0;
 };
@@ -320,24 +334,36 @@ __device__ __forceinline__ BlockPartial partial_of_block(const BlockPartial& par
 }
 
 template <class Traits>
+__device__ __forceinline__ void process_rows(const RowLossParams& p, const RowLaunch& launch,
+                                             float mean_factor, typename Traits::Group& group,
+                                             typename Traits::Block& block) {
+  RowLoss<Traits> rows(p, launch, mean_factor, group);
+  if constexpr (Traits::kExtras) {
+    if (p.stores_groups) {
+      rows.store_groups();
+      return;
+    }
+  }
+  rows.run();
+  finish_batch(p, partial_of_block<Traits>(rows.partial(), block), block);
+}
+
+template <class Traits>
 __global__ void __launch_bounds__(Traits::kShape.threads, Traits::kMinBlocks)
     row_loss_kernel(const __grid_constant__ RowLossParams p,
                     const __grid_constant__ RowLaunch launch) {
   typename Traits::Block block;
-  const int64_t valid_rows = valid_rows_before(p, launch.is_counted, block);
+  const int64_t valid_rows =
+      valid_rows_before(p, launch.is_counted, indices_in_block(launch), block);
   const float mean_factor = valid_rows > 0 ? 1.f / static_cast<float>(valid_rows) : 1.f;
   __syncthreads();  // the buffers of reductions are free
   if constexpr (Traits::kIsCluster) {
     typename Traits::Group group(launch.blocks_per_row);
-    RowLoss<Traits> rows(p, launch, mean_factor, group);
-    rows.run();
-    finish_batch(p, rows.partial(), block);
+    process_rows<Traits>(p, launch, mean_factor, group, block);
     group.wait_before_exit();
   } else {
     typename Traits::Group group;
-    RowLoss<Traits> rows(p, launch, mean_factor, group);
-    rows.run();
-    finish_batch(p, partial_of_block<Traits>(rows.partial(), block), block);
+    process_rows<Traits>(p, launch, mean_factor, group, block);
   }
 }
 

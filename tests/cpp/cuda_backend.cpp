@@ -1,39 +1,64 @@
 #include "cuda_backend.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "cuda_backend_row_loss.h"
 //
+#include "cuda/duplicates.h"
 #include "cuda/prepare.cuh"
 
 namespace test {
 
 Variation variation;
 
-// As launch.cu does it.
-void run_row_loss(const alr_fast::RowLossParams& ungrouped) {
+namespace {
+
+void run_planned(const alr_fast::RowLossParams& params, const alr_fast::LaunchPlan& plan,
+                 bool is_counted) {
   using alr_fast::DType;
-  alr_fast::RowLossParams params = ungrouped;
-  const alr_fast::LaunchPlan plan = alr_fast::launch_plan(params, variation.limits);
-  if (params.rows == 0) return;
-  std::vector<int32_t> next(params.rows, 0x5a5a5a5a), chain(params.rows, 0x5a5a5a5a);
-  std::vector<uint8_t> first(params.rows, 0x5a);
-  const bool is_grouped = alr_fast::needs_groups(params);
-  const bool is_counted = is_grouped || alr_fast::needs_count_before(params);
-  if (is_counted) {
-    const int64_t per_block = variation.prepare_rows_per_block;
-    const auto blocks = static_cast<unsigned>((params.rows + per_block - 1) / per_block);
-    cuda_shim::run(shim_launch(blocks, alr_fast::kPrepareThreads, alr_fast::kPrepareSharedMemory),
-                   alr_fast::prepare_rows_kernel, params, is_grouped ? next.data() : nullptr,
-                   is_grouped ? first.data() : nullptr, is_grouped ? chain.data() : nullptr);
-  }
-  if (is_grouped) {
-    params.next_in_group = next.data();
-    params.first_in_group = first.data();
-  }
   if (params.logits_dtype == DType::kFloat32) return run_row_loss_float32(params, plan, is_counted);
   if (params.logits_dtype == DType::kFloat16) return run_row_loss_float16(params, plan, is_counted);
   run_row_loss_bfloat16(params, plan, is_counted);
+}
+
+// A kernel with a thread for each row.
+void run_by_row(void (*kernel)(alr_fast::RowLossParams), const alr_fast::RowLossParams& params,
+                int64_t threads, size_t shared_memory) {
+  const auto blocks = static_cast<unsigned>((threads + alr_fast::kPrepareThreads - 1) /
+                                            alr_fast::kPrepareThreads);
+  cuda_shim::run(shim_launch(blocks, alr_fast::kPrepareThreads, shared_memory), kernel, params);
+}
+
+}  // namespace
+
+// As launch.cu does it.
+void run_row_loss(const alr_fast::RowLossParams& ungrouped) {
+  alr_fast::RowLossParams params = ungrouped;
+  const alr_fast::LaunchPlan plan = alr_fast::launch_plan(params, variation.limits);
+  if (params.rows == 0) return;
+  alr_fast::CallCounters counters = {0, 0};
+  params.counters = &counters;
+  const int64_t bytes = alr_fast::place_groups(params, nullptr, &params.groups).all;
+  // What an earlier call may have left: a row.
+  std::vector<int32_t> memory(bytes / sizeof(int32_t), static_cast<int32_t>(params.rows));
+  const int64_t zeroed =
+      alr_fast::place_groups(params, bytes > 0 ? memory.data() : nullptr, &params.groups).zeroed;
+  std::fill_n(memory.begin(), zeroed / sizeof(int32_t), 0);
+  const bool is_counted = alr_fast::needs_prepare(params);
+  if (is_counted)
+    run_by_row(alr_fast::prepare_rows_kernel, params,
+               std::min(params.rows, variation.most_prepare_threads),
+               alr_fast::kPrepareSharedMemory);
+  run_planned(params, plan, is_counted);
+  if (alr_fast::needs_groups(params)) {
+    const alr_fast::RowLossParams storing = alr_fast::params_of_storing(params);
+    run_planned(storing, alr_fast::launch_plan(storing, variation.limits), false);
+    if (params.stats_class != nullptr)
+      run_by_row(alr_fast::share_class_after_kernel, params, params.rows, 0);
+  }
+  if (counters.arrived != 0 || counters.counted != 0)
+    throw cuda_shim::Error("the counters of the call are not 0 after it");
 }
 
 void run_scale_grad(const alr_fast::ScaleGradParams& params) {

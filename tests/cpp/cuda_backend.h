@@ -13,7 +13,7 @@ struct Variation {
   // The order in which threads and blocks run.
   bool reverse_threads = false, reverse_blocks = false, newest_first = false;
   int resident_rows = 1 << 20;  // that blocks or clusters work on at the same time
-  int prepare_rows_per_block = 1024;
+  int64_t most_prepare_threads = 1 << 20;  // each takes several rows where rows are more
   alr_fast::DeviceLimits limits;
 };
 extern Variation variation;

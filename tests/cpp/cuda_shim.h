@@ -65,6 +65,7 @@ inline void __threadfence() {}
 
 template <class T>
 T atomicAdd(T* address, T value) {
+  ++cuda_shim::Machine::get().memory_operations;
   const T old = *address;
   *address += value;
   return old;
@@ -72,14 +73,24 @@ T atomicAdd(T* address, T value) {
 
 template <class T>
 T atomicCAS(T* address, T expected, T value) {
+  ++cuda_shim::Machine::get().memory_operations;
   const T old = *address;
   if (old == expected) *address = value;
+  return old;
+}
+
+template <class T>
+T atomicMax(T* address, T value) {
+  ++cuda_shim::Machine::get().memory_operations;
+  const T old = *address;
+  if (old < value) *address = value;
   return old;
 }
 
 // Hints to caches.
 template <class T>
 T __ldcg(const T* from) {
+  ++cuda_shim::Machine::get().memory_operations;
   return *from;
 }
 template <class T>

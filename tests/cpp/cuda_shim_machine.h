@@ -82,6 +82,7 @@ class Machine {
   }
 
   dim3 grid, block;
+  int64_t memory_operations = 0;  // atomic ones, and reads past the L1 cache
 
   const uint3& thread_index() const { return fibers_[current_].index; }
   uint3 block_index() const {

@@ -6,6 +6,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "cuda_backend_row_loss.h"
 //
@@ -40,6 +41,36 @@ std::string wrong_in_exponential() {
   return "";
 }
 
+// Many equal indices, in batches with and without the pre-pass.
+std::string wrong_in_many_rows() {
+  for (int64_t rows : {200, 2100}) {
+    test::Case facts;
+    facts.rows = rows;
+    facts.classes = 3;
+    facts.features = test::kIgnored | test::kNonFinite;
+    facts.has_stats = true;
+    test::Problem problem(facts);
+    // Pairs, of which some are (6, 7) and (8, 9), without a valid row.
+    std::vector<int64_t> index = problem.index;
+    for (int64_t b = 0; b < rows; ++b)
+      if (index[b] >= 0) index[b] = b / 2;
+    problem.set_index(index);
+    problem.reset_outputs();
+    problem.row_loss_is_scratch = true;
+    test::variation = {false, false, false, 60, 1 << 20, {}};
+    int64_t& operations = cuda_shim::Machine::get().memory_operations = 0;
+    try {
+      test::run_row_loss(problem.params());
+    } catch (const cuda_shim::Error& error) {
+      return error.what();
+    }
+    const std::string wrong = problem.compare();
+    if (!wrong.empty()) return facts.describe() + ": " + wrong;
+    if (operations > 20 * rows) return std::to_string(operations) + " memory operations";
+  }
+  return "";
+}
+
 std::string wrong_in_any() {
   const std::string wrong_alone = wrong_in_exponential();
   if (!wrong_alone.empty()) return wrong_alone;
@@ -58,13 +89,13 @@ std::string wrong_in_any() {
       facts.reduction = misalignment == 0 ? test::Reduction::kMean : test::Reduction::kNone;
       facts.has_weights = facts.has_stats = true;
       facts.is_stochastic = true;  // float32 rows are not rounded, but the state advances
-      test::variation = {number % 2 == 0, misalignment == 0, number % 3 == 0, 2, 1024, {}};
+      test::variation = {number % 2 == 0, misalignment == 0, number % 3 == 0, 2, 256, {}};
       if (number > 6) test::variation.limits = {1};
       const std::string wrong = wrong_in(facts);
       if (!wrong.empty()) return facts.describe() + ": " + wrong;
     }
   }
-  return "";
+  return wrong_in_many_rows();
 }
 
 }  // namespace

@@ -155,12 +155,6 @@ Problem::Problem(const Case& facts) : case_(facts) {
   }
   if (has(kMasked, kMaskedTargetRow)) logits.set(kMaskedTargetRow * z_stride + K / 2, -INFINITY);
 
-  for (int64_t i : index) {
-    for (int64_t n = 0; n < c.index_stride; ++n) {
-      index_64_.push_back(n == 0 ? i : -77);
-      index_32_.push_back(static_cast<int32_t>(n == 0 ? i : -77));
-    }
-  }
   for (int64_t i : other) {
     for (int64_t n = 0; n < c.index_stride; ++n) {
       other_64_.push_back(n == 0 ? i : -77);
@@ -193,14 +187,12 @@ Problem::Problem(const Case& facts) : case_(facts) {
   p.target.size = table_rows;
   p.target.on_target = c.on_target;
   p.target.off_target = c.off_target;
-  const auto vector_of = [&](const std::vector<int64_t>& wide, const std::vector<int32_t>& narrow,
-                             bool is_int64) {
-    const void* const data = is_int64 ? static_cast<const void*>(wide.data()) : narrow.data();
-    return alr_fast::BatchVector{data, is_int64, c.index_stride};
-  };
-  if (c.has_index) p.index = vector_of(index_64_, index_32_, c.index_is_int64);
+  if (c.has_index) set_index(index);
   if (is_labelled) {
-    p.other = vector_of(other_64_, other_32_, c.seed % 2 == 0);
+    const bool is_int64 = c.seed % 2 == 0;
+    const void* const data =
+        is_int64 ? static_cast<const void*>(other_64_.data()) : other_32_.data();
+    p.other = {data, is_int64, c.index_stride};
     p.given_labels = given_labels.data();
     p.samples = static_cast<int64_t>(given_labels.size());
   }
@@ -228,6 +220,16 @@ void Problem::reset_outputs() {
   for (Array* array : {&row_loss, &loss, &grad, &grad_scale}) array->fill_with_garbage();
   std::fill(stats_class.begin(), stats_class.end(), -12345);
   std::fill(status.begin(), status.end(), 0);
+}
+
+void Problem::set_index(const std::vector<int64_t>& values) {
+  index = values;
+  index_64_.assign(index.size() * case_.index_stride, -77);
+  for (size_t b = 0; b < index.size(); ++b) index_64_[b * case_.index_stride] = index[b];
+  index_32_.assign(index_64_.begin(), index_64_.end());
+  const void* const data =
+      case_.index_is_int64 ? static_cast<const void*>(index_64_.data()) : index_32_.data();
+  params_.index = {data, case_.index_is_int64, case_.index_stride};
 }
 
 void Problem::keep_table() {

@@ -104,6 +104,8 @@ class Problem {
 
   // Prepares a second run: fills outputs with garbage, keeps the table.
   void reset_outputs();
+  // Replaces the index of every row, in problems with an index.
+  void set_index(const std::vector<int64_t>& values);
   // Takes the current table as the old one for `compare`.
   void keep_table();
 

@@ -1,12 +1,15 @@
 // Tests of the CUDA kernels, run on the CPU by cuda_shim.h, and of that header.
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "check.h"
 #include "cuda_shim.h"
 //
+#include "cuda/duplicates.h"
 #include "cuda/memory.cuh"
 #include "cuda_backend.h"
 #include "row_loss_checks.h"
@@ -154,37 +157,153 @@ void check_shim_of_shared_memory() {
   }
 }
 
-// Batches that need the pre-pass, or are grouped by more than one block.
-void check_many_rows() {
-  for (int number : {0, 1, 2}) {
-    const bool is_unique = number == 0;
-    test::Case facts;
-    facts.rows = 5000;
-    facts.classes = 3;
-    facts.unique_index = is_unique;
-    facts.features = test::kIgnored | (is_unique ? 0u : unsigned{test::kDuplicates});
-    test::Problem problem(facts);
-    problem.reset_outputs();
-    problem.row_loss_is_scratch = true;
-    test::variation = {};
-    test::variation.resident_rows = 7;
-    if (number == 2) test::variation.prepare_rows_per_block = 5000;  // more than slots
-    test::run_row_loss(problem.params());
-    CHECK_MESSAGE(problem.compare().empty(), problem.compare());
-  }
-  // One index in all rows, and one in every second row.
-  test::variation = {};
-  test::Case facts;
-  facts.rows = 300;
-  test::Problem problem(facts);
-  std::vector<int64_t> index(300);
-  for (int64_t b = 0; b < 300; ++b) index[b] = b % 2 == 0 ? 7 : b;
-  problem.index = index;
-  problem.params().index.data = index.data();
+// Runs a problem and compares all of its outputs; returns the bytes of the table.
+std::vector<char> run_and_compare(test::Problem& problem, const std::string& what) {
   problem.reset_outputs();
-  problem.row_loss_is_scratch = true;
+  problem.row_loss_is_scratch = problem.facts().reduction != test::Reduction::kNone;
   test::run_row_loss(problem.params());
-  CHECK_MESSAGE(problem.compare().empty(), problem.compare());
+  const std::string wrong = problem.compare();
+  CHECK_MESSAGE(wrong.empty(), problem.facts().describe() + ", " + what + ": " + wrong);
+  return problem.table.bytes();
+}
+
+// Batches that need the pre-pass.
+void check_many_rows() {
+  for (bool is_unique : {false, true}) {
+    for (int64_t threads : {256, 1 << 20}) {
+      test::Case facts;
+      facts.rows = 5000;
+      facts.classes = 3;
+      facts.unique_index = is_unique;
+      facts.features = test::kIgnored | (is_unique ? 0u : unsigned{test::kDuplicates});
+      test::Problem problem(facts);
+      test::variation = {};
+      test::variation.resident_rows = 7;
+      test::variation.most_prepare_threads = threads;
+      run_and_compare(problem, std::to_string(threads) + " threads");
+    }
+  }
+}
+
+// One index in all rows, in nine of ten; every index twice; a few indices. The time of a batch must
+// not grow with the square of the rows of an index: neither does the number of memory operations.
+void check_equal_indices() {
+  enum Pattern { kAll, kMost, kPairs, kFew, kPatterns };
+  for (int64_t rows : {300, 2100}) {  // found by the blocks, and by the pre-pass
+    for (int pattern = 0; pattern < kPatterns; ++pattern) {
+      for (int64_t classes : {3, 40, 260}) {
+        if (rows > 300 && classes > 3 && pattern != kMost) continue;  // slow
+        test::Case facts;
+        facts.rows = rows;
+        facts.classes = classes;
+        facts.features = test::kIgnored | test::kNonFinite | test::kMasked;
+        facts.table = classes == 40 ? test::DType::kBFloat16 : test::DType::kFloat32;
+        facts.is_stochastic = facts.has_stats = true;
+        std::vector<char> first_run;
+        for (bool reverse : {false, true}) {
+          test::Problem problem(facts);
+          std::vector<int64_t> index = problem.index;
+          for (int64_t b = 0; b < rows; ++b) {
+            if (index[b] < 0) continue;
+            if (pattern == kAll || (pattern == kMost && b % 10 != 3)) index[b] = 7;
+            if (pattern == kPairs) index[b] = (b * 5) % (rows / 2);
+            if (pattern == kFew) index[b] = b * b % 11;
+          }
+          problem.set_index(index);
+          test::variation = {reverse, reverse, false, 50, 1 << 20, {}};
+          const int64_t before = cuda_shim::Machine::get().memory_operations;
+          const std::string what =
+              "pattern " + std::to_string(pattern) + (reverse ? ", reversed" : "");
+          const std::vector<char> table = run_and_compare(problem, what);
+          const int64_t operations = cuda_shim::Machine::get().memory_operations - before;
+          CHECK_MESSAGE(operations < 20 * rows, what + ": " + std::to_string(operations));
+          CHECK(first_run.empty() || table == first_run);
+          first_run = table;
+        }
+      }
+    }
+  }
+}
+
+// A table of more rows than 32 bits can count needs the pre-pass in batches of any size.
+void check_large_table(const alr_fast::DeviceLimits& limits, const std::vector<int64_t>& classes) {
+  unsigned number = 0;
+  for (int64_t K : classes) {
+    for (test::DType dtype : {test::DType::kFloat32, test::DType::kBFloat16}) {
+      ++number;
+      test::Case facts;
+      facts.classes = K;
+      facts.table = dtype;
+      facts.seed = number;
+      facts.features = test::kIgnored | test::kDuplicates | test::kNonFinite | test::kMasked |
+                       test::kLabelled | test::kWrongLabel;
+      facts.has_stats = facts.has_weights = true;
+      facts.is_stochastic = number % 2 == 0;
+      facts.reduction = static_cast<test::Reduction>(number % 3);
+      test::Problem problem(facts);
+      problem.params().target.size = int64_t{1} << 40;
+      test::variation = {number % 2 == 0, number / 2 % 2 == 0, number % 3 == 0, 2, 256, limits};
+      run_and_compare(problem, "large table");
+    }
+  }
+}
+
+// A row that is stored by the second launch gets the bits that storing it at once gives.
+void check_bits_of_stored_groups(const alr_fast::DeviceLimits& limits,
+                                 const std::vector<int64_t>& classes) {
+  for (int64_t K : classes) {
+    for (test::DType dtype :
+         {test::DType::kFloat32, test::DType::kFloat16, test::DType::kBFloat16}) {
+      test::Case facts;
+      facts.rows = 9;
+      facts.classes = K;
+      facts.table = dtype;
+      facts.is_stochastic = true;
+      // Row 8 is the last of its group, row 6 too.
+      const auto table_after = [&](const std::vector<int64_t>& index, bool is_unique) {
+        facts.unique_index = is_unique;
+        test::Problem problem(facts);
+        problem.set_index(index);
+        test::variation = {};
+        test::variation.limits = limits;
+        return run_and_compare(problem, is_unique ? "alone" : "in groups");
+      };
+      CHECK(table_after({4, 9, 4, 1, 9, 4, 9, 2, 4}, false) ==
+            table_after({-1, -1, -1, 1, -1, -1, 9, 2, 4}, true));
+    }
+  }
+}
+
+void check_places_of_groups() {
+  alr_fast::RowLossParams params;
+  alr_fast::GroupMemory groups;
+  CHECK(alr_fast::place_groups(params, nullptr, &groups).all == 0);
+  params.update = true;
+  params.rows = std::numeric_limits<int32_t>::max();
+  params.index.data = &params;
+  CHECK_THROWS(alr_fast::place_groups(params, nullptr, &groups), std::invalid_argument,
+               "from 2147483647 on every index must occur once");
+  --params.rows;
+  CHECK(alr_fast::place_groups(params, nullptr, &groups).all > 4 * 4 * params.rows);
+  CHECK(groups.claim_mask == 0xffffffffu);
+
+  // The indices of a small batch are in shared memory, beside the row.
+  test::Case facts;
+  facts.rows = 14;
+  facts.classes = 8192;
+  facts.features = test::kDuplicates;
+  test::Problem problem(facts);
+  alr_fast::RowLossParams& p = problem.params();
+  const alr_fast::LaunchPlan plan = alr_fast::launch_plan(p);
+  CHECK(plan.shared_memory == plan.indices_at + 64);
+  p.unique_index = true;
+  CHECK(alr_fast::launch_plan(p).indices_at == -1);
+  CHECK(alr_fast::launch_plan(p).shared_memory == plan.indices_at);
+  const alr_fast::DeviceLimits tight = {1, plan.indices_at};
+  CHECK(alr_fast::launch_plan(p, tight).regime == alr_fast::Regime::kShared);
+  p.unique_index = false;
+  CHECK(alr_fast::launch_plan(p, tight).regime == alr_fast::Regime::kLoop);
+  CHECK(alr_fast::launch_plan(p, {1, plan.shared_memory}).regime == alr_fast::Regime::kShared);
 }
 
 void check_no_rows() {
@@ -199,7 +318,7 @@ void check_no_rows() {
 void vary(const alr_fast::DeviceLimits& limits) {
   static unsigned runs = 0;
   ++runs;
-  test::variation = {runs % 2 == 0, runs / 2 % 2 == 0, runs % 3 == 0, runs % 5 == 0 ? 100 : 2, 1024,
+  test::variation = {runs % 2 == 0, runs / 2 % 2 == 0, runs % 3 == 0, runs % 5 == 0 ? 100 : 2, 256,
                      limits};
 }
 
@@ -226,6 +345,8 @@ int main(int argc, char** argv) {
     check_conversions();
     check_no_rows();
     check_many_rows();
+    check_equal_indices();
+    check_places_of_groups();
   } else if (part == "sizes") {
     // Odd ones, and both sides of each bound in launch_plan.cpp with and without whole vectors.
     backend.classes = {1,   2,   3,   7,   8,    9,    10,   11,   12,   13,   14,  15,  16,
@@ -244,6 +365,12 @@ int main(int argc, char** argv) {
     test::check_mutants(backend);
     test::check_rounding(backend);
     test::check_scale_grad(backend);
+    for (int without_clusters : {0, 1}) {
+      limits = without_clusters ? alr_fast::DeviceLimits{1, 16 * 1024} : alr_fast::DeviceLimits();
+      const std::vector<int64_t> classes = {10, 37, 256, 300, 2052, 8301};
+      check_large_table(limits, classes);
+      check_bits_of_stored_groups(limits, classes);
+    }
   } else {
     std::fprintf(stderr, "which part: shim, sizes, large_sizes or options?\n");
     return 2;

@@ -65,7 +65,10 @@ class RowLoss {
 
   void run(int64_t begin, int64_t end) {
     if constexpr (std::is_same_v<F, float>) {
-      if (plain_ && row_vectors_ <= kMaxShortVectors) return run_short<1>(begin, end);
+      if (plain_ && row_vectors_ <= kMaxShortVectors)
+        return row_vectors_ == 1   ? run_short<1>(begin, end)
+               : row_vectors_ == 2 ? run_short<2>(begin, end)
+                                   : run_short<0>(begin, end);
     }
     const int64_t block = rows_in_flight();
     for (int64_t b = begin; b < end; b += block) {
@@ -95,9 +98,6 @@ class RowLoss {
 
   template <int kVectors>
   void run_short(int64_t begin, int64_t end) {
-    if constexpr (kVectors < kMaxShortVectors) {
-      if (row_vectors_ > kVectors) return run_short<kVectors + 1>(begin, end);
-    }
     ShortRows<L, Target, kVectors> rows(p_, mean_scale_);
     const auto redo = [&](int64_t b) { single_row(b, index_at(p_, b), p_.update, true); };
     for (int64_t b = begin; b < end; ++b) {

@@ -12,9 +12,10 @@
 namespace alr_fast {
 namespace {
 
-constexpr int kMaxShortVectors = 8;
+constexpr int kMaxShortVectors = 16;
 
-// L: type of the logits. kVectors: vectors of a row, the last one perhaps not full.
+// L: type of the logits. kVectors: vectors of a row, the last one perhaps not full; 0: known only at
+// run time.
 template <class L, class Target, int kVectors>
 class ShortRows {
  public:
@@ -23,7 +24,8 @@ class ShortRows {
   ShortRows(const RowLossParams& params, float mean_scale)
       : p_(params),
         mean_scale_(mean_scale),
-        tail_(static_cast<int>(params.classes - (kVectors - 1) * kLanes<VecF>)) {}
+        vectors_(static_cast<int>((params.classes - 1) / kLanes<VecF> + 1)),
+        tail_(static_cast<int>(params.classes - (vectors_ - 1) * kLanes<VecF>)) {}
 
   bool is_full() const { return count_ == kRows; }
 
@@ -54,7 +56,6 @@ class ShortRows {
   // The difference of lanes beyond the end: its exponential is 0.
   static constexpr float kBeyond = -1000;
 
-  static ALR_INLINE VecF add_lanes(VecF a, VecF b) { return a + b; }
   static ALR_INLINE VecF broadcast(float x) { return VecF{} + x; }
 
   const L* logits(int r) const {
@@ -64,15 +65,16 @@ class ShortRows {
   // Calls f(vector, offset, count) for the vectors of a row.
   template <class Fn>
   ALR_INLINE void for_each(const Fn& f) const {
-    for (int v = 0; v < kVectors - 1; ++v) f(v, int64_t{v} * kLanes<VecF>, Full{});
-    constexpr int64_t kLast = int64_t{kVectors - 1} * kLanes<VecF>;
+    const int vectors = kVectors == 0 ? vectors_ : kVectors;
+    for (int v = 0; v < vectors - 1; ++v) f(v, int64_t{v} * kLanes<VecF>, Full{});
+    const int64_t last = int64_t{vectors - 1} * kLanes<VecF>;
 #if defined(__AVX512F__)
-    f(kVectors - 1, kLast, tail_);
+    f(vectors - 1, last, tail_);
 #else
     if (tail_ == kLanes<VecF>) {
-      f(kVectors - 1, kLast, Full{});
+      f(vectors - 1, last, Full{});
     } else {
-      f(kVectors - 1, kLast, tail_);
+      f(vectors - 1, last, tail_);
     }
 #endif
   }
@@ -166,12 +168,13 @@ class ShortRows {
 
   const RowLossParams& p_;
   const float mean_scale_;
-  const int tail_;  // elements of the last vector
+  const int vectors_;  // of a row
+  const int tail_;     // elements of the last vector
   int count_ = 0;
   int64_t rows_[kRows];  // in the batch
   Target targets_[kRows];
   RowSums<VecF> sums_;
-  VecF exp_[kRows][kVectors];
+  VecF exp_[kRows][kVectors == 0 ? kMaxShortVectors : kVectors];
   // Of each row: its maximum, whether it is written here, its loss and the factors of `write`.
   float max_[kRows], loss_[kRows], of_target_[kRows], slope_[kRows], constant_[kRows],
       of_exp_[kRows];

@@ -208,11 +208,24 @@ ALR_INLINE void copy_first(T* to, const T* from, int n) {
   if (n & 1) to[n & 6] = from[n & 6];
 }
 
+// Elements of 16 bits are put together in registers: reading back from memory what was just written
+// in smaller pieces is slow.
 template <class T>
 ALR_INLINE VecF load_first(const T* from, int n, VecF fill) {
-  T lanes[kLanes<VecF>] = {};
-  copy_first(lanes, from, n);
-  return select_first(n, load(lanes), fill);
+  typedef uint64_t Words __attribute__((vector_size(sizeof(VecH))));
+  static_assert(sizeof(T) == 2, "four elements a word");
+  Words words{};
+  if (n < 4) {
+    words[0] = from[0].bits;
+    if (n > 1) words[0] |= uint64_t{from[1].bits} << 16;
+    if (n > 2) words[0] |= uint64_t{from[2].bits} << 32;
+  } else if constexpr (kLanes<VecF> > 4) {
+    uint64_t last;
+    __builtin_memcpy(&last, from + n - 4, sizeof(last));
+    __builtin_memcpy(&words, from, sizeof(last));
+    if (n > 4) words[kLanes<Words> - 1] = last >> (16 * (8 - n));
+  }
+  return select_first(n, load(reinterpret_cast<const T*>(&words)), fill);
 }
 
 #if defined(__AVX2__)

@@ -20,8 +20,9 @@ struct CpuKernels {
 // The kernels of this build, the most capable instruction set first.
 const std::vector<CpuKernels>& compiled_cpu_kernels();
 
-// The most capable kernels that the processor supports, or those named by the environment variable
-// ALR_FAST_CPU_ISA (read at every call). Throws std::runtime_error if these are not available.
+// The most capable kernels that the processor supports, or those that the environment variable
+// ALR_FAST_CPU_ISA named when the library was loaded. Throws std::runtime_error if these are not
+// available.
 const CpuKernels& active_cpu_kernels();
 
 // Runs f(begin, end) over [0, rows) in chunks of at least `grain` rows, possibly in parallel.
@@ -30,7 +31,9 @@ using ParallelFor = void (*)(int64_t rows, int64_t grain, void (*f)(int64_t, int
 
 // The whole operation: index checks, kernel, reduction of the loss. Throws std::out_of_range for an
 // index beyond the table, before anything is written.
-void cpu_row_loss(const RowLossParams& params, ParallelFor parallel_for);
-void cpu_scale_grad(const ScaleGradParams& params, ParallelFor parallel_for);
+void cpu_row_loss(const RowLossParams& params, ParallelFor parallel_for,
+                  const CpuKernels& kernels = active_cpu_kernels());
+void cpu_scale_grad(const ScaleGradParams& params, ParallelFor parallel_for,
+                    const CpuKernels& kernels = active_cpu_kernels());
 
 }  // namespace alr_fast

@@ -42,21 +42,28 @@ const std::vector<CpuKernels>& compiled_cpu_kernels() {
   return kernels;
 }
 
+namespace {
+
+// Read while the library is loaded: getenv in a later call could meet a setenv of another thread.
+const std::string wanted_isa = [] {
+  const char* const name = std::getenv("ALR_FAST_CPU_ISA");
+  return std::string(name == nullptr ? "" : name);
+}();
+
+}  // namespace
+
 const CpuKernels& active_cpu_kernels() {
-  static const CpuKernels* const best = [] {
-    const CpuKernels* kernels = compiled_cpu_kernels().data();
-    while (!kernels->is_supported()) ++kernels;  // ends at the baseline
-    return kernels;
+  static const CpuKernels* const active = []() -> const CpuKernels* {
+    for (const CpuKernels& kernels : compiled_cpu_kernels())  // the last one is the baseline
+      if (kernels.is_supported() && (wanted_isa.empty() || wanted_isa == kernels.name))
+        return &kernels;
+    return nullptr;
   }();
-  const char* wanted = std::getenv("ALR_FAST_CPU_ISA");
-  if (wanted == nullptr || *wanted == '\0') return *best;
+  if (active != nullptr) return *active;
   std::string names;
-  for (const CpuKernels& kernels : compiled_cpu_kernels()) {
-    if (!kernels.is_supported()) continue;
-    if (std::string(wanted) == kernels.name) return kernels;
-    names += names.empty() ? kernels.name : std::string(", ") + kernels.name;
-  }
-  throw std::runtime_error("ALR_FAST_CPU_ISA=" + std::string(wanted) +
+  for (const CpuKernels& kernels : compiled_cpu_kernels())
+    if (kernels.is_supported()) names += (names.empty() ? "" : ", ") + std::string(kernels.name);
+  throw std::runtime_error("ALR_FAST_CPU_ISA=" + wanted_isa +
                            ": this build and this processor have " + names);
 }
 

@@ -137,9 +137,9 @@ void reduce_loss(const RowLossParams& p, int64_t valid_rows) {
 
 }  // namespace
 
-void cpu_row_loss(const RowLossParams& unplanned, ParallelFor parallel_for) {
+void cpu_row_loss(const RowLossParams& unplanned, ParallelFor parallel_for,
+                  const CpuKernels& kernels) {
   RowLossParams params = unplanned;
-  const CpuKernels& kernels = active_cpu_kernels();
   const int64_t valid_rows = check_rows(params);
   Groups groups;
   if (params.update && !params.unique_index && has_duplicates(params)) {
@@ -169,8 +169,8 @@ void cpu_row_loss(const RowLossParams& unplanned, ParallelFor parallel_for) {
   }
 }
 
-void cpu_scale_grad(const ScaleGradParams& params, ParallelFor parallel_for) {
-  const CpuKernels& kernels = active_cpu_kernels();
+void cpu_scale_grad(const ScaleGradParams& params, ParallelFor parallel_for,
+                    const CpuKernels& kernels) {
   if (params.rows == 0) return;
   struct Context {
     const ScaleGradParams& params;

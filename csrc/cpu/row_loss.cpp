@@ -1,14 +1,14 @@
 // The CPU kernels. CMake compiles this file once per instruction set, with ALR_ISA naming the set.
 //
 // A row is read from memory once: the first pass loads logits and target into the L1 cache, later
-// passes read them from there. Lanes beyond the end of a row hold logit -inf and target 0, which
-// add nothing to any sum.
+// passes read them from there.
 
 #include <new>
 #include <type_traits>
 
 #include "cpu_kernels.h"
-#include "simd.h"
+#include "row_vectors.h"
+#include "short_rows.h"
 
 namespace alr_fast {
 namespace ALR_ISA {
@@ -16,129 +16,6 @@ namespace {
 
 // Sums are kept per block of a row, and totals are compensated: long rows lose no accuracy.
 constexpr int kBlockVectors = 32;
-
-template <class F>
-constexpr F kInfinity = static_cast<F>(__builtin_inf());
-constexpr float kNaN = __builtin_nanf("");
-template <class F>
-constexpr F kLowest = static_cast<F>(-1.7976931348623157e308);
-template <>
-constexpr float kLowest<float> = -3.402823466e38f;
-
-ALR_INLINE float negative_infinity(const float*) { return -kInfinity<float>; }
-ALR_INLINE double negative_infinity(const double*) { return -kInfinity<double>; }
-ALR_INLINE Float16 negative_infinity(const Float16*) { return {0xfc00}; }
-ALR_INLINE BFloat16 negative_infinity(const BFloat16*) { return {0xff80}; }
-
-struct Full {};  // as a count: all lanes
-
-template <class V, class T>
-ALR_INLINE V load_some(const T* from, Full, T) {
-  return load_full<V>(from);
-}
-template <class V, class T>
-ALR_INLINE V load_some(const T* from, int n, T fill) {
-  return load_first<V>(from, n, fill);
-}
-template <class V, class T>
-ALR_INLINE void store_some(T* to, V v, Full) {
-  store_full(to, v);
-}
-template <class V, class T>
-ALR_INLINE void store_some(T* to, V v, int n) {
-  store_first(to, v, n);
-}
-
-// Calls f(offset, count) for all vectors of [begin, end); only the last count may be a number.
-template <class V, class Fn>
-ALR_INLINE void for_each_vector(int64_t begin, int64_t end, const Fn& f) {
-  int64_t k = begin;
-  for (; k + kLanes<V> <= end; k += kLanes<V>) f(k, Full{});
-  if (k < end) f(k, static_cast<int>(end - k));
-}
-
-ALR_INLINE float lane(VecF v, int i) { return v[i]; }
-ALR_INLINE double lane(double v, int) { return v; }
-
-// First class with the largest value of a row.
-template <class V, class T>
-ALR_INLINE int64_t argmax_row(const T* row, int64_t classes) {
-  const T lowest = negative_infinity(row);
-  V largest = V{} - kInfinity<float>;
-  for_each_vector<V>(0, classes, [&](int64_t k, auto count) {
-    largest = max_of(load_some<V>(row + k, count, lowest), largest);
-  });
-  const auto wanted = reduce_max(largest);
-  int64_t found = -1;
-  for_each_vector<V>(0, classes, [&](int64_t k, auto count) {
-    if (found >= 0) return;
-    const V v = load_some<V>(row + k, count, lowest);
-    for (int i = 0; i < kLanes<V> && found < 0; ++i)
-      if (lane(v, i) == wanted) found = k + i;
-  });
-  return found < 0 ? 0 : found;
-}
-
-// Target rows in a table of type T.
-template <class T>
-struct TableTarget {
-  static constexpr bool kIsTable = true;
-  T* row;
-
-  ALR_INLINE void select(const RowLossParams& p, int64_t i) {
-    row = static_cast<T*>(p.target.table) + i * p.target.stride;
-  }
-
-  template <class V, class N>
-  ALR_INLINE V load(int64_t k, N count) const {
-    return load_some<V>(row + k, count, T{});
-  }
-
-  template <class V, class N>
-  ALR_INLINE void store(int64_t k, N count, V t, bool stochastically, uint32_t key) const {
-    store_some(row + k, stochastically ? round_for(row, t, key, k) : t, count);
-  }
-
-  int64_t argmax_class(int64_t classes) const { return argmax_row<VecF>(row, classes); }
-
-  ALR_INLINE void prefetch(int64_t k) const { __builtin_prefetch(row + k, 1); }
-};
-
-// Smoothed one-hot target rows of a label.
-template <class F>
-struct LabelTarget {
-  static constexpr bool kIsTable = false;
-  F on, off;
-  int64_t label;
-
-  ALR_INLINE void select(const RowLossParams& p, int64_t i) {
-    on = static_cast<F>(p.target.on_target);
-    off = static_cast<F>(p.target.off_target);
-    label = i;
-  }
-
-  template <class V, class N>
-  ALR_INLINE V load(int64_t k, N count) const {
-    V v = V{} + off;
-    if constexpr (kLanes<V> == 1) {
-      if (label == k) v = on;
-    } else {
-      if constexpr (!std::is_same_v<N, Full>) {
-        for (int i = count; i < kLanes<V>; ++i) v[i] = 0;
-      }
-      if (label >= k && label < k + kLanes<V>) v[label - k] = on;
-    }
-    return v;
-  }
-
-  // The row of a label is not stored.
-  template <class V, class N>
-  ALR_INLINE void store(int64_t, N, V, bool, uint32_t) const {}
-
-  int64_t argmax_class(int64_t) const { return label; }
-
-  ALR_INLINE void prefetch(int64_t) const {}
-};
 
 // Memory for the exponentials of the rows in flight.
 template <class V>
@@ -183,11 +60,16 @@ class RowLoss {
         scratch_(row_vectors_ * rows_in_flight()) {
     if (p_.reduction == Reduction::kMean && valid_rows > 0)
       mean_scale_ = F(1) / static_cast<F>(valid_rows);
-    plain_ = p_.stats_class == nullptr && p_.rounding_state == nullptr &&
-             p_.grad_mode != GradMode::kNone;
+    plain_ = p_.stats_class == nullptr && p_.rounding_state == nullptr;
   }
 
   void run(int64_t begin, int64_t end) {
+    if constexpr (std::is_same_v<F, float>) {
+      if (plain_ && row_vectors_ <= kMaxShortVectors)
+        return row_vectors_ == 1   ? run_short<1>(begin, end)
+               : row_vectors_ == 2 ? run_short<2>(begin, end)
+                                   : run_short<0>(begin, end);
+    }
     const int64_t block = rows_in_flight();
     for (int64_t b = begin; b < end; b += block) {
       const int64_t block_end = b + block < end ? b + block : end;
@@ -214,21 +96,42 @@ class RowLoss {
     }
   }
 
+  template <int kVectors>
+  void run_short(int64_t begin, int64_t end) {
+    ShortRows<L, Target, kVectors> rows(p_, mean_scale_);
+    const auto redo = [&](int64_t b) { single_row(b, index_at(p_, b), p_.update, true); };
+    for (int64_t b = begin; b < end; ++b) {
+      if (const int64_t ahead = b + 2 * rows.kRows; ahead < end) prefetch(ahead, ahead + 1);
+      const int64_t i = index_at(p_, b);
+      if (!takes_part(b, i)) continue;
+      rows.add(b, i);
+      if (rows.is_full()) rows.finish(redo);
+    }
+    rows.finish(redo);
+  }
+
+  // Does what there is to do for an ignored row, or for a group of equal indices with its first
+  // row; returns whether the row is one that is computed alone.
+  bool takes_part(int64_t b, int64_t i) {
+    if (i < 0) {
+      ignore(b);
+      return false;
+    }
+    if (p_.next_in_group == nullptr) return true;
+    if (!p_.first_in_group[b]) return false;
+    if (p_.next_in_group[b] < 0) return true;
+    group(b, i);
+    return false;
+  }
+
   void run_block(int64_t begin, int64_t end) {
     Row rows[kMaxInFlight];
     int in_flight = 0;
     for (int64_t b = begin; b < end; ++b) {
       const int64_t i = index_at(p_, b);
-      if (i < 0) {
-        ignore(b);
-      } else if (p_.next_in_group != nullptr && !p_.first_in_group[b]) {
-        continue;  // done with the first row of its group
-      } else if (p_.next_in_group != nullptr && p_.next_in_group[b] >= 0) {
-        group(b, i);
-      } else {
-        start(rows[in_flight], b, i, in_flight);
-        ++in_flight;
-      }
+      if (!takes_part(b, i)) continue;
+      start(rows[in_flight], b, i, in_flight);
+      ++in_flight;
     }
     for (int n = 0; n < in_flight; ++n) find_max(rows[n]);
     for (int n = 0; n < in_flight; ++n) reduce_row(rows[n]);
@@ -279,7 +182,7 @@ class RowLoss {
 
   void find_max(Row& row) const {
     const L* z = logits(row.b);
-    const L none = negative_infinity(z);
+    const V none = V{} - kInfinity<F>;
     V largest = V{} - kInfinity<F>, smallest = V{} + kInfinity<F>;
     for_each_vector<V>(0, p_.classes, [&](int64_t k, auto count) {
       const V v = load_some<V>(z + k, count, none);
@@ -314,7 +217,7 @@ class RowLoss {
     finish(row, sum_row<true, false>(row));
     if (!row.scalars.finite || is_finite(row.scalars.loss)) return;
     const L* z = logits(row.b);
-    const L none = negative_infinity(z);
+    const V none = V{} - kInfinity<F>;
     const Target target = row.target;
     Wide target_d = 0;
     for_each_vector<V>(0, p_.classes, [&](int64_t k, auto count) {
@@ -339,7 +242,7 @@ class RowLoss {
   template <bool kMasked, bool kAhead>
   RowSums<F> sum_row(const Row& row) const {
     const L* z = logits(row.b);
-    const L none = negative_infinity(z);
+    const V none = V{} - kInfinity<F>;
     const V lowest = V{} + kLowest<F>;
     const V max = V{} + row.max;
     V* const exp = row.exp;
@@ -397,7 +300,7 @@ class RowLoss {
     // The factor of the gradient is folded into its two weights.
     const F scale =
         p_.grad_mode == GradMode::kFinal ? mean_scale_ * weight : static_cast<F>(p_.stored_scale);
-    if (plain_ && store_target && !row.masked) {
+    if (plain_ && store_target && !row.masked && p_.grad_mode != GradMode::kNone) {
       write_row<true>(row, scale, true);
     } else {
       write_row<false>(row, scale, store_target);
@@ -410,7 +313,7 @@ class RowLoss {
   void write_row(const Row& row, F scale, bool store_target) {
     const int64_t classes = p_.classes;
     const L* z = logits(row.b);
-    const L none = negative_infinity(z);
+    const V none = V{} - kInfinity<F>;
     const V lowest = V{} + kLowest<F>;
     const V max = V{} + row.max;
     const RowScalars<F> scalars = row.scalars;
@@ -472,7 +375,7 @@ class RowLoss {
   const int64_t row_vectors_;
   Scratch<V> scratch_;
   F mean_scale_ = 1;
-  bool plain_;
+  bool plain_;  // no statistics, targets rounded to nearest
 };
 
 template <class F, class L>
@@ -499,7 +402,7 @@ void run_scale_grad(const ScaleGradParams& p, int64_t begin, int64_t end) {
     const L* from = static_cast<const L*>(p.grad_rows) + b * p.classes;
     L* to = static_cast<L*>(p.out) + b * p.classes;
     for_each_vector<V>(0, p.classes, [&](int64_t k, auto count) {
-      store_some(to + k, load_some<V>(from + k, count, L{}) * factor, count);
+      store_some(to + k, load_some<V>(from + k, count, V{}) * factor, count);
     });
   }
 }

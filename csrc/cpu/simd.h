@@ -163,20 +163,100 @@ ALR_INLINE void store_full(T* to, double v) {
   *to = lanes[0];
 }
 
-// Lanes n and above are set to `fill`. A buffer of the vector's size prevents reads beyond the row.
-template <class V, class T>
-ALR_INLINE V load_first(const T* from, int n, T fill) {
-  T lanes[kLanes<V>];
-  for (int i = 0; i < kLanes<V>; ++i) lanes[i] = i < n ? from[i] : fill;
-  return load_full<V>(lanes);
+// --- the first n of kLanes elements, 0 < n < kLanes (with AVX-512 also n = kLanes) ---
+//
+// Nothing beyond the n elements is read or written. Lanes n and above of a load are `fill`.
+
+ALR_INLINE VecI lane_numbers() {
+  VecI lanes;
+  for (int i = 0; i < kLanes<VecF>; ++i) lanes[i] = i;
+  return lanes;
 }
 
-template <class V, class T>
-ALR_INLINE void store_first(T* to, V v, int n) {
-  T lanes[kLanes<V>];
-  store_full(lanes, v);
-  for (int i = 0; i < n; ++i) to[i] = lanes[i];
+ALR_INLINE VecF select_first(int n, VecF v, VecF fill) {
+  return lane_numbers() < VecI{} + n ? v : fill;
 }
+
+#if defined(__AVX512F__)
+ALR_INLINE uint32_t first_bits(int n) { return (1u << n) - 1; }
+
+ALR_INLINE VecF load_first(const float* from, int n, VecF fill) {
+  return (VecF)_mm512_mask_loadu_ps((__m512)fill, static_cast<__mmask16>(first_bits(n)), from);
+}
+template <class T>
+ALR_INLINE VecF load_first(const T* from, int n, VecF fill) {
+  const VecH bits = (VecH)_mm256_maskz_loadu_epi16(static_cast<__mmask16>(first_bits(n)), from);
+  return select_first(n, load(reinterpret_cast<const T*>(&bits)), fill);
+}
+
+ALR_INLINE void store_first(float* to, VecF v, int n) {
+  _mm512_mask_storeu_ps(to, static_cast<__mmask16>(first_bits(n)), (__m512)v);
+}
+template <class T>
+ALR_INLINE void store_first(T* to, VecF v, int n) {
+  VecH bits;
+  store(reinterpret_cast<T*>(&bits), v);
+  _mm256_mask_storeu_epi16(to, static_cast<__mmask16>(first_bits(n)), (__m256i)bits);
+}
+#else
+// Through memory in pieces of 4, 2 and 1: no loop, and n is the same for many rows.
+template <class T>
+ALR_INLINE void copy_first(T* to, const T* from, int n) {
+  if constexpr (kLanes<VecF> > 4)
+    if (n & 4) __builtin_memcpy(to, from, 4 * sizeof(T));
+  if (n & 2) __builtin_memcpy(to + (n & 4), from + (n & 4), 2 * sizeof(T));
+  if (n & 1) to[n & 6] = from[n & 6];
+}
+
+// Elements of 16 bits are put together in registers: reading back from memory what was just written
+// in smaller pieces is slow.
+template <class T>
+ALR_INLINE VecF load_first(const T* from, int n, VecF fill) {
+  typedef uint64_t Words __attribute__((vector_size(sizeof(VecH))));
+  static_assert(sizeof(T) == 2, "four elements a word");
+  Words words{};
+  if (n < 4) {
+    words[0] = from[0].bits;
+    if (n > 1) words[0] |= uint64_t{from[1].bits} << 16;
+    if (n > 2) words[0] |= uint64_t{from[2].bits} << 32;
+  } else if constexpr (kLanes<VecF> > 4) {
+    uint64_t last;
+    __builtin_memcpy(&last, from + n - 4, sizeof(last));
+    __builtin_memcpy(&words, from, sizeof(last));
+    if (n > 4) words[kLanes<Words> - 1] = last >> (16 * (8 - n));
+  }
+  return select_first(n, load(reinterpret_cast<const T*>(&words)), fill);
+}
+
+#if defined(__AVX2__)
+ALR_INLINE VecF load_first(const float* from, int n, VecF fill) {
+  const VecI used = lane_numbers() < VecI{} + n;
+  return used ? (VecF)_mm256_maskload_ps(from, (__m256i)used) : fill;
+}
+#else
+ALR_INLINE VecF load_first(const float* from, int n, VecF fill) {
+  fill[0] = from[0];
+  if (n > 1) fill[1] = from[1];
+  if (n > 2) fill[2] = from[2];
+  return fill;
+}
+#endif
+
+template <class T>
+ALR_INLINE void store_first(T* to, VecF v, int n) {
+  T lanes[kLanes<VecF>];
+  store(lanes, v);
+  copy_first(to, lanes, n);
+}
+#endif
+
+// A double is one lane: there is no tail.
+template <class T>
+ALR_INLINE double load_first(const T*, int, double fill) {
+  return fill;
+}
+template <class T>
+ALR_INLINE void store_first(T*, double, int) {}
 
 // --- arithmetic ---
 
@@ -217,6 +297,27 @@ ALR_INLINE double exp_nonpositive(double x) { return __builtin_exp(x); }
 ALR_INLINE float log_of(float x) { return __builtin_logf(x); }
 ALR_INLINE double log_of(double x) { return __builtin_log(x); }
 
+// log(x) of a positive, normal number: x = 2^n (1 + r), 1 + r from sqrt(1/2) to sqrt(2), with the
+// polynomial of the Cephes library (error below one unit in the last place).
+ALR_INLINE VecF log_of(VecF x) {
+  const VecI bits = bits_as<VecI>(x) - 0x3f3504f3;  // sqrt(1/2)
+  const VecF n = __builtin_convertvector(bits >> 23, VecF);
+  const VecF r = bits_as<VecF>((bits & 0x7fffff) + 0x3f3504f3) - 1.0f;
+  const VecF square = r * r;
+  VecF y = VecF{} + 7.0376836292e-2f;
+  y = y * r - 1.1514610310e-1f;
+  y = y * r + 1.1676998740e-1f;
+  y = y * r - 1.2420140846e-1f;
+  y = y * r + 1.4249322787e-1f;
+  y = y * r - 1.6668057665e-1f;
+  y = y * r + 2.0000714765e-1f;
+  y = y * r - 2.4999993993e-1f;
+  y = y * r + 3.3333331174e-1f;
+  y = y * r * square - 2.12194440e-4f * n;  // log(2) in two parts, as in exp_nonpositive
+  y = y - 0.5f * square;
+  return (r + y) + 0.693359375f * n;
+}
+
 typedef float Vec4 __attribute__((vector_size(16)));
 
 // Combines halves of a vector until four lanes are left.
@@ -252,6 +353,58 @@ ALR_INLINE RowSums<F> reduce_add(const RowSums<V>& sums) {
   return {reduce_add(sums.exp), reduce_add(sums.exp_d), reduce_add(sums.target),
           reduce_add(sums.target_d)};
 }
+
+// Interleaves the lower or the upper halves of each four lanes: of single lanes, or of pairs.
+#if defined(__AVX512F__)
+ALR_INLINE VecF low_lanes(VecF a, VecF b) { return (VecF)_mm512_unpacklo_ps((__m512)a, (__m512)b); }
+ALR_INLINE VecF high_lanes(VecF a, VecF b) {
+  return (VecF)_mm512_unpackhi_ps((__m512)a, (__m512)b);
+}
+ALR_INLINE VecF low_pairs(VecF a, VecF b) {
+  return (VecF)_mm512_shuffle_ps((__m512)a, (__m512)b, 0x44);
+}
+ALR_INLINE VecF high_pairs(VecF a, VecF b) {
+  return (VecF)_mm512_shuffle_ps((__m512)a, (__m512)b, 0xee);
+}
+#elif defined(__AVX2__)
+ALR_INLINE VecF low_lanes(VecF a, VecF b) { return (VecF)_mm256_unpacklo_ps((__m256)a, (__m256)b); }
+ALR_INLINE VecF high_lanes(VecF a, VecF b) {
+  return (VecF)_mm256_unpackhi_ps((__m256)a, (__m256)b);
+}
+ALR_INLINE VecF low_pairs(VecF a, VecF b) {
+  return (VecF)_mm256_shuffle_ps((__m256)a, (__m256)b, 0x44);
+}
+ALR_INLINE VecF high_pairs(VecF a, VecF b) {
+  return (VecF)_mm256_shuffle_ps((__m256)a, (__m256)b, 0xee);
+}
+#else
+ALR_INLINE VecF low_lanes(VecF a, VecF b) { return VecF{a[0], b[0], a[1], b[1]}; }
+ALR_INLINE VecF high_lanes(VecF a, VecF b) { return VecF{a[2], b[2], a[3], b[3]}; }
+ALR_INLINE VecF low_pairs(VecF a, VecF b) { return VecF{a[0], a[1], b[0], b[1]}; }
+ALR_INLINE VecF high_pairs(VecF a, VecF b) { return VecF{a[2], a[3], b[2], b[3]}; }
+#endif
+
+// Reduces kLanes vectors at a time, one for each row, to one whose lane r is the result of row r.
+// One row alone would need as many shuffles for its last four lanes as four rows together.
+class LanesOfRows {
+ public:
+  template <class Combine>
+  ALR_INLINE void set(int row, VecF v, const Combine& combine) {
+    four_[row % 4][row / 4] = fold(v, combine);
+  }
+
+  template <class Combine>
+  ALR_INLINE VecF reduce(const Combine& combine) const {
+    VecF x[4];
+    __builtin_memcpy(x, four_, sizeof(x));
+    const VecF a = combine(low_lanes(x[0], x[1]), high_lanes(x[0], x[1]));
+    const VecF b = combine(low_lanes(x[2], x[3]), high_lanes(x[2], x[3]));
+    return combine(low_pairs(a, b), high_pairs(a, b));
+  }
+
+ private:
+  Vec4 four_[4][kLanes<VecF> / 4] = {};
+};
 
 // Stochastic rounding to the type of a bank row; the stored result is exact after it.
 ALR_INLINE VecF stochastic(const BFloat16*, VecF v, VecU random) {

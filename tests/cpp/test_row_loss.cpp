@@ -78,6 +78,13 @@ void check_no_rows() {
   CHECK(loss == 0 && scale == 1);
 }
 
+// The environment is not read again: another thread may be changing it.
+void check_chosen_once() {
+  const CpuKernels& kernels = active_cpu_kernels();
+  setenv("ALR_FAST_CPU_ISA", "no such set", 1);
+  CHECK(&active_cpu_kernels() == &kernels);
+}
+
 void check_launch_plan() {
   const auto plan_of = [](int64_t rows, int64_t classes, int aligned = 16) {
     return launch_plan(rows, classes, DType::kFloat32, DType::kFloat32, aligned);
@@ -125,18 +132,22 @@ void check_launch_plan() {
 int main() {
   check_bad_rows();
   check_no_rows();
+  check_chosen_once();
   check_launch_plan();
   test::Backend backend;
   backend.is_cuda = false;
-  backend.scale_grad = [](const ScaleGradParams& params) { cpu_scale_grad(params, run_in_pieces); };
-  backend.row_loss = [](const RowLossParams& params) { cpu_row_loss(params, run_in_pieces); };
   // Around the sizes of vectors and of blocks of sums.
   backend.classes = {1,  2,  3,  7,  8,  9,   10,  11,  12,   13,   14,   15,   16,  17,
                      31, 32, 33, 50, 63, 100, 257, 512, 1000, 1023, 1024, 1025, 5003};
   for (const CpuKernels& kernels : compiled_cpu_kernels()) {
     if (!kernels.is_supported()) continue;
-    setenv("ALR_FAST_CPU_ISA", kernels.name, 1);
     backend.name = kernels.name;
+    backend.row_loss = [&](const RowLossParams& params) {
+      cpu_row_loss(params, run_in_pieces, kernels);
+    };
+    backend.scale_grad = [&](const ScaleGradParams& params) {
+      cpu_scale_grad(params, run_in_pieces, kernels);
+    };
     check_sizes(backend);
     check_options(backend);
     check_mutants(backend);

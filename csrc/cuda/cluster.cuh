@@ -47,6 +47,7 @@ class ClusterGroup : public BlockGroup<kWarps> {
 #if ALR_FAST_HAS_CLUSTERS
     if (blocks_ > 1) {
       value = exchange_blocks(value);
+#pragma unroll 1
       for (int step = blocks_ / 2; step > 0; step /= 2)
         value = op(value, shuffle_xor(Block::kAllLanes, value, step));
     }
@@ -60,9 +61,11 @@ class ClusterGroup : public BlockGroup<kWarps> {
     if (blocks_ > 1) {
       part = exchange_blocks(part);
       float max = part.max;
+#pragma unroll 1
       for (int step = blocks_ / 2; step > 0; step /= 2)
-        max = fmaxf(max, shuffle_xor(Block::kAllLanes, max, step));
+        max = fmaxf(max, __shfl_xor_sync(Block::kAllLanes, max, step));
       part.raise(max);
+#pragma unroll 1
       for (int step = blocks_ / 2; step > 0; step /= 2)
         part.sums = Add()(part.sums, shuffle_xor(Block::kAllLanes, part.sums, step));
     }

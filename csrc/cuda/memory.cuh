@@ -83,12 +83,21 @@ __device__ __forceinline__ float reciprocal(float x) {
 #endif
 }
 
-// Returns an address that the compiler keeps in registers, instead of computing it again for each of
-// the accesses relative to it.
+// Returns x, hidden from the optimiser: nothing that follows from it is computed before it is needed.
+__device__ __forceinline__ float anew(float x) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+f"(x));
+#endif
+  return x;
+}
+
+// Returns an address in device memory that the compiler keeps in registers, instead of computing it
+// again for each of the accesses relative to it.
 template <class T>
 __device__ __forceinline__ T* kept(T* address) {
 #if defined(__CUDA_ARCH__)
   asm("" : "+l"(address));
+  __builtin_assume(__isGlobal(address));
 #endif
   return address;
 }
@@ -154,7 +163,7 @@ __device__ __forceinline__ void load(const T* from, Words<T, kVector>& to) {
     if constexpr (kCached == Cached::kOnce) {
       to.words[n] = __ldcs(at);
     } else {
-      to.words[n] = __ldca(at);
+      to.words[n] = *at;
     }
   }
 }
@@ -182,7 +191,7 @@ __device__ __forceinline__ void store(T* to, const float (&from)[kVector]) {
     if constexpr (kCached == Cached::kOnce) {
       __stcs(at, word);
     } else {
-      __stwb(at, word);
+      *at = word;
     }
   }
 }

@@ -31,10 +31,6 @@ struct Add {
   }
 };
 
-struct Max {
-  __device__ __forceinline__ float operator()(float a, float b) const { return fmaxf(a, b); }
-};
-
 // Exchanges a value of whole words, by exchange(word).
 template <class T, class Exchange>
 __device__ __forceinline__ T exchange_words(const T& value, const Exchange& exchange) {
@@ -61,10 +57,11 @@ __device__ __forceinline__ T shuffle(unsigned mask, const T& value, int lane) {
                         [&](uint32_t word) { return __shfl_sync(mask, word, lane, kLanes); });
 }
 
-// Over kLanes neighbours, the lanes in `mask`.
+// Over kLanes neighbours, the lanes in `mask`. Not unrolled: what every row needs is joined by
+// join_lanes.
 template <int kLanes, class T, class Op>
 __device__ __forceinline__ T reduce_lanes(unsigned mask, T value, Op op) {
-#pragma unroll
+#pragma unroll 1
   for (int step = kLanes / 2; step > 0; step /= 2)
     value = op(value, shuffle_xor(mask, value, step));
   return value;
@@ -75,7 +72,11 @@ __device__ __forceinline__ T reduce_lanes(unsigned mask, T value, Op op) {
 template <int kLanes>
 __device__ __forceinline__ RowSums<float> add_lanes(unsigned mask, const RowSums<float>& sums) {
   if constexpr (kLanes < 8) {
-    return reduce_lanes<kLanes>(mask, sums, Add());
+    RowSums<float> all = sums;
+#pragma unroll
+    for (int step = kLanes / 2; step > 0; step /= 2)
+      all = Add()(all, shuffle_xor(mask, all, step));
+    return all;
   } else {
     const unsigned lane = threadIdx.x % kLanes;
     const bool upper = lane & (kLanes / 2), odd = lane & (kLanes / 4);
@@ -85,8 +86,9 @@ __device__ __forceinline__ RowSums<float> add_lanes(unsigned mask, const RowSums
     const float part1 = keep1 + __shfl_xor_sync(mask, give1, kLanes / 2);
     float part = odd ? part1 : part0;
     part += __shfl_xor_sync(mask, odd ? part0 : part1, kLanes / 4);
-    part = reduce_lanes<kLanes / 4>(mask, part, Add());
     constexpr int kQuarter = kLanes / 4;
+#pragma unroll
+    for (int step = kQuarter / 2; step > 0; step /= 2) part += __shfl_xor_sync(mask, part, step);
     return {__shfl_sync(mask, part, 0, kLanes), __shfl_sync(mask, part, kQuarter, kLanes),
             __shfl_sync(mask, part, 2 * kQuarter, kLanes),
             __shfl_sync(mask, part, 3 * kQuarter, kLanes)};
@@ -109,7 +111,11 @@ struct RowPart {
 // The whole of the parts in kLanes neighbours.
 template <int kLanes>
 __device__ __forceinline__ void join_lanes(unsigned mask, RowPart& part) {
-  part.raise(reduce_lanes<kLanes>(mask, part.max, Max()));
+  float max = part.max;
+#pragma unroll
+  for (int step = kLanes / 2; step > 0; step /= 2)
+    max = fmaxf(max, __shfl_xor_sync(mask, max, step));
+  part.raise(max);
   part.sums = add_lanes<kLanes>(mask, part.sums);
 }
 

@@ -85,29 +85,26 @@ class RowLoss {
         group_(group),
         row_groups_(params, indices_in_block(launch)) {}
 
-  // Processes all rows of this group of threads.
+  // Processes all rows of this group of threads; in the second launch, those that are to be stored.
   __device__ __forceinline__ void run() {
+    const bool stores_groups = Traits::kExtras && p_.stores_groups;
     const int64_t step = group_.rows_in_grid();
+    const int64_t count = stores_groups ? row_groups_.count() : p_.rows;
     RowFacts held{};
-    int n = 0;
-    for (int64_t b = group_.row(); b < p_.rows; b += step, n = (n + 1) % Group::kLanes) {
+    int lane = 0;  // that has the facts of the next row
+    for (int64_t n = group_.row(); n < count; n += step, lane = (lane + 1) % Group::kLanes) {
+      int64_t b = n;
+      if (stores_groups) {
+        b = row_groups_.row_to_store(n);
+        lane = 0;
+      }
+      if (b < 0) continue;
       // Each lane asks for one of the rows to come: requested together, and long before they are
       // needed.
-      if (n == 0) held = facts_of(b + group_.lane() * step);
-      RowFacts facts = group_.from_lane(held, n);
+      if (lane == 0) held = facts_of(stores_groups ? b : b + group_.lane() * step);
+      RowFacts facts = group_.from_lane(held, lane);
       if (row_groups_.is_searched()) facts.group = row_groups_.find(b);
-      process(b, facts);
-    }
-  }
-
-  // The second launch, which computes rows again to store them.
-  __device__ __forceinline__ void store_groups() {
-    const int64_t count = row_groups_.count();
-    for (int64_t n = group_.row(); n < count; n += group_.rows_in_grid()) {
-      const int64_t b = row_groups_.row_to_store(n);
-      if (b < 0) continue;
-      RowFacts facts = facts_of(b);
-      facts.group = 0;
+      if (stores_groups) facts.group = 0;
       process(b, facts);
     }
   }
@@ -140,34 +137,31 @@ class RowLoss {
   }
 
   __device__ __forceinline__ void process(int64_t b, const RowFacts& facts) {
-    const Target target(p_, facts.target, facts.target >= 0 && !facts.is_outside);
+    const bool has_target = facts.target >= 0 && !facts.is_outside;
+    const Target target(p_, facts.target, has_target);
     Row row(static_cast<int>(p_.classes), group_);
     row.request(logits(b), target);
-    if (has_target(b, facts)) compute(row, target, b, facts);
+    int table_class = -1;
+    if (has_target) {
+      if (compute(row, target, b, facts, &table_class)) return;
+    } else if (group_.is_leader()) {
+      row_groups_.note(b, 0, false);
+      if (facts.is_outside) {
+        count(kStatusOutOfRange);
+        add_to_batch(b, __builtin_nanf(""));
+      }
+    }
+    skip(b, facts.target < 0 ? 0 : __builtin_nanf(""), table_class);
   }
 
   __device__ __forceinline__ const Logits* logits(int64_t b) const {  // [K]
     return static_cast<const Logits*>(p_.logits) + b * p_.logits_stride;
   }
 
-  // Whether row b has a target row; if it is ignored or out of range, writes its outputs instead.
-  __device__ __forceinline__ bool has_target(int64_t b, const RowFacts& facts) {
-    if (facts.target >= 0 && !facts.is_outside) return true;
-    if (group_.is_leader()) row_groups_.note(b, 0, false);
-    if (facts.target < 0) {
-      skip(b, 0);
-    } else {
-      if (group_.is_leader()) count(kStatusOutOfRange);
-      add_to_batch(b, __builtin_nanf(""));
-      skip(b, __builtin_nanf(""));
-    }
-    return false;
-  }
-
-  // Stores the target row only if the logits have a softmax, the label is the given one, and the
-  // row is in no group.
-  __device__ __forceinline__ void compute(Row& row, const Target& target, int64_t b,
-                                          const RowFacts& facts) {
+  // Returns whether the logits have a softmax and the label is the given one; stores the target
+  // row only then, and if the row is in no group. `table_class` is set with statistics alone.
+  __device__ __forceinline__ bool compute(Row& row, const Target& target, int64_t b,
+                                          const RowFacts& facts, int* table_class) {
     const RowPart whole = row.reduce(logits(b), group_);
     const float sum = whole.sums.exp;
     RowScalars<float> scalars =
@@ -177,25 +171,22 @@ class RowLoss {
       scalars.loss = wide_loss(scalars, wide_target_d(b, target, whole.max));
     const bool can_be_stored = scalars.finite && !facts.has_wrong_label;
     if (group_.is_leader()) note(b, facts, scalars, can_be_stored);
-    int class_before = 0;
     if constexpr (Traits::kExtras) {
-      if (p_.stats_class != nullptr) class_before = largest_class(row, target);
+      if (p_.stats_class != nullptr) *table_class = largest_class(row, target);
     }
-    if (!can_be_stored) {
-      skip(b, __builtin_nanf(""), class_before);
-      return;
-    }
+    if (!can_be_stored) return false;
     const bool stores = p_.update && facts.group == 0;
     RowFindings found;
     row.write(row_write(b, scalars, facts.weight, stores), target, whole, found);
     if constexpr (Traits::kExtras) {
-      if (p_.stats_class == nullptr) return;
+      if (p_.stats_class == nullptr) return true;
       found = group_.reduce(found, MergeFindings());
       const int class_after =
-          Target::kIsTable && stores ? class_or_first(found.after.at) : class_before;
-      write_stats(b, found.predicted, class_before, class_after, scalars.inv_sum,
+          Target::kIsTable && stores ? class_or_first(found.after.at) : *table_class;
+      write_stats(b, found.predicted, *table_class, class_after, scalars.inv_sum,
                   found.largest_target);
     }
+    return true;
   }
 
   // Counts row b and adds its loss; called by the leader.
@@ -233,9 +224,8 @@ class RowLoss {
     for (int k = group_.first_column(classes) + group_.rank(); k < end; k += Group::kThreads) f(k);
   }
 
-  // Loss of a row that is not ignored.
+  // Loss of a row that is not ignored; called by the leader.
   __device__ __forceinline__ void add_to_batch(int64_t b, float loss) {
-    if (!group_.is_leader()) return;
     loss_ += static_cast<double>(loss);
     ++valid_;
     if (p_.reduction == Reduction::kNone) static_cast<float*>(p_.row_loss)[b] = loss;
@@ -285,7 +275,7 @@ class RowLoss {
 
   // Writes gradient and statistics of a row that is not computed, and the loss of an ignored row.
   // The target row is not changed.
-  __device__ __forceinline__ void skip(int64_t b, float value, int64_t table_class = -1) {
+  __device__ __forceinline__ void skip(int64_t b, float value, int64_t table_class) {
     if (value == 0 && p_.reduction == Reduction::kNone && group_.is_leader())
       static_cast<float*>(p_.row_loss)[b] = value;
     if (Logits* const grad = grad_row(b)) {
@@ -338,13 +328,8 @@ __device__ __forceinline__ void process_rows(const RowLossParams& p, const RowLa
                                              float mean_factor, typename Traits::Group& group,
                                              typename Traits::Block& block) {
   RowLoss<Traits> rows(p, launch, mean_factor, group);
-  if constexpr (Traits::kExtras) {
-    if (p.stores_groups) {
-      rows.store_groups();
-      return;
-    }
-  }
   rows.run();
+  if (Traits::kExtras && p.stores_groups) return;
   finish_batch(p, partial_of_block<Traits>(rows.partial(), block), block);
 }
 

@@ -80,15 +80,16 @@ class RowInRegisters {
       d_[j] = z_[j / kVector][j % kVector] - max_;
       e_[j] = exp_below(d_[j]);
     }
-    RowPart row{max_, sums()};
-    group.join(row);
-    // A masked class, or a logit far below the others, ends up in the sums as NaN.
-    if (row.sums.exp_d == row.sums.exp_d && row.max > kPadding) return row;
-    const float masked_target_d = mask(z + first_);
-    row = {max_, sums()};
-    row.sums.target_d += masked_target_d;
-    group.join(row);
-    return row;
+    float masked_target_d = 0;
+    for (bool is_masked = false;; is_masked = true) {
+      RowPart row{max_, sums()};
+      row.sums.target_d += masked_target_d;
+      group.join(row);
+      // A masked class, or a logit far below the others, ends up in the sums as NaN.
+      const bool is_plain = row.sums.exp_d == row.sums.exp_d && row.max > kPadding;
+      if (is_plain || is_masked) return row;
+      masked_target_d = mask(z + first_);
+    }
   }
 
   __device__ __forceinline__ Entry largest_target(Group& group) const {
@@ -182,7 +183,7 @@ class RowInRegisters {
       d_[j] -= max_;
       e_[j] = fast_exp(d_[j]);
       if (d_[j] != kMasked) continue;
-      if (T(j) != 0) target_d = kMasked;
+      if (anew(T(j)) != 0) target_d = kMasked;
       d_[j] = 0;
     }
     return target_d;

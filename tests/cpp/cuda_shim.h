@@ -94,16 +94,8 @@ T __ldcg(const T* from) {
   return *from;
 }
 template <class T>
-T __ldca(const T* from) {
-  return *from;
-}
-template <class T>
 T __ldcs(const T* from) {
   return *from;
-}
-template <class T>
-void __stwb(T* to, T value) {
-  *to = value;
 }
 template <class T>
 void __stcs(T* to, T value) {

@@ -100,7 +100,6 @@ class AsyncMemory {
   }
 
   void store(void* to, const void* value, size_t bytes, uint64_t* word, bool is_other_block) {
-    if (reinterpret_cast<uintptr_t>(to) % bytes != 0) fail("misaligned remote store");
     begin(to, value, bytes, word, false);
     if (is_other_block) at(word).is_for_other_blocks = true;
   }

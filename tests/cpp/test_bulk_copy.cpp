@@ -445,6 +445,16 @@ __global__ void no_wait_kernel(const float* from) {
   alr_fast::bulk_load<Cached::kOnce>(shared + 64, from, 64, *barrier);
 }
 
+__global__ void misaligned_store_kernel() {
+  auto* const barrier = reinterpret_cast<Barrier*>(alr_fast::shared_memory());
+  barrier->init(1);
+  Barrier::fence_init();
+  auto* const slot = reinterpret_cast<float2*>(alr_fast::shared_memory() + 68);
+  alr_fast::store_remote(slot, float2{1, 2}, *barrier, 0);
+}
+
+__global__ void misaligned_ring_kernel() { Ring<2> ring(alr_fast::shared_memory() + 64, 64); }
+
 void check_other_mistakes() {
   Launch launch;
   launch.shared_bytes = 192;
@@ -454,6 +464,8 @@ void check_other_mistakes() {
   launch.delivery = Delivery::kLatest;
   CHECK_THROWS(run(launch, half_expected_kernel, from.get()), Error, "too few were expected");
   CHECK_THROWS(run(launch, no_wait_kernel, from.get()), Error, "exits with data on their way");
+  CHECK_THROWS(run(launch, misaligned_store_kernel), Error, "kBytes == 0");
+  CHECK_THROWS(run(launch, misaligned_ring_kernel), Error, "kStageAlignment == 0");
 }
 
 enum class Remote { kStore, kArrive, kRead };

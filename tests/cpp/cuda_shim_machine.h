@@ -6,15 +6,19 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
+
+#include "cuda_shim_async.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -28,7 +32,6 @@ extern "C" char __stop_cuda_shim_shared[] __attribute__((weak));
 namespace cuda_shim {
 
 constexpr int kWarpSize = 32;
-constexpr int kPoison = 0xff;  // bytes of a float NaN
 constexpr size_t kStackBytes = 128 * 1024;
 
 struct Error : std::runtime_error {
@@ -43,7 +46,22 @@ struct Launch {
   size_t shared_bytes = 0;       // of each block's dynamic shared memory
   bool reverse_threads = false;  // run later threads first
   bool reverse_blocks = false;
-  bool newest_first = false;  // a released warp continues before others are notified
+  bool newest_first = false;                // a released warp continues before others are notified
+  Delivery delivery = Delivery::kEarliest;  // of asynchronous transfers
+  unsigned seed = 1;
+};
+
+// Shared memory starts at a multiple of 128 bytes, as on a device.
+template <class T>
+struct SharedAllocator {
+  using value_type = T;
+  static constexpr std::align_val_t kAlignment{128};
+  T* allocate(size_t count) {
+    return static_cast<T*>(::operator new(count * sizeof(T), kAlignment));
+  }
+  void deallocate(T* memory, size_t) { ::operator delete(memory, kAlignment); }
+  friend bool operator==(SharedAllocator, SharedAllocator) { return true; }
+  friend bool operator!=(SharedAllocator, SharedAllocator) { return false; }
 };
 
 // A barrier at which threads wait for each other.
@@ -72,6 +90,8 @@ struct Fiber {
   uint64_t value = 0, result = 0;  // of a shuffle
   int source = 0;                  // lane it reads
   std::vector<Copy> copies;        // started, not yet waited for
+  uint64_t* awaited = nullptr;     // barrier in shared memory, and
+  unsigned parity = 0;             // that of its phase
 };
 
 class Machine {
@@ -98,6 +118,7 @@ class Machine {
   // The same place in the shared memory of another block of the cluster.
   void* in_block(const void* mine, unsigned rank) {
     if (rank >= cluster_) fail("no such block in the cluster");
+    if (done_[rank] == threads_) fail("access to the shared memory of a block that has exited");
     return shared_[rank].data() + (static_cast<const unsigned char*>(mine) - shared_memory());
   }
 
@@ -112,6 +133,7 @@ class Machine {
     kernel_ = &kernel;
     reverse_ = launch.reverse_threads;
     newest_first_ = launch.newest_first;
+    async_.start(launch.delivery, launch.seed);
     const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
     if (cluster_ > 1 && (blocks % cluster_ != 0 || threads % kWarpSize != 0))
       throw Error("the grid is not made of whole clusters of whole warps");
@@ -146,6 +168,52 @@ class Machine {
     fibers_[current_].copies.clear();
   }
 
+  void barrier_init(uint64_t* barrier, unsigned count) {
+    check_shared(barrier, sizeof(*barrier));
+    async_.init(barrier, count);
+  }
+  void fence_barrier_init() { async_.fence_init(); }
+  void barrier_arrive(uint64_t* barrier, unsigned expected_bytes) {
+    check_shared(barrier, sizeof(*barrier));
+    async_.arrive(barrier, expected_bytes);
+    wake_arrived();
+  }
+  void barrier_arrive_remote(uint64_t* barrier, unsigned rank) {
+    check_shared(barrier, sizeof(*barrier));
+    async_.arrive_remote(static_cast<uint64_t*>(in_block(barrier, rank)), rank != block_rank());
+    wake_arrived();
+  }
+
+  // A wait that is not of cluster scope may not see what other blocks have written.
+  bool barrier_try_wait(uint64_t* barrier, unsigned parity, bool is_cluster_scope) {
+    check_shared(barrier, sizeof(*barrier));
+    async_.maybe_deliver();
+    wake_arrived();
+    if (async_.has_completed(barrier, parity, is_cluster_scope)) return true;
+    if (async_.is_wakeup_spurious()) return false;
+    async_.wait(barrier, current_);
+    fibers_[current_].awaited = barrier;
+    fibers_[current_].parity = parity;
+    switch_to_next();
+    fibers_[current_].awaited = nullptr;
+    return async_.has_completed(barrier, parity, is_cluster_scope);
+  }
+
+  void bulk_load(void* to, const void* from, size_t bytes, uint64_t* barrier) {
+    check_shared(to, bytes);
+    check_shared(barrier, sizeof(*barrier));
+    async_.copy(to, from, bytes, barrier);
+    wake_arrived();
+  }
+
+  void store_remote(void* to, const void* value, size_t bytes, uint64_t* barrier, unsigned rank) {
+    check_shared(to, bytes);
+    check_shared(barrier, sizeof(*barrier));
+    async_.store(in_block(to, rank), value, bytes, static_cast<uint64_t*>(in_block(barrier, rank)),
+                 rank != block_rank());
+    wake_arrived();
+  }
+
   // Threads of the warp in `mask` pass a value and receive that of lane `source`; a ballot receives
   // all values.
   uint64_t exchange(unsigned mask, uint64_t value, int source, const char* call, int width,
@@ -153,6 +221,7 @@ class Machine {
     const int lane = current_ % kWarpSize;
     if ((mask >> lane & 1) == 0) fail(std::string(call) + ": the calling lane is not in the mask");
     Meeting& meeting = warp_meeting(mask);
+    ++meetings_;
     if (meeting.arrived == 0) {
       meeting.call = call;
       meeting.detail = width;
@@ -184,6 +253,7 @@ class Machine {
  private:
   // `wanted` threads wait for each other.
   bool meet(Meeting& meeting, int wanted, const char* call, int line, bool predicate) {
+    ++meetings_;
     if (meeting.arrived == 0) {
       meeting.call = call;
       meeting.detail = line;
@@ -203,6 +273,56 @@ class Machine {
     meeting.waiting.push_back(current_);
     switch_to_next();
     return fibers_[current_].result != 0;
+  }
+
+  // Whether it lies in the block's shared memory; static arrays belong to every block.
+  bool is_shared(const void* at, size_t bytes, unsigned rank) const {
+    const auto* const start = static_cast<const unsigned char*>(at);
+    const auto is_in = [&](const unsigned char* memory, size_t size) {
+      return start >= memory && bytes <= size && start - memory <= std::ptrdiff_t(size - bytes);
+    };
+    return is_in(shared_[rank].data(), shared_[rank].size()) ||
+           is_in(reinterpret_cast<unsigned char*>(__start_cuda_shim_shared),
+                 __stop_cuda_shim_shared - __start_cuda_shim_shared);
+  }
+  void check_shared(const void* at, size_t bytes) {
+    if (!is_shared(at, bytes, block_rank()))
+      fail("a barrier or the target of a copy is out of the bounds of the block's shared memory");
+  }
+
+  // The last thread of a block has ended.
+  void exit_block() {
+    const unsigned rank = block_rank();
+    async_.check_exit([&](const void* at) { return is_shared(at, 1, rank); });
+  }
+
+  int ended() const {
+    int count = 0;
+    for (int done : done_) count += done;
+    return count;
+  }
+
+  void wake_arrived() {
+    const std::vector<int> threads = async_.take_woken();
+    for (size_t n = 0; n < threads.size(); ++n)
+      ready_.push_back(threads[reverse_ ? threads.size() - 1 - n : n]);
+  }
+
+  // Called when no thread is ready: completes a transfer, or lets all threads at barriers in shared
+  // memory try again if anything has happened since they last did. Returns whether one is ready.
+  bool continue_after_idling() {
+    while (next_ready_ == ready_.size()) {
+      if (!async_.deliver()) {
+        const uint64_t progress = async_.progress() + meetings_;
+        if (progress == progress_when_idle_) return false;
+        progress_when_idle_ = progress;
+        async_.wake_all();
+        wake_arrived();
+        return next_ready_ != ready_.size();
+      }
+      wake_arrived();
+    }
+    return true;
   }
 
   // Threads of a warp with another mask have another barrier.
@@ -245,6 +365,7 @@ class Machine {
       const unsigned at = n % threads_;
       fibers_[n].index = {at % block.x, at / block.x % block.y, at / block.x / block.y};
       fibers_[n].copies.clear();
+      fibers_[n].awaited = nullptr;
     }
   }
 
@@ -270,13 +391,15 @@ class Machine {
       if (!machine.fibers_[machine.current_].copies.empty())
         machine.fail("the thread ends with copies that it has not waited for");
       machine.fibers_[machine.current_].is_done = true;
-      ++machine.done_;
+      if (++machine.done_[machine.block_rank()] == machine.threads_) machine.exit_block();
       machine.switch_to_next();
     }
   }
 
   void run_cluster() {
-    done_ = 0;
+    done_.assign(cluster_, 0);
+    async_.clear();
+    meetings_ = progress_when_idle_ = 0;
     ready_.clear();
     next_ready_ = 0;
     for (int n = 0; n < fibers_in_use_; ++n) {
@@ -322,9 +445,12 @@ class Machine {
 
   // Switches from the current fiber to one that is ready, or to the end of the block.
   void switch_to_next() {
-    if (next_ready_ == ready_.size()) {
-      if (done_ < fibers_in_use_) {
-        error_ = "threads diverge: " + std::to_string(done_) + " of " +
+    async_.maybe_deliver();
+    wake_arrived();
+    const int done = ended();
+    if (next_ready_ == ready_.size() && (done == fibers_in_use_ || !continue_after_idling())) {
+      if (done < fibers_in_use_) {
+        error_ = "threads diverge: " + std::to_string(done) + " of " +
                  std::to_string(fibers_in_use_) +
                  " have ended, the others wait for them or for each other";
         for (const auto& meetings : warp_meetings_)
@@ -333,6 +459,7 @@ class Machine {
         for (const Meeting& meeting : barriers_)
           if (meeting.arrived != 0) error_ += "; some at " + name_of(meeting);
         if (cluster_barrier_.arrived != 0) error_ += "; some at " + name_of(cluster_barrier_);
+        describe_awaited();
       }
       leave();
       return;
@@ -346,6 +473,23 @@ class Machine {
 #endif
     swapcontext(&fibers_[from].context, &fiber.context);
     arrived_in(from);
+  }
+
+  // Adds the barriers in shared memory at which threads wait, each with the first of its threads.
+  void describe_awaited() {
+    std::vector<uint64_t*> described;
+    for (int n = 0; n < fibers_in_use_; ++n) {
+      const Fiber& fiber = fibers_[n];
+      if (fiber.is_done || fiber.awaited == nullptr) continue;
+      if (std::find(described.begin(), described.end(), fiber.awaited) != described.end()) continue;
+      described.push_back(fiber.awaited);
+      const auto* const at = reinterpret_cast<const unsigned char*>(fiber.awaited);
+      error_ += "; thread " + std::to_string(n % threads_) + " of block " +
+                std::to_string(first_block_ + n / threads_) + " at mbarrier.try_wait, parity " +
+                std::to_string(fiber.parity) + ", byte " +
+                std::to_string(at - shared_[n / threads_].data()) +
+                " of shared memory: " + async_.describe(fiber.awaited);
+    }
   }
 
   void arrived_in([[maybe_unused]] int thread) {
@@ -377,14 +521,14 @@ class Machine {
     arrived_in(from);
   }
 
-  using Bytes = std::vector<unsigned char>;
+  using Bytes = std::vector<unsigned char, SharedAllocator<unsigned char>>;
 
   // Reallocated for each launch, so that AddressSanitizer detects accesses out of bounds or
   // lifetime.
   void poison_shared(size_t bytes) {
     const size_t fixed = __stop_cuda_shim_shared - __start_cuda_shim_shared;
     if (fixed > 0) std::memset(__start_cuda_shim_shared, kPoison, fixed);
-    for (Bytes& memory : shared_) memory = Bytes(bytes, kPoison);
+    for (Bytes& memory : shared_) memory = Bytes(bytes, static_cast<unsigned char>(kPoison));
   }
 
   const std::function<void()>* kernel_ = nullptr;
@@ -398,7 +542,10 @@ class Machine {
   int threads_ = 0;  // of a block
   std::vector<int> ready_;
   size_t next_ready_ = 0;
-  int current_ = 0, fibers_in_use_ = 0, done_ = 0;
+  int current_ = 0, fibers_in_use_ = 0;
+  std::vector<int> done_;  // threads of each block of the cluster that have ended
+  AsyncMemory async_{[this](const std::string& message) { fail(message); }};
+  uint64_t meetings_ = 0, progress_when_idle_ = 0;  // changes when threads arrive anywhere
   bool reverse_ = false, newest_first_ = false, is_broken_ = false;
   std::string error_;
   ucontext_t main_;

@@ -130,6 +130,7 @@ __global__ void neighbour_kernel(int* out, bool waits) {
   const unsigned there = (rank + 1) % 4;
   if (threadIdx.x == 32)
     out[blockIdx.x] = *static_cast<int*>(__cluster_map_shared_rank(shared, there));
+  __cluster_barrier_wait();  // the neighbour must not exit before
 }
 
 void check_shim_of_shared_memory() {

@@ -222,10 +222,9 @@ class RowLoss {
     to.wants_findings = p_.stats_class != nullptr;
     // The launch before has counted this call.
     const int64_t counted = p_.stores_groups ? 1 : 0;
-    to.rounding_key =
-        to.rounds_stochastically
-            ? rounding_key(p_.rounding_state[0], p_.rounding_state[1] - counted, b)
-            : 0;
+    to.rounding_key = to.rounds_stochastically
+                          ? rounding_key(p_.rounding_state[0], p_.rounding_state[1] - counted, b)
+                          : 0;
     return to;
   }
 
@@ -299,7 +298,7 @@ template <class Traits>
 __global__ void __launch_bounds__(Traits::Shape::kMaxThreads, Traits::kMinBlocks)
     row_loss_kernel(const RowLossParams p, const RowLaunch launch) {
   BlockGroup block;
-  const int64_t valid_rows = 
+  const int64_t valid_rows =
       valid_rows_before(p, launch.is_counted, indices_in_block(launch), block);
   const float mean_factor = valid_rows > 0 ? 1.f / static_cast<float>(valid_rows) : 1.f;
   __syncthreads();  // the buffers of reductions are free

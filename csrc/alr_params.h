@@ -44,12 +44,12 @@ struct CallCounters {
 // share an index. One row of a group, any, names it. Null without groups; csrc/cuda/duplicates.h
 // has the layout.
 struct GroupMemory {
-  int32_t* group_of = nullptr;   // [B] 1 + the name of a row's group; 0 if it is alone
-  int32_t* last_row = nullptr;   // [B] by name: 1 + the last row that can be stored; 0 if none can
-  int32_t* names = nullptr;      // of all groups, in any order; null in a small batch
+  int32_t* group_of = nullptr;    // [B] 1 + the name of a row's group; 0 if it is alone
+  int32_t* last_row = nullptr;    // [B] by name: 1 + the last row that can be stored; 0 if none can
+  int32_t* names = nullptr;       // of all groups, in any order; null in a small batch
   int32_t* num_groups = nullptr;  // [1]
-  int32_t* claims = nullptr;     // hash table of the pre-pass: 1 + a row with that index; 0 if free
-  uint32_t claim_mask = 0;       // entries of the hash table, a power of two, minus 1
+  int32_t* claims = nullptr;  // hash table of the pre-pass: 1 + a row with that index; 0 if free
+  uint32_t claim_mask = 0;    // entries of the hash table, a power of two, minus 1
 };
 
 // Source of the target rows. Without a table, row b is the smoothed one-hot row of a label:
@@ -115,9 +115,9 @@ struct RowLossParams {
   void* grad_logits = nullptr;  // [B, K] of the logits' dtype, contiguous; null for kNone
   void* grad_scale = nullptr;   // [1] Acc: remaining factor of a kPerRow gradient
 
-  int64_t* stats_class = nullptr;  // [3, B] predicted, class before, class after; or null
-  float* stats_value = nullptr;    // [2, B] confidence, largest target; or null
-  int64_t* status = nullptr;       // [kStatusSize] or null
+  int64_t* stats_class = nullptr;    // [3, B] predicted, class before, class after; or null
+  float* stats_value = nullptr;      // [2, B] confidence, largest target; or null
+  int64_t* status = nullptr;         // [kStatusSize] or null
   CallCounters* counters = nullptr;  // CUDA only, not null
   int64_t* rounding_state =
       nullptr;  // [2] seed, calls so far: stochastic rounding; null: to nearest

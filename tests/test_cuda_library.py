@@ -100,12 +100,13 @@ def test_every_kernel_is_there_for_every_architecture(resources):
         assert len(row_kernels(names)) == ROW_KERNELS
         assert sum("scale_grad_kernel" in name for name in names) == 6
         assert sum("prepare_rows_kernel" in name for name in names) == 1
+        assert sum("share_class_after_kernel" in name for name in names) == 1
 
 
 def test_no_kernel_spills_or_uses_local_memory(resources):
     used = {key: use for key, use in resources.items() if use["STACK"] or use["LOCAL"]}
     assert not used
-    assert len(resources) == len(architectures()) * (ROW_KERNELS + 7)
+    assert len(resources) == len(architectures()) * (ROW_KERNELS + 8)
 
 
 def test_no_kernel_has_instructions_for_local_memory(code):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-STATUS_SIZE = 5  # csrc/alr_params.h
+STATUS_SIZE = 3  # csrc/alr_params.h
 
 
 def _check(condition: bool, message: str) -> None:

@@ -29,7 +29,7 @@ class Options(NamedTuple):
     """Arguments that all losses share."""
 
     row_weight: Tensor | None  # [B]
-    status: Tensor | None  # [5]
+    status: Tensor | None  # [3]
     momentum: float
     entropy_weight: float
     reduction: int

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 # Entries of the status tensor, as the kernels count them (csrc/alr_params.h).
 _NONFINITE, _OUT_OF_RANGE, _WRONG_LABEL = 0, 1, 2
 _COUNTERS = 3
-_STATUS_SIZE = 5  # the rest is scratch of the kernels
 
 _CHUNK_ELEMENTS = 1 << 24  # elements of the bank that are filled or summarised at a time
 
@@ -62,7 +61,7 @@ class LabelBank:
         history: `SampleHistory` of training, kept by a loss with ``history=True``; None without.
         sample_fingerprint: Name of the sample list (ids and paths) that the rows belong to, or
             None.
-        status: [5] int64 tensor on the device of the logits, in which the kernels count rows with
+        status: [3] int64 tensor on the device of the logits, in which the kernels count rows with
             non-finite logits, indices out of range and wrong labels; read it through `check`.
         rounding_state: [2] int64 tensor (seed, number of calls) on the device of the logits if
             16-bit rows are rounded stochastically, which preserves small steps of the average; else
@@ -135,7 +134,7 @@ class LabelBank:
         self.labels_on_device = self.given_labels.to(device, torch.int32)
         self.history: SampleHistory | None = None
         self.sample_fingerprint = sample_fingerprint
-        self.status = torch.zeros(_STATUS_SIZE, dtype=torch.int64, device=device)
+        self.status = torch.zeros(_COUNTERS, dtype=torch.int64, device=device)
         self.rounding_state = (
             None
             if rounding_seed is None
@@ -288,8 +287,8 @@ class LabelBank:
             ValueError: Two processes have updated the same row in banks of their own, unless the
                 bank is `owned`. Only calls in both of them can notice, the second one first.
         """
-        counts: list[int] = self.status[:_COUNTERS].tolist()
-        self.status[:_COUNTERS].zero_()
+        counts: list[int] = self.status.tolist()
+        self.status.zero_()
         shard = None if self._shard is None else self._shard.explanation
         check_counts(counts[_OUT_OF_RANGE], counts[_WRONG_LABEL], len(self), shard)
         if not self.owned:
@@ -653,6 +652,7 @@ class LabelBank:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self.status = self.status[:_COUNTERS].clone()  # earlier versions had scratch behind them
         if self.placement != "device":
             rows = self.rows
             self.rows = self._new_rows().copy_(rows)
@@ -663,7 +663,7 @@ class LabelBank:
 
         For the warm-up calls before a CUDA graph is captured, which must not count as training.
         """
-        live = [self.status[:_COUNTERS]]
+        live = [self.status]
         if self.rounding_state is not None:
             live.append(self.rounding_state)
         if self.history is not None:

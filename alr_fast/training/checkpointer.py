@@ -10,9 +10,10 @@ from torch import Tensor
 
 from alr_fast.bank import LabelBank
 from alr_fast.errors import SharedError
+from alr_fast.training.checkpoint.dcp import on_all_ranks
 from alr_fast.training.checkpoint.manifest import Checkpoint
 from alr_fast.training.checkpoint.shards import shard
-from alr_fast.training.checkpoint.store import load
+from alr_fast.training.checkpoint.store import load, saved_tensors
 from alr_fast.training.progress import class_counts_to_json
 from alr_fast.training.resume import describe_data
 from alr_fast.training.run import Run
@@ -189,7 +190,13 @@ class Checkpointer:
         if bank is None:
             load(checkpoint, tensors)
         else:
+            status = f"{rank}bank_status"
+            if status in tensors:
+                # Earlier versions saved scratch of the kernels behind the counters.
+                tensors[status] = _as_saved(checkpoint, status, bank.status)
             self._load_with_bank(checkpoint, tensors, bank)
+            if status in tensors:
+                bank.status.copy_(tensors[status][: len(bank.status)])
         own = {n.removeprefix(rank): t for n, t in tensors.items() if n.startswith(rank)}
         trainer.restore(position, own if same_batches else None)
         self._restored_steps = trainer.steps_made
@@ -241,3 +248,11 @@ class Checkpointer:
             name: shard(t, sampler.offset, sampler.num_samples, world.mesh(t.device.type))
             for name, t in tensors.items()
         }
+
+
+def _as_saved(checkpoint: Checkpoint, name: str, tensor: Tensor) -> Tensor:
+    """A vector for the saved one of that name: `tensor`, or a longer one where that is longer."""
+    saved = on_all_ranks(lambda: saved_tensors(checkpoint)).get(name)
+    if saved is None or len(saved[0]) != 1 or saved[0][0] <= len(tensor):
+        return tensor
+    return tensor.new_zeros(saved[0])

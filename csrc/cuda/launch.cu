@@ -168,8 +168,7 @@ cudaError_t counters_of_call(cudaStream_t stream, int device, CallCounters** cou
   } else {
     error = slot_of_graph(graph, &slot);
   }
-  if (error == cudaSuccess && slot != Slots::kNone)
-    *counters = first + slot;
+  if (error == cudaSuccess && slot != Slots::kNone) *counters = first + slot;
   return error;
 }
 

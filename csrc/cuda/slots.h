@@ -30,7 +30,7 @@ class Slots {
  private:
   const int in_turn_, kept_;
   std::atomic<uint64_t> calls_{0};
-  std::mutex mutex_;       // of free_
+  std::mutex mutex_;  // of free_
   std::vector<int> free_;
 };
 

@@ -25,8 +25,8 @@ void run_planned(const alr_fast::RowLossParams& params, const alr_fast::LaunchPl
 // A kernel with a thread for each row.
 void run_by_row(void (*kernel)(alr_fast::RowLossParams), const alr_fast::RowLossParams& params,
                 int64_t threads, size_t shared_memory) {
-  const auto blocks = static_cast<unsigned>((threads + alr_fast::kPrepareThreads - 1) /
-                                            alr_fast::kPrepareThreads);
+  const auto blocks =
+      static_cast<unsigned>((threads + alr_fast::kPrepareThreads - 1) / alr_fast::kPrepareThreads);
   cuda_shim::run(shim_launch(blocks, alr_fast::kPrepareThreads, shared_memory), kernel, params);
 }
 

@@ -12,7 +12,7 @@ namespace test {
 struct Variation {
   // The order in which threads and blocks run.
   bool reverse_threads = false, reverse_blocks = false, newest_first = false;
-  int resident_rows = 1 << 20;  // that blocks or clusters work on at the same time
+  int resident_rows = 1 << 20;             // that blocks or clusters work on at the same time
   int64_t most_prepare_threads = 1 << 20;  // each takes several rows where rows are more
   alr_fast::DeviceLimits limits;
 };

@@ -115,7 +115,7 @@ def test_opcheck_of_the_losses(device, reduction, grad_mode):
         problem = make_problem(5, 7, device=device, logits=logits, bank=bank)
         z, table, index = problem.logits, problem.table, problem.index
         weight = torch.rand(5, device=device)
-        status = torch.zeros(5, dtype=torch.int64, device=device)
+        status = torch.zeros(3, dtype=torch.int64, device=device)
         rounding = torch.tensor([3, 0], device=device)
         classes = torch.zeros(3, 5, dtype=torch.int64, device=device)
         values = torch.zeros(2, 5, device=device)

@@ -134,7 +134,8 @@ def table_loss(
 ) -> LossResult:
     """Loss against rows of a table."""
     compiling = torch.compiler.is_compiling()
-    if compiling or _is_special(logits):
+    special = compiling or _is_special(logits)
+    if special:
         _check_call(logits, (table, options.row_weight), options, compiling)
     if options.update and not compiling:
         check_not_in_backward()
@@ -155,8 +156,10 @@ def table_loss(
             options.momentum, options.entropy_weight, reduction,
         )  # fmt: skip
     targets = (table, index, options.labels, options.given_labels)
-    call = _call if compiling else _call_typed
-    loss, grad = call(operator, logits, targets, others, options)
+    try:
+        loss, grad = _call(operator, logits, targets, others, options, special)
+    except RuntimeError as error:
+        raise _typed(error) from None
     if options.update and not compiling:  # compiled code does it by itself
         _increment_version([table])
     return LossResult(loss, grad, stats)
@@ -169,13 +172,19 @@ def label_loss(
 ) -> LossResult:
     """Loss against smoothed one-hot rows of labels."""
     compiling = torch.compiler.is_compiling()
-    if compiling or _is_special(logits):
+    special = compiling or _is_special(logits)
+    if special:
         _check_call(logits, (options.row_weight,), options, compiling)
     reduction = _reduction(options.reduction)
     others = (options.status, options.smoothing, options.entropy_weight, reduction)
     targets = (labels, options.sample_index, options.given_labels)
-    call = _call if compiling else _call_typed
-    return LossResult(*call(_label_smoothing_cross_entropy, logits, targets, others, options))
+    try:
+        loss, grad = _call(
+            _label_smoothing_cross_entropy, logits, targets, others, options, special
+        )
+    except RuntimeError as error:
+        raise _typed(error) from None
+    return LossResult(loss, grad)
 
 
 # In the message about a label that differs from the given one, see csrc/cpu/launch.cpp.
@@ -187,28 +196,25 @@ def _typed(error: RuntimeError) -> Exception:
     return ValueError(str(error)) if _WRONG_LABEL in str(error) else error
 
 
-def _call_typed(*arguments: Any) -> tuple[Tensor, Tensor | None]:
-    try:
-        return _call(*arguments)
-    except RuntimeError as error:
-        raise _typed(error) from None
-
-
 def _call(
     operator: _Operator,
     logits: Tensor,
     targets: tuple[Tensor | None, ...],
     others: tuple[object, ...],
     options: LossOptions,
+    special: bool,  # being compiled, or not a plain tensor outside of transforms
 ) -> tuple[Tensor, Tensor | None]:
     """Loss, and the gradient if asked for; the arguments are in the order of the schemas."""
-    row_weight = _row_weight(options.row_weight, logits)
+    row_weight = options.row_weight
+    if row_weight is not None:
+        row_weight = _row_weight(row_weight, logits)
     if options.with_grad:
         loss, grad, _ = operator(logits.detach(), *targets, row_weight, *others, _GRAD_FINAL)
         return loss, grad
     # Decided here, because grad mode is always off inside an operator.
     if logits.requires_grad and torch.is_grad_enabled():
-        return _FusedLoss.apply(logits, operator, targets, row_weight, others), None
+        record = _FusedLoss.apply if special else _record
+        return record(logits, operator, targets, row_weight, others), None
     return operator(logits, *targets, row_weight, *others, _GRAD_NONE)[0], None
 
 
@@ -237,6 +243,10 @@ class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         return _grad_logits(grad_loss, *ctx.saved_tensors), None, None, None, None
+
+
+# Without what `apply` does for transforms of torch.func, which `_check_call` refuses.
+_record: Callable[..., Tensor] = super(torch.autograd.Function, _FusedLoss).apply
 
 
 def _grad_logits(
@@ -280,9 +290,7 @@ def _accumulation_dtype(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-def _row_weight(row_weight: Tensor | None, logits: Tensor) -> Tensor | None:
-    if row_weight is None:
-        return None
+def _row_weight(row_weight: Tensor, logits: Tensor) -> Tensor:
     if row_weight.requires_grad:
         raise ValueError("row_weight is a constant: pass row_weight.detach()")
     return row_weight.to(_accumulation_dtype(logits)).contiguous()

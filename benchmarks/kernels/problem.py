@@ -70,6 +70,8 @@ class Case:
 
 _SHAPES = ((256, 16), (256, 1000), (4096, 16), (1024, 1000), (4096, 1000))
 CASES = tuple(Case(*shape) for shape in _SHAPES)
+# Numbers of classes of small data sets: no multiples of a vector.
+DAILY_CASES = tuple(Case(batch, classes) for batch in (256, 4096) for classes in (10, 14, 50, 100))
 TINY_CASES = (Case(8, 3), Case(4, 40))
 
 

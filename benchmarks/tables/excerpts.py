@@ -6,9 +6,7 @@ A page has a pair of comments for each, and `python -m benchmarks.report` fills 
     <!-- end of rows -->
 """
 
-import math
 import re
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -61,12 +59,11 @@ def _kernels_cpu(rows: Rows) -> str:
             f"{row['copy_ms']:.3f}",
         )
         for row in rows
+        if not row.get("daily")
     ]
-    ratios = (
-        [row[f"{variant}_ms"] / row["fused_ms"] for row in rows]
-        for variant in fused_vs_reference.SLOWER
+    eager, compiled = (
+        fused_vs_reference.mean_ratio(rows, variant) for variant in fused_vs_reference.SLOWER
     )
-    eager, compiled = (math.exp(statistics.fmean(map(math.log, values))) for values in ratios)
     names = ("B x K", "`alr_loss`", "`alr_loss_and_grad`", "eager", "compiled", "copy")
     return (
         f"{markdown(names, lines)}\nGeometric means: {eager:.1f} times faster than eager, "

@@ -128,8 +128,11 @@ void reduce_loss(const RowLossParams& p, int64_t valid_rows) {
   const double count = valid_rows > 0 ? static_cast<double>(valid_rows) : 1;
   const double divisor = p.reduction == Reduction::kMean ? count : 1;
   if (p.reduction != Reduction::kNone) {
+    // Eight sums: one alone would wait for itself at every row.
+    double sums[8] = {};
+    for (int64_t b = 0; b < p.rows; ++b) sums[b % 8] += static_cast<const F*>(p.row_loss)[b];
     double sum = 0;
-    for (int64_t b = 0; b < p.rows; ++b) sum += static_cast<const F*>(p.row_loss)[b];
+    for (double part : sums) sum += part;
     *static_cast<F*>(p.loss) = static_cast<F>(sum / divisor);
   }
   *static_cast<F*>(p.grad_scale) = static_cast<F>(1 / (divisor * p.stored_scale));

@@ -14,8 +14,8 @@ namespace {
 
 constexpr int kMaxShortVectors = 16;
 
-// L: type of the logits. kVectors: vectors of a row, the last one perhaps not full; 0: known only at
-// run time.
+// L: type of the logits. kVectors: vectors of a row, the last one perhaps not full; 0: known only
+// at run time.
 template <class L, class Target, int kVectors>
 class ShortRows {
  public:
@@ -39,8 +39,7 @@ class ShortRows {
   template <class Redo>
   void finish(const Redo& redo) {
     find_max();
-    sum();
-    finish_sums();
+    finish_sums(sum());
     for (int r = 0; r < count_; ++r) {
       if (is_plain_[r]) {
         static_cast<float*>(p_.row_loss)[rows_[r]] = loss_[r];
@@ -93,8 +92,8 @@ class ShortRows {
     store_raw(max_, largest.reduce(larger));
   }
 
-  void sum() {
-    LanesOfRows exp, exp_d, target, target_d;
+  ALR_INLINE RowSums<VecF> sum() {
+    RowSums<LanesOfRows> lanes;
     const auto plus = [](auto a, auto b) { return a + b; };
     for (int r = 0; r < count_; ++r) {
       const L* z = logits(r);
@@ -102,32 +101,33 @@ class ShortRows {
       const VecF max = broadcast(max_[r]);
       RowSums<VecF> sums{};
       for_each([&](int v, int64_t k, auto count) {
-        const VecF d = select_some(count, load_some<VecF>(z + k, count, VecF{}) - max,
-                                   broadcast(kBeyond));
+        const VecF d =
+            select_some(count, load_some<VecF>(z + k, count, VecF{}) - max, broadcast(kBeyond));
         const VecF e = exp_nonpositive(d);
         exp_[r][v] = e;
         accumulate<false>(sums, d, e, T.template load<VecF>(k, count), VecF{});
       });
-      exp.set(r, sums.exp, plus);
-      exp_d.set(r, sums.exp_d, plus);
-      target.set(r, sums.target, plus);
-      target_d.set(r, sums.target_d, plus);
+      lanes.exp.set(r, sums.exp, plus);
+      lanes.exp_d.set(r, sums.exp_d, plus);
+      lanes.target.set(r, sums.target, plus);
+      lanes.target_d.set(r, sums.target_d, plus);
     }
-    sums_ = {exp.reduce(plus), exp_d.reduce(plus), target.reduce(plus), target_d.reduce(plus)};
+    return {lanes.exp.reduce(plus), lanes.exp_d.reduce(plus), lanes.target.reduce(plus),
+            lanes.target_d.reduce(plus)};
   }
 
   // finish_row of alr_math.h for a row in each lane, and the factors of the write pass.
-  void finish_sums() {
+  ALR_INLINE void finish_sums(const RowSums<VecF>& sums) {
     const float momentum = static_cast<float>(p_.momentum);
     const float entropy_weight = static_cast<float>(p_.entropy_weight);
-    const VecF log_sum = log_of(sums_.exp);
-    const VecF inv_sum = 1.0f / sums_.exp;
-    const VecF offset = -sums_.exp_d * inv_sum;
+    const VecF log_sum = log_of(sums.exp);
+    const VecF inv_sum = 1.0f / sums.exp;
+    const VecF offset = -sums.exp_d * inv_sum;
     const VecF entropy = log_sum + offset;
     VecF loss = (1.0f - momentum + entropy_weight) * entropy;
-    if (momentum != 0) loss += momentum * (sums_.target * log_sum - sums_.target_d);
+    if (momentum != 0) loss += momentum * (sums.target * log_sum - sums.target_d);
     // A masked class, NaN or an infinite maximum make sum(e d) NaN.
-    const VecI plain = (sums_.exp_d == sums_.exp_d) & (loss - loss == 0.0f);
+    const VecI plain = (sums.exp_d == sums.exp_d) & (loss - loss == 0.0f);
     store_raw(is_plain_, plain);
 
     VecF weight = broadcast(1);
@@ -144,7 +144,7 @@ class ShortRows {
     const VecF slope = -entropy_weight * scale * inv_sum;
     store_raw(of_target_, of_target);
     store_raw(slope_, slope);
-    store_raw(constant_, of_target * sums_.target * inv_sum + slope * offset);
+    store_raw(constant_, of_target * sums.target * inv_sum + slope * offset);
     store_raw(of_exp_, (1.0f - momentum) * inv_sum);
   }
 
@@ -173,7 +173,6 @@ class ShortRows {
   int count_ = 0;
   int64_t rows_[kRows];  // in the batch
   Target targets_[kRows];
-  RowSums<VecF> sums_;
   VecF exp_[kRows][kVectors == 0 ? kMaxShortVectors : kVectors];
   // Of each row: its maximum, whether it is written here, its loss and the factors of `write`.
   float max_[kRows], loss_[kRows], of_target_[kRows], slope_[kRows], constant_[kRows],

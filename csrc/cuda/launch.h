@@ -30,7 +30,8 @@ cudaError_t launch_row_loss(const RowLossParams& params, const GroupScratch& scr
 // since a graph can be replayed concurrently with its stream. Null if all are in use.
 cudaError_t status_of_stream(cudaStream_t stream, int device, int64_t** status);
 
-// out = grad_rows * grad_scale * grad_output * row_weight. `out` and `grad_rows` do not overlap.
+// out = grad_rows * grad_scale * grad_output * row_weight. `out` and `grad_rows` are the same or do
+// not overlap.
 cudaError_t launch_scale_grad(const ScaleGradParams& params, cudaStream_t stream);
 
 }  // namespace alr_fast

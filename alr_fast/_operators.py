@@ -2,7 +2,7 @@
 
 An operator whose schema declares mutation cannot have autograd of its own. A
 `torch.autograd.Function` calls it instead: the forward pass already writes the gradient of every
-row, and the backward pass scales it.
+row, and the backward pass scales it, in place where nothing else can need it.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,8 @@ _is_wrapped: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped
 _is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
 _dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 _keeps_graph: Callable[[], bool] = torch._C._autograd._get_current_graph_task_keep_graph
+# Missing in a torch without CUDA.
+_is_capturing: Callable[[], bool] = getattr(torch._C, "_cuda_isCurrentStreamCapturing", bool)
 
 
 class LossOptions(NamedTuple):
@@ -120,6 +122,8 @@ _alr_loss_once: _Operator = _OPS.alr_fast.alr_loss_once.default
 _soft_target_cross_entropy: _Operator = _OPS.alr_fast.soft_target_cross_entropy.default
 _label_smoothing_cross_entropy: _Operator = _OPS.alr_fast.label_smoothing_cross_entropy.default
 _scale_grad: Callable[..., Tensor] = _OPS.alr_fast.scale_grad.default
+_scale_grad_: Callable[..., None] = _OPS.alr_fast.scale_grad_.default
+_capture_id: Callable[[Tensor], int] = _OPS.alr_fast.capture_id.default
 
 # Numbers of the enums in csrc/alr_params.h.
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
@@ -230,19 +234,21 @@ class _FusedLoss(torch.autograd.Function):
     ) -> Tensor:
         # float16 keeps the gradient of single rows, times a power of two: divided by the batch
         # size, small entries would be flushed before a gradient scaler's factor is applied. On CUDA
-        # the batch size is not known before the launch ends. Otherwise the final gradient is kept.
-        per_row = logits.is_cuda or logits.dtype == torch.float16
+        # the number of valid rows is not known before the launch ends: a mean is divided by that of
+        # all rows. Otherwise the final gradient is kept.
+        is_half = logits.dtype == torch.float16
+        per_row = logits.is_cuda or is_half
         mode = _GRAD_PER_ROW if per_row else _GRAD_FINAL
         loss, grad_rows, grad_scale = operator(logits, *targets, row_weight, *others, mode)
-        if per_row:
-            ctx.save_for_backward(grad_rows, grad_scale, row_weight)
-        else:  # both factors are already applied
-            ctx.save_for_backward(grad_rows, None, None)
+        ctx.save_for_backward(
+            grad_rows, grad_scale if per_row else None, row_weight if is_half else None
+        )
+        ctx.capture = None if torch.compiler.is_compiling() else _capture(grad_rows)
         return loss
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        return _grad_logits(grad_loss, *ctx.saved_tensors), None, None, None, None
+        return _grad_logits(grad_loss, ctx.capture, *ctx.saved_tensors), None, None, None, None
 
 
 # Without what `apply` does for transforms of torch.func, which `_check_call` refuses.
@@ -250,7 +256,11 @@ _record: Callable[..., Tensor] = super(torch.autograd.Function, _FusedLoss).appl
 
 
 def _grad_logits(
-    grad_loss: Tensor, grad_rows: Tensor, grad_scale: Tensor | None, row_weight: Tensor | None
+    grad_loss: Tensor,
+    capture: int | None,  # during the forward pass
+    grad_rows: Tensor,
+    grad_scale: Tensor | None,
+    row_weight: Tensor | None,
 ) -> Tensor:
     if torch.compiler.is_compiling():
         return _scale_grad(grad_rows, grad_scale, grad_loss, row_weight)
@@ -267,12 +277,33 @@ def _grad_logits(
         if row_weight is not None:
             factor = factor * row_weight
         return (grad_rows * factor.expand(len(grad_rows))[:, None]).to(grad_rows.dtype)
+    # A kept graph needs its gradient again, which the caller may change, too. So does a CUDA graph
+    # that has the backward pass alone: each replay would scale what the last one has left.
+    if (
+        _is_traced(grad_loss)
+        or type(grad_rows) is not Tensor
+        or _keeps_graph()
+        or capture is None
+        or capture != _capture(grad_rows)
+    ):
+        return _scale_grad(grad_rows, grad_scale, grad_loss, row_weight)
     # Reading the incoming gradient costs nothing on the CPU. It is 1 if backward was called on the
-    # loss itself. A kept graph needs its gradient again, which the caller may change.
+    # loss itself.
     is_final = grad_scale is None and grad_loss.ndim == 0 and grad_loss.is_cpu
-    if is_final and not _is_traced(grad_loss) and not _keeps_graph() and grad_loss.item() == 1:
-        return grad_rows
-    return _scale_grad(grad_rows, grad_scale, grad_loss, row_weight)
+    if not is_final or grad_loss.item() != 1:
+        _scale_grad_(grad_rows, grad_scale, grad_loss, row_weight)
+        # So that torch refuses to use what was saved again, after an error in this backward pass.
+        _increment_version([grad_rows])
+    return grad_rows
+
+
+def _capture(tensor: Tensor) -> int | None:
+    """The CUDA graph that is being captured; 0 for none, None if that cannot be known."""
+    if tensor.is_cpu:
+        return 0
+    if not (HAS_CUDA and tensor.is_cuda):
+        return None
+    return _capture_id(tensor) if _is_capturing() else 0
 
 
 def _is_traced(tensor: Tensor) -> bool:
@@ -392,6 +423,7 @@ def _register_fake_kernels() -> None:
     _LIBRARY.register_fake(
         "alr_fast::scale_grad", lambda grad_rows, *others: torch.empty_like(grad_rows)
     )
+    _LIBRARY.register_fake("alr_fast::scale_grad_", lambda grad_rows, *others: None)
 
 
 if _IS_FIRST:

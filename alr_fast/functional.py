@@ -3,9 +3,10 @@
 `alr_fast.reference` defines them in plain PyTorch; the kernels are in csrc/. All operations take
 logits in float32, float16 or bfloat16 (float64 too on the CPU), with a contiguous last dimension
 and any stride between rows, and compute in float32 (float64 for float64 logits) with one rounding
-at the end (a 16-bit gradient that a backward pass scales is rounded again, to the same type). They
-work under autocast, under `torch.compile(fullgraph=True)`, inside CUDA graphs and with
-deterministic algorithms. Only the logits get a gradient, and a double backward raises an error.
+at the end (a 16-bit gradient that a backward pass multiplies by another factor than 1 is rounded
+again, to the same type). They work under autocast, under `torch.compile(fullgraph=True)`, inside
+CUDA graphs and with deterministic algorithms. Only the logits get a gradient, and a double backward
+raises an error.
 
 Rows without a value:
     * A negative index or label ignores its row: loss 0, gradient 0, no update, not counted in a

@@ -26,6 +26,7 @@ struct CpuBackend {
   static void scale_grad(const ScaleGradParams& params, const Tensor&) {
     cpu_scale_grad(params, parallel_for);
   }
+  static int64_t capture_id(const Tensor&) { return 0; }
 };
 
 }  // namespace
@@ -52,6 +53,10 @@ STABLE_TORCH_LIBRARY(alr_fast, m) {
   m.def(
       "scale_grad(Tensor grad_rows, Tensor? grad_scale, Tensor grad_output, Tensor? row_weight) "
       "-> Tensor");
+  m.def(
+      "scale_grad_(Tensor(a!) grad_rows, Tensor? grad_scale, Tensor grad_output, "
+      "Tensor? row_weight) -> ()");
+  m.def("capture_id(Tensor on) -> int");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(alr_fast, CPU, m) { ALR_REGISTER_OPS(m, CpuBackend); }

@@ -3,7 +3,9 @@
 // Backend is a struct of static functions:
 //   check_table_device(logits, table)     throws if the kernel cannot access the table
 //   row_loss_size(params)                 elements of RowLossParams::row_loss
-//   row_loss(params, logits), scale_grad(params, grad_rows)     run the kernels
+//   capture_id(tensor)                    see Ops::capture_id
+//   row_loss(params, logits), scale_grad(params, grad_rows)     run the kernels; row_loss needs a
+//   row
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -221,6 +223,29 @@ struct Ops {
 
   static Tensor scale_grad(const Tensor& grad_rows, const OptionalTensor& grad_scale,
                            const Tensor& grad_output, const OptionalTensor& row_weight) {
+    ScaleGradParams p = params_of_grad(grad_rows, grad_scale, grad_output, row_weight);
+    const int64_t sizes[2] = {p.rows, p.classes};
+    Tensor out = new_tensor(grad_rows, dtype_code(grad_rows), sizes, 2);
+    p.out = out.data_ptr();
+    Backend::scale_grad(p, grad_rows);
+    return out;
+  }
+
+  static void scale_grad_(Tensor grad_rows, const OptionalTensor& grad_scale,
+                          const Tensor& grad_output, const OptionalTensor& row_weight) {
+    ScaleGradParams p = params_of_grad(grad_rows, grad_scale, grad_output, row_weight);
+    p.out = grad_rows.data_ptr();
+    Backend::scale_grad(p, grad_rows);
+  }
+
+  // The CUDA graph that the current stream is captured into, another number for each capture; 0
+  // without one.
+  static int64_t capture_id(const Tensor& on) { return Backend::capture_id(on); }
+
+ private:
+  static ScaleGradParams params_of_grad(const Tensor& grad_rows, const OptionalTensor& grad_scale,
+                                        const Tensor& grad_output,
+                                        const OptionalTensor& row_weight) {
     ScaleGradParams p;
     check_rows(grad_rows, "grad_rows");
     p.dtype = dtype_of(grad_rows, "grad_rows", true);
@@ -241,14 +266,9 @@ struct Ops {
     p.grad_output = grad_output.data_ptr();
     p.grad_output_stride = grad_output.dim() == 0 ? 0 : grad_output.stride(0);
     p.row_weight = weight_data(row_weight, grad_rows, p.dtype);
-    const int64_t sizes[2] = {p.rows, p.classes};
-    Tensor out = new_tensor(grad_rows, dtype_code(grad_rows), sizes, 2);
-    p.out = out.data_ptr();
-    Backend::scale_grad(p, grad_rows);
-    return out;
+    return p;
   }
 
- private:
   static RowLossParams params_of_logits(const Tensor& logits) {
     RowLossParams p;
     check_rows(logits, "logits");
@@ -354,6 +374,11 @@ struct Ops {
     Tensor grad_scale = new_tensor(logits, acc, nullptr, 0);
     int64_t grad_sizes[2] = {p.grad_mode == GradMode::kNone ? 0 : p.rows, p.classes};
     Tensor grad_rows = new_tensor(logits, dtype_code(logits), grad_sizes, 2);
+    if (p.rows == 0) {
+      if (reduced) torch::stable::fill_(loss, 0);
+      torch::stable::fill_(grad_scale, remaining_grad_scale(p, 1));
+      return {loss, grad_rows, grad_scale};
+    }
     p.row_loss = row_loss.data_ptr();
     p.loss = reduced ? loss.data_ptr() : nullptr;
     p.grad_scale = grad_scale.data_ptr();
@@ -369,6 +394,8 @@ struct Ops {
   library.impl("soft_target_cross_entropy", TORCH_BOX(&Ops<Backend>::soft_target_cross_entropy)); \
   library.impl("label_smoothing_cross_entropy",                                                   \
                TORCH_BOX(&Ops<Backend>::label_smoothing_cross_entropy));                          \
-  library.impl("scale_grad", TORCH_BOX(&Ops<Backend>::scale_grad))
+  library.impl("scale_grad", TORCH_BOX(&Ops<Backend>::scale_grad));                               \
+  library.impl("scale_grad_", TORCH_BOX(&Ops<Backend>::scale_grad_));                             \
+  library.impl("capture_id", TORCH_BOX(&Ops<Backend>::capture_id))
 
 }  // namespace alr_fast

@@ -170,3 +170,12 @@ def test_a_row_is_requested_before_any_of_it_is_used(code, regime):
         use, requests = first_use_and_requests(code[name], per_row)
         assert len(requests) == per_row
         assert requests[-1] < use, name
+
+
+def test_the_backward_pass_requests_four_words_before_it_stores_one(code):
+    wide = [name for name in code if re.search(r"scale_grad_kernel\w*Li[48]E", name)]
+    assert len(wide) == 3
+    for name in wide:
+        requests, _ = re.split(r"\bSTG", code[name], maxsplit=1)
+        assert len(re.findall(r"\bLDG\S*\.128\b", requests)) == 4, name
+        assert len(re.findall(r"\bSTG\S*\.128\b", code[name])) == 5, name  # four, and the rest

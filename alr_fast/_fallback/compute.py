@@ -44,7 +44,7 @@ def empty_outputs(logits: Tensor, options: Options) -> Outputs:
     return (
         logits.new_zeros(shape, dtype=acc),
         logits.new_empty((0, logits.shape[1])),
-        logits.new_ones((), dtype=acc),
+        logits.new_full((), 1 / _stored_grad_scale(logits, options), dtype=acc),
     )
 
 
@@ -144,16 +144,23 @@ def outputs(
     if options.reduction != _REDUCTION_NONE:
         loss = (loss.to(z.dtype).sum() / count).to(acc)
 
+    # What is applied to the rows, and what is left to the backward pass: csrc/alr_params.h.
     factor = torch.ones_like(z[:, 0])
-    stored_scale = 1.0
-    if options.grad_mode == _GRAD_PER_ROW:
+    grad_scale = factor.new_ones(())
+    is_per_row = options.grad_mode == _GRAD_PER_ROW
+    if is_per_row and logits.dtype == torch.float16:
         stored_scale = _stored_grad_scale(logits, options)
         factor = factor * stored_scale
-    elif options.grad_mode == _GRAD_FINAL:
-        factor = factor / count
+        grad_scale = 1 / (count.to(z.dtype) * stored_scale)
+    else:
+        divisor = count
+        if is_per_row and is_mean:
+            divisor = torch.full_like(count, len(logits))
+            grad_scale = divisor / count.to(z.dtype)
+        factor = factor / divisor
         if options.row_weight is not None:
             factor = factor * options.row_weight
-    grad_scale = (1 / (count.to(z.dtype) * stored_scale)).to(acc)
+    grad_scale = grad_scale.to(acc)
     if options.grad_mode == _GRAD_NONE:
         return loss, logits.new_empty((0, logits.shape[1])), grad_scale
     grad = _logit_gradient(log_p, old, options).mul_(factor[:, None])
@@ -194,7 +201,7 @@ def _wide_loss(logits: Tensor, z: Tensor, old: Tensor, loss: Tensor, options: Op
 
 def _stored_grad_scale(logits: Tensor, options: Options) -> float:
     """Power of two by which stored float16 gradients of single rows are multiplied; csrc/ops.h."""
-    if logits.dtype != torch.float16:
+    if logits.dtype != torch.float16 or options.grad_mode != _GRAD_PER_ROW:
         return 1.0
     entropy_bound = 1.1 + 0.25 * math.log(logits.shape[1])
     bound = options.momentum * options.grad_bound + abs(options.entropy_weight) * entropy_bound

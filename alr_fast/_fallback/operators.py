@@ -50,6 +50,10 @@ SCHEMAS = {
     "scale_grad": (
         "(Tensor grad_rows, Tensor? grad_scale, Tensor grad_output, Tensor? row_weight) -> Tensor"
     ),
+    "scale_grad_": (
+        "(Tensor(a!) grad_rows, Tensor? grad_scale, Tensor grad_output, Tensor? row_weight) -> ()"
+    ),
+    "capture_id": "(Tensor on) -> int",
 }
 
 
@@ -208,11 +212,31 @@ def scale_grad(
     return (grad_rows.to(factor.dtype) * factor.reshape(-1, 1)).to(grad_rows.dtype)
 
 
+def scale_grad_(
+    grad_rows: Tensor,
+    grad_scale: Tensor | None,
+    grad_output: Tensor,
+    row_weight: Tensor | None,
+) -> None:
+    """`scale_grad` in place."""
+    grad_rows.detach().copy_(scale_grad(grad_rows, grad_scale, grad_output, row_weight))
+
+
+def capture_id(on: Tensor) -> int:
+    """The CUDA graph that is being captured: none, since these operators are not made for one."""
+    return 0
+
+
 _Kernel = Callable[..., Any]
 _LOSSES: dict[str, _Kernel] = {
     "alr_loss": alr_loss,
     "soft_target_cross_entropy": soft_target_cross_entropy,
     "label_smoothing_cross_entropy": label_smoothing_cross_entropy,
+}
+_OTHERS: dict[str, _Kernel] = {
+    "scale_grad": scale_grad,
+    "scale_grad_": scale_grad_,
+    "capture_id": capture_id,
 }
 
 
@@ -220,7 +244,7 @@ def define_operators() -> None:
     """Defines the operators, with these kernels on the CPU."""
     for name, schema in SCHEMAS.items():
         _LIBRARY.define(f"alr_fast::{name}", schema)
-    for name, kernel in (_LOSSES | {"scale_grad": scale_grad}).items():
+    for name, kernel in (_LOSSES | _OTHERS).items():
         _LIBRARY.impl(f"alr_fast::{name}", "cpu", kernel)
 
 
@@ -242,4 +266,5 @@ def add_devices(*, has_cuda: bool, on_use: Callable[[], None]) -> None:
     devices = tuple(name for name in OTHER_DEVICES if not (has_cuda and name == "cuda"))
     for name, loss in _LOSSES.items():
         _LIBRARY.impl(f"alr_fast::{name}", devices, kernel_of(loss))
-    _LIBRARY.impl("alr_fast::scale_grad", devices, scale_grad)
+    for name, kernel in _OTHERS.items():
+        _LIBRARY.impl(f"alr_fast::{name}", devices, kernel)

@@ -126,13 +126,10 @@ class ELRLoss(PlainLoss):
     def _store(self, index: Tensor, target: Tensor, keep: Tensor) -> None:
         """Writes the kept rows, the last of those with the same index, without synchronising."""
         bank = self.bank.rows
-        if not self.unique_index:
-            order = torch.arange(len(index), device=index.device)
-            # Pairwise comparison: a batch is small compared with the bank.
-            later = (index[:, None] == index) & (order > order[:, None]) & keep
-            keep = keep & ~later.any(1)
         if len(index) == 0:
             return
+        if not self.unique_index:
+            keep = _last_of_each(index, keep)
         # Selecting the kept rows would wait for the device. Rows not kept repeat the first kept one
         # instead, or, if no row is kept, write back the bank's current values.
         rows = torch.where(keep[:, None], target.to(bank.dtype), bank[index])
@@ -144,6 +141,14 @@ class ELRLoss(PlainLoss):
             f"{self.bank}, momentum={self.momentum}, weight={self.weight}, "
             f"reduction={self.reduction!r}"
         )
+
+
+def _last_of_each(index: Tensor, keep: Tensor) -> Tensor:
+    """Of the kept rows of a batch [B], the last with each index; does not synchronise."""
+    # A stable sort leaves rows of one index next to each other and in batch order.
+    ordered, order = torch.where(keep, index, -1).sort(stable=True)
+    is_last = torch.cat([ordered[1:] != ordered[:-1], ordered.new_ones(1, dtype=torch.bool)])
+    return torch.zeros_like(keep).scatter(0, order, is_last & (ordered >= 0))
 
 
 def _is_batched(tensor: Tensor) -> bool:

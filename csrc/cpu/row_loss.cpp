@@ -58,8 +58,9 @@ class RowLoss {
       : p_(params),
         row_vectors_((params.classes + kLanes<V> - 1) / kLanes<V>),
         scratch_(row_vectors_ * rows_in_flight()) {
-    if (p_.reduction == Reduction::kMean && valid_rows > 0)
-      mean_scale_ = F(1) / static_cast<F>(valid_rows);
+    const bool is_final = p_.reduction == Reduction::kMean && p_.grad_mode == GradMode::kFinal;
+    const int64_t divisor = is_final && valid_rows > 0 ? valid_rows : stored_divisor(p_);
+    mean_scale_ = F(1) / static_cast<F>(divisor);
     plain_ = p_.stats_class == nullptr && p_.rounding_state == nullptr;
   }
 
@@ -298,8 +299,7 @@ class RowLoss {
     }
     row_loss(row.b) = scalars.loss * weight;
     // The factor of the gradient is folded into its two weights.
-    const F scale =
-        p_.grad_mode == GradMode::kFinal ? mean_scale_ * weight : static_cast<F>(p_.stored_scale);
+    const F scale = stores_plain_rows(p_) ? static_cast<F>(p_.stored_scale) : mean_scale_ * weight;
     if (plain_ && store_target && !row.masked && p_.grad_mode != GradMode::kNone) {
       write_row<true>(row, scale, true);
     } else {
@@ -399,6 +399,7 @@ void run_scale_grad(const ScaleGradParams& p, int64_t begin, int64_t end) {
   for (int64_t b = begin; b < end; ++b) {
     F factor = scale * static_cast<const F*>(p.grad_output)[b * p.grad_output_stride];
     if (p.row_weight != nullptr) factor *= static_cast<const F*>(p.row_weight)[b];
+    if (p.out == p.grad_rows && factor == 1) continue;
     const L* from = static_cast<const L*>(p.grad_rows) + b * p.classes;
     L* to = static_cast<L*>(p.out) + b * p.classes;
     for_each_vector<V>(0, p.classes, [&](int64_t k, auto count) {

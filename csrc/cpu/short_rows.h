@@ -135,9 +135,8 @@ class ShortRows {
       for (int r = 0; r < count_; ++r)
         weight[r] = static_cast<const float*>(p_.row_weight)[rows_[r]];
     store_raw(loss_, loss * weight);
-    const VecF scale = p_.grad_mode == GradMode::kFinal
-                           ? mean_scale_ * weight
-                           : broadcast(static_cast<float>(p_.stored_scale));
+    const VecF scale = stores_plain_rows(p_) ? broadcast(static_cast<float>(p_.stored_scale))
+                                             : mean_scale_ * weight;
     // With p = e inv_sum, dz = momentum (mass p - T) - entropy_weight p (d + offset) is
     // e (constant + slope d) - of_target T, all times the scale.
     const VecF of_target = momentum * scale;

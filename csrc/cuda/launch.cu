@@ -208,8 +208,8 @@ cudaError_t launch_scale_grad(const ScaleGradParams& params, cudaStream_t stream
   const RelaxedCapture relaxed;
   const ScaleGradPlan plan = scale_grad_plan(params);
   const auto launch = [&](auto* kernel, const ScaleGradPlan& plan) {
-    return launch_kernel(kernel, dim3(static_cast<unsigned>(plan.row_blocks), plan.column_blocks),
-                         dim3(plan.threads_per_row, plan.rows_per_block), 0, stream, params);
+    return launch_kernel(kernel, dim3(plan.row_blocks, plan.column_blocks),
+                         dim3(plan.threads_per_row, plan.rows_per_block), 0, stream, plan.params);
   };
   switch (params.dtype) {
     case DType::kFloat32:

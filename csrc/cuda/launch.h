@@ -22,7 +22,8 @@ cudaError_t launch_row_loss(const RowLossParams& params, void* group_memory, cud
 // none are left for a captured call: more are captured than there are slots.
 cudaError_t counters_of_call(cudaStream_t stream, int device, CallCounters** counters);
 
-// out = grad_rows * grad_scale * grad_output * row_weight. `out` and `grad_rows` do not overlap.
+// out = grad_rows * grad_scale * grad_output * row_weight. `out` and `grad_rows` are the same or do
+// not overlap.
 cudaError_t launch_scale_grad(const ScaleGradParams& params, cudaStream_t stream);
 
 }  // namespace alr_fast

@@ -161,27 +161,32 @@ int64_t row_loss_size(const RowLossParams& p) {
   return kFloatsPerPartial * std::min(p.rows * kMaxClusterBlocks, kMaxResidentBlocks);
 }
 
-ScaleGradPlan scale_grad_plan(const ScaleGradParams& p) {
+ScaleGradPlan scale_grad_plan(const ScaleGradParams& params) {
   constexpr int kThreads = 256;
-  constexpr int kAccessesPerThread = 4;
-  constexpr int64_t kMaxColumnBlocks = 65535;  // of a grid's y dimension
-  require_cuda_dtype(p.dtype, "dtype of grad_rows");
+  // About as many as a device of 132 multiprocessors holds at once: where the factor is 1, blocks
+  // that start only to leave would be all the time that it takes.
+  constexpr int64_t kMaxScaleBlocks = 1024;
+  require_cuda_dtype(params.dtype, "dtype of grad_rows");
   ScaleGradPlan plan;
+  ScaleGradParams& p = plan.params = params;
+  if (p.grad_output_stride == 0 && p.row_weight == nullptr) {
+    // One factor: one long row, whose accesses are wide for any number of classes.
+    p.classes *= p.rows;
+    p.rows = 1;
+  }
   const int full = kAccessBytes / size_of(p.dtype);
-  const int allowed =
-      std::min(base_alignment(p.grad_rows, p.dtype), base_alignment(p.out, p.dtype));
-  plan.vector_width = power_of_two_in(p.classes, allowed) >= full ? full : 1;
+  int allowed = std::min(base_alignment(p.grad_rows, p.dtype), base_alignment(p.out, p.dtype));
+  if (p.rows > 1) allowed = power_of_two_in(p.classes, allowed);
+  plan.vector_width = allowed >= full ? full : 1;
   const int64_t accesses = divide_up(p.classes, plan.vector_width);
-  plan.threads_per_row = 4;
-  while (plan.threads_per_row < kThreads && plan.threads_per_row < accesses)
+  plan.threads_per_row = 8;  // one at least for each element after the last whole vector
+  while (plan.threads_per_row < kThreads && 2 * plan.threads_per_row * kScaleAccesses <= accesses)
     plan.threads_per_row *= 2;
   plan.rows_per_block = kThreads / plan.threads_per_row;
-  plan.row_blocks = divide_up(p.rows, plan.rows_per_block);
-  if (plan.row_blocks > kMaxBlocks)
-    throw std::invalid_argument("rows is " + std::to_string(p.rows) + ": one launch takes up to " +
-                                std::to_string(kMaxBlocks * plan.rows_per_block));
-  plan.column_blocks = static_cast<int>(std::min(
-      divide_up(accesses, int64_t{plan.threads_per_row} * kAccessesPerThread), kMaxColumnBlocks));
+  const int64_t row_blocks = std::min(divide_up(p.rows, plan.rows_per_block), kMaxScaleBlocks);
+  const int64_t column_blocks = divide_up(accesses, int64_t{plan.threads_per_row} * kScaleAccesses);
+  plan.row_blocks = static_cast<int>(row_blocks);
+  plan.column_blocks = static_cast<int>(std::min(column_blocks, kMaxScaleBlocks / row_blocks));
   return plan;
 }
 

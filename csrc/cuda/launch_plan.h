@@ -86,12 +86,15 @@ bool needs_prepare(const RowLossParams& params);
 // Elements of RowLossParams::row_loss: one per row, or 16 bytes per block where it is scratch.
 int64_t row_loss_size(const RowLossParams& params);
 
+constexpr int kScaleAccesses = 4;  // of a thread of scale_grad, in flight together
+
 struct ScaleGradPlan {
+  ScaleGradParams params;  // of the launch
   int threads_per_row;
   int rows_per_block;
   int vector_width;
-  int64_t row_blocks;  // gridDim.x
-  int column_blocks;   // gridDim.y: parts of a long row
+  int row_blocks;     // gridDim.x
+  int column_blocks;  // gridDim.y: parts of a long row
 };
 
 ScaleGradPlan scale_grad_plan(const ScaleGradParams& params);

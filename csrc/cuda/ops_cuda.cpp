@@ -41,12 +41,6 @@ struct CudaBackend {
   static void row_loss(RowLossParams params, const Tensor& logits) {
     const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
     const cudaStream_t stream = current_stream(logits);
-    if (params.rows == 0) {  // no kernel runs: outputs of an empty batch
-      if (params.loss != nullptr)
-        STD_CUDA_CHECK(cudaMemsetAsync(params.loss, 0, sizeof(float), stream));
-      STD_CUDA_CHECK(cudaMemsetAsync(params.grad_scale, 0, sizeof(float), stream));
-      return;
-    }
     // Scratch memory goes back to torch's allocator when this returns, which reuses it in stream
     // order.
     Tensor counters, groups;
@@ -69,6 +63,13 @@ struct CudaBackend {
   static void scale_grad(const ScaleGradParams& params, const Tensor& grad_rows) {
     const torch::stable::accelerator::DeviceGuard guard(grad_rows.get_device_index());
     STD_CUDA_CHECK(launch_scale_grad(params, current_stream(grad_rows)));
+  }
+
+  static int64_t capture_id(const Tensor& on) {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    unsigned long long id = 0;
+    STD_CUDA_CHECK(cudaStreamGetCaptureInfo(current_stream(on), &status, &id));
+    return status == cudaStreamCaptureStatusNone ? 0 : static_cast<int64_t>(id);
   }
 };
 

@@ -52,6 +52,7 @@ struct RowLaunch {
   int indices_at;      // see LaunchPlan
   bool is_counted;     // the pre-pass has counted the rows that are not ignored
   float momentum, entropy_weight, stored_scale;
+  float stored_mean_factor;  // 1 / stored_divisor
 };
 
 inline RowLaunch row_launch(const RowLossParams& p, const LaunchPlan& plan, bool is_counted) {
@@ -60,7 +61,8 @@ inline RowLaunch row_launch(const RowLossParams& p, const LaunchPlan& plan, bool
           is_counted,
           static_cast<float>(p.momentum),
           static_cast<float>(p.entropy_weight),
-          static_cast<float>(p.stored_scale)};
+          static_cast<float>(p.stored_scale),
+          static_cast<float>(1.0 / static_cast<double>(stored_divisor(p)))};
 }
 
 // The indices of all rows in shared memory, or null.
@@ -252,8 +254,7 @@ class RowLoss {
   }
 
   __device__ __forceinline__ float grad_factor(float weight) const {
-    if (p_.grad_mode != GradMode::kFinal) return launch_.stored_scale;
-    return weight * mean_factor_;
+    return stores_plain_rows(p_) ? launch_.stored_scale : weight * mean_factor_;
   }
 
   // Null if no gradient is requested.
@@ -340,7 +341,8 @@ __global__ void __launch_bounds__(Traits::kShape.threads, Traits::kMinBlocks)
   typename Traits::Block block;
   const int64_t valid_rows =
       valid_rows_before(p, launch.is_counted, indices_in_block(launch), block);
-  const float mean_factor = valid_rows > 0 ? 1.f / static_cast<float>(valid_rows) : 1.f;
+  const float mean_factor =
+      valid_rows > 0 ? 1.f / static_cast<float>(valid_rows) : launch.stored_mean_factor;
   __syncthreads();  // the buffers of reductions are free
   if constexpr (Traits::kIsCluster) {
     typename Traits::Group group(launch.blocks_per_row);

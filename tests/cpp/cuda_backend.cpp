@@ -65,11 +65,10 @@ void run_scale_grad(const alr_fast::ScaleGradParams& params) {
   using alr_fast::DType;
   const alr_fast::ScaleGradPlan plan = alr_fast::scale_grad_plan(params);
   const auto launch = [&](auto* kernel, const alr_fast::ScaleGradPlan& plan) {
-    cuda_shim::Launch launch =
-        shim_launch(static_cast<unsigned>(plan.row_blocks), plan.threads_per_row, 0);
+    cuda_shim::Launch launch = shim_launch(plan.row_blocks, plan.threads_per_row, 0);
     launch.grid.y = plan.column_blocks;
     launch.block.y = plan.rows_per_block;
-    cuda_shim::run(launch, kernel, params);
+    cuda_shim::run(launch, kernel, plan.params);
   };
   if (params.dtype == DType::kFloat32) return alr_fast::dispatch_scale_grad<float>(plan, launch);
   if (params.dtype == DType::kFloat16) return alr_fast::dispatch_scale_grad<__half>(plan, launch);

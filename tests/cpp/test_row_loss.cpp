@@ -76,6 +76,11 @@ void check_no_rows() {
   params.grad_scale = &scale;
   cpu_row_loss(params, run_serially);
   CHECK(loss == 0 && scale == 1);
+  params.grad_mode = GradMode::kPerRow;
+  params.logits_dtype = DType::kFloat16;
+  params.stored_scale = 8;
+  cpu_row_loss(params, run_serially);
+  CHECK(scale == 1.f / 8);
 }
 
 // The environment is not read again: another thread may be changing it.
@@ -127,6 +132,36 @@ void check_launch_plan() {
                "logits_dtype is float64");
 }
 
+void check_scale_grad_plan() {
+  alignas(16) static const char memory[16] = {};
+  ScaleGradParams params;
+  params.grad_rows = memory;
+  params.out = const_cast<char*>(memory);  // never written: only its alignment counts
+  for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+    params.dtype = dtype;
+    const int full = dtype == DType::kFloat32 ? 4 : 8;
+    for (int64_t rows : {1, 7, 300, 65536}) {
+      for (int64_t classes : {1, 3, 14, 256, 1001, 131072}) {
+        for (int stride : {0, 1}) {
+          params.rows = rows;
+          params.classes = classes;
+          params.grad_output_stride = stride;
+          const ScaleGradPlan plan = scale_grad_plan(params);
+          CHECK(plan.params.rows * plan.params.classes == rows * classes);
+          CHECK(plan.params.rows == (stride == 0 ? 1 : rows));
+          const bool is_wide = plan.params.rows == 1 || classes % full == 0;
+          CHECK(plan.vector_width == (is_wide ? full : 1));
+          CHECK(plan.threads_per_row * plan.rows_per_block == 256);
+          CHECK(plan.threads_per_row >= full);  // for the elements after the last whole vector
+          CHECK(int64_t{plan.row_blocks} * plan.column_blocks <= 1024);
+        }
+      }
+    }
+  }
+  params.dtype = DType::kFloat64;
+  CHECK_THROWS(scale_grad_plan(params), std::invalid_argument, "grad_rows is float64");
+}
+
 }  // namespace
 
 int main() {
@@ -134,6 +169,7 @@ int main() {
   check_no_rows();
   check_chosen_once();
   check_launch_plan();
+  check_scale_grad_plan();
   test::Backend backend;
   backend.is_cuda = false;
   // Around the sizes of vectors and of blocks of sums.

@@ -279,6 +279,48 @@ def test_of_duplicates_elr_keeps_the_last_that_is_finite(device, unique):
     assert bank.check() == 1
 
 
+@pytest.mark.parametrize("way", ["eager", "deterministic", "compiled"])
+def test_elr_stores_the_last_kept_row_of_every_index(device, way):
+    g = torch.Generator().manual_seed(3)
+    batch = 60  # of nine samples: some indices have kept rows, none at all, or only ignored ones
+    for seed in range(3):
+        index = torch.randint(-1, len(GIVEN) - 2, (batch,), generator=g)
+        logits = numbers(batch, CLASSES, seed=seed, spread=2).float()
+        logits[torch.rand(batch, generator=g) < 0.3] = torch.nan
+        logits[index == 2] = torch.nan
+        bank = cases.bank(device)
+        criterion = ELRLoss(bank)
+        if way == "compiled":
+            criterion = torch.compile(criterion, fullgraph=True, backend="aot_eager")
+        torch.use_deterministic_algorithms(way == "deterministic")
+        try:
+            with torch.no_grad():
+                labels = GIVEN[index.clamp(min=0)].to(device)
+                criterion(logits.to(device), labels, index.to(device), update=True)
+        finally:
+            torch.use_deterministic_algorithms(False)
+        last = {int(i): b for b, i in enumerate(index) if i >= 0 and not logits[b].isnan().any()}
+        assert 2 not in last and len(last) > 4
+        places, rows = list(last), list(last.values())
+        exact = logits.double()[rows]
+        close_banks(bank, elr_target(exact, 0.7, ROWS, places)[0], places)
+
+
+def test_elr_does_not_wait_for_the_device(device):
+    if device.type != "cuda":
+        pytest.skip("needs a GPU")
+    criterion = ELRLoss(cases.bank(device))
+    index = INDEX.repeat(50).to(device)
+    labels = GIVEN.to(device)[index]
+    leaf = numbers(len(index), CLASSES, seed=5).float().to(device).requires_grad_()
+    criterion(leaf, labels, index).backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        criterion(leaf, labels, index).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("loss", [SELCLoss, SATLoss, ELRLoss])
 def test_banks_in_16_bits_are_rounded_once(device, loss, dtype):

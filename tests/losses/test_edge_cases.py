@@ -8,6 +8,8 @@ from torch.autograd import forward_ad
 from torch.distributed.tensor import DTensor, init_device_mesh
 from torch.distributed.tensor.placement_types import Shard
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 from alr_fast import ALRLoss, LabelBank
@@ -29,6 +31,33 @@ every_plain_loss = pytest.mark.parametrize("case", PLAIN, ids=lambda case: case.
 
 def logits_of(seed, dtype=torch.float32):
     return numbers(len(LABELS), CLASSES, seed=seed, spread=2).to(dtype)
+
+
+# Memory of a step.
+
+
+class Largest(TorchDispatchMode):
+    """Records how many elements the largest result of an operator has."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        result = operator(*args, **(kwargs or {}))
+        sizes = [t.numel() for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
+        self.elements = max(self.elements, *sizes, 0)
+        return result
+
+
+@every_loss
+def test_a_step_makes_nothing_larger_than_a_few_batches_of_logits(case):
+    batch = 2000
+    index = torch.arange(batch) % len(GIVEN)
+    leaf = numbers(batch, CLASSES, seed=62).float().requires_grad_()
+    criterion = case.make()
+    with Largest() as largest:
+        criterion(leaf, GIVEN[index], index).backward()
+    # Statistics of a row and the like are smaller.
+    assert batch * CLASSES <= largest.elements <= 4 * batch * CLASSES
 
 
 # Rows that are ignored.

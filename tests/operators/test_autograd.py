@@ -10,6 +10,7 @@ from alr_fast.functional import (
     label_smoothing_cross_entropy,
     soft_target_cross_entropy,
 )
+from helpers.compare import same_bits
 from helpers.problems import make_problem
 
 F64 = torch.float64
@@ -158,6 +159,67 @@ def test_opcheck_of_scale_grad(device):
     ):
         checked(OPS.scale_grad.default, rows, scale, grad_output, weight)
         checked(OPS.scale_grad.default, rows.half(), None, grad_output, None)
+        checked(OPS.scale_grad_.default, rows.clone(), scale, grad_output, weight)
+        checked(OPS.scale_grad_.default, rows.half(), None, grad_output, None)
         expected = rows * 0.5 * (grad_output * weight).reshape(-1, 1)
         got = OPS.scale_grad(rows, scale, grad_output, weight)
         torch.testing.assert_close(got, expected)
+        written = rows.clone()
+        assert OPS.scale_grad_(written, scale, grad_output, weight) is None
+        assert same_bits(written, got)
+
+
+PER_ROW, FINAL = 1, 2
+
+
+def operators(z, table, index, weight, reduction, mode):
+    """Loss, rows of the gradient and their scale by each operator."""
+    none = (None,) * 2
+    return [
+        OPS.alr_loss(
+            z, table.clone(), index, *none, weight, *none, *none, 0.7, 0.3, reduction, False, mode
+        ),
+        OPS.soft_target_cross_entropy(
+            z, table, index, *none, weight, None, *none, 1.0, 0.3, reduction, mode
+        ),
+        OPS.label_smoothing_cross_entropy(
+            z, index % z.shape[1], index, None, weight, None, 0.1, 0.3, reduction, mode
+        ),
+    ]
+
+
+@pytest.mark.parametrize("ignored", [0, 3])
+@pytest.mark.parametrize("reduction", [0, 1, 2], ids=["none", "mean", "sum"])
+@pytest.mark.parametrize("logits", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_rows_of_a_gradient_times_what_is_left_are_the_gradient(device, logits, reduction, ignored):
+    rows, classes = 24, 13
+    problem = make_problem(rows, classes, device=device, logits=logits)
+    problem.index[:ignored] = -1
+    weight = torch.linspace(0.5, 2, rows, device=device)
+    inputs = (problem.logits, problem.table, problem.index, weight, reduction)
+    pairs = zip(operators(*inputs, PER_ROW), operators(*inputs, FINAL), strict=True)
+    for (_, stored, scale), (_, final, nothing) in pairs:
+        assert nothing == 1
+        left = scale * weight[:, None] if logits == torch.float16 else scale
+        unit = torch.finfo(logits).eps
+        found = stored.double() * left
+        torch.testing.assert_close(found, final.double(), rtol=2 * unit, atol=1e-7)
+        if logits != torch.float16:
+            assert scale == (torch.tensor(rows / (rows - ignored)) if reduction == 1 else 1)
+        if logits != torch.float16 and not ignored:
+            assert same_bits(stored, final)  # rounded once
+        assert not stored[:ignored].any()
+
+
+@pytest.mark.parametrize("reduction", [0, 1, 2], ids=["none", "mean", "sum"])
+@pytest.mark.parametrize("logits", [torch.float32, torch.float16], ids=str)
+def test_the_scale_of_an_empty_batch_is_that_of_a_full_sum(device, logits, reduction):
+    problem = make_problem(4, 7, device=device, logits=logits)
+    z, table, index = problem.logits, problem.table, problem.index
+    for mode in (PER_ROW, FINAL):
+        full = operators(z, table, index, None, 2, mode)
+        empty = operators(z[:0], table, index[:0], None, reduction, mode)
+        for (_, _, want), (loss, rows, scale) in zip(full, empty, strict=True):
+            assert scale == want
+            assert rows.shape == (0, 7)
+            assert loss.shape == ((0,) if reduction == 0 else ()) and not loss.any()

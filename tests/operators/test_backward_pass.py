@@ -74,6 +74,75 @@ def test_a_second_backward_is_the_same(device, logits, reduction):
             assert torch.equal(leaf.grad, 2 * kept)
 
 
+def stored_address(loss):
+    """Where the rows are that the forward pass has written."""
+    node = loss.grad_fn
+    while not hasattr(node, "saved_tensors"):
+        node = node.next_functions[0][0]
+    return node.saved_tensors[0].data_ptr()
+
+
+@pytest.mark.parametrize("factor", [1.0, 3.0])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("logits", [F32, F16, BF16], ids=str)
+def test_a_gradient_is_scaled_where_it_is_unless_the_graph_is_kept(
+    device, logits, reduction, factor
+):
+    problem = make_problem(24, 13, device=device, logits=logits)
+    for loss_of in losses(problem, reduction=reduction).values():
+        leaf = leaf_of(problem)
+        loss = loss_of(leaf).sum() * factor
+        stored = stored_address(loss)
+        (kept,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+        assert kept.data_ptr() != stored
+        (last,) = torch.autograd.grad(loss, leaf)
+        assert last.data_ptr() == stored
+        assert same_bits(last, kept)
+        with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+            torch.autograd.grad(loss, leaf)
+
+
+@pytest.mark.parametrize("logits", [F32, F16], ids=str)
+def test_a_backward_pass_that_failed_cannot_scale_a_second_time(device, logits):
+    problem = make_problem(24, 13, device=device, logits=logits)
+    leaf = leaf_of(problem)
+    loss = alr_loss(leaf, problem.table.clone(), problem.index)
+
+    def fail(*_):
+        raise ValueError("from a hook")
+
+    hook = loss.grad_fn.register_hook(fail)
+    scaled = loss * 3
+    with pytest.raises(ValueError, match="from a hook"):
+        scaled.backward()
+    hook.remove()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("logits", [F32, F16, BF16], ids=str)
+def test_hooks_on_saved_tensors_see_and_give_what_they_like(device, logits):
+    problem = make_problem(24, 13, device=device, logits=logits)
+    graph = torch.autograd.graph
+
+    def grad_of(loss_of):
+        leaf = leaf_of(problem)
+        (loss_of(leaf).sum() * 3).backward()
+        return leaf.grad
+
+    for reduction in ("none", "mean"):
+        for loss_of in losses(problem, reduction=reduction).values():
+            want = grad_of(loss_of)
+            for hooks in (
+                graph.saved_tensors_hooks(lambda t: t, lambda t: t),
+                graph.saved_tensors_hooks(torch.clone, lambda t: t),
+                graph.saved_tensors_hooks(lambda t: t, torch.clone),
+                graph.save_on_cpu(pin_memory=device.type == "cuda"),
+            ):
+                with hooks:
+                    assert same_bits(grad_of(loss_of), want)
+
+
 def test_scaling_a_gradient_in_place_does_not_silently_change_the_next(device):
     for loss_of in losses(make_problem(24, 13, device=device)).values():
         leaf = leaf_of(make_problem(24, 13, device=device))

@@ -213,3 +213,56 @@ def test_a_captured_step_updates_the_bank_at_each_replay_and_not_before(gpu):
         assert same_bits(grad, want)
         assert same_bits(captured.bank.rows, plain.bank.rows)  # with the random bits of a new call
         assert captured.bank.rounding_state.tolist() == [1, step]
+
+
+def test_a_captured_backward_pass_alone_can_be_replayed(gpu):
+    problem = make_problem(20, 33, device=gpu)
+    problem.index[3] = -1  # or there would be nothing to scale
+    leaf = problem.logits.detach().requires_grad_()
+    incoming = torch.tensor(3.0, device=gpu)
+
+    def loss_of():
+        return alr_loss(leaf, problem.table, problem.index, update=False)
+
+    (want,) = torch.autograd.grad(loss_of(), leaf, incoming)
+    torch.cuda.synchronize()
+    side = torch.cuda.Stream()  # a backward pass runs on the stream of its forward pass
+    for is_forward_captured in (False, True):
+        forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        with torch.cuda.stream(side):
+            if is_forward_captured:
+                with torch.cuda.graph(forward, stream=side):
+                    loss = loss_of()
+                forward.replay()
+            else:
+                loss = loss_of()
+            with torch.cuda.graph(backward, stream=side):
+                (grad,) = torch.autograd.grad(loss, leaf, incoming)
+            for _ in range(3):
+                backward.replay()
+                side.synchronize()
+                assert same_bits(grad, want)
+
+
+def test_a_step_is_two_launches_without_a_fill_of_the_incoming_gradient(gpu):
+    from torch.profiler import ProfilerActivity, profile
+
+    problem = make_problem(300, 33, device=gpu)
+    leaf = problem.logits.detach().requires_grad_()
+    bank, one = problem.table.clone(), torch.ones((), device=gpu)
+
+    def names(incoming):
+        leaf.grad = None
+        torch.cuda.synchronize()
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            loss = alr_loss(leaf, bank, problem.index, unique_index=True)
+            loss.backward(incoming)
+            torch.cuda.synchronize()
+        on_device = torch.autograd.DeviceType.CUDA
+        return [event.name for event in profiler.events() if event.device_type == on_device]
+
+    names(one)  # the first profile may miss some kernels
+    launched = names(one)
+    assert len(launched) == 2, launched
+    assert "row_loss_kernel" in launched[0] and "scale_grad_kernel" in launched[1]
+    assert len(names(None)) == 3

@@ -16,7 +16,7 @@ struct Device {
 };
 
 // The row kernel for one type of logits. Each type has a source file, so that they compile in
-// parallel. `params` holds the groups; `is_counted`: the status holds the number of valid rows.
+// parallel. `params` holds the groups; `is_counted`: the counters hold the number of valid rows.
 cudaError_t launch_row_loss_float32(const RowLossParams& params, const LaunchPlan& plan,
                                     const Device& device, bool is_counted, cudaStream_t stream);
 cudaError_t launch_row_loss_float16(const RowLossParams& params, const LaunchPlan& plan,

@@ -51,16 +51,11 @@ struct RowLaunch {
   int blocks_per_row;  // the size of the cluster
   bool is_counted;     // the pre-pass has counted the rows that are not ignored
   float momentum, entropy_weight, stored_scale;
-  float stored_mean_factor;  // 1 / stored_divisor
 };
 
 inline RowLaunch row_launch(const RowLossParams& p, const LaunchPlan& plan, bool is_counted) {
-  return {plan.blocks_per_row,
-          is_counted,
-          static_cast<float>(p.momentum),
-          static_cast<float>(p.entropy_weight),
-          static_cast<float>(p.stored_scale),
-          static_cast<float>(1.0 / static_cast<double>(stored_divisor(p)))};
+  return {plan.blocks_per_row, is_counted, static_cast<float>(p.momentum),
+          static_cast<float>(p.entropy_weight), static_cast<float>(p.stored_scale)};
 }
 
 template <class Traits>
@@ -232,7 +227,9 @@ class RowLoss {
   }
 
   __device__ __forceinline__ float grad_factor(float weight) const {
-    return stores_plain_rows(p_) ? launch_.stored_scale : weight * mean_factor_;
+    if (p_.grad_mode == GradMode::kFinal) return weight * mean_factor_;
+    // As stores_plain_rows says, without asking in the kernels of other types.
+    return std::is_same_v<Logits, __half> ? launch_.stored_scale : weight * launch_.stored_scale;
   }
 
   __device__ __forceinline__ static int largest_class(Row& row, const Target& target) {
@@ -299,8 +296,7 @@ __global__ void __launch_bounds__(Traits::Shape::kMaxThreads, Traits::kMinBlocks
     row_loss_kernel(const RowLossParams p, const RowLaunch launch) {
   BlockGroup block;
   const int64_t valid_rows = valid_rows_before(p, launch.is_counted, block);
-  const float mean_factor =
-      valid_rows > 0 ? 1.f / static_cast<float>(valid_rows) : launch.stored_mean_factor;
+  const float mean_factor = valid_rows > 0 ? 1.f / static_cast<float>(valid_rows) : 1.f;
   __syncthreads();  // the buffers of reductions are free
   if constexpr (Traits::kIsShared) {
     ClusterGroup group(launch.blocks_per_row);

@@ -14,7 +14,7 @@ from benchmarks.kernels.machine_code import dump, find_tool, instructions_of_row
 LIBRARY = Path(alr_fast.__file__).with_name("_cuda.so")
 REGIMES = tuple(ELEMENTS)
 # Logits x targets (three banks, labels) x regimes, access widths, and with extras or not.
-ROW_KERNELS = 3 * 4 * (3 * 5 + 4 * 4 + 2)
+ROW_KERNELS = 3 * 4 * (3 * 6 + 4 * 4 + 2)
 
 if _C.build_info()["cuda_version"] is None:
     pytest.skip("this build has no CUDA kernels", allow_module_level=True)

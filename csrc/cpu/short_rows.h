@@ -21,9 +21,9 @@ class ShortRows {
  public:
   static constexpr int kRows = kLanes<VecF>;
 
-  ShortRows(const RowLossParams& params, float mean_scale)
+  ShortRows(const RowLossParams& params, float grad_scale)
       : p_(params),
-        mean_scale_(mean_scale),
+        grad_scale_(grad_scale),
         vectors_(static_cast<int>((params.classes - 1) / kLanes<VecF> + 1)),
         tail_(static_cast<int>(params.classes - (vectors_ - 1) * kLanes<VecF>)) {}
 
@@ -135,8 +135,8 @@ class ShortRows {
       for (int r = 0; r < count_; ++r)
         weight[r] = static_cast<const float*>(p_.row_weight)[rows_[r]];
     store_raw(loss_, loss * weight);
-    const VecF scale = stores_plain_rows(p_) ? broadcast(static_cast<float>(p_.stored_scale))
-                                             : mean_scale_ * weight;
+    const VecF scale =
+        stores_plain_rows(p_) ? broadcast(grad_scale_) : broadcast(grad_scale_) * weight;
     // With p = e inv_sum, dz = momentum (mass p - T) - entropy_weight p (d + offset) is
     // e (constant + slope d) - of_target T, all times the scale.
     const VecF of_target = momentum * scale;
@@ -166,7 +166,7 @@ class ShortRows {
   }
 
   const RowLossParams& p_;
-  const float mean_scale_;
+  const float grad_scale_;
   const int vectors_;  // of a row
   const int tail_;     // elements of the last vector
   int count_ = 0;

@@ -89,7 +89,7 @@ __device__ __forceinline__ void finish_batch(const RowLossParams& p, const Block
     if (threadIdx.x == 0) *static_cast<float*>(p.loss) = static_cast<float>(total.loss / divisor);
   }
   if (threadIdx.x == 0) {
-    *static_cast<float*>(p.grad_scale) = static_cast<float>(remaining_grad_scale(p, divisor));
+    *static_cast<float*>(p.grad_scale) = static_cast<float>(1 / (divisor * p.stored_scale));
     if (p.rounding_state != nullptr) ++p.rounding_state[1];
     p.counters->arrived = 0;
     p.counters->counted = 0;

@@ -58,9 +58,9 @@ int base_alignment(const void* base, DType dtype) {
 }
 
 // Widths with kernels: 16 bytes; two elements for short rows; one element.
-int supported_width(const RegimeShape& shape, bool has_extras, int full, int allowed) {
+int supported_width(const RegimeShape& shape, int full, int allowed) {
   if (allowed >= full) return full;
-  return shape.has_pairs() && !has_extras && allowed >= 2 ? 2 : 1;
+  return shape.has_pairs() && allowed >= 2 ? 2 : 1;
 }
 
 const TableEntry& entry_for(int64_t classes, int cluster_size) {
@@ -97,8 +97,7 @@ LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
   plan.threads_per_block = shape.threads;
   plan.blocks_per_row = entry.blocks_per_row;
   plan.vector_width = supported_width(
-      shape, has_extras,
-      full_vector_width(logits_size, table_dtype ? size_of(*table_dtype) : logits_size),
+      shape, full_vector_width(logits_size, table_dtype ? size_of(*table_dtype) : logits_size),
       power_of_two_in(classes, aligned));
   plan.elements_per_thread = std::max(shape.elements, plan.vector_width);
   plan.threads_per_row = shape.columns() / plan.elements_per_thread * plan.blocks_per_row;
@@ -118,7 +117,7 @@ LaunchPlan launch_plan(const RowLossParams& p, const DeviceLimits& limits) {
   if (p.target.table != nullptr) table_dtype = p.target.dtype;
   LaunchPlan plan = launch_plan(p.rows, p.classes, p.logits_dtype, table_dtype, row_alignment(p),
                                 has_extras(p), limits);
-  if (p.stores_groups || !finds_groups_in_blocks(p)) return plan;
+  if (!finds_groups_in_blocks(p)) return plan;
   plan.indices_at = plan.shared_memory;
   plan.shared_memory += index_bytes(p.rows);
   return plan;

@@ -42,10 +42,12 @@ class Residency {
   static cudaError_t ask(const LaunchPlan& plan, const cudaLaunchConfig_t& config,
                          const Device& device, int64_t* blocks) {
     constexpr auto kernel = Kernel::kPointer;
+    // With the most shared memory that the indices of a batch may take, as it is asked for once.
+    constexpr int kIndices = kRowsSeenByBlock * sizeof(int32_t);
     int count = 0;
     if (plan.blocks_per_row == 1) {
       const cudaError_t error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-          &count, kernel, plan.threads_per_block, plan.shared_memory);
+          &count, kernel, plan.threads_per_block, plan.shared_memory + kIndices);
       *blocks = int64_t{device.multiprocessors} * std::max(count, 1);
       return error;
     }

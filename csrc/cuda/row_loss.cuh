@@ -52,7 +52,6 @@ struct RowLaunch {
   int indices_at;      // see LaunchPlan
   bool is_counted;     // the pre-pass has counted the rows that are not ignored
   float momentum, entropy_weight, stored_scale;
-  float stored_mean_factor;  // 1 / stored_divisor
 };
 
 inline RowLaunch row_launch(const RowLossParams& p, const LaunchPlan& plan, bool is_counted) {
@@ -61,8 +60,7 @@ inline RowLaunch row_launch(const RowLossParams& p, const LaunchPlan& plan, bool
           is_counted,
           static_cast<float>(p.momentum),
           static_cast<float>(p.entropy_weight),
-          static_cast<float>(p.stored_scale),
-          static_cast<float>(1.0 / static_cast<double>(stored_divisor(p)))};
+          static_cast<float>(p.stored_scale)};
 }
 
 // The indices of all rows in shared memory, or null.
@@ -254,7 +252,9 @@ class RowLoss {
   }
 
   __device__ __forceinline__ float grad_factor(float weight) const {
-    return stores_plain_rows(p_) ? launch_.stored_scale : weight * mean_factor_;
+    if (p_.grad_mode == GradMode::kFinal) return weight * mean_factor_;
+    // As stores_plain_rows says, without asking in the kernels of other types.
+    return std::is_same_v<Logits, __half> ? launch_.stored_scale : weight * launch_.stored_scale;
   }
 
   // Null if no gradient is requested.
@@ -341,8 +341,7 @@ __global__ void __launch_bounds__(Traits::kShape.threads, Traits::kMinBlocks)
   typename Traits::Block block;
   const int64_t valid_rows =
       valid_rows_before(p, launch.is_counted, indices_in_block(launch), block);
-  const float mean_factor =
-      valid_rows > 0 ? 1.f / static_cast<float>(valid_rows) : launch.stored_mean_factor;
+  const float mean_factor = valid_rows > 0 ? 1.f / static_cast<float>(valid_rows) : 1.f;
   __syncthreads();  // the buffers of reductions are free
   if constexpr (Traits::kIsCluster) {
     typename Traits::Group group(launch.blocks_per_row);

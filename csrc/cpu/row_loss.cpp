@@ -302,7 +302,8 @@ class RowLoss {
     row_loss(row.b) = scalars.loss * weight;
     // The factor of the gradient is folded into its two weights.
     const F scale = stores_plain_rows(p_) ? grad_scale_ : grad_scale_ * weight;
-    if (plain_ && store_target && !row.masked && p_.grad_mode != GradMode::kNone) {
+    const bool stores_all = (store_target || !Target::kIsTable) && p_.grad_mode != GradMode::kNone;
+    if (plain_ && stores_all && !row.masked) {
       write_row<true>(row, scale, true);
     } else {
       write_row<false>(row, scale, store_target);
@@ -310,7 +311,7 @@ class RowLoss {
     return true;
   }
 
-  // kPlain: gradient requested, target rounded to nearest, no statistics, no masked classes.
+  // kPlain: gradient and target written, rounded to nearest, no statistics, no masked classes.
   template <bool kPlain>
   void write_row(const Row& row, F scale, bool store_target) {
     const int64_t classes = p_.classes;

@@ -138,7 +138,8 @@ class ShortRows {
     const VecF scale =
         stores_plain_rows(p_) ? broadcast(grad_scale_) : broadcast(grad_scale_) * weight;
     // With p = e inv_sum, dz = momentum (mass p - T) - entropy_weight p (d + offset) is
-    // e (constant + slope d) - of_target T, all times the scale.
+    // constant e + slope (e d) - of_target T, all times the scale. Here slope d may overflow where
+    // e is 0, but e d does not.
     const VecF of_target = momentum * scale;
     const VecF slope = -entropy_weight * scale * inv_sum;
     store_raw(of_target_, of_target);
@@ -159,7 +160,8 @@ class ShortRows {
       const VecF T = target.template load<VecF>(k, count);
       if (grad != nullptr) {
         const VecF d = load_some<VecF>(z + k, count, VecF{}) - max_[r];
-        store_some(grad + k, e * (constant_[r] + slope_[r] * d) - of_target_[r] * T, count);
+        const VecF g = constant_[r] * e + slope_[r] * (e * d) - of_target_[r] * T;
+        store_some(grad + k, g, count);
       }
       if (p_.update) target.store(k, count, momentum * T + of_exp_[r] * e, false, 0);
     });

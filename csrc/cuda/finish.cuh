@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "../alr_params.h"
+#include "bulk_copy.cuh"
 #include "cluster.cuh"
 #include "memory.cuh"
 #include "reduce.cuh"
@@ -109,35 +110,51 @@ __device__ __forceinline__ void finish_by_arrivals(const RowLossParams& p, doubl
 }
 
 // All blocks are one cluster: each stores its partial sum to the shared memory of the first one,
-// which adds them. `partials` is a place in shared memory. begin_finish_by_cluster comes first.
+// which adds them. `memory` is a place in shared memory, of kClusterFinishBytes.
 //
-// Two barriers of the cluster order this. The first one says that all blocks have started, so that
-// the first one's shared memory is there; its two halves are far apart, so that nobody waits. The
-// second one's arrivals release the stores, and its end acquires them. No counter is left to reset.
-__device__ __forceinline__ void begin_finish_by_cluster() {
-#if ALR_FAST_HAS_CLUSTERS
-  __cluster_barrier_arrive_relaxed();
-#elif defined(__CUDA_ARCH__)
-  __trap();  // the launcher never requests it
-#endif
-}
+// The stores count their own bytes on a barrier there, and its end acquires them: there is no fence,
+// which would wait for gradient and table rows, and no counter. Other blocks' stores need that
+// barrier to be initialised, and the first block to have started: the cluster's barrier says so.
+// Its two halves are far apart, so that nobody waits for it.
+class ClusterFinish {
+ public:
+  __device__ __forceinline__ explicit ClusterFinish(unsigned char* memory)
+      : partials_(reinterpret_cast<BlockPartial*>(memory)),
+        arrived_(*reinterpret_cast<Barrier*>(memory + kMaxClusterBlocks * sizeof(BlockPartial))) {}
 
-__device__ __forceinline__ void finish_by_cluster(const RowLossParams& p, double grad_scale,
-                                                  const BlockPartial& partial,
-                                                  BlockPartial* partials) {
+  // By all threads, before their rows.
+  __device__ __forceinline__ void begin() {
+    if (blockIdx.x == 0 && threadIdx.x == 0) {
+      arrived_.init(1);
+      Barrier::fence_init();
+      arrived_.arrive_expect(static_cast<int>(gridDim.x * sizeof(BlockPartial)));
+    }
 #if ALR_FAST_HAS_CLUSTERS
-  __cluster_barrier_wait();
-  if (threadIdx.x == 0)
-    *static_cast<BlockPartial*>(__cluster_map_shared_rank(partials + blockIdx.x, 0)) = partial;
-  __cluster_barrier_arrive();
-  __cluster_barrier_wait();
-  if (blockIdx.x != 0 || threadIdx.x >= kWarpThreads) return;
-  BlockPartial total;
-  if (threadIdx.x < gridDim.x) total = partials[threadIdx.x];
-  total = reduce_lanes<kWarpThreads>(0xffffffffu, total, AddPartials());
-  if (threadIdx.x == 0) finish_call(p, grad_scale, total);
+    __cluster_barrier_arrive_relaxed();
 #endif
-}
+  }
+
+  // By all threads, after their rows; `partial` is valid in the block's first one.
+  __device__ __forceinline__ void end(const RowLossParams& p, double grad_scale,
+                                      const BlockPartial& partial) {
+#if ALR_FAST_HAS_CLUSTERS
+    __cluster_barrier_wait();
+#endif
+    if (threadIdx.x == 0) store_remote(partials_ + blockIdx.x, partial, arrived_, 0);
+    if (blockIdx.x != 0 || threadIdx.x >= kWarpThreads) return;
+    arrived_.wait<Scope::kCluster>(0);
+    BlockPartial total;
+    if (threadIdx.x < gridDim.x) total = partials_[threadIdx.x];
+    total = reduce_lanes<kWarpThreads>(0xffffffffu, total, AddPartials());
+    if (threadIdx.x == 0) finish_call(p, grad_scale, total);
+  }
+
+ private:
+  BlockPartial* partials_;
+  Barrier& arrived_;
+};
+static_assert(kMaxClusterBlocks * sizeof(BlockPartial) + sizeof(Barrier) <= kClusterFinishBytes,
+              "as the plan counts");
 
 // A partial sum as two words that say themselves that they are there: the halves of the loss, each
 // with a number that is not 0.

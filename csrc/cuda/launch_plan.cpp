@@ -139,7 +139,7 @@ bool set_finish(LaunchPlan& plan, Finish finish, const RowLossParams& p,
     if (size > limits.cluster_size) return false;
     plan.blocks = size;  // some may have no rows
     plan.partials_at = plan.shared_memory;
-    plan.shared_memory += kMaxClusterBlocks * kPartialBytes;
+    plan.shared_memory += kClusterFinishBytes;
   }
   plan.finish = finish;
   return true;

@@ -18,6 +18,7 @@ constexpr int64_t kMaxResidentBlocks = 8192;
 constexpr int kMaxClusterBlocks = 16;
 constexpr int64_t kMaxPolledBlocks = 1024;  // that one block waits for
 constexpr int kPartialBytes = 16;           // of a block's contribution to the loss
+constexpr int kClusterFinishBytes = kPartialBytes * (kMaxClusterBlocks + 1);
 
 // Up to this many rows, every block of the row kernel looks at all indices itself: it counts the
 // valid rows and finds equal indices. Larger batches need the pre-pass.
@@ -58,7 +59,7 @@ struct LaunchPlan {
   bool has_extras;          // statistics, stochastic rounding, or no gradient
   int64_t blocks;           // blocks with work; a smaller grid processes several rows per block
   Finish finish = Finish::kArrivals;
-  int partials_at = -1;       // with Finish::kCluster: offset in shared memory of all partial sums
+  int partials_at = -1;       // with Finish::kCluster: offset in shared memory of partial sums
   bool starts_early = false;  // while the kernel before it in the stream ends
 
   // Blocks of a cluster.

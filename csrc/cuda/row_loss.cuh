@@ -374,13 +374,15 @@ template <class Traits>
 __device__ __forceinline__ void process_rows(const RowLossParams& p, const RowLaunch& launch,
                                              typename Traits::Group& group) {
   typename Traits::Block block(kReductionBuffers - 1);  // the group starts with the first one
+  const auto cluster_finish = [&] { return ClusterFinish(shared_memory() + launch.partials_at); };
+  if constexpr (Traits::kFinish == Finish::kCluster) cluster_finish().begin();
+  if constexpr (Traits::kFinish != Finish::kArrivals) wait_for_kernel_before();
   RowLoss<Traits> rows(p, launch, group, block);
   rows.run();
   if (Traits::kExtras && p.stores_groups) return;
   const BlockPartial partial = partial_of_block<Traits>(launch, rows.partial(), block);
   if constexpr (Traits::kFinish == Finish::kCluster) {
-    finish_by_cluster(p, launch.grad_scale, partial,
-                      reinterpret_cast<BlockPartial*>(shared_memory() + launch.partials_at));
+    cluster_finish().end(p, launch.grad_scale, partial);
   } else if constexpr (Traits::kFinish == Finish::kPolled) {
     finish_by_polling(p, launch.grad_scale, partial, block);
   } else {
@@ -392,8 +394,6 @@ template <class Traits>
 __global__ void __launch_bounds__(Traits::kShape.threads, Traits::kMinBlocks)
     row_loss_kernel(const __grid_constant__ RowLossParams p,
                     const __grid_constant__ RowLaunch launch) {
-  if constexpr (Traits::kFinish == Finish::kCluster) begin_finish_by_cluster();
-  if constexpr (Traits::kFinish != Finish::kArrivals) wait_for_kernel_before();
   if constexpr (Traits::kIsCluster) {
     typename Traits::Group group(launch.blocks_per_row);
     process_rows<Traits>(p, launch, group);

@@ -207,32 +207,40 @@ __device__ __forceinline__ void store_remote(T* mine, const T& value, Barrier& b
     ptx::store_remote(reinterpret_cast<Word*>(mine) + n, words[n], barrier.word(), rank);
 }
 
-// What a bulk copy can take of a row at any alignment: whole accesses. The rest, less than 16 bytes
-// at each end, is read from device memory.
+// Division of `count` elements at any alignment into 16-byte accesses.
+template <class T>
+struct Accesses {
+  static constexpr int kPerAccess = kAccessBytes / sizeof(T);
+  int head, whole, tail;  // elements before the first whole access, whole accesses, elements after
+
+  __device__ __forceinline__ Accesses(const T* at, int count) {
+    const auto past = static_cast<int>(reinterpret_cast<uintptr_t>(at) % kAccessBytes);
+    head = min(count, (kAccessBytes - past) % kAccessBytes / static_cast<int>(sizeof(T)));
+    whole = (count - head) / kPerAccess;
+    tail = count - head - whole * kPerAccess;
+  }
+};
+
+// What a bulk copy can take of a row at any alignment. The rest, less than 16 bytes at each end, is
+// read from device memory.
 template <class T>
 class BulkRow {
  public:
-  __device__ __forceinline__ BulkRow(const T* row, int count) : row_(row) {
-    const auto past = static_cast<int>(reinterpret_cast<uintptr_t>(row) % kAccessBytes);
-    const int head = (kAccessBytes - past) % kAccessBytes / static_cast<int>(sizeof(T));
-    first_ = min(count, head);
-    end_ = first_ + (count - first_) / kPerAccess * kPerAccess;
-  }
+  __device__ __forceinline__ BulkRow(const T* row, int count)
+      : row_(row), accesses_(row, count), end_(count - accesses_.tail) {}
 
-  __device__ __forceinline__ const T* from() const { return row_ + first_; }
-  __device__ __forceinline__ int bytes() const {
-    return (end_ - first_) * static_cast<int>(sizeof(T));
-  }
+  __device__ __forceinline__ const T* from() const { return row_ + accesses_.head; }
+  __device__ __forceinline__ int bytes() const { return accesses_.whole * kAccessBytes; }
 
-  // Whether element n is copied, and where element 0 would then be.
-  __device__ __forceinline__ bool has(int n) const { return n >= first_ && n < end_; }
-  __device__ __forceinline__ const T* origin(const T* copy) const { return copy - first_; }
+  // Element n of the row, after the copy to `copied`.
+  __device__ __forceinline__ T element(const T* copied, int n) const {
+    return n >= accesses_.head && n < end_ ? copied[n - accesses_.head] : row_[n];
+  }
 
  private:
-  static constexpr int kPerAccess = kAccessBytes / sizeof(T);
-
   const T* row_;
-  int first_, end_;
+  Accesses<T> accesses_;
+  int end_;
 };
 
 constexpr int kStageAlignment = 128;  // of stages: whole cache lines

@@ -200,6 +200,7 @@ __device__ __forceinline__ void finish_by_polling(const RowLossParams& p, double
   for (unsigned n = threadIdx.x; n + 1 < gridDim.x; n += blockDim.x)
     total = AddPartials()(total, receive_partial(p.polled_words + 2 * n));
   if (threadIdx.x == 0) total = AddPartials()(total, partial);
+  __syncthreads();  // no warp is still at the last reduction of the rows
   total = block.reduce(total, AddPartials());
   if (threadIdx.x == 0) finish_call(p, grad_scale, total);
 }

@@ -122,6 +122,8 @@ struct RowLossParams {
   float* stats_value = nullptr;      // [2, B] confidence, largest target; or null
   int64_t* status = nullptr;         // [kStatusSize] or null
   CallCounters* counters = nullptr;  // CUDA only, not null
+  // With Finish::kPolled: two words a block, for this call alone; 0 before it and after it.
+  unsigned long long* polled_words = nullptr;
   int64_t* rounding_state =
       nullptr;  // [2] seed, calls so far: stochastic rounding; null: to nearest
 };

@@ -123,6 +123,27 @@ LaunchPlan launch_plan(const RowLossParams& p, const DeviceLimits& limits) {
   return plan;
 }
 
+bool set_finish(LaunchPlan& plan, Finish finish, const RowLossParams& p,
+                const DeviceLimits& limits) {
+  if (finish == Finish::kArrivals) return plan.finish == finish;
+  // Rows of more than a block have clusters of their own, the second launch finishes nothing.
+  if (plan.finish != Finish::kArrivals || plan.blocks_per_row > 1 || plan.has_extras ||
+      p.stores_groups || p.reduction == Reduction::kNone)
+    return false;
+  if (finish == Finish::kPolled) {
+    if (plan.blocks > kMaxPolledBlocks || p.polled_words == nullptr) return false;
+  } else {
+    int64_t size = 1;
+    while (size < plan.blocks) size *= 2;
+    if (size > limits.cluster_size) return false;
+    plan.blocks = size;  // some may have no rows
+    plan.partials_at = plan.shared_memory;
+    plan.shared_memory += kClusterFinishBytes;
+  }
+  plan.finish = finish;
+  return true;
+}
+
 bool has_extras(const RowLossParams& p) {
   return p.stats_class != nullptr || p.rounding_state != nullptr || p.grad_mode == GradMode::kNone;
 }

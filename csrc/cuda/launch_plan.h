@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <optional>
 
-#include "alr_params.h"
+#include "../alr_params.h"
 #include "launch_table.h"
 
 namespace alr_fast {

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "alr_params.h"
+#include "../alr_params.h"
 
 namespace alr_fast {
 

@@ -31,10 +31,13 @@ struct RowTraits {
   // Threads of a warp that share a row: fewer if each holds more elements.
   static constexpr int kLanes = kShape.lanes * kShape.elements / kElements;
   static constexpr bool kIsBlock = kShape.warps > 1;
-  // Statistics, and label rows, which are generated, take a few more registers.
+  static constexpr Arithmetic kArithmetic = Arithmetic::kWhole;
+  // Statistics, label rows, which are generated, and the conversion of many halves take a few more
+  // registers.
+  static constexpr bool kNeedsMore =
+      kExtras || !Target::kIsTable || (sizeof(Logits) == 2 && kShape.elements >= 32);
   static constexpr int kMinBlocks =
-      (kExtras || !Target::kIsTable) && kShape.min_blocks > 1 ? kShape.min_blocks - 1
-                                                              : kShape.min_blocks;
+      kNeedsMore && kShape.min_blocks > 1 ? kShape.min_blocks - 1 : kShape.min_blocks;
   static constexpr bool kIsCluster = kShape.can_be_cluster();
   static constexpr Finish kFinish = Finish::kArrivals;
   using Block = BlockGroup<kShape.threads / kWarpThreads>;

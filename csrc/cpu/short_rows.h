@@ -175,10 +175,10 @@ class ShortRows {
       const VecF T = target.template load<VecF>(k, count);
       if (grad != nullptr) {
         const VecF d = load_some<VecF>(z + k, count, VecF{}) - max_[r];
-        const VecF g = constant_[r] * e + slope_[r] * (e * d) - of_target_[r] * T;
-        store_some(grad + k, g, count);
+        const VecF of_e = multiply_add(broadcast(constant_[r]), e, -of_target_[r] * T);
+        store_some(grad + k, multiply_add(broadcast(slope_[r]), e * d, of_e), count);
       }
-      const VecF t = momentum * T + of_exp_[r] * e;
+      const VecF t = multiply_add(broadcast(of_exp_[r]), e, momentum * T);
       if (store_target) target.store(k, count, t, stochastic, key);
       if constexpr (!kPlain) largest = max_of(t, largest);
     });

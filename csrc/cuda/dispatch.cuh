@@ -10,10 +10,19 @@
 namespace alr_fast {
 
 template <class Logits, class Target, Regime kRegime, int kVector, class Launch>
+auto dispatch_finish(const LaunchPlan& plan, const Launch& launch) {
+  using Traits = RowTraits<Logits, Target, kRegime, kVector, false>;
+  if constexpr (has_tiny_finish(kRegime)) {
+    if (plan.finish == kTinyFinish)
+      return launch(RowLossKernel<FinishedBy<Traits, kTinyFinish>>(), plan);
+  }
+  return launch(RowLossKernel<Traits>(), plan);
+}
+
+template <class Logits, class Target, Regime kRegime, int kVector, class Launch>
 auto dispatch_extras(const LaunchPlan& plan, const Launch& launch) {
   if constexpr (!shape_of(kRegime).always_has_extras()) {
-    if (!plan.has_extras)
-      return launch(RowLossKernel<RowTraits<Logits, Target, kRegime, kVector, false>>(), plan);
+    if (!plan.has_extras) return dispatch_finish<Logits, Target, kRegime, kVector>(plan, launch);
   }
   return launch(RowLossKernel<RowTraits<Logits, Target, kRegime, kVector, true>>(), plan);
 }
@@ -24,7 +33,7 @@ auto dispatch_vector(const LaunchPlan& plan, const Launch& launch) {
   constexpr int kFull = full_vector_width(sizeof(Logits), sizeof(typename Target::Element));
   if constexpr (shape_of(kRegime).has_pairs()) {
     if (plan.vector_width == 2 && !plan.has_extras)
-      return launch(RowLossKernel<RowTraits<Logits, Target, kRegime, 2, false>>(), plan);
+      return dispatch_finish<Logits, Target, kRegime, 2>(plan, launch);
   }
   if (plan.vector_width == 1)
     return dispatch_extras<Logits, Target, kRegime, 1>(plan, launch);

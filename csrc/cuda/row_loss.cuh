@@ -169,7 +169,7 @@ class RowLoss {
     const Target target(p_, facts.target, has_target);
     Row row(static_cast<int>(p_.classes), group_);
     const bool is_row = Traits::kIsBlock || b < p_.rows;
-    if (is_row) row.request(logits(b), target);
+    row.request(logits(is_row ? b : 0), target);  // without a branch, which costs registers
     if (looks_at_all_rows_) look_at_all_rows();  // while the first row is on its way
     if (!is_row) return;
     if (row_groups_.is_searched()) facts.group = row_groups_.find(b);

@@ -20,6 +20,7 @@ from benchmarks.tables import (
     loading,
     scaling,
     suspects,
+    tournament,
     training,
 )
 from benchmarks.tables.excerpts import Excerpt, fill
@@ -31,6 +32,7 @@ _TABLES = (
     fused_vs_reference,
     host_cost,
     kernels,
+    tournament,
     training,
     scaling,
     accuracy,
@@ -53,6 +55,7 @@ _COMMANDS = {
     "reference and a copy",
     "kernels": "the GPU tables: latency, bandwidth, bank in pinned memory; `--suite` selects one "
     "of them",
+    "tournament": "candidate kernels on a GPU; chooses those of the launch table",
     "host_cost": "the host time of a small step by parts, compared with a native operation",
     "loading": "images per second of the loaders compared with others, and a list of millions of "
     "samples",
@@ -75,7 +78,7 @@ _OTHER_COMMANDS = {
     "machine with a GPU",
 }
 _PRACTICE = """\
-Each of the first eleven writes a file named after device, date and commit and overwrites no other;
+Each of the first twelve writes a file named after device, date and commit and overwrites no other;
 the tables show the latest. Before any timing, loss, gradient and bank of every variant are compared
 with the reference in float64, and whole training steps with each other. The variants take turns.
 """

@@ -9,20 +9,21 @@
 
 namespace alr_fast {
 
-template <class Logits, class Target, Regime kRegime, int kVector, class Launch>
-auto dispatch_finish(const LaunchPlan& plan, const Launch& launch) {
-  using Traits = RowTraits<Logits, Target, kRegime, kVector, false>;
-  if constexpr (has_tiny_finish(kRegime)) {
-    if (plan.finish == kTinyFinish)
-      return launch(RowLossKernel<FinishedBy<Traits, kTinyFinish>>(), plan);
-  }
-  return launch(RowLossKernel<Traits>(), plan);
+template <class Logits, class Target>
+constexpr int narrower_bytes() {
+  return sizeof(Logits) < sizeof(typename Target::Element) ? sizeof(Logits)
+                                                           : sizeof(typename Target::Element);
 }
 
 template <class Logits, class Target, Regime kRegime, int kVector, class Launch>
 auto dispatch_extras(const LaunchPlan& plan, const Launch& launch) {
   if constexpr (!shape_of(kRegime).always_has_extras()) {
-    if (!plan.has_extras) return dispatch_finish<Logits, Target, kRegime, kVector>(plan, launch);
+    using Traits = RowTraits<Logits, Target, kRegime, kVector, false>;
+    if constexpr (has_tiny_finish(kRegime)) {
+      if (plan.finish == kTinyFinish)
+        return launch(RowLossKernel<FinishedBy<Traits, kTinyFinish>>(), plan);
+    }
+    if (!plan.has_extras) return launch(RowLossKernel<Traits>(), plan);
   }
   return launch(RowLossKernel<RowTraits<Logits, Target, kRegime, kVector, true>>(), plan);
 }
@@ -32,21 +33,21 @@ template <class Logits, class Target, Regime kRegime, class Launch>
 auto dispatch_vector(const LaunchPlan& plan, const Launch& launch) {
   constexpr int kFull = full_vector_width(sizeof(Logits), sizeof(typename Target::Element));
   if constexpr (shape_of(kRegime).has_pairs()) {
-    if (plan.vector_width == 2 && !plan.has_extras)
-      return dispatch_finish<Logits, Target, kRegime, 2>(plan, launch);
+    if (plan.vector_width == 2) return dispatch_extras<Logits, Target, kRegime, 2>(plan, launch);
   }
   if (plan.vector_width == 1)
     return dispatch_extras<Logits, Target, kRegime, 1>(plan, launch);
   return dispatch_extras<Logits, Target, kRegime, kFull>(plan, launch);
 }
 
-// Looks for the plan's regime from entry kEntry of the launch table on.
+// Looks for the plan's regime from entry kEntry of the launch table of these types on.
 template <class Logits, class Target, int kEntry = 0, class Launch>
 auto dispatch_regime(const LaunchPlan& plan, const Launch& launch) {
-  if constexpr (kEntry == sizeof(kLaunchTable) / sizeof(TableEntry)) {
+  constexpr LaunchTable kTable = launch_table(narrower_bytes<Logits, Target>());
+  if constexpr (kEntry == kTable.size) {
     return dispatch_vector<Logits, Target, kFallback.regime>(plan, launch);
   } else {
-    constexpr Regime kRegime = kLaunchTable[kEntry].regime;
+    constexpr Regime kRegime = kTable.entries[kEntry].regime;
     if (plan.regime == kRegime) return dispatch_vector<Logits, Target, kRegime>(plan, launch);
     return dispatch_regime<Logits, Target, kEntry + 1>(plan, launch);
   }

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <optional>
 
-#include "alr_params.h"
+#include "../alr_params.h"
 #include "launch_table.h"
 
 namespace alr_fast {
@@ -75,6 +75,12 @@ LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
                        std::optional<DType> table_dtype, int aligned = kAccessBytes,
                        bool has_extras = false, const DeviceLimits& limits = {});
 LaunchPlan launch_plan(const RowLossParams& params, const DeviceLimits& limits = {});
+
+// The same with this entry instead of that of the launch table, for any device. Throws
+// std::invalid_argument if its threads do not hold such a row.
+LaunchPlan launch_plan(const TableEntry& entry, int64_t rows, int64_t classes, DType logits_dtype,
+                       std::optional<DType> table_dtype, int aligned, bool has_extras);
+LaunchPlan launch_plan(const TableEntry& entry, const RowLossParams& params);
 
 // Changes the plan of `params` to another way to finish the batch; returns false, and leaves the plan
 // as it is, if the batch or the device does not allow it.

@@ -69,7 +69,23 @@ __device__ __forceinline__ float exp_below(float x) {
   return fmaf(y, rest, y);
 }
 
-// The same for any x <= 0, -inf included; that of NaN is 0.
+// How much of the row operation a kernel computes; the shipped ones are kWhole, the others measure
+// what a part of it costs (csrc/cuda/tournament).
+enum class Arithmetic {
+  kWhole,
+  kPlainExponential,  // without the correction of exp_below
+  kCopy,              // dz = z, t = T: the same accesses, no sums
+};
+
+template <Arithmetic kArithmetic>
+__device__ __forceinline__ float exponential(float x) {
+  if constexpr (kArithmetic == Arithmetic::kPlainExponential)
+    return fast_exp2(x * 1.44269504088896340736f);
+  else
+    return exp_below(x);
+}
+
+// exp_below for any x <= 0, -inf included; that of NaN is 0.
 __device__ __forceinline__ float fast_exp(float x) { return exp_below(fmaxf(x, -1000.f)); }
 
 // 1 / x for x >= 1, to one unit in the last place.

@@ -31,10 +31,14 @@ struct RowTraits {
   // Threads of a warp that share a row: fewer if each holds more elements.
   static constexpr int kLanes = kShape.lanes * kShape.elements / kElements;
   static constexpr bool kIsBlock = kShape.warps > 1;
-  // Statistics, and label rows, which are generated, take a few more registers.
+  static constexpr Arithmetic kArithmetic = Arithmetic::kWhole;
+  // Statistics, label rows, which are generated, the conversion of many halves, and more elements
+  // than the shape has take a few more registers.
+  static constexpr bool kNeedsMore = kExtras || !Target::kIsTable ||
+                                     (sizeof(Logits) == 2 && kShape.elements >= 32) ||
+                                     kElements > kShape.elements;
   static constexpr int kMinBlocks =
-      (kExtras || !Target::kIsTable) && kShape.min_blocks > 1 ? kShape.min_blocks - 1
-                                                              : kShape.min_blocks;
+      kNeedsMore && kShape.min_blocks > 1 ? kShape.min_blocks - 1 : kShape.min_blocks;
   static constexpr bool kIsCluster = kShape.can_be_cluster();
   static constexpr Finish kFinish = Finish::kArrivals;
   using Block = BlockGroup<kShape.threads / kWarpThreads>;
@@ -64,7 +68,7 @@ struct RowLaunch {
   bool looks_at_all_rows;   // each block does, at their indices
   float momentum, entropy_weight, stored_scale;
   float mean_factor;        // of the gradient of a mean, where nothing is counted
-  double grad_scale;        // remaining_grad_scale for the divisor 1
+  double grad_scale;        // 1 / RowLossParams::stored_scale
 };
 
 // `is_counted`: the pre-pass was launched.
@@ -80,8 +84,8 @@ inline RowLaunch row_launch(const RowLossParams& p, const LaunchPlan& plan, bool
           static_cast<float>(p.momentum),
           static_cast<float>(p.entropy_weight),
           static_cast<float>(p.stored_scale),
-          1.f / static_cast<float>(is_final_mean && !divides_by_count ? p.rows : stored_divisor(p)),
-          remaining_grad_scale(p, 1)};
+          is_final_mean && !divides_by_count ? 1.f / static_cast<float>(p.rows) : 1.f,
+          1 / p.stored_scale};
 }
 
 // The indices of all rows in shared memory, or null.
@@ -295,7 +299,9 @@ class RowLoss {
   }
 
   __device__ __forceinline__ float grad_factor(float weight) const {
-    return stores_plain_rows(p_) ? launch_.stored_scale : weight * mean_factor_;
+    if (p_.grad_mode == GradMode::kFinal) return weight * mean_factor_;
+    // As stores_plain_rows says, without asking in the kernels of other types.
+    return std::is_same_v<Logits, __half> ? launch_.stored_scale : weight * launch_.stored_scale;
   }
 
   // Null if no gradient is requested.

@@ -72,13 +72,17 @@ class RowInRegisters {
 
   // Maximum and sums of the row, the same in all of its threads.
   __device__ __forceinline__ RowPart reduce(const Logits* z, Group& group) {
+    if constexpr (kIsCopy) {
+      max_ = 0;
+      return {0, {1, 0, 1, 0}};
+    }
     max_ = kPadding;
 #pragma unroll
     for (int j = 0; j < kElements; ++j) max_ = fmaxf(max_, z_[j / kVector][j % kVector]);
 #pragma unroll
     for (int j = 0; j < kElements; ++j) {
       d_[j] = z_[j / kVector][j % kVector] - max_;
-      e_[j] = exp_below(d_[j]);
+      e_[j] = exponential<Traits::kArithmetic>(d_[j]);
     }
     float masked_target_d = 0;
     for (bool is_masked = false;; is_masked = true) {
@@ -121,8 +125,8 @@ class RowInRegisters {
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
         const int j = v * kVector + i;
-        grad[i] = fmaf(-c4, T(j), e_[j] * fmaf(-c3, d_[j], c2));
-        t[i] = fmaf(scalars.momentum, T(j), c5 * e_[j]);
+        grad[i] = kIsCopy ? z_[v][i] : fmaf(-c4, T(j), e_[j] * fmaf(-c3, d_[j], c2));
+        t[i] = kIsCopy ? T(j) : fmaf(scalars.momentum, T(j), c5 * e_[j]);
       }
       if (!Traits::kExtras || to.grad != nullptr) store<Cached::kAgain>(grad_row + v * kStride, grad);
       if constexpr (Traits::kExtras) find(to, row, v, t, findings);
@@ -140,6 +144,7 @@ class RowInRegisters {
   static constexpr int kVectors = kElements / kVector;
   static constexpr int kStride = Group::kThreads * kVector;  // from access to access
   static constexpr float kPadding = Padding<Logits>::kValue;
+  static constexpr bool kIsCopy = Traits::kArithmetic == Arithmetic::kCopy;
 
   __device__ __forceinline__ float T(int j) const { return T_[j / kVector][j % kVector]; }
 

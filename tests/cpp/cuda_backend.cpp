@@ -56,8 +56,7 @@ void run_row_loss(const alr_fast::RowLossParams& ungrouped) {
     throw cuda_shim::Error("the batch cannot be finished in this way");
   run_planned(params, plan, is_counted);
   if (alr_fast::needs_groups(params)) {
-    const alr_fast::RowLossParams storing = alr_fast::params_of_storing(params);
-    run_planned(storing, alr_fast::launch_plan(storing, variation.limits), false);
+    run_planned(alr_fast::params_of_storing(params), alr_fast::plan_of_storing(plan), false);
     if (params.stats_class != nullptr)
       run_by_row(alr_fast::share_class_after_kernel, params, params.rows, 0);
   }

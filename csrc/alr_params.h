@@ -24,9 +24,9 @@ enum class Reduction : int32_t { kNone = 0, kMean = 1, kSum = 2 };
 // Which gradient the forward pass writes.
 enum class GradMode : int32_t {
   kNone = 0,  // none
-  // Of the loss of each row, weighted, and for kMean divided by the number of rows B; grad_scale is
-  // then B / valid rows, which is 1 if no row is ignored. float16: of the unweighted loss of each
-  // row, times stored_scale; see stores_plain_rows.
+  // Of the loss of each row, weighted, times stored_scale: for kMean that is 1 / B, for all rows,
+  // and grad_scale is then B / valid rows, 1 if no row is ignored. float16: of the unweighted loss
+  // of each row, times a power of two; see stores_plain_rows.
   kPerRow = 1,
   kFinal = 2,  // of the reduced, weighted loss
 };
@@ -110,18 +110,20 @@ struct RowLossParams {
   Reduction reduction = Reduction::kMean;
   const void* row_weight = nullptr;  // [B] Acc, contiguous, or null
   GradMode grad_mode = GradMode::kNone;
-  double stored_scale = 1;  // power of two that plain rows of a gradient are multiplied with
+  double stored_scale = 1;  // factor of a kPerRow gradient that is already applied
 
   void* row_loss = nullptr;  // [B] Acc; the result for kNone, scratch otherwise (CUDA needs another
                              // size for that, see row_loss_size)
   void* loss = nullptr;      // [1] Acc, for kMean and kSum
   void* grad_logits = nullptr;  // [B, K] of the logits' dtype, contiguous; null for kNone
-  void* grad_scale = nullptr;   // [1] Acc: remaining_grad_scale
+  void* grad_scale = nullptr;   // [1] Acc: factor of a kPerRow gradient that is still to be applied
 
   int64_t* stats_class = nullptr;    // [3, B] predicted, class before, class after; or null
   float* stats_value = nullptr;      // [2, B] confidence, largest target; or null
   int64_t* status = nullptr;         // [kStatusSize] or null
   CallCounters* counters = nullptr;  // CUDA only, not null
+  // With Finish::kPolled: two words a block, for this call alone; 0 before it and after it.
+  unsigned long long* polled_words = nullptr;
   int64_t* rounding_state =
       nullptr;  // [2] seed, calls so far: stochastic rounding; null: to nearest
 };
@@ -154,24 +156,11 @@ ALR_HD bool is_out_of_range(const RowLossParams& p, int64_t b, int64_t i) {
          (p.given_labels != nullptr && labelled_sample(p, b, i).sample >= p.samples);
 }
 
-// Whether the gradient's rows are stored without weight and division. Divided by the batch size,
-// small float16 entries would be flushed to 0 before a gradient scaler's factor is applied.
+// Whether the gradient's rows are stored without the row weights and without 1 / B: divided by the
+// batch size, small float16 entries would be flushed to 0 before a gradient scaler's factor is
+// applied.
 ALR_HD bool stores_plain_rows(const RowLossParams& p) {
   return p.grad_mode == GradMode::kPerRow && p.logits_dtype == DType::kFloat16;
-}
-
-// What the rows of a kPerRow gradient of a mean are divided by before valid rows are counted.
-ALR_HD int64_t stored_divisor(const RowLossParams& p) {
-  const bool is_divided = p.grad_mode == GradMode::kPerRow && p.reduction == Reduction::kMean &&
-                          !stores_plain_rows(p) && p.rows > 0;
-  return is_divided ? p.rows : 1;
-}
-
-// Factor of the whole gradient that is left to the backward pass; `divisor`: the number of valid
-// rows of a mean (1 if there is none), or 1. The row weights are left too where rows are plain.
-ALR_HD double remaining_grad_scale(const RowLossParams& p, double divisor) {
-  if (p.grad_mode != GradMode::kPerRow) return 1;
-  return static_cast<double>(stored_divisor(p)) / (divisor * p.stored_scale);
 }
 
 // Backward: out[b, k] = grad_rows[b, k] * grad_scale * grad_output[b] * row_weight[b].

@@ -113,9 +113,8 @@ inline int32_t dtype_code(const Tensor& t) {
 // entries are not flushed to 0 before the factor of a gradient scaler is applied. |dz| <= momentum
 // * bound of the target part + |lambda| max |p (log p + H)|, and p H <= 0.7 + log(K) / 4 since H <=
 // log 2 + (1 - p) log K.
-inline double stored_grad_scale(DType dtype, double momentum, double entropy_weight,
-                                int64_t classes, double target_bound) {
-  if (dtype != DType::kFloat16) return 1;
+inline double plain_grad_scale(double momentum, double entropy_weight, int64_t classes,
+                               double target_bound) {
   const double entropy_bound = 1.1 + 0.25 * std::log(static_cast<double>(classes));
   const double bound = momentum * target_bound + std::abs(entropy_weight) * entropy_bound;
   return std::exp2(std::floor(std::log2(65504 / std::max(bound, 1.0))));
@@ -348,9 +347,11 @@ struct Ops {
     p.grad_mode = static_cast<GradMode>(grad_mode);
     p.row_weight = weight_data(row_weight, logits, p.logits_dtype);
     p.status = int64_data(status, kStatusSize, logits, "status");
-    if (p.grad_mode == GradMode::kPerRow)
-      p.stored_scale =
-          stored_grad_scale(p.logits_dtype, momentum, entropy_weight, p.classes, target_bound);
+    if (stores_plain_rows(p)) {
+      p.stored_scale = plain_grad_scale(momentum, entropy_weight, p.classes, target_bound);
+    } else if (p.grad_mode == GradMode::kPerRow && p.reduction == Reduction::kMean && p.rows > 0) {
+      p.stored_scale = 1.0 / static_cast<double>(p.rows);
+    }
   }
 
   static void set_stats(RowLossParams& p, const Tensor& logits, const OptionalTensor& stats_class,
@@ -376,7 +377,7 @@ struct Ops {
     Tensor grad_rows = new_tensor(logits, dtype_code(logits), grad_sizes, 2);
     if (p.rows == 0) {
       if (reduced) torch::stable::fill_(loss, 0);
-      torch::stable::fill_(grad_scale, remaining_grad_scale(p, 1));
+      torch::stable::fill_(grad_scale, 1 / p.stored_scale);
       return {loss, grad_rows, grad_scale};
     }
     p.row_loss = row_loss.data_ptr();

@@ -44,7 +44,7 @@ def empty_outputs(logits: Tensor, options: Options) -> Outputs:
     return (
         logits.new_zeros(shape, dtype=acc),
         logits.new_empty((0, logits.shape[1])),
-        logits.new_full((), 1 / _stored_grad_scale(logits, options), dtype=acc),
+        logits.new_full((), 1 / _stored_scale(logits, options), dtype=acc),
     )
 
 
@@ -146,21 +146,13 @@ def outputs(
 
     # What is applied to the rows, and what is left to the backward pass: csrc/alr_params.h.
     factor = torch.ones_like(z[:, 0])
-    grad_scale = factor.new_ones(())
+    stored_scale = _stored_scale(logits, options)
     is_per_row = options.grad_mode == _GRAD_PER_ROW
-    if is_per_row and logits.dtype == torch.float16:
-        stored_scale = _stored_grad_scale(logits, options)
-        factor = factor * stored_scale
-        grad_scale = 1 / (count.to(z.dtype) * stored_scale)
-    else:
-        divisor = count
-        if is_per_row and is_mean:
-            divisor = torch.full_like(count, len(logits))
-            grad_scale = divisor / count.to(z.dtype)
-        factor = factor / divisor
-        if options.row_weight is not None:
-            factor = factor * options.row_weight
-    grad_scale = grad_scale.to(acc)
+    factor = factor * stored_scale if is_per_row else factor / count
+    is_plain = is_per_row and logits.dtype == torch.float16
+    if options.row_weight is not None and not is_plain:
+        factor = factor * options.row_weight
+    grad_scale = (1 / (count.to(z.dtype) * stored_scale)).to(acc)
     if options.grad_mode == _GRAD_NONE:
         return loss, logits.new_empty((0, logits.shape[1])), grad_scale
     grad = _logit_gradient(log_p, old, options).mul_(factor[:, None])
@@ -199,10 +191,13 @@ def _wide_loss(logits: Tensor, z: Tensor, old: Tensor, loss: Tensor, options: Op
     return torch.where(log_sum.isfinite() & ~loss.isfinite(), wide, loss)
 
 
-def _stored_grad_scale(logits: Tensor, options: Options) -> float:
-    """Power of two by which stored float16 gradients of single rows are multiplied; csrc/ops.h."""
-    if logits.dtype != torch.float16 or options.grad_mode != _GRAD_PER_ROW:
+def _stored_scale(logits: Tensor, options: Options) -> float:
+    """Factor of a kPerRow gradient that is already applied; csrc/ops.h."""
+    if options.grad_mode != _GRAD_PER_ROW:
         return 1.0
-    entropy_bound = 1.1 + 0.25 * math.log(logits.shape[1])
+    rows, classes = logits.shape
+    if logits.dtype != torch.float16:
+        return 1 / rows if options.reduction == _REDUCTION_MEAN and rows > 0 else 1.0
+    entropy_bound = 1.1 + 0.25 * math.log(classes)
     bound = options.momentum * options.grad_bound + abs(options.entropy_weight) * entropy_bound
     return float(2.0 ** math.floor(math.log2(65504 / max(bound, 1.0))))

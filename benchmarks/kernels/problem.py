@@ -277,6 +277,8 @@ class Problem:
     def _compile(function: Callable, mode: str) -> Callable:
         # The size of masks of valid rows is known at run time only: this avoids graph breaks.
         torch._dynamo.config.capture_dynamic_output_shape_ops = True
+        # Each case compiles the functions for its own shape; past the limit they would run eagerly.
+        torch._dynamo.config.recompile_limit = 1000
         return torch.compile(function, dynamic=False, mode=mode)
 
     def _copy(self, n: int) -> None:

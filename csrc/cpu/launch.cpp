@@ -135,7 +135,7 @@ void reduce_loss(const RowLossParams& p, int64_t valid_rows) {
     for (double part : sums) sum += part;
     *static_cast<F*>(p.loss) = static_cast<F>(sum / divisor);
   }
-  *static_cast<F*>(p.grad_scale) = static_cast<F>(remaining_grad_scale(p, divisor));
+  *static_cast<F*>(p.grad_scale) = static_cast<F>(1 / (divisor * p.stored_scale));
 }
 
 }  // namespace

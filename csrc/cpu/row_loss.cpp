@@ -58,9 +58,11 @@ class RowLoss {
       : p_(params),
         row_vectors_((params.classes + kLanes<V> - 1) / kLanes<V>),
         scratch_(row_vectors_ * rows_in_flight()) {
-    const bool is_final = p_.reduction == Reduction::kMean && p_.grad_mode == GradMode::kFinal;
-    const int64_t divisor = is_final && valid_rows > 0 ? valid_rows : stored_divisor(p_);
-    mean_scale_ = F(1) / static_cast<F>(divisor);
+    if (p_.grad_mode != GradMode::kFinal) {
+      grad_scale_ = static_cast<F>(p_.stored_scale);
+    } else if (p_.reduction == Reduction::kMean && valid_rows > 0) {
+      grad_scale_ = F(1) / static_cast<F>(valid_rows);
+    }
     plain_ = p_.stats_class == nullptr && p_.rounding_state == nullptr;
   }
 
@@ -99,7 +101,7 @@ class RowLoss {
 
   template <int kVectors>
   void run_short(int64_t begin, int64_t end) {
-    ShortRows<L, Target, kVectors> rows(p_, mean_scale_);
+    ShortRows<L, Target, kVectors> rows(p_, grad_scale_);
     const auto redo = [&](int64_t b) { single_row(b, index_at(p_, b), p_.update, true); };
     for (int64_t b = begin; b < end; ++b) {
       if (const int64_t ahead = b + 2 * rows.kRows; ahead < end) prefetch(ahead, ahead + 1);
@@ -299,8 +301,9 @@ class RowLoss {
     }
     row_loss(row.b) = scalars.loss * weight;
     // The factor of the gradient is folded into its two weights.
-    const F scale = stores_plain_rows(p_) ? static_cast<F>(p_.stored_scale) : mean_scale_ * weight;
-    if (plain_ && store_target && !row.masked && p_.grad_mode != GradMode::kNone) {
+    const F scale = stores_plain_rows(p_) ? grad_scale_ : grad_scale_ * weight;
+    const bool stores_all = (store_target || !Target::kIsTable) && p_.grad_mode != GradMode::kNone;
+    if (plain_ && stores_all && !row.masked) {
       write_row<true>(row, scale, true);
     } else {
       write_row<false>(row, scale, store_target);
@@ -308,7 +311,7 @@ class RowLoss {
     return true;
   }
 
-  // kPlain: gradient requested, target rounded to nearest, no statistics, no masked classes.
+  // kPlain: gradient and target written, rounded to nearest, no statistics, no masked classes.
   template <bool kPlain>
   void write_row(const Row& row, F scale, bool store_target) {
     const int64_t classes = p_.classes;
@@ -374,7 +377,7 @@ class RowLoss {
   const RowLossParams p_;
   const int64_t row_vectors_;
   Scratch<V> scratch_;
-  F mean_scale_ = 1;
+  F grad_scale_ = 1;
   bool plain_;  // no statistics, targets rounded to nearest
 };
 

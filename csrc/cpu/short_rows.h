@@ -21,9 +21,9 @@ class ShortRows {
  public:
   static constexpr int kRows = kLanes<VecF>;
 
-  ShortRows(const RowLossParams& params, float mean_scale)
+  ShortRows(const RowLossParams& params, float grad_scale)
       : p_(params),
-        mean_scale_(mean_scale),
+        grad_scale_(grad_scale),
         vectors_(static_cast<int>((params.classes - 1) / kLanes<VecF> + 1)),
         tail_(static_cast<int>(params.classes - (vectors_ - 1) * kLanes<VecF>)) {}
 
@@ -135,10 +135,11 @@ class ShortRows {
       for (int r = 0; r < count_; ++r)
         weight[r] = static_cast<const float*>(p_.row_weight)[rows_[r]];
     store_raw(loss_, loss * weight);
-    const VecF scale = stores_plain_rows(p_) ? broadcast(static_cast<float>(p_.stored_scale))
-                                             : mean_scale_ * weight;
+    const VecF scale =
+        stores_plain_rows(p_) ? broadcast(grad_scale_) : broadcast(grad_scale_) * weight;
     // With p = e inv_sum, dz = momentum (mass p - T) - entropy_weight p (d + offset) is
-    // e (constant + slope d) - of_target T, all times the scale.
+    // constant e + slope (e d) - of_target T, all times the scale. Here slope d may overflow where
+    // e is 0, but e d does not.
     const VecF of_target = momentum * scale;
     const VecF slope = -entropy_weight * scale * inv_sum;
     store_raw(of_target_, of_target);
@@ -159,14 +160,15 @@ class ShortRows {
       const VecF T = target.template load<VecF>(k, count);
       if (grad != nullptr) {
         const VecF d = load_some<VecF>(z + k, count, VecF{}) - max_[r];
-        store_some(grad + k, e * (constant_[r] + slope_[r] * d) - of_target_[r] * T, count);
+        const VecF g = constant_[r] * e + slope_[r] * (e * d) - of_target_[r] * T;
+        store_some(grad + k, g, count);
       }
       if (p_.update) target.store(k, count, momentum * T + of_exp_[r] * e, false, 0);
     });
   }
 
   const RowLossParams& p_;
-  const float mean_scale_;
+  const float grad_scale_;
   const int vectors_;  // of a row
   const int tail_;     // elements of the last vector
   int count_ = 0;

@@ -5,9 +5,9 @@
 
 #include <cstdint>
 
+#include "launch_plan.h"
 #include "memory.cuh"
 #include "reduce.cuh"
-#include "staging.cuh"
 
 namespace alr_fast {
 
@@ -206,6 +206,20 @@ __device__ __forceinline__ void store_remote(T* mine, const T& value, Barrier& b
   for (int n = 0; n < static_cast<int>(sizeof(T) / kBytes); ++n)
     ptx::store_remote(reinterpret_cast<Word*>(mine) + n, words[n], barrier.word(), rank);
 }
+
+// Division of `count` elements at any alignment into 16-byte accesses.
+template <class T>
+struct Accesses {
+  static constexpr int kPerAccess = kAccessBytes / sizeof(T);
+  int head, whole, tail;  // elements before the first whole access, whole accesses, elements after
+
+  __device__ __forceinline__ Accesses(const T* at, int count) {
+    const auto past = static_cast<int>(reinterpret_cast<uintptr_t>(at) % kAccessBytes);
+    head = min(count, (kAccessBytes - past) % kAccessBytes / static_cast<int>(sizeof(T)));
+    whole = (count - head) / kPerAccess;
+    tail = count - head - whole * kPerAccess;
+  }
+};
 
 // What a bulk copy can take of a row at any alignment. The rest, less than 16 bytes at each end, is
 // read from device memory.

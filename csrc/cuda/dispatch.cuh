@@ -29,8 +29,7 @@ template <class Logits, class Target, Regime kRegime, class Launch>
 auto dispatch_vector(const LaunchPlan& plan, const Launch& launch) {
   constexpr int kFull = full_vector_width(sizeof(Logits), sizeof(typename Target::Element));
   if constexpr (shape_of(kRegime).has_pairs()) {
-    if (plan.vector_width == 2 && !plan.has_extras)
-      return launch(RowLossKernel<RowTraits<Logits, Target, kRegime, 2, false>>(), plan);
+    if (plan.vector_width == 2) return dispatch_extras<Logits, Target, kRegime, 2>(plan, launch);
   }
   if (plan.vector_width == 1)
     return dispatch_extras<Logits, Target, kRegime, 1>(plan, launch);

@@ -48,7 +48,7 @@ inline GroupBytes place_groups(const RowLossParams& p, void* memory, GroupMemory
   return bytes;
 }
 
-// The launch after the row kernel, with the same plan, that stores the last row of each group. It
+// The launch after the row kernel that stores the last row of each group. It
 // computes these rows again, but neither loss nor gradient nor counters of the call.
 inline RowLossParams params_of_storing(const RowLossParams& p) {
   RowLossParams storing = p;
@@ -56,6 +56,14 @@ inline RowLossParams params_of_storing(const RowLossParams& p) {
   storing.grad_mode = GradMode::kNone;
   storing.reduction = Reduction::kSum;
   storing.status = nullptr;
+  return storing;
+}
+
+// Its plan: the same division of a row, so that the same bits come out.
+inline LaunchPlan plan_of_storing(const LaunchPlan& plan) {
+  LaunchPlan storing = plan;
+  storing.has_extras = true;
+  storing.indices_at = -1;
   return storing;
 }
 

@@ -143,9 +143,9 @@ cudaError_t prepare(const RowLossParams& params, int64_t zeroed_bytes, void* gro
 }
 
 // Stores the rows that the row kernel has left to it, see duplicates.cuh.
-cudaError_t store_groups(const RowLossParams& params, const Device& device, cudaStream_t stream) {
-  const RowLossParams storing = params_of_storing(params);
-  const cudaError_t error = launch_planned(storing, launch_plan(storing, device.limits), device,
+cudaError_t store_groups(const RowLossParams& params, const LaunchPlan& plan, const Device& device,
+                         cudaStream_t stream) {
+  const cudaError_t error = launch_planned(params_of_storing(params), plan_of_storing(plan), device,
                                            /*is_counted=*/false, stream);
   if (error != cudaSuccess || params.stats_class == nullptr) return error;
   return launch_by_row(share_class_after_kernel, params, 0, stream);
@@ -200,7 +200,7 @@ cudaError_t launch_row_loss(const RowLossParams& ungrouped, void* group_memory,
       cudaMemsetAsync(params.counters, 0, sizeof(CallCounters), stream);
     return error;
   }
-  return needs_groups(params) ? store_groups(params, device, stream) : cudaSuccess;
+  return needs_groups(params) ? store_groups(params, plan, device, stream) : cudaSuccess;
 }
 
 cudaError_t launch_scale_grad(const ScaleGradParams& params, cudaStream_t stream) {

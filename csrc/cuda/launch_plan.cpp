@@ -64,9 +64,9 @@ int base_alignment(const void* base, DType dtype) {
 }
 
 // Widths with kernels: 16 bytes; two elements for short rows; one element.
-int supported_width(const RegimeShape& shape, bool has_extras, int full, int allowed) {
+int supported_width(const RegimeShape& shape, int full, int allowed) {
   if (allowed >= full) return full;
-  return shape.has_pairs() && !has_extras && allowed >= 2 ? 2 : 1;
+  return shape.has_pairs() && allowed >= 2 ? 2 : 1;
 }
 
 const TableEntry& entry_for(int64_t classes, int narrower_bytes, int cluster_size) {
@@ -89,7 +89,7 @@ std::optional<DType> table_dtype_of(const RowLossParams& p) {
 
 // The plan with room for all indices where blocks look for equal ones themselves.
 LaunchPlan with_indices(const RowLossParams& p, LaunchPlan plan) {
-  if (p.stores_groups || !finds_groups_in_blocks(p)) return plan;
+  if (!finds_groups_in_blocks(p)) return plan;
   plan.indices_at = plan.shared_memory;
   plan.shared_memory += index_bytes(p.rows);
   return plan;
@@ -118,8 +118,7 @@ LaunchPlan launch_plan(const TableEntry& entry, int64_t rows, int64_t classes, D
   plan.threads_per_block = shape.threads;
   plan.blocks_per_row = entry.blocks_per_row;
   plan.vector_width = supported_width(
-      shape, has_extras,
-      full_vector_width(logits_size, table_dtype ? size_of(*table_dtype) : logits_size),
+      shape, full_vector_width(logits_size, table_dtype ? size_of(*table_dtype) : logits_size),
       power_of_two_in(classes, aligned));
   plan.elements_per_thread = std::max(shape.elements, plan.vector_width);
   plan.threads_per_row = shape.columns() / plan.elements_per_thread * plan.blocks_per_row;
@@ -151,6 +150,27 @@ LaunchPlan launch_plan(const RowLossParams& p, const DeviceLimits& limits) {
 LaunchPlan launch_plan(const TableEntry& entry, const RowLossParams& p) {
   return with_indices(p, launch_plan(entry, p.rows, p.classes, p.logits_dtype, table_dtype_of(p),
                                      row_alignment(p), has_extras(p)));
+}
+
+bool set_finish(LaunchPlan& plan, Finish finish, const RowLossParams& p,
+                const DeviceLimits& limits) {
+  if (finish == Finish::kArrivals) return plan.finish == finish;
+  // Rows of more than a block have clusters of their own, the second launch finishes nothing.
+  if (plan.finish != Finish::kArrivals || plan.blocks_per_row > 1 || plan.has_extras ||
+      p.stores_groups || p.reduction == Reduction::kNone)
+    return false;
+  if (finish == Finish::kPolled) {
+    if (plan.blocks > kMaxPolledBlocks || p.polled_words == nullptr) return false;
+  } else {
+    int64_t size = 1;
+    while (size < plan.blocks) size *= 2;
+    if (size > limits.cluster_size) return false;
+    plan.blocks = size;  // some may have no rows
+    plan.partials_at = plan.shared_memory;
+    plan.shared_memory += kClusterFinishBytes;
+  }
+  plan.finish = finish;
+  return true;
 }
 
 bool has_extras(const RowLossParams& p) {

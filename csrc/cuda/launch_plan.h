@@ -16,6 +16,9 @@ constexpr int kReductionBuffers = 2;     // used in turn, so that a reduction ne
 // The most blocks that share the rows of a batch; each of them writes a partial sum.
 constexpr int64_t kMaxResidentBlocks = 8192;
 constexpr int kMaxClusterBlocks = 16;
+constexpr int64_t kMaxPolledBlocks = 1024;  // that one block waits for
+constexpr int kPartialBytes = 16;           // of a block's contribution to the loss
+constexpr int kClusterFinishBytes = kPartialBytes * (kMaxClusterBlocks + 1);
 
 // Up to this many rows, every block of the row kernel looks at all indices itself: it counts the
 // valid rows and finds equal indices. Larger batches need the pre-pass.
@@ -55,6 +58,14 @@ struct LaunchPlan {
   int indices_at;           // offset in shared memory, bytes, of the indices of all rows; -1: none
   bool has_extras;          // statistics, stochastic rounding, or no gradient
   int64_t blocks;           // blocks with work; a smaller grid processes several rows per block
+  Finish finish = Finish::kArrivals;
+  int partials_at = -1;       // with Finish::kCluster: offset in shared memory of partial sums
+  bool starts_early = false;  // while the kernel before it in the stream ends
+
+  // Blocks of a cluster.
+  int cluster_size() const {
+    return finish == Finish::kCluster ? static_cast<int>(blocks) : blocks_per_row;
+  }
 };
 
 // Plan of the row kernel. `table_dtype` is empty if no table is read. All row bases and strides are
@@ -70,6 +81,11 @@ LaunchPlan launch_plan(const RowLossParams& params, const DeviceLimits& limits =
 LaunchPlan launch_plan(const TableEntry& entry, int64_t rows, int64_t classes, DType logits_dtype,
                        std::optional<DType> table_dtype, int aligned, bool has_extras);
 LaunchPlan launch_plan(const TableEntry& entry, const RowLossParams& params);
+
+// Changes the plan of `params` to another way to finish the batch; returns false, and leaves the plan
+// as it is, if the batch or the device does not allow it.
+bool set_finish(LaunchPlan& plan, Finish finish, const RowLossParams& params,
+                const DeviceLimits& limits = {});
 
 // The largest power of two up to 8, in elements, that divides the bases and strides of all rows; a
 // base at a multiple of 16 bytes counts as aligned for any.

@@ -23,7 +23,7 @@ class Residency {
     static std::atomic<int64_t> known[kDevices][kClusterSizes];  // 0: not yet
     const bool is_kept = device.number < kDevices;
     std::atomic<int64_t>* const place =
-        is_kept ? &known[device.number][log2_of(plan.blocks_per_row)] : nullptr;
+        is_kept ? &known[device.number][log2_of(plan.cluster_size())] : nullptr;
     *blocks = is_kept ? place->load(std::memory_order_relaxed) : 0;
     if (*blocks > 0) return cudaSuccess;
     const cudaError_t error = ask(plan, config, device, blocks);
@@ -39,10 +39,12 @@ class Residency {
   static cudaError_t ask(const LaunchPlan& plan, const cudaLaunchConfig_t& config,
                          const Device& device, int64_t* blocks) {
     constexpr auto kernel = Kernel::kPointer;
+    // With the most shared memory that the indices of a batch may take, as it is asked for once.
+    constexpr int kIndices = kRowsSeenByBlock * sizeof(int32_t);
     int count = 0;
-    if (plan.blocks_per_row == 1) {
+    if (plan.cluster_size() == 1) {
       const cudaError_t error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-          &count, kernel, plan.threads_per_block, plan.shared_memory);
+          &count, kernel, plan.threads_per_block, plan.shared_memory + kIndices);
       *blocks = int64_t{device.multiprocessors} * std::max(count, 1);
       return error;
     }
@@ -51,13 +53,13 @@ class Residency {
     cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
     if (error != cudaSuccess) return error;
     if (attributes.ptxVersion < 90) return cudaErrorInvalidClusterSize;
-    if (plan.blocks_per_row > kPortableClusterBlocks) {
+    if (plan.cluster_size() > kPortableClusterBlocks) {
       error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
       if (error != cudaSuccess) return error;
     }
     error = cudaOccupancyMaxActiveClusters(&count, kernel, &config);
     if (error == cudaSuccess && count == 0) error = cudaErrorInvalidClusterSize;
-    *blocks = int64_t{count} * plan.blocks_per_row;
+    *blocks = int64_t{count} * plan.cluster_size();
     return error;
   }
 };
@@ -66,22 +68,27 @@ template <class Kernel>
 cudaError_t launch_row(const RowLossParams& params, const LaunchPlan& plan, const Device& device,
                        bool is_counted, cudaStream_t stream) {
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(plan.blocks_per_row));
+  config.gridDim = dim3(static_cast<unsigned>(plan.cluster_size()));
   config.blockDim = dim3(plan.threads_per_block);
   config.dynamicSmemBytes = plan.shared_memory;
   config.stream = stream;
-  cudaLaunchAttribute cluster = {};
-  cluster.id = cudaLaunchAttributeClusterDimension;
-  cluster.val.clusterDim = {static_cast<unsigned>(plan.blocks_per_row), 1, 1};
-  if (plan.blocks_per_row > 1) {
-    config.attrs = &cluster;
-    config.numAttrs = 1;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (plan.cluster_size() > 1) {
+    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {static_cast<unsigned>(plan.cluster_size()), 1, 1};
   }
   int64_t resident = 0;
   const cudaError_t error = Residency<Kernel>::get(plan, config, device, &resident);
   if (error != cudaSuccess) return error;
   // One block per unit of work, or as many as the device holds at once if fewer.
   resident = std::min(resident, kMaxResidentBlocks / plan.blocks_per_row * plan.blocks_per_row);
+  if (plan.starts_early) {
+    cudaLaunchAttribute& early = attributes[config.numAttrs++];
+    early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    early.val.programmaticStreamSerializationAllowed = 1;
+  }
   config.gridDim = dim3(static_cast<unsigned>(std::min(plan.blocks, resident)));
   return cudaLaunchKernelEx(&config, Kernel::kPointer, params,
                             row_launch(params, plan, is_counted));

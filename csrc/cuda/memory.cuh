@@ -99,6 +99,64 @@ __device__ __forceinline__ float reciprocal(float x) {
 #endif
 }
 
+// 1 / count, exact if the count is a power of two, else to half a unit and a bit.
+__device__ __forceinline__ float reciprocal_of_count(float count) {
+  const float rough = reciprocal(count);
+  return fmaf(rough, fmaf(-count, rough, 1.f), rough);
+}
+
+// Adds 1 to a counter in device memory that all blocks share, and returns what it was. A release of
+// what this thread has written, and an acquire of what the threads that have arrived before it had
+// written: cheaper than two fences, which would also order this with all other memory accesses.
+__device__ __forceinline__ unsigned long long arrive(unsigned long long* counter) {
+#if defined(__CUDA_ARCH__)
+  unsigned long long before;
+  asm volatile("atom.add.acq_rel.gpu.global.u64 %0, [%1], 1;"
+               : "=l"(before)
+               : "l"(__cvta_generic_to_global(counter))
+               : "memory");
+  return before;
+#else
+  return atomicAdd(counter, 1ull);
+#endif
+}
+
+// Words in device memory that blocks pass to each other while they run, each by one access that
+// needs no other to be ordered with it.
+#if defined(ALR_FAST_KERNELS_ON_CPU)
+using cuda_shim::load_relaxed;
+using cuda_shim::store_relaxed;
+#else
+__device__ __forceinline__ unsigned long long load_relaxed(const unsigned long long* from) {
+  unsigned long long word = 0;
+#if defined(__CUDA_ARCH__)
+  asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];"
+               : "=l"(word)
+               : "l"(__cvta_generic_to_global(from))
+               : "memory");
+#endif
+  return word;
+}
+
+__device__ __forceinline__ void store_relaxed(unsigned long long* to, unsigned long long word) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("st.relaxed.gpu.global.u64 [%0], %1;"
+               :
+               : "l"(__cvta_generic_to_global(to)), "l"(word)
+               : "memory");
+#endif
+}
+#endif
+
+// Waits until the kernel before this one in the stream has ended and its results can be read, where
+// this one was launched to start early (LaunchPlan::starts_early); else returns at once. Called by
+// all threads before they access device memory.
+__device__ __forceinline__ void wait_for_kernel_before() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" : : : "memory");
+#endif
+}
+
 // Returns x, hidden from the optimiser: nothing that follows from it is computed before it is needed.
 __device__ __forceinline__ float anew(float x) {
 #if defined(__CUDA_ARCH__)

@@ -57,12 +57,12 @@ __device__ __forceinline__ T shuffle(unsigned mask, const T& value, int lane) {
                         [&](uint32_t word) { return __shfl_sync(mask, word, lane, kLanes); });
 }
 
-// Over kLanes neighbours, the lanes in `mask`. Not unrolled: what every row needs is joined by
-// join_lanes.
-template <int kLanes, class T, class Op>
+// Over kLanes neighbours, the lanes in `mask`; the first of each kGroup of them has a value. Not
+// unrolled: what every row needs is joined by join_lanes.
+template <int kLanes, int kGroup = 1, class T, class Op>
 __device__ __forceinline__ T reduce_lanes(unsigned mask, T value, Op op) {
 #pragma unroll 1
-  for (int step = kLanes / 2; step > 0; step /= 2)
+  for (int step = kLanes / 2; step >= kGroup; step /= 2)
     value = op(value, shuffle_xor(mask, value, step));
   return value;
 }
@@ -166,6 +166,11 @@ class BlockGroup {
   static constexpr int kWarps = kWarps_;
   static constexpr int kLanes = kWarpThreads;
   static constexpr int kThreads = kWarps * kWarpThreads;
+
+  // Of two objects that reduce in turn, with other threads of the block still at the last
+  // reduction, each starts with a buffer of its own.
+  __device__ __forceinline__ explicit BlockGroup(int first_buffer = 0) : buffer_(first_buffer) {}
+
   __device__ __forceinline__ int lane() const { return threadIdx.x % kLanes; }
   __device__ __forceinline__ int rank() const { return threadIdx.x; }
   __device__ __forceinline__ bool is_leader() const { return rank() == 0; }
@@ -179,9 +184,14 @@ class BlockGroup {
     return shuffle<kLanes>(kAllLanes, value, lane);
   }
 
-  template <class T, class Op>
+  // The first of each kGroup threads has a value.
+  template <int kGroup = 1, class T, class Op>
   __device__ __forceinline__ T reduce(T value, Op op) {
-    value = reduce_lanes<kWarpThreads>(kAllLanes, value, op);
+    return join_warps(reduce_lanes<kWarpThreads, kGroup>(kAllLanes, value, op), op);
+  }
+  // The first lane of each warp has a value.
+  template <class T, class Op>
+  __device__ __forceinline__ T join_warps(T value, Op op) {
     if constexpr (kWarps > 1) value = reduce_lanes<kWarps>(kAllLanes, exchange(value), op);
     return value;
   }
@@ -226,7 +236,7 @@ class BlockGroup {
     return static_cast<Byte*>(__builtin_assume_aligned(slot, kReductionSlotBytes));
   }
 
-  int buffer_ = 0;
+  int buffer_;
 };
 static_assert(kReductionBuffers == 2, "used in turn");
 

@@ -25,6 +25,14 @@ enum class Regime : int32_t {
   kEightWarps32,
 };
 
+// How the losses of all blocks become the loss of the batch.
+enum class Finish : int32_t {
+  kArrivals,  // the block that arrives last at a counter adds them
+  // Candidates, of which no kernel is shipped:
+  kCluster,  // all blocks are one cluster, and send them to the first one
+  kPolled,   // the last block waits for a word of each other one
+};
+
 struct RegimeShape {
   Regime regime;
   const char* name;

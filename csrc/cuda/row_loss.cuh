@@ -39,6 +39,7 @@ struct RowTraits {
   static constexpr int kMinBlocks =
       kNeedsMore && kShape.min_blocks > 1 ? kShape.min_blocks - 1 : kShape.min_blocks;
   static constexpr bool kIsCluster = kShape.can_be_cluster();
+  static constexpr Finish kFinish = Finish::kArrivals;
   using Block = BlockGroup<kShape.threads / kWarpThreads>;
   using Group = std::conditional_t<
       kIsCluster, ClusterGroup<kShape.warps>,
@@ -49,23 +50,41 @@ template <class Traits>
 using RowOf = std::conditional_t<Traits::kShape.regime == Regime::kLoop, RowReadTwice<Traits>,
                                  RowInRegisters<Traits>>;
 
-// Launch-specific parameters of the kernel.
-struct RowLaunch {
-  int blocks_per_row;  // the size of the cluster
-  int indices_at;      // see LaunchPlan
-  bool is_counted;     // the pre-pass has counted the rows that are not ignored
-  float momentum, entropy_weight, stored_scale;
-  float stored_mean_factor;  // 1 / stored_divisor
+// The same kernel with another way to finish the batch: a candidate until a GPU has shown it to be
+// faster.
+template <class Traits, Finish kFinish_>
+struct FinishedBy : Traits {
+  static constexpr Finish kFinish = kFinish_;
 };
 
+// Launch-specific parameters of the kernel.
+struct RowLaunch {
+  int blocks_per_row;       // the size of the cluster
+  int indices_at;           // see LaunchPlan
+  int partials_at;
+  bool divides_by_count;    // the gradient, by the number of rows that are not ignored,
+  bool is_counted;          // which the pre-pass has found
+  bool looks_at_all_rows;   // each block does, at their indices
+  float momentum, entropy_weight, stored_scale;
+  float mean_factor;        // of the gradient of a mean, where nothing is counted
+  double grad_scale;        // 1 / RowLossParams::stored_scale
+};
+
+// `is_counted`: the pre-pass was launched.
 inline RowLaunch row_launch(const RowLossParams& p, const LaunchPlan& plan, bool is_counted) {
+  const bool is_final_mean = p.reduction == Reduction::kMean && p.grad_mode == GradMode::kFinal;
+  const bool divides_by_count = is_final_mean && !keeps_all_rows(p);
   return {plan.blocks_per_row,
           plan.indices_at,
-          is_counted,
+          plan.partials_at,
+          divides_by_count,
+          divides_by_count && is_counted,
+          plan.indices_at >= 0 || (divides_by_count && !is_counted),
           static_cast<float>(p.momentum),
           static_cast<float>(p.entropy_weight),
           static_cast<float>(p.stored_scale),
-          static_cast<float>(1.0 / static_cast<double>(stored_divisor(p)))};
+          is_final_mean && !divides_by_count ? 1.f / static_cast<float>(p.rows) : 1.f,
+          1 / p.stored_scale};
 }
 
 // The indices of all rows in shared memory, or null.
@@ -79,16 +98,21 @@ class RowLoss {
   using Logits = typename Traits::Logits;
   using Target = typename Traits::Target;
   using Group = typename Traits::Group;
+  using Block = typename Traits::Block;
   using Row = RowOf<Traits>;
 
  public:
   __device__ __forceinline__ RowLoss(const RowLossParams& params, const RowLaunch& launch,
-                                     float mean_factor, Group& group)
+                                     Group& group, Block& block)
       : p_(params),
         launch_(launch),
-        mean_factor_(mean_factor),
         group_(group),
-        row_groups_(params, indices_in_block(launch)) {}
+        block_(block),
+        row_groups_(params, indices_in_block(launch)),
+        mean_factor_(launch.mean_factor),
+        looks_at_all_rows_(launch.looks_at_all_rows) {
+    if (launch.is_counted) set_mean_factor(static_cast<int64_t>(params.counters->counted));
+  }
 
   // Processes all rows of this group of threads; in the second launch, those that are to be stored.
   __device__ __forceinline__ void run() {
@@ -97,7 +121,10 @@ class RowLoss {
     const int64_t count = stores_groups ? row_groups_.count() : p_.rows;
     RowFacts held{};
     int lane = 0;  // that has the facts of the next row
-    for (int64_t n = group_.row(); n < count; n += step, lane = (lane + 1) % Group::kLanes) {
+    // A group without rows goes round once where its block has to look at all rows together. Only
+    // groups of less than a block may have none.
+    for (int64_t n = group_.row(); n < count || (!Traits::kIsBlock && looks_at_all_rows_);
+         n += step, lane = (lane + 1) % Group::kLanes) {
       int64_t b = n;
       if (stores_groups) {
         b = row_groups_.row_to_store(n);
@@ -108,7 +135,6 @@ class RowLoss {
       // needed.
       if (lane == 0) held = facts_of(stores_groups ? b : b + group_.lane() * step);
       RowFacts facts = group_.from_lane(held, lane);
-      if (row_groups_.is_searched()) facts.group = row_groups_.find(b);
       if (stores_groups) facts.group = 0;
       process(b, facts);
     }
@@ -141,11 +167,15 @@ class RowLoss {
     return row;
   }
 
-  __device__ __forceinline__ void process(int64_t b, const RowFacts& facts) {
+  __device__ __forceinline__ void process(int64_t b, RowFacts facts) {
     const bool has_target = facts.target >= 0 && !facts.is_outside;
     const Target target(p_, facts.target, has_target);
     Row row(static_cast<int>(p_.classes), group_);
-    row.request(logits(b), target);
+    const bool is_row = Traits::kIsBlock || b < p_.rows;
+    if (is_row) row.request(logits(b), target);
+    if (looks_at_all_rows_) look_at_all_rows();  // while the first row is on its way
+    if (!is_row) return;
+    if (row_groups_.is_searched()) facts.group = row_groups_.find(b);
     int table_class = -1;
     if (has_target) {
       if (compute(row, target, b, facts, &table_class)) return;
@@ -157,6 +187,17 @@ class RowLoss {
       }
     }
     skip(b, facts.target < 0 ? 0 : __builtin_nanf(""), table_class);
+  }
+
+  // By all threads of the block.
+  __device__ __forceinline__ void look_at_all_rows() {
+    looks_at_all_rows_ = false;
+    const int valid = count_valid_rows(p_, indices_in_block(launch_), block_);
+    if (launch_.divides_by_count) set_mean_factor(valid);
+  }
+
+  __device__ __forceinline__ void set_mean_factor(int64_t valid) {
+    if (valid > 0) mean_factor_ = reciprocal_of_count(static_cast<float>(valid));
   }
 
   __device__ __forceinline__ const Logits* logits(int64_t b) const {  // [K]
@@ -257,7 +298,9 @@ class RowLoss {
   }
 
   __device__ __forceinline__ float grad_factor(float weight) const {
-    return stores_plain_rows(p_) ? launch_.stored_scale : weight * mean_factor_;
+    if (p_.grad_mode == GradMode::kFinal) return weight * mean_factor_;
+    // As stores_plain_rows says, without asking in the kernels of other types.
+    return std::is_same_v<Logits, __half> ? launch_.stored_scale : weight * launch_.stored_scale;
   }
 
   // Null if no gradient is requested.
@@ -309,51 +352,60 @@ class RowLoss {
 
   const RowLossParams& p_;
   const RowLaunch& launch_;
-  float mean_factor_;
   Group& group_;
+  Block& block_;
   RowGroups<Group::kLanes> row_groups_;
+  float mean_factor_;
+  bool looks_at_all_rows_;  // yet
   double loss_ = 0;
   int32_t valid_ = 0;
 };
 
-// Sums the partials of the groups of a block; the first thread of each group holds one.
+// Sums the partials of the groups of a block; the first thread of each group holds one. All threads
+// of the block have read the counters when it returns, if the pre-pass has set any.
 template <class Traits>
-__device__ __forceinline__ BlockPartial partial_of_block(const BlockPartial& partial,
+__device__ __forceinline__ BlockPartial partial_of_block(const RowLaunch& launch,
+                                                         const BlockPartial& partial,
                                                          typename Traits::Block& block) {
   if constexpr (Traits::kIsBlock) {
+    if (launch.is_counted) __syncthreads();
     return partial;
   } else {
-    return block.reduce(partial, AddPartials());
+    return block.template reduce<Traits::Group::kLanes>(partial, AddPartials());
   }
 }
 
 template <class Traits>
 __device__ __forceinline__ void process_rows(const RowLossParams& p, const RowLaunch& launch,
-                                             float mean_factor, typename Traits::Group& group,
-                                             typename Traits::Block& block) {
-  RowLoss<Traits> rows(p, launch, mean_factor, group);
+                                             typename Traits::Group& group) {
+  typename Traits::Block block(kReductionBuffers - 1);  // the group starts with the first one
+  const auto cluster_finish = [&] { return ClusterFinish(shared_memory() + launch.partials_at); };
+  if constexpr (Traits::kFinish == Finish::kCluster) cluster_finish().begin();
+  if constexpr (Traits::kFinish != Finish::kArrivals) wait_for_kernel_before();
+  RowLoss<Traits> rows(p, launch, group, block);
   rows.run();
   if (Traits::kExtras && p.stores_groups) return;
-  finish_batch(p, partial_of_block<Traits>(rows.partial(), block), block);
+  const BlockPartial partial = partial_of_block<Traits>(launch, rows.partial(), block);
+  if constexpr (Traits::kFinish == Finish::kCluster) {
+    cluster_finish().end(p, launch.grad_scale, partial);
+  } else if constexpr (Traits::kFinish == Finish::kPolled) {
+    finish_by_polling(p, launch.grad_scale, partial, block);
+  } else {
+    finish_by_arrivals(p, launch.grad_scale, partial, block);
+  }
 }
 
 template <class Traits>
 __global__ void __launch_bounds__(Traits::kShape.threads, Traits::kMinBlocks)
     row_loss_kernel(const __grid_constant__ RowLossParams p,
                     const __grid_constant__ RowLaunch launch) {
-  typename Traits::Block block;
-  const int64_t valid_rows =
-      valid_rows_before(p, launch.is_counted, indices_in_block(launch), block);
-  const float mean_factor =
-      valid_rows > 0 ? 1.f / static_cast<float>(valid_rows) : launch.stored_mean_factor;
-  __syncthreads();  // the buffers of reductions are free
   if constexpr (Traits::kIsCluster) {
     typename Traits::Group group(launch.blocks_per_row);
-    process_rows<Traits>(p, launch, mean_factor, group, block);
+    process_rows<Traits>(p, launch, group);
     group.wait_before_exit();
   } else {
     typename Traits::Group group;
-    process_rows<Traits>(p, launch, mean_factor, group, block);
+    process_rows<Traits>(p, launch, group);
   }
 }
 

@@ -35,7 +35,7 @@ void run_by_row(void (*kernel)(alr_fast::RowLossParams), const alr_fast::RowLoss
 // As launch.cu does it.
 void run_row_loss(const alr_fast::RowLossParams& ungrouped) {
   alr_fast::RowLossParams params = ungrouped;
-  const alr_fast::LaunchPlan plan = alr_fast::launch_plan(params, variation.limits);
+  alr_fast::LaunchPlan plan = alr_fast::launch_plan(params, variation.limits);
   if (params.rows == 0) return;
   alr_fast::CallCounters counters = {0, 0};
   params.counters = &counters;
@@ -50,15 +50,20 @@ void run_row_loss(const alr_fast::RowLossParams& ungrouped) {
     run_by_row(alr_fast::prepare_rows_kernel, params,
                std::min(params.rows, variation.most_prepare_threads),
                alr_fast::kPrepareSharedMemory);
+  std::vector<unsigned long long> words(2 * plan.blocks);
+  if (variation.finish == alr_fast::Finish::kPolled) params.polled_words = words.data();
+  if (!alr_fast::set_finish(plan, variation.finish, params, variation.limits))
+    throw cuda_shim::Error("the batch cannot be finished in this way");
   run_planned(params, plan, is_counted);
   if (alr_fast::needs_groups(params)) {
-    const alr_fast::RowLossParams storing = alr_fast::params_of_storing(params);
-    run_planned(storing, alr_fast::launch_plan(storing, variation.limits), false);
+    run_planned(alr_fast::params_of_storing(params), alr_fast::plan_of_storing(plan), false);
     if (params.stats_class != nullptr)
       run_by_row(alr_fast::share_class_after_kernel, params, params.rows, 0);
   }
   if (counters.arrived != 0 || counters.counted != 0)
     throw cuda_shim::Error("the counters of the call are not 0 after it");
+  if (std::any_of(words.begin(), words.end(), [](auto word) { return word != 0; }))
+    throw cuda_shim::Error("the polled words are not 0 after the call");
 }
 
 void run_scale_grad(const alr_fast::ScaleGradParams& params) {

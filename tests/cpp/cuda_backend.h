@@ -15,6 +15,7 @@ struct Variation {
   int resident_rows = 1 << 20;             // that blocks or clusters work on at the same time
   int64_t most_prepare_threads = 1 << 20;  // each takes several rows where rows are more
   alr_fast::DeviceLimits limits;
+  alr_fast::Finish finish = alr_fast::Finish::kArrivals;
 };
 extern Variation variation;
 

@@ -27,7 +27,8 @@ inline auto launcher(const alr_fast::RowLossParams& params, bool is_counted) {
     const int64_t resident = int64_t{variation.resident_rows} * plan.blocks_per_row;
     cuda_shim::Launch launch = shim_launch(static_cast<unsigned>(std::min(plan.blocks, resident)),
                                            plan.threads_per_block, plan.shared_memory);
-    launch.cluster = plan.blocks_per_row;
+    // Blocks that wait for each other run at the same time.
+    launch.cluster = plan.finish == alr_fast::Finish::kPolled ? launch.grid.x : plan.cluster_size();
     cuda_shim::run(launch, decltype(kernel)::kPointer, params,
                    alr_fast::row_launch(params, plan, is_counted));
   };

@@ -158,6 +158,13 @@ class Machine {
     meet(cluster_barrier_, threads_ * static_cast<int>(cluster_), call, line, false);
   }
 
+  // Lets all other threads run before this one goes on, which waits for what another block writes.
+  void pause() {
+    if (++pauses_ > kMostPauses) fail("a thread waits for what no other one writes");
+    ready_.insert(newest_first_ ? ready_.begin() + next_ready_ : ready_.end(), current_);
+    switch_to_next();
+  }
+
   void begin_copy(void* to, const void* from, size_t bytes) {
     if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0)
       fail("misaligned copy to shared memory");
@@ -400,6 +407,7 @@ class Machine {
     done_.assign(cluster_, 0);
     async_.clear();
     meetings_ = progress_when_idle_ = 0;
+    pauses_ = 0;
     ready_.clear();
     next_ready_ = 0;
     for (int n = 0; n < fibers_in_use_; ++n) {
@@ -545,6 +553,8 @@ class Machine {
   int current_ = 0, fibers_in_use_ = 0;
   std::vector<int> done_;  // threads of each block of the cluster that have ended
   AsyncMemory async_{[this](const std::string& message) { fail(message); }};
+  static constexpr int64_t kMostPauses = 100000;
+  int64_t pauses_ = 0;
   uint64_t meetings_ = 0, progress_when_idle_ = 0;  // changes when threads arrive anywhere
   bool reverse_ = false, newest_first_ = false, is_broken_ = false;
   std::string error_;
@@ -567,6 +577,16 @@ T shuffle(unsigned mask, T value, int source, const char* name, int width) {
   word = Machine::get().exchange(mask, word, source, name, width, false);
   std::memcpy(&value, &word, sizeof(T));
   return value;
+}
+
+// Accesses to words that blocks pass to each other: anything may happen before one of them.
+inline unsigned long long load_relaxed(const unsigned long long* from) {
+  Machine::get().pause();
+  return *from;
+}
+inline void store_relaxed(unsigned long long* to, unsigned long long word) {
+  Machine::get().pause();
+  *to = word;
 }
 
 inline int lane() {

@@ -50,10 +50,10 @@ std::string wrong_in_many_rows() {
     facts.features = test::kIgnored | test::kNonFinite;
     facts.has_stats = true;
     test::Problem problem(facts);
-    // Pairs, of which some are (6, 7) and (8, 9), without a valid row.
+    // Pairs, among them (5, 6), of which the last is not valid, and (7, 8), of which none is.
     std::vector<int64_t> index = problem.index;
     for (int64_t b = 0; b < rows; ++b)
-      if (index[b] >= 0) index[b] = b / 2;
+      if (index[b] >= 0) index[b] = (b + 1) / 2;
     problem.set_index(index);
     problem.reset_outputs();
     problem.row_loss_is_scratch = true;

@@ -52,12 +52,6 @@ double Problem::weight_of(int64_t b, Mutant mutant) const {
   return case_.has_weights && mutant != Mutant::kNoWeight ? weights.get(b) : 1;
 }
 
-// float16 keeps the gradient of single rows, without weight and division.
-bool Problem::is_plain() const { return case_.logits == DType::kFloat16; }
-double Problem::stored_divisor() const {
-  return case_.reduction == Reduction::kMean ? static_cast<double>(case_.rows) : 1;
-}
-
 double Problem::weighted_loss(const Row& row, double weight) const {
   return row.loss == 0 || std::isnan(row.loss) ? row.loss : row.loss * weight;
 }
@@ -69,9 +63,10 @@ std::string Problem::compare_row(int64_t b, const Row& row, double divisor, Muta
   if (!row_loss_is_scratch && !is_close(row_loss.get(b), loss, loss_tolerance))
     return differs(at("row_loss", b), row_loss.get(b), loss, loss_tolerance);
   if (case_.grad_mode == GradMode::kNone) return "";
+  const bool is_plain = case_.logits == DType::kFloat16;
   double factor = weight / divisor;
   if (case_.grad_mode == GradMode::kPerRow)
-    factor = is_plain() ? case_.stored_scale : weight / stored_divisor();
+    factor = is_plain ? params_.stored_scale : weight * params_.stored_scale;
   for (int64_t k = 0; k < case_.classes; ++k) {
     const double expected = row.grad[k] * factor, actual = grad.get(b * case_.classes + k);
     const double tolerance = row.grad_tolerance[k] * factor +
@@ -165,10 +160,7 @@ std::string Problem::compare_batch(const std::vector<Row>& rows, double divisor)
   if (case_.reduction != Reduction::kNone &&
       !is_close(loss.get(0), sum / divisor, tolerance / divisor + 1e-300))
     return differs("loss", loss.get(0), sum / divisor, tolerance / divisor);
-  // What is left to the backward pass makes the stored gradient the final one.
-  double scale = 1;
-  if (case_.grad_mode == GradMode::kPerRow)
-    scale = is_plain() ? 1 / (divisor * case_.stored_scale) : stored_divisor() / divisor;
+  const double scale = 1 / (divisor * params_.stored_scale);
   if (!is_close(grad_scale.get(0), scale, unit() * scale))
     return differs("grad_scale", grad_scale.get(0), scale, unit() * scale);
   const int64_t expected[] = {not_finite, outside, wrong};

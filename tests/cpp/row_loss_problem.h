@@ -46,7 +46,7 @@ struct Case {
   int misalignment = 0;                           // elements from an aligned address, everywhere
   Reduction reduction = Reduction::kMean;
   GradMode grad_mode = GradMode::kFinal;
-  double stored_scale = 1;  // of float16 logits with kPerRow
+  double stored_scale = 1;
   bool has_weights = false, has_stats = false, is_stochastic = false;
   unsigned seed = 1;
 
@@ -140,8 +140,6 @@ class Problem {
   std::string compare_stats(const std::vector<Row>& rows) const;
   std::string compare_batch(const std::vector<Row>& rows, double divisor) const;
   double weight_of(int64_t b, Mutant mutant) const;
-  bool is_plain() const;
-  double stored_divisor() const;
   double weighted_loss(const Row& row, double weight) const;
   int64_t stride_of_table() const { return case_.classes + case_.table_padding; }
   bool is_double() const { return case_.logits == DType::kFloat64; }

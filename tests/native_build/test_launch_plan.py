@@ -63,7 +63,6 @@ def test_accesses_are_as_wide_as_classes_and_addresses_allow():
     assert width(100, "bfloat16") == 2 and width(104, "bfloat16") == 8
     assert [width(100, aligned=a) for a in (1, 2, 4, 8)] == [1, 2, 4, 4]
     assert width(1002) == 1 and width(1000, aligned=2) == 1
-    assert width(10, has_extras=True) == 1  # such kernels have no accesses of two elements
     plan = _C.launch_plan(64, 32, "float16", "float32")  # 16 bytes of float16 are 8 elements
     assert (plan["vector_width"], plan["threads_per_row"], plan["rows_per_block"]) == (8, 4, 32)
 

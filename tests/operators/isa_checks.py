@@ -10,7 +10,7 @@ import torch
 
 from alr_fast.functional import alr_loss, alr_loss_and_grad, soft_target_cross_entropy
 from helpers.compare import check
-from helpers.problems import OPERATIONS, make_problem, problem_for, run_exact
+from helpers.problems import OPERATIONS, make_problem, problem_for, run_exact, run_fused
 
 _C = pytest.importorskip("alr_fast._C")
 pytestmark = pytest.mark.native  # the instruction sets of the compiled library
@@ -125,6 +125,18 @@ def test_exponentials_over_their_whole_range():
     want = logits.double().softmax(-1)
     # Below exp(-87.7) float32 has no normal numbers, and the result may be 0.
     torch.testing.assert_close(bank.double(), want, rtol=5e-7, atol=1.2e-38)
+
+
+@pytest.mark.parametrize("classes", [2, 37])
+def test_a_difference_near_the_range_times_an_entropy_weight(classes):
+    """Its exponential is 0, and so is its gradient: nothing overflows on the way."""
+    problem = make_problem(3, classes)
+    z, table = problem.logits.clone(), problem.table.clone()
+    z[:, -1], table[:, -1] = -3e38, 0
+    special = problem.with_(logits=z, table=table)
+    options = dict(entropy_weight=4.0, reduction="sum")
+    fused, exact = (run("alr_loss", special, **options) for run in (run_fused, run_exact))
+    torch.testing.assert_close(fused.grad.double(), exact.grad, rtol=1e-5, atol=1e-5)
 
 
 def test_rows_of_a_batch_that_is_divided():

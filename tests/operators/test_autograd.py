@@ -198,8 +198,7 @@ def test_rows_of_a_gradient_times_what_is_left_are_the_gradient(device, logits, 
     weight = torch.linspace(0.5, 2, rows, device=device)
     inputs = (problem.logits, problem.table, problem.index, weight, reduction)
     pairs = zip(operators(*inputs, PER_ROW), operators(*inputs, FINAL), strict=True)
-    for (_, stored, scale), (_, final, nothing) in pairs:
-        assert nothing == 1
+    for (_, stored, scale), (_, final, _) in pairs:
         left = scale * weight[:, None] if logits == torch.float16 else scale
         unit = torch.finfo(logits).eps
         found = stored.double() * left

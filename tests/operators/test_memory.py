@@ -167,6 +167,52 @@ def test_streams_and_graphs_do_not_share_counters(gpu):
     assert all(torch.equal(loss, want) for loss in (replayed, *losses))
 
 
+def test_streams_with_one_bank_do_not_share_counters(gpu):
+    """As training and evaluation at the same time."""
+    problem = make_problem(600, 50, device=gpu)
+    labels = torch.zeros(600, dtype=torch.int64, device=gpu)
+    bank = LabelBank(problem.table, torch.zeros(len(problem.table), dtype=torch.int64))
+    criterion = ALRLoss(bank, warmup_epochs=0)
+    streams = [torch.cuda.Stream() for _ in range(8)]
+    losses = []
+    with torch.no_grad():  # the bank is read
+        want = criterion(problem.logits, labels, problem.index)
+        torch.cuda.synchronize()
+        for _ in range(50):
+            for stream in streams:
+                with torch.cuda.stream(stream):
+                    losses.append(criterion(problem.logits, labels, problem.index))
+    torch.cuda.synchronize()
+    assert all(torch.equal(loss, want) for loss in losses)
+
+
+def test_captured_calls_come_and_go(gpu):
+    problem = make_problem(3000, 10, device=gpu)
+    problem.index[::3] = problem.index[1::3]
+    expected = run_fused("alr_loss_and_grad", problem)
+    for _ in range(50):
+        bank, graph = problem.table.clone(), torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            loss, grad = alr_loss_and_grad(problem.logits, bank, problem.index)
+        for _ in range(3):
+            bank.copy_(problem.table)
+            graph.replay()
+            assert torch.equal(loss, expected.loss) and same_bits(grad, expected.grad)
+            assert same_bits(bank, expected.table)
+
+
+@pytest.mark.parametrize("batch", [2000, 20_000])  # found by each block, and by a separate launch
+@pytest.mark.parametrize("share", [0.9, 1.0])
+def test_most_rows_have_one_index(gpu, batch, share):
+    problem = make_problem(batch, 10, device=gpu)
+    problem.index[: int(share * batch)] = 5
+    expected = run_exact("alr_loss", problem)
+    found = run_fused("alr_loss", problem)
+    torch.testing.assert_close(found.loss.double(), expected.loss)
+    torch.testing.assert_close(found.grad.double(), expected.grad, rtol=1e-4, atol=1e-9)
+    torch.testing.assert_close(found.table.double(), expected.table, rtol=1e-5, atol=1e-7)
+
+
 def test_a_step_does_not_wait_for_the_device(gpu):
     problem = make_problem(20, 33, device=gpu)
     leaf = problem.logits.detach().requires_grad_()

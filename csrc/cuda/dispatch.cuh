@@ -9,6 +9,12 @@
 
 namespace alr_fast {
 
+template <class Logits, class Target>
+constexpr int narrower_bytes() {
+  return sizeof(Logits) < sizeof(typename Target::Element) ? sizeof(Logits)
+                                                           : sizeof(typename Target::Element);
+}
+
 template <class Logits, class Target, Regime kRegime, int kVector, class Launch>
 auto dispatch_extras(const LaunchPlan& plan, const Launch& launch) {
   if constexpr (!shape_of(kRegime).always_has_extras()) {
@@ -31,13 +37,14 @@ auto dispatch_vector(const LaunchPlan& plan, const Launch& launch) {
   return dispatch_extras<Logits, Target, kRegime, kFull>(plan, launch);
 }
 
-// Looks for the plan's regime from entry kEntry of the launch table on.
+// Looks for the plan's regime from entry kEntry of the launch table of these types on.
 template <class Logits, class Target, int kEntry = 0, class Launch>
 auto dispatch_regime(const LaunchPlan& plan, const Launch& launch) {
-  if constexpr (kEntry == sizeof(kLaunchTable) / sizeof(TableEntry)) {
+  constexpr LaunchTable kTable = launch_table(narrower_bytes<Logits, Target>());
+  if constexpr (kEntry == kTable.size) {
     return dispatch_vector<Logits, Target, kFallback.regime>(plan, launch);
   } else {
-    constexpr Regime kRegime = kLaunchTable[kEntry].regime;
+    constexpr Regime kRegime = kTable.entries[kEntry].regime;
     if (plan.regime == kRegime) return dispatch_vector<Logits, Target, kRegime>(plan, launch);
     return dispatch_regime<Logits, Target, kEntry + 1>(plan, launch);
   }

@@ -10,18 +10,24 @@ namespace {
 
 constexpr int64_t kMaxBlocks = 2147483647;  // of a grid's x dimension
 
-constexpr bool table_is_sound() {
+// Whether the threads of an entry hold a row of so many classes.
+constexpr bool takes(const TableEntry& entry, int64_t classes) {
+  const RegimeShape& shape = shape_of(entry.regime);
+  if (entry.blocks_per_row > 1 && !shape.can_be_cluster()) return false;
+  return columns_per_block(classes, entry.blocks_per_row) <= shape.columns();
+}
+
+constexpr bool is_sound(const LaunchTable& table) {
   int64_t previous = 0;
-  for (const TableEntry& entry : kLaunchTable) {
-    const RegimeShape& shape = shape_of(entry.regime);
+  for (const TableEntry& entry : table) {
     if (entry.max_classes <= previous) return false;
-    if (columns_per_block(entry.max_classes, entry.blocks_per_row) > shape.columns()) return false;
-    if (entry.blocks_per_row > 1 && !shape.can_be_cluster()) return false;
+    if (!takes(entry, entry.max_classes)) return false;
     previous = entry.max_classes;
   }
   return previous <= kMaxClasses;
 }
-static_assert(table_is_sound(), "sorted, and no row larger than its registers");
+static_assert(is_sound(launch_table(2)) && is_sound(launch_table(4)),
+              "sorted, and no row larger than its registers");
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -63,12 +69,26 @@ int supported_width(const RegimeShape& shape, bool has_extras, int full, int all
   return shape.has_pairs() && !has_extras && allowed >= 2 ? 2 : 1;
 }
 
-const TableEntry& entry_for(int64_t classes, int cluster_size) {
+const TableEntry& entry_for(int64_t classes, int narrower_bytes, int cluster_size) {
+  static constexpr LaunchTable kTables[] = {launch_table(2), launch_table(4)};
+  const LaunchTable& table = kTables[narrower_bytes == 2 ? 0 : 1];
   const auto* const found =
-      std::find_if(std::begin(kLaunchTable), std::end(kLaunchTable), [&](const TableEntry& entry) {
+      std::find_if(table.begin(), table.end(), [&](const TableEntry& entry) {
         return classes <= entry.max_classes && entry.blocks_per_row <= cluster_size;
       });
-  return found == std::end(kLaunchTable) ? kFallback : *found;
+  return found == table.end() ? kFallback : *found;
+}
+
+std::optional<DType> table_dtype_of(const RowLossParams& p) {
+  return p.target.table == nullptr ? std::nullopt : std::optional<DType>(p.target.dtype);
+}
+
+// The plan with room for all indices where blocks look for equal ones themselves.
+LaunchPlan with_indices(const RowLossParams& p, LaunchPlan plan) {
+  if (p.stores_groups || !finds_groups_in_blocks(p)) return plan;
+  plan.indices_at = plan.shared_memory;
+  plan.shared_memory += index_bytes(p.rows);
+  return plan;
 }
 
 // Bytes of the indices of all rows in shared memory, in whole accesses.
@@ -78,9 +98,8 @@ int index_bytes(int64_t rows) {
 
 }  // namespace
 
-LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
-                       std::optional<DType> table_dtype, int aligned, bool has_extras,
-                       const DeviceLimits& limits) {
+LaunchPlan launch_plan(const TableEntry& entry, int64_t rows, int64_t classes, DType logits_dtype,
+                       std::optional<DType> table_dtype, int aligned, bool has_extras) {
   require_cuda_dtype(logits_dtype, "logits_dtype");
   if (table_dtype) require_cuda_dtype(*table_dtype, "bank_dtype");
   if (rows < 0)
@@ -88,8 +107,11 @@ LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
   if (classes < 1 || classes > kMaxClasses)
     throw std::invalid_argument("classes is " + std::to_string(classes) +
                                 ": CUDA kernels exist for 1 to " + std::to_string(kMaxClasses));
-  const TableEntry& entry = entry_for(classes, limits.cluster_size);
   const RegimeShape& shape = shape_of(entry.regime);
+  if (shape.regime != kFallback.regime && !takes(entry, classes))
+    throw std::invalid_argument("classes is " + std::to_string(classes) + ": " + shape.name +
+                                " with " + std::to_string(entry.blocks_per_row) +
+                                " blocks a row holds no row of that size");
   const int logits_size = size_of(logits_dtype);
   LaunchPlan plan;
   plan.regime = shape.regime;
@@ -113,15 +135,23 @@ LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
   return plan;
 }
 
+LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
+                       std::optional<DType> table_dtype, int aligned, bool has_extras,
+                       const DeviceLimits& limits) {
+  const int logits_size = size_of(logits_dtype);
+  const int narrower = table_dtype ? std::min(logits_size, size_of(*table_dtype)) : logits_size;
+  return launch_plan(entry_for(classes, narrower, limits.cluster_size), rows, classes,
+                     logits_dtype, table_dtype, aligned, has_extras);
+}
+
 LaunchPlan launch_plan(const RowLossParams& p, const DeviceLimits& limits) {
-  std::optional<DType> table_dtype;
-  if (p.target.table != nullptr) table_dtype = p.target.dtype;
-  LaunchPlan plan = launch_plan(p.rows, p.classes, p.logits_dtype, table_dtype, row_alignment(p),
-                                has_extras(p), limits);
-  if (p.stores_groups || !finds_groups_in_blocks(p)) return plan;
-  plan.indices_at = plan.shared_memory;
-  plan.shared_memory += index_bytes(p.rows);
-  return plan;
+  return with_indices(p, launch_plan(p.rows, p.classes, p.logits_dtype, table_dtype_of(p),
+                                     row_alignment(p), has_extras(p), limits));
+}
+
+LaunchPlan launch_plan(const TableEntry& entry, const RowLossParams& p) {
+  return with_indices(p, launch_plan(entry, p.rows, p.classes, p.logits_dtype, table_dtype_of(p),
+                                     row_alignment(p), has_extras(p)));
 }
 
 bool has_extras(const RowLossParams& p) {

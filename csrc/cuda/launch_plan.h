@@ -65,6 +65,12 @@ LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
                        bool has_extras = false, const DeviceLimits& limits = {});
 LaunchPlan launch_plan(const RowLossParams& params, const DeviceLimits& limits = {});
 
+// The same with this entry instead of that of the launch table, for any device. Throws
+// std::invalid_argument if its threads do not hold such a row.
+LaunchPlan launch_plan(const TableEntry& entry, int64_t rows, int64_t classes, DType logits_dtype,
+                       std::optional<DType> table_dtype, int aligned, bool has_extras);
+LaunchPlan launch_plan(const TableEntry& entry, const RowLossParams& params);
+
 // The largest power of two up to 8, in elements, that divides the bases and strides of all rows; a
 // base at a multiple of 16 bytes counts as aligned for any.
 int row_alignment(const RowLossParams& params);

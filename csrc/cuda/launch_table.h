@@ -16,14 +16,41 @@ struct TableEntry {
 constexpr int64_t kMaxClasses = 262144;
 
 // Sorted by max_classes; longer rows, and those whose cluster a device does not allow, take kLoop.
-constexpr TableEntry kLaunchTable[] = {
-    {32, Regime::kSubWarp},           {128, Regime::kHalfWarp},
-    {256, Regime::kWarp},             {1024, Regime::kTwoWarps},
-    {2048, Regime::kFourWarps},       {4096, Regime::kEightWarps},
-    {8192, Regime::kSixteenWarps},    {16384, Regime::kSixteenWarps, 2},
-    {32768, Regime::kSixteenWarps, 4}, {65536, Regime::kSixteenWarps, 8},
+// `python -m benchmarks.tournament --write-table` writes what is between the two marks.
+// begin: winners
+constexpr TableEntry kTableOfWords[] = {
+    {32, Regime::kSubWarp},
+    {128, Regime::kHalfWarp},
+    {256, Regime::kWarp},
+    {1024, Regime::kTwoWarps},
+    {2048, Regime::kFourWarps},
+    {4096, Regime::kEightWarps},
+    {8192, Regime::kSixteenWarps},
+    {16384, Regime::kSixteenWarps, 2},
+    {32768, Regime::kSixteenWarps, 4},
+    {65536, Regime::kSixteenWarps, 8},
     {131072, Regime::kSixteenWarps, 16},
 };
+constexpr const auto& kTableOfHalves = kTableOfWords;
+// end: winners
 constexpr TableEntry kFallback = {kMaxClasses, Regime::kLoop};
+
+struct LaunchTable {
+  const TableEntry* entries;
+  int size;
+
+  constexpr const TableEntry* begin() const { return entries; }
+  constexpr const TableEntry* end() const { return entries + size; }
+};
+
+template <int kSize>
+constexpr LaunchTable as_launch_table(const TableEntry (&entries)[kSize]) {
+  return {entries, kSize};
+}
+
+// The table for logits and target rows, the narrower of which has elements of so many bytes.
+constexpr LaunchTable launch_table(int narrower_bytes) {
+  return narrower_bytes == 2 ? as_launch_table(kTableOfHalves) : as_launch_table(kTableOfWords);
+}
 
 }  // namespace alr_fast

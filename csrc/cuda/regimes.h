@@ -16,6 +16,13 @@ enum class Regime : int32_t {
   kEightWarps,
   kSixteenWarps,
   kLoop,
+  // Candidates: named in no launch table until a GPU has measured them (csrc/cuda/tournament).
+  kHalfWarp16,
+  kWarp16,
+  kWarp32,
+  kFourWarps32,
+  kEightWarps24,
+  kEightWarps32,
 };
 
 struct RegimeShape {
@@ -37,7 +44,7 @@ struct RegimeShape {
   constexpr bool always_has_extras() const { return regime == Regime::kLoop; }
 };
 
-// All but the last hold a row in registers, so that it is read once.
+// All but kLoop hold a row in registers, so that it is read once.
 constexpr RegimeShape kShapes[] = {
     {Regime::kSubWarp, "sub_warp", 8, 1, 4, 128, 6},
     {Regime::kHalfWarp, "half_warp", 16, 1, 8, 128, 6},
@@ -47,6 +54,12 @@ constexpr RegimeShape kShapes[] = {
     {Regime::kEightWarps, "eight_warps", 32, 8, 16, 256, 2},
     {Regime::kSixteenWarps, "sixteen_warps", 32, 16, 16, 512, 1},
     {Regime::kLoop, "loop", 32, 16, 8, 512, 1},
+    {Regime::kHalfWarp16, "half_warp_16", 16, 1, 16, 128, 5},
+    {Regime::kWarp16, "warp_16", 32, 1, 16, 128, 5},
+    {Regime::kWarp32, "warp_32", 32, 1, 32, 128, 3},
+    {Regime::kFourWarps32, "four_warps_32", 32, 4, 32, 128, 3},
+    {Regime::kEightWarps24, "eight_warps_24", 32, 8, 24, 256, 2},
+    {Regime::kEightWarps32, "eight_warps_32", 32, 8, 32, 256, 1},
 };
 
 constexpr const RegimeShape& shape_of(Regime regime) { return kShapes[static_cast<int>(regime)]; }

@@ -31,7 +31,7 @@ constexpr TableEntry kTableOfWords[] = {
     {65536, Regime::kSixteenWarps, 8},
     {131072, Regime::kSixteenWarps, 16},
 };
-constexpr const auto& kTableOfHalves = kTableOfWords;
+inline constexpr const auto& kTableOfHalves = kTableOfWords;
 // end: winners
 constexpr TableEntry kFallback = {kMaxClasses, Regime::kLoop};
 

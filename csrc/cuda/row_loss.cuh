@@ -13,6 +13,7 @@
 #include "memory.cuh"
 #include "reduce.cuh"
 #include "row_registers.cuh"
+#include "row_sources.cuh"
 #include "row_twice.cuh"
 #include "target.cuh"
 
@@ -31,6 +32,13 @@ struct RowTraits {
   // Threads of a warp that share a row: fewer if each holds more elements.
   static constexpr int kLanes = kShape.lanes * kShape.elements / kElements;
   static constexpr bool kIsBlock = kShape.warps > 1;
+  static constexpr int kTableBytes = Target::kIsTable ? sizeof(typename Target::Element) : 0;
+  static constexpr int kNarrower =
+      Target::kIsTable && kTableBytes < static_cast<int>(sizeof(Logits)) ? kTableBytes
+                                                                         : sizeof(Logits);
+  static constexpr Source kSource = source_of(kShape, kVector * kNarrower, kExtras);
+  static constexpr StageLayout kStages =
+      stage_layout(kShape, kSource, sizeof(Logits), kTableBytes);
   // Statistics, and label rows, which are generated, take a few more registers.
   static constexpr int kMinBlocks =
       (kExtras || !Target::kIsTable) && kShape.min_blocks > 1 ? kShape.min_blocks - 1
@@ -38,7 +46,7 @@ struct RowTraits {
   static constexpr bool kIsCluster = kShape.can_be_cluster();
   using Block = BlockGroup<kShape.threads / kWarpThreads>;
   using Group = std::conditional_t<
-      kIsCluster, ClusterGroup<kShape.warps>,
+      kIsCluster, ClusterGroup<kShape.warps, kShape.pushes>,
       std::conditional_t<kIsBlock, BlockGroup<kShape.warps>, LaneGroup<kLanes>>>;
 };
 
@@ -77,6 +85,10 @@ class RowLoss {
   using Target = typename Traits::Target;
   using Group = typename Traits::Group;
   using Row = RowOf<Traits>;
+  static constexpr bool kIsDirect = Traits::kSource == Source::kDirect;
+  // A stage that all threads of a block read is filled again after they have met to join their
+  // sums, at no cost; others as soon as they are read.
+  static constexpr bool kRequestsLate = Traits::kSource == Source::kRing && Traits::kIsBlock;
 
  public:
   __device__ __forceinline__ RowLoss(const RowLossParams& params, const RowLaunch& launch,
@@ -89,6 +101,18 @@ class RowLoss {
 
   // Processes all rows of this group of threads; in the second launch, those that are to be stored.
   __device__ __forceinline__ void run() {
+    if constexpr (Traits::kSource == Source::kDirect) {
+      run_directly();
+    } else {
+      run_ahead();
+    }
+  }
+
+  // Contribution of these rows to the batch; valid in the group's first thread.
+  __device__ __forceinline__ BlockPartial partial() const { return {loss_, valid_}; }
+
+ private:
+  __device__ __forceinline__ void run_directly() {
     const bool stores_groups = Traits::kExtras && p_.stores_groups;
     const int64_t step = group_.rows_in_grid();
     const int64_t count = stores_groups ? row_groups_.count() : p_.rows;
@@ -103,57 +127,107 @@ class RowLoss {
       if (b < 0) continue;
       // Each lane asks for one of the rows to come: requested together, and long before they are
       // needed.
-      if (lane == 0) held = facts_of(stores_groups ? b : b + group_.lane() * step);
+      if (lane == 0) {
+        const int64_t mine = stores_groups ? b : b + group_.lane() * step;
+        held = facts_of(mine, target_of(mine));
+      }
       RowFacts facts = group_.from_lane(held, lane);
       if (row_groups_.is_searched()) facts.group = row_groups_.find(b);
       if (stores_groups) facts.group = 0;
-      process(b, facts);
+      int no_source = 0;
+      process(b, facts, no_source, [] {});
     }
   }
 
-  // Contribution of these rows to the batch; valid in the group's first thread.
-  __device__ __forceinline__ BlockPartial partial() const { return {loss_, valid_}; }
+  // The same with rows that are requested while others are processed.
+  __device__ __forceinline__ void run_ahead() {
+    constexpr int kAhead = Traits::kShape.stages, kLanes = Group::kLanes;
+    const int64_t step = group_.rows_in_grid(), first = group_.row();
+    RowSource<Traits> source(static_cast<int>(p_.classes), group_);
+    source.start(group_);
+    // Row b, whose target row a lane knows.
+    const auto request = [&](int64_t b, int64_t target, int lane) {
+      const int64_t i = group_.from_lane(target, lane);
+      source.request(i >= 0, logits(b), Target(p_, i, i >= 0));
+    };
+    RowFacts held{};
+    int64_t coming = target_of(first + group_.lane() * step);  // after the rows whose facts are held
+#pragma unroll
+    for (int n = 0; n < kAhead; ++n) {
+      request(first + n * step, coming, n);
+      source.advance();
+    }
+    int lane = 0;  // that has the facts of the row at hand
+    for (int64_t b = first; b < p_.rows; b += step, lane = (lane + 1) % kLanes) {
+      if (lane == 0) {
+        held = facts_of(b + group_.lane() * step, coming);
+        coming = target_of(b + (kLanes + group_.lane()) * step);
+      }
+      RowFacts facts = group_.from_lane(held, lane);
+      if (row_groups_.is_searched()) facts.group = row_groups_.find(b);
+      process(b, facts, source, [&] {
+        const int next = lane + kAhead;
+        request(b + kAhead * step, next < kLanes ? held.target : coming, next % kLanes);
+      });
+      source.advance();
+    }
+  }
 
- private:
   // What is known of a batch row before it is computed.
   struct RowFacts {
-    int64_t target = -1;  // its target row; negative: ignored
+    int64_t target = kIgnored;  // see target_of
     float weight = 1;
     int32_t group = 0;  // 1 + the name of its group of rows with one index; 0: it is alone
-    bool is_outside = false, has_wrong_label = false;
-    bool unused[2] = {};  // whole words
+    bool has_wrong_label = false;
+    bool unused[3] = {};  // whole words
   };
+  static constexpr int64_t kIgnored = -1, kOutside = -2;
 
-  __device__ __forceinline__ RowFacts facts_of(int64_t b) const {
+  // The target row of batch row b, kOutside if the table or the samples end before it, kIgnored if
+  // there is none.
+  __device__ __forceinline__ int64_t target_of(int64_t b) const {
+    const int64_t i = b < p_.rows ? index_at(p_, b) : kIgnored;
+    return i < 0 ? kIgnored : is_out_of_range(p_, b, i) ? kOutside : i;
+  }
+
+  __device__ __forceinline__ RowFacts facts_of(int64_t b, int64_t target) const {
     RowFacts row;
+    row.target = target;
     if (b >= p_.rows) return row;
-    row.target = index_at(p_, b);
     if (p_.row_weight != nullptr) row.weight = static_cast<const float*>(p_.row_weight)[b];
     row.group = row_groups_.of(b);
-    if (row.target < 0) return row;
-    row.is_outside = is_out_of_range(p_, b, row.target);
-    if (p_.given_labels == nullptr || row.is_outside) return row;
-    const LabelledSample labelled = labelled_sample(p_, b, row.target);
+    if (p_.given_labels == nullptr || target < 0) return row;
+    const LabelledSample labelled = labelled_sample(p_, b, target);
     row.has_wrong_label = labelled.label != p_.given_labels[labelled.sample];
     return row;
   }
 
-  __device__ __forceinline__ void process(int64_t b, const RowFacts& facts) {
-    const bool has_target = facts.target >= 0 && !facts.is_outside;
+  // `request_next` is called once, when there is room for the words of another row.
+  template <class FromSource, class RequestNext>
+  __device__ __forceinline__ void process(int64_t b, const RowFacts& facts, FromSource& source,
+                                          const RequestNext& request_next) {
+    const bool has_target = facts.target >= 0;
     const Target target(p_, facts.target, has_target);
     Row row(static_cast<int>(p_.classes), group_);
-    row.request(logits(b), target);
+    if constexpr (kIsDirect) {
+      row.request(logits(b), target);
+    } else {
+      if (has_target) source.take(row, logits(b), target);
+    }
     int table_class = -1;
     if (has_target) {
-      if (compute(row, target, b, facts, &table_class)) return;
-    } else if (group_.is_leader()) {
-      row_groups_.note(b, 0, false);
-      if (facts.is_outside) {
-        count(kStatusOutOfRange);
-        add_to_batch(b, __builtin_nanf(""));
+      if (compute(row, target, b, facts, request_next, &table_class)) return;
+    } else {
+      request_next();
+      if (group_.is_leader()) {
+        row_groups_.note(b, 0, false);
+        if (facts.target == kOutside) {
+          count(kStatusOutOfRange);
+          add_to_batch(b, __builtin_nanf(""));
+        }
       }
     }
-    skip(b, facts.target < 0 ? 0 : __builtin_nanf(""), table_class);
+    skip(b, facts.target == kIgnored ? 0 : __builtin_nanf(""), table_class);
   }
 
   __device__ __forceinline__ const Logits* logits(int64_t b) const {  // [K]
@@ -162,9 +236,14 @@ class RowLoss {
 
   // Returns whether the logits have a softmax and the label is the given one; stores the target
   // row only then, and if the row is in no group. `table_class` is set with statistics alone.
+  template <class RequestNext>
   __device__ __forceinline__ bool compute(Row& row, const Target& target, int64_t b,
-                                          const RowFacts& facts, int* table_class) {
+                                          const RowFacts& facts, const RequestNext& request_next,
+                                          int* table_class) {
+    row.start();
+    if constexpr (!kRequestsLate) request_next();
     const RowPart whole = row.reduce(logits(b), group_);
+    if constexpr (kRequestsLate) request_next();
     const float sum = whole.sums.exp;
     RowScalars<float> scalars =
         finish_row(whole.sums, logf(sum), reciprocal(sum), is_finite(whole.max) && sum > 0,

@@ -32,11 +32,18 @@ void run_by_row(void (*kernel)(alr_fast::RowLossParams), const alr_fast::RowLoss
 
 }  // namespace
 
+void run_row_loss(const alr_fast::RowLossParams& params) {
+  const RowLaunch launch = [](const alr_fast::RowLossParams& params, bool is_counted) {
+    run_planned(params, alr_fast::launch_plan(params, variation.limits), is_counted);
+  };
+  alr_fast::launch_plan(params, variation.limits);  // throws before anything is launched
+  if (params.rows > 0) run_row_loss_by(params, launch, launch);
+}
+
 // As launch.cu does it.
-void run_row_loss(const alr_fast::RowLossParams& ungrouped) {
+void run_row_loss_by(const alr_fast::RowLossParams& ungrouped, const RowLaunch& launch,
+                     const RowLaunch& store_groups) {
   alr_fast::RowLossParams params = ungrouped;
-  const alr_fast::LaunchPlan plan = alr_fast::launch_plan(params, variation.limits);
-  if (params.rows == 0) return;
   alr_fast::CallCounters counters = {0, 0};
   params.counters = &counters;
   const int64_t bytes = alr_fast::place_groups(params, nullptr, &params.groups).all;
@@ -50,10 +57,9 @@ void run_row_loss(const alr_fast::RowLossParams& ungrouped) {
     run_by_row(alr_fast::prepare_rows_kernel, params,
                std::min(params.rows, variation.most_prepare_threads),
                alr_fast::kPrepareSharedMemory);
-  run_planned(params, plan, is_counted);
+  launch(params, is_counted);
   if (alr_fast::needs_groups(params)) {
-    const alr_fast::RowLossParams storing = alr_fast::params_of_storing(params);
-    run_planned(storing, alr_fast::launch_plan(storing, variation.limits), false);
+    store_groups(alr_fast::params_of_storing(params), false);
     if (params.stats_class != nullptr)
       run_by_row(alr_fast::share_class_after_kernel, params, params.rows, 0);
   }

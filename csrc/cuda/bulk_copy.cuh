@@ -254,10 +254,11 @@ class Ring {
     Barrier::fence_init();
   }
 
-  // The stage at hand.
-  __device__ __forceinline__ unsigned char* stage() const {
-    return memory_ + barrier_bytes_ + stage_ * stage_bytes_;
+  __device__ __forceinline__ unsigned char* stage(int n) const {
+    return memory_ + barrier_bytes_ + n * stage_bytes_;
   }
+  // The stage at hand.
+  __device__ __forceinline__ unsigned char* stage() const { return stage(stage_); }
 
   // By one thread: copies of so many bytes to the stage at hand, which load() starts.
   __device__ __forceinline__ void expect(int bytes) const { full().arrive_expect(bytes); }
@@ -268,8 +269,8 @@ class Ring {
     if (bytes > 0) bulk_load<kCached>(stage() + offset, from, bytes, full());
   }
 
-  // Waits until the stage at hand is full. Every turn of a stage must be expected, if only 0 bytes
-  // of it; it need not be waited for.
+  // Waits until the stage at hand is full. Every turn of a stage must be expected, if only 0 bytes,
+  // and waited for by all threads: a parity does not tell a turn from the next but one.
   __device__ __forceinline__ void wait() const { full().wait(parity_); }
 
   __device__ __forceinline__ void advance() {
@@ -320,13 +321,13 @@ class ClusterExchange {
       for (int n = 0; n < kWords; ++n)
         store_remote(&slots[rank_].words[n], slot.words[n], all, threadIdx.x);
     }
-    all.wait<Scope::kCluster>(parity_);
+    all.wait<Scope::kCluster>(phase_);
     // Two buffers in turn need no barrier against a fast block that pushes over a value before a
     // slow warp has read it: it comes back to this buffer only after all blocks have pushed to the
     // other one, and a block pushes after all of its warps have met, past these reads.
     if (++buffer_ == kReductionBuffers) {
       buffer_ = 0;
-      parity_ ^= 1;
+      phase_ ^= 1;
     }
     const Slot& there = slots[threadIdx.x & static_cast<unsigned>(blocks_ - 1)];
     Slot mine;
@@ -350,7 +351,7 @@ class ClusterExchange {
   unsigned char* memory_;
   int blocks_, rank_;
   int buffer_ = 0;
-  unsigned parity_ = 0;
+  unsigned phase_ = 0;  // its parity
 };
 
 }  // namespace alr_fast

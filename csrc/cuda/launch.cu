@@ -39,6 +39,8 @@ cudaError_t current_device(Device& device) {
   read(device.multiprocessors, cudaDevAttrMultiProcessorCount);
   read(has_clusters, cudaDevAttrClusterLaunch);
   read(major, cudaDevAttrComputeCapabilityMajor);
+  read(device.limits.shared_memory, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  device.limits.has_bulk_copies = major >= 9;
   // Only data centre GPUs have clusters above the portable size.
   device.limits.cluster_size = !has_clusters               ? 1
                                : major == 9 || major == 10 ? kMaxClusterBlocks
@@ -187,11 +189,17 @@ cudaError_t launch_row_loss(const RowLossParams& ungrouped, void* group_memory,
   const bool is_counted = needs_prepare(params);
   LaunchPlan plan = launch_plan(params, device.limits);
   error = launch_planned(params, plan, device, is_counted, stream);
-  // No room for such a cluster (for example in a MIG slice), or no code for clusters.
-  while ((error == cudaErrorInvalidClusterSize || error == cudaErrorLaunchOutOfResources) &&
-         device.limits.cluster_size > 1) {
+  // No room for such a cluster (for example in a MIG slice), or no code for clusters or copies.
+  while (error == cudaErrorNotSupported ||
+         ((error == cudaErrorInvalidClusterSize || error == cudaErrorLaunchOutOfResources) &&
+          device.limits.cluster_size > 1)) {
     cudaGetLastError();
-    device.limits.cluster_size /= 2;
+    if (error == cudaErrorNotSupported) {
+      if (!device.limits.has_bulk_copies) break;
+      device.limits.has_bulk_copies = false;
+    } else {
+      device.limits.cluster_size /= 2;
+    }
     plan = launch_plan(params, device.limits);
     error = launch_planned(params, plan, device, is_counted, stream);
   }

@@ -32,7 +32,6 @@ enum class Regime : int32_t {
   kEightWarpsRing,
   kEightWarps24Ring,
   kSixteenWarpsRing,
-  kSixteenWarps32,
 };
 
 // Where the threads of a row get its words from.
@@ -88,9 +87,8 @@ constexpr RegimeShape kShapes[] = {
     {Regime::kWarpRing4, "warp_ring_4", 32, 1, 32, 128, 3, Source::kRing, 4},
     {Regime::kEightWarpsStaged, "eight_warps_staged", 32, 8, 16, 256, 2, Source::kStaged, 2},
     {Regime::kEightWarpsRing, "eight_warps_ring", 32, 8, 16, 256, 2, Source::kRing, 3},
-    {Regime::kEightWarps24Ring, "eight_warps_24_ring", 32, 8, 24, 256, 2, Source::kRing, 2, true},
+    {Regime::kEightWarps24Ring, "eight_warps_24_ring", 32, 8, 24, 256, 1, Source::kRing, 4, true},
     {Regime::kSixteenWarpsRing, "sixteen_warps_ring", 32, 16, 16, 512, 1, Source::kRing, 3, true},
-    {Regime::kSixteenWarps32, "sixteen_warps_32", 32, 16, 32, 512, 1},
 };
 
 constexpr const RegimeShape& shape_of(Regime regime) { return kShapes[static_cast<int>(regime)]; }

@@ -36,6 +36,7 @@ class Residency {
 
  private:
   static constexpr int kDevices = 64;
+  static constexpr int kSharedMemoryByDefault = 48 * 1024;  // above it a kernel must be allowed to
   static constexpr int kClusterSizes = 5;  // 1 to 16 blocks
   static_assert(1 << (kClusterSizes - 1) == kMaxClusterBlocks, "powers of two");
 
@@ -43,17 +44,23 @@ class Residency {
                          const Device& device, int64_t* blocks) {
     constexpr auto kernel = Kernel::kPointer;
     int count = 0;
-    if (plan.blocks_per_row == 1) {
-      const cudaError_t error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-          &count, kernel, plan.threads_per_block, plan.shared_memory);
-      *blocks = int64_t{device.multiprocessors} * std::max(count, 1);
-      return error;
-    }
-    // Code for an older architecture, translated by the driver, has no clusters.
     cudaFuncAttributes attributes = {};
     cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
     if (error != cudaSuccess) return error;
-    if (attributes.ptxVersion < 90) return cudaErrorInvalidClusterSize;
+    // Code for an older architecture, translated by the driver, has neither.
+    if (attributes.ptxVersion < 90 && Kernel::kHasBulkCopies) return cudaErrorNotSupported;
+    if (attributes.ptxVersion < 90 && plan.blocks_per_row > 1) return cudaErrorInvalidClusterSize;
+    if (plan.shared_memory > kSharedMemoryByDefault) {
+      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   device.limits.shared_memory);
+      if (error != cudaSuccess) return error;
+    }
+    if (plan.blocks_per_row == 1) {
+      error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&count, kernel, plan.threads_per_block,
+                                                            plan.shared_memory);
+      *blocks = int64_t{device.multiprocessors} * std::max(count, 1);
+      return error;
+    }
     if (plan.blocks_per_row > kPortableClusterBlocks) {
       error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
       if (error != cudaSuccess) return error;

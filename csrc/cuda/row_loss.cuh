@@ -212,13 +212,19 @@ class RowLoss {
     if constexpr (kIsDirect) {
       row.request(logits(b), target);
     } else {
-      if (has_target) source.take(row, logits(b), target);
+      if (has_target) {
+        source.take(row, logits(b), target);
+      } else {
+        source.pass(group_);
+      }
     }
+    if (has_target) row.start();
+    if constexpr (!kRequestsLate) request_next();
     int table_class = -1;
     if (has_target) {
       if (compute(row, target, b, facts, request_next, &table_class)) return;
     } else {
-      request_next();
+      if constexpr (kRequestsLate) request_next();
       if (group_.is_leader()) {
         row_groups_.note(b, 0, false);
         if (facts.target == kOutside) {
@@ -240,8 +246,6 @@ class RowLoss {
   __device__ __forceinline__ bool compute(Row& row, const Target& target, int64_t b,
                                           const RowFacts& facts, const RequestNext& request_next,
                                           int* table_class) {
-    row.start();
-    if constexpr (!kRequestsLate) request_next();
     const RowPart whole = row.reduce(logits(b), group_);
     if constexpr (kRequestsLate) request_next();
     const float sum = whole.sums.exp;
@@ -437,6 +441,7 @@ __global__ void __launch_bounds__(Traits::kShape.threads, Traits::kMinBlocks)
 template <class Traits>
 struct RowLossKernel {
   static constexpr auto kPointer = &row_loss_kernel<Traits>;
+  static constexpr bool kHasBulkCopies = Traits::kSource == Source::kRing;
 };
 
 }  // namespace alr_fast

@@ -69,6 +69,31 @@ struct RowWords {
     for (int v = 0; v < kVectors; ++v)
       target.template load<kCached>(v * kStride, v * kStride < left, T[v]);
   }
+
+  // From a copy that is padded beyond the row.
+  __device__ __forceinline__ void load_padded(const Logits* from, const Target& target, int left) {
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) alr_fast::load<Cached::kAgain>(from + v * kStride, z[v]);
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v)
+      target.template load<Cached::kAgain>(v * kStride, Target::kIsTable || v * kStride < left,
+                                           T[v]);
+  }
+
+  // Pads it, by the thread that will read there.
+  template <class Element>
+  __device__ __forceinline__ static void pad(Logits* z, Element* T, int left) {
+    Words<Logits, Traits::kVector> lowest;
+    Words<Element, Traits::kVector> none;
+    fill(lowest, from_float<Logits>(kPadding));
+    fill(none, Element(0.f));
+#pragma unroll 1
+    for (int v = 0; v < kVectors; ++v) {
+      if (v * kStride < left) continue;
+      store(z + v * kStride, lowest);
+      if constexpr (Target::kIsTable) store(T + v * kStride, none);
+    }
+  }
 };
 
 template <class Traits>

@@ -6,8 +6,9 @@
 //   take, request, advance for each row: its words, then the request of the row that is as many
 //                          rows further on, to the same stage
 //
-// A row without a target is requested as such, and not taken. kRing: in between all threads of the
-// group meet, so that none of them reads a stage that is filled again.
+// A row without a target is requested as such, and passed instead of taken. Between take and
+// request of a ring all threads of the group must meet, so that none of them still reads a stage
+// that is filled again.
 #pragma once
 
 #include <cstdint>
@@ -54,6 +55,7 @@ class PrefetchedRow {
   __device__ __forceinline__ void take(RowInRegisters<Traits>& row, const Logits*, const Target&) {
     row.words() = words_;
   }
+  __device__ __forceinline__ void pass(const Group&) {}
 
  private:
   RowInRegisters<Traits> place_;
@@ -75,7 +77,10 @@ class StagedRows {
         memory_(stages_of<Traits>(group)),
         column_(group.rank() * Traits::kVector) {}
 
-  __device__ __forceinline__ void start(const Group&) {}
+  __device__ __forceinline__ void start(const Group&) {
+    for (int n = 0; n < Traits::kShape.stages; ++n, advance())
+      RowWords<Traits>::pad(logits(), table(), place_.columns_left());
+  }
 
   __device__ __forceinline__ void request(bool has_target, const Logits* z, const Target& target) {
     if (has_target) {
@@ -88,9 +93,10 @@ class StagedRows {
   __device__ __forceinline__ void take(RowInRegisters<Traits>& row, const Logits*,
                                        const Target& target) {
     __pipeline_wait_prior(Traits::kShape.stages - 1);  // the requests since then
-    row.words().template load<Cached::kAgain>(
-        logits(), target.in_copy(table(), place_.first_column()), place_.columns_left());
+    row.words().load_padded(logits(), target.in_copy(table(), place_.first_column()),
+                            place_.columns_left());
   }
+  __device__ __forceinline__ void pass(const Group&) {}
 
   __device__ __forceinline__ void advance() {
     if (++stage_ == Traits::kShape.stages) stage_ = 0;
@@ -146,6 +152,12 @@ class RowRing {
 
   __device__ __forceinline__ void start(const Group& group) {
     if (rank_ == 0) ring_.init();
+    if constexpr (!kHasEdges) {
+      const int column = rank_ * Traits::kVector;
+      for (int n = 0; n < Traits::kShape.stages; ++n)
+        RowWords<Traits>::pad(logits(ring_.stage(n)) + column, table(ring_.stage(n)) + column,
+                              count_ - column);
+    }
     group.meet();
   }
 
@@ -166,27 +178,50 @@ class RowRing {
   __device__ __forceinline__ void take(RowInRegisters<Traits>& row, const Logits* z,
                                        const Target& target) {
     ring_.wait();
-    const Copied<Logits> of_z(z + first_, count_);
-    const Logits* const logits = of_z.origin(reinterpret_cast<const Logits*>(ring_.stage()));
-    const int column = rank_ * Traits::kVector, left = row.columns_left();
-    if constexpr (Target::kIsTable) {
-      const Copied<Element> of_T(target.row() + first_, count_);
-      const Element* const table = of_T.origin(
-          reinterpret_cast<const Element*>(ring_.stage() + Traits::kStages.logits));
-      row.words().template load<Cached::kAgain>(logits + column,
-                                                target.in_copy(table + column, 0), left);
-      if constexpr (kHasEdges) load_edges(of_T, target.row() + first_, row.words().T);
+    const int column = rank_ * Traits::kVector;
+    if constexpr (kHasEdges) {
+      take_with_edges(row.words(), z + first_, target);
     } else {
-      row.words().template load<Cached::kAgain>(
-          logits + column, target.in_copy(logits, row.first_column()), left);
+      row.words().load_padded(logits(ring_.stage()) + column,
+                              target.in_copy(table(ring_.stage()) + column, first_ + column), count_ - column);
     }
-    if constexpr (kHasEdges) load_edges(of_z, z + first_, row.words().z);
+  }
+
+  // Warps of a block must not lose each other over many such rows. Lanes of a warp do not: they
+  // exchange the facts of every row.
+  __device__ __forceinline__ void pass(const Group& group) {
+    if constexpr (!Traits::kIsBlock) return;
+    ring_.wait();
+    group.meet();
   }
 
   __device__ __forceinline__ void advance() { ring_.advance(); }
 
  private:
   static constexpr bool kHasEdges = Traits::kVector == 1;  // rows at any alignment
+
+  __device__ __forceinline__ static Logits* logits(unsigned char* stage) {
+    return reinterpret_cast<Logits*>(stage);
+  }
+  __device__ __forceinline__ static Element* table(unsigned char* stage) {
+    return reinterpret_cast<Element*>(stage + Traits::kStages.logits);
+  }
+
+  __device__ __forceinline__ void take_with_edges(RowWords<Traits>& words, const Logits* z,
+                                                  const Target& target) const {
+    const BulkRow<Logits> of_z(z, count_);
+    const Logits* const from = of_z.origin(logits(ring_.stage())) + rank_;
+    if constexpr (Target::kIsTable) {
+      const BulkRow<Element> of_T(target.row() + first_, count_);
+      words.template load<Cached::kAgain>(
+          from, target.in_copy(of_T.origin(table(ring_.stage())) + rank_, 0), count_ - rank_);
+      load_edges(of_T, target.row() + first_, words.T);
+    } else {
+      words.template load<Cached::kAgain>(from, target.in_copy(from, first_ + rank_),
+                                          count_ - rank_);
+    }
+    load_edges(of_z, z, words.z);
+  }
 
   // All of an aligned row.
   template <class T>

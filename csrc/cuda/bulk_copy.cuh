@@ -269,8 +269,9 @@ class Ring {
     if (bytes > 0) bulk_load<kCached>(stage() + offset, from, bytes, full());
   }
 
-  // Waits until the stage at hand is full. Every turn of a stage must be expected, if only 0 bytes,
-  // and waited for by all threads: a parity does not tell a turn from the next but one.
+  // Waits until the stage at hand is full. Every turn of a stage must be expected, if only 0 bytes.
+  // A thread need not wait for a turn of 0 bytes, but then it must meet the one that fills the
+  // stages: a parity does not tell a turn from the next but one.
   __device__ __forceinline__ void wait() const { full().wait(parity_); }
 
   __device__ __forceinline__ void advance() {

@@ -39,10 +39,13 @@ struct RowTraits {
   static constexpr Source kSource = source_of(kShape, kVector * kNarrower, kExtras);
   static constexpr StageLayout kStages =
       stage_layout(kShape, kSource, sizeof(Logits), kTableBytes);
-  // Statistics, and label rows, which are generated, take a few more registers.
+  // Statistics, label rows, which are generated, and rows that are requested ahead element by
+  // element take a few more registers.
   static constexpr int kMinBlocks =
-      (kExtras || !Target::kIsTable) && kShape.min_blocks > 1 ? kShape.min_blocks - 1
-                                                              : kShape.min_blocks;
+      (kExtras || !Target::kIsTable || (kVector == 1 && kShape.source != Source::kDirect)) &&
+              kShape.min_blocks > 1
+          ? kShape.min_blocks - 1
+          : kShape.min_blocks;
   static constexpr bool kIsCluster = kShape.can_be_cluster();
   using Block = BlockGroup<kShape.threads / kWarpThreads>;
   using Group = std::conditional_t<
@@ -220,11 +223,13 @@ class RowLoss {
     }
     if (has_target) row.start();
     if constexpr (!kRequestsLate) request_next();
+    RowPart whole{};
+    if (has_target) whole = row.reduce(logits(b), group_);
+    if constexpr (kRequestsLate) request_next();
     int table_class = -1;
     if (has_target) {
-      if (compute(row, target, b, facts, request_next, &table_class)) return;
+      if (compute(row, whole, target, b, facts, &table_class)) return;
     } else {
-      if constexpr (kRequestsLate) request_next();
       if (group_.is_leader()) {
         row_groups_.note(b, 0, false);
         if (facts.target == kOutside) {
@@ -242,12 +247,8 @@ class RowLoss {
 
   // Returns whether the logits have a softmax and the label is the given one; stores the target
   // row only then, and if the row is in no group. `table_class` is set with statistics alone.
-  template <class RequestNext>
-  __device__ __forceinline__ bool compute(Row& row, const Target& target, int64_t b,
-                                          const RowFacts& facts, const RequestNext& request_next,
-                                          int* table_class) {
-    const RowPart whole = row.reduce(logits(b), group_);
-    if constexpr (kRequestsLate) request_next();
+  __device__ __forceinline__ bool compute(Row& row, const RowPart& whole, const Target& target,
+                                          int64_t b, const RowFacts& facts, int* table_class) {
     const float sum = whole.sums.exp;
     RowScalars<float> scalars =
         finish_row(whole.sums, logf(sum), reciprocal(sum), is_finite(whole.max) && sum > 0,

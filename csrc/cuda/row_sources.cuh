@@ -187,12 +187,10 @@ class RowRing {
     }
   }
 
-  // Warps of a block must not lose each other over many such rows. Lanes of a warp do not: they
-  // exchange the facts of every row.
+  // Warps of a block must not lose each other over many such rows, whose turns they do not wait
+  // for. Lanes of a warp do not: they exchange the facts of every row.
   __device__ __forceinline__ void pass(const Group& group) {
-    if constexpr (!Traits::kIsBlock) return;
-    ring_.wait();
-    group.meet();
+    if constexpr (Traits::kIsBlock) group.meet();
   }
 
   __device__ __forceinline__ void advance() { ring_.advance(); }

@@ -176,6 +176,7 @@ class Barrier {
  private:
   uint64_t word_;
 };
+static_assert(sizeof(Barrier) == kBarrierBytes, "as the plan counts");
 
 // Starts to copy from device memory to shared memory, by one thread. Addresses and size are
 // multiples of 16 bytes; the source must not change before the copy is complete.
@@ -207,217 +208,151 @@ __device__ __forceinline__ void store_remote(T* mine, const T& value, Barrier& b
     ptx::store_remote(reinterpret_cast<Word*>(mine) + n, words[n], barrier.word(), rank);
 }
 
-// Division of `count` elements at any alignment into 16-byte accesses.
-template <class T>
-struct Accesses {
-  static constexpr int kPerAccess = kAccessBytes / sizeof(T);
-  int head, whole, tail;  // elements before the first whole access, whole accesses, elements after
-
-  __device__ __forceinline__ Accesses(const T* at, int count) {
-    const auto past = static_cast<int>(reinterpret_cast<uintptr_t>(at) % kAccessBytes);
-    head = min(count, (kAccessBytes - past) % kAccessBytes / static_cast<int>(sizeof(T)));
-    whole = (count - head) / kPerAccess;
-    tail = count - head - whole * kPerAccess;
-  }
-};
-
-// What a bulk copy can take of a row at any alignment. The rest, less than 16 bytes at each end, is
-// read from device memory.
+// What a bulk copy can take of a row at any alignment: whole accesses. The rest, less than 16 bytes
+// at each end, is read from device memory.
 template <class T>
 class BulkRow {
  public:
-  __device__ __forceinline__ BulkRow(const T* row, int count)
-      : row_(row), accesses_(row, count), end_(count - accesses_.tail) {}
-
-  __device__ __forceinline__ const T* from() const { return row_ + accesses_.head; }
-  __device__ __forceinline__ int bytes() const { return accesses_.whole * kAccessBytes; }
-
-  // Element n of the row, after the copy to `copied`.
-  __device__ __forceinline__ T element(const T* copied, int n) const {
-    return n >= accesses_.head && n < end_ ? copied[n - accesses_.head] : row_[n];
+  __device__ __forceinline__ BulkRow(const T* row, int count) : row_(row) {
+    const auto past = static_cast<int>(reinterpret_cast<uintptr_t>(row) % kAccessBytes);
+    const int head = (kAccessBytes - past) % kAccessBytes / static_cast<int>(sizeof(T));
+    first_ = min(count, head);
+    end_ = first_ + (count - first_) / kPerAccess * kPerAccess;
   }
 
+  __device__ __forceinline__ const T* from() const { return row_ + first_; }
+  __device__ __forceinline__ int bytes() const {
+    return (end_ - first_) * static_cast<int>(sizeof(T));
+  }
+
+  // Whether element n is copied, and where element 0 would then be.
+  __device__ __forceinline__ bool has(int n) const { return n >= first_ && n < end_; }
+  __device__ __forceinline__ const T* origin(const T* copy) const { return copy - first_; }
+
  private:
+  static constexpr int kPerAccess = kAccessBytes / sizeof(T);
+
   const T* row_;
-  Accesses<T> accesses_;
-  int end_;
+  int first_, end_;
 };
 
-constexpr int kStageAlignment = 128;  // of stages: whole cache lines
-
-__host__ __device__ constexpr int whole_lines(int bytes) {
-  return (bytes + kStageAlignment - 1) / kStageAlignment * kStageAlignment;
-}
-
-// Stages in shared memory which one thread fills by bulk copies and several warps read, each with a
-// barrier for "full" (the producer and its bytes) and one for "empty" (the consumers).
+// Stages in shared memory that one thread fills by bulk copies and a group of threads reads, in
+// turn, each with a barrier for the bytes that arrive. A stage may be filled again once all threads
+// of the group have met after they have read it: the group tells the ring so.
 template <int kStages>
 class Ring {
  public:
-  // Of shared memory.
-  __host__ __device__ static constexpr int bytes(int stage_bytes) {
-    return kBarrierBytes + kStages * whole_lines(stage_bytes);
-  }
-
-  __device__ __forceinline__ Ring(unsigned char* memory, int stage_bytes)
-      : memory_(memory), stage_bytes_(whole_lines(stage_bytes)) {
+  __device__ __forceinline__ Ring(unsigned char* memory, int barrier_bytes, int stage_bytes)
+      : memory_(memory), barrier_bytes_(barrier_bytes), stage_bytes_(stage_bytes) {
     ALR_DEVICE_CHECK(reinterpret_cast<uintptr_t>(memory) % kStageAlignment == 0);
+    ALR_DEVICE_CHECK(stage_bytes % kStageAlignment == 0);
   }
 
-  // By one thread, before the block meets.
-  __device__ __forceinline__ void init(int consumer_warps) {
-    for (int stage = 0; stage < kStages; ++stage) {
-      full(stage).init(1);
-      empty(stage).init(consumer_warps);
-    }
+  // By one thread, before the group meets.
+  __device__ __forceinline__ void init() const {
+    for (int n = 0; n < kStages; ++n) barriers()[n].init(1);
     Barrier::fence_init();
   }
 
-  __device__ __forceinline__ Barrier& full(int stage) const { return barriers()[stage]; }
-  __device__ __forceinline__ Barrier& empty(int stage) const { return barriers()[kStages + stage]; }
-  __device__ __forceinline__ unsigned char* slot(int stage) const {
-    return memory_ + kBarrierBytes + stage * stage_bytes_;
+  __device__ __forceinline__ unsigned char* stage(int n) const {
+    return memory_ + barrier_bytes_ + n * stage_bytes_;
   }
+  // The stage at hand.
+  __device__ __forceinline__ unsigned char* stage() const { return stage(stage_); }
 
-  // Of a producer or a consumer, in registers.
-  struct Position {
-    int stage = 0;
-    unsigned parity = 0;
-
-    __device__ __forceinline__ void advance() {
-      if (++stage < kStages) return;
-      stage = 0;
-      parity ^= 1;
-    }
-  };
-
- private:
-  static constexpr int kBarrierBytes = whole_lines(2 * kStages * sizeof(Barrier));
-
-  __device__ __forceinline__ Barrier* barriers() const {
-    return reinterpret_cast<Barrier*>(memory_);
-  }
-
-  unsigned char* memory_;
-  int stage_bytes_;
-};
-
-// One thread: acquire(), any number of load(), commit().
-template <int kStages>
-class RingProducer {
- public:
-  __device__ __forceinline__ explicit RingProducer(const Ring<kStages>& ring) : ring_(ring) {}
-
-  // Waits until all consumers have released what the next stage held.
-  __device__ __forceinline__ void acquire() { ring_.empty(at_.stage).wait(at_.parity ^ 1); }
+  // By one thread: copies of so many bytes to the stage at hand, which load() starts.
+  __device__ __forceinline__ void expect(int bytes) const { full().arrive_expect(bytes); }
 
   // To `offset` bytes from the start of the stage; nothing is done for 0 bytes.
   template <Cached kCached>
-  __device__ __forceinline__ void load(int offset, const void* from, int bytes) {
-    if (bytes == 0) return;
-    bulk_load<kCached>(ring_.slot(at_.stage) + offset, from, bytes, ring_.full(at_.stage));
-    bytes_ += bytes;
+  __device__ __forceinline__ void load(int offset, const void* from, int bytes) const {
+    if (bytes > 0) bulk_load<kCached>(stage() + offset, from, bytes, full());
   }
 
-  // The phase cannot end before, so the bytes may be counted after the copies.
-  __device__ __forceinline__ void commit() {
-    ring_.full(at_.stage).arrive_expect(bytes_);
-    bytes_ = 0;
-    at_.advance();
-  }
+  // Waits until the stage at hand is full. Every turn of a stage must be expected, if only 0 bytes.
+  // A thread need not wait for a turn of 0 bytes, but then it must meet the one that fills the
+  // stages: a parity does not tell a turn from the next but one.
+  __device__ __forceinline__ void wait() const { full().wait(parity_); }
 
- private:
-  Ring<kStages> ring_;
-  typename Ring<kStages>::Position at_;
-  int bytes_ = 0;
-};
-
-// All threads of a warp: wait(), reads, release().
-template <int kStages>
-class RingConsumer {
- public:
-  __device__ __forceinline__ explicit RingConsumer(const Ring<kStages>& ring) : ring_(ring) {}
-
-  // Returns the stage.
-  __device__ __forceinline__ const unsigned char* wait() {
-    ring_.full(at_.stage).wait(at_.parity);
-    return ring_.slot(at_.stage);
-  }
-
-  __device__ __forceinline__ void release() {
-    __syncwarp();  // all lanes have read
-    if (threadIdx.x % kWarpThreads == 0) ring_.empty(at_.stage).arrive();
-    at_.advance();
+  __device__ __forceinline__ void advance() {
+    if (++stage_ < kStages) return;
+    stage_ = 0;
+    parity_ ^= 1;
   }
 
  private:
-  Ring<kStages> ring_;
-  typename Ring<kStages>::Position at_;
+  __device__ __forceinline__ Barrier* barriers() const {
+    return reinterpret_cast<Barrier*>(memory_);
+  }
+  __device__ __forceinline__ Barrier& full() const { return barriers()[stage_]; }
+
+  unsigned char* memory_;
+  int barrier_bytes_, stage_bytes_;
+  int stage_ = 0;
+  unsigned parity_ = 1;  // of the turn that is read next: in the first turn stages are only filled
 };
 
-// Reductions over the threads of a cluster: each warp pushes its partial result to every block.
-template <class T>
-class ClusterReducer {
+// Exchanges of a value of each block of a cluster: every block pushes its own to all of them.
+class ClusterExchange {
  public:
-  // Of shared memory, at a multiple of 16 bytes.
-  __host__ __device__ static constexpr int bytes(int warps_of_cluster) {
-    return kBarrierBytes + kSlots * warps_of_cluster * static_cast<int>(sizeof(T));
-  }
-
-  // For block `rank` of `blocks`.
-  __device__ __forceinline__ ClusterReducer(unsigned char* memory, int blocks, int rank)
+  // `memory`: kPushBytes of shared memory at a multiple of 16 bytes. For block `rank` of `blocks`.
+  __device__ __forceinline__ ClusterExchange(unsigned char* memory, int blocks, int rank)
       : memory_(memory), blocks_(blocks), rank_(rank) {}
 
   // By one thread of each block, before the cluster meets.
-  __device__ __forceinline__ void init() {
-    for (int slot = 0; slot < kSlots; ++slot) barrier(slot).init(1);
+  __device__ __forceinline__ void init() const {
+    for (int buffer = 0; buffer < kReductionBuffers; ++buffer) arrived(buffer).init(1);
     Barrier::fence_init();
   }
 
-  // Called by all threads. The order of operations is fixed. After the last reduction a block may
-  // exit: everything that is pushed to it has arrived.
-  template <class Op>
-  __device__ __forceinline__ T reduce(T value, Op op) {
-    value = reduce_lanes<kWarpThreads>(0xffffffffu, value, op);
-    const int lane = threadIdx.x % kWarpThreads;
-    const int warps = blockDim.x / kWarpThreads, all_warps = blocks_ * warps;
-    T* const partials = reinterpret_cast<T*>(memory_ + kBarrierBytes) + slot_ * all_warps;
-    Barrier& arrived = barrier(slot_);
-    if (threadIdx.x == 0) arrived.arrive_expect(all_warps * static_cast<int>(sizeof(T)));
-    if (lane < blocks_) {
-      const int warp = rank_ * warps + threadIdx.x / kWarpThreads;
-      store_remote(partials + warp, value, arrived, lane);
+  // Called by all threads of all blocks, after the block has met since the last exchange. Each lane
+  // gets the value of block lane % blocks. After its last exchange a block may exit: everything
+  // that is pushed to it has arrived.
+  template <class T>
+  __device__ __forceinline__ T exchange(const T& value) {
+    static_assert(sizeof(T) <= kReductionSlotBytes, "fits a slot");
+    constexpr int kWords = (sizeof(T) + kAccessBytes - 1) / kAccessBytes;
+    Slot slot = {};
+    __builtin_memcpy(static_cast<void*>(&slot), &value, sizeof(T));
+    Slot* const slots = reinterpret_cast<Slot*>(memory_) + buffer_ * kMaxClusterBlocks;
+    Barrier& all = arrived(buffer_);
+    if (threadIdx.x == 0) all.arrive_expect(blocks_ * kWords * kAccessBytes);
+    if (threadIdx.x < static_cast<unsigned>(blocks_)) {
+#pragma unroll
+      for (int n = 0; n < kWords; ++n)
+        store_remote(&slots[rank_].words[n], slot.words[n], all, threadIdx.x);
     }
-    arrived.wait<Scope::kCluster>(parity_);
-    // Two slots need no barrier against a fast warp that overwrites a partial result before a slow
-    // warp has read it: it comes back to this slot only after all warps have pushed to the other
-    // one, which they do after these reads.
-    if (++slot_ == kSlots) {
-      slot_ = 0;
-      parity_ ^= 1;
+    all.wait<Scope::kCluster>(phase_);
+    // Two buffers in turn need no barrier against a fast block that pushes over a value before a
+    // slow warp has read it: it comes back to this buffer only after all blocks have pushed to the
+    // other one, and a block pushes after all of its warps have met, past these reads.
+    if (++buffer_ == kReductionBuffers) {
+      buffer_ = 0;
+      phase_ ^= 1;
     }
-    int width = kWarpThreads;  // lanes of which each takes other partial results
-    while (width > all_warps) width /= 2;
-    value = partials[lane % width];
-    for (int warp = lane % width + width; warp < all_warps; warp += width)
-      value = op(value, partials[warp]);
-    for (int step = width / 2; step > 0; step /= 2)
-      value = op(value, shuffle_xor(0xffffffffu, value, step));
-    return value;
+    const Slot& there = slots[threadIdx.x & static_cast<unsigned>(blocks_ - 1)];
+    Slot mine;
+#pragma unroll
+    for (int n = 0; n < kWords; ++n) mine.words[n] = there.words[n];
+    T result;
+    __builtin_memcpy(static_cast<void*>(&result), &mine, sizeof(T));
+    return result;
   }
 
  private:
-  static constexpr int kSlots = 2;
-  static constexpr int kBarrierBytes = kSlots * sizeof(Barrier);
+  struct Slot {
+    uint4 words[kReductionSlotBytes / kAccessBytes];
+  };
 
-  __device__ __forceinline__ Barrier& barrier(int slot) const {
-    return reinterpret_cast<Barrier*>(memory_)[slot];
+  __device__ __forceinline__ Barrier& arrived(int buffer) const {
+    Slot* const end = reinterpret_cast<Slot*>(memory_) + kReductionBuffers * kMaxClusterBlocks;
+    return reinterpret_cast<Barrier*>(end)[buffer];
   }
 
   unsigned char* memory_;
   int blocks_, rank_;
-  int slot_ = 0;
-  unsigned parity_ = 0;
+  int buffer_ = 0;
+  unsigned phase_ = 0;  // its parity
 };
 
 }  // namespace alr_fast

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "bulk_copy.cuh"
 #include "launch_plan.h"
 #include "memory.cuh"
 #include "reduce.cuh"
@@ -16,14 +17,22 @@
 
 namespace alr_fast {
 
-template <int kWarps>
+// kPushes: blocks store their values in each other's memory, instead of reading them there.
+template <int kWarps, bool kPushes = false>
 class ClusterGroup : public BlockGroup<kWarps> {
   using Block = BlockGroup<kWarps>;
 
  public:
   __device__ __forceinline__ explicit ClusterGroup(int blocks) : blocks_(blocks) {
 #if ALR_FAST_HAS_CLUSTERS
-    if (blocks > 1) block_rank_ = static_cast<int>(__clusterRelativeBlockRank());
+    if (blocks > 1) {
+      block_rank_ = static_cast<int>(__clusterRelativeBlockRank());
+      if constexpr (kPushes) {
+        pushed_ = ClusterExchange(exchange_memory(), blocks, block_rank_);
+        if (threadIdx.x == 0) pushed_.init();
+        wait_for_cluster();
+      }
+    }
 #elif defined(__CUDA_ARCH__)
     if (blocks > 1) __trap();  // the launcher never requests it
 #endif
@@ -75,21 +84,27 @@ class ClusterGroup : public BlockGroup<kWarps> {
   // A block must not exit before the others have read its part of the last reduction.
   __device__ __forceinline__ void wait_before_exit() const {
 #if ALR_FAST_HAS_CLUSTERS
-    if (blocks_ > 1) {
-      __cluster_barrier_arrive();  // releasing: the reads come before it
-      __cluster_barrier_wait();
-    }
+    if (blocks_ > 1 && !kPushes) wait_for_cluster();
 #endif
   }
 
  private:
 #if ALR_FAST_HAS_CLUSTERS
+  __device__ __forceinline__ static unsigned char* exchange_memory() {
+    return shared_memory() + reduction_bytes(Block::kThreads, false);
+  }
+
+  __device__ __forceinline__ static void wait_for_cluster() {
+    __cluster_barrier_arrive();  // releasing: what was read or written comes before it
+    __cluster_barrier_wait();
+  }
+
   // Each block gives a value, each lane takes that of one block; the number of blocks is a power of
   // two, further lanes take the same values again.
   template <class T>
   __device__ __forceinline__ T exchange_blocks(const T& value) {
-    unsigned char* const slots =
-        shared_memory() + reduction_bytes(Block::kThreads, false) + cluster_buffer_ * kReductionSlotBytes;
+    if constexpr (kPushes) return pushed_.exchange(value);
+    unsigned char* const slots = exchange_memory() + cluster_buffer_ * kReductionSlotBytes;
     // A slow block may still read a slot while a fast block writes the next: two slots alternate,
     // like the buffers of the reduction within the block.
     cluster_buffer_ ^= 1;
@@ -106,6 +121,7 @@ class ClusterGroup : public BlockGroup<kWarps> {
   }
 
   int cluster_buffer_ = 0;
+  ClusterExchange pushed_{nullptr, 0, 0};
 #endif
 
   int blocks_;

@@ -64,6 +64,9 @@ inline LaunchPlan plan_of_storing(const LaunchPlan& plan) {
   LaunchPlan storing = plan;
   storing.has_extras = true;
   storing.indices_at = -1;
+  // The kernels of this launch read rows when their turn comes.
+  const RegimeShape& shape = shape_of(plan.regime);
+  if (shape.source != Source::kDirect) storing.shared_memory = exchange_bytes(shape);
   return storing;
 }
 

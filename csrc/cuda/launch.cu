@@ -32,7 +32,10 @@ cudaError_t launch_by_row(void (*kernel)(RowLossParams), const RowLossParams& pa
 // Attributes do not change while a process runs: they are asked for once for the first devices.
 cudaError_t current_device(Device& device) {
   struct Kept {
-    int32_t multiprocessors, cluster_size;
+    int16_t multiprocessors;
+    int8_t cluster_size;
+    bool has_bulk_copies;
+    int32_t shared_memory;
   };
   static std::atomic<Kept> known[16];
   static_assert(std::atomic<Kept>::is_always_lock_free, "one word");
@@ -42,7 +45,7 @@ cudaError_t current_device(Device& device) {
   if (is_kept) {
     const Kept kept = known[device.number].load(std::memory_order_relaxed);
     device.multiprocessors = kept.multiprocessors;
-    device.limits.cluster_size = kept.cluster_size;
+    device.limits = {kept.cluster_size, kept.shared_memory, kept.has_bulk_copies};
     if (kept.multiprocessors > 0) return cudaSuccess;
   }
   int major = 0, has_clusters = 0;
@@ -52,12 +55,16 @@ cudaError_t current_device(Device& device) {
   read(device.multiprocessors, cudaDevAttrMultiProcessorCount);
   read(has_clusters, cudaDevAttrClusterLaunch);
   read(major, cudaDevAttrComputeCapabilityMajor);
+  read(device.limits.shared_memory, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  device.limits.has_bulk_copies = major >= 9;
   // Only data centre GPUs have clusters above the portable size.
   device.limits.cluster_size = !has_clusters               ? 1
                                : major == 9 || major == 10 ? kMaxClusterBlocks
                                                            : kPortableClusterBlocks;
   if (error == cudaSuccess && is_kept)
-    known[device.number].store({device.multiprocessors, device.limits.cluster_size},
+    known[device.number].store({static_cast<int16_t>(device.multiprocessors),
+                                static_cast<int8_t>(device.limits.cluster_size),
+                                device.limits.has_bulk_copies, device.limits.shared_memory},
                                std::memory_order_relaxed);
   return error;
 }
@@ -209,11 +216,17 @@ cudaError_t launch_row_loss(const RowLossParams& ungrouped, void* group_memory,
   const bool is_counted = needs_prepare(params);
   LaunchPlan plan = plan_of(params, device.limits);
   error = launch_planned(params, plan, device, is_counted, stream);
-  // No room for such a cluster (for example in a MIG slice), or no code for clusters.
-  while ((error == cudaErrorInvalidClusterSize || error == cudaErrorLaunchOutOfResources) &&
-         device.limits.cluster_size > 1) {
+  // No room for such a cluster (for example in a MIG slice), or no code for clusters or copies.
+  while (error == cudaErrorNotSupported ||
+         ((error == cudaErrorInvalidClusterSize || error == cudaErrorLaunchOutOfResources) &&
+          device.limits.cluster_size > 1)) {
     cudaGetLastError();
-    device.limits.cluster_size /= 2;
+    if (error == cudaErrorNotSupported) {
+      if (!device.limits.has_bulk_copies) break;
+      device.limits.has_bulk_copies = false;
+    } else {
+      device.limits.cluster_size /= 2;
+    }
     plan = plan_of(params, device.limits);
     error = launch_planned(params, plan, device, is_counted, stream);
   }

@@ -69,18 +69,32 @@ int supported_width(const RegimeShape& shape, int full, int allowed) {
   return shape.has_pairs() && allowed >= 2 ? 2 : 1;
 }
 
-const TableEntry& entry_for(int64_t classes, int narrower_bytes, int cluster_size) {
-  static constexpr LaunchTable kTables[] = {launch_table(2), launch_table(4)};
-  const LaunchTable& table = kTables[narrower_bytes == 2 ? 0 : 1];
-  const auto* const found = std::find_if(table.begin(), table.end(), [&](const TableEntry& entry) {
-    return classes <= entry.max_classes && entry.blocks_per_row <= cluster_size;
-  });
-  return found == table.end() ? kFallback : *found;
-}
-
 // Bytes of the indices of all rows in shared memory, in whole accesses.
 int index_bytes(int64_t rows) {
   return static_cast<int>(divide_up(rows * int64_t{sizeof(int32_t)}, kAccessBytes) * kAccessBytes);
+}
+
+// Whether a device runs the kernels of an entry, with any batch.
+bool is_allowed(const TableEntry& entry, int logits_bytes, int table_bytes,
+                const DeviceLimits& limits) {
+  const RegimeShape& shape = shape_of(entry.regime);
+  if (entry.blocks_per_row > limits.cluster_size) return false;
+  if (shape.source == Source::kRing && !limits.has_bulk_copies) return false;
+  const StageLayout layout = stage_layout(shape, shape.source, logits_bytes, table_bytes);
+  return layout.end + index_bytes(kRowsSeenByBlock) <= limits.shared_memory;
+}
+
+const TableEntry& entry_for(int64_t classes, int logits_bytes, int table_bytes,
+                            const DeviceLimits& limits) {
+  const int narrower_bytes = table_bytes == 0 ? logits_bytes : std::min(logits_bytes, table_bytes);
+  static constexpr LaunchTable kTables[] = {launch_table(2), launch_table(4)};
+  const LaunchTable& table = kTables[narrower_bytes == 2 ? 0 : 1];
+  const auto* const found =
+      std::find_if(table.begin(), table.end(), [&](const TableEntry& entry) {
+        return classes <= entry.max_classes &&
+               is_allowed(entry, logits_bytes, table_bytes, limits);
+      });
+  return found == table.end() ? kFallback : *found;
 }
 
 std::optional<DType> table_dtype_of(const RowLossParams& p) {
@@ -98,7 +112,8 @@ LaunchPlan with_indices(const RowLossParams& p, LaunchPlan plan) {
 }  // namespace
 
 LaunchPlan launch_plan(const TableEntry& entry, int64_t rows, int64_t classes, DType logits_dtype,
-                       std::optional<DType> table_dtype, int aligned, bool has_extras) {
+                       std::optional<DType> table_dtype, int aligned, bool has_extras,
+                       const DeviceLimits& limits) {
   require_cuda_dtype(logits_dtype, "logits_dtype");
   if (table_dtype) require_cuda_dtype(*table_dtype, "bank_dtype");
   if (rows < 0)
@@ -111,19 +126,25 @@ LaunchPlan launch_plan(const TableEntry& entry, int64_t rows, int64_t classes, D
     throw std::invalid_argument("classes is " + std::to_string(classes) + ": " + shape.name +
                                 " with " + std::to_string(entry.blocks_per_row) +
                                 " blocks a row holds no row of that size");
-  const int logits_size = size_of(logits_dtype);
+  const int logits_size = size_of(logits_dtype), table_size = table_dtype ? size_of(*table_dtype) : 0;
+  if (!is_allowed(entry, logits_size, table_size, limits))
+    throw std::invalid_argument(std::string(shape.name) + " with " +
+                                std::to_string(entry.blocks_per_row) +
+                                " blocks a row does not run on this device");
   LaunchPlan plan;
   plan.regime = shape.regime;
   plan.has_extras = has_extras;
   plan.threads_per_block = shape.threads;
   plan.blocks_per_row = entry.blocks_per_row;
-  plan.vector_width = supported_width(
-      shape, full_vector_width(logits_size, table_dtype ? size_of(*table_dtype) : logits_size),
-      power_of_two_in(classes, aligned));
+  const int narrower = table_size == 0 ? logits_size : std::min(logits_size, table_size);
+  plan.vector_width = supported_width(shape, full_vector_width(logits_size, narrower),
+                                      power_of_two_in(classes, aligned));
   plan.elements_per_thread = std::max(shape.elements, plan.vector_width);
   plan.threads_per_row = shape.columns() / plan.elements_per_thread * plan.blocks_per_row;
   plan.rows_per_block = std::max(1, shape.threads / plan.threads_per_row);
-  plan.shared_memory = reduction_bytes(shape.threads, shape.can_be_cluster());
+  const Source source = source_of(shape, plan.vector_width * narrower,
+                                  has_extras || shape.always_has_extras());
+  plan.shared_memory = stage_layout(shape, source, logits_size, table_size).end;
   plan.indices_at = -1;
   const int64_t most_rows = kMaxBlocks * plan.rows_per_block / plan.blocks_per_row;
   if (rows > most_rows)
@@ -136,10 +157,9 @@ LaunchPlan launch_plan(const TableEntry& entry, int64_t rows, int64_t classes, D
 LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
                        std::optional<DType> table_dtype, int aligned, bool has_extras,
                        const DeviceLimits& limits) {
-  const int logits_size = size_of(logits_dtype);
-  const int narrower = table_dtype ? std::min(logits_size, size_of(*table_dtype)) : logits_size;
-  return launch_plan(entry_for(classes, narrower, limits.cluster_size), rows, classes, logits_dtype,
-                     table_dtype, aligned, has_extras);
+  const TableEntry& entry =
+      entry_for(classes, size_of(logits_dtype), table_dtype ? size_of(*table_dtype) : 0, limits);
+  return launch_plan(entry, rows, classes, logits_dtype, table_dtype, aligned, has_extras, limits);
 }
 
 LaunchPlan launch_plan(const RowLossParams& p, const DeviceLimits& limits) {
@@ -147,9 +167,9 @@ LaunchPlan launch_plan(const RowLossParams& p, const DeviceLimits& limits) {
                                      row_alignment(p), has_extras(p), limits));
 }
 
-LaunchPlan launch_plan(const TableEntry& entry, const RowLossParams& p) {
+LaunchPlan launch_plan(const TableEntry& entry, const RowLossParams& p, const DeviceLimits& limits) {
   return with_indices(p, launch_plan(entry, p.rows, p.classes, p.logits_dtype, table_dtype_of(p),
-                                     row_alignment(p), has_extras(p)));
+                                     row_alignment(p), has_extras(p), limits));
 }
 
 bool set_finish(LaunchPlan& plan, Finish finish, const RowLossParams& p,

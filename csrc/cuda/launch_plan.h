@@ -12,6 +12,8 @@ namespace alr_fast {
 constexpr int kAccessBytes = 16;         // of the widest access
 constexpr int kReductionSlotBytes = 32;  // shared memory of one warp in one reduction over a block
 constexpr int kReductionBuffers = 2;     // used in turn, so that a reduction needs one barrier
+constexpr int kBarrierBytes = 8;         // of one that counts arrivals and bytes in shared memory
+constexpr int kStageAlignment = 128;     // of rows in shared memory: whole cache lines
 
 // The most blocks that share the rows of a batch; each of them writes a partial sum.
 constexpr int64_t kMaxResidentBlocks = 8192;
@@ -41,9 +43,54 @@ ALR_HD constexpr int reduction_bytes(int threads_per_block, bool is_cluster) {
   return kReductionBuffers * kReductionSlotBytes * (threads_per_block / 32 + (is_cluster ? 1 : 0));
 }
 
+// The same where the blocks of a cluster push their sums to each other.
+constexpr int kPushBytes = kReductionBuffers * (kMaxClusterBlocks * kReductionSlotBytes + kBarrierBytes);
+ALR_HD constexpr int exchange_bytes(const RegimeShape& shape) {
+  return shape.pushes ? reduction_bytes(shape.threads, false) + kPushBytes
+                      : reduction_bytes(shape.threads, shape.can_be_cluster());
+}
+
+ALR_HD constexpr int whole_lines(int bytes) {
+  return (bytes + kStageAlignment - 1) / kStageAlignment * kStageAlignment;
+}
+
+// Where a kernel gets its words from. Rare kernels have no stages, and no thread can copy less than
+// 4 bytes; `access_bytes`: of the narrower of logits and table.
+ALR_HD constexpr Source source_of(const RegimeShape& shape, int access_bytes, bool has_extras) {
+  return has_extras || (shape.source == Source::kStaged && access_bytes < 4) ? Source::kDirect
+                                                                              : shape.source;
+}
+
+// Shared memory of a block: what exchanges need, then for each group of threads that share a row
+// its barriers (of a ring), and its stages, each with the words of the logits and of the table (0
+// bytes an element where there is none).
+struct StageLayout {
+  int first = 0;       // offset of the first group
+  int barriers = 0;    // bytes of a group's barriers
+  int logits = 0;      // bytes of a stage's logits,
+  int stage = 0;       // and of all of it
+  int group = 0;       // bytes of a group
+  int end = 0;
+};
+ALR_HD constexpr StageLayout stage_layout(const RegimeShape& shape, Source source, int logits_bytes,
+                                          int table_bytes) {
+  StageLayout layout;
+  layout.end = exchange_bytes(shape);
+  if (source != Source::kStaged && source != Source::kRing) return layout;
+  layout.first = whole_lines(layout.end);
+  layout.barriers = source == Source::kRing ? whole_lines(shape.stages * kBarrierBytes) : 0;
+  layout.logits = whole_lines(shape.columns() * logits_bytes);
+  layout.stage = layout.logits + whole_lines(shape.columns() * table_bytes);
+  layout.group = layout.barriers + shape.stages * layout.stage;
+  layout.end = layout.first + shape.threads / (shape.lanes * shape.warps) * layout.group;
+  return layout;
+}
+
 // What a device allows.
 struct DeviceLimits {
   int cluster_size = kMaxClusterBlocks;  // blocks; 1 where there are no clusters
+  int shared_memory = 227 * 1024;        // bytes per block
+  bool has_bulk_copies = true;
 };
 
 struct LaunchPlan {
@@ -76,11 +123,13 @@ LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
                        bool has_extras = false, const DeviceLimits& limits = {});
 LaunchPlan launch_plan(const RowLossParams& params, const DeviceLimits& limits = {});
 
-// The same with this entry instead of that of the launch table, for any device. Throws
-// std::invalid_argument if its threads do not hold such a row.
+// The same with this entry instead of that of the launch table. Throws std::invalid_argument if its
+// threads do not hold such a row, or the device does not allow it.
 LaunchPlan launch_plan(const TableEntry& entry, int64_t rows, int64_t classes, DType logits_dtype,
-                       std::optional<DType> table_dtype, int aligned, bool has_extras);
-LaunchPlan launch_plan(const TableEntry& entry, const RowLossParams& params);
+                       std::optional<DType> table_dtype, int aligned, bool has_extras,
+                       const DeviceLimits& limits = {});
+LaunchPlan launch_plan(const TableEntry& entry, const RowLossParams& params,
+                       const DeviceLimits& limits = {});
 
 // Changes the plan of `params` to another way to finish the batch; returns false, and leaves the plan
 // as it is, if the batch or the device does not allow it.

@@ -33,6 +33,7 @@ class Residency {
 
  private:
   static constexpr int kDevices = 64;
+  static constexpr int kSharedMemoryByDefault = 48 * 1024;  // above it a kernel must be allowed to
   static constexpr int kClusterSizes = 5;  // 1 to 16 blocks
   static_assert(1 << (kClusterSizes - 1) == kMaxClusterBlocks, "powers of two");
 
@@ -41,18 +42,26 @@ class Residency {
     constexpr auto kernel = Kernel::kPointer;
     // With the most shared memory that the indices of a batch may take, as it is asked for once.
     constexpr int kIndices = kRowsSeenByBlock * sizeof(int32_t);
+    const int shared_memory =
+        std::min(plan.shared_memory + kIndices, device.limits.shared_memory);
     int count = 0;
-    if (plan.cluster_size() == 1) {
-      const cudaError_t error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-          &count, kernel, plan.threads_per_block, plan.shared_memory + kIndices);
-      *blocks = int64_t{device.multiprocessors} * std::max(count, 1);
-      return error;
-    }
-    // Code for an older architecture, translated by the driver, has no clusters.
     cudaFuncAttributes attributes = {};
     cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
     if (error != cudaSuccess) return error;
-    if (attributes.ptxVersion < 90) return cudaErrorInvalidClusterSize;
+    // Code for an older architecture, translated by the driver, has neither copies nor clusters.
+    if (attributes.ptxVersion < 90 && Kernel::kHasBulkCopies) return cudaErrorNotSupported;
+    if (attributes.ptxVersion < 90 && plan.cluster_size() > 1) return cudaErrorInvalidClusterSize;
+    if (shared_memory > kSharedMemoryByDefault) {
+      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   device.limits.shared_memory);
+      if (error != cudaSuccess) return error;
+    }
+    if (plan.cluster_size() == 1) {
+      error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+          &count, kernel, plan.threads_per_block, shared_memory);
+      *blocks = int64_t{device.multiprocessors} * std::max(count, 1);
+      return error;
+    }
     if (plan.cluster_size() > kPortableClusterBlocks) {
       error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
       if (error != cudaSuccess) return error;

@@ -250,6 +250,15 @@ __device__ __forceinline__ void fill(Words<T, kVector>& to, T value) {
   __builtin_memcpy(&to.words, static_cast<const void*>(elements), sizeof(elements));
 }
 
+// As they are.
+template <class T, int kVector>
+__device__ __forceinline__ void store(T* to, const Words<T, kVector>& from) {
+  using P = Pack<T, kVector>;
+#pragma unroll
+  for (int n = 0; n < P::kCount; ++n)
+    reinterpret_cast<typename P::Word*>(to)[n] = from.words[n];
+}
+
 template <Cached kCached, int kVector, class T>
 __device__ __forceinline__ void store(T* to, const float (&from)[kVector]) {
   using P = Pack<T, kVector>;

@@ -14,7 +14,7 @@ namespace alr_fast {
 #if defined(ALR_FAST_KERNELS_ON_CPU)
 inline unsigned char* shared_memory() { return cuda_shim::Machine::get().shared_memory(); }
 #else
-extern __shared__ __align__(16) unsigned char shared_memory_bytes[];
+extern __shared__ __align__(128) unsigned char shared_memory_bytes[];
 __device__ __forceinline__ unsigned char* shared_memory() { return shared_memory_bytes; }
 #endif
 
@@ -138,6 +138,10 @@ class LaneGroup {
   __device__ __forceinline__ int first_column(int) const { return 0; }
   __device__ __forceinline__ int end_column(int classes) const { return classes; }
 
+  // Which of the groups of its block it is.
+  __device__ __forceinline__ int in_block() const { return threadIdx.x / kLanes; }
+  __device__ __forceinline__ void meet() const { __syncwarp(mask()); }
+
   // The value of a lane.
   template <class T>
   __device__ __forceinline__ T from_lane(const T& value, int lane) const {
@@ -150,7 +154,6 @@ class LaneGroup {
   }
   __device__ __forceinline__ void join(RowPart& part) { join_lanes<kLanes>(mask(), part); }
 
- private:
   // Rows of one warp may differ in the number of reductions: only this row's lanes take part.
   __device__ __forceinline__ static unsigned mask() {
     const unsigned in_warp = threadIdx.x % kWarpThreads;
@@ -178,6 +181,9 @@ class BlockGroup {
   __device__ __forceinline__ int64_t rows_in_grid() const { return gridDim.x; }
   __device__ __forceinline__ int first_column(int) const { return 0; }
   __device__ __forceinline__ int end_column(int classes) const { return classes; }
+
+  __device__ __forceinline__ int in_block() const { return 0; }
+  __device__ __forceinline__ void meet() const { __syncthreads(); }
 
   template <class T>
   __device__ __forceinline__ T from_lane(const T& value, int lane) const {

@@ -23,6 +23,15 @@ enum class Regime : int32_t {
   kFourWarps32,
   kEightWarps24,
   kEightWarps32,
+  kHalfWarpPrefetched,
+  kHalfWarpRing,
+  kWarpStaged,
+  kWarpRing,
+  kWarpRing4,
+  kEightWarpsStaged,
+  kEightWarpsRing,
+  kEightWarps24Ring,
+  kSixteenWarpsRing,
 };
 
 // How the losses of all blocks become the loss of the batch.
@@ -33,6 +42,14 @@ enum class Finish : int32_t {
   kPolled,   // the last block waits for a word of each other one
 };
 
+// Where the threads of a row get its words from.
+enum class Source {
+  kDirect,      // device memory, when the row's turn comes
+  kPrefetched,  // device memory, while the row before is being finished
+  kStaged,      // shared memory, where each thread has copied them to, some rows ahead
+  kRing,        // shared memory, where bulk copies bring them, some rows ahead
+};
+
 struct RegimeShape {
   Regime regime;
   const char* name;
@@ -41,15 +58,23 @@ struct RegimeShape {
   int elements;    // of the row that a thread holds
   int threads;     // of a block
   int min_blocks;  // on a multiprocessor: bounds the registers
+  Source source = Source::kDirect;
+  int stages = 1;       // rows that are requested before the one at hand is finished
+  bool pushes = false;  // blocks of a cluster store their sums in each other's memory
 
-  constexpr int columns() const { return lanes * warps * elements; }  // that a block holds
+  // That a block holds.
+  ALR_HD_MEMBER constexpr int columns() const { return lanes * warps * elements; }
   // Whether blocks of a cluster may share a row.
-  constexpr bool can_be_cluster() const { return regime != Regime::kLoop && warps >= 8; }
+  ALR_HD_MEMBER constexpr bool can_be_cluster() const {
+    return regime != Regime::kLoop && warps >= 8;
+  }
   // Short rows are rarely multiples of 16 bytes (10, 14 or 50 classes): they have kernels for two
   // elements an access, too.
-  constexpr bool has_pairs() const { return columns() <= 256; }
+  ALR_HD_MEMBER constexpr bool has_pairs() const {
+    return columns() <= 256 && source == Source::kDirect;
+  }
   // A rare regime, whose only kernel has statistics, stochastic rounding and no gradient as options.
-  constexpr bool always_has_extras() const { return regime == Regime::kLoop; }
+  ALR_HD_MEMBER constexpr bool always_has_extras() const { return regime == Regime::kLoop; }
 };
 
 // All but kLoop hold a row in registers, so that it is read once.
@@ -68,6 +93,15 @@ constexpr RegimeShape kShapes[] = {
     {Regime::kFourWarps32, "four_warps_32", 32, 4, 32, 128, 3},
     {Regime::kEightWarps24, "eight_warps_24", 32, 8, 24, 256, 2},
     {Regime::kEightWarps32, "eight_warps_32", 32, 8, 32, 256, 1},
+    {Regime::kHalfWarpPrefetched, "half_warp_prefetched", 16, 1, 16, 128, 3, Source::kPrefetched},
+    {Regime::kHalfWarpRing, "half_warp_ring", 16, 1, 16, 128, 4, Source::kRing, 2},
+    {Regime::kWarpStaged, "warp_staged", 32, 1, 32, 128, 3, Source::kStaged, 2},
+    {Regime::kWarpRing, "warp_ring", 32, 1, 32, 128, 3, Source::kRing, 2},
+    {Regime::kWarpRing4, "warp_ring_4", 32, 1, 32, 128, 3, Source::kRing, 4},
+    {Regime::kEightWarpsStaged, "eight_warps_staged", 32, 8, 16, 256, 2, Source::kStaged, 2},
+    {Regime::kEightWarpsRing, "eight_warps_ring", 32, 8, 16, 256, 2, Source::kRing, 3},
+    {Regime::kEightWarps24Ring, "eight_warps_24_ring", 32, 8, 24, 256, 1, Source::kRing, 4, true},
+    {Regime::kSixteenWarpsRing, "sixteen_warps_ring", 32, 16, 16, 512, 1, Source::kRing, 3, true},
 };
 
 constexpr const RegimeShape& shape_of(Regime regime) { return kShapes[static_cast<int>(regime)]; }
@@ -79,6 +113,7 @@ constexpr bool shapes_are_sound() {
     if (shape.lanes < 1 || shape.lanes > 32 || (shape.lanes & (shape.lanes - 1)) != 0) return false;
     if (shape.warps > 1 && (shape.lanes != 32 || shape.warps * 32 != shape.threads)) return false;
     if (shape.threads % 32 != 0 || shape.elements % 4 != 0) return false;
+    if (shape.stages < 1 || shape.stages > shape.lanes / 2) return false;
   }
   return true;
 }

@@ -13,6 +13,7 @@
 #include "memory.cuh"
 #include "reduce.cuh"
 #include "row_registers.cuh"
+#include "row_sources.cuh"
 #include "row_twice.cuh"
 #include "target.cuh"
 
@@ -32,18 +33,26 @@ struct RowTraits {
   static constexpr int kLanes = kShape.lanes * kShape.elements / kElements;
   static constexpr bool kIsBlock = kShape.warps > 1;
   static constexpr Arithmetic kArithmetic = Arithmetic::kWhole;
-  // Statistics, label rows, which are generated, the conversion of many halves, and more elements
-  // than the shape has take a few more registers.
+  static constexpr int kTableBytes = Target::kIsTable ? sizeof(typename Target::Element) : 0;
+  static constexpr int kNarrower =
+      Target::kIsTable && kTableBytes < static_cast<int>(sizeof(Logits)) ? kTableBytes
+                                                                         : sizeof(Logits);
+  static constexpr Source kSource = source_of(kShape, kVector * kNarrower, kExtras);
+  static constexpr StageLayout kStages =
+      stage_layout(kShape, kSource, sizeof(Logits), kTableBytes);
+  // Statistics, label rows, which are generated, the conversion of many halves, more elements than
+  // the shape has, and rows that are requested ahead element by element take a few more registers.
   static constexpr bool kNeedsMore = kExtras || !Target::kIsTable ||
                                      (sizeof(Logits) == 2 && kShape.elements >= 32) ||
-                                     kElements > kShape.elements;
+                                     kElements > kShape.elements ||
+                                     (kVector == 1 && kShape.source != Source::kDirect);
   static constexpr int kMinBlocks =
       kNeedsMore && kShape.min_blocks > 1 ? kShape.min_blocks - 1 : kShape.min_blocks;
   static constexpr bool kIsCluster = kShape.can_be_cluster();
   static constexpr Finish kFinish = Finish::kArrivals;
   using Block = BlockGroup<kShape.threads / kWarpThreads>;
   using Group = std::conditional_t<
-      kIsCluster, ClusterGroup<kShape.warps>,
+      kIsCluster, ClusterGroup<kShape.warps, kShape.pushes>,
       std::conditional_t<kIsBlock, BlockGroup<kShape.warps>, LaneGroup<kLanes>>>;
 };
 
@@ -101,6 +110,10 @@ class RowLoss {
   using Group = typename Traits::Group;
   using Block = typename Traits::Block;
   using Row = RowOf<Traits>;
+  static constexpr bool kIsDirect = Traits::kSource == Source::kDirect;
+  // A stage that all threads of a block read is filled again after they have met to join their
+  // sums, at no cost; others as soon as they are read.
+  static constexpr bool kRequestsLate = Traits::kSource == Source::kRing && Traits::kIsBlock;
 
  public:
   __device__ __forceinline__ RowLoss(const RowLossParams& params, const RowLaunch& launch,
@@ -117,6 +130,18 @@ class RowLoss {
 
   // Processes all rows of this group of threads; in the second launch, those that are to be stored.
   __device__ __forceinline__ void run() {
+    if constexpr (Traits::kSource == Source::kDirect) {
+      run_directly();
+    } else {
+      run_ahead();
+    }
+  }
+
+  // Contribution of these rows to the batch; valid in the group's first thread.
+  __device__ __forceinline__ BlockPartial partial() const { return {loss_, valid_}; }
+
+ private:
+  __device__ __forceinline__ void run_directly() {
     const bool stores_groups = Traits::kExtras && p_.stores_groups;
     const int64_t step = group_.rows_in_grid();
     const int64_t count = stores_groups ? row_groups_.count() : p_.rows;
@@ -134,60 +159,122 @@ class RowLoss {
       if (b < 0) continue;
       // Each lane asks for one of the rows to come: requested together, and long before they are
       // needed.
-      if (lane == 0) held = facts_of(stores_groups ? b : b + group_.lane() * step);
+      if (lane == 0) {
+        const int64_t mine = stores_groups ? b : b + group_.lane() * step;
+        held = facts_of(mine, kIgnored);
+      }
       RowFacts facts = group_.from_lane(held, lane);
       if (stores_groups) facts.group = 0;
-      process(b, facts);
+      int no_source = 0;
+      process(b, facts, no_source, [] {});
     }
   }
 
-  // Contribution of these rows to the batch; valid in the group's first thread.
-  __device__ __forceinline__ BlockPartial partial() const { return {loss_, valid_}; }
+  // The same with rows that are requested while others are processed.
+  __device__ __forceinline__ void run_ahead() {
+    constexpr int kAhead = Traits::kShape.stages, kLanes = Group::kLanes;
+    const int64_t step = group_.rows_in_grid(), first = group_.row();
+    RowSource<Traits> source(static_cast<int>(p_.classes), group_);
+    source.start(group_);
+    // Row b, whose target row a lane knows.
+    const auto request = [&](int64_t b, int64_t target, int lane) {
+      const int64_t i = group_.from_lane(target, lane);
+      source.request(i >= 0, logits(b), Target(p_, i, i >= 0));
+    };
+    RowFacts held{};
+    int64_t coming = target_of(first + group_.lane() * step);  // after the rows whose facts are held
+#pragma unroll
+    for (int n = 0; n < kAhead; ++n) {
+      request(first + n * step, coming, n);
+      source.advance();
+    }
+    if (looks_at_all_rows_) look_at_all_rows();  // while the first rows are on their way
+    int lane = 0;  // that has the facts of the row at hand
+    for (int64_t b = first; b < p_.rows; b += step, lane = (lane + 1) % kLanes) {
+      if (lane == 0) {
+        held = facts_of(b + group_.lane() * step, coming);
+        coming = target_of(b + (kLanes + group_.lane()) * step);
+      }
+      RowFacts facts = group_.from_lane(held, lane);
+      process(b, facts, source, [&] {
+        const int next = lane + kAhead;
+        request(b + kAhead * step, next < kLanes ? held.target : coming, next % kLanes);
+      });
+      source.advance();
+    }
+  }
 
- private:
   // What is known of a batch row before it is computed.
   struct RowFacts {
-    int64_t target = -1;  // its target row; negative: ignored
+    int64_t target = kIgnored;  // its target row; negative: ignored, or see target_of
     float weight = 1;
     int32_t group = 0;  // 1 + the name of its group of rows with one index; 0: it is alone
     bool is_outside = false, has_wrong_label = false;
     bool unused[2] = {};  // whole words
   };
+  static constexpr int64_t kIgnored = -1, kOutside = -2;
 
-  __device__ __forceinline__ RowFacts facts_of(int64_t b) const {
+  // The target row of batch row b, kOutside if the table or the samples end before it, kIgnored if
+  // there is none.
+  __device__ __forceinline__ int64_t target_of(int64_t b) const {
+    const int64_t i = b < p_.rows ? index_at(p_, b) : kIgnored;
+    return i < 0 ? kIgnored : is_out_of_range(p_, b, i) ? kOutside : i;
+  }
+
+  // `target`: target_of(b), where rows are requested ahead; else it is asked for here, with all that
+  // is needed of memory first.
+  __device__ __forceinline__ RowFacts facts_of(int64_t b, int64_t target) const {
     RowFacts row;
+    row.target = target;
     if (b >= p_.rows) return row;
-    row.target = index_at(p_, b);
+    if constexpr (kIsDirect) row.target = index_at(p_, b);
     if (p_.row_weight != nullptr) row.weight = static_cast<const float*>(p_.row_weight)[b];
     row.group = row_groups_.of(b);
     if (row.target < 0) return row;
-    row.is_outside = is_out_of_range(p_, b, row.target);
+    if constexpr (kIsDirect) row.is_outside = is_out_of_range(p_, b, row.target);
     if (p_.given_labels == nullptr || row.is_outside) return row;
     const LabelledSample labelled = labelled_sample(p_, b, row.target);
     row.has_wrong_label = labelled.label != p_.given_labels[labelled.sample];
     return row;
   }
 
-  __device__ __forceinline__ void process(int64_t b, RowFacts facts) {
+  // `request_next` is called once, when there is room for the words of another row.
+  template <class FromSource, class RequestNext>
+  __device__ __forceinline__ void process(int64_t b, RowFacts facts, FromSource& source,
+                                          const RequestNext& request_next) {
+    if constexpr (!kIsDirect) facts.is_outside = facts.target == kOutside;
     const bool has_target = facts.target >= 0 && !facts.is_outside;
     const Target target(p_, facts.target, has_target);
     Row row(static_cast<int>(p_.classes), group_);
-    const bool is_row = Traits::kIsBlock || b < p_.rows;
-    row.request(logits(is_row ? b : 0), target);  // without a branch, which costs registers
-    if (looks_at_all_rows_) look_at_all_rows();  // while the first row is on its way
-    if (!is_row) return;
+    if constexpr (kIsDirect) {
+      const bool is_row = Traits::kIsBlock || b < p_.rows;
+      row.request(logits(is_row ? b : 0), target);  // without a branch, which costs registers
+      if (looks_at_all_rows_) look_at_all_rows();  // while the first row is on its way
+      if (!is_row) return;
+    }
     if (row_groups_.is_searched()) facts.group = row_groups_.find(b);
-    int table_class = -1;
-    if (has_target) {
-      if (compute(row, target, b, facts, &table_class)) return;
-    } else if (group_.is_leader()) {
-      row_groups_.note(b, 0, false);
-      if (facts.is_outside) {
-        count(kStatusOutOfRange);
-        add_to_batch(b, __builtin_nanf(""));
+    if constexpr (!kIsDirect) {
+      if (has_target) {
+        source.take(row, logits(b), target);
+      } else {
+        source.pass(group_);
       }
     }
-    skip(b, facts.target < 0 ? 0 : __builtin_nanf(""), table_class);
+    int table_class = -1;
+    if (has_target) {
+      if (compute(row, target, b, facts, request_next, &table_class)) return;
+    } else {
+      request_next();
+      if (group_.is_leader()) {
+        row_groups_.note(b, 0, false);
+        if (facts.is_outside) {
+          count(kStatusOutOfRange);
+          add_to_batch(b, __builtin_nanf(""));
+        }
+      }
+    }
+    const bool is_ignored = facts.target < 0 && (kIsDirect || !facts.is_outside);
+    skip(b, is_ignored ? 0 : __builtin_nanf(""), table_class);
   }
 
   // By all threads of the block.
@@ -207,9 +294,17 @@ class RowLoss {
 
   // Returns whether the logits have a softmax and the label is the given one; stores the target
   // row only then, and if the row is in no group. `table_class` is set with statistics alone.
+  template <class RequestNext>
   __device__ __forceinline__ bool compute(Row& row, const Target& target, int64_t b,
-                                          const RowFacts& facts, int* table_class) {
+                                          const RowFacts& facts, const RequestNext& request_next,
+                                          int* table_class) {
+    row.start();
+    if constexpr (!kRequestsLate) request_next();
     const RowPart whole = row.reduce(logits(b), group_);
+    if constexpr (kRequestsLate) {
+      if constexpr (Traits::kArithmetic == Arithmetic::kCopy) group_.meet();  // no sums to join
+      request_next();
+    }
     const float sum = whole.sums.exp;
     RowScalars<float> scalars =
         finish_row(whole.sums, logf(sum), reciprocal(sum), is_finite(whole.max) && sum > 0,
@@ -414,6 +509,7 @@ __global__ void __launch_bounds__(Traits::kShape.threads, Traits::kMinBlocks)
 template <class Traits>
 struct RowLossKernel {
   static constexpr auto kPointer = &row_loss_kernel<Traits>;
+  static constexpr bool kHasBulkCopies = Traits::kSource == Source::kRing;
 };
 
 }  // namespace alr_fast

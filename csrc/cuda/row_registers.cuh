@@ -45,6 +45,57 @@ struct RowWrite {
   uint32_t rounding_key;
 };
 
+// The words of a row that a thread has, from its first column on.
+template <class Traits>
+struct RowWords {
+  using Logits = typename Traits::Logits;
+  using Target = typename Traits::Target;
+  static constexpr int kVectors = Traits::kElements / Traits::kVector;
+  static constexpr int kStride = Traits::Group::kThreads * Traits::kVector;  // from access to access
+  static constexpr float kPadding = Padding<Logits>::kValue;
+
+  Words<Logits, Traits::kVector> z[kVectors];
+  typename Target::template Part<Traits::kVector> T[kVectors];
+
+  // The requests: nothing here waits for memory. `left`: columns to the end of the row's part.
+  template <Cached kCached>
+  __device__ __forceinline__ void load(const Logits* from, const Target& target, int left) {
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) {
+      fill(z[v], from_float<Logits>(kPadding));
+      if (v * kStride < left) alr_fast::load<kCached>(from + v * kStride, z[v]);
+    }
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v)
+      target.template load<kCached>(v * kStride, v * kStride < left, T[v]);
+  }
+
+  // From a copy that is padded beyond the row.
+  __device__ __forceinline__ void load_padded(const Logits* from, const Target& target, int left) {
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v) alr_fast::load<Cached::kAgain>(from + v * kStride, z[v]);
+#pragma unroll
+    for (int v = 0; v < kVectors; ++v)
+      target.template load<Cached::kAgain>(v * kStride, Target::kIsTable || v * kStride < left,
+                                           T[v]);
+  }
+
+  // Pads it, by the thread that will read there.
+  template <class Element>
+  __device__ __forceinline__ static void pad(Logits* z, Element* T, int left) {
+    Words<Logits, Traits::kVector> lowest;
+    Words<Element, Traits::kVector> none;
+    fill(lowest, from_float<Logits>(kPadding));
+    fill(none, Element(0.f));
+#pragma unroll 1
+    for (int v = 0; v < kVectors; ++v) {
+      if (v * kStride < left) continue;
+      store(z + v * kStride, lowest);
+      if constexpr (Target::kIsTable) store(T + v * kStride, none);
+    }
+  }
+};
+
 template <class Traits>
 class RowInRegisters {
  public:
@@ -56,34 +107,35 @@ class RowInRegisters {
       : first_(group.first_column(classes) + group.rank() * kVector),
         left_(group.end_column(classes) - first_) {}
 
-  // The requests: nothing here waits for memory.
   __device__ __forceinline__ void request(const Logits* z, const Target& target) {
-    const Logits* const from = kept(z + first_);
-#pragma unroll
-    for (int v = 0; v < kVectors; ++v) {
-      fill(z_[v], from_float<Logits>(kPadding));
-      if (is_inside(v)) load<Cached::kOnce>(from + v * kStride, z_[v]);
+    words_.template load<Cached::kOnce>(kept(z + first_), target.from_column(first_), left_);
+  }
+
+  // For words that are requested elsewhere.
+  __device__ __forceinline__ RowWords<Traits>& words() { return words_; }
+  __device__ __forceinline__ int first_column() const { return first_; }
+  __device__ __forceinline__ int columns_left() const { return left_; }
+
+  // The differences from the maximum of each thread: the first use of the logits' words, and the
+  // last.
+  __device__ __forceinline__ void start() {
+    if constexpr (kIsCopy) {
+      max_ = 0;
+      return;
     }
-    const Target here = target.from_column(first_);
+    max_ = kPadding;
 #pragma unroll
-    for (int v = 0; v < kVectors; ++v)
-      here.template load<Cached::kOnce>(v * kStride, is_inside(v), T_[v]);
+    for (int j = 0; j < kElements; ++j) max_ = fmaxf(max_, z(j));
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) {
+      d_[j] = z(j) - max_;
+      e_[j] = exponential<Traits::kArithmetic>(d_[j]);
+    }
   }
 
   // Maximum and sums of the row, the same in all of its threads.
   __device__ __forceinline__ RowPart reduce(const Logits* z, Group& group) {
-    if constexpr (kIsCopy) {
-      max_ = 0;
-      return {0, {1, 0, 1, 0}};
-    }
-    max_ = kPadding;
-#pragma unroll
-    for (int j = 0; j < kElements; ++j) max_ = fmaxf(max_, z_[j / kVector][j % kVector]);
-#pragma unroll
-    for (int j = 0; j < kElements; ++j) {
-      d_[j] = z_[j / kVector][j % kVector] - max_;
-      e_[j] = exponential<Traits::kArithmetic>(d_[j]);
-    }
+    if constexpr (kIsCopy) return {0, {1, 0, 1, 0}};
     float masked_target_d = 0;
     for (bool is_masked = false;; is_masked = true) {
       RowPart row{max_, sums()};
@@ -127,7 +179,7 @@ class RowInRegisters {
         const int j = v * kVector + i;
         // c3 d may overflow where e is 0, but e d does not.
         const float of_exp = fmaf(-c3, e_[j] * d_[j], c2 * e_[j]);
-        grad[i] = kIsCopy ? z_[v][i] : fmaf(-c4, T(j), of_exp);
+        grad[i] = kIsCopy ? z(j) : fmaf(-c4, T(j), of_exp);
         t[i] = kIsCopy ? T(j) : fmaf(scalars.momentum, T(j), c5 * e_[j]);
       }
       if (!Traits::kExtras || to.grad != nullptr) store<Cached::kAgain>(grad_row + v * kStride, grad);
@@ -144,11 +196,12 @@ class RowInRegisters {
   static constexpr int kVector = Traits::kVector;
   static constexpr int kElements = Traits::kElements;
   static constexpr int kVectors = kElements / kVector;
-  static constexpr int kStride = Group::kThreads * kVector;  // from access to access
-  static constexpr float kPadding = Padding<Logits>::kValue;
+  static constexpr int kStride = RowWords<Traits>::kStride;
+  static constexpr float kPadding = RowWords<Traits>::kPadding;
   static constexpr bool kIsCopy = Traits::kArithmetic == Arithmetic::kCopy;
 
-  __device__ __forceinline__ float T(int j) const { return T_[j / kVector][j % kVector]; }
+  __device__ __forceinline__ float z(int j) const { return words_.z[j / kVector][j % kVector]; }
+  __device__ __forceinline__ float T(int j) const { return words_.T[j / kVector][j % kVector]; }
 
   // First column of the v-th access.
   __device__ __forceinline__ int column(int v) const {
@@ -222,8 +275,7 @@ class RowInRegisters {
   }
 
   int first_, left_;  // first column of this thread, columns from there to the end of the part
-  Words<Logits, kVector> z_[kVectors];
-  typename Target::template Part<kVector> T_[kVectors];
+  RowWords<Traits> words_;
   float max_;  // of this thread's elements
   float d_[kElements], e_[kElements];
 };

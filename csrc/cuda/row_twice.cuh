@@ -26,6 +26,8 @@ class RowReadTwice {
     target_ = &target;
   }
 
+  __device__ __forceinline__ void start() {}
+
   __device__ __forceinline__ RowPart reduce(const Logits*, Group& group) {
     RowPart row{kLowest, {}};  // finite: a difference from it is never NaN by itself
     for_each_vector([&](int, const Words<Logits, kVector>& z, const TargetPart& T) {

@@ -38,6 +38,16 @@ class TableTarget {
     return target;
   }
 
+  // A copy of the row, whose first element is at `words`.
+  __device__ __forceinline__ TableTarget in_copy(const T* words, int) const {
+    TableTarget target = *this;
+    target.row_ = const_cast<T*>(words);
+    target.is_there_ = true;
+    return target;
+  }
+
+  __device__ __forceinline__ const T* row() const { return row_; }
+
   // kVector elements from column k, zeros beyond the row.
   template <Cached kCached, int kVector>
   __device__ __forceinline__ void load(int k, bool is_inside, Words<T, kVector>& to) const {
@@ -80,6 +90,12 @@ class LabelTarget {
     LabelTarget target = *this;
     target.label_ -= k;
     return target;
+  }
+
+  // The copy of a table's row would start at column k.
+  template <class Words>
+  __device__ __forceinline__ LabelTarget in_copy(const Words*, int k) const {
+    return from_column(k);
   }
 
   template <int kVector>

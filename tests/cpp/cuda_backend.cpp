@@ -32,11 +32,29 @@ void run_by_row(void (*kernel)(alr_fast::RowLossParams), const alr_fast::RowLoss
 
 }  // namespace
 
-// As launch.cu does it.
-void run_row_loss(const alr_fast::RowLossParams& ungrouped) {
-  alr_fast::RowLossParams params = ungrouped;
+void run_row_loss(const alr_fast::RowLossParams& params) {
+  // Throws before anything is launched.
   alr_fast::LaunchPlan plan = alr_fast::launch_plan(params, variation.limits);
   if (params.rows == 0) return;
+  std::vector<unsigned long long> words(2 * plan.blocks);
+  const RowLaunch launch = [&](alr_fast::RowLossParams params, bool is_counted) {
+    if (variation.finish == alr_fast::Finish::kPolled) params.polled_words = words.data();
+    if (!alr_fast::set_finish(plan, variation.finish, params, variation.limits))
+      throw cuda_shim::Error("the batch cannot be finished in this way");
+    run_planned(params, plan, is_counted);
+  };
+  const RowLaunch store_groups = [&](const alr_fast::RowLossParams& params, bool is_counted) {
+    run_planned(params, alr_fast::plan_of_storing(plan), is_counted);
+  };
+  run_row_loss_by(params, launch, store_groups);
+  if (std::any_of(words.begin(), words.end(), [](auto word) { return word != 0; }))
+    throw cuda_shim::Error("the polled words are not 0 after the call");
+}
+
+// As launch.cu does it.
+void run_row_loss_by(const alr_fast::RowLossParams& ungrouped, const RowLaunch& launch,
+                     const RowLaunch& store_groups) {
+  alr_fast::RowLossParams params = ungrouped;
   alr_fast::CallCounters counters = {0, 0};
   params.counters = &counters;
   const int64_t bytes = alr_fast::place_groups(params, nullptr, &params.groups).all;
@@ -50,20 +68,14 @@ void run_row_loss(const alr_fast::RowLossParams& ungrouped) {
     run_by_row(alr_fast::prepare_rows_kernel, params,
                std::min(params.rows, variation.most_prepare_threads),
                alr_fast::kPrepareSharedMemory);
-  std::vector<unsigned long long> words(2 * plan.blocks);
-  if (variation.finish == alr_fast::Finish::kPolled) params.polled_words = words.data();
-  if (!alr_fast::set_finish(plan, variation.finish, params, variation.limits))
-    throw cuda_shim::Error("the batch cannot be finished in this way");
-  run_planned(params, plan, is_counted);
+  launch(params, is_counted);
   if (alr_fast::needs_groups(params)) {
-    run_planned(alr_fast::params_of_storing(params), alr_fast::plan_of_storing(plan), false);
+    store_groups(alr_fast::params_of_storing(params), false);
     if (params.stats_class != nullptr)
       run_by_row(alr_fast::share_class_after_kernel, params, params.rows, 0);
   }
   if (counters.arrived != 0 || counters.counted != 0)
     throw cuda_shim::Error("the counters of the call are not 0 after it");
-  if (std::any_of(words.begin(), words.end(), [](auto word) { return word != 0; }))
-    throw cuda_shim::Error("the polled words are not 0 after the call");
 }
 
 void run_scale_grad(const alr_fast::ScaleGradParams& params) {

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "alr_params.h"
 #include "cuda/launch_plan.h"
+#include "cuda_shim_async.h"
 
 namespace test {
 
@@ -16,10 +18,18 @@ struct Variation {
   int64_t most_prepare_threads = 1 << 20;  // each takes several rows where rows are more
   alr_fast::DeviceLimits limits;
   alr_fast::Finish finish = alr_fast::Finish::kArrivals;
+  cuda_shim::Delivery delivery = cuda_shim::Delivery::kEarliest;  // of asynchronous copies
+  unsigned seed = 1;                                              // of random ones
 };
 extern Variation variation;
 
 void run_row_loss(const alr_fast::RowLossParams& params);
+
+// The whole operation by one row kernel, and by another that stores rows with equal indices.
+// Arguments: all parameters of a launch, and whether the rows are counted.
+using RowLaunch = std::function<void(const alr_fast::RowLossParams&, bool)>;
+void run_row_loss_by(const alr_fast::RowLossParams& params, const RowLaunch& launch,
+                     const RowLaunch& store_groups);
 void run_scale_grad(const alr_fast::ScaleGradParams& params);
 
 // For one type of logits; a source file each, so that they compile in parallel.

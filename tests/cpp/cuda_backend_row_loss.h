@@ -18,6 +18,8 @@ inline cuda_shim::Launch shim_launch(unsigned blocks, unsigned threads, size_t s
   launch.reverse_threads = variation.reverse_threads;
   launch.reverse_blocks = variation.reverse_blocks;
   launch.newest_first = variation.newest_first;
+  launch.delivery = variation.delivery;
+  launch.seed = variation.seed;
   return launch;
 }
 

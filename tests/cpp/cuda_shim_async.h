@@ -120,6 +120,11 @@ class AsyncMemory {
     if (delivery_ == Delivery::kRandom && random_() % 4 == 0) deliver();
   }
 
+  // Whether the data of a copy by one thread arrive at once, or when it waits for them.
+  bool arrives_at_once() {
+    return delivery_ == Delivery::kEarliest || (delivery_ == Delivery::kRandom && random_() % 2);
+  }
+
   // A thread that waits may be told to try again although nothing has happened.
   bool is_wakeup_spurious() { return delivery_ == Delivery::kRandom && random_() % 8 == 0; }
 

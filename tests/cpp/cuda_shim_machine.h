@@ -78,7 +78,8 @@ struct Meeting {
 struct Copy {
   void* to;
   const void* from;
-  size_t bytes;
+  std::vector<unsigned char> data;
+  size_t group;  // the number of commits of its thread before it
 };
 
 struct Fiber {
@@ -90,6 +91,7 @@ struct Fiber {
   uint64_t value = 0, result = 0;  // of a shuffle
   int source = 0;                  // lane it reads
   std::vector<Copy> copies;        // started, not yet waited for
+  size_t commits = 0;              // of copies
   uint64_t* awaited = nullptr;     // barrier in shared memory, and
   unsigned parity = 0;             // that of its phase
 };
@@ -168,11 +170,31 @@ class Machine {
   void begin_copy(void* to, const void* from, size_t bytes) {
     if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0)
       fail("misaligned copy to shared memory");
-    fibers_[current_].copies.push_back({to, from, bytes});
+    check_shared(to, bytes);
+    const auto* const data = static_cast<const unsigned char*>(from);
+    Fiber& fiber = fibers_[current_];
+    fiber.copies.push_back({to, from, {data, data + bytes}, fiber.commits});
+    if (async_.arrives_at_once()) {
+      std::memcpy(to, from, bytes);
+    } else {
+      std::memset(to, kPoison, bytes);
+    }
   }
-  void end_copies() {
-    for (const Copy& copy : fibers_[current_].copies) std::memcpy(copy.to, copy.from, copy.bytes);
-    fibers_[current_].copies.clear();
+  void commit_copies() { ++fibers_[current_].commits; }
+  // Waits for the copies of all commits but the `newest` last ones.
+  void end_copies(size_t newest) {
+    Fiber& fiber = fibers_[current_];
+    std::vector<Copy> left;
+    for (Copy& copy : fiber.copies) {
+      if (copy.group + newest >= fiber.commits) {
+        left.push_back(std::move(copy));
+        continue;
+      }
+      if (std::memcmp(copy.from, copy.data.data(), copy.data.size()) != 0)
+        fail("the source of a copy changed before the copy was complete");
+      std::memcpy(copy.to, copy.data.data(), copy.data.size());
+    }
+    fiber.copies = std::move(left);
   }
 
   void barrier_init(uint64_t* barrier, unsigned count) {
@@ -372,6 +394,7 @@ class Machine {
       const unsigned at = n % threads_;
       fibers_[n].index = {at % block.x, at / block.x % block.y, at / block.x / block.y};
       fibers_[n].copies.clear();
+      fibers_[n].commits = 0;
       fibers_[n].awaited = nullptr;
     }
   }

@@ -24,10 +24,8 @@ namespace {
 using alr_fast::Barrier;
 using alr_fast::BulkRow;
 using alr_fast::Cached;
-using alr_fast::ClusterReducer;
+using alr_fast::ClusterExchange;
 using alr_fast::Ring;
-using alr_fast::RingConsumer;
-using alr_fast::RingProducer;
 using alr_fast::Scope;
 using cuda_shim::Delivery;
 using cuda_shim::Error;
@@ -72,57 +70,47 @@ __host__ __device__ int ring_stage_bytes(int classes) {
   return 2 * alr_fast::whole_lines(classes * static_cast<int>(sizeof(T)));
 }
 
-template <int kStages, class T>
-__device__ void produce(RingProducer<kStages>& producer, const T* a, const T* t, const Rows& rows,
-                        int64_t b) {
-  const BulkRow<T> of_a(a + b * rows.stride, rows.classes);
-  const BulkRow<T> of_t(t + rows.index[b] * rows.stride, rows.classes);
-  producer.acquire();
-  producer.template load<Cached::kOnce>(0, of_a.from(), of_a.bytes());
-  producer.template load<Cached::kAgain>(ring_stage_bytes<T>(rows.classes) / 2, of_t.from(),
-                                         of_t.bytes());
-  producer.commit();
-}
+template <int kStages>
+constexpr int kBarriers = alr_fast::whole_lines(kStages * alr_fast::kBarrierBytes);
 
-// The producer is a thread of a warp of its own, or of the first consumer warp, which then fetches
-// kStages - 1 rows ahead.
 template <int kStages, class T>
-__global__ void ring_kernel(const T* a, const T* t, Rows rows, bool has_producer_warp, float* c,
-                            float* sums) {
+__global__ void ring_kernel(const T* a, const T* t, Rows rows, float* c, float* sums) {
   const int stage_bytes = ring_stage_bytes<T>(rows.classes);
-  Ring<kStages> ring(alr_fast::shared_memory(), stage_bytes);
-  const int consumers = blockDim.x - (has_producer_warp ? alr_fast::kWarpThreads : 0);
-  if (threadIdx.x == 0) ring.init(consumers / alr_fast::kWarpThreads);
-  __syncthreads();
-  RingProducer<kStages> producer(ring);
+  Ring<kStages> ring(alr_fast::shared_memory(), kBarriers<kStages>, stage_bytes);
   const int rank = static_cast<int>(threadIdx.x);
-  if (rank >= consumers) {
-    if (rank == consumers)
-      for (int64_t b = blockIdx.x; b < rows.count; b += gridDim.x) produce(producer, a, t, rows, b);
-    return;
-  }
-  RingConsumer<kStages> consumer(ring);
-  int64_t next = blockIdx.x;
-  const auto fetch = [&] {
-    if (!has_producer_warp && rank == 0 && next < rows.count) produce(producer, a, t, rows, next);
-    next += gridDim.x;
-  };
-  for (int n = 0; n < kStages - 1; ++n) fetch();
-  for (int64_t b = blockIdx.x; b < rows.count; b += gridDim.x) {
-    fetch();
+  if (rank == 0) ring.init();
+  __syncthreads();
+  // Beyond the last row, and for some others, nothing is copied.
+  const auto is_there = [&](int64_t b) { return b < rows.count && rows.index[b] >= 0; };
+  const auto request = [&](int64_t b) {
+    if (rank != 0) return;
+    if (!is_there(b)) return ring.expect(0);
     const BulkRow<T> of_a(a + b * rows.stride, rows.classes);
     const BulkRow<T> of_t(t + rows.index[b] * rows.stride, rows.classes);
-    const unsigned char* const stage = consumer.wait();
-    const T* const copy_of_a = reinterpret_cast<const T*>(stage);
-    const T* const copy_of_t = reinterpret_cast<const T*>(stage + stage_bytes / 2);
+    ring.expect(of_a.bytes() + of_t.bytes());
+    ring.template load<Cached::kOnce>(0, of_a.from(), of_a.bytes());
+    ring.template load<Cached::kAgain>(stage_bytes / 2, of_t.from(), of_t.bytes());
+  };
+  for (int n = 0; n < kStages; ++n, ring.advance()) request(blockIdx.x + n * gridDim.x);
+  for (int64_t b = blockIdx.x; b < rows.count; b += gridDim.x, ring.advance()) {
     float sum = 0;
-    for (int n = rank; n < rows.classes; n += consumers) {
-      const float value = 2 * alr_fast::to_float(of_a.element(copy_of_a, n)) +
-                          alr_fast::to_float(of_t.element(copy_of_t, n));
-      c[b * rows.classes + n] = value;
-      sum += value;
+    ring.wait();
+    if (is_there(b)) {
+      const T* const row_of_a = a + b * rows.stride;
+      const T* const row_of_t = t + rows.index[b] * rows.stride;
+      const BulkRow<T> of_a(row_of_a, rows.classes), of_t(row_of_t, rows.classes);
+      const T* const copy_of_a = of_a.origin(reinterpret_cast<const T*>(ring.stage()));
+      const T* const copy_of_t =
+          of_t.origin(reinterpret_cast<const T*>(ring.stage() + stage_bytes / 2));
+      for (int n = rank; n < rows.classes; n += static_cast<int>(blockDim.x)) {
+        const float value = 2 * alr_fast::to_float(of_a.has(n) ? copy_of_a[n] : row_of_a[n]) +
+                            alr_fast::to_float(of_t.has(n) ? copy_of_t[n] : row_of_t[n]);
+        c[b * rows.classes + n] = value;
+        sum += value;
+      }
     }
-    consumer.release();
+    __syncthreads();
+    request(b + kStages * gridDim.x);
     sum = alr_fast::reduce_lanes<alr_fast::kWarpThreads>(0xffffffffu, sum, alr_fast::Add());
     if (rank % alr_fast::kWarpThreads == 0) atomicAdd(&sums[b], sum);
   }
@@ -132,14 +120,13 @@ struct RingCase {
   int classes;
   int stride;
   int shift;  // elements from an aligned address
-  int consumer_warps;
-  bool has_producer_warp;
+  int warps;
 };
 
 // The first error found, or nothing.
 template <int kStages, class T>
 std::string wrong_in_ring(const RingCase& facts) {
-  constexpr int kRows = 7, kBlocks = 2;
+  constexpr int kRows = 15, kBlocks = 2;
   const int elements = kRows * facts.stride + facts.shift;
   // Of exactly the size of the rows, so that AddressSanitizer detects accesses beyond.
   const auto values = [&](int factor) {
@@ -150,11 +137,11 @@ std::string wrong_in_ring(const RingCase& facts) {
   };
   const auto a_memory = values(7), t_memory = values(11);
   const T *const a = a_memory.get() + facts.shift, *const t = t_memory.get() + facts.shift;
-  const int64_t index[kRows] = {3, 0, 6, 1, 5, 2, 4};
+  const int64_t index[kRows] = {3, 0, 6, -1, 5, 2, -1, 1, -1, 14, -1, 8, 12, 10, -1};
   Launch launch;
   launch.grid.x = kBlocks;
-  launch.block.x = 32 * (facts.consumer_warps + (facts.has_producer_warp ? 1 : 0));
-  launch.shared_bytes = Ring<kStages>::bytes(ring_stage_bytes<T>(facts.classes));
+  launch.block.x = 32 * facts.warps;
+  launch.shared_bytes = kBarriers<kStages> + kStages * ring_stage_bytes<T>(facts.classes);
   for (const Launch& variation : variations(launch)) {
     std::vector<float> c(kRows * facts.classes, -1.f), sums(kRows);
     const std::string where = std::to_string(kStages) + " stages of " +
@@ -162,11 +149,12 @@ std::string wrong_in_ring(const RingCase& facts) {
                               std::to_string(facts.shift) + ", " + describe(variation) + ": ";
     try {
       run(variation, ring_kernel<kStages, T>, a, t, Rows{kRows, facts.classes, facts.stride, index},
-          facts.has_producer_warp, c.data(), sums.data());
+          c.data(), sums.data());
     } catch (const Error& error) {
       return where + error.what();
     }
     for (int b = 0; b < kRows; ++b) {
+      if (index[b] < 0) continue;
       float sum = 0;
       for (int n = 0; n < facts.classes; ++n) {
         const float right = 2 * alr_fast::to_float(a[b * facts.stride + n]) +
@@ -183,9 +171,8 @@ std::string wrong_in_ring(const RingCase& facts) {
 
 std::string wrong_in_rings() {
   const RingCase cases[] = {
-      {64, 64, 0, 1, true},  {64, 64, 0, 2, false},   {1, 1, 0, 1, false},
-      {3, 5, 1, 2, true},    {17, 17, 0, 1, false},   {100, 101, 3, 3, true},
-      {37, 37, 2, 2, false}, {129, 136, 0, 1, false}, {515, 515, 5, 2, true},
+      {64, 64, 0, 1}, {64, 64, 0, 2},   {1, 1, 0, 1},     {3, 5, 1, 2},     {17, 17, 0, 1},
+      {37, 37, 2, 2}, {100, 101, 3, 3}, {129, 136, 0, 1}, {515, 515, 5, 2},
   };
   for (const RingCase& facts : cases) {
     for (const std::string& wrong :
@@ -224,33 +211,39 @@ T value_of(int round, unsigned block, unsigned thread) {
   return value;
 }
 
-template <class T>
+template <class T, int kWarps>
 __global__ void cluster_sum_kernel(int blocks, int rounds, T* sums, bool meets) {
-  ClusterReducer<T> reducer(alr_fast::shared_memory(), blocks,
-                            static_cast<int>(__clusterRelativeBlockRank()));
-  if (threadIdx.x == 0) reducer.init();
+  constexpr int kReductionBytes = alr_fast::reduction_bytes(32 * kWarps, false);
+  ClusterExchange pushed(alr_fast::shared_memory() + kReductionBytes, blocks,
+                         static_cast<int>(__clusterRelativeBlockRank()));
+  if (threadIdx.x == 0) pushed.init();
   __syncthreads();
   if (meets) __cluster_barrier_wait();
+  alr_fast::BlockGroup<kWarps> block;
   for (int round = 0; round < rounds; ++round) {
-    const T value = value_of<T>(round, blockIdx.x, threadIdx.x);
-    sums[(round * gridDim.x + blockIdx.x) * blockDim.x + threadIdx.x] =
-        reducer.reduce(value, AddSums());
+    T value = value_of<T>(round, blockIdx.x, threadIdx.x);
+    value = pushed.exchange(block.reduce(value, AddSums()));
+    for (int step = blocks / 2; step > 0; step /= 2)
+      value = AddSums()(value, alr_fast::shuffle_xor(0xffffffffu, value, step));
+    sums[(round * gridDim.x + blockIdx.x) * blockDim.x + threadIdx.x] = value;
   }
 }
 
-template <class T>
-std::string wrong_in_cluster_sum(unsigned blocks, unsigned threads, int rounds) {
+template <class T, int kWarps>
+std::string wrong_in_cluster_sum(unsigned blocks, int rounds) {
+  constexpr unsigned threads = 32 * kWarps;
   Launch launch;
   launch.grid.x = 2 * blocks;
   launch.block.x = threads;
   launch.cluster = blocks;
-  launch.shared_bytes = ClusterReducer<T>::bytes(static_cast<int>(blocks * threads / 32));
+  launch.shared_bytes = alr_fast::reduction_bytes(threads, false) + alr_fast::kPushBytes;
   for (const Launch& variation : variations(launch)) {
     const std::string where = "cluster of " + std::to_string(blocks) + ", " +
                               std::to_string(threads) + " threads, " + describe(variation) + ": ";
     std::vector<T> sums(rounds * launch.grid.x * threads);
     try {
-      run(variation, cluster_sum_kernel<T>, static_cast<int>(blocks), rounds, sums.data(), true);
+      run(variation, cluster_sum_kernel<T, kWarps>, static_cast<int>(blocks), rounds, sums.data(),
+          true);
     } catch (const Error& error) {
       return where + error.what();
     }
@@ -273,9 +266,9 @@ std::string wrong_in_cluster_sum(unsigned blocks, unsigned threads, int rounds) 
 
 std::string wrong_in_cluster_sums() {
   for (const std::string& wrong :
-       {wrong_in_cluster_sum<Sums>(1, 32, 3), wrong_in_cluster_sum<Sums>(2, 32, 5),
-        wrong_in_cluster_sum<float>(4, 96, 6), wrong_in_cluster_sum<float2>(2, 64, 4),
-        wrong_in_cluster_sum<Sums>(16, 64, 4), wrong_in_cluster_sum<float>(16, 32, 5)})
+       {wrong_in_cluster_sum<Sums, 1>(1, 3), wrong_in_cluster_sum<Sums, 1>(2, 5),
+        wrong_in_cluster_sum<float, 4>(4, 6), wrong_in_cluster_sum<float2, 2>(2, 4),
+        wrong_in_cluster_sum<Sums, 2>(16, 4), wrong_in_cluster_sum<float, 1>(16, 5)})
     if (!wrong.empty()) return wrong;
   return "";
 }
@@ -453,7 +446,7 @@ __global__ void misaligned_store_kernel() {
   alr_fast::store_remote(slot, float2{1, 2}, *barrier, 0);
 }
 
-__global__ void misaligned_ring_kernel() { Ring<2> ring(alr_fast::shared_memory() + 64, 64); }
+__global__ void misaligned_ring_kernel() { Ring<2> ring(alr_fast::shared_memory() + 64, 128, 128); }
 
 void check_other_mistakes() {
   Launch launch;
@@ -522,12 +515,12 @@ void check_cluster_without_meeting() {
   Launch launch;
   launch.block.x = 32;
   launch.grid.x = launch.cluster = 4;
-  launch.shared_bytes = ClusterReducer<float>::bytes(4);
+  launch.shared_bytes = alr_fast::reduction_bytes(32, false) + alr_fast::kPushBytes;
   float sums[4 * 32];
   int found = 0;
   for (const Launch& variation : variations(launch)) {
     try {
-      run(variation, cluster_sum_kernel<float>, 4, 1, sums, false);
+      run(variation, cluster_sum_kernel<float, 1>, 4, 1, sums, false);
     } catch (const Error& error) {
       found += std::string(error.what()).find("was not initialised") != std::string::npos;
     }

@@ -115,9 +115,29 @@ __global__ void no_wait_kernel(const float* from) {
 __global__ void wait_kernel(const float* from, float* out, bool waits) {
   auto* const shared = reinterpret_cast<float*>(cuda_shim::Machine::get().shared_memory());
   if (threadIdx.x == 0) __pipeline_memcpy_async(shared, from, 16);
+  __pipeline_commit();
   if (waits) __pipeline_wait_prior(0);
   __syncthreads();
   out[threadIdx.x] = shared[threadIdx.x % 4];
+  __pipeline_wait_prior(0);
+}
+
+// Three copies, each of its commit; waits for all but the last so many.
+__global__ void wait_for_older_kernel(const float* from, float* out, size_t newest) {
+  auto* const shared = reinterpret_cast<float*>(cuda_shim::Machine::get().shared_memory());
+  for (int n = 0; n < 3; ++n) {
+    __pipeline_memcpy_async(shared + n, from + n, 4);
+    __pipeline_commit();
+  }
+  __pipeline_wait_prior(newest);
+  for (int n = 0; n < 3; ++n) out[n] = shared[n];
+  __pipeline_wait_prior(0);
+}
+
+__global__ void changed_source_kernel(float* from) {
+  __pipeline_memcpy_async(cuda_shim::Machine::get().shared_memory(), from, 4);
+  __pipeline_commit();
+  from[0] = 7;
   __pipeline_wait_prior(0);
 }
 
@@ -143,8 +163,17 @@ void check_shim_of_shared_memory() {
   CHECK_THROWS(run(launch, no_wait_kernel, from + 1), Error, "misaligned copy");
   run(launch, wait_kernel, from, out, true);
   CHECK(out[0] == 1 && out[63] == 4);
+  launch.delivery = cuda_shim::Delivery::kLatest;
   run(launch, wait_kernel, from, out, false);
   CHECK(out[0] != out[0] && out[63] != out[63]);
+  launch.block.x = 1;
+  for (size_t newest : {0, 1, 2, 3}) {
+    run(launch, wait_for_older_kernel, from, out, newest);
+    for (size_t n = 0; n < 3; ++n) CHECK((out[n] == from[n]) == (n + newest < 3));
+  }
+  float changed[1] = {1};
+  CHECK_THROWS(run(launch, changed_source_kernel, changed), Error, "source of a copy changed");
+  launch.block.x = 64;
   launch.cluster = 4;
   CHECK_THROWS(run(launch, wait_kernel, from, out, true), Error, "whole clusters");
   launch.grid.x = 8;

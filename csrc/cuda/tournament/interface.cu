@@ -75,7 +75,6 @@ cudaError_t prepare(const RowLossParams& params, const CandidateCall& call, int6
 
 cudaError_t launch(const TableEntry& entry, const CandidateCall& call) {
   RowLossParams params = params_of(call);
-  const LaunchPlan plan = launch_plan(entry, params);
   const GroupBytes bytes = place_groups(params, call.groups, &params.groups);
   constexpr int64_t kFloatBytes = sizeof(float);
   if (bytes.all > call.group_bytes || row_loss_size(params) * kFloatBytes > call.partials_bytes)
@@ -85,8 +84,13 @@ cudaError_t launch(const TableEntry& entry, const CandidateCall& call) {
   if (error == cudaSuccess)
     error = cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount,
                                    device.number);
+  if (error == cudaSuccess)
+    error = cudaDeviceGetAttribute(&device.limits.shared_memory,
+                                   cudaDevAttrMaxSharedMemoryPerBlockOptin, device.number);
+  if (error != cudaSuccess) return error;
+  const LaunchPlan plan = launch_plan(entry, params, device.limits);
   const bool is_counted = needs_prepare(params);
-  if (error == cudaSuccess && is_counted) error = prepare(params, call, bytes.zeroed);
+  if (is_counted) error = prepare(params, call, bytes.zeroed);
   if (error != cudaSuccess) return error;
   constexpr decltype(&launch_candidate_float32_kWhole) kLaunchers[2][3] = {
       {launch_candidate_float32_kWhole, launch_candidate_float32_kPlainExponential,

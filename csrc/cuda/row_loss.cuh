@@ -32,11 +32,11 @@ struct RowTraits {
   static constexpr int kLanes = kShape.lanes * kShape.elements / kElements;
   static constexpr bool kIsBlock = kShape.warps > 1;
   static constexpr Arithmetic kArithmetic = Arithmetic::kWhole;
-  // Statistics, label rows, which are generated, the conversion of many halves, and more elements
-  // than the shape has take a few more registers.
+  // Statistics, label rows, which are generated, the conversion of many halves, and elements that
+  // come in one access take a few more registers.
   static constexpr bool kNeedsMore = kExtras || !Target::kIsTable ||
                                      (sizeof(Logits) == 2 && kShape.elements >= 32) ||
-                                     kElements > kShape.elements;
+                                     (kVector == 8 && kElements == 8);
   static constexpr int kMinBlocks =
       kNeedsMore && kShape.min_blocks > 1 ? kShape.min_blocks - 1 : kShape.min_blocks;
   static constexpr bool kIsCluster = kShape.can_be_cluster();

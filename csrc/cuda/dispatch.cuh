@@ -18,8 +18,12 @@ constexpr int narrower_bytes() {
 template <class Logits, class Target, Regime kRegime, int kVector, class Launch>
 auto dispatch_extras(const LaunchPlan& plan, const Launch& launch) {
   if constexpr (!shape_of(kRegime).always_has_extras()) {
-    if (!plan.has_extras)
-      return launch(RowLossKernel<RowTraits<Logits, Target, kRegime, kVector, false>>(), plan);
+    using Traits = RowTraits<Logits, Target, kRegime, kVector, false>;
+    if constexpr (has_tiny_finish(kRegime)) {
+      if (plan.finish == kTinyFinish)
+        return launch(RowLossKernel<FinishedBy<Traits, kTinyFinish>>(), plan);
+    }
+    if (!plan.has_extras) return launch(RowLossKernel<Traits>(), plan);
   }
   return launch(RowLossKernel<RowTraits<Logits, Target, kRegime, kVector, true>>(), plan);
 }

@@ -29,10 +29,23 @@ cudaError_t launch_by_row(void (*kernel)(RowLossParams), const RowLossParams& pa
                        shared_memory, stream, params);
 }
 
-// The driver has these attributes cached: no call waits for the device.
+// Attributes do not change while a process runs: they are asked for once for the first devices.
 cudaError_t current_device(Device& device) {
-  int major = 0, has_clusters = 0;
+  struct Kept {
+    int32_t multiprocessors, cluster_size;
+  };
+  static std::atomic<Kept> known[16];
+  static_assert(std::atomic<Kept>::is_always_lock_free, "one word");
   cudaError_t error = cudaGetDevice(&device.number);
+  if (error != cudaSuccess) return error;
+  const bool is_kept = device.number < 16;
+  if (is_kept) {
+    const Kept kept = known[device.number].load(std::memory_order_relaxed);
+    device.multiprocessors = kept.multiprocessors;
+    device.limits.cluster_size = kept.cluster_size;
+    if (kept.multiprocessors > 0) return cudaSuccess;
+  }
+  int major = 0, has_clusters = 0;
   const auto read = [&](int& value, cudaDeviceAttr attribute) {
     if (error == cudaSuccess) error = cudaDeviceGetAttribute(&value, attribute, device.number);
   };
@@ -43,6 +56,9 @@ cudaError_t current_device(Device& device) {
   device.limits.cluster_size = !has_clusters               ? 1
                                : major == 9 || major == 10 ? kMaxClusterBlocks
                                                            : kPortableClusterBlocks;
+  if (error == cudaSuccess && is_kept)
+    known[device.number].store({device.multiprocessors, device.limits.cluster_size},
+                               std::memory_order_relaxed);
   return error;
 }
 
@@ -131,6 +147,12 @@ cudaError_t graph_of_capture(cudaStream_t stream, cudaGraph_t* graph) {
 #endif
 }
 
+LaunchPlan plan_of(const RowLossParams& params, const DeviceLimits& limits) {
+  LaunchPlan plan = launch_plan(params, limits);
+  if (has_tiny_finish(plan.regime)) set_finish(plan, kTinyFinish, params, limits);
+  return plan;
+}
+
 // The pre-pass and the memory of groups, before the row kernel.
 cudaError_t prepare(const RowLossParams& params, int64_t zeroed_bytes, void* group_memory,
                     cudaStream_t stream) {
@@ -185,14 +207,14 @@ cudaError_t launch_row_loss(const RowLossParams& ungrouped, void* group_memory,
   error = prepare(params, bytes.zeroed, group_memory, stream);
   if (error != cudaSuccess) return error;
   const bool is_counted = needs_prepare(params);
-  LaunchPlan plan = launch_plan(params, device.limits);
+  LaunchPlan plan = plan_of(params, device.limits);
   error = launch_planned(params, plan, device, is_counted, stream);
   // No room for such a cluster (for example in a MIG slice), or no code for clusters.
   while ((error == cudaErrorInvalidClusterSize || error == cudaErrorLaunchOutOfResources) &&
          device.limits.cluster_size > 1) {
     cudaGetLastError();
     device.limits.cluster_size /= 2;
-    plan = launch_plan(params, device.limits);
+    plan = plan_of(params, device.limits);
     error = launch_planned(params, plan, device, is_counted, stream);
   }
   if (error != cudaSuccess) {

@@ -54,4 +54,14 @@ constexpr LaunchTable launch_table(int narrower_bytes) {
   return narrower_bytes == 2 ? as_launch_table(kTableOfHalves) : as_launch_table(kTableOfWords);
 }
 
+// How a batch of short rows finishes where it has so few that set_finish allows it. Finish::kCluster
+// is a candidate.
+constexpr Finish kTinyFinish = Finish::kArrivals;
+static_assert(kTinyFinish != Finish::kPolled, "launch.cu has no words for it");
+
+// Whether the regime has kernels with that finish.
+constexpr bool has_tiny_finish(Regime regime) {
+  return kTinyFinish != Finish::kArrivals && shape_of(regime).warps == 1;
+}
+
 }  // namespace alr_fast

@@ -32,10 +32,11 @@ struct RowTraits {
   static constexpr int kLanes = kShape.lanes * kShape.elements / kElements;
   static constexpr bool kIsBlock = kShape.warps > 1;
   static constexpr Arithmetic kArithmetic = Arithmetic::kWhole;
-  // Statistics, label rows, which are generated, and the conversion of many halves take a few more
-  // registers.
-  static constexpr bool kNeedsMore =
-      kExtras || !Target::kIsTable || (sizeof(Logits) == 2 && kShape.elements >= 32);
+  // Statistics, label rows, which are generated, the conversion of many halves, and more elements
+  // than the shape has take a few more registers.
+  static constexpr bool kNeedsMore = kExtras || !Target::kIsTable ||
+                                     (sizeof(Logits) == 2 && kShape.elements >= 32) ||
+                                     kElements > kShape.elements;
   static constexpr int kMinBlocks =
       kNeedsMore && kShape.min_blocks > 1 ? kShape.min_blocks - 1 : kShape.min_blocks;
   static constexpr bool kIsCluster = kShape.can_be_cluster();
@@ -172,7 +173,7 @@ class RowLoss {
     const Target target(p_, facts.target, has_target);
     Row row(static_cast<int>(p_.classes), group_);
     const bool is_row = Traits::kIsBlock || b < p_.rows;
-    if (is_row) row.request(logits(b), target);
+    row.request(logits(is_row ? b : 0), target);  // without a branch, which costs registers
     if (looks_at_all_rows_) look_at_all_rows();  // while the first row is on its way
     if (!is_row) return;
     if (row_groups_.is_searched()) facts.group = row_groups_.find(b);

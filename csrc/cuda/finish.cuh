@@ -66,7 +66,8 @@ __device__ __forceinline__ double inverse_of_count(int64_t count) {
   return fma(rough, fma(-n, rough, 1.0), rough);
 }
 
-// Writes the results of the call, by one thread. `grad_scale`: 1 / stored_scale; `total` is only there if the loss is reduced.
+// Writes the results of the call, by one thread. `grad_scale`: 1 / stored_scale; `total` is only
+// there if the loss is reduced.
 __device__ __forceinline__ void finish_call(const RowLossParams& p, double grad_scale,
                                             const BlockPartial& total) {
   double inverse = 1;

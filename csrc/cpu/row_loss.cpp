@@ -68,7 +68,7 @@ class RowLoss {
 
   void run(int64_t begin, int64_t end) {
     if constexpr (std::is_same_v<F, float>) {
-      if (plain_ && row_vectors_ <= kMaxShortVectors)
+      if (row_vectors_ <= kMaxShortVectors)
         return row_vectors_ == 1   ? run_short<1>(begin, end)
                : row_vectors_ == 2 ? run_short<2>(begin, end)
                                    : run_short<0>(begin, end);
@@ -101,21 +101,31 @@ class RowLoss {
 
   template <int kVectors>
   void run_short(int64_t begin, int64_t end) {
-    ShortRows<L, Target, kVectors> rows(p_, grad_scale_);
+    using Rows = ShortRows<L, Target, kVectors>;
+    Rows rows(p_, grad_scale_);
     const auto redo = [&](int64_t b) { single_row(b, index_at(p_, b), p_.update, true); };
+    const auto alone = [&](int64_t b, int64_t i, bool store_target, bool count_status) {
+      Rows row(p_, grad_scale_);
+      row.add(b, i);
+      bool has_softmax = true;
+      row.finish(store_target,
+                 [&](int64_t) { has_softmax = single_row(b, i, store_target, count_status); });
+      return has_softmax;
+    };
     for (int64_t b = begin; b < end; ++b) {
-      if (const int64_t ahead = b + 2 * rows.kRows; ahead < end) prefetch(ahead, ahead + 1);
+      if (const int64_t ahead = b + 2 * Rows::kRows; ahead < end) prefetch(ahead, ahead + 1);
       const int64_t i = index_at(p_, b);
-      if (!takes_part(b, i)) continue;
+      if (!takes_part(b, i, alone)) continue;
       rows.add(b, i);
-      if (rows.is_full()) rows.finish(redo);
+      if (rows.is_full()) rows.finish(p_.update, redo);
     }
-    rows.finish(redo);
+    rows.finish(p_.update, redo);
   }
 
   // Does what there is to do for an ignored row, or for a group of equal indices with its first
   // row; returns whether the row is one that is computed alone.
-  bool takes_part(int64_t b, int64_t i) {
+  template <class SingleRow>
+  bool takes_part(int64_t b, int64_t i, const SingleRow& single) {
     if (i < 0) {
       ignore(b);
       return false;
@@ -123,16 +133,17 @@ class RowLoss {
     if (p_.next_in_group == nullptr) return true;
     if (!p_.first_in_group[b]) return false;
     if (p_.next_in_group[b] < 0) return true;
-    group(b, i);
+    group(b, i, single);
     return false;
   }
 
   void run_block(int64_t begin, int64_t end) {
+    const auto single = [&](auto... row) { return single_row(row...); };
     Row rows[kMaxInFlight];
     int in_flight = 0;
     for (int64_t b = begin; b < end; ++b) {
       const int64_t i = index_at(p_, b);
-      if (!takes_part(b, i)) continue;
+      if (!takes_part(b, i, single)) continue;
       start(rows[in_flight], b, i, in_flight);
       ++in_flight;
     }
@@ -142,12 +153,13 @@ class RowLoss {
   }
 
   // Rows with the same index: all read the old target row, the last valid one is stored.
-  void group(int64_t first, int64_t i) {
+  template <class SingleRow>
+  void group(int64_t first, int64_t i, const SingleRow& single) {
     int64_t last = -1;
     for (int64_t b = first; b >= 0; b = p_.next_in_group[b])
-      if (single_row(b, i, false, true)) last = b;
+      if (single(b, i, false, true)) last = b;
     if (last < 0) return;
-    single_row(last, i, true, false);
+    single(last, i, true, false);
     if (p_.stats_class == nullptr) return;
     int64_t* class_after = p_.stats_class + 2 * p_.rows;
     for (int64_t b = first; b >= 0; b = p_.next_in_group[b]) class_after[b] = class_after[last];
@@ -165,7 +177,7 @@ class RowLoss {
   void ignore(int64_t b) {
     row_loss(b) = 0;
     fill_grad(b, 0);
-    if (p_.stats_class != nullptr) write_stats(b, -1, -1, -1, kNaN, kNaN);
+    if (p_.stats_class != nullptr) write_stats(p_, b, -1, -1, -1, kNaN, kNaN);
   }
 
   void start(Row& row, int64_t b, int64_t i, int64_t slot) {
@@ -295,7 +307,7 @@ class RowLoss {
       fill_grad(row.b, static_cast<F>(kNaN));
       if (p_.stats_class != nullptr) {
         const int64_t held = row.target.argmax_class(p_.classes);
-        write_stats(row.b, -1, held, held, kNaN, kNaN);
+        write_stats(p_, row.b, -1, held, held, kNaN, kNaN);
       }
       return false;
     }
@@ -345,7 +357,7 @@ class RowLoss {
     });
     if (!kPlain && stats) {
       const int64_t class_after = store_target ? target.argmax_class(classes) : class_before;
-      write_stats(row.b, argmax_row<V>(z, classes), class_before, class_after, scalars.inv_sum,
+      write_stats(p_, row.b, argmax_row<V>(z, classes), class_before, class_after, scalars.inv_sum,
                   reduce_max(largest_target));
     }
   }
@@ -363,15 +375,6 @@ class RowLoss {
     if (grad == nullptr) return;
     for_each_vector<V>(0, p_.classes,
                        [&](int64_t k, auto count) { store_some(grad + k, V{} + value, count); });
-  }
-
-  void write_stats(int64_t b, int64_t predicted, int64_t before, int64_t after, F confidence,
-                   F largest_target) {
-    p_.stats_class[b] = predicted;
-    p_.stats_class[p_.rows + b] = before;
-    p_.stats_class[2 * p_.rows + b] = after;
-    p_.stats_value[b] = static_cast<float>(confidence);
-    p_.stats_value[p_.rows + b] = static_cast<float>(largest_target);
   }
 
   const RowLossParams p_;

@@ -134,5 +134,14 @@ struct LabelTarget {
   ALR_INLINE void prefetch(int64_t) const {}
 };
 
+ALR_INLINE void write_stats(const RowLossParams& p, int64_t b, int64_t predicted, int64_t before,
+                            int64_t after, double confidence, double largest_target) {
+  p.stats_class[b] = predicted;
+  p.stats_class[p.rows + b] = before;
+  p.stats_class[2 * p.rows + b] = after;
+  p.stats_value[b] = static_cast<float>(confidence);
+  p.stats_value[p.rows + b] = static_cast<float>(largest_target);
+}
+
 }  // namespace
 }  // namespace alr_fast

@@ -1,8 +1,9 @@
 // Rows of a few vectors, as many at a time as a vector has lanes: what is one number a row (its
 // maximum, its sums, its loss) is a lane of one vector for all of them.
 //
-// Only for the common case: float arithmetic, no statistics, rounding to nearest. A row with a
-// masked class or without a finite loss is given back before anything of it is written.
+// A row with a masked class or without a finite loss is given back before anything of it is
+// written. All others are computed here whatever is asked for, so that they have the same bits with
+// and without statistics, alone and among equal indices.
 #pragma once
 
 #include "../alr_math.h"
@@ -37,13 +38,17 @@ class ShortRows {
 
   // Computes and writes the rows that were added; redo(b) for those that are given back.
   template <class Redo>
-  void finish(const Redo& redo) {
+  void finish(bool store_target, const Redo& redo) {
     find_max();
     finish_sums(sum());
     for (int r = 0; r < count_; ++r) {
       if (is_plain_[r]) {
         static_cast<float*>(p_.row_loss)[rows_[r]] = loss_[r];
-        write(r);
+        if (p_.stats_class == nullptr && p_.rounding_state == nullptr) {
+          write<true>(r, store_target);
+        } else {
+          write<false>(r, store_target);
+        }
       } else {
         redo(rows_[r]);
       }
@@ -142,29 +147,44 @@ class ShortRows {
     // e is 0, but e d does not.
     const VecF of_target = momentum * scale;
     const VecF slope = -entropy_weight * scale * inv_sum;
+    store_raw(inv_sum_, inv_sum);
     store_raw(of_target_, of_target);
     store_raw(slope_, slope);
     store_raw(constant_, of_target * sums.target * inv_sum + slope * offset);
     store_raw(of_exp_, (1.0f - momentum) * inv_sum);
   }
 
-  void write(int r) {
+  // kPlain: target rounded to nearest, no statistics.
+  template <bool kPlain>
+  void write(int r, bool store_target) {
     const L* z = logits(r);
     const Target target = targets_[r];
     L* const grad = p_.grad_mode == GradMode::kNone
                         ? nullptr
                         : static_cast<L*>(p_.grad_logits) + rows_[r] * p_.classes;
     const float momentum = static_cast<float>(p_.momentum);
+    const bool stochastic = !kPlain && p_.rounding_state != nullptr;
+    const bool stats = !kPlain && p_.stats_class != nullptr;
+    const uint32_t key =
+        stochastic ? rounding_key(p_.rounding_state[0], p_.rounding_state[1], rows_[r]) : 0;
+    const int64_t before = stats ? target.argmax_class(p_.classes) : 0;
+    VecF largest = broadcast(-kInfinity<float>);
     for_each([&](int v, int64_t k, auto count) {
       const VecF e = exp_[r][v];
       const VecF T = target.template load<VecF>(k, count);
       if (grad != nullptr) {
         const VecF d = load_some<VecF>(z + k, count, VecF{}) - max_[r];
-        const VecF g = constant_[r] * e + slope_[r] * (e * d) - of_target_[r] * T;
-        store_some(grad + k, g, count);
+        const VecF of_e = multiply_add(broadcast(constant_[r]), e, -of_target_[r] * T);
+        store_some(grad + k, multiply_add(broadcast(slope_[r]), e * d, of_e), count);
       }
-      if (p_.update) target.store(k, count, momentum * T + of_exp_[r] * e, false, 0);
+      const VecF t = multiply_add(broadcast(of_exp_[r]), e, momentum * T);
+      if (store_target) target.store(k, count, t, stochastic, key);
+      if constexpr (!kPlain) largest = max_of(t, largest);
     });
+    if (!stats) return;
+    const int64_t after = store_target ? target.argmax_class(p_.classes) : before;
+    write_stats(p_, rows_[r], argmax_row<VecF>(z, p_.classes), before, after, inv_sum_[r],
+                reduce_max(largest));
   }
 
   const RowLossParams& p_;
@@ -175,9 +195,9 @@ class ShortRows {
   int64_t rows_[kRows];  // in the batch
   Target targets_[kRows];
   VecF exp_[kRows][kVectors == 0 ? kMaxShortVectors : kVectors];
-  // Of each row: its maximum, whether it is written here, its loss and the factors of `write`.
-  float max_[kRows], loss_[kRows], of_target_[kRows], slope_[kRows], constant_[kRows],
-      of_exp_[kRows];
+  // Of each row: whether it is written here, and the numbers of `write`.
+  float max_[kRows], loss_[kRows], inv_sum_[kRows], of_target_[kRows], slope_[kRows],
+      constant_[kRows], of_exp_[kRows];
   int32_t is_plain_[kRows];
 };
 

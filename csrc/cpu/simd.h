@@ -270,6 +270,18 @@ ALR_INLINE V min_of(V a, V b) {
   return a < b ? a : b;
 }
 
+// a b + c, rounded once where the set can. In a sum of two products the compiler may fuse either of
+// them, and not the same one in each copy of the code: here it has no choice.
+ALR_INLINE VecF multiply_add(VecF a, VecF b, VecF c) {
+#if defined(__AVX512F__)
+  return (VecF)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+  return (VecF)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+
 // exp(x) for x <= 0: 2^n q(r), |r| <= log(2) / 2, with a polynomial fitted to a relative error of
 // 4e-9. Below -87.7, where float would be subnormal, the result is 0. The result of a NaN is
 // arbitrary.

@@ -74,8 +74,7 @@ __device__ __forceinline__ void finish_call(const RowLossParams& p, double grad_
   if (p.reduction == Reduction::kMean && total.valid > 0) inverse = inverse_of_count(total.valid);
   if (p.reduction != Reduction::kNone)
     *static_cast<float*>(p.loss) = static_cast<float>(total.loss * inverse);
-  if (p.grad_mode == GradMode::kPerRow) grad_scale *= inverse;
-  *static_cast<float*>(p.grad_scale) = static_cast<float>(grad_scale);
+  *static_cast<float*>(p.grad_scale) = static_cast<float>(grad_scale * inverse);
   if (p.rounding_state != nullptr) ++p.rounding_state[1];
   p.counters->counted = 0;
 }

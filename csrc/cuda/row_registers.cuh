@@ -3,7 +3,7 @@
 //
 //   reduction pass   max, then e = exp(z - max) and the four sums, in each thread with its own
 //                    maximum; one exchange joins them
-//   write pass       t = a T + c5 e,   dz = e (c2 - c3 d) - c4 T
+//   write pass       t = a T + c5 e,   dz = c2 e - c3 e d - c4 T
 //
 // with d = z - max of the thread, and constants of a row and thread that contain what its maximum
 // is below the row's (logit_gradient and refined_target in alr_math.h, factored out).
@@ -125,7 +125,9 @@ class RowInRegisters {
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
         const int j = v * kVector + i;
-        grad[i] = kIsCopy ? z_[v][i] : fmaf(-c4, T(j), e_[j] * fmaf(-c3, d_[j], c2));
+        // c3 d may overflow where e is 0, but e d does not.
+        const float of_exp = fmaf(-c3, e_[j] * d_[j], c2 * e_[j]);
+        grad[i] = kIsCopy ? z_[v][i] : fmaf(-c4, T(j), of_exp);
         t[i] = kIsCopy ? T(j) : fmaf(scalars.momentum, T(j), c5 * e_[j]);
       }
       if (!Traits::kExtras || to.grad != nullptr) store<Cached::kAgain>(grad_row + v * kStride, grad);

@@ -170,8 +170,8 @@ __device__ __forceinline__ void send_partial(unsigned long long* words,
 __device__ __forceinline__ BlockPartial receive_partial(unsigned long long* words) {
   unsigned long long low, high;
   do {
-    low = load_relaxed(words);
     high = load_relaxed(words + 1);
+    low = load_relaxed(words);
   } while (low == 0 || high == 0);
   words[0] = words[1] = 0;
   const unsigned long long loss = (high >> 32) << 32 | low >> 32;

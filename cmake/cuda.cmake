@@ -114,6 +114,7 @@ foreach(name IN ITEMS float32 float16 bfloat16)
   target_link_libraries(cuda_row_loss_${name} PRIVATE CUDA::cudart_static)
   target_sources(alr_fast_cuda PRIVATE $<TARGET_OBJECTS:cuda_row_loss_${name}>)
 endforeach()
+
 # Candidates for the launch table, for benchmarks/tournament: built on demand, in no package.
 add_library(tournament SHARED EXCLUDE_FROM_ALL csrc/cuda/tournament/interface.cu
                                                csrc/cuda/launch_plan.cpp)

@@ -1,18 +1,20 @@
 #!/bin/sh
 # Checks on a machine with an NVIDIA GPU: builds, tests, runs the kernels under compute-sanitizer,
-# measures, and writes benchmarks/README.md. Continues when a stage fails; the exit status is then 1.
-# Without a GPU, the stages that need one are skipped.
+# chooses among candidate kernels, measures, and writes benchmarks/README.md. Continues when a stage
+# fails; the exit status is then 1. Without a GPU, the stages that need one are skipped.
 #
 #   scripts/gpu_check.sh [FOLDER]      logs of the stages, default build/gpu_check
 #
 #   PYTHON=...             an interpreter with torch: builds in place and installs nothing
 #                          (default: .venv, created by `make build`)
-#   GPU_CHECK_STAGES=...   which stages, default "build tests sanitizer benchmark report"
+#   GPU_CHECK_STAGES=...   which stages, default "build tests sanitizer tournament benchmark report";
+#                          without benchmark, the tournament has 8 minutes instead of 2. It continues
+#                          where an earlier call for the same commit has stopped.
 #   GPU_CHECK_PYTEST=...   additional arguments for the whole pytest suite
 #   GPU_CHECK_SECONDS=...  time limit for everything, default 530
 cd "$(dirname "$0")/.." || exit 1
 out=${1:-build/gpu_check}
-stages=${GPU_CHECK_STAGES-build tests sanitizer benchmark report}
+stages=${GPU_CHECK_STAGES-build tests sanitizer tournament benchmark report}
 begin=$(date +%s)
 end=$((begin + ${GPU_CHECK_SECONDS:-530}))
 status=0
@@ -21,7 +23,7 @@ mkdir -p "$out" || exit 1
 
 for stage in $stages; do
   case $stage in
-    build | tests | sanitizer | benchmark | report) ;;
+    build | tests | sanitizer | tournament | benchmark | report) ;;
     *) echo "error: there is no stage $stage" >&2 && exit 2 ;;
   esac
 done
@@ -140,6 +142,13 @@ if wanted sanitizer; then
   # shellcheck disable=SC2086
   sanitize racecheck 60 $filter
   sanitize initcheck 60
+fi
+
+if wanted tournament; then
+  minutes=8
+  wanted benchmark && minutes=2
+  run_on_gpu tournament $((60 * minutes + 20)) "$python" -m benchmarks.tournament --resume \
+    --minutes "$minutes"
 fi
 
 if wanted benchmark; then

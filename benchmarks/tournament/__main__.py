@@ -113,7 +113,9 @@ def _measure(arguments: argparse.Namespace, stages: Sequence[str], end: float) -
     library = build(torch.cuda.get_device_capability())
     referee = Referee(library, arguments.seconds)
     try:
-        return run(stages, Library(library).candidates(), referee.rows, rows, facts, file.write, end)
+        return run(
+            stages, Library(library).candidates(), referee.rows, rows, facts, file.write, end
+        )
     finally:
         referee.stop()
         print(f"rows in {file.path}")

@@ -135,34 +135,45 @@ def units_of(stage: str, candidates: Sequence[Candidate], rows: Sequence[dict]) 
         elif done:
             continue
         else:
-            right = {_key(row) for row in of_case if row["stage"] == "correctness"
-                     and not row["wrong"]}  # fmt: skip
+            right = {
+                _key(row)[:2]
+                for row in of_case
+                if row["stage"] == "correctness" and not row["wrong"]
+            }
             entrants = [
                 entrant
                 for entrant in _entrants(stage, candidates, of_case)
-                if _key_of(entrant)[:2] in {key[:2] for key in right}
+                if _key_of(entrant)[:2] in right
             ]
+            if stage == "sources" and all(_is_direct(entrant.candidate) for entrant in entrants):
+                continue
         if entrants:
             units.append(Unit(stage, case, tuple(entrants)))
     return units
 
 
 def _entrants(stage: str, candidates: Sequence[Candidate], rows: Sequence[dict]) -> list[Entrant]:
-    direct = [candidate for candidate in candidates if candidate.source == SOURCES[0]]
-    others = [candidate for candidate in candidates if candidate.source != SOURCES[0]]
-    by_speed = sorted(candidates, key=lambda c: -scores(rows).get(c.line, 0))
+    measured = scores(rows)
+    by_speed = sorted(
+        (c for c in candidates if c.line in measured), key=lambda c: -measured[c.line]
+    )
     if stage == "direct":
-        return [Entrant(candidate) for candidate in direct]
+        return [Entrant(candidate) for candidate in candidates if _is_direct(candidate)]
     if stage == "cut_down":
         return [Entrant(candidate, COPY) for candidate in candidates]
     if stage == "sources":  # with the best direct one, which they have to beat
-        fastest = [candidate for candidate in by_speed if candidate in direct][:1]
-        return [Entrant(candidate) for candidate in (*fastest, *others)] if others else []
+        fastest = [candidate for candidate in by_speed if _is_direct(candidate)][:1]
+        others = [candidate for candidate in candidates if not _is_direct(candidate)]
+        return [Entrant(candidate) for candidate in (*fastest, *others)]
     if stage == "exponential":
-        finalists = [c for c in by_speed if c.line in scores(rows)][:_FINALISTS]
+        finalists = by_speed[:_FINALISTS]
         compared = [Entrant(c, arithmetic) for c in finalists for arithmetic in (WHOLE, PLAIN)]
         return compared + [Entrant(candidate, any_index=True) for candidate in finalists[:1]]
     return [Entrant(candidate) for candidate in candidates]
+
+
+def _is_direct(candidate: Candidate) -> bool:
+    return candidate.source == SOURCES[0]
 
 
 def scores(rows: Iterable[dict]) -> dict[int, float]:

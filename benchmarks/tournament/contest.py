@@ -4,10 +4,11 @@ A candidate that has never run may hang or fault, which ends a CUDA context: the
 replaced, and what it was doing is reported.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property, partial
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,8 +29,9 @@ _QUEUED_STEPS = 10  # of a turn
 _GRAPH_STEPS = 20  # in a graph
 _REPLAYS = 5  # of a graph in a turn
 
-# Seconds: for an answer of the process, in addition to the time to measure.
-_ANSWER_LIMIT = 40
+# Seconds: until a process has the inputs of a unit; for a check, or in addition to a timing.
+_READY_LIMIT = 60
+_ANSWER_LIMIT = 10
 
 
 class Referee:
@@ -38,44 +40,69 @@ class Referee:
     def __init__(self, library: Path, seconds: float) -> None:
         self._arguments, self._seconds = (library, seconds), seconds
         self._child: Child | None = None
+        self._unit: Unit | None = None  # whose inputs the process has
+        self._broken: dict[str, str] = {}  # regime that hung or ended a process -> the reason
 
     def rows(self, unit: Unit) -> list[dict]:
         """One row for each entrant, and of a timing one for the copy."""
-        rows: list[dict] = []
-        while left := unit.entrants[len(rows) :]:
-            try:
-                self._child = self._child or Child(serve, *self._arguments, method="spawn")
-                self._child.send(Unit(unit.stage, unit.case, left))
-                if unit.stage != "correctness":
-                    limit = _ANSWER_LIMIT + 2 * self._seconds * (len(left) + 1)
-                    return self._child.receive(limit)
-                for _ in left:
-                    rows += self._child.receive(_ANSWER_LIMIT)
-            except (ChildFailed, BrokenPipeError) as error:
-                self.stop()
-                why = getattr(error, "reason", str(error))
-                if unit.stage != "correctness":
-                    return [unit.failed(entrant, why) for entrant in left]
-                rows.append(unit.failed(unit.entrants[len(rows)], why))
-        return rows
+        try:
+            self._prepare(unit)
+            if unit.stage != "correctness":
+                limit = _ANSWER_LIMIT + 2 * self._seconds * (len(unit.entrants) + 1)
+                return self._ask(unit, None, limit)
+        except ChildFailed as error:
+            self.stop()
+            return [unit.failed(entrant, error.reason) for entrant in unit.entrants]
+        return [self._checked(unit, entrant) for entrant in unit.entrants]
 
     def stop(self) -> None:
         if self._child is not None:
             self._child.stop()
-        self._child = None
+        self._child = self._unit = None
+
+    def _checked(self, unit: Unit, entrant: Entrant) -> dict:
+        regime = entrant.candidate.regime
+        if regime in self._broken:
+            return unit.failed(entrant, f"not run again: {self._broken[regime]}")
+        try:
+            return self._ask(unit, entrant, _ANSWER_LIMIT)
+        except ChildFailed as error:
+            self._broken[regime] = error.reason
+            self.stop()
+            return unit.failed(entrant, error.reason)
+
+    def _prepare(self, unit: Unit) -> None:
+        """Gives a process the inputs of the unit; raises a ChildFailed if they do not fit."""
+        self._child = self._child or Child(serve, *self._arguments, method="spawn")
+        if self._unit != unit:
+            self._unit = None
+            self._exchange(unit, _READY_LIMIT)
+            self._unit = unit
+
+    def _ask(self, unit: Unit, message: Entrant | None, limit: float) -> Any:
+        self._prepare(unit)
+        return self._exchange(message, limit)
+
+    def _exchange(self, message: Unit | Entrant | None, limit: float) -> Any:
+        try:
+            self._child.send(message)
+            return self._child.receive(limit)
+        except BrokenPipeError as error:
+            raise ChildFailed("a process of the benchmark died") from error
 
 
 def serve(parent: Connection, library: Path, seconds: float) -> None:
-    """The process: answers each unit with lists of rows."""
+    """The process: takes a unit, then entrants to check, or None to time all of them."""
     compiled = Library(library)
+    arena = None
     while True:
-        unit = parent.recv()
-        arena = Arena(unit, compiled)
-        if unit.stage == "correctness":
-            for row in arena.checked():
-                parent.send([row])
+        message = parent.recv()
+        if isinstance(message, Unit):
+            arena = None  # frees its memory
+            arena = Arena(message, compiled)
+            parent.send(None)
         else:
-            parent.send(arena.timed(seconds))
+            parent.send(arena.timed(seconds) if message is None else arena.checked(message))
 
 
 class Arena:
@@ -90,19 +117,17 @@ class Arena:
         self.problem = Problem(case, device, rows)
         self._grads = [torch.empty_like(logits) for logits in self.problem.logits]
 
-    def checked(self) -> Iterator[dict]:
-        """The rows of correctness.
+    def checked(self, entrant: Entrant) -> dict:
+        """The row of correctness.
 
         A failure of the device ends this process, so it is no row.
         """
-        for entrant in self._unit.entrants:
-            try:
-                self._check(entrant)
-            except (AssertionError, RuntimeError) as error:
-                torch.cuda.synchronize()  # raises if the context is lost
-                yield self._unit.failed(entrant, str(error))
-            else:
-                yield {**self._unit.row(entrant), "wrong": False}
+        try:
+            self._check(entrant)
+        except (AssertionError, RuntimeError) as error:
+            torch.cuda.synchronize()  # raises if the context is lost
+            return self._unit.failed(entrant, str(error))
+        return {**self._unit.row(entrant), "wrong": False}
 
     def timed(self, seconds: float) -> list[dict]:
         """The rows of a timing: ``seconds`` for each entrant."""

@@ -24,7 +24,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Segment:
-    """Rows up to ``high`` classes, from the segment before on: the first choice that a device allows."""
+    """Rows up to ``high`` classes that the one before has not; the first choice that is allowed."""
 
     high: int
     choices: tuple[Choice, ...]

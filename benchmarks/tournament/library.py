@@ -4,6 +4,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -82,7 +83,7 @@ class Step:
         grad_scale: [1] float32, which the gradient is to be multiplied with: 1 if it is right.
     """
 
-    def __init__(self, launch: "ctypes._CFuncPtr", entrant: Entrant, bank: Tensor) -> None:
+    def __init__(self, launch: Callable[..., bytes | None], entrant: Entrant, bank: Tensor) -> None:
         self._launch, self._line = launch, entrant.candidate.line
         self._any_index = entrant.any_index
         self._memory = {

@@ -38,13 +38,14 @@ def gpu_check(
 
 def test_without_a_gpu_the_rest_of_the_check_runs(tmp_path: Path) -> None:
     log = f'echo "$@" >>{tmp_path}/calls'
-    status, outcome = gpu_check(tmp_path, "build sanitizer benchmark report", log)
+    status, outcome = gpu_check(tmp_path, "build sanitizer tournament benchmark report", log)
     assert status == 0
     assert outcome == {
         "build": "passed",
         "memcheck": "skipped (no GPU)",
         "racecheck": "skipped (no GPU)",
         "initcheck": "skipped (no GPU)",
+        "tournament": "skipped (no GPU)",
         "host_cost": "skipped (no GPU)",
         "benchmark": "skipped (no GPU)",
         "train_step": "skipped (no GPU)",
@@ -85,3 +86,15 @@ def test_the_check_continues_after_a_failure_and_reports_it(tmp_path: Path) -> N
             "benchmarks.report",
         )
     ]
+
+
+def test_the_tournament_comes_before_the_benchmark_and_has_less_time_then(tmp_path: Path) -> None:
+    for stages, minutes in (("benchmark tournament", "2"), ("tournament", "8")):
+        status, outcome = gpu_check(
+            tmp_path, stages, f'echo "$2" "$@" >>{tmp_path}/calls', gpu="echo 9.0"
+        )
+        assert status == 0
+        assert next(iter(outcome)) == "tournament"
+        first = (tmp_path / "calls").read_text().splitlines()[0]
+        assert first.endswith(f"-m benchmarks.tournament --resume --minutes {minutes}")
+        (tmp_path / "calls").unlink()

@@ -58,6 +58,8 @@ void check_candidate(int blocks, int64_t classes) {
     facts.rows = 9;
     facts.classes = columns;
     facts.unique_index = true;
+    facts.grad_mode = test::GradMode::kPerRow;
+    facts.stored_scale = 1.0 / static_cast<double>(facts.rows);
     const std::string what = facts.describe() + ", " + alr_fast::shape_of(kRegime).name;
     test::Problem copied(facts);
     run<Element, kRegime, Arithmetic::kCopy>(copied, blocks);

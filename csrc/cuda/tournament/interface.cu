@@ -55,6 +55,7 @@ RowLossParams params_of(const CandidateCall& call) {
   p.update = true;
   p.reduction = Reduction::kMean;
   p.grad_mode = GradMode::kPerRow;
+  p.stored_scale = 1.0 / static_cast<double>(call.rows);
   p.row_loss = call.partials;
   p.loss = call.loss;
   p.grad_logits = call.grad;

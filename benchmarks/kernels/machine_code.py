@@ -97,9 +97,7 @@ def instructions_of_row(code: Sequence[Instruction]) -> int | None:
     marks = [n for n, instruction in enumerate(code) if is_streamed(instruction)]
     if not any("STG" in code[n].text for n in marks):
         return None
-    steps = [
-        _steps(followers, a, b) for a, b in zip(marks, marks[1:] + marks[:1], strict=True)
-    ]
+    steps = [_steps(followers, a, b) for a, b in zip(marks, marks[1:] + marks[:1], strict=True)]
     return None if None in steps else sum(step for step in steps if step is not None)
 
 
@@ -149,7 +147,9 @@ def _rows(library: Path, architecture: str) -> list[list[str]]:
     registers = _registers(library)
     rows = []
     for name, code in kernels(library, architecture).items():
-        facts = re.search(r"RowTraitsI(\S+?)NS_11TableTargetI(\S+?)EELNS_6RegimeE(\d+)ELi(\d)", name)
+        facts = re.search(
+            r"RowTraitsI(\S+?)NS_11TableTargetI(\S+?)EELNS_6RegimeE(\d+)ELi(\d)", name
+        )
         if not facts or "ELb1" in name:
             continue
         logits = _dtype(facts[1])

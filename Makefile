@@ -48,7 +48,7 @@ endif
 
 test-all: build $(VENV)/.test-packages
 ifeq ($(strip $(ARGS)),)
-	$(CTEST)
+	$(if $(CTEST),$(CTEST) all)
 endif
 	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)
 

@@ -121,11 +121,15 @@ add_library(tournament SHARED EXCLUDE_FROM_ALL csrc/cuda/tournament/interface.cu
 target_compile_options(tournament PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:${CUDA_FLAGS}>)
 target_link_libraries(tournament PRIVATE CUDA::cudart_static)
 foreach(name IN ITEMS float32 bfloat16)
-  foreach(arithmetic IN ITEMS kWhole kPlainExponential kCopy)
-    set(part tournament_${name}_${arithmetic})
+  foreach(variant IN ITEMS kWhole_kArrivals kPlainExponential_kArrivals kCopy_kArrivals kWhole_kCluster
+                           kWhole_kPolled)
+    string(REPLACE "_" ";" words ${variant})
+    list(GET words 0 arithmetic)
+    list(GET words 1 finish)
+    set(part tournament_${name}_${variant})
     add_library(${part} OBJECT EXCLUDE_FROM_ALL csrc/cuda/tournament/candidates.cu)
     target_compile_definitions(${part} PRIVATE ALR_ELEMENT=${LOGITS_${name}} ALR_NAME=${name}
-                                               ALR_ARITHMETIC=${arithmetic})
+                                               ALR_ARITHMETIC=${arithmetic} ALR_FINISH=${finish})
     target_compile_options(${part} PRIVATE ${CUDA_FLAGS})
     target_link_libraries(${part} PRIVATE CUDA::cudart_static)
     target_sources(tournament PRIVATE $<TARGET_OBJECTS:${part}>)

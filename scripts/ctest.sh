@@ -1,10 +1,12 @@
 #!/bin/sh
-# Builds and runs the C++ tests; argument: the folder of the environment's programs.
+# Builds and runs the C++ tests; arguments: the folder of the environment's programs; "all" for the mutants of
+# candidate kernels, too.
 set -e
 PATH="$(cd "$1" && pwd):$PATH"
 mkdir -p build
 # Kernels and tests only: the files of the package are built already.
 cmake --fresh -G Ninja -S . -B build/ctest -DALR_FAST_CUDA=0 -DCMAKE_DISABLE_FIND_PACKAGE_Python=ON \
+  -DALR_FAST_ALL_MUTANTS="$([ "$2" = all ] && echo ON || echo OFF)" \
   >build/ctest-configure.log 2>&1 || {
   cat build/ctest-configure.log
   exit 1

@@ -9,7 +9,7 @@ import pytest
 import alr_fast
 from alr_fast import _C
 from benchmarks.kernels.machine_code import REGIMES as ELEMENTS
-from benchmarks.kernels.machine_code import dump, find_tool, instructions_of_row, main, parse
+from benchmarks.kernels.machine_code import cuobjdump, find_tool, instructions_of_row, main, parse
 
 LIBRARY = Path(alr_fast.__file__).with_name("_cuda.so")
 REGIMES = tuple(ELEMENTS)
@@ -34,7 +34,7 @@ def resources() -> dict[tuple[str, str], dict[str, int]]:
     """(architecture, kernel) -> registers, bytes of stack and of local memory."""
     found = {}
     architecture = kernel = ""
-    for line in dump(LIBRARY, "--dump-resource-usage").splitlines():
+    for line in cuobjdump(LIBRARY, "--dump-resource-usage").splitlines():
         if named := re.match(r"arch = (\w+)", line):
             architecture = named[1]
         elif named := re.match(r"\s*Function (\S+):", line):
@@ -50,7 +50,8 @@ def code() -> dict[str, str]:
     """Kernel -> its instructions, for one architecture."""
     architecture = "sm_90" if "sm_90" in architectures() else architectures()[-1]
     parts = re.split(
-        r"\n\s*Function : (\S+)\n", dump(LIBRARY, "--dump-sass", "--gpu-architecture", architecture)
+        r"\n\s*Function : (\S+)\n",
+        cuobjdump(LIBRARY, "--dump-sass", "--gpu-architecture", architecture),
     )
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 

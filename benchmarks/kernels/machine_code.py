@@ -2,14 +2,14 @@
 
     python -m benchmarks.kernels.machine_code [LIBRARY]
 
-Needs no GPU, but cuobjdump of a CUDA toolkit or of the wheel of Triton. LIBRARY is a library, also of
-another version of alr_fast, or a .cubin; default: the one in use. Printed are the kernels for banks
-without statistics or stochastic rounding whose accesses move 16 bytes; writes no rows.
+Needs no GPU, but cuobjdump of a CUDA toolkit or of the wheel of Triton. LIBRARY is a library, also
+of another version of alr_fast, or a .cubin; default: the one in use. Printed are the kernels for
+banks without statistics or stochastic rounding whose accesses move 16 bytes; writes no rows.
 
-The instructions are those of one warp on the shortest way through the loop over rows that passes all
-requests and all stores of a row (of several short rows, where a warp has several); an element is one
-that each thread holds. What happens rarely is not on that way: masked classes, ignored rows, the
-requests for the indices of the next 32 rows.
+The instructions are those of one warp on the shortest way through the loop over rows that passes
+all requests and all stores of a row (of several short rows, where a warp has several); an element
+is one that each thread holds. What happens rarely is not on that way: masked classes, ignored rows,
+the requests for the indices of the next 32 rows.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def find_tool(name: str) -> str | None:
     return None
 
 
-def dump(library: Path, *options: str) -> str:
+def cuobjdump(library: Path, *options: str) -> str:
     """What cuobjdump prints about a library."""
     tool = find_tool("cuobjdump")
     if tool is None:
@@ -75,7 +75,7 @@ def dump(library: Path, *options: str) -> str:
 
 def kernels(library: Path, architecture: str) -> dict[str, list[Instruction]]:
     """The instructions of each kernel."""
-    text = dump(library, "--dump-sass", "--gpu-architecture", architecture)
+    text = cuobjdump(library, "--dump-sass", "--gpu-architecture", architecture)
     parts = re.split(r"\n\s*Function : (\S+)\n", text)
     return {name: parse(code) for name, code in zip(parts[1::2], parts[2::2], strict=True)}
 
@@ -92,14 +92,12 @@ def is_streamed(instruction: Instruction) -> bool:
 
 
 def instructions_of_row(code: Sequence[Instruction]) -> int | None:
-    """The shortest way through the loop over rows; None if no loop has loads and stores of a row."""
+    """The shortest way through the loop over rows; None if there is no such loop."""
     followers = _followers(code)
     marks = [n for n, instruction in enumerate(code) if is_streamed(instruction)]
     if not any("STG" in code[n].text for n in marks):
         return None
-    steps = [
-        _steps(followers, a, b) for a, b in zip(marks, marks[1:] + marks[:1], strict=True)
-    ]
+    steps = [_steps(followers, a, b) for a, b in zip(marks, marks[1:] + marks[:1], strict=True)]
     return None if None in steps else sum(step for step in steps if step is not None)
 
 
@@ -137,7 +135,7 @@ def _steps(followers: Sequence[Sequence[int]], start: int, end: int) -> int | No
 
 def _registers(library: Path) -> dict[str, int]:
     found, kernel = {}, ""
-    for line in dump(library, "--dump-resource-usage").splitlines():
+    for line in cuobjdump(library, "--dump-resource-usage").splitlines():
         if named := re.match(r"\s*Function (\S+):", line):
             kernel = named[1]
         elif used := re.search(r"\bREG:(\d+)", line):
@@ -149,7 +147,9 @@ def _rows(library: Path, architecture: str) -> list[list[str]]:
     registers = _registers(library)
     rows = []
     for name, code in kernels(library, architecture).items():
-        facts = re.search(r"RowTraitsI(\S+?)NS_11TableTargetI(\S+?)EELNS_6RegimeE(\d+)ELi(\d)", name)
+        facts = re.search(
+            r"RowTraitsI(\S+?)NS_11TableTargetI(\S+?)EELNS_6RegimeE(\d+)ELi(\d)", name
+        )
         if not facts or "ELb1" in name:
             continue
         logits = _dtype(facts[1])

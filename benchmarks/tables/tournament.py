@@ -7,12 +7,14 @@ from benchmarks.tables.markdown import NOT_MEASURED, Cells, list_of, markdown
 from benchmarks.tables.section import Section
 
 _SHAPE = ("classes", "batch", "logits_dtype")
-# Column -> arithmetic and whether any index is accepted.
+# Column -> arithmetic, finish, and whether any index is accepted.
 _COLUMNS = {
-    "whole": ("whole", False),
-    "plain exponential": ("plain exponential", False),
-    "cut down to a copy": ("copy", False),
-    "any index": ("whole", True),
+    "whole": ("whole", "arrivals", False),
+    "plain exponential": ("plain exponential", "arrivals", False),
+    "cut down to a copy": ("copy", "arrivals", False),
+    "any index": ("whole", "arrivals", True),
+    "one cluster": ("whole", "cluster", False),
+    "polled": ("whole", "polled", False),
 }
 
 
@@ -54,7 +56,7 @@ def _lines(rows: Iterable[dict]) -> list[tuple[str, ...]]:
     lines = []
     for (variant, source), group in grouped(rows, "variant", "source").items():
         # The last stage that has measured it.
-        latest = {(row["arithmetic"], row["any_index"]): row for row in group}
+        latest = {(row["arithmetic"], row["finish"], row["any_index"]): row for row in group}
         whole = latest.get(_COLUMNS["whole"])
         cells = (_cell(latest.get(key)) for key in _COLUMNS.values())
         lines.append((whole["p50_us"] if whole else float("inf"), (variant, source, *cells)))
@@ -73,7 +75,7 @@ def _failures(rows: Sequence[dict]) -> list[tuple[str, ...]]:
         (str(row["batch"]), str(row["classes"]), row["logits_dtype"], row["variant"],
          row["source"], row["skipped"])
         for row in rows
-        if "skipped" in row
+        if row.get("wrong")
     ]  # fmt: skip
 
 
@@ -98,7 +100,8 @@ SECTIONS = {
         "Choice of the kernels",
         "Forward pass of the candidates for the launch table, logits and bank of one type, "
         "distinct indices unless stated otherwise. Cells: share of the speed of the copy in the "
-        "same run, and time; for batches of 256 the time in a CUDA graph. The fastest with a "
+        "same run, and time; for batches of 256 the time in a CUDA graph, also with other ways to "
+        "finish a batch. The fastest with a "
         "simpler one that is less than 1 % slower: the simpler one wins.",
         "tournament",
         _text,

@@ -21,7 +21,7 @@ exponential
     The three fastest of each shape with the plain exponential; the fastest with any index, without
     the launch for equal ones.
 latency
-    Small batches in a CUDA graph.
+    Small batches in a CUDA graph, also with other ways to finish a batch.
 
 The winner of a range of K is the fastest one at the shape that stands for it, or a simpler one that
 is less than 1 % slower. The rows are written to benchmarks/results after each shape; --resume

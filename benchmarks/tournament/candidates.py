@@ -32,6 +32,8 @@ SOURCES = ("direct", "prefetched", "staged", "ring")
 # As `Arithmetic` of csrc/cuda/memory.cuh: with the correction of the exponential, without it, and
 # cut down to a copy, which has the same accesses.
 WHOLE, PLAIN, COPY = ARITHMETIC = ("whole", "plain exponential", "copy")
+# As `Finish` of csrc/cuda/regimes.h: how the losses of all blocks become that of a batch.
+FINISHES = ("arrivals", "cluster", "polled")
 
 _FINALISTS = 3  # of a shape, compared with a plain exponential
 # A candidate takes part where it holds the row, and not much more than it.
@@ -72,15 +74,17 @@ def candidates_of(lines: str) -> list[Candidate]:
 
 @dataclass(frozen=True)
 class Entrant:
-    """A candidate with an arithmetic; ``any_index``: without the promise of distinct indices."""
+    """A variant of a candidate; ``any_index``: without the promise of distinct indices."""
 
     candidate: Candidate
     arithmetic: str = WHOLE
     any_index: bool = False
+    finish: str = FINISHES[0]
 
     def __str__(self) -> str:
         extras = [self.arithmetic] if self.arithmetic != WHOLE else []
         extras += ["any index"] if self.any_index else []
+        extras += [self.finish] if self.finish != FINISHES[0] else []
         return ", ".join((str(self.candidate), *extras))
 
 
@@ -109,11 +113,12 @@ class Unit:
             "columns": candidate.columns,
             "arithmetic": entrant.arithmetic,
             "any_index": entrant.any_index,
+            "finish": entrant.finish,
         }
 
-    def failed(self, entrant: Entrant, why: str) -> dict:
+    def failed(self, entrant: Entrant, why: str, *, wrong: bool = True) -> dict:
         """The row of an entrant that is wrong or did not run."""
-        return {**self.row(entrant), "skipped": " ".join(why.split())[:200], "wrong": True}
+        return {**self.row(entrant), "skipped": " ".join(why.split())[:200], "wrong": wrong}
 
 
 def units_of(stage: str, candidates: Sequence[Candidate], rows: Sequence[dict]) -> list[Unit]:
@@ -131,19 +136,21 @@ def units_of(stage: str, candidates: Sequence[Candidate], rows: Sequence[dict]) 
         if stage == "correctness":
             fitting = [candidate for candidate in candidates if candidate.takes(case)]
             all_of = [Entrant(c, arithmetic) for c in fitting for arithmetic in ARITHMETIC]
+            if case in LATENCY:
+                all_of += _finishing(fitting)
             entrants = [e for e in all_of if _key_of(e) not in done]
         elif done:
             continue
         else:
             right = {
-                _key(row)[:2]
+                _key(row)[:3]
                 for row in of_case
-                if row["stage"] == "correctness" and not row["wrong"]
+                if row["stage"] == "correctness" and "skipped" not in row
             }
             entrants = [
                 entrant
                 for entrant in _entrants(stage, candidates, of_case)
-                if _key_of(entrant)[:2] in right
+                if _key_of(entrant)[:3] in right
             ]
             if stage == "sources" and all(_is_direct(entrant.candidate) for entrant in entrants):
                 continue
@@ -169,11 +176,21 @@ def _entrants(stage: str, candidates: Sequence[Candidate], rows: Sequence[dict])
         finalists = by_speed[:_FINALISTS]
         compared = [Entrant(c, arithmetic) for c in finalists for arithmetic in (WHOLE, PLAIN)]
         return compared + [Entrant(candidate, any_index=True) for candidate in finalists[:1]]
-    return [Entrant(candidate) for candidate in candidates]
+    return [*map(Entrant, candidates), *_finishing(candidates)]
+
+
+def _finishing(candidates: Iterable[Candidate]) -> list[Entrant]:
+    """The candidates with other ways to finish a batch."""
+    return [Entrant(c, finish=finish) for c in candidates for finish in FINISHES[1:]]
 
 
 def _is_direct(candidate: Candidate) -> bool:
     return candidate.source == SOURCES[0]
+
+
+def is_plain(row: dict) -> bool:
+    """Whether the row is one of a kernel as it would be shipped, with distinct indices."""
+    return _key(row)[1:] == (WHOLE, FINISHES[0], False)
 
 
 def scores(rows: Iterable[dict]) -> dict[int, float]:
@@ -184,7 +201,7 @@ def scores(rows: Iterable[dict]) -> dict[int, float]:
     """
     found: dict[int, list[float]] = {}
     for row in rows:
-        if row.get("arithmetic") == WHOLE and not row["any_index"] and "p50_us" in row:
+        if "p50_us" in row and is_plain(row):
             score = row.get("share_of_copy") or 1 / row["p50_us"]
             found.setdefault(row["line"], []).append(score)
     return {line: statistics.median(some) for line, some in found.items()}
@@ -197,8 +214,8 @@ def _is_of(row: dict, case: Case) -> bool:
 
 
 def _key(row: dict) -> tuple:
-    return row["variant"], row["arithmetic"], row["any_index"]
+    return row["variant"], row["arithmetic"], row["finish"], row["any_index"]
 
 
 def _key_of(entrant: Entrant) -> tuple:
-    return str(entrant.candidate), entrant.arithmetic, entrant.any_index
+    return str(entrant.candidate), entrant.arithmetic, entrant.finish, entrant.any_index

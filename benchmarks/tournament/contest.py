@@ -22,7 +22,7 @@ from benchmarks.kernels.bandwidth import BANK_BYTES
 from benchmarks.kernels.problem import Problem
 from benchmarks.kernels.task import first_columns
 from benchmarks.tournament.candidates import COPY, LATENCY, SUITE, Entrant, Unit
-from benchmarks.tournament.library import Library
+from benchmarks.tournament.library import Library, NotForThisBatch
 
 _LATENCY_BANK_ROWS = 50_000
 _QUEUED_STEPS = 10  # of a turn
@@ -124,6 +124,8 @@ class Arena:
         """
         try:
             self._check(entrant)
+        except NotForThisBatch as error:
+            return self._unit.failed(entrant, str(error), wrong=False)
         except (AssertionError, RuntimeError) as error:
             torch.cuda.synchronize()  # raises if the context is lost
             return self._unit.failed(entrant, str(error))
@@ -159,6 +161,7 @@ class Arena:
             "stage": self._unit.stage,
             "arithmetic": None,
             "any_index": False,
+            "finish": None,
         }
         rows = [self._unit.row(entrant) | found[str(entrant)] for entrant in self._unit.entrants]
         return [*rows, first | found["copy"]]

@@ -12,14 +12,22 @@ from torch import Tensor
 
 from alr_fast.errors import UserError
 from benchmarks.kernels.problem import OPTIONS
-from benchmarks.tournament.candidates import ARITHMETIC, Candidate, Entrant, candidates_of
+from benchmarks.tournament.candidates import (
+    ARITHMETIC,
+    FINISHES,
+    Candidate,
+    Entrant,
+    candidates_of,
+)
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "build" / "tournament"
 
+_NOT_FOR_THIS = "not for this batch"  # of interface.cu
 _PARTIALS = 4 * 8192  # floats: row_loss_size of csrc/cuda/launch_plan.h is at most that
 _GROUP_BYTES_OF_ROW = 32  # place_groups of csrc/cuda/duplicates.h needs less, and a constant
 _LEAST_GROUP_BYTES = 4096
+_POLLED_WORDS = 2 * 1024  # for kMaxPolledBlocks of csrc/cuda/launch_plan.h
 
 
 def build(capability: tuple[int, int], folder: Path = FOLDER) -> Path:
@@ -49,13 +57,18 @@ class _Call(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("rows", "classes", "bank_rows", "is_bfloat16",
-                                              "arithmetic", "any_index")),
+                                              "arithmetic", "finish", "any_index")),
         *((name, ctypes.c_double) for name in ("momentum", "entropy_weight")),
         *((name, ctypes.c_void_p) for name in ("logits", "bank", "index", "grad", "loss",
-                                               "grad_scale", "partials", "counters", "groups")),
+                                               "grad_scale", "partials", "counters", "groups",
+                                               "polled_words")),
         *((name, ctypes.c_int64) for name in ("partials_bytes", "group_bytes")),
         ("stream", ctypes.c_void_p),
     )  # fmt: skip
+
+
+class NotForThisBatch(RuntimeError):
+    """A candidate cannot take a batch, which is no fault."""
 
 
 class Library:
@@ -91,12 +104,14 @@ class Step:
             "grad_scale": torch.zeros(1, device=bank.device),
             "partials": torch.zeros(_PARTIALS, device=bank.device),
             "counters": torch.zeros(2, dtype=torch.int64, device=bank.device),
+            "polled_words": torch.zeros(_POLLED_WORDS, dtype=torch.int64, device=bank.device),
         }
         self.loss, self.grad_scale = self._memory["loss"], self._memory["grad_scale"]
         self._call = _Call(
             bank_rows=len(bank),
             is_bfloat16=bank.dtype == torch.bfloat16,
             arithmetic=ARITHMETIC.index(entrant.arithmetic),
+            finish=FINISHES.index(entrant.finish),
             any_index=entrant.any_index,
             momentum=OPTIONS["momentum"],
             entropy_weight=OPTIONS["entropy_weight"],
@@ -109,6 +124,7 @@ class Step:
         """Writes the gradient and the bank rows.
 
         Raises:
+            NotForThisBatch: The entrant does not finish batches of this shape.
             RuntimeError: The launch fails, or there is no kernel for this shape.
         """
         call = self._call
@@ -121,4 +137,5 @@ class Step:
             call.groups, call.group_bytes = groups.data_ptr(), size
         call.stream = torch.cuda.current_stream().cuda_stream
         if message := self._launch(self._line, ctypes.byref(call)):
-            raise RuntimeError(message.decode())
+            text = message.decode()
+            raise NotForThisBatch(text) if text == _NOT_FOR_THIS else RuntimeError(text)

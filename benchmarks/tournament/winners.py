@@ -1,9 +1,9 @@
 """The choice: which candidate wins the rows of a range of K."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.tournament.candidates import BANDWIDTH, LATENCY, SOURCES, SUITE, scores
+from benchmarks.tournament.candidates import BANDWIDTH, LATENCY, SOURCES, SUITE, is_plain, scores
 
 TIE = 0.01  # a simpler candidate wins if it is slower by less
 
@@ -59,11 +59,7 @@ def _winner(rows: Sequence[dict]) -> dict | None:
     best = max(by_line.values())
     good = {line for line, score in by_line.items() if score >= (1 - TIE) * best}
     measured = (row for row in rows if "p50_us" in row and row.get("line") in good)
-    return min(_whole(measured), key=_simplicity)
-
-
-def _whole(rows: Iterable[dict]) -> list[dict]:
-    return [row for row in rows if row["arithmetic"] == "whole" and not row["any_index"]]
+    return min(filter(is_plain, measured), key=_simplicity)
 
 
 def _simplicity(row: dict) -> tuple:

@@ -66,7 +66,8 @@ __device__ __forceinline__ double inverse_of_count(int64_t count) {
   return fma(rough, fma(-n, rough, 1.0), rough);
 }
 
-// Writes the results of the call, by one thread. `grad_scale`: 1 / stored_scale; `total` is only there if the loss is reduced.
+// Writes the results of the call, by one thread. `grad_scale`: 1 / stored_scale; `total` is only
+// there if the loss is reduced.
 __device__ __forceinline__ void finish_call(const RowLossParams& p, double grad_scale,
                                             const BlockPartial& total) {
   double inverse = 1;
@@ -169,8 +170,8 @@ __device__ __forceinline__ void send_partial(unsigned long long* words,
 __device__ __forceinline__ BlockPartial receive_partial(unsigned long long* words) {
   unsigned long long low, high;
   do {
-    low = load_relaxed(words);
     high = load_relaxed(words + 1);
+    low = load_relaxed(words);
   } while (low == 0 || high == 0);
   words[0] = words[1] = 0;
   const unsigned long long loss = (high >> 32) << 32 | low >> 32;

@@ -40,11 +40,11 @@ struct RowTraits {
   static constexpr Source kSource = source_of(kShape, kVector * kNarrower, kExtras);
   static constexpr StageLayout kStages =
       stage_layout(kShape, kSource, sizeof(Logits), kTableBytes);
-  // Statistics, label rows, which are generated, the conversion of many halves, more elements than
-  // the shape has, and rows that are requested ahead element by element take a few more registers.
+  // Statistics, label rows, which are generated, the conversion of many halves, elements that come in
+  // one access, and rows that are requested ahead element by element take a few more registers.
   static constexpr bool kNeedsMore = kExtras || !Target::kIsTable ||
                                      (sizeof(Logits) == 2 && kShape.elements >= 32) ||
-                                     kElements > kShape.elements ||
+                                     (kVector == 8 && kElements == 8) ||
                                      (kVector == 1 && kShape.source != Source::kDirect);
   static constexpr int kMinBlocks =
       kNeedsMore && kShape.min_blocks > 1 ? kShape.min_blocks - 1 : kShape.min_blocks;

@@ -229,7 +229,7 @@ class RowInRegisters {
     max_ = -3.402823466e38f;  // finite: a difference from it is never NaN by itself
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
-      Words<Logits, kVector> z;
+      Words<Logits, kVector> z{};
       if (is_inside(v)) load<Cached::kAgain>(from + v * kStride, z);
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {

@@ -84,7 +84,7 @@ class Lab:
                 row |= {"share_of_copy": 100 / time_us, "gigabytes_per_second": 1e5 / time_us}
             rows.append(row)
         copy = {**first_columns("tournament", unit.case, "copy"), "stage": unit.stage,
-                "arithmetic": None, "any_index": False, "p50_us": 100.0,
+                "arithmetic": None, "finish": None, "any_index": False, "p50_us": 100.0,
                 "gigabytes_per_second": 1000.0}  # fmt: skip
         return rows if unit.case in LATENCY else [*rows, copy]
 
@@ -159,7 +159,7 @@ def test_a_killed_run_continues_where_it_was(all_rows: list[dict]) -> None:
     # Within correctness, rows of single candidates are kept.
     rows = [row for row in all_rows if row["stage"] == "correctness"][:-2]
     (unit,) = units_of("correctness", CANDIDATES, rows)
-    assert [entrant.arithmetic for entrant in unit.entrants] == [PLAIN, COPY]
+    assert [entrant.finish for entrant in unit.entrants] == ["cluster", "polled"]
 
 
 def test_what_does_not_fit_the_time_is_left_for_later(capsys: pytest.CaptureFixture) -> None:

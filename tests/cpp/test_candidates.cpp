@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "check.h"
 #include "cuda_backend_row_loss.h"
@@ -24,17 +25,22 @@ TableEntry candidate(Regime regime, int blocks) {
   return {};
 }
 
-template <class Element, Regime kRegime, Arithmetic kArithmetic>
+template <class Element, Regime kRegime, Arithmetic kArithmetic,
+          alr_fast::Finish kFinish = alr_fast::Finish::kArrivals>
 void run(test::Problem& problem, int blocks) {
   problem.reset_outputs();
   problem.row_loss_is_scratch = true;
   alr_fast::RowLossParams& params = problem.params();
   alr_fast::CallCounters counters = {0, 0};
   params.counters = &counters;
-  const alr_fast::LaunchPlan plan = alr_fast::launch_plan(candidate(kRegime, blocks), params);
-  test::variation = {true, false, false, 2, 1 << 20, {}};
-  alr_fast::dispatch_candidate_width<Element, kRegime, kArithmetic>(plan,
-                                                                    test::launcher(params, false));
+  alr_fast::LaunchPlan plan = alr_fast::launch_plan(candidate(kRegime, blocks), params);
+  std::vector<unsigned long long> words(2 * alr_fast::kMaxPolledBlocks);
+  params.polled_words = words.data();
+  CHECK(alr_fast::set_finish(plan, kFinish, params));
+  test::variation = {true,    false, false, kFinish == alr_fast::Finish::kArrivals ? 2 : 16,
+                     1 << 20, {}};
+  alr_fast::dispatch_candidate_width<Element, kRegime, kArithmetic, kFinish>(
+      plan, test::launcher(params, false));
   CHECK(counters.arrived == 0);
 }
 
@@ -71,6 +77,11 @@ void check_candidate(int blocks, int64_t classes) {
     CHECK(!is_copy(whole));
     run<Element, kRegime, Arithmetic::kPlainExponential>(plain, blocks);
     CHECK_MESSAGE(plain.compare().empty(), what + ", plain: " + plain.compare());
+    if constexpr (alr_fast::has_candidate(kRegime, alr_fast::Finish::kPolled)) {
+      test::Problem polled(facts);
+      run<Element, kRegime, Arithmetic::kWhole, alr_fast::Finish::kPolled>(polled, blocks);
+      CHECK_MESSAGE(polled.compare().empty(), what + ", polled: " + polled.compare());
+    }
     if (sizeof(Element) == 4) CHECK(plain.grad.bytes() != whole.grad.bytes());
   }
 }

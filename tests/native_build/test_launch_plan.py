@@ -97,7 +97,10 @@ def test_launch_plan_over_rows():
         ((10, 10, "float64"), "unknown dtype float64: the CUDA kernels take float32"),
         ((10, 10, "float32", "int8"), "unknown dtype int8"),
         ((10, 10, "float32", "float32", 3), "aligned is 3: it must be a power of two"),
-        ((10, 9000, "float32", "float32", 16, False, 0), "cluster_size is 0: it must be a power of two"),
+        (
+            (10, 9000, "float32", "float32", 16, False, 0),
+            "cluster_size is 0: it must be a power of two",
+        ),
         ((10, 9000, "float32", "float32", 16, False, 32), "from 1 to 16"),
     ],
 )

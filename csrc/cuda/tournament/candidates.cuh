@@ -22,36 +22,46 @@ inline std::vector<TableEntry> candidates() {
   return all;
 }
 
-template <class Element, Regime kRegime, int kVector, Arithmetic kArithmetic_>
+template <class Element, Regime kRegime, int kVector, Arithmetic kArithmetic_, Finish kFinish_>
 struct CandidateTraits : RowTraits<Element, TableTarget<Element>, kRegime, kVector, false> {
   static constexpr Arithmetic kArithmetic = kArithmetic_;
+  static constexpr Finish kFinish = kFinish_;
 };
 
+// Whether there are kernels of a regime that finish a batch in this way: small ones in all of them.
+constexpr bool has_candidate(Regime regime, Finish finish) {
+  return regime != Regime::kLoop &&
+         (finish == Finish::kArrivals || !shape_of(regime).can_be_cluster());
+}
+
 // The widths that supported_width (launch_plan.cpp) returns.
-template <class Element, Regime kRegime, Arithmetic kArithmetic, class Launch>
+template <class Element, Regime kRegime, Arithmetic kArithmetic, Finish kFinish, class Launch>
 auto dispatch_candidate_width(const LaunchPlan& plan, const Launch& launch) {
   constexpr int kFull = full_vector_width(sizeof(Element), sizeof(Element));
   if constexpr (shape_of(kRegime).has_pairs()) {
     if (plan.vector_width == 2)
-      return launch(RowLossKernel<CandidateTraits<Element, kRegime, 2, kArithmetic>>(), plan);
+      return launch(RowLossKernel<CandidateTraits<Element, kRegime, 2, kArithmetic, kFinish>>(),
+                    plan);
   }
   if (plan.vector_width == 1)
-    return launch(RowLossKernel<CandidateTraits<Element, kRegime, 1, kArithmetic>>(), plan);
-  return launch(RowLossKernel<CandidateTraits<Element, kRegime, kFull, kArithmetic>>(), plan);
+    return launch(RowLossKernel<CandidateTraits<Element, kRegime, 1, kArithmetic, kFinish>>(),
+                  plan);
+  return launch(RowLossKernel<CandidateTraits<Element, kRegime, kFull, kArithmetic, kFinish>>(),
+                plan);
 }
 
-// Looks for the plan's regime, which is that of a candidate, from kShapes[kNumber] on.
-template <class Element, Arithmetic kArithmetic, int kNumber = 0, class Launch>
+// Looks for the plan's regime, of which has_candidate is true, from kShapes[kNumber] on.
+template <class Element, Arithmetic kArithmetic, Finish kFinish, int kNumber = 0, class Launch>
 auto dispatch_candidate(const LaunchPlan& plan, const Launch& launch) {
-  constexpr Regime kRegime = kShapes[kNumber].regime;
-  if constexpr (kRegime == Regime::kLoop) {
-    return dispatch_candidate<Element, kArithmetic, kNumber + 1>(plan, launch);
-  } else if constexpr (kNumber + 1 == sizeof(kShapes) / sizeof(RegimeShape)) {
-    return dispatch_candidate_width<Element, kRegime, kArithmetic>(plan, launch);
+  if constexpr (kNumber == sizeof(kShapes) / sizeof(RegimeShape)) {  // never reached
+    return dispatch_candidate_width<Element, kShapes[0].regime, kArithmetic, kFinish>(plan, launch);
   } else {
-    if (plan.regime == kRegime)
-      return dispatch_candidate_width<Element, kRegime, kArithmetic>(plan, launch);
-    return dispatch_candidate<Element, kArithmetic, kNumber + 1>(plan, launch);
+    constexpr Regime kRegime = kShapes[kNumber].regime;
+    if constexpr (has_candidate(kRegime, kFinish)) {
+      if (plan.regime == kRegime)
+        return dispatch_candidate_width<Element, kRegime, kArithmetic, kFinish>(plan, launch);
+    }
+    return dispatch_candidate<Element, kArithmetic, kFinish, kNumber + 1>(plan, launch);
   }
 }
 

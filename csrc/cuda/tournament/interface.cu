@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,7 @@ struct CandidateCall {
   int64_t rows, classes, bank_rows;
   int64_t is_bfloat16;  // logits, bank and gradient; else float32
   int64_t arithmetic;   // Arithmetic
+  int64_t finish;       // Finish
   int64_t any_index;    // whether equal indices are looked for
   double momentum, entropy_weight;
   const void* logits;    // [rows, classes]
@@ -30,6 +32,7 @@ struct CandidateCall {
   void* partials;        // row_loss_size floats
   void* counters;        // CallCounters, 0
   void* groups;          // group_bytes, with any_index
+  void* polled_words;    // 2 * kMaxPolledBlocks words, 0
   int64_t partials_bytes, group_bytes;
   cudaStream_t stream;
 };
@@ -61,6 +64,7 @@ RowLossParams params_of(const CandidateCall& call) {
   p.grad_logits = call.grad;
   p.grad_scale = call.grad_scale;
   p.counters = static_cast<CallCounters*>(call.counters);
+  p.polled_words = static_cast<unsigned long long*>(call.polled_words);
   return p;
 }
 
@@ -88,17 +92,25 @@ cudaError_t launch(const TableEntry& entry, const CandidateCall& call) {
     error = cudaDeviceGetAttribute(&device.limits.shared_memory,
                                    cudaDevAttrMaxSharedMemoryPerBlockOptin, device.number);
   if (error != cudaSuccess) return error;
-  const LaunchPlan plan = launch_plan(entry, params, device.limits);
+  LaunchPlan plan = launch_plan(entry, params, device.limits);
+  const Finish finish = static_cast<Finish>(call.finish);
+  if (!has_candidate(plan.regime, finish) || !set_finish(plan, finish, params, device.limits))
+    throw std::invalid_argument("not for this batch");
   const bool is_counted = needs_prepare(params);
   if (is_counted) error = prepare(params, call, bytes.zeroed);
   if (error != cudaSuccess) return error;
-  constexpr decltype(&launch_candidate_float32_kWhole) kLaunchers[2][3] = {
-      {launch_candidate_float32_kWhole, launch_candidate_float32_kPlainExponential,
-       launch_candidate_float32_kCopy},
-      {launch_candidate_bfloat16_kWhole, launch_candidate_bfloat16_kPlainExponential,
-       launch_candidate_bfloat16_kCopy}};
-  return kLaunchers[call.is_bfloat16][call.arithmetic](params, plan, device, is_counted,
-                                                       call.stream);
+  // Arithmetic, then the other ways to finish a batch.
+  constexpr decltype(&launch_candidate_float32_kWhole_kArrivals) kLaunchers[2][5] = {
+      {launch_candidate_float32_kWhole_kArrivals,
+       launch_candidate_float32_kPlainExponential_kArrivals,
+       launch_candidate_float32_kCopy_kArrivals, launch_candidate_float32_kWhole_kCluster,
+       launch_candidate_float32_kWhole_kPolled},
+      {launch_candidate_bfloat16_kWhole_kArrivals,
+       launch_candidate_bfloat16_kPlainExponential_kArrivals,
+       launch_candidate_bfloat16_kCopy_kArrivals, launch_candidate_bfloat16_kWhole_kCluster,
+       launch_candidate_bfloat16_kWhole_kPolled}};
+  const int64_t variant = call.finish == 0 ? call.arithmetic : 2 + call.finish;
+  return kLaunchers[call.is_bfloat16][variant](params, plan, device, is_counted, call.stream);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Launches a candidate. candidates.cu is compiled once for each type and arithmetic, so that they
+// Launches a candidate. candidates.cu is compiled once for each type and variant, so that they
 // compile in parallel.
 #pragma once
 
@@ -11,11 +11,15 @@ namespace alr_fast {
 #define ALR_DECLARE_CANDIDATE(name)                                                        \
   cudaError_t launch_candidate_##name(const RowLossParams& params, const LaunchPlan& plan, \
                                       const Device& device, bool is_counted, cudaStream_t stream)
-ALR_DECLARE_CANDIDATE(float32_kWhole);
-ALR_DECLARE_CANDIDATE(float32_kPlainExponential);
-ALR_DECLARE_CANDIDATE(float32_kCopy);
-ALR_DECLARE_CANDIDATE(bfloat16_kWhole);
-ALR_DECLARE_CANDIDATE(bfloat16_kPlainExponential);
-ALR_DECLARE_CANDIDATE(bfloat16_kCopy);
+ALR_DECLARE_CANDIDATE(float32_kWhole_kArrivals);
+ALR_DECLARE_CANDIDATE(float32_kPlainExponential_kArrivals);
+ALR_DECLARE_CANDIDATE(float32_kCopy_kArrivals);
+ALR_DECLARE_CANDIDATE(float32_kWhole_kCluster);
+ALR_DECLARE_CANDIDATE(float32_kWhole_kPolled);
+ALR_DECLARE_CANDIDATE(bfloat16_kWhole_kArrivals);
+ALR_DECLARE_CANDIDATE(bfloat16_kPlainExponential_kArrivals);
+ALR_DECLARE_CANDIDATE(bfloat16_kCopy_kArrivals);
+ALR_DECLARE_CANDIDATE(bfloat16_kWhole_kCluster);
+ALR_DECLARE_CANDIDATE(bfloat16_kWhole_kPolled);
 
 }  // namespace alr_fast

@@ -35,8 +35,7 @@ auto dispatch_vector(const LaunchPlan& plan, const Launch& launch) {
   if constexpr (shape_of(kRegime).has_pairs()) {
     if (plan.vector_width == 2) return dispatch_extras<Logits, Target, kRegime, 2>(plan, launch);
   }
-  if (plan.vector_width == 1)
-    return dispatch_extras<Logits, Target, kRegime, 1>(plan, launch);
+  if (plan.vector_width == 1) return dispatch_extras<Logits, Target, kRegime, 1>(plan, launch);
   return dispatch_extras<Logits, Target, kRegime, kFull>(plan, launch);
 }
 

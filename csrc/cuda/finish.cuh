@@ -111,10 +111,10 @@ __device__ __forceinline__ void finish_by_arrivals(const RowLossParams& p, doubl
 // All blocks are one cluster: each stores its partial sum to the shared memory of the first one,
 // which adds them. `memory` is a place in shared memory, of kClusterFinishBytes.
 //
-// The stores count their own bytes on a barrier there, and its end acquires them: there is no fence,
-// which would wait for gradient and table rows, and no counter. Other blocks' stores need that
-// barrier to be initialised, and the first block to have started: the cluster's barrier says so.
-// Its two halves are far apart, so that nobody waits for it.
+// The stores count their own bytes on a barrier there, and its end acquires them: there is no
+// fence, which would wait for gradient and table rows, and no counter. Other blocks' stores need
+// that barrier to be initialised, and the first block to have started: the cluster's barrier says
+// so. Its two halves are far apart, so that nobody waits for it.
 class ClusterFinish {
  public:
   __device__ __forceinline__ explicit ClusterFinish(unsigned char* memory)

@@ -89,11 +89,9 @@ const TableEntry& entry_for(int64_t classes, int logits_bytes, int table_bytes,
   const int narrower_bytes = table_bytes == 0 ? logits_bytes : std::min(logits_bytes, table_bytes);
   static constexpr LaunchTable kTables[] = {launch_table(2), launch_table(4)};
   const LaunchTable& table = kTables[narrower_bytes == 2 ? 0 : 1];
-  const auto* const found =
-      std::find_if(table.begin(), table.end(), [&](const TableEntry& entry) {
-        return classes <= entry.max_classes &&
-               is_allowed(entry, logits_bytes, table_bytes, limits);
-      });
+  const auto* const found = std::find_if(table.begin(), table.end(), [&](const TableEntry& entry) {
+    return classes <= entry.max_classes && is_allowed(entry, logits_bytes, table_bytes, limits);
+  });
   return found == table.end() ? kFallback : *found;
 }
 
@@ -126,7 +124,8 @@ LaunchPlan launch_plan(const TableEntry& entry, int64_t rows, int64_t classes, D
     throw std::invalid_argument("classes is " + std::to_string(classes) + ": " + shape.name +
                                 " with " + std::to_string(entry.blocks_per_row) +
                                 " blocks a row holds no row of that size");
-  const int logits_size = size_of(logits_dtype), table_size = table_dtype ? size_of(*table_dtype) : 0;
+  const int logits_size = size_of(logits_dtype),
+            table_size = table_dtype ? size_of(*table_dtype) : 0;
   if (!is_allowed(entry, logits_size, table_size, limits))
     throw std::invalid_argument(std::string(shape.name) + " with " +
                                 std::to_string(entry.blocks_per_row) +
@@ -142,8 +141,8 @@ LaunchPlan launch_plan(const TableEntry& entry, int64_t rows, int64_t classes, D
   plan.elements_per_thread = std::max(shape.elements, plan.vector_width);
   plan.threads_per_row = shape.columns() / plan.elements_per_thread * plan.blocks_per_row;
   plan.rows_per_block = std::max(1, shape.threads / plan.threads_per_row);
-  const Source source = source_of(shape, plan.vector_width * narrower,
-                                  has_extras || shape.always_has_extras());
+  const Source source =
+      source_of(shape, plan.vector_width * narrower, has_extras || shape.always_has_extras());
   plan.shared_memory = stage_layout(shape, source, logits_size, table_size).end;
   plan.indices_at = -1;
   const int64_t most_rows = kMaxBlocks * plan.rows_per_block / plan.blocks_per_row;
@@ -167,7 +166,8 @@ LaunchPlan launch_plan(const RowLossParams& p, const DeviceLimits& limits) {
                                      row_alignment(p), has_extras(p), limits));
 }
 
-LaunchPlan launch_plan(const TableEntry& entry, const RowLossParams& p, const DeviceLimits& limits) {
+LaunchPlan launch_plan(const TableEntry& entry, const RowLossParams& p,
+                       const DeviceLimits& limits) {
   return with_indices(p, launch_plan(entry, p.rows, p.classes, p.logits_dtype, table_dtype_of(p),
                                      row_alignment(p), has_extras(p), limits));
 }

@@ -44,7 +44,8 @@ ALR_HD constexpr int reduction_bytes(int threads_per_block, bool is_cluster) {
 }
 
 // The same where the blocks of a cluster push their sums to each other.
-constexpr int kPushBytes = kReductionBuffers * (kMaxClusterBlocks * kReductionSlotBytes + kBarrierBytes);
+constexpr int kPushBytes =
+    kReductionBuffers * (kMaxClusterBlocks * kReductionSlotBytes + kBarrierBytes);
 ALR_HD constexpr int exchange_bytes(const RegimeShape& shape) {
   return shape.pushes ? reduction_bytes(shape.threads, false) + kPushBytes
                       : reduction_bytes(shape.threads, shape.can_be_cluster());
@@ -58,18 +59,18 @@ ALR_HD constexpr int whole_lines(int bytes) {
 // 4 bytes; `access_bytes`: of the narrower of logits and table.
 ALR_HD constexpr Source source_of(const RegimeShape& shape, int access_bytes, bool has_extras) {
   return has_extras || (shape.source == Source::kStaged && access_bytes < 4) ? Source::kDirect
-                                                                              : shape.source;
+                                                                             : shape.source;
 }
 
 // Shared memory of a block: what exchanges need, then for each group of threads that share a row
 // its barriers (of a ring), and its stages, each with the words of the logits and of the table (0
 // bytes an element where there is none).
 struct StageLayout {
-  int first = 0;       // offset of the first group
-  int barriers = 0;    // bytes of a group's barriers
-  int logits = 0;      // bytes of a stage's logits,
-  int stage = 0;       // and of all of it
-  int group = 0;       // bytes of a group
+  int first = 0;     // offset of the first group
+  int barriers = 0;  // bytes of a group's barriers
+  int logits = 0;    // bytes of a stage's logits,
+  int stage = 0;     // and of all of it
+  int group = 0;     // bytes of a group
   int end = 0;
 };
 ALR_HD constexpr StageLayout stage_layout(const RegimeShape& shape, Source source, int logits_bytes,
@@ -131,8 +132,8 @@ LaunchPlan launch_plan(const TableEntry& entry, int64_t rows, int64_t classes, D
 LaunchPlan launch_plan(const TableEntry& entry, const RowLossParams& params,
                        const DeviceLimits& limits = {});
 
-// Changes the plan of `params` to another way to finish the batch; returns false, and leaves the plan
-// as it is, if the batch or the device does not allow it.
+// Changes the plan of `params` to another way to finish the batch; returns false, and leaves the
+// plan as it is, if the batch or the device does not allow it.
 bool set_finish(LaunchPlan& plan, Finish finish, const RowLossParams& params,
                 const DeviceLimits& limits = {});
 

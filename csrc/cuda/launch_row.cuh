@@ -34,7 +34,7 @@ class Residency {
  private:
   static constexpr int kDevices = 64;
   static constexpr int kSharedMemoryByDefault = 48 * 1024;  // above it a kernel must be allowed to
-  static constexpr int kClusterSizes = 5;  // 1 to 16 blocks
+  static constexpr int kClusterSizes = 5;                   // 1 to 16 blocks
   static_assert(1 << (kClusterSizes - 1) == kMaxClusterBlocks, "powers of two");
 
   static cudaError_t ask(const LaunchPlan& plan, const cudaLaunchConfig_t& config,
@@ -42,8 +42,7 @@ class Residency {
     constexpr auto kernel = Kernel::kPointer;
     // With the most shared memory that the indices of a batch may take, as it is asked for once.
     constexpr int kIndices = kRowsSeenByBlock * sizeof(int32_t);
-    const int shared_memory =
-        std::min(plan.shared_memory + kIndices, device.limits.shared_memory);
+    const int shared_memory = std::min(plan.shared_memory + kIndices, device.limits.shared_memory);
     int count = 0;
     cudaFuncAttributes attributes = {};
     cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
@@ -57,8 +56,8 @@ class Residency {
       if (error != cudaSuccess) return error;
     }
     if (plan.cluster_size() == 1) {
-      error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
-          &count, kernel, plan.threads_per_block, shared_memory);
+      error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&count, kernel, plan.threads_per_block,
+                                                            shared_memory);
       *blocks = int64_t{device.multiprocessors} * std::max(count, 1);
       return error;
     }

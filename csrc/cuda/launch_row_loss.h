@@ -1,5 +1,5 @@
-// Launches the row kernel of one type of logits. row_loss.cu is compiled once for each, so that they
-// compile in parallel.
+// Launches the row kernel of one type of logits. row_loss.cu is compiled once for each, so that
+// they compile in parallel.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -18,8 +18,8 @@ struct Device {
 };
 
 // `params` holds the groups; `is_counted`: the status holds the number of valid rows.
-#define ALR_DECLARE_LAUNCH(type)                                                               \
-  cudaError_t launch_row_loss_##type(const RowLossParams& params, const LaunchPlan& plan,      \
+#define ALR_DECLARE_LAUNCH(type)                                                          \
+  cudaError_t launch_row_loss_##type(const RowLossParams& params, const LaunchPlan& plan, \
                                      const Device& device, bool is_counted, cudaStream_t stream)
 ALR_DECLARE_LAUNCH(float32);
 ALR_DECLARE_LAUNCH(float16);

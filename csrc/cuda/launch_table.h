@@ -15,10 +15,9 @@ struct TableEntry {
 
 constexpr int64_t kMaxClasses = 262144;
 
-// Sorted by max_classes; of equal ones, the first that the device allows counts. Rows without such an
-// entry take kLoop.
-// `python -m benchmarks.tournament --write-table` writes what is between the two marks.
-// begin: winners
+// Sorted by max_classes; of equal ones, the first that the device allows counts. Rows without such
+// an entry take kLoop. `python -m benchmarks.tournament --write-table` writes what is between the
+// two marks. begin: winners
 constexpr TableEntry kTableOfWords[] = {
     {32, Regime::kSubWarp},
     {128, Regime::kHalfWarp},
@@ -54,8 +53,8 @@ constexpr LaunchTable launch_table(int narrower_bytes) {
   return narrower_bytes == 2 ? as_launch_table(kTableOfHalves) : as_launch_table(kTableOfWords);
 }
 
-// How a batch of short rows finishes where it has so few that set_finish allows it. Finish::kCluster
-// is a candidate.
+// How a batch of short rows finishes where it has so few that set_finish allows it.
+// Finish::kCluster is a candidate.
 constexpr Finish kTinyFinish = Finish::kArrivals;
 static_assert(kTinyFinish != Finish::kPolled, "launch.cu has no words for it");
 

@@ -157,7 +157,8 @@ __device__ __forceinline__ void wait_for_kernel_before() {
 #endif
 }
 
-// Returns x, hidden from the optimiser: nothing that follows from it is computed before it is needed.
+// Returns x, hidden from the optimiser: nothing that follows from it is computed before it is
+// needed.
 __device__ __forceinline__ float anew(float x) {
 #if defined(__CUDA_ARCH__)
   asm volatile("" : "+f"(x));
@@ -255,8 +256,7 @@ template <class T, int kVector>
 __device__ __forceinline__ void store(T* to, const Words<T, kVector>& from) {
   using P = Pack<T, kVector>;
 #pragma unroll
-  for (int n = 0; n < P::kCount; ++n)
-    reinterpret_cast<typename P::Word*>(to)[n] = from.words[n];
+  for (int n = 0; n < P::kCount; ++n) reinterpret_cast<typename P::Word*>(to)[n] = from.words[n];
 }
 
 template <Cached kCached, int kVector, class T>

@@ -46,8 +46,8 @@ __device__ __forceinline__ T exchange_words(const T& value, const Exchange& exch
 
 template <class T>
 __device__ __forceinline__ T shuffle_xor(unsigned mask, const T& value, int lane_mask) {
-  return exchange_words(
-      value, [&](uint32_t word) { return __shfl_xor_sync(mask, word, lane_mask); });
+  return exchange_words(value,
+                        [&](uint32_t word) { return __shfl_xor_sync(mask, word, lane_mask); });
 }
 
 // The value of one of kLanes neighbours.
@@ -74,8 +74,7 @@ __device__ __forceinline__ RowSums<float> add_lanes(unsigned mask, const RowSums
   if constexpr (kLanes < 8) {
     RowSums<float> all = sums;
 #pragma unroll
-    for (int step = kLanes / 2; step > 0; step /= 2)
-      all = Add()(all, shuffle_xor(mask, all, step));
+    for (int step = kLanes / 2; step > 0; step /= 2) all = Add()(all, shuffle_xor(mask, all, step));
     return all;
   } else {
     const unsigned lane = threadIdx.x % kLanes;
@@ -157,8 +156,7 @@ class LaneGroup {
   // Rows of one warp may differ in the number of reductions: only this row's lanes take part.
   __device__ __forceinline__ static unsigned mask() {
     const unsigned in_warp = threadIdx.x % kWarpThreads;
-    return kLanes == 32 ? 0xffffffffu
-                        : ((1u << (kLanes % 32)) - 1) << (in_warp - in_warp % kLanes);
+    return kLanes == 32 ? 0xffffffffu : ((1u << (kLanes % 32)) - 1) << (in_warp - in_warp % kLanes);
   }
 };
 

@@ -73,7 +73,8 @@ struct RegimeShape {
   ALR_HD_MEMBER constexpr bool has_pairs() const {
     return columns() <= 256 && source == Source::kDirect;
   }
-  // A rare regime, whose only kernel has statistics, stochastic rounding and no gradient as options.
+  // A rare regime, whose only kernel has statistics, stochastic rounding and no gradient as
+  // options.
   ALR_HD_MEMBER constexpr bool always_has_extras() const { return regime == Regime::kLoop; }
 };
 

@@ -37,23 +37,21 @@ struct RowTraits {
   static constexpr int kNarrower =
       Target::kIsTable && kTableBytes < static_cast<int>(sizeof(Logits)) ? kTableBytes
                                                                          : sizeof(Logits);
-  static constexpr Source kSource = source_of(kShape, kVector * kNarrower, kExtras);
-  static constexpr StageLayout kStages =
-      stage_layout(kShape, kSource, sizeof(Logits), kTableBytes);
-  // Statistics, label rows, which are generated, the conversion of many halves, elements that come in
-  // one access, and rows that are requested ahead element by element take a few more registers.
-  static constexpr bool kNeedsMore = kExtras || !Target::kIsTable ||
-                                     (sizeof(Logits) == 2 && kShape.elements >= 32) ||
-                                     (kVector == 8 && kElements == 8) ||
-                                     (kVector == 1 && kShape.source != Source::kDirect);
+  static constexpr Source kSource = source_of(kShape, kVector* kNarrower, kExtras);
+  static constexpr StageLayout kStages = stage_layout(kShape, kSource, sizeof(Logits), kTableBytes);
+  // Statistics, label rows, which are generated, the conversion of many halves, elements that come
+  // in one access, and rows that are requested ahead element by element take a few more registers.
+  static constexpr bool kNeedsMore =
+      kExtras || !Target::kIsTable || (sizeof(Logits) == 2 && kShape.elements >= 32) ||
+      (kVector == 8 && kElements == 8) || (kVector == 1 && kShape.source != Source::kDirect);
   static constexpr int kMinBlocks =
       kNeedsMore && kShape.min_blocks > 1 ? kShape.min_blocks - 1 : kShape.min_blocks;
   static constexpr bool kIsCluster = kShape.can_be_cluster();
   static constexpr Finish kFinish = Finish::kArrivals;
   using Block = BlockGroup<kShape.threads / kWarpThreads>;
-  using Group = std::conditional_t<
-      kIsCluster, ClusterGroup<kShape.warps, kShape.pushes>,
-      std::conditional_t<kIsBlock, BlockGroup<kShape.warps>, LaneGroup<kLanes>>>;
+  using Group =
+      std::conditional_t<kIsCluster, ClusterGroup<kShape.warps, kShape.pushes>,
+                         std::conditional_t<kIsBlock, BlockGroup<kShape.warps>, LaneGroup<kLanes>>>;
 };
 
 template <class Traits>
@@ -69,15 +67,15 @@ struct FinishedBy : Traits {
 
 // Launch-specific parameters of the kernel.
 struct RowLaunch {
-  int blocks_per_row;       // the size of the cluster
-  int indices_at;           // see LaunchPlan
+  int blocks_per_row;  // the size of the cluster
+  int indices_at;      // see LaunchPlan
   int partials_at;
-  bool divides_by_count;    // the gradient, by the number of rows that are not ignored,
-  bool is_counted;          // which the pre-pass has found
-  bool looks_at_all_rows;   // each block does, at their indices
+  bool divides_by_count;   // the gradient, by the number of rows that are not ignored,
+  bool is_counted;         // which the pre-pass has found
+  bool looks_at_all_rows;  // each block does, at their indices
   float momentum, entropy_weight, stored_scale;
-  float mean_factor;        // of the gradient of a mean, where nothing is counted
-  double grad_scale;        // 1 / RowLossParams::stored_scale
+  float mean_factor;  // of the gradient of a mean, where nothing is counted
+  double grad_scale;  // 1 / RowLossParams::stored_scale
 };
 
 // `is_counted`: the pre-pass was launched.
@@ -182,14 +180,15 @@ class RowLoss {
       source.request(i >= 0, logits(b), Target(p_, i, i >= 0));
     };
     RowFacts held{};
-    int64_t coming = target_of(first + group_.lane() * step);  // after the rows whose facts are held
+    int64_t coming =
+        target_of(first + group_.lane() * step);  // after the rows whose facts are held
 #pragma unroll
     for (int n = 0; n < kAhead; ++n) {
       request(first + n * step, coming, n);
       source.advance();
     }
     if (looks_at_all_rows_) look_at_all_rows();  // while the first rows are on their way
-    int lane = 0;  // that has the facts of the row at hand
+    int lane = 0;                                // that has the facts of the row at hand
     for (int64_t b = first; b < p_.rows; b += step, lane = (lane + 1) % kLanes) {
       if (lane == 0) {
         held = facts_of(b + group_.lane() * step, coming);
@@ -221,8 +220,8 @@ class RowLoss {
     return i < 0 ? kIgnored : is_out_of_range(p_, b, i) ? kOutside : i;
   }
 
-  // `target`: target_of(b), where rows are requested ahead; else it is asked for here, with all that
-  // is needed of memory first.
+  // `target`: target_of(b), where rows are requested ahead; else it is asked for here, with all
+  // that is needed of memory first.
   __device__ __forceinline__ RowFacts facts_of(int64_t b, int64_t target) const {
     RowFacts row;
     row.target = target;
@@ -249,7 +248,7 @@ class RowLoss {
     if constexpr (kIsDirect) {
       const bool is_row = Traits::kIsBlock || b < p_.rows;
       row.request(logits(is_row ? b : 0), target);  // without a branch, which costs registers
-      if (looks_at_all_rows_) look_at_all_rows();  // while the first row is on its way
+      if (looks_at_all_rows_) look_at_all_rows();   // while the first row is on its way
       if (!is_row) return;
     }
     if (row_groups_.is_searched()) facts.group = row_groups_.find(b);
@@ -385,10 +384,9 @@ class RowLoss {
       to.wants_findings = p_.stats_class != nullptr;
       // The launch before has counted this call.
       const int64_t counted = p_.stores_groups ? 1 : 0;
-      to.rounding_key =
-          to.rounds_stochastically
-              ? rounding_key(p_.rounding_state[0], p_.rounding_state[1] - counted, b)
-              : 0;
+      to.rounding_key = to.rounds_stochastically
+                            ? rounding_key(p_.rounding_state[0], p_.rounding_state[1] - counted, b)
+                            : 0;
     }
     return to;
   }

@@ -51,7 +51,8 @@ struct RowWords {
   using Logits = typename Traits::Logits;
   using Target = typename Traits::Target;
   static constexpr int kVectors = Traits::kElements / Traits::kVector;
-  static constexpr int kStride = Traits::Group::kThreads * Traits::kVector;  // from access to access
+  static constexpr int kStride =
+      Traits::Group::kThreads * Traits::kVector;  // from access to access
   static constexpr float kPadding = Padding<Logits>::kValue;
 
   Words<Logits, Traits::kVector> z[kVectors];
@@ -182,7 +183,8 @@ class RowInRegisters {
         grad[i] = kIsCopy ? z(j) : fmaf(-c4, T(j), of_exp);
         t[i] = kIsCopy ? T(j) : fmaf(scalars.momentum, T(j), c5 * e_[j]);
       }
-      if (!Traits::kExtras || to.grad != nullptr) store<Cached::kAgain>(grad_row + v * kStride, grad);
+      if (!Traits::kExtras || to.grad != nullptr)
+        store<Cached::kAgain>(grad_row + v * kStride, grad);
       if constexpr (Traits::kExtras) find(to, row, v, t, findings);
       if constexpr (Target::kIsTable) {
         if (!to.stores_target) continue;
@@ -204,9 +206,7 @@ class RowInRegisters {
   __device__ __forceinline__ float T(int j) const { return words_.T[j / kVector][j % kVector]; }
 
   // First column of the v-th access.
-  __device__ __forceinline__ int column(int v) const {
-    return first_ + v * kStride;
-  }
+  __device__ __forceinline__ int column(int v) const { return first_ + v * kStride; }
   __device__ __forceinline__ bool is_inside(int v) const { return v * kStride < left_; }
 
   // Beyond the row, targets are 0, and e is 0 or becomes so when the thread's maximum is raised.

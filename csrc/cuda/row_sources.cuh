@@ -183,7 +183,8 @@ class RowRing {
       take_with_edges(row.words(), z + first_, target);
     } else {
       row.words().load_padded(logits(ring_.stage()) + column,
-                              target.in_copy(table(ring_.stage()) + column, first_ + column), count_ - column);
+                              target.in_copy(table(ring_.stage()) + column, first_ + column),
+                              count_ - column);
     }
   }
 
@@ -257,9 +258,8 @@ class RowRing {
 };
 
 template <class Traits>
-using RowSource = std::conditional_t<
-    Traits::kSource == Source::kRing, RowRing<Traits>,
-    std::conditional_t<Traits::kSource == Source::kStaged, StagedRows<Traits>,
-                       PrefetchedRow<Traits>>>;
+using RowSource = std::conditional_t<Traits::kSource == Source::kRing, RowRing<Traits>,
+                                     std::conditional_t<Traits::kSource == Source::kStaged,
+                                                        StagedRows<Traits>, PrefetchedRow<Traits>>>;
 
 }  // namespace alr_fast

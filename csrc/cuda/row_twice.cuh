@@ -98,7 +98,7 @@ class RowReadTwice {
   }
 
   int classes_, rank_;
-  const Logits* z_ = nullptr;       // [K]
+  const Logits* z_ = nullptr;  // [K]
   const Target* target_ = nullptr;
 };
 

@@ -108,9 +108,7 @@ inline void __pipeline_memcpy_async(void* to, const void* from, size_t bytes) {
   cuda_shim::Machine::get().begin_copy(to, from, bytes);
 }
 inline void __pipeline_commit() { cuda_shim::Machine::get().commit_copies(); }
-inline void __pipeline_wait_prior(size_t newest) {
-  cuda_shim::Machine::get().end_copies(newest);
-}
+inline void __pipeline_wait_prior(size_t newest) { cuda_shim::Machine::get().end_copies(newest); }
 
 // Clusters: the two halves of their barrier always come together.
 #define __cluster_barrier_arrive() ((void)0)

@@ -374,9 +374,9 @@ int main(int argc, char** argv) {
     check_places_of_groups();
   } else if (part == "sizes") {
     // Odd ones, and both sides of each bound in launch_plan.cpp with and without whole vectors.
-    backend.classes = {1,   2,   3,   7,   8,    9,    10,   11,   12,   13,   14,  15,  16,
-                       24,  31,  32,  33,  34,   35,   36,   37,   38,   39,   50,  100, 127,
-                       128, 129, 130, 136, 255,  256, 257, 260, 264, 1000, 1023, 1024, 1025, 1028, 1032, 2048};
+    backend.classes = {1,   2,   3,   7,   8,   9,   10,  11,   12,   13,   14,   15,   16,   24,
+                       31,  32,  33,  34,  35,  36,  37,  38,   39,   50,   100,  127,  128,  129,
+                       130, 136, 255, 256, 257, 260, 264, 1000, 1023, 1024, 1025, 1028, 1032, 2048};
     test::check_sizes(backend);
   } else if (part == "large_sizes") {
     backend.classes = {2049, 2050, 2051, 2052,  2053,  2054,  2055,   2056,

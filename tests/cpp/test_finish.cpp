@@ -1,5 +1,5 @@
-// Tests of the ways to finish a batch (csrc/cuda/finish.cuh), run on the CPU: the argument "fails" is
-// for mutants of the kernels, of which one check must fail.
+// Tests of the ways to finish a batch (csrc/cuda/finish.cuh), run on the CPU: the argument "fails"
+// is for mutants of the kernels, of which one check must fail.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -55,7 +55,9 @@ int64_t most_rows_of_cluster(int64_t classes) {
 }
 
 const char* name_of(Finish finish) {
-  return finish == Finish::kArrivals ? "arrivals" : finish == Finish::kCluster ? "cluster" : "polled";
+  return finish == Finish::kArrivals  ? "arrivals"
+         : finish == Finish::kCluster ? "cluster"
+                                      : "polled";
 }
 
 struct Order {
@@ -65,8 +67,13 @@ constexpr Order kOrders[] = {{false, false, false}, {true, false, false}, {false
                              {true, true, false},   {false, false, true}, {true, true, true}};
 
 void set_order(const Order& order, Finish finish) {
-  test::variation = {order.reverse_threads, order.reverse_blocks, order.newest_first, 1 << 20,
-                     1 << 20,               {},                   finish};
+  test::variation = {order.reverse_threads,
+                     order.reverse_blocks,
+                     order.newest_first,
+                     1 << 20,
+                     1 << 20,
+                     {},
+                     finish};
 }
 
 // Runs the problem in all orders; describes the first error. Every order and way gives the same
@@ -86,9 +93,11 @@ std::string wrong_in(const Case& facts, Finish finish, int resident_rows, float*
       wrong = error.what();
     }
     const float now = static_cast<float>(run.loss.get(0));
-    if (wrong.empty() && *loss == *loss && now != *loss && run.facts().reduction != Reduction::kNone)
+    if (wrong.empty() && *loss == *loss && now != *loss &&
+        run.facts().reduction != Reduction::kNone)
       wrong = "the loss depends on the order of threads or on the way to add it";
-    if (!wrong.empty()) return std::string(name_of(finish)) + ", " + run.facts().describe() + ": " + wrong;
+    if (!wrong.empty())
+      return std::string(name_of(finish)) + ", " + run.facts().describe() + ": " + wrong;
     *loss = now;
   }
   return "";

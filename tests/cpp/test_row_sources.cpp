@@ -31,7 +31,8 @@ using alr_fast::Source;
 using alr_fast::TableEntry;
 using cuda_shim::Delivery;
 
-// With the numbers of blocks that are tested. Of mutants only a few, of float32: they compile faster.
+// With the numbers of blocks that are tested. Of mutants only a few, of float32: they compile
+// faster.
 constexpr TableEntry kCandidates[] = {
 #if defined(ALR_FAST_MUTANT)
     {alr_fast::kMaxClasses, Regime::kHalfWarpPrefetched, 1},
@@ -266,9 +267,9 @@ std::string wrong_in_large_cluster() {
 }  // namespace
 
 // The kernels of the launch table are not compiled here.
-#define NOT_HERE(name)                                                          \
-  void test::name(const RowLossParams&, const LaunchPlan&, bool) {              \
-    throw std::logic_error("not compiled here");                                \
+#define NOT_HERE(name)                                             \
+  void test::name(const RowLossParams&, const LaunchPlan&, bool) { \
+    throw std::logic_error("not compiled here");                   \
   }
 NOT_HERE(run_row_loss_float32)
 NOT_HERE(run_row_loss_float16)

@@ -74,6 +74,17 @@ std::string wrong_in_many_rows() {
 std::string wrong_in_any() {
   const std::string wrong_alone = wrong_in_exponential();
   if (!wrong_alone.empty()) return wrong_alone;
+  test::Case lowest;  // logits below what is loaded beyond the end of a row
+  lowest.classes = 37;
+  lowest.offset = -2e38;
+  test::Case far_apart;  // the first and the last logit, in one thread
+  far_apart.classes = 257;
+  far_apart.features = test::kFarApart;
+  for (const test::Case& facts : {lowest, far_apart}) {
+    test::variation = {};
+    const std::string wrong = wrong_in(facts);
+    if (!wrong.empty()) return facts.describe() + ": " + wrong;
+  }
   unsigned number = 0;
   // One case for most regimes; the last for a device without clusters.
   for (int64_t classes : {10, 37, 131, 300, 2053, 8301, 16401}) {

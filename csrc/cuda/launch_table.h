@@ -17,7 +17,9 @@ constexpr int64_t kMaxClasses = 262144;
 
 // Sorted by max_classes; of equal ones, the first that the device allows counts. Rows without such
 // an entry take kLoop. `python -m benchmarks.tournament --write-table` writes what is between the
-// two marks. begin: winners
+// two marks.
+
+// begin: winners
 constexpr TableEntry kTableOfWords[] = {
     {32, Regime::kSubWarp},
     {128, Regime::kHalfWarp},

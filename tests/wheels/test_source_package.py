@@ -74,7 +74,7 @@ def test_the_source_package_holds_the_tracked_files_and_no_others(contents):
 @pytest.mark.parametrize(
     "name",
     ["CMakeLists.txt", "cmake/cuda.cmake", "csrc/ops.cpp", "csrc/cuda/row_loss.cuh", "LICENSE",
-     "README.md", "CHANGELOG.md", "docs/build.md", "tests/operators/test_isa.py",
+     "README.md", "CHANGELOG.md", "docs/build.md", "tests/operators/test_contract.py",
      "alr_fast/training/config/recipes/digits.yaml", "alr_fast/labels/report/templates/page.html"],
 )  # fmt: skip
 def test_what_a_build_and_its_tests_need_is_there(contents, name):

@@ -73,6 +73,8 @@ py::dict plan_of(int64_t rows, int64_t classes, const std::string& logits_dtype,
   facts["blocks_per_row"] = plan.blocks_per_row;
   facts["elements_per_thread"] = plan.elements_per_thread;
   facts["vector_width"] = plan.vector_width;
+  facts["has_extras"] = plan.has_extras;
+  facts["any_target"] = plan.any_target;
   facts["shared_memory"] = plan.shared_memory;
   facts["blocks"] = plan.blocks;
   return facts;
@@ -91,9 +93,10 @@ PYBIND11_MODULE(_C, m) {
       py::arg("cluster_size") = DeviceLimits().cluster_size,
       "The CUDA kernel for a batch: regime, threads per row and per block, rows per block, blocks "
       "per row (a cluster), elements that a thread holds, vector width in elements, shared memory "
-      "in bytes, blocks that have work (fewer take several rows in turn). `aligned`: elements of "
-      "which all row starts are multiples; `has_extras`: statistics, stochastic rounding or no "
-      "gradient; `cluster_size`: what the device allows, by default that of Hopper; bank_dtype "
+      "in bytes, blocks that have work (fewer take several rows in turn); whether the kernel has "
+      "statistics, stochastic rounding and no gradient as options (has_extras), and the type of "
+      "the bank (any_target). `aligned`: elements of which all row starts are multiples; "
+      "`has_extras`: statistics, stochastic rounding or no gradient is wanted; `cluster_size`: what the device allows, by default that of Hopper; bank_dtype "
       "None: labels instead of a bank. ValueError where no kernel exists.");
 }
 

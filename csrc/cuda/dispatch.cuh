@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../alr_params.h"
+#include "kernels.h"
 #include "launch_plan.h"
 #include "row_loss.cuh"
 #include "scale_grad.cuh"
@@ -15,9 +16,18 @@ constexpr int narrower_bytes() {
                                                            : sizeof(typename Target::Element);
 }
 
+template <class Logits, class Target>
+constexpr RowTypes row_types() {
+  return {dtype_of<Logits>(), Target::kIsTable ? std::optional<DType>(
+                                                     dtype_of<typename Target::Element>())
+                                               : std::nullopt};
+}
+
+// As choose_kernel (kernels.h): where there is no other kernel, the plan is that of AnyTarget.
 template <class Logits, class Target, Regime kRegime, int kVector, class Launch>
 auto dispatch_extras(const LaunchPlan& plan, const Launch& launch) {
-  if constexpr (!shape_of(kRegime).always_has_extras()) {
+  constexpr RowTypes kTypes = row_types<Logits, Target>();
+  if constexpr (has_kernel(kTypes, shape_of(kRegime), kVector, false)) {
     using Traits = RowTraits<Logits, Target, kRegime, kVector, false>;
     if constexpr (has_tiny_finish(kRegime)) {
       if (plan.finish == kTinyFinish)
@@ -25,17 +35,22 @@ auto dispatch_extras(const LaunchPlan& plan, const Launch& launch) {
     }
     if (!plan.has_extras) return launch(RowLossKernel<Traits>(), plan);
   }
-  return launch(RowLossKernel<RowTraits<Logits, Target, kRegime, kVector, true>>(), plan);
+  if constexpr (has_kernel(kTypes, shape_of(kRegime), kVector, true)) {
+    return launch(RowLossKernel<RowTraits<Logits, Target, kRegime, kVector, true>>(), plan);
+  } else {
+    return launch(RowLossKernel<RowTraits<Logits, AnyTarget, kRegime, 1, true>>(), plan);
+  }
 }
 
-// The widths that supported_width (launch_plan.cpp) returns.
 template <class Logits, class Target, Regime kRegime, class Launch>
 auto dispatch_vector(const LaunchPlan& plan, const Launch& launch) {
   constexpr int kFull = full_vector_width(sizeof(Logits), sizeof(typename Target::Element));
-  if constexpr (shape_of(kRegime).has_pairs()) {
+  constexpr RowTypes kTypes = row_types<Logits, Target>();
+  if constexpr (has_kernels(kTypes, shape_of(kRegime), 2)) {
     if (plan.vector_width == 2) return dispatch_extras<Logits, Target, kRegime, 2>(plan, launch);
   }
-  if (plan.vector_width == 1) return dispatch_extras<Logits, Target, kRegime, 1>(plan, launch);
+  if (plan.vector_width == 1 || !has_kernels(kTypes, shape_of(kRegime), kFull))
+    return dispatch_extras<Logits, Target, kRegime, 1>(plan, launch);
   return dispatch_extras<Logits, Target, kRegime, kFull>(plan, launch);
 }
 

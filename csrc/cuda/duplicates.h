@@ -8,6 +8,7 @@
 #include <string>
 
 #include "../alr_params.h"
+#include "kernels.h"
 #include "launch_plan.h"
 
 namespace alr_fast {
@@ -62,7 +63,9 @@ inline RowLossParams params_of_storing(const RowLossParams& p) {
 // Its plan: the same division of a row, so that the same bits come out.
 inline LaunchPlan plan_of_storing(const LaunchPlan& plan) {
   LaunchPlan storing = plan;
-  storing.has_extras = true;
+  const KernelChoice kernel = storing_kernel(plan.vector_width);
+  storing.has_extras = kernel.has_extras;
+  storing.any_target = kernel.any_target;
   storing.indices_at = -1;
   // The kernels of this launch read rows when their turn comes.
   const RegimeShape& shape = shape_of(plan.regime);

@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "kernels.h"
+
 namespace alr_fast {
 namespace {
 
@@ -63,10 +65,10 @@ int base_alignment(const void* base, DType dtype) {
              : power_of_two_in(static_cast<int64_t>(address / size_of(dtype)), kAccessBytes);
 }
 
-// Widths with kernels: 16 bytes; two elements for short rows; one element.
-int supported_width(const RegimeShape& shape, int full, int allowed) {
-  if (allowed >= full) return full;
-  return shape.has_pairs() && allowed >= 2 ? 2 : 1;
+// As if there were kernels for all types, plain and with extras: so it is for candidates.
+KernelChoice choose_any_kernel(const RegimeShape& shape, int full, int allowed, bool wants_extras) {
+  const int narrow = shape.has_pairs() && allowed >= 2 ? 2 : 1;
+  return {allowed >= full ? full : narrow, wants_extras, false};
 }
 
 // Bytes of the indices of all rows in shared memory, in whole accesses.
@@ -107,11 +109,10 @@ LaunchPlan with_indices(const RowLossParams& p, LaunchPlan plan) {
   return plan;
 }
 
-}  // namespace
-
-LaunchPlan launch_plan(const TableEntry& entry, int64_t rows, int64_t classes, DType logits_dtype,
-                       std::optional<DType> table_dtype, int aligned, bool has_extras,
-                       const DeviceLimits& limits) {
+// The plan of an entry with kernels for everything, or with those that there are.
+LaunchPlan plan_of(const TableEntry& entry, int64_t rows, int64_t classes, DType logits_dtype,
+                   std::optional<DType> table_dtype, int aligned, bool wants_extras,
+                   const DeviceLimits& limits, bool is_candidate) {
   require_cuda_dtype(logits_dtype, "logits_dtype");
   if (table_dtype) require_cuda_dtype(*table_dtype, "bank_dtype");
   if (rows < 0)
@@ -132,17 +133,22 @@ LaunchPlan launch_plan(const TableEntry& entry, int64_t rows, int64_t classes, D
                                 " blocks a row does not run on this device");
   LaunchPlan plan;
   plan.regime = shape.regime;
-  plan.has_extras = has_extras;
   plan.threads_per_block = shape.threads;
   plan.blocks_per_row = entry.blocks_per_row;
   const int narrower = table_size == 0 ? logits_size : std::min(logits_size, table_size);
-  plan.vector_width = supported_width(shape, full_vector_width(logits_size, narrower),
-                                      power_of_two_in(classes, aligned));
+  const int full = full_vector_width(logits_size, narrower);
+  const int allowed = power_of_two_in(classes, aligned);
+  const KernelChoice kernel =
+      is_candidate ? choose_any_kernel(shape, full, allowed, wants_extras)
+                   : choose_kernel({logits_dtype, table_dtype}, shape, full, allowed, wants_extras);
+  plan.vector_width = kernel.width;
+  plan.has_extras = kernel.has_extras;
+  plan.any_target = kernel.any_target;
   plan.elements_per_thread = std::max(shape.elements, plan.vector_width);
   plan.threads_per_row = shape.columns() / plan.elements_per_thread * plan.blocks_per_row;
   plan.rows_per_block = std::max(1, shape.threads / plan.threads_per_row);
   const Source source =
-      source_of(shape, plan.vector_width * narrower, has_extras || shape.always_has_extras());
+      source_of(shape, plan.vector_width * narrower, plan.has_extras || shape.always_has_extras());
   plan.shared_memory = stage_layout(shape, source, logits_size, table_size).end;
   plan.indices_at = -1;
   const int64_t most_rows = kMaxBlocks * plan.rows_per_block / plan.blocks_per_row;
@@ -153,12 +159,22 @@ LaunchPlan launch_plan(const TableEntry& entry, int64_t rows, int64_t classes, D
   return plan;
 }
 
+}  // namespace
+
+LaunchPlan launch_plan(const TableEntry& entry, int64_t rows, int64_t classes, DType logits_dtype,
+                       std::optional<DType> table_dtype, int aligned, bool has_extras,
+                       const DeviceLimits& limits) {
+  return plan_of(entry, rows, classes, logits_dtype, table_dtype, aligned, has_extras, limits,
+                 /*is_candidate=*/true);
+}
+
 LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
                        std::optional<DType> table_dtype, int aligned, bool has_extras,
                        const DeviceLimits& limits) {
   const TableEntry& entry =
       entry_for(classes, size_of(logits_dtype), table_dtype ? size_of(*table_dtype) : 0, limits);
-  return launch_plan(entry, rows, classes, logits_dtype, table_dtype, aligned, has_extras, limits);
+  return plan_of(entry, rows, classes, logits_dtype, table_dtype, aligned, has_extras, limits,
+                 /*is_candidate=*/false);
 }
 
 LaunchPlan launch_plan(const RowLossParams& p, const DeviceLimits& limits) {

@@ -104,7 +104,8 @@ struct LaunchPlan {
   int elements_per_thread;  // held in registers at once
   int shared_memory;        // bytes per block
   int indices_at;           // offset in shared memory, bytes, of the indices of all rows; -1: none
-  bool has_extras;          // statistics, stochastic rounding, or no gradient
+  bool has_extras;          // the kernel has statistics, stochastic rounding, no gradient as options
+  bool any_target;          // and the type of target rows, see kernels.h
   int64_t blocks;           // blocks with work; a smaller grid processes several rows per block
   Finish finish = Finish::kArrivals;
   int partials_at = -1;       // with Finish::kCluster: offset in shared memory of partial sums
@@ -124,8 +125,9 @@ LaunchPlan launch_plan(int64_t rows, int64_t classes, DType logits_dtype,
                        bool has_extras = false, const DeviceLimits& limits = {});
 LaunchPlan launch_plan(const RowLossParams& params, const DeviceLimits& limits = {});
 
-// The same with this entry instead of that of the launch table. Throws std::invalid_argument if its
-// threads do not hold such a row, or the device does not allow it.
+// The same with this entry instead of that of the launch table, and as if there were kernels for
+// everything: a candidate. Throws std::invalid_argument if its threads do not hold such a row, or
+// the device does not allow it.
 LaunchPlan launch_plan(const TableEntry& entry, int64_t rows, int64_t classes, DType logits_dtype,
                        std::optional<DType> table_dtype, int aligned, bool has_extras,
                        const DeviceLimits& limits = {});

@@ -35,6 +35,21 @@ __device__ __forceinline__ __nv_bfloat16 from_float<__nv_bfloat16>(float x) {
   return __float2bfloat16_rn(x);
 }
 
+template <class T>
+constexpr DType dtype_of();
+template <>
+constexpr DType dtype_of<float>() {
+  return DType::kFloat32;
+}
+template <>
+constexpr DType dtype_of<__half>() {
+  return DType::kFloat16;
+}
+template <>
+constexpr DType dtype_of<__nv_bfloat16>() {
+  return DType::kBFloat16;
+}
+
 // What is loaded beyond the end of a row: below ordinary logits, and not so low that exp_below
 // would fail.
 template <class T>

@@ -71,7 +71,7 @@ struct RegimeShape {
   // Short rows are rarely multiples of 16 bytes (10, 14 or 50 classes): they have kernels for two
   // elements an access, too.
   ALR_HD_MEMBER constexpr bool has_pairs() const {
-    return columns() <= 256 && source == Source::kDirect;
+    return columns() <= 128 && source == Source::kDirect;
   }
   // A rare regime, whose only kernel has statistics, stochastic rounding and no gradient as
   // options.

@@ -404,11 +404,8 @@ class RowLoss {
   }
 
   __device__ __forceinline__ int largest_class(const Row& row, const Target& target) const {
-    if constexpr (Target::kIsTable) {
-      return class_or_first(row.largest_target(group_).at);
-    } else {
-      return target.label();
-    }
+    const int label = target.label();
+    return label != kNoLabel ? label : class_or_first(row.largest_target(group_).at);
   }
 
   // A row that is all NaN has no largest entry.
@@ -504,8 +501,9 @@ __global__ void __launch_bounds__(Traits::kShape.threads, Traits::kMinBlocks)
 }
 
 // A kernel as a type.
-template <class Traits>
+template <class Traits_>
 struct RowLossKernel {
+  using Traits = Traits_;
   static constexpr auto kPointer = &row_loss_kernel<Traits>;
   static constexpr bool kHasBulkCopies = Traits::kSource == Source::kRing;
 };

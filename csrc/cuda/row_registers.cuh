@@ -270,7 +270,7 @@ class RowInRegisters {
       const int k = column(v) + i;
       if (to.rounds_stochastically) t[i] = target.stochastic(t[i], to.rounding_key, k);
       if (to.wants_findings)
-        findings.after = Largest()(findings.after, Entry{Target::rounded(t[i]), k});
+        findings.after = Largest()(findings.after, Entry{target.rounded(t[i]), k});
     }
   }
 

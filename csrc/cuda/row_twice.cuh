@@ -73,7 +73,7 @@ class RowReadTwice {
         for (int i = 0; i < kVector; ++i) {
           if (to.rounds_stochastically) t[i] = target.stochastic(t[i], to.rounding_key, k + i);
           if (to.wants_findings)
-            findings.after = Largest()(findings.after, Entry{Target::rounded(t[i]), k + i});
+            findings.after = Largest()(findings.after, Entry{target.rounded(t[i]), k + i});
         }
         target.template store<Cached::kOnce>(k, t);
       }

@@ -17,6 +17,8 @@ __device__ __forceinline__ float round_stochastic(const __nv_bfloat16*, float x,
   return round_stochastic_bfloat16(x, random);
 }
 
+constexpr int kNoLabel = -1;
+
 // Table rows of type T in device memory or pinned host memory.
 template <class T>
 class TableTarget {
@@ -61,12 +63,14 @@ class TableTarget {
   }
 
   // t, rounded as stored.
-  __device__ __forceinline__ static float rounded(float t) { return to_float(from_float<T>(t)); }
+  __device__ __forceinline__ float rounded(float t) const { return to_float(from_float<T>(t)); }
 
   // t, rounded stochastically to one of its two neighbours in T.
   __device__ __forceinline__ float stochastic(float t, uint32_t key, int k) const {
     return round_stochastic(row_, t, rounding_bits(key, static_cast<uint32_t>(k)));
   }
+
+  __device__ __forceinline__ int label() const { return kNoLabel; }
 
  private:
   T* row_;  // [K]
@@ -124,6 +128,110 @@ class LabelTarget {
  private:
   float on_, off_;
   int label_;
+};
+
+// How an element is stored, as the launch says: as float, or in 16 bits.
+struct AnyFormat {
+  bool is_float, is_half;
+
+  __device__ __forceinline__ int bytes() const { return is_float ? 4 : 2; }
+  __device__ __forceinline__ float select(float x, float half, float bfloat16) const {
+    return is_float ? x : is_half ? half : bfloat16;
+  }
+};
+
+// Either, as the launch says: table rows of a type that is known when the kernel runs, or labels.
+// One element an access; selections instead of branches, which would be one for each element.
+class AnyTarget {
+ public:
+  static constexpr bool kIsTable = true;  // it may be
+  using Element = float;                  // the largest
+
+  __device__ __forceinline__ AnyTarget(const RowLossParams& p, int64_t i, bool is_there)
+      : labels_(p, i, is_there),
+        format_{p.target.table == nullptr || p.target.dtype == DType::kFloat32,
+                p.target.dtype == DType::kFloat16},
+        is_table_(p.target.table != nullptr),
+        is_there_(is_table_ && is_there),
+        row_(static_cast<char*>(p.target.table) +
+             (is_there_ ? i * p.target.stride * format_.bytes() : 0)) {}
+
+  __device__ __forceinline__ AnyTarget from_column(int k) const {
+    AnyTarget target = *this;
+    target.labels_ = labels_.from_column(k);
+    target.row_ += k * format_.bytes();
+    return target;
+  }
+
+  template <int kVector>
+  class Part {
+    static_assert(kVector == 1, "one element an access");
+
+   public:
+    __device__ __forceinline__ float operator[](int) const {
+      float x;
+      __builtin_memcpy(&x, &word_, sizeof(x));
+      const auto half = static_cast<unsigned short>(word_);
+      return format_.select(x, Words<__half, 1>{{half}}[0], Words<__nv_bfloat16, 1>{{half}}[0]);
+    }
+
+   private:
+    friend class AnyTarget;
+    AnyFormat format_;
+    uint32_t word_;  // as it is stored
+  };
+
+  template <Cached kCached>
+  __device__ __forceinline__ void load(int k, bool is_inside, Part<1>& to) const {
+    LabelTarget<float>::Part<1> of_label;
+    labels_.load<kCached>(k, is_inside && !is_table_, of_label);
+    const float value = of_label[0];  // 0 with a table
+    to.format_ = format_;
+    __builtin_memcpy(&to.word_, &value, sizeof(value));
+    if (!is_inside || !is_there_) return;
+    if (format_.is_float) {
+      Words<float, 1> loaded;
+      alr_fast::load<kCached>(reinterpret_cast<const float*>(row_) + k, loaded);
+      to.word_ = loaded.words[0];
+    } else {
+      Words<__half, 1> loaded;
+      alr_fast::load<kCached>(reinterpret_cast<const __half*>(row_) + k, loaded);
+      to.word_ = loaded.words[0];
+    }
+  }
+
+  template <Cached kCached>
+  __device__ __forceinline__ void store(int k, const float (&t)[1]) const {
+    if (format_.is_float) {
+      alr_fast::store<kCached>(reinterpret_cast<float*>(row_) + k, t);
+    } else {
+      Words<__half, 1> half;
+      Words<__nv_bfloat16, 1> bfloat16;
+      fill(half, from_float<__half>(t[0]));
+      fill(bfloat16, from_float<__nv_bfloat16>(t[0]));
+      if (!format_.is_half) half.words[0] = bfloat16.words[0];
+      alr_fast::store(reinterpret_cast<__half*>(row_) + k, half);
+    }
+  }
+
+  __device__ __forceinline__ float rounded(float t) const {
+    return format_.select(t, to_float(from_float<__half>(t)),
+                          to_float(from_float<__nv_bfloat16>(t)));
+  }
+
+  __device__ __forceinline__ float stochastic(float t, uint32_t key, int k) const {
+    const uint32_t random = rounding_bits(key, static_cast<uint32_t>(k));
+    return format_.select(t, round_stochastic_float16(t, random),
+                          round_stochastic_bfloat16(t, random));
+  }
+
+  __device__ __forceinline__ int label() const { return is_table_ ? kNoLabel : labels_.label(); }
+
+ private:
+  LabelTarget<float> labels_;
+  AnyFormat format_;
+  bool is_table_, is_there_;
+  char* row_;  // of the table
 };
 
 }  // namespace alr_fast

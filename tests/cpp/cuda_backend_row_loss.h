@@ -26,6 +26,9 @@ inline cuda_shim::Launch shim_launch(unsigned blocks, unsigned threads, size_t s
 // Called by the dispatch of csrc/cuda with the kernel that the plan names.
 inline auto launcher(const alr_fast::RowLossParams& params, bool is_counted) {
   return [&params, is_counted](auto kernel, const alr_fast::LaunchPlan& plan) {
+    using Traits = typename decltype(kernel)::Traits;
+    if (plan.vector_width != Traits::kVector || plan.has_extras != Traits::kExtras)
+      throw cuda_shim::Error("the plan names another kernel");
     const int64_t resident = int64_t{variation.resident_rows} * plan.blocks_per_row;
     cuda_shim::Launch launch = shim_launch(static_cast<unsigned>(std::min(plan.blocks, resident)),
                                            plan.threads_per_block, plan.shared_memory);

@@ -104,7 +104,7 @@ void check_launch_plan() {
           int64_t{plan.threads_per_row} * plan.elements_per_thread >= classes);
     CHECK(columns_per_block(classes, plan.blocks_per_row) * plan.blocks_per_row >= classes);
     CHECK(plan.shared_memory <= 48 * 1024);  // what every device allows without being asked
-    const int without = classes % 2 == 0 && classes <= 256 ? 2 : 1;
+    const int without = classes % 2 == 0 && classes <= 128 ? 2 : 1;
     CHECK(plan.vector_width == (classes % 4 == 0 ? 4 : without));
     // Every K has a kernel without clusters.
     const LaunchPlan small =

@@ -42,7 +42,8 @@ def test_launch_plan(classes, regime, per_row, rows, threads, cluster):
                 assert plan["threads_per_block"] == threads
                 assert plan["blocks_per_row"] == cluster
                 full = 4 if logits == bank == "float32" else 8
-                assert plan["vector_width"] == (full if classes % full == 0 else 1)
+                is_wide = classes % full == 0 and {logits, bank} != {"float16", "bfloat16"}
+                assert plan["vector_width"] == (full if is_wide else 1)
                 assert plan["elements_per_thread"] * plan["threads_per_row"] == per_row * (
                     4 if classes <= 32 else 8 if classes <= 256 or regime == "loop" else 16
                 )
@@ -65,6 +66,38 @@ def test_accesses_are_as_wide_as_classes_and_addresses_allow():
     assert width(1002) == 1 and width(1000, aligned=2) == 1
     plan = _C.launch_plan(64, 32, "float16", "float32")  # 16 bytes of float16 are 8 elements
     assert (plan["vector_width"], plan["threads_per_row"], plan["rows_per_block"]) == (8, 4, 32)
+
+
+@pytest.mark.parametrize(
+    ("logits", "bank", "wide", "pairs", "narrow"),
+    [
+        # What each kernel has, plain and with extras wanted: P nothing, E extras, A any type too.
+        *[(dtype, dtype, "PE", "PE", "PA") for dtype in DTYPES],
+        ("float16", "float32", "PE", "PE", "PA"),
+        ("bfloat16", "float32", "PE", "PE", "PA"),
+        ("float32", "float16", "PE", "AA", "AA"),
+        ("float32", "bfloat16", "PE", "AA", "AA"),
+        ("float16", "bfloat16", "AA", "AA", "AA"),
+        ("bfloat16", "float16", "AA", "AA", "AA"),
+        *[(dtype, None, "PA", "AA", "AA") for dtype in DTYPES],
+    ],
+)
+def test_kernels_of_types(logits, bank, wide, pairs, narrow):
+    """The kernels of csrc/cuda/kernels.h, by the widest access that K = 64, 10 and 11 allow."""
+    for classes, expected, width in ((64, wide, None), (10, pairs, 2), (11, narrow, 1)):
+        for has_extras, kind in zip((False, True), expected, strict=True):
+            plan = _C.launch_plan(100, classes, logits, bank, has_extras=has_extras)
+            assert plan["has_extras"] == (kind != "P")
+            assert plan["any_target"] == (kind == "A")
+            full = 4 if {logits, bank} <= {"float32", None} else 8
+            assert plan["vector_width"] == (1 if kind == "A" else width or full)
+
+
+def test_long_rows_have_one_kernel_for_everything():
+    for classes, width in ((200_000, 4), (200_001, 1)):
+        plan = _C.launch_plan(1, classes)
+        assert (plan["regime"], plan["has_extras"]) == ("loop", True)
+        assert (plan["any_target"], plan["vector_width"]) == (width == 1, width)
 
 
 def test_launch_plan_of_other_devices():

@@ -1,0 +1,78 @@
+// Which row kernels there are. Host code without CUDA or torch.
+//
+// A plain kernel knows the types of logits and target rows, and does nothing but train. One with
+// extras has statistics, stochastic rounding, no gradient, and the second launch for equal indices
+// as options. What is rare shares the kernels of AnyTarget (target.cuh), which have extras, access
+// one element at a time, and are told the type of the target rows when they run.
+//
+//   logits and target rows          16 bytes an access   two elements   one element
+//   one type, or a float32 bank     plain, extras        plain, extras  plain
+//   float32 with a 16-bit bank      plain, extras
+//   labels                          plain
+//   float16 with bfloat16
+#pragma once
+
+#include <optional>
+
+#include "../alr_params.h"
+#include "regimes.h"
+
+namespace alr_fast {
+
+// Types of a batch; no table: labels.
+struct RowTypes {
+  DType logits;
+  std::optional<DType> table;
+};
+
+// Whether there is a kernel for these types alone, with accesses of `width` elements.
+constexpr bool has_kernel(const RowTypes& types, const RegimeShape& shape, int width,
+                          bool has_extras) {
+  const bool is_there = has_extras || !shape.always_has_extras();
+  if (!types.table) return is_there && width > 2 && !has_extras;
+  const bool is_common = *types.table == types.logits || *types.table == DType::kFloat32;
+  if (width == 1) return is_there && is_common && !has_extras;
+  if (width == 2) return is_there && is_common && shape.has_pairs();
+  return is_there && (is_common || types.logits == DType::kFloat32);
+}
+
+// Whether there is any, plain or with extras.
+constexpr bool has_kernels(const RowTypes& types, const RegimeShape& shape, int width) {
+  return has_kernel(types, shape, width, false) || has_kernel(types, shape, width, true);
+}
+
+struct KernelChoice {
+  int width;
+  bool has_extras, any_target;  // what the kernel has
+};
+
+// The kernel with the widest accesses up to `allowed` elements; `full`: those of 16 bytes.
+constexpr KernelChoice choose_kernel(const RowTypes& types, const RegimeShape& shape, int full,
+                                     int allowed, bool wants_extras) {
+  const int widths[] = {full, 2, 1};
+  for (const int width : widths) {
+    if (width > allowed) continue;
+    if (!wants_extras && has_kernel(types, shape, width, false)) return {width, false, false};
+    if (has_kernel(types, shape, width, true)) return {width, true, false};
+  }
+  return {1, true, true};
+}
+
+// The kernel that stores rows with equal indices after that of a choice, whose accesses have the
+// same width, so that both compute the same bits.
+constexpr KernelChoice storing_kernel(int width) { return {width, true, width == 1}; }
+
+constexpr bool wide_kernels_can_store() {
+  constexpr DType kTypes[] = {DType::kFloat32, DType::kFloat16, DType::kBFloat16};
+  for (const RegimeShape& shape : kShapes)
+    for (const DType logits : kTypes)
+      for (const DType table : kTypes)
+        for (const int width : {2, 4, 8})
+          if (has_kernel({logits, table}, shape, width, false) &&
+              !has_kernel({logits, table}, shape, width, true))
+            return false;
+  return true;
+}
+static_assert(wide_kernels_can_store(), "as storing_kernel says");
+
+}  // namespace alr_fast

@@ -96,7 +96,8 @@ PYBIND11_MODULE(_C, m) {
       "in bytes, blocks that have work (fewer take several rows in turn); whether the kernel has "
       "statistics, stochastic rounding and no gradient as options (has_extras), and the type of "
       "the bank (any_target). `aligned`: elements of which all row starts are multiples; "
-      "`has_extras`: statistics, stochastic rounding or no gradient is wanted; `cluster_size`: what the device allows, by default that of Hopper; bank_dtype "
+      "`has_extras`: statistics, stochastic rounding or no gradient is wanted; `cluster_size`: "
+      "what the device allows, by default that of Hopper; bank_dtype "
       "None: labels instead of a bank. ValueError where no kernel exists.");
 }
 

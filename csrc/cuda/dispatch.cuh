@@ -18,9 +18,9 @@ constexpr int narrower_bytes() {
 
 template <class Logits, class Target>
 constexpr RowTypes row_types() {
-  return {dtype_of<Logits>(), Target::kIsTable ? std::optional<DType>(
-                                                     dtype_of<typename Target::Element>())
-                                               : std::nullopt};
+  return {dtype_of<Logits>(), Target::kIsTable
+                                  ? std::optional<DType>(dtype_of<typename Target::Element>())
+                                  : std::nullopt};
 }
 
 // As choose_kernel (kernels.h): where there is no other kernel, the plan is that of AnyTarget.

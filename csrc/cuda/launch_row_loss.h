@@ -18,11 +18,8 @@ struct Device {
 };
 
 // `params` holds the groups; `is_counted`: the status holds the number of valid rows.
-#define ALR_DECLARE_LAUNCH(type)                                                          \
-  cudaError_t launch_row_loss_##type(const RowLossParams& params, const LaunchPlan& plan, \
-                                     const Device& device, bool is_counted, cudaStream_t stream)
-ALR_DECLARE_LAUNCH(float32);
-ALR_DECLARE_LAUNCH(float16);
-ALR_DECLARE_LAUNCH(bfloat16);
+using RowLauncher = cudaError_t(const RowLossParams& params, const LaunchPlan& plan,
+                                const Device& device, bool is_counted, cudaStream_t stream);
+RowLauncher launch_row_loss_float32, launch_row_loss_float16, launch_row_loss_bfloat16;
 
 }  // namespace alr_fast

@@ -30,13 +30,14 @@ struct JoinSpans {
 template <int kLanes>
 class RowGroups {
  public:
-  // `indices`: those of all rows, in shared memory; null if the pre-pass has found the groups, or
+  // `indices`: those of all rows, in shared memory, unless the pre-pass has found the groups, or
   // none is needed.
-  __device__ __forceinline__ RowGroups(const RowLossParams& p, const int32_t* indices)
-      : p_(p), groups_(p.groups), indices_(indices) {}
+  __device__ __forceinline__ RowGroups(const RowLossParams& p, bool is_searched,
+                                       const int32_t* indices)
+      : p_(p), groups_(p.groups), is_searched_(is_searched), indices_(indices) {}
 
   // Whether the groups must be found here; else `of` knows them.
-  __device__ __forceinline__ bool is_searched() const { return indices_ != nullptr; }
+  __device__ __forceinline__ bool is_searched() const { return is_searched_; }
 
   // 1 + the name of the group of row b; 0 if it is alone with its index.
   __device__ __forceinline__ int32_t of(int64_t b) const {
@@ -61,7 +62,7 @@ class RowGroups {
 
   // Notes row b, by one of its threads. Negative in a small batch: a row that cannot be stored.
   __device__ __forceinline__ void note(int64_t b, int32_t group, bool can_be_stored) const {
-    if (indices_ != nullptr) {
+    if (is_searched()) {
       groups_.group_of[b] = can_be_stored ? group : -group;
       if (group == b + 1) groups_.last_row[b] = 0;
     } else if (group != 0 && can_be_stored) {
@@ -93,6 +94,7 @@ class RowGroups {
  private:
   const RowLossParams& p_;
   const GroupMemory& groups_;
+  bool is_searched_;
   const int32_t* indices_;
 };
 

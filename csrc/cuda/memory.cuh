@@ -180,6 +180,12 @@ __device__ __forceinline__ float anew(float x) {
 #endif
   return x;
 }
+__device__ __forceinline__ int anew(int x) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
 
 // Returns an address in device memory that the compiler keeps in registers, instead of computing it
 // again for each of the accesses relative to it.

@@ -41,7 +41,7 @@ class RowLoss {
         launch_(launch),
         group_(group),
         block_(block),
-        row_groups_(params, indices_in_block(launch)),
+        row_groups_(params, launch.indices_at >= 0, indices_in_block(launch)),
         mean_factor_(launch.mean_factor),
         looks_at_all_rows_(launch.looks_at_all_rows) {
     if (launch.is_counted) set_mean_factor(static_cast<int64_t>(params.counters->counted));
@@ -65,7 +65,7 @@ class RowLoss {
     const int64_t step = group_.rows_in_grid();
     const int64_t count = stores_groups ? row_groups_.count() : p_.rows;
     RowFacts held{};
-    int lane = 0;  // that has the facts of the next row
+    unsigned lane = 0;  // that has the facts of the next row
     // A group without rows goes round once where its block has to look at all rows together. Only
     // groups of less than a block may have none.
     for (int64_t n = group_.row(); n < count || (!Traits::kIsBlock && looks_at_all_rows_);
@@ -109,7 +109,7 @@ class RowLoss {
       source.advance();
     }
     if (looks_at_all_rows_) look_at_all_rows();  // while the first rows are on their way
-    int lane = 0;                                // that has the facts of the row at hand
+    unsigned lane = 0;                           // that has the facts of the row at hand
     for (int64_t b = first; b < p_.rows; b += step, lane = (lane + 1) % kLanes) {
       if (lane == 0) {
         held = facts_of(b + group_.lane() * step, coming);
@@ -129,8 +129,9 @@ class RowLoss {
     int64_t target = kIgnored;  // its target row; negative: ignored, or see target_of
     float weight = 1;
     int32_t group = 0;  // 1 + the name of its group of rows with one index; 0: it is alone
-    bool is_outside = false, has_wrong_label = false;
-    bool unused[2] = {};  // whole words
+    uint32_t is_outside : 1, has_wrong_label : 1;
+
+    __device__ __forceinline__ RowFacts() : is_outside(0), has_wrong_label(0) {}
   };
   static constexpr int64_t kIgnored = -1, kOutside = -2;
 
@@ -166,10 +167,11 @@ class RowLoss {
     const bool has_target = facts.target >= 0 && !facts.is_outside;
     const Target target(p_, facts.target, has_target);
     Row row(static_cast<int>(p_.classes), group_);
+    const Target here = target.from_column(row.first_column());
     if constexpr (kIsDirect) {
       const bool is_row = Traits::kIsBlock || b < p_.rows;
-      row.request(logits(is_row ? b : 0), target);  // without a branch, which costs registers
-      if (looks_at_all_rows_) look_at_all_rows();   // while the first row is on its way
+      row.request(logits(is_row ? b : 0), here);   // without a branch, which costs registers
+      if (looks_at_all_rows_) look_at_all_rows();  // while the first row is on its way
       if (!is_row) return;
     }
     if (row_groups_.is_searched()) facts.group = row_groups_.find(b);
@@ -182,7 +184,7 @@ class RowLoss {
     }
     int table_class = -1;
     if (has_target) {
-      if (compute(row, target, b, facts, request_next, &table_class)) return;
+      if (compute(row, target, here, b, facts, request_next, &table_class)) return;
     } else {
       request_next();
       if (group_.is_leader()) {
@@ -200,7 +202,8 @@ class RowLoss {
   // By all threads of the block.
   __device__ __forceinline__ void look_at_all_rows() {
     looks_at_all_rows_ = false;
-    const int valid = count_valid_rows(p_, indices_in_block(launch_), block_);
+    int32_t* const indices = launch_.indices_at >= 0 ? indices_in_block(launch_) : nullptr;
+    const int valid = count_valid_rows(p_, indices, block_);
     if (launch_.divides_by_count) set_mean_factor(valid);
   }
 
@@ -215,9 +218,9 @@ class RowLoss {
   // Returns whether the logits have a softmax and the label is the given one; stores the target
   // row only then, and if the row is in no group. `table_class` is set with statistics alone.
   template <class RequestNext>
-  __device__ __forceinline__ bool compute(Row& row, const Target& target, int64_t b,
-                                          const RowFacts& facts, const RequestNext& request_next,
-                                          int* table_class) {
+  __device__ __forceinline__ bool compute(Row& row, const Target& target, const Target& here,
+                                          int64_t b, const RowFacts& facts,
+                                          const RequestNext& request_next, int* table_class) {
     row.start();
     if constexpr (!kRequestsLate) request_next();
     const RowPart whole = row.reduce(logits(b), group_);
@@ -239,7 +242,7 @@ class RowLoss {
     if (!can_be_stored) return false;
     const bool stores = p_.update && facts.group == 0;
     RowFindings found;
-    row.write(row_write(b, scalars, facts.weight, stores), target, whole, found);
+    row.write(row_write(b, scalars, facts.weight, stores), here, whole, found);
     if constexpr (Traits::kExtras) {
       if (p_.stats_class == nullptr) return true;
       found = group_.reduce(found, MergeFindings());

@@ -108,8 +108,9 @@ class RowInRegisters {
       : first_(group.first_column(classes) + group.rank() * kVector),
         left_(group.end_column(classes) - first_) {}
 
-  __device__ __forceinline__ void request(const Logits* z, const Target& target) {
-    words_.template load<Cached::kOnce>(kept(z + first_), target.from_column(first_), left_);
+  // `here`: the target row from the first column of this thread on.
+  __device__ __forceinline__ void request(const Logits* z, const Target& here) {
+    words_.template load<Cached::kOnce>(kept(z + first_), here, left_);
   }
 
   // For words that are requested elsewhere.
@@ -159,7 +160,7 @@ class RowInRegisters {
   }
 
   // Writes the gradient and, if requested, the new target.
-  __device__ __forceinline__ void write(const RowWrite<Logits>& to, const Target& target,
+  __device__ __forceinline__ void write(const RowWrite<Logits>& to, const Target& here,
                                         const RowPart& row, RowFindings& findings) {
     const RowScalars<float>& scalars = to.scalars;
     const float shift = max_ - row.max;
@@ -170,10 +171,10 @@ class RowInRegisters {
     // Where the scale is 0, the shift may be infinite.
     const float c2 = c4 * scalars.mass * scale - c3 * (fmaxf(shift, -1024.f) + scalars.offset);
     Logits* const grad_row = kept(to.grad + first_);
-    const Target here = target.from_column(first_);
+    const int left_to_store = to.stores_target ? left_ : 0;
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
-      if (!is_inside(v)) continue;
+      if (Traits::kExtras && !is_inside(v)) continue;
       float grad[kVector], t[kVector];
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
@@ -183,12 +184,14 @@ class RowInRegisters {
         grad[i] = kIsCopy ? z(j) : fmaf(-c4, T(j), of_exp);
         t[i] = kIsCopy ? T(j) : fmaf(scalars.momentum, T(j), c5 * e_[j]);
       }
-      if (!Traits::kExtras || to.grad != nullptr)
+      // Without extras, what is beyond the row is computed in vain: only the stores are
+      // conditional.
+      if (Traits::kExtras ? to.grad != nullptr : is_inside(v))
         store<Cached::kAgain>(grad_row + v * kStride, grad);
       if constexpr (Traits::kExtras) find(to, row, v, t, findings);
       if constexpr (Target::kIsTable) {
-        if (!to.stores_target) continue;
-        if constexpr (Traits::kExtras) round(to, target, v, t, findings);
+        if (v * kStride >= left_to_store) continue;
+        if constexpr (Traits::kExtras) round(to, here, v, t, findings);
         here.template store<Cached::kOnce>(v * kStride, t);
       }
     }
@@ -226,14 +229,15 @@ class RowInRegisters {
   // returns the sum of T d over them: -inf, or 0 if none of them has a target.
   __device__ __forceinline__ float mask(const Logits* from) {
     constexpr float kMasked = -__builtin_inff();
+    const int left = anew(left_);
     max_ = -3.402823466e38f;  // finite: a difference from it is never NaN by itself
 #pragma unroll
     for (int v = 0; v < kVectors; ++v) {
       Words<Logits, kVector> z{};
-      if (is_inside(v)) load<Cached::kAgain>(from + v * kStride, z);
+      if (v * kStride < left) load<Cached::kAgain>(from + v * kStride, z);
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
-        d_[v * kVector + i] = is_inside(v) ? z[i] : kMasked;
+        d_[v * kVector + i] = v * kStride < left ? z[i] : kMasked;
         max_ = fmaxf(max_, d_[v * kVector + i]);
       }
     }

@@ -86,10 +86,9 @@ inline RowLaunch row_launch(const RowLossParams& p, const LaunchPlan& plan, bool
           1 / p.stored_scale};
 }
 
-// The indices of all rows in shared memory, or null.
+// The indices of all rows in shared memory, if they are there.
 __device__ __forceinline__ int32_t* indices_in_block(const RowLaunch& launch) {
-  return launch.indices_at < 0 ? nullptr
-                               : reinterpret_cast<int32_t*>(shared_memory() + launch.indices_at);
+  return reinterpret_cast<int32_t*>(shared_memory() + launch.indices_at);
 }
 
 }  // namespace alr_fast

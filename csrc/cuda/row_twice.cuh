@@ -21,6 +21,9 @@ class RowReadTwice {
   __device__ __forceinline__ RowReadTwice(int classes, const Group& group)
       : classes_(classes), rank_(group.rank()) {}
 
+  // Where targets are counted from.
+  __device__ __forceinline__ int first_column() const { return 0; }
+
   __device__ __forceinline__ void request(const Logits* z, const Target& target) {
     z_ = z;
     target_ = &target;

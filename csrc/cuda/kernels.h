@@ -5,16 +5,17 @@
 // as options. What is rare shares the kernels of AnyTarget (target.cuh), which have extras, access
 // one element at a time, and are told the type of the target rows when they run.
 //
-//   logits and target rows          16 bytes an access   two elements   one element
-//   one type, or a float32 bank     plain, extras        plain, extras  plain
-//   float32 with a 16-bit bank      plain, extras
-//   labels                          plain
+//   logits and target rows       16 bytes an access   two elements   one element
+//   one type, or a float32 bank  plain, extras        extras         plain
+//   float32 with a 16-bit bank   plain, extras        extras
+//   labels                       plain
 //   float16 with bfloat16
 #pragma once
 
 #include <optional>
 
 #include "../alr_params.h"
+#include "launch_table.h"
 #include "regimes.h"
 
 namespace alr_fast {
@@ -32,8 +33,9 @@ constexpr bool has_kernel(const RowTypes& types, const RegimeShape& shape, int w
   if (!types.table) return is_there && width > 2 && !has_extras;
   const bool is_common = *types.table == types.logits || *types.table == DType::kFloat32;
   if (width == 1) return is_there && is_common && !has_extras;
-  if (width == 2) return is_there && is_common && shape.has_pairs();
-  return is_there && (is_common || types.logits == DType::kFloat32);
+  if (!is_common && types.logits != DType::kFloat32) return false;
+  if (width == 2) return shape.has_pairs() && (has_extras || has_tiny_finish(shape.regime));
+  return is_there;
 }
 
 // Whether there is any, plain or with extras.

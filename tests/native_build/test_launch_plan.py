@@ -72,11 +72,11 @@ def test_accesses_are_as_wide_as_classes_and_addresses_allow():
     ("logits", "bank", "wide", "pairs", "narrow"),
     [
         # What each kernel has, plain and with extras wanted: P nothing, E extras, A any type too.
-        *[(dtype, dtype, "PE", "PE", "PA") for dtype in DTYPES],
-        ("float16", "float32", "PE", "PE", "PA"),
-        ("bfloat16", "float32", "PE", "PE", "PA"),
-        ("float32", "float16", "PE", "AA", "AA"),
-        ("float32", "bfloat16", "PE", "AA", "AA"),
+        *[(dtype, dtype, "PE", "EE", "PA") for dtype in DTYPES],
+        ("float16", "float32", "PE", "EE", "PA"),
+        ("bfloat16", "float32", "PE", "EE", "PA"),
+        ("float32", "float16", "PE", "EE", "AA"),
+        ("float32", "bfloat16", "PE", "EE", "AA"),
         ("float16", "bfloat16", "AA", "AA", "AA"),
         ("bfloat16", "float16", "AA", "AA", "AA"),
         *[(dtype, None, "PA", "AA", "AA") for dtype in DTYPES],

@@ -39,8 +39,10 @@ struct RowTraits {
   static constexpr bool kNeedsMore =
       kExtras || !Target::kIsTable || (sizeof(Logits) == 2 && kShape.elements >= 32) ||
       (kVector == 8 && kElements == 8) || (kVector == 1 && kShape.source != Source::kDirect);
+  // What AnyTarget selects from takes still more.
+  static constexpr int kFewerBlocks = kNeedsMore + std::is_same_v<Target, AnyTarget>;
   static constexpr int kMinBlocks =
-      kNeedsMore && kShape.min_blocks > 1 ? kShape.min_blocks - 1 : kShape.min_blocks;
+      kShape.min_blocks > kFewerBlocks ? kShape.min_blocks - kFewerBlocks : 1;
   static constexpr bool kIsCluster = kShape.can_be_cluster();
   static constexpr Finish kFinish = Finish::kArrivals;
   using Block = BlockGroup<kShape.threads / kWarpThreads>;

@@ -190,4 +190,4 @@ def test_instructions_of_a_row(code, regime):
 def test_the_machine_code_is_shown(capsys):
     main([str(LIBRARY), "--architecture", "sm_90"])
     shown = capsys.readouterr().out
-    assert len(re.findall(r"\b(sub_warp|eight_warps)\b", shown)) == 2 * 9
+    assert len(re.findall(r"\b(sub_warp|eight_warps)\b", shown)) == 2 * 7

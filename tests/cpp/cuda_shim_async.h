@@ -1,5 +1,6 @@
 // Asynchronous memory operations of cuda_shim_machine.h: barriers in shared memory that count
-// arrivals and bytes (mbarrier), and transfers to shared memory that count on them.
+// arrivals and bytes (mbarrier), transfers to shared memory that count on them, and copies of
+// single threads.
 #pragma once
 
 #include <cstdint>
@@ -249,6 +250,57 @@ class AsyncMemory {
   std::vector<Transfer> transfers_;  // started, not complete
   std::vector<int> woken_;
   uint64_t progress_ = 0;
+};
+
+// Copies that a thread starts and waits for by itself: their data are visible to it only then.
+class ThreadCopies {
+ public:
+  void begin(void* to, const void* from, size_t bytes, bool arrives_at_once) {
+    const auto* const data = static_cast<const unsigned char*>(from);
+    copies_.push_back({to, from, {data, data + bytes}, commits_});
+    if (arrives_at_once) {
+      std::memcpy(to, from, bytes);
+    } else {
+      std::memset(to, kPoison, bytes);
+    }
+  }
+
+  void commit() { ++commits_; }
+
+  // Completes the copies of all commits but the `newest` last ones; returns whether their sources
+  // are unchanged.
+  bool end(size_t newest) {
+    bool is_unchanged = true;
+    std::vector<Copy> left;
+    for (Copy& copy : copies_) {
+      if (copy.group + newest >= commits_) {
+        left.push_back(std::move(copy));
+        continue;
+      }
+      is_unchanged &= std::memcmp(copy.from, copy.data.data(), copy.data.size()) == 0;
+      std::memcpy(copy.to, copy.data.data(), copy.data.size());
+    }
+    copies_ = std::move(left);
+    return is_unchanged;
+  }
+
+  bool is_empty() const { return copies_.empty(); }
+
+  void clear() {
+    copies_.clear();
+    commits_ = 0;
+  }
+
+ private:
+  struct Copy {
+    void* to;
+    const void* from;
+    std::vector<unsigned char> data;
+    size_t group;  // the number of commits before it
+  };
+
+  std::vector<Copy> copies_;  // started, not yet waited for
+  size_t commits_ = 0;
 };
 
 }  // namespace cuda_shim

@@ -3,8 +3,6 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-#include <sys/mman.h>
-#include <ucontext.h>
 
 #include <algorithm>
 #include <cmath>
@@ -13,30 +11,16 @@
 #include <cstring>
 #include <deque>
 #include <functional>
-#include <new>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "cuda_shim_async.h"
-
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#endif
-
-// Bounds of the static shared arrays, given by the linker; weak as there may be none.
-extern "C" char __start_cuda_shim_shared[] __attribute__((weak));
-extern "C" char __stop_cuda_shim_shared[] __attribute__((weak));
+#include "cuda_shim_fiber.h"
+#include "cuda_shim_shared.h"
 
 namespace cuda_shim {
 
 constexpr int kWarpSize = 32;
-constexpr size_t kStackBytes = 128 * 1024;
-
-struct Error : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
 
 // Launch parameters of a kernel, and variations of the execution order.
 struct Launch {
@@ -51,19 +35,6 @@ struct Launch {
   unsigned seed = 1;
 };
 
-// Shared memory starts at a multiple of 128 bytes, as on a device.
-template <class T>
-struct SharedAllocator {
-  using value_type = T;
-  static constexpr std::align_val_t kAlignment{128};
-  T* allocate(size_t count) {
-    return static_cast<T*>(::operator new(count * sizeof(T), kAlignment));
-  }
-  void deallocate(T* memory, size_t) { ::operator delete(memory, kAlignment); }
-  friend bool operator==(SharedAllocator, SharedAllocator) { return true; }
-  friend bool operator!=(SharedAllocator, SharedAllocator) { return false; }
-};
-
 // A barrier at which threads wait for each other.
 struct Meeting {
   const char* call = "";  // call of the first thread to arrive,
@@ -74,26 +45,16 @@ struct Meeting {
   std::vector<int> waiting;  // threads
 };
 
-// An asynchronous copy to shared memory, which is visible only after the thread has waited.
-struct Copy {
-  void* to;
-  const void* from;
-  std::vector<unsigned char> data;
-  size_t group;  // the number of commits of its thread before it
-};
-
+// A thread of a block.
 struct Fiber {
-  ucontext_t context;
-  char* stack = nullptr;
-  void* fake_stack = nullptr;
+  Context context;
   uint3 index{};
   bool is_done = true;
   uint64_t value = 0, result = 0;  // of a shuffle
   int source = 0;                  // lane it reads
-  std::vector<Copy> copies;        // started, not yet waited for
-  size_t commits = 0;              // of copies
-  uint64_t* awaited = nullptr;     // barrier in shared memory, and
-  unsigned parity = 0;             // that of its phase
+  ThreadCopies copies;
+  uint64_t* awaited = nullptr;  // barrier in shared memory, and
+  unsigned parity = 0;          // that of its phase
 };
 
 class Machine {
@@ -112,16 +73,15 @@ class Machine {
     return {static_cast<unsigned>(at % grid.x), static_cast<unsigned>(at / grid.x % grid.y),
             static_cast<unsigned>(at / grid.x / grid.y)};
   }
-  unsigned block_rank() const {
-    return static_cast<unsigned>(current_ / threads_);
-  }  // in a cluster
-  unsigned char* shared_memory() { return shared_[block_rank()].data(); }
+  // In the cluster.
+  unsigned block_rank() const { return static_cast<unsigned>(current_ / threads_); }
+  unsigned char* shared_memory() { return shared_.of_block(block_rank()); }
 
   // The same place in the shared memory of another block of the cluster.
   void* in_block(const void* mine, unsigned rank) {
     if (rank >= cluster_) fail("no such block in the cluster");
     if (done_[rank] == threads_) fail("access to the shared memory of a block that has exited");
-    return shared_[rank].data() + (static_cast<const unsigned char*>(mine) - shared_memory());
+    return shared_.of_block(rank) + (static_cast<const unsigned char*>(mine) - shared_memory());
   }
 
   void run(const Launch& launch, const std::function<void()>& kernel) {
@@ -140,14 +100,13 @@ class Machine {
     if (cluster_ > 1 && (blocks % cluster_ != 0 || threads % kWarpSize != 0))
       throw Error("the grid is not made of whole clusters of whole warps");
     prepare_fibers();
-    shared_.resize(cluster_);
     for (uint64_t n = 0; n < blocks; n += cluster_) {
       first_block_ = launch.reverse_blocks ? blocks - cluster_ - n : n;
-      poison_shared(launch.shared_bytes);
+      shared_.renew(cluster_, launch.shared_bytes);
       run_cluster();
       if (!error_.empty()) throw Error(error_);
     }
-    for (auto& memory : shared_) memory = Bytes();  // invalidates the memory after the launch
+    shared_.free();
   }
 
   // --- functions that kernels call ---
@@ -171,30 +130,13 @@ class Machine {
     if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0)
       fail("misaligned copy to shared memory");
     check_shared(to, bytes);
-    const auto* const data = static_cast<const unsigned char*>(from);
-    Fiber& fiber = fibers_[current_];
-    fiber.copies.push_back({to, from, {data, data + bytes}, fiber.commits});
-    if (async_.arrives_at_once()) {
-      std::memcpy(to, from, bytes);
-    } else {
-      std::memset(to, kPoison, bytes);
-    }
+    fibers_[current_].copies.begin(to, from, bytes, async_.arrives_at_once());
   }
-  void commit_copies() { ++fibers_[current_].commits; }
+  void commit_copies() { fibers_[current_].copies.commit(); }
   // Waits for the copies of all commits but the `newest` last ones.
   void end_copies(size_t newest) {
-    Fiber& fiber = fibers_[current_];
-    std::vector<Copy> left;
-    for (Copy& copy : fiber.copies) {
-      if (copy.group + newest >= fiber.commits) {
-        left.push_back(std::move(copy));
-        continue;
-      }
-      if (std::memcmp(copy.from, copy.data.data(), copy.data.size()) != 0)
-        fail("the source of a copy changed before the copy was complete");
-      std::memcpy(copy.to, copy.data.data(), copy.data.size());
-    }
-    fiber.copies = std::move(left);
+    if (!fibers_[current_].copies.end(newest))
+      fail("the source of a copy changed before the copy was complete");
   }
 
   void barrier_init(uint64_t* barrier, unsigned count) {
@@ -304,25 +246,15 @@ class Machine {
     return fibers_[current_].result != 0;
   }
 
-  // Whether it lies in the block's shared memory; static arrays belong to every block.
-  bool is_shared(const void* at, size_t bytes, unsigned rank) const {
-    const auto* const start = static_cast<const unsigned char*>(at);
-    const auto is_in = [&](const unsigned char* memory, size_t size) {
-      return start >= memory && bytes <= size && start - memory <= std::ptrdiff_t(size - bytes);
-    };
-    return is_in(shared_[rank].data(), shared_[rank].size()) ||
-           is_in(reinterpret_cast<unsigned char*>(__start_cuda_shim_shared),
-                 __stop_cuda_shim_shared - __start_cuda_shim_shared);
-  }
   void check_shared(const void* at, size_t bytes) {
-    if (!is_shared(at, bytes, block_rank()))
+    if (!shared_.contains(block_rank(), at, bytes))
       fail("a barrier or the target of a copy is out of the bounds of the block's shared memory");
   }
 
   // The last thread of a block has ended.
   void exit_block() {
     const unsigned rank = block_rank();
-    async_.check_exit([&](const void* at) { return is_shared(at, 1, rank); });
+    async_.check_exit([&](const void* at) { return shared_.contains(rank, at, 1); });
   }
 
   int ended() const {
@@ -374,15 +306,10 @@ class Machine {
     const int count = threads_ * static_cast<int>(cluster_);
     while (static_cast<int>(fibers_.size()) < count) {
       fibers_.emplace_back();
-      Fiber& fiber = fibers_.back();
-      void* const stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE,
-                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-      if (stack == MAP_FAILED) throw Error("no memory for a fiber's stack");
-      fiber.stack = static_cast<char*>(stack);
-      start(fiber);
+      fibers_.back().context.start(fiber_main);
     }
-    if (is_broken_) {  // unfinished fibers are recreated
-      for (Fiber& fiber : fibers_) start(fiber);
+    if (is_broken_) {  // unfinished fibers begin anew
+      for (Fiber& fiber : fibers_) fiber.context.start(fiber_main);
       is_broken_ = false;
     }
     fibers_in_use_ = count;
@@ -394,31 +321,15 @@ class Machine {
       const unsigned at = n % threads_;
       fibers_[n].index = {at % block.x, at / block.x % block.y, at / block.x / block.y};
       fibers_[n].copies.clear();
-      fibers_[n].commits = 0;
       fibers_[n].awaited = nullptr;
     }
   }
 
-  static void start(Fiber& fiber) {
-#if defined(__SANITIZE_ADDRESS__)
-    __asan_unpoison_memory_region(fiber.stack, kStackBytes);
-#endif
-    fiber.fake_stack = nullptr;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack;
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, fiber_main, 0);
-    // Announces the switch to the sanitizer, which would otherwise clear its records of the stack.
-    fiber.context.uc_stack.ss_size = 0;
-  }
-
   static void fiber_main() {
     Machine& machine = get();
-    machine.arrived_in(machine.current_);
     while (true) {
       (*machine.kernel_)();
-      if (!machine.fibers_[machine.current_].copies.empty())
+      if (!machine.fibers_[machine.current_].copies.is_empty())
         machine.fail("the thread ends with copies that it has not waited for");
       machine.fibers_[machine.current_].is_done = true;
       if (++machine.done_[machine.block_rank()] == machine.threads_) machine.exit_block();
@@ -438,7 +349,7 @@ class Machine {
       ready_.push_back(reverse_ ? fibers_in_use_ - 1 - n : n);
     }
     current_ = take_ready();
-    enter(current_);
+    main_.switch_to(fibers_[current_].context);
     if (!error_.empty()) is_broken_ = true;
   }
 
@@ -498,12 +409,7 @@ class Machine {
     const int from = current_;
     current_ = take_ready();
     if (current_ == from) return;
-    Fiber& fiber = fibers_[current_];
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(&fibers_[from].fake_stack, fiber.stack, kStackBytes);
-#endif
-    swapcontext(&fibers_[from].context, &fiber.context);
-    arrived_in(from);
+    fibers_[from].context.switch_to(fibers_[current_].context);
   }
 
   // Adds the barriers in shared memory at which threads wait, each with the first of its threads.
@@ -518,56 +424,20 @@ class Machine {
       error_ += "; thread " + std::to_string(n % threads_) + " of block " +
                 std::to_string(first_block_ + n / threads_) + " at mbarrier.try_wait, parity " +
                 std::to_string(fiber.parity) + ", byte " +
-                std::to_string(at - shared_[n / threads_].data()) +
+                std::to_string(at - shared_.of_block(n / threads_)) +
                 " of shared memory: " + async_.describe(fiber.awaited);
     }
   }
 
-  void arrived_in([[maybe_unused]] int thread) {
-#if defined(__SANITIZE_ADDRESS__)
-    const void** const bottom = main_stack_ == nullptr ? &main_stack_ : nullptr;
-    size_t* const size = bottom != nullptr ? &main_stack_bytes_ : nullptr;
-    __sanitizer_finish_switch_fiber(fibers_[thread].fake_stack, bottom, size);
-#endif
-  }
-
-  void enter(int thread) {
-#if defined(__SANITIZE_ADDRESS__)
-    main_stack_ = nullptr;  // set by the first fiber to run
-    __sanitizer_start_switch_fiber(&main_fake_stack_, fibers_[thread].stack, kStackBytes);
-#endif
-    swapcontext(&main_, &fibers_[thread].context);
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_finish_switch_fiber(main_fake_stack_, nullptr, nullptr);
-#endif
-  }
-
   // Back to run_cluster.
-  void leave() {
-    const int from = current_;
-#if defined(__SANITIZE_ADDRESS__)
-    __sanitizer_start_switch_fiber(&fibers_[from].fake_stack, main_stack_, main_stack_bytes_);
-#endif
-    swapcontext(&fibers_[from].context, &main_);
-    arrived_in(from);
-  }
-
-  using Bytes = std::vector<unsigned char, SharedAllocator<unsigned char>>;
-
-  // Reallocated for each launch, so that AddressSanitizer detects accesses out of bounds or
-  // lifetime.
-  void poison_shared(size_t bytes) {
-    const size_t fixed = __stop_cuda_shim_shared - __start_cuda_shim_shared;
-    if (fixed > 0) std::memset(__start_cuda_shim_shared, kPoison, fixed);
-    for (Bytes& memory : shared_) memory = Bytes(bytes, static_cast<unsigned char>(kPoison));
-  }
+  void leave() { fibers_[current_].context.switch_to(main_); }
 
   const std::function<void()>* kernel_ = nullptr;
-  std::deque<Fiber> fibers_;                        // never moved: a context points into itself
+  std::deque<Fiber> fibers_;                        // never moved
   std::vector<std::deque<Meeting>> warp_meetings_;  // by warp; one for each mask
   std::vector<Meeting> barriers_;                   // of each block of the cluster
   Meeting cluster_barrier_;
-  std::vector<Bytes> shared_;  // of each block of the cluster
+  SharedMemory shared_;
   uint64_t first_block_ = 0;
   unsigned cluster_ = 1;
   int threads_ = 0;  // of a block
@@ -581,10 +451,7 @@ class Machine {
   uint64_t meetings_ = 0, progress_when_idle_ = 0;  // changes when threads arrive anywhere
   bool reverse_ = false, newest_first_ = false, is_broken_ = false;
   std::string error_;
-  ucontext_t main_;
-  void* main_fake_stack_ = nullptr;
-  const void* main_stack_ = nullptr;
-  size_t main_stack_bytes_ = 0;
+  Context main_;
 };
 
 template <class... Expected, class... Args>

@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(CUDA_SHIM_ADDRESS_SANITIZER)
 #include <sanitizer/asan_interface.h>
 #endif
 
@@ -93,7 +93,7 @@ class AsyncMemory {
     if (bytes == 0 ||
         (reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | bytes) % 16 != 0)
       fail("misaligned bulk copy");
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(CUDA_SHIM_ADDRESS_SANITIZER)
     if (__asan_region_is_poisoned(const_cast<void*>(from), bytes) != nullptr)
       fail("a bulk copy reads out of bounds");
 #endif

@@ -11,7 +11,7 @@
 #if !defined(__x86_64__)
 #include <ucontext.h>
 #endif
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(CUDA_SHIM_ADDRESS_SANITIZER)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 
@@ -79,7 +79,7 @@ class Context {
       stack_ = memory;
       bytes_ = kStackBytes;
     }
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(CUDA_SHIM_ADDRESS_SANITIZER)
     __asan_unpoison_memory_region(stack_, bytes_);
 #endif
     function_ = function;
@@ -91,7 +91,7 @@ class Context {
   void switch_to(Context& next) {
     from() = this;
     to() = &next;
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(CUDA_SHIM_ADDRESS_SANITIZER)
     __sanitizer_start_switch_fiber(&fake_stack_, next.stack_, next.bytes_);
 #endif
     Registers::swap(&registers_, &next.registers_);
@@ -118,7 +118,7 @@ class Context {
 
   // The stack of a thread is known once it is left.
   void arrive() {
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(CUDA_SHIM_ADDRESS_SANITIZER)
     Context& left = *from();
     __sanitizer_finish_switch_fiber(fake_stack_, &left.stack_, &left.bytes_);
 #endif

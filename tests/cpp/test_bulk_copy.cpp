@@ -100,7 +100,7 @@ void check_mistakes() {
     CHECK_THROWS(runs([](Mistake& m) { m.to = 72; }), Error, "misaligned bulk copy");
     CHECK_THROWS(runs([](Mistake& m) { m.shift = 1; }), Error, "misaligned bulk copy");
     CHECK_THROWS(runs([](Mistake& m) { m.to = 144; }), Error, "out of the bounds");
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(CUDA_SHIM_ADDRESS_SANITIZER)
     CHECK_THROWS(runs([](Mistake& m) { m.shift = 4; }), Error, "reads out of bounds");
 #endif
     const bool is_early = variation.delivery == Delivery::kEarliest;

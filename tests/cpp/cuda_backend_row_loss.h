@@ -22,6 +22,7 @@ inline cuda_shim::Launch shim_launch(unsigned blocks, unsigned threads, size_t s
   launch.newest_first = variation.newest_first;
   launch.delivery = variation.delivery;
   launch.seed = variation.seed;
+  launch.filling = variation.filling;
   return launch;
 }
 

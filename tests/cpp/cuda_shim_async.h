@@ -19,7 +19,11 @@
 
 namespace cuda_shim {
 
-constexpr int kPoison = 0xff;  // bytes of a float NaN
+// The bytes of what is not there yet.
+enum Filling : unsigned char {
+  kNaN = 0xff,
+  kLarge = 0x77,  // a finite number of any type: kernels read a row with a NaN again
+};
 
 // When the data of a transfer arrive.
 enum class Delivery {
@@ -35,8 +39,9 @@ class AsyncMemory {
   // `fail` does not return.
   explicit AsyncMemory(Fail fail) : fail_(std::move(fail)) {}
 
-  void start(Delivery delivery, unsigned seed) {
+  void start(Delivery delivery, Filling filling, unsigned seed) {
     delivery_ = delivery;
+    filling_ = filling;
     random_.seed(seed);
   }
 
@@ -210,7 +215,7 @@ class AsyncMemory {
     if (delivery_ == Delivery::kEarliest) {
       deliver();
     } else {
-      std::memset(to, kPoison, bytes);  // the parts may arrive in any order
+      std::memset(to, filling_, bytes);  // the parts may arrive in any order
     }
   }
 
@@ -245,6 +250,7 @@ class AsyncMemory {
 
   Fail fail_;
   Delivery delivery_ = Delivery::kEarliest;
+  Filling filling_ = kNaN;
   std::minstd_rand random_;
   std::map<uint64_t*, Barrier> barriers_;
   std::vector<Transfer> transfers_;  // started, not complete
@@ -255,13 +261,13 @@ class AsyncMemory {
 // Copies that a thread starts and waits for by itself: their data are visible to it only then.
 class ThreadCopies {
  public:
-  void begin(void* to, const void* from, size_t bytes, bool arrives_at_once) {
+  void begin(void* to, const void* from, size_t bytes, bool arrives_at_once, Filling filling) {
     const auto* const data = static_cast<const unsigned char*>(from);
-    copies_.push_back({to, from, {data, data + bytes}, commits_});
+    copies_.push_back({to, from, {data, data + bytes}, commits_, arrives_at_once});
     if (arrives_at_once) {
       std::memcpy(to, from, bytes);
     } else {
-      std::memset(to, kPoison, bytes);
+      std::memset(to, filling, bytes);
     }
   }
 
@@ -278,7 +284,7 @@ class ThreadCopies {
         continue;
       }
       is_unchanged &= std::memcmp(copy.from, copy.data.data(), copy.data.size()) == 0;
-      std::memcpy(copy.to, copy.data.data(), copy.data.size());
+      if (!copy.has_arrived) std::memcpy(copy.to, copy.data.data(), copy.data.size());
     }
     copies_ = std::move(left);
     return is_unchanged;
@@ -297,6 +303,7 @@ class ThreadCopies {
     const void* from;
     std::vector<unsigned char> data;
     size_t group;  // the number of commits before it
+    bool has_arrived;
   };
 
   std::vector<Copy> copies_;  // started, not yet waited for

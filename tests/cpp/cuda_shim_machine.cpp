@@ -27,14 +27,15 @@ void Machine::run(const Launch& launch, const std::function<void()>& kernel) {
   kernel_ = &kernel;
   reverse_ = launch.reverse_threads;
   newest_first_ = launch.newest_first;
-  async_.start(launch.delivery, launch.seed);
+  filling_ = launch.filling;
+  async_.start(launch.delivery, launch.filling, launch.seed);
   const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
   if (cluster_ > 1 && (blocks % cluster_ != 0 || threads % kWarpSize != 0))
     throw Error("the grid is not made of whole clusters of whole warps");
   prepare_fibers();
   for (uint64_t n = 0; n < blocks; n += cluster_) {
     first_block_ = launch.reverse_blocks ? blocks - cluster_ - n : n;
-    shared_.renew(cluster_, launch.shared_bytes);
+    shared_.renew(cluster_, launch.shared_bytes, launch.filling);
     run_cluster();
     if (!error_.empty()) throw Error(error_);
   }
@@ -55,7 +56,7 @@ void Machine::begin_copy(void* to, const void* from, size_t bytes) {
   if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0)
     fail("misaligned copy to shared memory");
   check_shared(to, bytes);
-  now_->copies.begin(to, from, bytes, async_.arrives_at_once());
+  now_->copies.begin(to, from, bytes, async_.arrives_at_once(), filling_);
 }
 
 void Machine::end_copies(size_t newest) {

@@ -30,6 +30,7 @@ struct Launch {
   bool newest_first = false;                // a released warp continues before others are notified
   Delivery delivery = Delivery::kEarliest;  // of asynchronous transfers
   unsigned seed = 1;
+  Filling filling = kNaN;  // of shared memory when a block starts, and of what has not arrived
 };
 
 // A barrier at which threads wait for each other.
@@ -156,6 +157,7 @@ class Machine {
   static constexpr int64_t kMostPauses = 100000;
   int64_t pauses_ = 0;
   uint64_t meetings_ = 0, progress_when_idle_ = 0;  // changes when threads arrive anywhere
+  Filling filling_ = kNaN;
   bool reverse_ = false, newest_first_ = false, is_broken_ = false;
   std::string error_;
   Context main_;

@@ -16,13 +16,13 @@ namespace cuda_shim {
 
 class SharedMemory {
  public:
-  // Memory of so many blocks that holds NaN. It is allocated anew, so that AddressSanitizer detects
-  // accesses out of its bounds or lifetime.
-  void renew(size_t blocks, size_t bytes) {
+  // Memory of so many blocks. It is allocated anew, so that AddressSanitizer detects accesses out
+  // of its bounds or lifetime.
+  void renew(size_t blocks, size_t bytes, Filling filling) {
     const size_t fixed = __stop_cuda_shim_shared - __start_cuda_shim_shared;
-    if (fixed > 0) std::memset(__start_cuda_shim_shared, kPoison, fixed);
+    if (fixed > 0) std::memset(__start_cuda_shim_shared, filling, fixed);
     blocks_.resize(blocks);
-    for (Bytes& block : blocks_) block = Bytes(bytes, static_cast<unsigned char>(kPoison));
+    for (Bytes& block : blocks_) block = Bytes(bytes, static_cast<unsigned char>(filling));
   }
   void free() { blocks_.clear(); }
 

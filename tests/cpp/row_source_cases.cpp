@@ -108,7 +108,7 @@ std::string wrong_in(const TableEntry& entry, test::Problem& problem) {
   return wrong.empty() ? "" : where + wrong;
 }
 
-// Orders of threads and blocks, and times of delivery.
+// Orders of threads and blocks, times of delivery, and what is there before.
 void vary(unsigned number) {
   test::variation = {};
   test::variation.reverse_threads = number % 2 == 0;
@@ -118,6 +118,7 @@ void vary(unsigned number) {
                              : number % 3 == 1 ? Delivery::kLatest
                                                : Delivery::kRandom;
   test::variation.seed = number;
+  test::variation.filling = number / 3 % 2 == 0 ? cuda_shim::kNaN : cuda_shim::kLarge;
 }
 
 // Every special row, rows at any alignment, and a few rows in flight.

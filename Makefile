@@ -20,7 +20,7 @@ ALR_FAST_NATIVE ?= 1
 PIP := PIP_USER=0 PIP_TARGET= PIP_PREFIX= PIP_ROOT= PIP_PYTHON= PIP_NO_DEPS= PIP_DRY_RUN= \
        $(BIN)/python -m pip
 # The package is built again after another choice of these variables.
-CHOICES := $(ALR_FAST_NATIVE) $(ALR_FAST_CUDA) $(TORCH_CUDA_ARCH_LIST) $(CXX) $(CXXFLAGS) $(LDFLAGS) \
+CHOICES := $(ALR_FAST_NATIVE) $(ALR_FAST_CUDA) $(ALR_FAST_AUTOGRAD) $(TORCH_CUDA_ARCH_LIST) $(CXX) $(CXXFLAGS) $(LDFLAGS) \
            $(CUDACXX) $(CUDA_HOME) $(CUDAHOSTCXX) $(CUDAFLAGS)
 BUILT := $(VENV)/.built-$(shell echo '$(subst ','"'"',$(CHOICES))' | cksum | tr ' ' -)
 ARGS ?=

@@ -2,6 +2,7 @@
 
 ALR_FAST_NATIVE=1 makes a failed build an error, 0 compiles nothing. Without it, a package whose
 build fails is installed without the native library, and says why in `_not_compiled.txt`.
+ALR_FAST_AUTOGRAD=0 leaves out the autograd node in C++, as wheels for every torch have to.
 """
 
 import hashlib
@@ -97,6 +98,26 @@ def build_native(output: Path) -> None:
         f"-DALR_FAST_TESTS={os.environ.get('ALR_FAST_TESTS', 'OFF')}",
     )  # fmt: skip
     run(cmake, "--build", str(folder))
+    build_node(cmake, folder, output)
+
+
+def build_node(cmake: str, folder: Path, output: Path) -> None:
+    """Builds {_autograd} if that is possible; the package works without it.
+
+    It uses the C++ interface of torch, which may change in its next version.
+    """
+    for file in output.glob("_autograd.*"):
+        file.unlink()
+    if os.environ.get("ALR_FAST_AUTOGRAD") == "0":
+        return
+    try:
+        run(cmake, "--build", str(folder), "--target", "_autograd")
+    except BuildError as error:
+        print(
+            f"warning: alr_fast is installed without its autograd node in C++ ({error}): small "
+            "batches are slower; ALR_FAST_AUTOGRAD=0 leaves it out without this warning",
+            file=sys.stderr,
+        )
 
 
 class CMakeBuild(build_ext):

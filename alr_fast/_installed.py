@@ -19,6 +19,7 @@ from alr_fast.utils.text import printable, shortened
 HERE = Path(__file__).resolve().parent
 OPERATORS = HERE / "_ops.so"
 CUDA_OPERATORS = HERE / "_cuda.so"
+NODE = "alr_fast._autograd"
 NOT_COMPILED = HERE / "_not_compiled.txt"  # of a build without them: the reason
 
 # setuptools: as setup.py asks for; any version of the others that is in use.
@@ -94,6 +95,12 @@ def build_facts() -> dict[str, Any] | None:
         return None
     facts: dict[str, Any] = module.build_info()
     return facts
+
+
+def has_node() -> bool:
+    """Whether the autograd node was built, for this Python."""
+    spec = PathFinder.find_spec(NODE, [str(HERE)])
+    return spec is not None and spec.origin is not None
 
 
 def _source() -> tuple[Path | str | None, bool]:

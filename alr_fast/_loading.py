@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import sys
 import warnings
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
@@ -22,10 +23,11 @@ _VARIABLE = "ALR_FAST_NATIVE"
 
 
 class Loaded(NamedTuple):
-    """Which operators this process has; None for what is loaded, else why it is not."""
+    """Which parts of the library this process has; None for what is loaded, else why it is not."""
 
     native: str | None
     cuda: str | None
+    node: str | None  # the autograd node in C++
 
 
 def load() -> Loaded:
@@ -58,7 +60,8 @@ def load() -> Loaded:
                 f"slowly, because {_subject(native)}; {_installed.how_to_compile()}; "
                 f"{_VARIABLE}=0 turns this warning off"
             )
-    return Loaded(native, cuda)
+    node = native if native is not None else _why_node_is_not_loaded()
+    return Loaded(native, cuda, node)
 
 
 def _subject(reason: str) -> str:
@@ -96,6 +99,21 @@ def _why_cuda_is_not_loaded() -> str | None:
         _OPS.load_library(CUDA_OPERATORS)
     except OSError as error:
         return f"they cannot be loaded ({_why(error)})"
+    return None
+
+
+def _why_node_is_not_loaded() -> str | None:
+    """Loads the autograd node, which is for one version of torch; returns why it cannot be."""
+    if not _installed.has_node():
+        return "it was not built"
+    facts = _installed.build_facts()
+    built_with = None if facts is None else facts["torch_built_with"]
+    if built_with != torch.__version__:  # may load and then crash
+        return f"it was built for torch {built_with}"
+    try:
+        import_module(_installed.NODE)
+    except ImportError as error:
+        return f"it cannot be loaded ({_installed.one_line(error)})"
     return None
 
 
@@ -148,3 +166,7 @@ def _tell(message: str) -> None:
         show(f"warning: {message}", file=sys.stderr)
     else:
         warnings.warn(message, FallbackWarning, stacklevel=2)
+
+
+LOADED = load()
+HAS_CUDA = LOADED.cuda is None  # native kernels

@@ -1,9 +1,4 @@
-"""The operators for the compiler and for autograd.
-
-An operator whose schema declares mutation cannot have autograd of its own. A
-`torch.autograd.Function` calls it instead: the forward pass already writes the gradient of every
-row, and the backward pass scales it, in place where nothing else can need it.
-"""
+"""The losses on the level of the operators: options, checks, the compiler."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,7 +9,7 @@ from torch.autograd import forward_ad
 
 from alr_fast._fallback.operators import OTHER_DEVICES
 from alr_fast._inputs import check_local
-from alr_fast._loading import load
+from alr_fast._node import GRAD_FINAL, GRAD_NONE, GRAD_PER_ROW, LossOperator, Outputs
 from alr_fast.reference import RowStats
 
 # torch has no type annotations for their members.
@@ -23,12 +18,6 @@ _LIBRARY: Any = torch.library
 # Members that are called in every step, so that they are not looked up each time.
 _increment_version: Callable[[list[Tensor]], None] = torch._C._increment_version
 _functorch_transform: Callable[[], object] = torch._C._functorch.peek_interpreter_stack
-_is_wrapped: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor
-_is_batched: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
-_dispatch_modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
-_keeps_graph: Callable[[], bool] = torch._C._autograd._get_current_graph_task_keep_graph
-# Missing in a torch without CUDA.
-_is_capturing: Callable[[], bool] = getattr(torch._C, "_cuda_isCurrentStreamCapturing", bool)
 
 
 class LossOptions(NamedTuple):
@@ -86,10 +75,6 @@ class LossResult(NamedTuple):
     stats: RowStats | None = None
 
 
-LOADED = load()
-HAS_CUDA = LOADED.cuda is None  # native kernels
-
-
 def _define_alr_loss_once() -> None:
     """Defines `alr_loss` for compiled code: it checks at run time that no backward pass is running.
 
@@ -99,10 +84,10 @@ def _define_alr_loss_once() -> None:
     schema = str(_OPS.alr_fast.alr_loss.default._schema)
     _LIBRARY.define(name, schema.removeprefix("alr_fast::alr_loss"))
 
-    def alr_loss_once(*arguments: object) -> tuple[Tensor, Tensor, Tensor]:
+    def alr_loss_once(*arguments: object) -> Outputs:
         check_not_in_backward()
         try:
-            return _alr_loss(*arguments)
+            return _ALR_LOSS.call(*arguments)
         except RuntimeError as error:
             raise _typed(error) from None
 
@@ -113,21 +98,12 @@ _IS_FIRST = not hasattr(_OPS.alr_fast, "alr_loss_once")  # or this module is loa
 if _IS_FIRST:
     _define_alr_loss_once()
 
-# Loss (scalar, or [B] without reduction), gradient rows [B, K] or [0, K], scale of the gradient.
-_Operator = Callable[..., tuple[Tensor, Tensor, Tensor]]
+_ALR_LOSS = LossOperator("alr_loss")
+_ALR_LOSS_ONCE = LossOperator("alr_loss_once")
+_SOFT_TARGET_CROSS_ENTROPY = LossOperator("soft_target_cross_entropy")
+_LABEL_SMOOTHING_CROSS_ENTROPY = LossOperator("label_smoothing_cross_entropy")
 
-# The overloads themselves: looking one up by its packet costs microseconds.
-_alr_loss: _Operator = _OPS.alr_fast.alr_loss.default
-_alr_loss_once: _Operator = _OPS.alr_fast.alr_loss_once.default
-_soft_target_cross_entropy: _Operator = _OPS.alr_fast.soft_target_cross_entropy.default
-_label_smoothing_cross_entropy: _Operator = _OPS.alr_fast.label_smoothing_cross_entropy.default
-_scale_grad: Callable[..., Tensor] = _OPS.alr_fast.scale_grad.default
-_scale_grad_: Callable[..., None] = _OPS.alr_fast.scale_grad_.default
-_capture_id: Callable[[Tensor], int] = _OPS.alr_fast.capture_id.default
-
-# Numbers of the enums in csrc/alr_params.h.
-REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
-_GRAD_NONE, _GRAD_PER_ROW, _GRAD_FINAL = 0, 1, 2
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # numbers of the enum in csrc/alr_params.h
 
 
 def table_loss(
@@ -148,13 +124,13 @@ def table_loss(
     classes, values, stats = _new_stats(logits) if options.return_stats else (None, None, None)
     reduction = _reduction(options.reduction)
     if options.update:
-        operator = _alr_loss_once if compiling else _alr_loss
+        operator = _ALR_LOSS_ONCE if compiling else _ALR_LOSS
         others: tuple[object, ...] = (
             options.status, options.rounding_state, classes, values,
             options.momentum, options.entropy_weight, reduction, options.unique_index,
         )  # fmt: skip
     else:
-        operator = _soft_target_cross_entropy
+        operator = _SOFT_TARGET_CROSS_ENTROPY
         others = (
             options.status, classes, values,
             options.momentum, options.entropy_weight, reduction,
@@ -184,7 +160,7 @@ def label_loss(
     targets = (labels, options.sample_index, options.given_labels)
     try:
         loss, grad = _call(
-            _label_smoothing_cross_entropy, logits, targets, others, options, special
+            _LABEL_SMOOTHING_CROSS_ENTROPY, logits, targets, others, options, special
         )
     except RuntimeError as error:
         raise _typed(error) from None
@@ -201,7 +177,7 @@ def _typed(error: RuntimeError) -> Exception:
 
 
 def _call(
-    operator: _Operator,
+    operator: LossOperator,
     logits: Tensor,
     targets: tuple[Tensor | None, ...],
     others: tuple[object, ...],
@@ -213,102 +189,19 @@ def _call(
     if row_weight is not None:
         row_weight = _row_weight(row_weight, logits)
     if options.with_grad:
-        loss, grad, _ = operator(logits.detach(), *targets, row_weight, *others, _GRAD_FINAL)
+        loss, grad, _ = operator.call(logits.detach(), *targets, row_weight, *others, GRAD_FINAL)
         return loss, grad
     # Decided here, because grad mode is always off inside an operator.
     if logits.requires_grad and torch.is_grad_enabled():
-        record = _FusedLoss.apply if special else _record
-        return record(logits, operator, targets, row_weight, others), None
-    return operator(logits, *targets, row_weight, *others, _GRAD_NONE)[0], None
-
-
-class _FusedLoss(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        operator: _Operator,
-        targets: tuple[Tensor | None, ...],
-        row_weight: Tensor | None,
-        others: tuple[object, ...],
-    ) -> Tensor:
         # float16 keeps the gradient of single rows, times a power of two: divided by the batch
         # size, small entries would be flushed before a gradient scaler's factor is applied. On CUDA
         # the number of valid rows is not known before the launch ends: a mean is divided by that of
         # all rows. Otherwise the final gradient is kept.
-        is_half = logits.dtype == torch.float16
-        per_row = logits.is_cuda or is_half
-        mode = _GRAD_PER_ROW if per_row else _GRAD_FINAL
-        loss, grad_rows, grad_scale = operator(logits, *targets, row_weight, *others, mode)
-        ctx.save_for_backward(
-            grad_rows, grad_scale if per_row else None, row_weight if is_half else None
-        )
-        ctx.capture = None if torch.compiler.is_compiling() else _capture(grad_rows)
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        return _grad_logits(grad_loss, ctx.capture, *ctx.saved_tensors), None, None, None, None
-
-
-# Without what `apply` does for transforms of torch.func, which `_check_call` refuses.
-_record: Callable[..., Tensor] = super(torch.autograd.Function, _FusedLoss).apply
-
-
-def _grad_logits(
-    grad_loss: Tensor,
-    capture: int | None,  # during the forward pass
-    grad_rows: Tensor,
-    grad_scale: Tensor | None,
-    row_weight: Tensor | None,
-) -> Tensor:
-    if torch.compiler.is_compiling():
-        return _scale_grad(grad_rows, grad_scale, grad_loss, row_weight)
-    # Grad mode is on in a backward pass only with create_graph=True. The result would be silently
-    # detached from the requested graph.
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "alr_fast losses have no second derivative: call backward without create_graph=True, "
-            "or use the same function of alr_fast.reference"
-        )
-    # vmap over the backward pass (`jacobian(vectorize=True)`): many incoming gradients at once.
-    if _is_batched(grad_loss) or _is_wrapped(grad_loss):
-        factor = grad_loss if grad_scale is None else grad_loss * grad_scale
-        if row_weight is not None:
-            factor = factor * row_weight
-        return (grad_rows * factor.expand(len(grad_rows))[:, None]).to(grad_rows.dtype)
-    # A kept graph needs its gradient again, which the caller may change, too. So does a CUDA graph
-    # that has the backward pass alone: each replay would scale what the last one has left.
-    if (
-        _is_traced(grad_loss)
-        or type(grad_rows) is not Tensor
-        or _keeps_graph()
-        or capture is None
-        or capture != _capture(grad_rows)
-    ):
-        return _scale_grad(grad_rows, grad_scale, grad_loss, row_weight)
-    # Reading the incoming gradient costs nothing on the CPU. It is 1 if backward was called on the
-    # loss itself.
-    is_final = grad_scale is None and grad_loss.ndim == 0 and grad_loss.is_cpu
-    if not is_final or grad_loss.item() != 1:
-        _scale_grad_(grad_rows, grad_scale, grad_loss, row_weight)
-        # So that torch refuses to use what was saved again, after an error in this backward pass.
-        _increment_version([grad_rows])
-    return grad_rows
-
-
-def _capture(tensor: Tensor) -> int | None:
-    """The CUDA graph that is being captured; 0 for none, None if that cannot be known."""
-    if tensor.is_cpu:
-        return 0
-    if not (HAS_CUDA and tensor.is_cuda):
-        return None
-    return _capture_id(tensor) if _is_capturing() else 0
-
-
-def _is_traced(tensor: Tensor) -> bool:
-    """Whether the tensor may have no value: a fake one, or code that is being recorded."""
-    return type(tensor) is not Tensor or _dispatch_modes() > 0
+        per_row = logits.is_cuda or logits.dtype == torch.float16
+        record = operator.record_special if special else operator.record
+        mode = GRAD_PER_ROW if per_row else GRAD_FINAL
+        return record(logits, *targets, row_weight, *others, mode), None
+    return operator.call(logits, *targets, row_weight, *others, GRAD_NONE)[0], None
 
 
 def _reduction(name: str) -> int:
@@ -380,11 +273,11 @@ def check_not_in_backward() -> None:
         )
 
 
-def _fake_loss(name: str) -> _Operator:
+def _fake_loss(name: str) -> Callable[..., Outputs]:
     """The fake kernel of a loss: shapes and dtypes of its outputs."""
     names = [argument.name for argument in getattr(_OPS.alr_fast, name).default._schema.arguments]
 
-    def fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def fake(*arguments: Any) -> Outputs:
         given = dict(zip(names, arguments, strict=True))
         logits = given["logits"]
         # Fake kernels also meet real tensors: those of the meta device, and those that the compiler
@@ -405,7 +298,7 @@ def _fake_loss(name: str) -> _Operator:
             logits.new_empty(
                 (rows,) if given["reduction"] == REDUCTIONS["none"] else (), dtype=acc
             ),
-            logits.new_empty((0 if given["grad_mode"] == _GRAD_NONE else rows, classes)),
+            logits.new_empty((0 if given["grad_mode"] == GRAD_NONE else rows, classes)),
             logits.new_empty((), dtype=acc),
         )
 

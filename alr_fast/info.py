@@ -33,7 +33,7 @@ def facts() -> dict[str, str]:
 
     from alr_fast import __file__, __version__
     from alr_fast._installed import build_facts
-    from alr_fast._operators import HAS_CUDA, LOADED
+    from alr_fast._loading import HAS_CUDA, LOADED
     from alr_fast.utils.machine import processor
     from alr_fast.utils.requirements import installed_packages
 
@@ -53,6 +53,7 @@ def facts() -> dict[str, str]:
         "losses by": native if LOADED.native is None else "plain PyTorch, which is slower",
         "CUDA kernels": f"{kernels} ({reason})" if reason else kernels,
         "CUDA loaded": "yes" if HAS_CUDA else f"no ({LOADED.cuda})",
+        "autograd node": "C++" if LOADED.node is None else f"Python ({LOADED.node})",
         "CPU kernels": ", ".join(isas) or "not built",
         "torch": f"{torch.__version__} (CUDA {torch.version.cuda}), {torch.get_num_threads()} "
         "threads",

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alr_fast import functional
+from alr_fast import _operators, functional
 from benchmarks.harness.averages import percentiles
 from benchmarks.harness.command import new_parser, parse
 from benchmarks.harness.environment import environment
@@ -57,8 +57,20 @@ def _parts(problem: Problem) -> dict[str, Callable[[], object]]:
     def forward() -> Tensor:
         return functional.alr_loss(leaf(), bank, index, **OPTIONS)
 
+    def step() -> None:
+        forward().backward()
+
+    def step_in_python() -> None:
+        fused = _operators._ALR_LOSS
+        record, fused.record = fused.record, fused.record_in_python
+        try:
+            step()
+        finally:
+            fused.record = record
+
     return {
-        "step": lambda: forward().backward(),
+        "step": step,
+        "step, node in Python": step_in_python,
         "forward": forward,
         "loss and gradient": lambda: functional.alr_loss_and_grad(logits, bank, index, **OPTIONS),
         "operator": operator,

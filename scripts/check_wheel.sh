@@ -39,6 +39,7 @@ libraries = {Path(name) for name in mapped if "alr_fast" in name and name.endswi
 assert Path(alr_fast.__file__).parent == package, alr_fast.__file__
 assert package / "_ops.so" in libraries, libraries
 assert all(library.parent == package for library in libraries), libraries
+assert not list(package.glob("_autograd*")), "a wheel is for every torch"
 size, limit = Path(sys.argv[1]).stat().st_size, 20 if (package / "_cuda.so").exists() else 3
 assert size <= limit * 10**6, f"the wheel has {size} bytes: more than {limit} MB"
 CHECK

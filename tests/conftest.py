@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from alr_fast._operators import HAS_CUDA
+from alr_fast._loading import HAS_CUDA
 
 _CHROMIUM = (
     "--headless=new",

@@ -12,7 +12,7 @@ import torch
 
 import alr_fast
 from alr_fast._installed import build_facts
-from alr_fast._operators import LOADED
+from alr_fast._loading import LOADED
 from alr_fast.utils.machine import processor
 
 _ROOT = Path(__file__).parents[2]
@@ -32,6 +32,7 @@ def environment(device: str = "cpu") -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "cpus": os.cpu_count(),
         "cpu_isa": _instruction_set(),
+        "autograd_node": _autograd_node(),
         "machine": platform.machine(),
         "device": gpu or "cpu",
         "commit": _commit(),
@@ -42,6 +43,10 @@ def environment(device: str = "cpu") -> dict[str, object]:
         "cuda": torch.version.cuda if on_gpu else None,
         "triton": _triton_version() if on_gpu else None,
     }
+
+
+def _autograd_node() -> str:
+    return "C++" if LOADED.node is None else "Python"
 
 
 def _instruction_set() -> str:

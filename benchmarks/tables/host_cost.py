@@ -6,6 +6,7 @@ from benchmarks.tables.section import Section
 # Part -> description; "step" is compared with "native step".
 PARTS = {
     "step": "`alr_loss`, then `backward`",
+    "step, node in Python": "the same without `alr_fast._autograd`, as in a wheel",
     "forward": "`alr_loss` only",
     "loss and gradient": "`alr_loss_and_grad`",
     "operator": "the operator itself, on all rows",

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from alr_fast import LabelBank
-from alr_fast._operators import HAS_CUDA, LossOptions, table_loss
+from alr_fast._loading import HAS_CUDA
+from alr_fast._operators import LossOptions, table_loss
 from alr_fast.bank.placement import allocate_rows
 from alr_fast.errors import UserError
 

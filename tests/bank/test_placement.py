@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from alr_fast._operators import HAS_CUDA
+from alr_fast._loading import HAS_CUDA
 from alr_fast.bank import placement
 from alr_fast.bank.placement import allocate_rows, choose_placement, read_in_order
 from alr_fast.errors import UserError

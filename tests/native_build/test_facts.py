@@ -1,12 +1,14 @@
 """Facts about the build, and what an import of the package brings in."""
 
+import os
 import re
 
+import pytest
 import torch
 
 import alr_fast
 from alr_fast import _C
-from alr_fast._operators import HAS_CUDA
+from alr_fast._loading import HAS_CUDA
 from helpers.source_tree import python
 
 
@@ -32,6 +34,30 @@ def test_build_info():
     assert info["cpu_isas_compiled"][-1] == "baseline"
     assert set(info["cpu_isas_supported"]) <= set(info["cpu_isas_compiled"])
     assert info["cpu_isas_supported"][-1] == "baseline"
+
+
+@pytest.mark.skipif(os.environ.get("ALR_FAST_AUTOGRAD") == "0", reason="left out on request")
+def test_the_autograd_node_is_built_with_the_library():
+    done = python("-m", "alr_fast", "info")
+    assert re.search(r"^autograd node: +C\+\+$", done.stdout, re.MULTILINE), done.stdout
+
+
+OTHER_TORCH = """
+import sys
+import torch
+torch.__version__ = "99.0"
+import alr_fast.functional
+from alr_fast._loading import LOADED
+logits = torch.randn(4, 3, requires_grad=True)
+alr_fast.functional.label_smoothing_cross_entropy(logits, torch.tensor([0, 1, 2, 0])).backward()
+print(LOADED.node, "alr_fast._autograd" in sys.modules, logits.grad.isfinite().all().item())
+"""
+
+
+def test_the_node_of_another_torch_is_not_loaded():
+    done = python("-c", OTHER_TORCH)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"it was built for torch {torch.__version__} False True\n"
 
 
 def test_the_most_capable_instruction_set_is_used_unless_told():

@@ -18,7 +18,7 @@ import alr_fast
 from alr_fast import _installed, _loading
 from alr_fast._fallback import operators as plain
 from alr_fast._fallback.rounding import rounded_stochastically
-from alr_fast._operators import LOADED
+from alr_fast._loading import LOADED
 from alr_fast.errors import NativeLibraryError
 from helpers.compare import same_bits
 from helpers.problems import make_problem
@@ -211,7 +211,7 @@ def test_plain_operators_are_there_for_other_devices():
 
 STEP = """
 import torch, alr_fast
-from alr_fast._operators import LOADED
+from alr_fast._loading import LOADED
 bank = alr_fast.LabelBank.from_labels(torch.tensor([0, 1, 2]), num_classes=3)
 criterion = alr_fast.ALRLoss(bank, warmup_epochs=0)
 logits = torch.zeros(3, 3, requires_grad=True)
@@ -445,7 +445,7 @@ torch.version.cuda = "1.0"
 from alr_fast import _loading
 told = []
 _loading._tell = told.append
-from alr_fast._operators import LOADED
+from alr_fast._loading import LOADED
 assert LOADED.native is None and not told, LOADED
 say = _loading._TellOnce({wanted!r}, LOADED.native, LOADED.cuda)
 say(); say()

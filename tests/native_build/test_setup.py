@@ -137,6 +137,36 @@ command.run()
 """
 
 
+NODE = """
+import setuptools
+from pathlib import Path
+setuptools.setup = lambda **options: None
+names = {"__file__": "setup.py", "__name__": "setup"}
+exec(open("setup.py", encoding="utf-8").read(), names)
+def run(*command):
+    print(*command)
+    raise names["BuildError"]("no such header")
+names["run"] = run
+names["build_node"]("cmake", Path("build"), Path("alr_fast"))
+"""
+
+
+@pytest.mark.parametrize("wanted", ["", "0"])
+def test_a_node_that_cannot_be_built_is_left_out(source, wanted):
+    old = source / "alr_fast" / "_autograd.cpython-311-x86_64-linux-gnu.so"
+    old.write_bytes(b"of another torch")
+    done = python("-c", NODE, cwd=source, ALR_FAST_AUTOGRAD=wanted)
+    assert done.returncode == 0, done.stderr
+    assert not old.exists()
+    if wanted == "0":
+        assert done.stdout == done.stderr == ""
+        return
+    assert done.stdout == "cmake --build build --target _autograd\n"
+    warning = one_message(done, "warning")
+    assert "without its autograd node in C++ (no such header)" in warning
+    assert "ALR_FAST_AUTOGRAD=0" in warning
+
+
 def test_setuptools_that_is_too_old(source):
     code = "import setuptools\nsetuptools.__version__ = '65.5.0'\n"
     code += "exec(open('setup.py', encoding='utf-8').read())"

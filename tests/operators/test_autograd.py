@@ -13,6 +13,8 @@ from alr_fast.functional import (
 from helpers.compare import same_bits
 from helpers.problems import make_problem
 
+pytestmark = pytest.mark.usefixtures("autograd_node")
+
 F64 = torch.float64
 OPS = torch.ops.alr_fast
 OPTIONS = [

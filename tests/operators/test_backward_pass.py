@@ -14,6 +14,8 @@ from alr_fast.functional import (
 from helpers.compare import same_bits
 from helpers.problems import make_problem
 
+pytestmark = pytest.mark.usefixtures("autograd_node")
+
 F16, BF16, F32 = torch.float16, torch.bfloat16, torch.float32
 
 
@@ -74,12 +76,14 @@ def test_a_second_backward_is_the_same(device, logits, reduction):
             assert torch.equal(leaf.grad, 2 * kept)
 
 
-def stored_address(loss):
-    """Where the rows are that the forward pass has written."""
-    node = loss.grad_fn
-    while not hasattr(node, "saved_tensors"):
-        node = node.next_functions[0][0]
-    return node.saved_tensors[0].data_ptr()
+def saved_in(tensors):
+    """A hook that keeps what autograd saves."""
+
+    def pack(tensor):
+        tensors.append(tensor)
+        return tensor
+
+    return pack
 
 
 @pytest.mark.parametrize("factor", [1.0, 3.0])
@@ -91,8 +95,13 @@ def test_a_gradient_is_scaled_where_it_is_unless_the_graph_is_kept(
     problem = make_problem(24, 13, device=device, logits=logits)
     for loss_of in losses(problem, reduction=reduction).values():
         leaf = leaf_of(problem)
-        loss = loss_of(leaf).sum() * factor
-        stored = stored_address(loss)
+        saved = []
+        # The first to be saved are the rows that the forward pass has written.
+        with torch.autograd.graph.saved_tensors_hooks(saved_in(saved), lambda t: t):
+            loss = loss_of(leaf)
+        stored = saved[0].data_ptr()
+        del saved[:]
+        loss = loss.sum() * factor
         (kept,) = torch.autograd.grad(loss, leaf, retain_graph=True)
         assert kept.data_ptr() != stored
         (last,) = torch.autograd.grad(loss, leaf)
@@ -166,6 +175,9 @@ def test_a_double_backward_raises(device, logits):
             leaf = leaf_of(problem)
             with pytest.raises(RuntimeError, match=r"no second derivative.*create_graph"):
                 torch.autograd.grad(loss_of(leaf).sum(), leaf, create_graph=True)
+            with pytest.raises(RuntimeError, match=r"no second derivative.*create_graph"):
+                loss = loss_of(leaf).sum()
+                torch.autograd.grad(loss, leaf, create_graph=True, retain_graph=False)
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])

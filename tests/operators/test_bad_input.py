@@ -14,6 +14,8 @@ from alr_fast.losses import CrossEntropyLoss, ForwardCorrectionLoss
 from helpers.compare import same_bits
 from helpers.problems import make_problem
 
+pytestmark = pytest.mark.usefixtures("autograd_node")
+
 B, K, N = 4, 6, 11
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from alr_fast import LabelBank, functional, reference
+from alr_fast import LabelBank, _operators, functional, reference
 from alr_fast.functional import (
     alr_loss,
     alr_loss_and_grad,
@@ -14,6 +14,8 @@ from alr_fast.functional import (
 )
 from helpers.compare import check, same_bits
 from helpers.problems import OPERATIONS, make_problem, problem_for, threads
+
+pytestmark = pytest.mark.usefixtures("autograd_node")
 
 F16, BF16, F32, F64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 TABLE_OPERATIONS = (alr_loss, alr_loss_and_grad, soft_target_cross_entropy)
@@ -242,7 +244,9 @@ def test_the_type_of_an_error_does_not_depend_on_torch(monkeypatch, text, kind):
     def operator(*arguments):
         raise RuntimeError(text)
 
-    monkeypatch.setattr("alr_fast._operators._soft_target_cross_entropy", operator)
+    fused = _operators._SOFT_TARGET_CROSS_ENTROPY
+    monkeypatch.setattr(fused, "call", operator)
+    monkeypatch.setattr(fused, "record", fused.record_in_python)
     for logits in (torch.zeros(2, 3), torch.zeros(2, 3, requires_grad=True)):
         with pytest.raises(kind, match=re.escape(text)) as caught:
             soft_target_cross_entropy(logits, torch.full((2, 3), 1 / 3))

@@ -12,6 +12,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from alr_fast import functional, reference
 from helpers.problems import make_problem
 
+pytestmark = pytest.mark.usefixtures("autograd_node")
+
 B, K = 4, 6
 LABELS = torch.tensor([0, 2, 5, 1])
 PROBLEM = make_problem(B, K)

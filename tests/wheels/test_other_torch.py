@@ -15,7 +15,7 @@ import pathlib
 import torch
 torch.version.cuda = {cuda!r}
 import alr_fast
-from alr_fast._operators import HAS_CUDA
+from alr_fast._loading import HAS_CUDA
 from alr_fast.functional import alr_loss
 bank = alr_fast.LabelBank.from_labels(torch.tensor([0, 1, 2]), num_classes=3)
 logits = torch.zeros(3, 3, requires_grad=True)

@@ -41,7 +41,7 @@ train: build
 
 test: build $(VENV)/.test-packages
 ifeq ($(strip $(ARGS)),)
-	@echo 'All tests: about ten minutes on two cores; make test ARGS="tests/losses" runs one folder.'
+	@echo 'All tests: a quarter of an hour on two cores; make test ARGS="tests/losses" runs one folder.'
 	$(CTEST)
 endif
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -254,7 +254,9 @@ class Loss(nn.Module):
         Rows whose index is below 0 are ignored. With the index of a loss that has a bank, the
         labels are compared with the given ones.
         """
-        return label_loss(adjusted(logits, options), labels, options._replace(sample_index=index))
+        if index is not None:
+            options = options._replace(sample_index=index)
+        return label_loss(adjusted(logits, options), labels, options)
 
     def _soft_cross_entropy(
         self, logits: Tensor, table: Tensor, index: Tensor | None, options: LossOptions

@@ -20,6 +20,7 @@ struct Variation {
   alr_fast::Finish finish = alr_fast::Finish::kArrivals;
   cuda_shim::Delivery delivery = cuda_shim::Delivery::kEarliest;  // of asynchronous copies
   unsigned seed = 1;                                              // of random ones
+  cuda_shim::Filling filling = cuda_shim::kNaN;                   // of shared memory
 };
 extern Variation variation;
 

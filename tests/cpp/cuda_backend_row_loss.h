@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <stdexcept>
+#include <type_traits>
 
 #include "cuda_shim.h"
 //
@@ -20,6 +22,7 @@ inline cuda_shim::Launch shim_launch(unsigned blocks, unsigned threads, size_t s
   launch.newest_first = variation.newest_first;
   launch.delivery = variation.delivery;
   launch.seed = variation.seed;
+  launch.filling = variation.filling;
   return launch;
 }
 
@@ -45,11 +48,17 @@ void run_row_loss_of(const alr_fast::RowLossParams& params, const alr_fast::Laun
   alr_fast::dispatch_row_loss<Logits>(params, plan, launcher(params, is_counted));
 }
 
-// For one kind of target alone.
-template <class Logits, class Target>
-void run_kernel_of(const alr_fast::RowLossParams& params, const alr_fast::LaunchPlan& plan,
-                   bool is_counted) {
-  alr_fast::dispatch_regime<Logits, Target>(plan, launcher(params, is_counted));
+// The same, which compiles only these kernels of all that the dispatch may choose. Others throw
+// std::logic_error, which no check takes for the error of a kernel.
+template <class... Kernels, class Launch>
+auto only(const Launch& launch) {
+  return [launch](auto kernel, const alr_fast::LaunchPlan& plan) {
+    if constexpr ((std::is_same_v<decltype(kernel), Kernels> || ...)) {
+      launch(kernel, plan);
+    } else {
+      throw std::logic_error("not compiled here");
+    }
+  };
 }
 
 }  // namespace test

@@ -1,12 +1,12 @@
 // Runs CUDA kernels on the CPU: every thread of a block is a fiber, blocks run one after another.
 //
-// The blocks of a cluster run concurrently. Include it before a .cuh file, and compile with the
-// include folder of the CUDA toolkit (for cuda_fp16.h and cuda_bf16.h). It finds wrong indices,
-// tails and reductions; threads that diverge at a barrier or at a shuffle; misaligned vector
-// accesses; reads of uninitialised shared memory (it holds NaN); and, because fibers run in both
-// orders, many missing barriers. Asynchronous copies arrive at different times (Launch::delivery);
-// cuda_shim_async.h says what is wrong with them. It cannot show races between instructions,
-// hardware limits, or speed.
+// The blocks of a cluster run concurrently. Include it before a .cuh file, link
+// cuda_shim_machine.cpp, and compile with the include folder of the CUDA toolkit (for cuda_fp16.h
+// and cuda_bf16.h). It finds wrong indices, tails and reductions; threads that diverge at a barrier
+// or at a shuffle; misaligned vector accesses; reads of uninitialised shared memory (it holds NaN);
+// and, because fibers run in both orders, many missing barriers. Asynchronous copies arrive at
+// different times (Launch::delivery); cuda_shim_async.h says what is wrong with them. It cannot
+// show races between instructions, hardware limits, or speed.
 //
 // Shared memory: Machine::shared_memory(), with the size in Launch; or `static __shared__ T
 // name[n]` in a kernel, which does not compile here without `static`.

@@ -1,5 +1,6 @@
 // Asynchronous memory operations of cuda_shim_machine.h: barriers in shared memory that count
-// arrivals and bytes (mbarrier), and transfers to shared memory that count on them.
+// arrivals and bytes (mbarrier), transfers to shared memory that count on them, and copies of
+// single threads.
 #pragma once
 
 #include <cstdint>
@@ -12,13 +13,17 @@
 #include <utility>
 #include <vector>
 
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(CUDA_SHIM_ADDRESS_SANITIZER)
 #include <sanitizer/asan_interface.h>
 #endif
 
 namespace cuda_shim {
 
-constexpr int kPoison = 0xff;  // bytes of a float NaN
+// The bytes of what is not there yet.
+enum Filling : unsigned char {
+  kNaN = 0xff,
+  kLarge = 0x77,  // a finite number of any type: kernels read a row with a NaN again
+};
 
 // When the data of a transfer arrive.
 enum class Delivery {
@@ -34,8 +39,9 @@ class AsyncMemory {
   // `fail` does not return.
   explicit AsyncMemory(Fail fail) : fail_(std::move(fail)) {}
 
-  void start(Delivery delivery, unsigned seed) {
+  void start(Delivery delivery, Filling filling, unsigned seed) {
     delivery_ = delivery;
+    filling_ = filling;
     random_.seed(seed);
   }
 
@@ -92,7 +98,7 @@ class AsyncMemory {
     if (bytes == 0 ||
         (reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from) | bytes) % 16 != 0)
       fail("misaligned bulk copy");
-#if defined(__SANITIZE_ADDRESS__)
+#if defined(CUDA_SHIM_ADDRESS_SANITIZER)
     if (__asan_region_is_poisoned(const_cast<void*>(from), bytes) != nullptr)
       fail("a bulk copy reads out of bounds");
 #endif
@@ -209,7 +215,7 @@ class AsyncMemory {
     if (delivery_ == Delivery::kEarliest) {
       deliver();
     } else {
-      std::memset(to, kPoison, bytes);  // the parts may arrive in any order
+      std::memset(to, filling_, bytes);  // the parts may arrive in any order
     }
   }
 
@@ -244,11 +250,64 @@ class AsyncMemory {
 
   Fail fail_;
   Delivery delivery_ = Delivery::kEarliest;
+  Filling filling_ = kNaN;
   std::minstd_rand random_;
   std::map<uint64_t*, Barrier> barriers_;
   std::vector<Transfer> transfers_;  // started, not complete
   std::vector<int> woken_;
   uint64_t progress_ = 0;
+};
+
+// Copies that a thread starts and waits for by itself: their data are visible to it only then.
+class ThreadCopies {
+ public:
+  void begin(void* to, const void* from, size_t bytes, bool arrives_at_once, Filling filling) {
+    const auto* const data = static_cast<const unsigned char*>(from);
+    copies_.push_back({to, from, {data, data + bytes}, commits_, arrives_at_once});
+    if (arrives_at_once) {
+      std::memcpy(to, from, bytes);
+    } else {
+      std::memset(to, filling, bytes);
+    }
+  }
+
+  void commit() { ++commits_; }
+
+  // Completes the copies of all commits but the `newest` last ones; returns whether their sources
+  // are unchanged.
+  bool end(size_t newest) {
+    bool is_unchanged = true;
+    std::vector<Copy> left;
+    for (Copy& copy : copies_) {
+      if (copy.group + newest >= commits_) {
+        left.push_back(std::move(copy));
+        continue;
+      }
+      is_unchanged &= std::memcmp(copy.from, copy.data.data(), copy.data.size()) == 0;
+      if (!copy.has_arrived) std::memcpy(copy.to, copy.data.data(), copy.data.size());
+    }
+    copies_ = std::move(left);
+    return is_unchanged;
+  }
+
+  bool is_empty() const { return copies_.empty(); }
+
+  void clear() {
+    copies_.clear();
+    commits_ = 0;
+  }
+
+ private:
+  struct Copy {
+    void* to;
+    const void* from;
+    std::vector<unsigned char> data;
+    size_t group;  // the number of commits before it
+    bool has_arrived;
+  };
+
+  std::vector<Copy> copies_;  // started, not yet waited for
+  size_t commits_ = 0;
 };
 
 }  // namespace cuda_shim

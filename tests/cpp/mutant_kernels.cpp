@@ -1,32 +1,15 @@
-// Runs one mutant of the kernels (mutants.txt) on the CPU: it must fail. Built from the unchanged
-// sources, all checks must pass. Only float32, which compiles faster.
+// A mutant of the shipped kernels (mutants.txt), for float32 alone and no more of them than its
+// cases need: each mutant compiles them.
 #include <cmath>
-#include <cstdio>
-#include <cstring>
 #include <limits>
-#include <stdexcept>
 #include <string>
-#include <vector>
 
 #include "cuda_backend_row_loss.h"
 //
-#include "row_loss_problem.h"
+#include "first_error.h"
+#include "mutant_cases.h"
 
 namespace {
-
-// The first error found, or nothing.
-std::string wrong_in(const test::Case& facts) {
-  try {
-    test::Problem problem(facts);
-    problem.reset_outputs();
-    problem.row_loss_is_scratch = facts.reduction != test::Reduction::kNone;
-    test::run_row_loss(problem.params());
-    if (facts.is_stochastic && problem.rounding_state[1] != 8) return "the random state stays";
-    return problem.compare();
-  } catch (const cuda_shim::Error& error) {
-    return error.what();
-  }
-}
 
 // Checks the exponential alone: sums over a row hide the error of one element.
 std::string wrong_in_exponential() {
@@ -41,91 +24,25 @@ std::string wrong_in_exponential() {
   return "";
 }
 
-// Many equal indices, in batches with and without the pre-pass.
-std::string wrong_in_many_rows() {
-  for (int64_t rows : {200, 2100}) {
-    test::Case facts;
-    facts.rows = rows;
-    facts.classes = 3;
-    facts.features = test::kIgnored | test::kNonFinite;
-    facts.has_stats = true;
-    test::Problem problem(facts);
-    // Pairs, among them (5, 6), of which the last is not valid, and (7, 8), of which none is.
-    std::vector<int64_t> index = problem.index;
-    for (int64_t b = 0; b < rows; ++b)
-      if (index[b] >= 0) index[b] = (b + 1) / 2;
-    problem.set_index(index);
-    problem.reset_outputs();
-    problem.row_loss_is_scratch = true;
-    test::variation = {false, false, false, 60, 1 << 20, {}};
-    int64_t& operations = cuda_shim::Machine::get().memory_operations = 0;
-    try {
-      test::run_row_loss(problem.params());
-    } catch (const cuda_shim::Error& error) {
-      return error.what();
-    }
-    const std::string wrong = problem.compare();
-    if (!wrong.empty()) return facts.describe() + ": " + wrong;
-    if (operations > 20 * rows) return std::to_string(operations) + " memory operations";
-  }
-  return "";
-}
-
-std::string wrong_in_any() {
-  const std::string wrong_alone = wrong_in_exponential();
-  if (!wrong_alone.empty()) return wrong_alone;
-  test::Case lowest;  // logits below what is loaded beyond the end of a row
-  lowest.classes = 37;
-  lowest.offset = -2e38;
-  test::Case far_apart;  // the first and the last logit, in one thread
-  far_apart.classes = 257;
-  far_apart.features = test::kFarApart;
-  for (const test::Case& facts : {lowest, far_apart}) {
-    test::variation = {};
-    const std::string wrong = wrong_in(facts);
-    if (!wrong.empty()) return facts.describe() + ": " + wrong;
-  }
-  unsigned number = 0;
-  // One case for most regimes; the last for a device without clusters.
-  for (int64_t classes : {10, 37, 131, 300, 2053, 8301, 16401}) {
-    ++number;
-    for (int misalignment : {0, 1}) {
-      test::Case facts;
-      facts.classes = misalignment == 0 ? classes : (classes + 3) / 4 * 4;
-      facts.rows = classes > 2000 && misalignment != 0 ? 3 : 14;
-      facts.features = test::kIgnored | test::kDuplicates | test::kMasked;
-      if (number % 2 == 1) facts.features |= test::kLabelled | test::kWrongLabel;
-      if (number % 2 == 0) facts.features |= test::kFarApart;
-      facts.misalignment = misalignment;
-      facts.reduction = misalignment == 0 ? test::Reduction::kMean : test::Reduction::kNone;
-      facts.has_weights = facts.has_stats = true;
-      facts.is_stochastic = true;  // float32 rows are not rounded, but the state advances
-      test::variation = {number % 2 == 0, misalignment == 0, number % 3 == 0, 2, 256, {}};
-      if (number > 6) test::variation.limits = {1};
-      const std::string wrong = wrong_in(facts);
-      if (!wrong.empty()) return facts.describe() + ": " + wrong;
-    }
-  }
-  return wrong_in_many_rows();
-}
+// The kernels that the cases need.
+template <alr_fast::Regime kRegime, int kVector, bool kExtras = true>
+using Kernel = alr_fast::RowLossKernel<
+    alr_fast::RowTraits<float, alr_fast::TableTarget<float>, kRegime, kVector, kExtras>>;
 
 }  // namespace
 
-void test::run_row_loss_float32(const alr_fast::RowLossParams& params,
-                                const alr_fast::LaunchPlan& plan, bool is_counted) {
-  run_kernel_of<float, alr_fast::TableTarget<float>>(params, plan, is_counted);
-}
-void test::run_row_loss_float16(const alr_fast::RowLossParams&, const alr_fast::LaunchPlan&, bool) {
-  throw std::logic_error("not compiled here");
-}
-void test::run_row_loss_bfloat16(const alr_fast::RowLossParams&, const alr_fast::LaunchPlan&,
-                                 bool) {
-  throw std::logic_error("not compiled here");
+std::string test::first_error() {
+  const std::string wrong = wrong_in_exponential();
+  return wrong.empty() ? wrong_in_row_losses() : wrong;
 }
 
-int main(int argc, char** argv) {
-  const bool must_fail = argc > 1 && std::strcmp(argv[1], "fails") == 0;
-  const std::string wrong = wrong_in_any();
-  std::printf("%s\n", wrong.empty() ? "nothing is wrong" : wrong.c_str());
-  return wrong.empty() == must_fail ? 1 : 0;
+void test::run_row_loss_float32(const alr_fast::RowLossParams& params,
+                                const alr_fast::LaunchPlan& plan, bool is_counted) {
+  using alr_fast::Regime;
+  alr_fast::dispatch_regime<float, alr_fast::TableTarget<float>>(
+      plan, only<Kernel<Regime::kSubWarp, 1>, Kernel<Regime::kHalfWarp, 1>,
+                 Kernel<Regime::kHalfWarp, 1, false>, Kernel<Regime::kTwoWarps, 1>,
+                 Kernel<Regime::kTwoWarps, 1, false>, Kernel<Regime::kTwoWarps, 4>,
+                 Kernel<Regime::kSixteenWarps, 1>, Kernel<Regime::kLoop, 1>>(
+                launcher(params, is_counted)));
 }

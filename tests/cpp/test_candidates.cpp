@@ -112,11 +112,13 @@ void check_list() {
 int main() {
   check_list();
   check_candidate<float, Regime::kHalfWarp16>(1, 252);
+  check_candidate<__nv_bfloat16, Regime::kWarpStaged>(1, 1000);
+  check_candidate<float, Regime::kEightWarpsRing>(1, 4000);
+#if defined(ALR_FAST_ALL_CANDIDATES)
   check_candidate<__nv_bfloat16, Regime::kWarp32>(1, 1000);
   check_candidate<float, Regime::kFourWarps32>(1, 4000);
   check_candidate<float, Regime::kEightWarps24>(4, 21840);
   check_candidate<float, Regime::kHalfWarpPrefetched>(1, 252);
-  check_candidate<__nv_bfloat16, Regime::kWarpStaged>(1, 1000);
-  check_candidate<float, Regime::kEightWarpsRing>(1, 4000);
+#endif
   return test::finish("candidates");
 }

@@ -15,13 +15,6 @@
 #include "row_loss_checks.h"
 #include "row_loss_problem.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-// A fiber that is stopped by an error leaks its allocations: the message.
-extern "C" __attribute__((visibility("default"))) const char* __asan_default_options() {
-  return "detect_leaks=0";
-}
-#endif
-
 namespace {
 
 using cuda_shim::Error;

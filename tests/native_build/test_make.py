@@ -34,8 +34,8 @@ def test_arguments_override_the_choice_of_all_tests():
 
 
 def test_make_test_says_how_long_it_takes():
-    assert "about ten minutes" in planned("test")
-    assert "about ten minutes" not in planned("test", "ARGS=tests/losses")
+    assert "a quarter of an hour" in planned("test")
+    assert "a quarter of an hour" not in planned("test", "ARGS=tests/losses")
 
 
 # A fake environment, whose Python writes down what it is asked for.

@@ -61,7 +61,7 @@ struct FusedLoss : autograd::Function<FusedLoss> {
     if (logits.scalar_type() == at::kHalf && stack[weight].isTensor())
       row_weight = stack[weight].toTensor();
     {
-      const at::AutoDispatchBelowADInplaceOrView guard;
+      const at::AutoDispatchBelowADInplaceOrView guard;  // straight to the kernel
       loss_operator.callBoxed(stack);
     }
     const Tensor grad_rows = stack[1].toTensor();

@@ -6,9 +6,10 @@
 // one element at a time, and are told the type of the target rows when they run.
 //
 //   logits and target rows       16 bytes an access   two elements   one element
-//   one type, or a float32 bank  plain, extras        extras         plain
+//   one type                     plain, extras        plain, extras  plain
+//   16 bits with a float32 bank  plain, extras        extras         plain
 //   float32 with a 16-bit bank   plain, extras        extras
-//   labels                       plain
+//   labels                       plain                plain
 //   float16 with bfloat16
 #pragma once
 
@@ -30,11 +31,13 @@ struct RowTypes {
 constexpr bool has_kernel(const RowTypes& types, const RegimeShape& shape, int width,
                           bool has_extras) {
   const bool is_there = has_extras || !shape.always_has_extras();
-  if (!types.table) return is_there && width > 2 && !has_extras;
-  const bool is_common = *types.table == types.logits || *types.table == DType::kFloat32;
+  if (width == 2 && !shape.has_pairs()) return false;
+  if (!types.table) return is_there && width > 1 && !has_extras;
+  const bool is_one_type = *types.table == types.logits;
+  const bool is_common = is_one_type || *types.table == DType::kFloat32;
   if (width == 1) return is_there && is_common && !has_extras;
   if (!is_common && types.logits != DType::kFloat32) return false;
-  if (width == 2) return shape.has_pairs() && (has_extras || has_tiny_finish(shape.regime));
+  if (width == 2) return has_extras || is_one_type || has_tiny_finish(shape.regime);
   return is_there;
 }
 

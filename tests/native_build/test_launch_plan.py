@@ -72,14 +72,14 @@ def test_accesses_are_as_wide_as_classes_and_addresses_allow():
     ("logits", "bank", "wide", "pairs", "narrow"),
     [
         # What each kernel has, plain and with extras wanted: P nothing, E extras, A any type too.
-        *[(dtype, dtype, "PE", "EE", "PA") for dtype in DTYPES],
+        *[(dtype, dtype, "PE", "PE", "PA") for dtype in DTYPES],
         ("float16", "float32", "PE", "EE", "PA"),
         ("bfloat16", "float32", "PE", "EE", "PA"),
         ("float32", "float16", "PE", "EE", "AA"),
         ("float32", "bfloat16", "PE", "EE", "AA"),
         ("float16", "bfloat16", "AA", "AA", "AA"),
         ("bfloat16", "float16", "AA", "AA", "AA"),
-        *[(dtype, None, "PA", "AA", "AA") for dtype in DTYPES],
+        *[(dtype, None, "PA", "PA", "AA") for dtype in DTYPES],
     ],
 )
 def test_kernels_of_types(logits, bank, wide, pairs, narrow):

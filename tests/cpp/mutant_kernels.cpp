@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 #include <string>
+#include <type_traits>
 
 #include "cuda_backend_row_loss.h"
 //
@@ -24,10 +25,12 @@ std::string wrong_in_exponential() {
   return "";
 }
 
-// The kernels that the cases need.
+// The kernels that the cases need: with extras, accesses of one element are those of any target.
 template <alr_fast::Regime kRegime, int kVector, bool kExtras = true>
-using Kernel = alr_fast::RowLossKernel<
-    alr_fast::RowTraits<float, alr_fast::TableTarget<float>, kRegime, kVector, kExtras>>;
+using Kernel = alr_fast::RowLossKernel<alr_fast::RowTraits<
+    float,
+    std::conditional_t<kVector == 1 && kExtras, alr_fast::AnyTarget, alr_fast::TableTarget<float>>,
+    kRegime, kVector, kExtras>>;
 
 }  // namespace
 

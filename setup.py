@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import setuptools
@@ -97,17 +98,17 @@ def build_native(output: Path) -> None:
         f"-DALR_FAST_CUDA_ARCH_LIST={os.environ.get('TORCH_CUDA_ARCH_LIST', '')}",
         f"-DALR_FAST_TESTS={os.environ.get('ALR_FAST_TESTS', 'OFF')}",
     )  # fmt: skip
+    # That of an earlier build, perhaps with another torch. Other Pythons have their own.
+    (output / f"_autograd{sysconfig.get_config_var('EXT_SUFFIX')}").unlink(missing_ok=True)
     run(cmake, "--build", str(folder))
-    build_node(cmake, folder, output)
+    build_node(cmake, folder)
 
 
-def build_node(cmake: str, folder: Path, output: Path) -> None:
+def build_node(cmake: str, folder: Path) -> None:
     """Builds {_autograd} if that is possible; the package works without it.
 
     It uses the C++ interface of torch, which may change in its next version.
     """
-    for file in output.glob("_autograd.*"):
-        file.unlink()
     if os.environ.get("ALR_FAST_AUTOGRAD") == "0":
         return
     try:

@@ -3,8 +3,8 @@
 An operator whose schema declares mutation cannot have autograd of its own. A
 `torch.autograd.Function` calls it instead: the forward pass already writes the gradient of every
 row, and the backward pass scales it, in place where nothing else can need it. csrc/autograd.cpp has
-the same node in C++, which takes 10 microseconds less of a step; it is used for plain tensors if it
-was built for the torch in use.
+the same node in C++, which makes small batches faster. It is used for plain tensors if it was built
+for the torch in use.
 """
 
 from collections.abc import Callable
@@ -83,7 +83,13 @@ def _grad_logits(
         return (grad_rows * factor.expand(len(grad_rows))[:, None]).to(grad_rows.dtype)
     # A kept graph needs its gradient again, which the caller may change, too. So does a CUDA graph
     # that has the backward pass alone: each replay would scale what the last one has left.
-    if _is_traced(grad_loss) or _keeps_graph() or capture is None or capture != _capture(grad_rows):
+    if (
+        _is_traced(grad_loss)
+        or type(grad_rows) is not Tensor
+        or _keeps_graph()
+        or capture is None
+        or capture != _capture(grad_rows)
+    ):
         return _scale_grad(grad_rows, grad_scale, grad_loss, row_weight)
     # Reading the incoming gradient costs nothing on the CPU. It is 1 if backward was called on the
     # loss itself.

@@ -1,6 +1,6 @@
 // alr_fast._autograd: the autograd node of the losses in C++. It makes a small batch faster, and is
 // optional: torch's C++ interface changes from version to version, so it serves the one it was
-// built with. `_FusedLoss` in alr_fast/_operators.py is the same node in Python, and says why it
+// built with. `_FusedLoss` in alr_fast/_node.py is the same node in Python, and says why it
 // does what it does; what is rare in a backward pass is left to it.
 
 #include <ATen/TensorSubclassLikeUtils.h>
@@ -27,7 +27,7 @@ c10::OperatorHandle operator_named(const std::string& name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(("alr_fast::" + name).c_str(), "");
 }
 
-// What alr_fast/_operators.py passes once. Never destroyed: a backward pass may outlive Python.
+// What alr_fast/_node.py passes once. Never destroyed: a backward pass may outlive Python.
 struct Python {
   py::object grad_logits;  // the backward pass in Python
   bool has_cuda;           // native kernels
@@ -44,7 +44,10 @@ std::optional<int64_t> capture_of(const Tensor& tensor) {
 }
 
 // Whether it has a value in memory, belongs to no transform, and nobody records what is done to it.
-bool is_plain(const Tensor& tensor) { return !at::isTensorSubclassLike(tensor); }
+// A negative view has other values than its memory, a tensor of zeros may have none.
+bool is_plain(const Tensor& tensor) {
+  return !at::isTensorSubclassLike(tensor) && !tensor.is_neg() && !tensor._is_zerotensor();
+}
 
 // Without a call of torch; of a scalar on the CPU, of the type of a loss.
 bool is_one(const Tensor& scalar) {
@@ -83,7 +86,8 @@ struct FusedLoss : autograd::Function<FusedLoss> {
                             const Tensor& grad_rows, const Tensor& grad_scale,
                             const Tensor& row_weight) {
     if (at::GradMode::is_enabled() || autograd::get_current_graph_task_keep_graph() ||
-        !is_plain(grad_loss) || !capture || capture != capture_of(grad_rows)) {
+        !is_plain(grad_loss) || !is_plain(grad_rows) || !capture ||
+        capture != capture_of(grad_rows)) {
       const py::gil_scoped_acquire gil;
       const auto or_none = [](const Tensor& t) { return t.defined() ? py::cast(t) : py::none(); };
       try {

@@ -11,6 +11,8 @@
 //   float32 with a 16-bit bank   plain, extras        extras
 //   labels                       plain                plain
 //   float16 with bfloat16
+//
+// A regime that always has extras has no plain kernels; its labels have them for 16 bytes.
 #pragma once
 
 #include <optional>
@@ -32,7 +34,7 @@ constexpr bool has_kernel(const RowTypes& types, const RegimeShape& shape, int w
                           bool has_extras) {
   const bool is_there = has_extras || !shape.always_has_extras();
   if (width == 2 && !shape.has_pairs()) return false;
-  if (!types.table) return is_there && width > 1 && !has_extras;
+  if (!types.table) return is_there && width > 1 && (!has_extras || shape.always_has_extras());
   const bool is_one_type = *types.table == types.logits;
   const bool is_common = is_one_type || *types.table == DType::kFloat32;
   if (width == 1) return is_there && is_common && !has_extras;
@@ -78,6 +80,6 @@ constexpr bool wide_kernels_can_store() {
             return false;
   return true;
 }
-static_assert(wide_kernels_can_store(), "as storing_kernel says");
+static_assert(wide_kernels_can_store(), "storing_kernel relies on it");
 
 }  // namespace alr_fast

@@ -65,7 +65,7 @@ int base_alignment(const void* base, DType dtype) {
              : power_of_two_in(static_cast<int64_t>(address / size_of(dtype)), kAccessBytes);
 }
 
-// As if there were kernels for all types, plain and with extras: so it is for candidates.
+// The kernel of a candidate, which has kernels for all types, plain and with extras.
 KernelChoice choose_any_kernel(const RegimeShape& shape, int full, int allowed, bool wants_extras) {
   const int narrow = shape.has_pairs() && allowed >= 2 ? 2 : 1;
   return {allowed >= full ? full : narrow, wants_extras, false};

@@ -105,7 +105,7 @@ struct LaunchPlan {
   int shared_memory;        // bytes per block
   int indices_at;           // offset in shared memory, bytes, of the indices of all rows; -1: none
   bool has_extras;  // the kernel has statistics, stochastic rounding, no gradient as options
-  bool any_target;  // and the type of target rows, see kernels.h
+  bool any_target;  // it learns the type of the target rows when it runs, see kernels.h
   int64_t blocks;   // blocks with work; a smaller grid processes several rows per block
   Finish finish = Finish::kArrivals;
   int partials_at = -1;       // with Finish::kCluster: offset in shared memory of partial sums

@@ -39,7 +39,7 @@ struct RowTraits {
   static constexpr bool kNeedsMore =
       kExtras || !Target::kIsTable || (sizeof(Logits) == 2 && kShape.elements >= 32) ||
       (kVector == 8 && kElements == 8) || (kVector == 1 && kShape.source != Source::kDirect);
-  // What AnyTarget selects from takes still more.
+  // AnyTarget holds an element in each of its types, which takes still more.
   static constexpr int kFewerBlocks = kNeedsMore + std::is_same_v<Target, AnyTarget>;
   static constexpr int kMinBlocks =
       kShape.min_blocks > kFewerBlocks ? kShape.min_blocks - kFewerBlocks : 1;

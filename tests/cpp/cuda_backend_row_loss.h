@@ -30,7 +30,9 @@ inline cuda_shim::Launch shim_launch(unsigned blocks, unsigned threads, size_t s
 inline auto launcher(const alr_fast::RowLossParams& params, bool is_counted) {
   return [&params, is_counted](auto kernel, const alr_fast::LaunchPlan& plan) {
     using Traits = typename decltype(kernel)::Traits;
-    if (plan.vector_width != Traits::kVector || plan.has_extras != Traits::kExtras)
+    constexpr bool kAny = std::is_same_v<typename Traits::Target, alr_fast::AnyTarget>;
+    if (plan.vector_width != Traits::kVector || plan.has_extras != Traits::kExtras ||
+        plan.any_target != kAny)
       throw cuda_shim::Error("the plan names another kernel");
     const int64_t resident = int64_t{variation.resident_rows} * plan.blocks_per_row;
     cuda_shim::Launch launch = shim_launch(static_cast<unsigned>(std::min(plan.blocks, resident)),

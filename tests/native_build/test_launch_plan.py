@@ -98,6 +98,8 @@ def test_long_rows_have_one_kernel_for_everything():
         plan = _C.launch_plan(1, classes)
         assert (plan["regime"], plan["has_extras"]) == ("loop", True)
         assert (plan["any_target"], plan["vector_width"]) == (width == 1, width)
+    labels = _C.launch_plan(1, 200_000, bank_dtype=None)
+    assert (labels["any_target"], labels["vector_width"]) == (False, 4)
 
 
 def test_launch_plan_of_other_devices():

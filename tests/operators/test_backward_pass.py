@@ -58,6 +58,19 @@ def test_incoming_gradients_of_any_stride(device, logits):
         torch.testing.assert_close(grad(rows).double(), expected, rtol=2 * unit, atol=1e-7)
 
 
+def test_an_incoming_gradient_whose_memory_holds_other_values(device):
+    problem = make_problem(24, 13, device=device)
+    one = torch.ones((), device=device)
+    for loss_of in losses(problem).values():
+        leaf = leaf_of(problem)
+        (want,) = torch.autograd.grad(loss_of(leaf), leaf)
+        (negative,) = torch.autograd.grad(loss_of(leaf), leaf, torch._neg_view(one))
+        assert torch.equal(negative, -want)
+        nothing = torch._efficientzerotensor((), device=device)
+        (zero,) = torch.autograd.grad(loss_of(leaf), leaf, nothing)
+        assert torch.equal(zero, torch.zeros_like(want))
+
+
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("logits", [F32, F16, BF16], ids=str)
 def test_a_second_backward_is_the_same(device, logits, reduction):

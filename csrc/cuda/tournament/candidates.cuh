@@ -34,7 +34,7 @@ constexpr bool has_candidate(Regime regime, Finish finish) {
          (finish == Finish::kArrivals || !shape_of(regime).can_be_cluster());
 }
 
-// The widths that supported_width (launch_plan.cpp) returns.
+// The widths that choose_any_kernel (launch_plan.cpp) returns.
 template <class Element, Regime kRegime, Arithmetic kArithmetic, Finish kFinish, class Launch>
 auto dispatch_candidate_width(const LaunchPlan& plan, const Launch& launch) {
   constexpr int kFull = full_vector_width(sizeof(Element), sizeof(Element));

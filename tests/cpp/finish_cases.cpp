@@ -4,6 +4,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "cuda_backend_row_loss.h"
@@ -26,7 +27,8 @@ void dispatch_finish(const alr_fast::LaunchPlan& plan, const Launch& launch) {
   using Traits = alr_fast::RowTraits<float, Target, kRegime, kVector, false>;
   if (plan.vector_width != kVector) throw std::logic_error("not compiled here");
   if (plan.has_extras) {  // the launch that stores groups
-    launch(alr_fast::RowLossKernel<alr_fast::RowTraits<float, Target, kRegime, kVector, true>>(),
+    using Storing = std::conditional_t<kVector == 1, alr_fast::AnyTarget, Target>;
+    launch(alr_fast::RowLossKernel<alr_fast::RowTraits<float, Storing, kRegime, kVector, true>>(),
            plan);
   } else if (plan.finish == Finish::kCluster) {
     launch(alr_fast::RowLossKernel<alr_fast::FinishedBy<Traits, Finish::kCluster>>(), plan);
